@@ -1,0 +1,105 @@
+"""Classes as points: the geometry that labels give a population."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from captum_kd.distance import Estimator, Geometry, center, euclidean_distances
+
+__all__ = ["check_class_embeddings", "label_distances", "label_geometry"]
+
+MIN_LABEL_SHARE = 1e-6
+"""Labels whose centred norm is at most this share of the raw norm have no geometry."""
+
+WAYS_OUT = (
+    "Pass a labelled reference population (reference=), more inputs with at least two inputs in "
+    "each of two classes, or target=None for the objective without labels."
+)
+
+
+def check_class_embeddings(class_embeddings: Optional[Tensor]) -> Optional[Tensor]:
+    """A detached float64 copy of (num_classes, e) embeddings on the CPU, or None for one-hot.
+
+    Raises:
+        TypeError: not a floating point tensor.
+        ValueError: not two-dimensional, fewer than two rows, or non-finite.
+    """
+    if class_embeddings is None:
+        return None
+    if not isinstance(class_embeddings, Tensor) or not class_embeddings.is_floating_point():
+        raise TypeError(
+            "class_embeddings must be a floating point tensor of shape (num_classes, e) or None for "
+            f"one-hot, got {_kind(class_embeddings)}."
+        )
+    if class_embeddings.dim() != 2 or class_embeddings.shape[0] < 2 or class_embeddings.shape[1] == 0:
+        raise ValueError(
+            "class_embeddings must have shape (num_classes, e), one row for each of at least two classes, "
+            f"got {tuple(class_embeddings.shape)}."
+        )
+    if not bool(torch.isfinite(class_embeddings).all()):
+        raise ValueError("class_embeddings has non-finite values (NaN or infinity).")
+    return class_embeddings.detach().to("cpu", torch.float64)
+
+
+def label_distances(labels: Tensor, others: Tensor, class_embeddings: Optional[Tensor] = None) -> Tensor:
+    """Distances between the embeddings of two sets of labels, one-hot without a table.
+
+    Args:
+        labels (Tensor): (n,) integers.
+        others (Tensor): (m,) integers.
+        class_embeddings (Tensor, optional): (num_classes, e).
+
+    Returns:
+        Tensor: (n, m), float64, on the labels' device.
+
+    Raises:
+        ValueError: a label that has no row in ``class_embeddings``.
+    """
+    if class_embeddings is None:
+        return (labels[:, None] != others[None, :]).double() * 2**0.5
+    classes = class_embeddings.shape[0]
+    for given in (labels, others):
+        outside = (given < 0) | (given >= classes)
+        if bool(outside.any()):
+            raise ValueError(
+                f"target holds the label {int(given[outside][0])}, but class_embeddings has rows for the "
+                f"labels 0 to {classes - 1} only."
+            )
+    table = euclidean_distances(class_embeddings.double().cpu()).to(labels.device)
+    return table[labels][:, others]
+
+
+def label_geometry(
+    labels: Tensor, class_embeddings: Optional[Tensor], dtype: torch.dtype, estimator: Estimator = "unbiased"
+) -> Geometry:
+    """Centred distances of the labels' embeddings: the G of the relevance score.
+
+    Args:
+        labels (Tensor): (n,) integers, n >= 4.
+        class_embeddings (Tensor, optional): (num_classes, e); one-hot without.
+        dtype (torch.dtype): of the result.
+        estimator (str): "unbiased" or "biased" centring.
+
+    Raises:
+        ValueError: labels outside the table, or labels without geometry: one label only, all
+            distinct under equidistant embeddings, or one against the rest.
+    """
+    target = center(label_distances(labels, labels, class_embeddings), estimator)
+    if bool(torch.linalg.matrix_norm(target.matrix) <= MIN_LABEL_SHARE * target.raw_norm):
+        raise ValueError(
+            f"target gives the {labels.numel()} inputs no geometry: all labels are equal, all are distinct, or "
+            f"one stands against the rest (labels: {_some(labels)}). {WAYS_OUT}"
+        )
+    return Geometry(target.matrix.to(dtype), target.raw_norm.to(dtype))
+
+
+def _kind(value: object) -> str:
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _some(labels: Tensor) -> str:
+    listed = ", ".join(str(label) for label in labels[:8].tolist())
+    return listed + (", ..." if labels.numel() > 8 else "")
