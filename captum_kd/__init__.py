@@ -1,0 +1,19 @@
+"""captum_kd: what a neural network learned through knowledge distillation, shown and measured.
+
+UniCAM (:class:`UniCAM`) maps what a Student has and its Base model lacks; :mod:`captum_kd.metrics`
+scores it. Both compose with Captum.
+"""
+
+from captum_kd.attr import ReferencePopulation, TransferAttributions, UniCAM
+from captum_kd.features import flatten, flatten_to_unit_length, global_average_pool
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ReferencePopulation",
+    "TransferAttributions",
+    "UniCAM",
+    "flatten",
+    "flatten_to_unit_length",
+    "global_average_pool",
+]

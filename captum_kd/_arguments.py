@@ -1,0 +1,124 @@
+"""What users pass in, checked and brought to one form before any model runs."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, Callable, Optional, Sequence, Union
+
+import torch
+from torch import Tensor
+
+from captum_kd.layouts import LayoutHints
+
+__all__ = [
+    "Target",
+    "as_forward_args",
+    "as_inputs",
+    "as_labels",
+    "as_layout_hints",
+    "as_list",
+    "check_batch_size",
+    "check_callable",
+]
+
+Target = Union[None, int, Sequence[int], Tensor]
+
+
+def check_callable(value: object, argument: str) -> None:
+    """Raises a TypeError for models and transforms that cannot be called."""
+    if not callable(value):
+        raise TypeError(f"{argument} must be callable (a model or a function), got {type(value).__name__}.")
+
+
+def as_inputs(inputs: Union[Tensor, tuple[Tensor, ...]], argument: str = "inputs") -> tuple[Tensor, ...]:
+    """A tensor or tuple of tensors as a tuple whose members have the same number of rows.
+
+    Raises:
+        TypeError: something other than tensors.
+        ValueError: no tensor, no rows, or differing numbers of rows.
+    """
+    values = inputs if isinstance(inputs, tuple) else (inputs,)
+    if not values:
+        raise ValueError(f"{argument} is an empty tuple; pass a tensor or a tuple of tensors.")
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{argument} must be a tensor or a tuple of tensors, got {type(value).__name__}.")
+        if value.dim() == 0 or value.shape[0] == 0:
+            raise ValueError(f"{argument} has shape {tuple(value.shape)}: the first dimension must hold the examples.")
+    rows = [value.shape[0] for value in values]
+    if len(set(rows)) > 1:
+        raise ValueError(f"The tensors in {argument} have {rows} rows; all must describe the same examples.")
+    return values
+
+
+def as_forward_args(additional_forward_args: Any) -> tuple[Any, ...]:
+    """Captum's convention: None is no argument, anything but a tuple is one argument."""
+    if additional_forward_args is None:
+        return ()
+    return additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
+
+
+def as_labels(target: Target, n: int) -> Optional[Tensor]:
+    """Labels as an (n,) tensor of int64 on the CPU; None stays None.
+
+    Raises:
+        TypeError: labels that are no integers.
+        ValueError: another number of labels than inputs.
+    """
+    if target is None:
+        return None
+    if not isinstance(target, Tensor):
+        items: list[Any] = list(target) if isinstance(target, (list, tuple, range)) else [target]
+        try:
+            target = torch.tensor([operator.index(item) for item in items], dtype=torch.long)
+        except TypeError:
+            raise TypeError(
+                "target must hold class labels, an int, a list of ints or an (N,) tensor of integers, "
+                f"got {target!r}. (Captum's tuples that select from a multi-dimensional output do not apply: "
+                "the labels say which inputs belong together, not which output to explain.)"
+            ) from None
+    if target.is_floating_point() or target.is_complex():
+        raise TypeError(f"target must hold integer class labels, got a tensor of {target.dtype}; use target.long().")
+    labels = target.detach().to("cpu", torch.long)
+    if labels.numel() == 1:
+        return labels.reshape(1).expand(n)
+    if labels.dim() != 1 or labels.shape[0] != n:
+        raise ValueError(f"target has shape {tuple(labels.shape)} for {n} inputs; pass one label per input, ({n},).")
+    return labels
+
+
+def check_batch_size(value: Optional[int], argument: str) -> None:
+    """Raises unless the value is None or a positive integer."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{argument} must be a positive integer or None, got {value!r}.")
+
+
+def as_layout_hints(
+    grid: Optional[tuple[int, int]], prefix_tokens: Optional[int], channels_last: Optional[bool]
+) -> LayoutHints:
+    """The three layout arguments, checked.
+
+    Raises:
+        ValueError: a grid that is no pair of positive integers, or a negative number of prefix tokens.
+    """
+    if grid is not None:
+        if len(tuple(grid)) != 2 or any(not isinstance(side, int) or side < 1 for side in grid):
+            raise ValueError(f"grid must be (h, w), two positive integers, got {grid!r}.")
+        grid = (grid[0], grid[1])
+    if prefix_tokens is not None and (not isinstance(prefix_tokens, int) or prefix_tokens < 0):
+        raise ValueError(f"prefix_tokens must be a non-negative integer, got {prefix_tokens!r}.")
+    return LayoutHints(grid, prefix_tokens, channels_last)
+
+
+def as_list(value: Any, length: int, argument: str, is_one: Callable[[Any], bool]) -> list[Any]:
+    """One value or None repeated, or a list of the right length as it is.
+
+    Raises:
+        ValueError: a list of another length.
+    """
+    if value is None or is_one(value):
+        return [value] * length
+    values = list(value)
+    if len(values) != length:
+        raise ValueError(f"{argument} has {len(values)} entries for {length} layer(s); pass one for each.")
+    return values

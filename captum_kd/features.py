@@ -1,0 +1,56 @@
+"""From a layer's output to the features that distances are taken from.
+
+A feature transform receives a layer's output in canonical layout, (N, C, ...), and
+returns (N, d). Any callable will do; these three are provided.
+"""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["FeatureTransform", "flatten", "flatten_to_unit_length", "global_average_pool"]
+
+FeatureTransform = Callable[[Tensor], Tensor]
+
+
+def global_average_pool(activations: Tensor) -> Tensor:
+    """Means over all positions: what a channel says, wherever it says it.
+
+    UniCAM's default, as the authors' maps use it.
+
+    Args:
+        activations (Tensor): (N, C, ...) or (N, C).
+
+    Returns:
+        Tensor: (N, C).
+    """
+    return activations.flatten(2).mean(2) if activations.dim() > 2 else activations
+
+
+def flatten(activations: Tensor) -> Tensor:
+    """All channels at all positions: the metrics' default, as the authors' scores use it.
+
+    Args:
+        activations (Tensor): (N, C, ...).
+
+    Returns:
+        Tensor: (N, C * ...).
+    """
+    return activations.flatten(1)
+
+
+def flatten_to_unit_length(activations: Tensor) -> Tensor:
+    """Flattened features scaled to unit length, as in the authors' published FSS code.
+
+    An input whose activations are all zero stays at zero.
+
+    Args:
+        activations (Tensor): (N, C, ...).
+
+    Returns:
+        Tensor: (N, C * ...), rows of length 1.
+    """
+    return torch.nn.functional.normalize(activations.flatten(1), dim=1)

@@ -1,0 +1,346 @@
+"""Running a model and catching what its layers give.
+
+The one place with hooks, and the one that knows Captum's private helpers. Hooks are gone and
+the global random state is as it was when a call ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, Callable, ContextManager, Iterable, Iterator, NamedTuple, Optional, Sequence, Union
+
+import torch
+from captum._utils.common import _sort_key_list
+from torch import Tensor, nn
+
+from captum_kd.layouts import Trace
+
+__all__ = ["Caught", "Layer", "LayerLike", "catch_layers", "counterpart", "resolve_layer"]
+
+LayerLike = Union[str, nn.Module]
+
+# Wrappers that put a segment of their own into every dotted name.
+_COMPILED = "_orig_mod"
+_PARALLEL = "module"
+
+
+class Layer(NamedTuple):
+    """A layer found in a model."""
+
+    module: nn.Module
+    name: Optional[str]
+    """Dotted name without the wrappers' segments; None where the model is a plain function."""
+    model: str
+    """The argument that gave the model, for messages."""
+
+    def __str__(self) -> str:
+        called = repr(self.name) if self.name else type(self.module).__name__
+        return f"layer {called} of {self.model}"
+
+
+class Caught(NamedTuple):
+    """What one layer gave in one forward pass on one device."""
+
+    tensors: tuple[Tensor, ...]
+    seen: tuple[Trace, ...]
+
+
+# ----------------------------------------------------------------------------- finding
+
+
+def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: str, argument: str) -> Layer:
+    """Finds a layer by module or dotted name.
+
+    Args:
+        forward_func (callable): the model; a name needs an ``nn.Module``.
+        layer (str or nn.Module): "layer4.1" or the module itself. Prefixes that compiling and
+            data-parallel wrappers put in front of names do not matter.
+        model (str): the argument that gave the model, for messages.
+        argument (str): the argument that gave the layer, for messages.
+
+    Raises:
+        ValueError: no such name (with close matches), or a name for a plain function.
+        TypeError: neither name nor module.
+    """
+    if isinstance(layer, nn.Module):
+        module = getattr(layer, _COMPILED, layer)
+        names = _names(forward_func) if isinstance(forward_func, nn.Module) else {}
+        return Layer(module, next((name for name, found in names.items() if found is module), None), model)
+    if not isinstance(layer, str):
+        raise TypeError(f"{argument} must be an nn.Module or a dotted name, got {type(layer).__name__}.")
+    if not isinstance(forward_func, nn.Module):
+        raise ValueError(
+            f"{argument}={layer!r} is a name, but {model} is a plain function without named layers; "
+            "pass the layer's module itself."
+        )
+    names = _names(forward_func)
+    name = _clean(layer)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=3)
+        hint = f" Close matches: {', '.join(map(repr, close))}." if close else ""
+        raise ValueError(
+            f"{argument}={layer!r} is no layer of {model} ({type(forward_func).__name__}).{hint} "
+            "Names are those of named_modules()."
+        )
+    return Layer(names[name], name, model)
+
+
+def counterpart(layer: Layer, base_func: Callable[..., Any], *, model: str, argument: str) -> Layer:
+    """The Base model's layer of the same dotted name as the Student's.
+
+    Raises:
+        ValueError: the Student's layer has no name or the Base has none of that name.
+    """
+    if layer.name is None or not isinstance(base_func, nn.Module):
+        raise ValueError(
+            f"{argument} cannot be told from {layer} because one of the models is a plain function or "
+            f"does not contain it; pass {argument} as a module."
+        )
+    try:
+        return resolve_layer(base_func, layer.name, model=model, argument=argument)
+    except ValueError as error:
+        raise ValueError(
+            f"{argument} was not given, and {model} has no counterpart of {layer}: {error} "
+            f"Pass {argument} if the architectures differ."
+        ) from None
+
+
+def _names(model: nn.Module) -> dict[str, nn.Module]:
+    # A compiled module and the module inside share one clean name; the one inside, whose hooks
+    # run when compilation is off, comes later and wins.
+    return {_clean(name): module for name, module in model.named_modules() if name}
+
+
+def _clean(name: str) -> str:
+    segments = [segment for segment in name.split(".") if segment != _COMPILED]
+    while len(segments) > 1 and segments[0] == _PARALLEL:
+        segments.pop(0)
+    return ".".join(segments)
+
+
+# ---------------------------------------------------------------------------- catching
+
+
+def catch_layers(
+    forward_func: Callable[..., Any],
+    layers: Sequence[Layer],
+    inputs: tuple[Any, ...],
+    additional_forward_args: tuple[Any, ...] = (),
+    *,
+    at_input: bool = False,
+    differentiate_from: Sequence[Layer] = (),
+    trace: bool = False,
+    device_ids: Optional[Sequence[int]] = None,
+) -> list[dict[nn.Module, Caught]]:
+    """One forward pass; copies of what the layers gave.
+
+    Args:
+        forward_func (callable): called as ``forward_func(*inputs, *additional_forward_args)``.
+        layers (sequence of Layer): what to catch. Of a layer that runs twice the last run counts,
+            as for Captum.
+        inputs (tuple): the model's inputs, one batch.
+        additional_forward_args (tuple): further positional arguments.
+        at_input (bool): catch the layers' inputs instead of their outputs.
+        differentiate_from (sequence of Layer): layers from whose tensors on gradients are recorded.
+            Frozen parameters and inputs do not matter: the graph begins there.
+        trace (bool): also note the 4-D outputs seen on the way.
+        device_ids (sequence of int, optional): order of devices for DataParallel.
+
+    Returns:
+        list of dict: one dictionary from module to :class:`Caught` for each device, in the order
+        of the batch; a single one unless the model is data-parallel.
+
+    Raises:
+        ValueError: a layer that was never reached or that gave no floating point tensor.
+    """
+    catcher = _Catcher(at_input, {layer.module for layer in differentiate_from})
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(bool(differentiate_from)))
+        stack.enter_context(_eager())
+        stack.enter_context(_same_random_state(inputs))
+        if trace:
+            stack.enter_context(catcher.tracing())
+        for module in dict.fromkeys(layer.module for layer in layers):
+            stack.enter_context(catcher.catching(module))
+        if differentiate_from:
+            inputs = tuple(_recordable(value) for value in inputs)
+            additional_forward_args = tuple(_recordable(value) for value in additional_forward_args)
+        forward_func(*inputs, *additional_forward_args)
+    for layer in layers:
+        _check_caught(layer, catcher.caught, at_input)
+    devices = _device_order(forward_func, catcher.caught[layers[0].module], device_ids)
+    return [{layer.module: catcher.caught[layer.module][device] for layer in layers} for device in devices]
+
+
+class _Catcher:
+    """The hooks of one forward pass and what they saw."""
+
+    def __init__(self, at_input: bool, roots: set[nn.Module]) -> None:
+        self.at_input = at_input
+        self.roots = roots
+        self.caught: dict[nn.Module, dict[torch.device, Caught]] = defaultdict(dict)
+        self.seen: dict[torch.device, list[Trace]] = defaultdict(list)
+        self.rooted: set[torch.device] = set()
+        self.thread = threading.get_ident()
+        self.lock = threading.Lock()
+
+    @contextmanager
+    def catching(self, module: nn.Module) -> Iterator[None]:
+        # Replicas of a DataParallel model share the hooks but are other objects: the module that
+        # was asked for is bound here.
+        def at_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not _tensors_in(args):
+                return args, self._catch(module, kwargs)
+            return self._catch(module, args), kwargs
+
+        def at_output(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            return self._catch(module, output)
+
+        if self.at_input:
+            handle = module.register_forward_pre_hook(at_input, with_kwargs=True)
+        else:
+            handle = module.register_forward_hook(at_output)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def tracing(self) -> Iterator[None]:
+        # A hook on all modules, since a plain function does not say which modules it will call.
+        # Other threads' models are told apart by the thread, save for replicas of this one.
+        def trace(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor) and output.dim() == 4:
+                if threading.get_ident() == self.thread or getattr(module, "_is_replica", False):
+                    n, a, b, c = output.shape
+                    self.seen[output.device].append(Trace((n, a, b, c), module))
+
+        handle = nn.modules.module.register_module_forward_hook(trace)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _catch(self, module: nn.Module, value: Any) -> Any:
+        """Keeps copies of the tensors in ``value``; returns what the model goes on with."""
+        tensors = _tensors_in(value)
+        if not tensors:
+            with self.lock:
+                self.caught.setdefault(module, {})
+            return value
+        device = tensors[0].device
+        going_on = value
+        if module in self.roots:
+            leaves = [self._root(tensor, device) for tensor in tensors]
+            kept = tuple(leaves)
+            # Clones go on: an in-place operation behind the layer must not reach what was kept.
+            replacements = iter([leaf.clone() for leaf in leaves])
+            going_on = _map_tensors(value, lambda _: next(replacements))
+            self.rooted.add(device)
+        else:
+            kept = tuple(tensor.clone() for tensor in tensors)
+        with self.lock:
+            self.caught[module][device] = Caught(kept, tuple(self.seen[device]))
+        return going_on
+
+    def _root(self, tensor: Tensor, device: torch.device) -> Tensor:
+        # Behind an earlier root the graph has to hold together, so that its gradient is whole.
+        if device in self.rooted and tensor.requires_grad:
+            return tensor
+        return tensor.detach().requires_grad_()
+
+
+def _check_caught(layer: Layer, caught: Mapping[nn.Module, Mapping[torch.device, Caught]], at_input: bool) -> None:
+    if layer.module not in caught:
+        raise ValueError(f"The forward pass never reached {layer}; choose a layer that the model runs.")
+    if not caught[layer.module]:
+        side = "was given" if at_input else "gave"
+        raise ValueError(f"{layer} {side} no floating point tensor; choose a layer whose values are tensors.")
+
+
+def _device_order(
+    forward_func: Callable[..., Any], caught: Mapping[torch.device, Caught], device_ids: Optional[Sequence[int]]
+) -> list[torch.device]:
+    devices = list(caught)
+    if len(devices) == 1:
+        return devices
+    ids = device_ids if device_ids is not None else getattr(forward_func, "device_ids", None)
+    if ids is None:
+        raise ValueError(
+            f"The layer ran on {len(devices)} devices, and forward_func does not say in which order; "
+            "pass device_ids, as for any Captum layer attribution of a DataParallel model."
+        )
+    ordered: list[torch.device] = _sort_key_list(devices, list(ids))
+    return ordered
+
+
+def _eager() -> ContextManager[None]:
+    # Compiled models skip hooks registered after their first call. Where nothing was ever
+    # compiled the switch is not worth the import of the compiler.
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    eager: ContextManager[None] = torch.compiler.set_stance("force_eager")
+    return eager
+
+
+def _same_random_state(inputs: tuple[Any, ...]) -> ContextManager[None]:
+    # Dropout of a model in training mode draws numbers; the caller's stream must not notice.
+    devices = {value.device for value in inputs if isinstance(value, Tensor) and value.device.type != "cpu"}
+    kind = next(iter(devices)).type if devices else "cuda"
+    has_state = hasattr(getattr(torch, kind, None), "get_rng_state")
+    fork: ContextManager[None] = torch.random.fork_rng(
+        [device.index for device in devices if has_state and device.index is not None],
+        device_type=kind if has_state else "cuda",
+    )
+    return fork
+
+
+def _recordable(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+# ------------------------------------------------------------- tensors inside structures
+
+
+def _is_kept(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    """Floating point tensors of a tensor, tuple, list, mapping or dataclass, in order."""
+    if _is_kept(value):
+        return [value]
+    children: Iterable[Any] = ()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        children = [getattr(value, field.name) for field in dataclasses.fields(value) if field.init]
+    elif isinstance(value, Mapping):
+        children = value.values()
+    elif isinstance(value, (tuple, list)):
+        children = value
+    return [tensor for child in children for tensor in _tensors_in(child)]
+
+
+def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if _is_kept(value):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_map_tensors(item, change) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map_tensors(item, change) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        return dataclasses.replace(value, **{name: _map_tensors(getattr(value, name), change) for name in names})
+    if isinstance(value, Mapping):
+        changed: Any = copy.copy(value)
+        for key in value:
+            changed[key] = _map_tensors(value[key], change)
+        return changed
+    return value

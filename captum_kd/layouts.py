@@ -1,0 +1,188 @@
+"""Where a layer keeps its positions: bringing every output to (N, C, ...).
+
+Convolutional layers put channels first. Transformers give tokens, (N, T, C), often with
+class or register tokens in front, and some image models put channels last, (N, h, w, C).
+Which one it is follows from the input's aspect and from the outputs of the layers that ran
+before; users of transformers need no reshape function.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Optional, Sequence
+
+from torch import Tensor, nn
+
+__all__ = ["Layout", "LayoutHints", "Trace", "find_layout"]
+
+MAX_PREFIX_TOKENS = 16
+"""Class, distillation and register tokens in front of the grid that are accepted unasked."""
+
+Size = tuple[int, int]
+
+_CHANNELS_FIRST_2D = (
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    nn.BatchNorm2d,
+    nn.GroupNorm,
+    nn.InstanceNorm2d,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.Upsample,
+)
+_CHANNELS_FIRST_1D = (
+    nn.Conv1d,
+    nn.ConvTranspose1d,
+    nn.BatchNorm1d,
+    nn.InstanceNorm1d,
+    nn.MaxPool1d,
+    nn.AvgPool1d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveMaxPool1d,
+)
+
+
+class LayoutHints(NamedTuple):
+    """What the user says about layouts; None means: find out."""
+
+    grid: Optional[Size] = None
+    prefix_tokens: Optional[int] = None
+    channels_last: Optional[bool] = None
+
+
+class Trace(NamedTuple):
+    """A 4-D output seen during a forward pass: its shape and the module that gave it."""
+
+    shape: tuple[int, int, int, int]
+    module: nn.Module
+
+
+class Layout(NamedTuple):
+    """How a layer's output is laid out."""
+
+    grid: Optional[Size] = None
+    """(h, w) of tokens (N, prefix + h * w, C)."""
+    prefix_tokens: int = 0
+    channels_last: bool = False
+
+    def to_channels_first(self, output: Tensor) -> Tensor:
+        """The output, or a gradient of its shape, as (N, C, ...) without prefix tokens: a view."""
+        if self.grid is not None:
+            tokens = output[:, self.prefix_tokens :].transpose(1, 2)
+            return tokens.reshape(tokens.shape[:2] + self.grid)
+        return output.permute(0, 3, 1, 2) if self.channels_last else output
+
+
+def find_layout(
+    output: Tensor,
+    *,
+    module: nn.Module,
+    where: str,
+    image_size: Optional[Size],
+    seen: Sequence[Trace],
+    hints: LayoutHints = LayoutHints(),
+) -> Layout:
+    """Finds out how a layer's output is laid out.
+
+    Args:
+        output (Tensor): the layer's output (or input), first dimension the inputs.
+        module (nn.Module): the layer, whose type may settle the layout.
+        where (str): the layer in words, for errors.
+        image_size (tuple or None): (H, W) of the model's input where that is an image (N, C, H, W).
+            Without it outputs keep the meaning they have for Captum, channels first.
+        seen (sequence of Trace): 4-D outputs ahead of the layer in the same forward pass.
+        hints (LayoutHints): the user's own word, which goes first.
+
+    Raises:
+        ValueError: tokens whose grid cannot be found, or hints that do not fit.
+    """
+    if image_size is None or output.dim() not in (3, 4):
+        return Layout()
+    if output.dim() == 4:
+        return Layout(channels_last=_is_channels_last(output, module, image_size, seen, hints))
+    if hints.channels_last is False or (hints.channels_last is None and isinstance(module, _CHANNELS_FIRST_1D)):
+        return Layout()
+    grid, prefix_tokens = _token_grid(output, where, image_size, seen, hints)
+    return Layout(grid, prefix_tokens)
+
+
+def _has_aspect(size: Size, image_size: Size) -> bool:
+    """Whether (h, w) is the image divided by one stride, rounding of either side allowed."""
+    (h, w), (height, width) = size, image_size
+    return abs(h * width - w * height) < max(height, width)
+
+
+def _is_channels_last(
+    output: Tensor, module: nn.Module, image_size: Size, seen: Sequence[Trace], hints: LayoutHints
+) -> bool:
+    if hints.channels_last is not None:
+        return hints.channels_last
+    shape = (output.shape[0], output.shape[1], output.shape[2], output.shape[3])
+    own = _orientation(Trace(shape, module), image_size)
+    if own is not None:
+        return own
+    for earlier in reversed(seen):
+        neighbour = _orientation(earlier, image_size)
+        if neighbour is not None:
+            return neighbour
+    return False
+
+
+def _orientation(trace: Trace, image_size: Size) -> Optional[bool]:
+    """True for channels last, False for channels first, None where the shape does not tell."""
+    module = trace.module
+    if isinstance(module, _CHANNELS_FIRST_2D):
+        return False
+    # It normalises the last dimension; subclasses that permute around it (timm, torchvision) do not.
+    if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
+        return True
+    _, a, b, c = trace.shape
+    first, last = _has_aspect((b, c), image_size), _has_aspect((a, b), image_size)
+    if first == last:
+        return None
+    return last
+
+
+def _token_grid(
+    output: Tensor, where: str, image_size: Size, seen: Sequence[Trace], hints: LayoutHints
+) -> tuple[Size, int]:
+    tokens = output.shape[1]
+    if hints.grid is not None:
+        h, w = hints.grid
+        prefix = tokens - h * w if hints.prefix_tokens is None else hints.prefix_tokens
+        if prefix < 0 or prefix + h * w != tokens:
+            raise ValueError(
+                f"grid={hints.grid} with prefix_tokens={hints.prefix_tokens} does not fit {where}: it gives "
+                f"{tokens} tokens (shape {tuple(output.shape)}), and prefix_tokens + h * w must equal that."
+            )
+        return (h, w), prefix
+
+    def fits(prefix: int) -> bool:
+        if hints.prefix_tokens is not None:
+            return prefix == hints.prefix_tokens
+        return 0 <= prefix <= MAX_PREFIX_TOKENS
+
+    for trace in reversed(seen):
+        _, a, b, c = trace.shape
+        orientation = _orientation(trace, image_size)
+        candidates = {True: [(a, b)], False: [(b, c)], None: [(b, c), (a, b)]}[orientation]
+        for h, w in candidates:
+            # Pooled outputs, 1 x 1, have every square aspect; they are a grid of one token only.
+            pooled = h * w == 1 and tokens > 1
+            if trace.shape[0] == output.shape[0] and not pooled:
+                if _has_aspect((h, w), image_size) and fits(tokens - h * w):
+                    return (h, w), tokens - h * w
+    for prefix in (0, 1) if hints.prefix_tokens is None else (hints.prefix_tokens,):
+        side = math.isqrt(max(tokens - prefix, 0))
+        if side > 0 and side * side == tokens - prefix:
+            return (side, side), prefix
+    raise ValueError(
+        f"{where} gives {tokens} tokens (shape {tuple(output.shape)}) for images of {image_size[0]} x "
+        f"{image_size[1]}, and no layer before it shows how they are laid out. Pass grid=(h, w) and, if class or "
+        "register tokens stand in front, prefix_tokens=k, with k + h * w equal to the number of tokens; "
+        "or channels_last=False if the layer's output is (N, C, L) and no tokens at all."
+    )

@@ -1,0 +1,323 @@
+"""What one model says about a batch: features to compare, activations to map.
+
+An :class:`Observation` joins the two ends of an attribution. Forward, it runs the model (in
+parts that fit into memory) and turns layer outputs into features. Backward, it carries a
+gradient with respect to the features to the activations and weighs them as Grad-CAM does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
+
+import torch
+from captum._utils.progress import progress
+from torch import Tensor
+
+from captum_kd.distance import is_finite
+from captum_kd.features import FeatureTransform
+from captum_kd.layers import Caught, Layer, catch_layers
+from captum_kd.layouts import Layout, LayoutHints, Size, find_layout
+
+__all__ = ["LayerPair", "Observation", "Observer"]
+
+
+class LayerPair(NamedTuple):
+    """Where the map of one model is and where its distances are taken."""
+
+    map_layer: Layer
+    feature_layer: Layer
+
+    @property
+    def is_deeper(self) -> bool:
+        return self.feature_layer.module is not self.map_layer.module
+
+
+class Observer(NamedTuple):
+    """How one model is looked at; :meth:`observe` looks."""
+
+    forward_func: Callable[..., Any]
+    pairs: tuple[LayerPair, ...]
+    feature_transform: FeatureTransform
+    hints: LayoutHints = LayoutHints()
+    device_ids: Optional[Sequence[int]] = None
+
+    def observe(
+        self,
+        inputs: tuple[Any, ...],
+        additional_forward_args: tuple[Any, ...] = (),
+        *,
+        at_input: bool = False,
+        features_only: bool = False,
+        internal_batch_size: Optional[int] = None,
+        show_progress: bool = False,
+    ) -> "Observation":
+        """Runs the model once over the batch.
+
+        Args:
+            inputs (tuple): the model's inputs; first dimensions are the examples.
+            additional_forward_args (tuple): further arguments; tensors with as many rows as there
+                are examples go along with them, everything else is passed as it is.
+            at_input (bool): look at the layers' inputs instead of their outputs.
+            features_only (bool): keep no activations; no maps will be asked for.
+            internal_batch_size (int, optional): examples in one forward pass.
+            show_progress (bool): Captum's progress display over the forward passes.
+
+        Raises:
+            ValueError: a layer never reached, without tensors or with other rows than the inputs,
+                tokens without a grid, or non-finite features; the message names layer and model.
+        """
+        return Observation(
+            self, inputs, additional_forward_args, at_input, features_only, internal_batch_size, show_progress
+        )
+
+
+class _Part(NamedTuple):
+    """One layer pair's share of one forward pass on one device."""
+
+    activations: tuple[Tensor, ...]  # of the map layer, as it gave them
+    layouts: tuple[Layout, ...]
+    dtypes: tuple[torch.dtype, ...]
+    features: Tensor  # (N, d), recorded from the activations on
+
+
+class Observation:
+    """Features of a batch and the way back from them to maps.
+
+    Attributes:
+        features (list of Tensor): for each layer pair (n, d), detached, float32 or float64.
+    """
+
+    def __init__(
+        self,
+        observer: Observer,
+        inputs: tuple[Any, ...],
+        additional_forward_args: tuple[Any, ...],
+        at_input: bool,
+        features_only: bool,
+        internal_batch_size: Optional[int],
+        show_progress: bool,
+    ) -> None:
+        self._observer = observer
+        self._at_input = at_input
+        self._features_only = features_only
+        self._batches = list(_batches(inputs, additional_forward_args, internal_batch_size))
+        # With features from deeper layers a part holds the graph between the layers. Of several
+        # batches the graphs are not kept but made again on the way back, which bounds memory.
+        deeper = any(pair.is_deeper for pair in observer.pairs)
+        self._runs_twice = deeper and len(self._batches) > 1 and not features_only
+        self._parts: list[list[list[_Part]]] = []  # [batch][device][pair]
+        collected: list[list[Tensor]] = [[] for _ in observer.pairs]
+        name = type(observer.forward_func).__name__
+        for batch in progress(self._batches, desc=f"Forward passes of {name}") if show_progress else self._batches:
+            parts = self._run(batch, with_graph=not (features_only or self._runs_twice))
+            for device_parts in parts:
+                for features, part in zip(collected, device_parts):
+                    features.append(part.features.detach())
+            if not (features_only or self._runs_twice):
+                self._parts.append(parts)
+        self.features = [self._joined(pair, features) for pair, features in zip(observer.pairs, collected)]
+
+    def _joined(self, pair: LayerPair, features: list[Tensor]) -> Tensor:
+        first = features[0]
+        joined = first if len(features) == 1 else torch.cat([part.to(first.device) for part in features])
+        if not is_finite(joined):
+            raise ValueError(
+                f"{pair.feature_layer} gives non-finite features (NaN or infinity); check the model's weights, "
+                "its inputs and, in half precision, its range."
+            )
+        return joined
+
+    def _run(self, batch: "_Batch", with_graph: bool) -> list[list[_Part]]:
+        observer = self._observer
+        layers = [layer for pair in observer.pairs for layer in pair]
+        roots = [pair.map_layer for pair in observer.pairs if pair.is_deeper] if with_graph else []
+        if roots:  # every map layer cuts the graph, so all of them have to take part
+            roots = [pair.map_layer for pair in observer.pairs]
+        image_size = _image_size(batch.inputs)
+        caught = catch_layers(
+            observer.forward_func,
+            layers,
+            batch.inputs,
+            batch.additional_forward_args,
+            at_input=self._at_input,
+            differentiate_from=roots,
+            trace=image_size is not None,
+            device_ids=observer.device_ids,
+        )
+        for pair in observer.pairs:
+            for layer in pair:
+                _check_rows(layer, [device[layer.module] for device in caught], batch.size)
+        with torch.inference_mode(False), torch.set_grad_enabled(with_graph):
+            return [
+                [
+                    self._part(pair, device[pair.map_layer.module], device[pair.feature_layer.module], image_size)
+                    for pair in observer.pairs
+                ]
+                for device in caught
+            ]
+
+    def _part(self, pair: LayerPair, at_map: Caught, at_features: Caught, image_size: Optional[Size]) -> _Part:
+        activations: tuple[Tensor, ...] = ()
+        layouts: tuple[Layout, ...] = ()
+        if not (pair.is_deeper and self._features_only):
+            activations = at_map.tensors
+            layouts = self._layouts(pair.map_layer, at_map, image_size)
+        if pair.is_deeper:
+            sources, source_layouts = at_features.tensors, self._layouts(pair.feature_layer, at_features, image_size)
+        else:
+            if torch.is_grad_enabled():
+                activations = tuple(a if a.requires_grad else _precise(a).requires_grad_() for a in activations)
+            sources, source_layouts = activations, layouts
+        features = [
+            self._features(pair.feature_layer, layout.to_channels_first(source))
+            for source, layout in zip(sources, source_layouts)
+        ]
+        dtypes = tuple(tensor.dtype for tensor in at_map.tensors)
+        return _Part(activations, layouts, dtypes, features[0] if len(features) == 1 else torch.cat(features, dim=1))
+
+    def _layouts(self, layer: Layer, caught: Caught, image_size: Optional[Size]) -> tuple[Layout, ...]:
+        return tuple(
+            find_layout(
+                tensor,
+                module=layer.module,
+                where=str(layer),
+                image_size=image_size,
+                seen=caught.seen,
+                hints=self._observer.hints,
+            )
+            for tensor in caught.tensors
+        )
+
+    def _features(self, layer: Layer, canonical: Tensor) -> Tensor:
+        canonical = _precise(canonical)
+        features = self._observer.feature_transform(canonical)
+        if not isinstance(features, Tensor) or features.dim() != 2 or features.shape[0] != canonical.shape[0]:
+            shown = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(
+                f"feature_transform must turn {tuple(canonical.shape)} of {layer} into "
+                f"({canonical.shape[0]}, d), got {shown}."
+            )
+        return features
+
+    def maps(
+        self,
+        grad_features: Sequence[Tensor],
+        *,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+        grad_kwargs: Optional[dict[str, Any]] = None,
+    ) -> list[tuple[Tensor, ...]]:
+        """Grad-CAM's weighted activations for an objective given by its gradient.
+
+        Args:
+            grad_features (sequence of Tensor): for each layer pair the gradient of the objective
+                with respect to :attr:`features`, (n, d).
+            relu_attributions (bool): keep positive attributions only.
+            attr_dim_summation (bool): sum over channels.
+            grad_kwargs (dict, optional): passed to :func:`torch.autograd.grad`.
+
+        Returns:
+            list of tuple of Tensor: for each layer pair the maps of all the layer's tensors,
+            (n, 1, ...) or, without summation, (n, C, ...), detached.
+        """
+        pieces: list[list[tuple[Tensor, ...]]] = [[] for _ in self._observer.pairs]
+        start = 0
+        for index, batch in enumerate(self._batches):
+            parts = self._run(batch, with_graph=True) if self._runs_twice else self._parts[index]
+            for device_parts in parts:
+                stop = start + device_parts[0].features.shape[0]
+                for number, part in enumerate(device_parts):
+                    gradients = self._gradients(number, part, grad_features[number][start:stop], grad_kwargs)
+                    maps = [
+                        _weighted(layout.to_channels_first(g), layout.to_channels_first(a.detach()), attr_dim_summation)
+                        for g, a, layout in zip(gradients, part.activations, part.layouts)
+                    ]
+                    if relu_attributions:
+                        maps = [single.relu() for single in maps]
+                    pieces[number].append(tuple(single.to(dtype) for single, dtype in zip(maps, part.dtypes)))
+                start = stop
+        return [tuple(_concatenated(tensors) for tensors in zip(*of_pair)) for of_pair in pieces]
+
+    def _gradients(
+        self, number: int, part: _Part, grad_features: Tensor, grad_kwargs: Optional[dict[str, Any]]
+    ) -> list[Tensor]:
+        """The objective's gradient at the activations, in float32 at least."""
+        pair = self._observer.pairs[number]
+        # Pairs may share a graph: it is freed with this object.
+        kwargs: dict[str, Any] = {"retain_graph": True, "allow_unused": True, **(grad_kwargs or {})}
+        gradients: Sequence[Optional[Tensor]] = [None] * len(part.activations)
+        # Unit size on the way through the network, where half types would underflow.
+        size = grad_features.abs().amax()
+        size = torch.where(size > 0, size, 1.0).to(part.features.device)
+        if part.features.requires_grad:
+            start = grad_features.to(part.features.device, part.features.dtype) / size
+            gradients = torch.autograd.grad(part.features, part.activations, start, **kwargs)
+        if all(gradient is None for gradient in gradients):
+            raise ValueError(
+                f"The features of {pair.feature_layer} do not depend on {pair.map_layer}: feature_layer must "
+                "come after layer, on a path that gradients can follow."
+            )
+        return [
+            torch.zeros_like(_precise(a)) if g is None else _precise(g) * size
+            for g, a in zip(gradients, part.activations)
+        ]
+
+
+def _precise(value: Tensor) -> Tensor:
+    """Half types have too few digits for distances and gradients: they are computed in float32."""
+    return value if value.dtype in (torch.float32, torch.float64) else value.float()
+
+
+def _weighted(gradient: Tensor, activations: Tensor, attr_dim_summation: bool) -> Tensor:
+    if gradient.dim() > 2:
+        gradient = gradient.flatten(2).mean(2).reshape(gradient.shape[:2] + (1,) * (gradient.dim() - 2))
+    weighted = gradient * activations
+    return weighted.sum(1, keepdim=True) if attr_dim_summation else weighted
+
+
+def _concatenated(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts])
+
+
+def _check_rows(layer: Layer, caught: Sequence[Caught], rows: int) -> None:
+    for tensors in zip(*(device.tensors for device in caught)):
+        found = sum(tensor.shape[0] for tensor in tensors)
+        if found != rows:
+            raise ValueError(
+                f"{layer} works on {found} rows for {rows} inputs; choose a layer whose first dimension is the "
+                "batch (layers inside windowed attention, for example, fold windows into it)."
+            )
+
+
+class _Batch(NamedTuple):
+    inputs: tuple[Any, ...]
+    additional_forward_args: tuple[Any, ...]
+    size: int
+
+
+def _batches(
+    inputs: tuple[Any, ...], additional_forward_args: tuple[Any, ...], batch_size: Optional[int]
+) -> Iterator[_Batch]:
+    n = inputs[0].shape[0]
+    if batch_size is None or batch_size >= n:
+        yield _Batch(inputs, additional_forward_args, n)
+        return
+
+    def rows(value: Any, part: slice) -> Any:
+        return value[part] if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == n else value
+
+    for start in range(0, n, batch_size):
+        part = slice(start, min(start + batch_size, n))
+        yield _Batch(
+            tuple(rows(value, part) for value in inputs),
+            tuple(rows(value, part) for value in additional_forward_args),
+            part.stop - part.start,
+        )
+
+
+def _image_size(inputs: tuple[Any, ...]) -> Optional[Size]:
+    """(H, W) of the first input that is an image batch (N, C, H, W)."""
+    for value in inputs:
+        if isinstance(value, Tensor) and value.dim() == 4:
+            return value.shape[2], value.shape[3]
+    return None
