@@ -1,0 +1,218 @@
+r"""Reference mode: a fixed population to which each input is added on its own.
+
+Adding one input to a population of m changes one row of each distance matrix. In centred form
+nothing else has to be looked at: subtract from the reference block the vector u that centres it
+(:func:`captum_kd.distance.u_shift`), from the added row the same u, and then the row's mean. Rows
+of the block and the added row now sum to zero, U-centring leaves only
+
+.. math:: \langle P, Q\rangle_{m+1} = \langle P, Q\rangle_m + 2\,\frac{m-2}{m-1}\; p \cdot q,
+
+with p and q the added rows. All inputs of a batch take one (N, m) matrix and no loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from captum_kd.distance import center, cross_distances, euclidean_distances, noise_level, u_shift
+from captum_kd.embeddings import MIN_LABEL_SHARE, WAYS_OUT, label_distances
+
+__all__ = ["AddedRows", "LayerReference", "Pairing", "ReferencePopulation", "SideReference"]
+
+
+class Pairing(NamedTuple):
+    """Sums of products within a reference population, for one direction of removal.
+
+    With P the model that is explained, Q the one that is removed, G the labels and
+    R = P - slope Q, the part of P that the population alone leaves.
+    """
+
+    slope: Tensor
+    rest_rest: Tensor
+    other_other: Tensor
+    rest_target: Tensor
+    other_target: Tensor
+    target_target: Tensor
+
+    def to(self, device: torch.device) -> "Pairing":
+        return Pairing(*(value.to(device) for value in self))
+
+
+class AddedRows(NamedTuple):
+    """Inputs added to a population, each as a centred row of distances to its members.
+
+    Attributes:
+        rows (Tensor): (N, m), float64 where the device has it.
+        floor (Tensor): (N,) squared norms at most this large are rounding.
+        raw_squares (Tensor): (N,) squared norm of the distances before centring.
+    """
+
+    rows: Tensor
+    floor: Tensor
+    raw_squares: Tensor
+
+    @property
+    def weight(self) -> float:
+        """2 (m - 2) / (m - 1), what a product of rows adds to the sum over the population."""
+        m = self.rows.shape[1]
+        return 2 * (m - 2) / (m - 1)
+
+    @property
+    def row_weight(self) -> float:
+        """(m - 2) / (m - 1), from the centred row to the row of the U-centred matrix."""
+        return self.weight / 2
+
+
+class SideReference(NamedTuple):
+    """A population as one model, or the labels, see it.
+
+    Attributes:
+        points (Tensor): (m, d) features, or (m,) labels.
+        shift (Tensor): (m,) the vector that centres the population's distances.
+        raw_square (Tensor): scalar, squared norm of the distances before centring.
+    """
+
+    points: Tensor
+    shift: Tensor
+    raw_square: Tensor
+
+    @classmethod
+    def of(cls, points: Tensor, distances: Tensor) -> "SideReference":
+        return cls(points, u_shift(distances), distances.square().sum())
+
+    def added(self, distances: Tensor, dtype: torch.dtype) -> AddedRows:
+        """Centres (N, m) distances of new inputs; ``dtype`` is the one they were measured in."""
+        distances = distances.to(self.shift.dtype)
+        rows = distances - self.shift
+        rows = rows - rows.mean(1, keepdim=True)
+        raw_squares = self.raw_square + 2 * distances.detach().square().sum(1)
+        return AddedRows(rows, noise_level(dtype) ** 2 * raw_squares, raw_squares)
+
+    def to(self, device: torch.device) -> "SideReference":
+        return SideReference(self.points.to(device), self.shift.to(device), self.raw_square.to(device))
+
+
+class LayerReference(NamedTuple):
+    """A population at one pair of layers.
+
+    Attributes:
+        features (tuple of SideReference): as the two models see it, Student's first.
+        labels (SideReference or None): as the labels see it.
+        pairings (tuple of Pairing): distilled (Base removed from Student) and residual.
+    """
+
+    features: tuple[SideReference, SideReference]
+    labels: Optional[SideReference]
+    pairings: tuple[Pairing, Pairing]
+
+    @classmethod
+    def of(
+        cls, student: Tensor, base: Tensor, labels: Optional[Tensor], class_embeddings: Optional[Tensor]
+    ) -> "LayerReference":
+        """Measures a population once and for all, from (m, d) features and (m,) labels."""
+        wide = torch.float64 if student.device.type != "mps" else torch.float32
+        base = base.to(student.device)
+        first, second = (euclidean_distances(features).to(wide) for features in (student, base))
+        third = None if labels is None else label_distances(labels, labels, class_embeddings).to(first)
+        p, q = center(first).matrix, center(second).matrix
+        g = torch.zeros_like(p) if third is None else center(third).matrix
+        return cls(
+            (SideReference.of(student, first), SideReference.of(base, second)),
+            None if labels is None or third is None else SideReference.of(labels, third),
+            (_pairing(p, q, g, _floor(second, base)), _pairing(q, p, g, _floor(first, student))),
+        )
+
+    def added_labels(self, target: Tensor, class_embeddings: Optional[Tensor], direction: int) -> AddedRows:
+        """The inputs' labels as rows.
+
+        Raises:
+            ValueError: an input whose label, added to the population's, leaves no geometry.
+        """
+        assert self.labels is not None
+        distances = label_distances(target, self.labels.points, class_embeddings)
+        added = self.labels.added(distances, torch.float64)
+        squares = self.pairings[direction].target_target + added.weight * added.rows.square().sum(1)
+        flat = squares <= MIN_LABEL_SHARE**2 * added.raw_squares
+        if bool(flat.any()):
+            index = int(flat.nonzero()[0])
+            raise ValueError(
+                f"target gives input {index} (label {int(target[index])}) and the reference population together no "
+                f"geometry: all labels equal, all distinct, or one against the rest. {WAYS_OUT}"
+            )
+        return added
+
+    def to(self, device: torch.device) -> "LayerReference":
+        first, second = self.features
+        return LayerReference(
+            (first.to(device), second.to(device)),
+            None if self.labels is None else self.labels.to(device),
+            (self.pairings[0].to(device), self.pairings[1].to(device)),
+        )
+
+
+def _floor(distances: Tensor, features: Tensor) -> Tensor:
+    return noise_level(features.dtype) ** 2 * distances.square().sum()
+
+
+def _pairing(p: Tensor, q: Tensor, g: Tensor, floor: Tensor) -> Pairing:
+    other_other = (q * q).sum()
+    has_other = other_other > floor
+    slope = torch.where(has_other, (p * q).sum() / torch.where(has_other, other_other, 1.0), 0.0)
+    rest = p - slope * q
+    return Pairing(slope, (rest * rest).sum(), other_other, (rest * g).sum(), (q * g).sum(), (g * g).sum())
+
+
+class ReferencePopulation:
+    """A fixed population for :meth:`captum_kd.UniCAM.attribute`, made by :meth:`captum_kd.UniCAM.reference`.
+
+    Holds the detached features of both models and of the labels, no model. It can be used again
+    and again, deep-copied, pickled, and serves distilled and residual maps alike. It remembers
+    how it was made; using it otherwise is an error.
+
+    Attributes:
+        layers (tuple of LayerReference): the population at each pair of layers.
+        made_with (mapping): settings that later calls have to repeat.
+
+    Example::
+
+        >>> unicam = UniCAM(student, "layer4", base)
+        >>> population = unicam.reference(images, labels)
+        >>> attr = unicam.attribute(image[None], target=3, reference=population)
+    """
+
+    def __init__(self, layers: tuple[LayerReference, ...], made_with: Mapping[str, Any]) -> None:
+        self.layers = layers
+        self.made_with = dict(made_with)
+
+    def __len__(self) -> int:
+        return int(self.layers[0].features[0].points.shape[0])
+
+    @property
+    def is_labelled(self) -> bool:
+        return self.layers[0].labels is not None
+
+    def check(self, made_with: Mapping[str, Any]) -> None:
+        """Compares a call's settings with the population's own.
+
+        Raises:
+            ValueError: naming the setting that differs.
+        """
+        for name, value in made_with.items():
+            if self.made_with.get(name) != value:
+                raise ValueError(
+                    f"The reference population was made with {name}={self.made_with.get(name)!r}, but this call has "
+                    f"{value!r}. Make a population with reference() of the UniCAM that uses it."
+                )
+
+    def __repr__(self) -> str:
+        kind = "labelled" if self.is_labelled else "unlabelled"
+        return f"ReferencePopulation({len(self)} {kind} inputs, {len(self.layers)} layer(s))"
+
+
+def added_features(side: SideReference, features: Tensor) -> AddedRows:
+    """New inputs, (N, d) features, as rows of a population; differentiable in the features."""
+    points = side.points.to(features.dtype)
+    return side.added(cross_distances(features, points), features.dtype)

@@ -1,0 +1,557 @@
+"""UniCAM: where a distilled model looks for what its Base model does not have."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
+
+import torch
+from captum._utils.common import _format_output
+from captum.attr._utils.attribution import LayerAttribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_kd._arguments import (
+    Target,
+    as_forward_args,
+    as_inputs,
+    as_labels,
+    as_layout_hints,
+    as_list,
+    check_batch_size,
+    check_callable,
+)
+from captum_kd.attr.objective import population_objective, reference_objective
+from captum_kd.attr.reference import AddedRows, LayerReference, ReferencePopulation, added_features
+from captum_kd.distance import MIN_INPUTS, Geometry, center, euclidean_distances, is_finite
+from captum_kd.embeddings import check_class_embeddings, label_geometry
+from captum_kd.features import FeatureTransform, global_average_pool
+from captum_kd.layers import Layer, LayerLike, counterpart, resolve_layer
+from captum_kd.observation import LayerPair, Observer
+
+__all__ = ["TransferAttributions", "UniCAM"]
+
+Maps = Union[Tensor, tuple[Tensor, ...]]
+Layers = Union[LayerLike, Sequence[LayerLike]]
+
+FEW_INPUTS = 30
+"""Populations smaller than this give maps that follow chance."""
+
+
+class TransferAttributions(NamedTuple):
+    """Both maps of a pair of models.
+
+    Attributes:
+        distilled (Tensor, tuple or list): of the Student's features given the Base model's.
+        residual (Tensor, tuple or list): of the Base model's features given the Student's.
+    """
+
+    distilled: Any
+    residual: Any
+
+
+class UniCAM(LayerAttribution):
+    r"""
+    Computes UniCAM attributions for a layer of a Student, given its Base model: the same
+    architecture trained without the Teacher.
+
+    The features of both models arrange a population of inputs in space. UniCAM removes the Base
+    model's arrangement from the Student's (partial distance correlation) and asks which
+    activations the rest depends on. With D the Euclidean distances between the inputs' features
+    and P their U-centred form, it differentiates
+
+    .. math:: J = R(P_{S|B}, G), \qquad
+              P_{S|B} = P_S - \frac{\langle P_S, P_B\rangle}{\langle P_B, P_B\rangle} P_B,
+
+    how far what only the Student has follows the labels' geometry G, or, without labels,
+    :math:`J = \sum_i \max_j (P_{S|B})_{ij}`. As in Grad-CAM the gradient is averaged over positions
+    and weighs the activations. Swapping the models (:meth:`residual`) shows what the Student left
+    behind.
+
+    A map depends on the population. In batch mode, the paper's, the inputs are the population:
+    other companions, another map. In reference mode (``reference=``) every input is added on its
+    own to a fixed population, so its map is the same alone and in any batch; single images,
+    ``NoiseTunnel``, ``infidelity`` and :func:`captum_kd.metrics.sensitivity_max` need this mode.
+    Below 30 inputs maps follow chance; prefer a reference of 64 or more.
+
+    As in Captum, no ReLU is applied unless asked for. Two deviations from LayerGradCam, both for
+    images: token layers of transformers give a map on their grid, (N, 1, h, w), and channels-last
+    layers are recognised as such.
+
+    Models are evaluated in the mode they are in. In training mode batch normalisation couples the
+    inputs of a batch and updates its statistics, as with any Captum attribution: call ``eval()``.
+
+    Source: Adhane et al., "On Explaining Knowledge Distillation: Measuring and Visualising the
+    Knowledge Transfer Process", WACV 2025, https://arxiv.org/abs/2412.13943.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Layers,
+        base_func: Callable[..., Any],
+        base_layer: Optional[Layers] = None,
+        *,
+        feature_layer: Optional[Layers] = None,
+        base_feature_layer: Optional[Layers] = None,
+        feature_transform: FeatureTransform = global_average_pool,
+        class_embeddings: Optional[Tensor] = None,
+        grid: Optional[tuple[int, int]] = None,
+        prefix_tokens: Optional[int] = None,
+        channels_last: Optional[bool] = None,
+        device_ids: Optional[list[int]] = None,
+    ) -> None:
+        r"""
+        Args:
+
+            forward_func (Callable): The Student: a module or any function that runs it.
+            layer (str, torch.nn.Module or list of them): Where the map is: a module of the
+                        Student or its dotted name, "layer4.1". A list gives a list of results
+                        from one pass.
+            base_func (Callable): The Base model. Its architecture may differ.
+            base_layer (str, torch.nn.Module or list, optional): Counterpart of ``layer`` in the
+                        Base model, where the residual map is.
+                        Default: the layer of the same dotted name
+            feature_layer (str, torch.nn.Module or list, optional): Where the Student's distances
+                        are taken: ``layer`` itself or a layer behind it.
+                        Default: ``layer``
+            base_feature_layer (str, torch.nn.Module or list, optional): The same in the Base.
+                        Default: the layer named as ``feature_layer``, or ``base_layer`` where
+                        no ``feature_layer`` is given
+            feature_transform (Callable, optional): From a layer's output (N, C, ...), prefix
+                        tokens left out, to features (N, d). Outputs of several tensors are
+                        transformed one by one and concatenated.
+                        Default: :func:`captum_kd.global_average_pool`
+            class_embeddings (Tensor, optional): (num_classes, e), a point for each class, from
+                        which the labels' geometry is taken.
+                        Default: None, one-hot
+            grid (tuple, optional): (h, w) of a layer's tokens where it cannot be found.
+            prefix_tokens (int, optional): Number of class or register tokens in front.
+            channels_last (bool, optional): Whether 4-D outputs are (N, h, w, C). False also says
+                        that a 3-D output is (N, C, L) and no tokens.
+            device_ids (list[int], optional): Device order of a DataParallel ``forward_func`` that
+                        does not have the attribute itself.
+
+        Raises:
+            ValueError: a layer name that does not exist (with close matches) or has no
+                        counterpart, lists of different lengths, malformed class embeddings.
+            TypeError: models that cannot be called, layers that are neither name nor module.
+        """
+        for value, argument in (
+            (forward_func, "forward_func"),
+            (base_func, "base_func"),
+            (feature_transform, "feature_transform"),
+        ):
+            check_callable(value, argument)
+        self._several = not _is_layer(layer)
+        layers: list[LayerLike] = [layer] if isinstance(layer, (str, nn.Module)) else list(layer)
+        if not layers:
+            raise ValueError("layer is an empty list; pass at least one layer.")
+        hints = as_layout_hints(grid, prefix_tokens, channels_last)
+        own: list[LayerPair] = []
+        other: list[LayerPair] = []
+        for map_layer, base_map, features, base_features in zip(
+            layers,
+            as_list(base_layer, len(layers), "base_layer", _is_layer),
+            as_list(feature_layer, len(layers), "feature_layer", _is_layer),
+            as_list(base_feature_layer, len(layers), "base_feature_layer", _is_layer),
+        ):
+            first = resolve_layer(forward_func, map_layer, model="forward_func", argument="layer")
+            second = _base_layer(first, base_map, base_func, "base_layer")
+            deep = first if features is None else _student_layer(features, forward_func, "feature_layer")
+            if features is None and base_features is None:
+                base_deep = second
+            else:
+                base_deep = _base_layer(deep, base_features, base_func, "base_feature_layer")
+            own.append(LayerPair(first, deep))
+            other.append(LayerPair(second, base_deep))
+        modules = [pair.map_layer.module for pair in own]
+        LayerAttribution.__init__(self, forward_func, modules if self._several else modules[0], device_ids)
+        self.base_func = base_func
+        self.feature_transform = feature_transform
+        self.class_embeddings = check_class_embeddings(class_embeddings)
+        # Student first, whichever of the two this object explains.
+        self._observers = (
+            Observer(forward_func, tuple(own), feature_transform, hints, device_ids),
+            Observer(base_func, tuple(other), feature_transform, hints, device_ids),
+        )
+        self._direction = 0
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return True
+
+    def has_convergence_delta(self) -> bool:
+        return False
+
+    def residual(self) -> "UniCAM":
+        """The same pair with the two models swapped: what the Student left behind.
+
+        Returns:
+            UniCAM: explains the Base model given the Student. Both use the same reference populations.
+        """
+        swapped = copy.copy(self)
+        swapped._direction = 1 - self._direction
+        swapped.forward_func, swapped.base_func = self.base_func, self.forward_func
+        modules = [pair.map_layer.module for pair in swapped._own.pairs]
+        swapped.layer = modules if self._several else modules[0]
+        return swapped
+
+    @property
+    def _own(self) -> Observer:
+        return self._observers[self._direction]
+
+    @property
+    def _other(self) -> Observer:
+        return self._observers[1 - self._direction]
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: Union[Tensor, tuple[Tensor, ...]],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+        grad_kwargs: Optional[dict[str, Any]] = None,
+        *,
+        reference: Optional[ReferencePopulation] = None,
+        internal_batch_size: Optional[int] = None,
+        show_progress: bool = False,
+    ) -> Any:
+        r"""
+        Args:
+
+            inputs (Tensor or tuple[Tensor, ...]): Inputs of both models, examples first.
+            target (int, list or Tensor, optional): Labels of the inputs, (N,) integers; a single
+                        one applies to all inputs. None: the objective without labels.
+            additional_forward_args (Any, optional): Further arguments of both models, as in
+                        Captum; tensors with one row per input go along with the inputs.
+            attribute_to_layer_input (bool, optional): Attribute to the layers' inputs, of map and
+                        feature layers alike.
+                        Default: False
+            relu_attributions (bool, optional): Return positive attributions only.
+                        Default: False
+            attr_dim_summation (bool, optional): Sum over channels.
+                        Default: True
+            grad_kwargs (dict, optional): Additional keyword arguments of torch.autograd.grad.
+            reference (ReferencePopulation, optional): Population to which every input is added on
+                        its own, made by :meth:`reference`.
+                        Default: None, the inputs are the population
+            internal_batch_size (int, optional): Inputs in one forward pass. Bounds memory; the
+                        population stays all of ``inputs``. With a deeper ``feature_layer`` the
+                        forward passes are made twice.
+            show_progress (bool, optional): Show a progress bar over forward passes.
+
+        Returns:
+            *Tensor* or *tuple[Tensor, ...]* or *list* of **attributions**:
+            (N, 1, ...) with the layer's spatial shape, or (N, C, ...) without summation; without
+            graph, in the layer's dtype and on its device. A tuple where the layer has several
+            tensors, a list where ``layer`` is a list.
+
+        Raises:
+            ValueError: fewer than 4 inputs (5 with labels), labels without geometry or outside
+                        the embeddings, a reference made otherwise, a layer never reached,
+                        non-finite features, features that do not depend on the layer.
+            TypeError: labels that are no integers, inputs that are no tensors.
+
+        Examples::
+
+            >>> # Student and Base are classifiers of Nx3x32x32 images whose conv4 gives Nx50x8x8.
+            >>> unicam = UniCAM(student, student.conv4, base)
+            >>> # The 64 images are the population: a map of 64x1x8x8.
+            >>> attr = unicam.attribute(images, labels)
+            >>> # One image beside a fixed population: 1x1x8x8, whatever else is in the batch.
+            >>> population = unicam.reference(images, labels)
+            >>> attr = unicam.attribute(image, target=3, reference=population)
+            >>> upsampled = LayerAttribution.interpolate(attr, (32, 32))
+        """
+        (maps,) = self._explain(
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input,
+            dict(
+                relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation, grad_kwargs=grad_kwargs
+            ),
+            reference,
+            internal_batch_size,
+            show_progress,
+            both=False,
+        )
+        return maps
+
+    @log_usage()
+    def attribute_transfer(
+        self,
+        inputs: Union[Tensor, tuple[Tensor, ...]],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+        grad_kwargs: Optional[dict[str, Any]] = None,
+        *,
+        reference: Optional[ReferencePopulation] = None,
+        internal_batch_size: Optional[int] = None,
+        show_progress: bool = False,
+    ) -> TransferAttributions:
+        """Distilled and residual maps from one forward pass of each model.
+
+        Args, raises and shapes: as :meth:`attribute`.
+
+        Returns:
+            TransferAttributions: ``distilled``, what :meth:`attribute` returns, and ``residual``,
+            what ``residual().attribute`` returns.
+        """
+        distilled, residual = self._explain(
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input,
+            dict(
+                relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation, grad_kwargs=grad_kwargs
+            ),
+            reference,
+            internal_batch_size,
+            show_progress,
+            both=True,
+        )
+        return TransferAttributions(distilled, residual)
+
+    def reference(
+        self,
+        inputs: Union[Tensor, tuple[Tensor, ...]],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        *,
+        internal_batch_size: Optional[int] = None,
+        show_progress: bool = False,
+    ) -> ReferencePopulation:
+        """Measures a population to which inputs are added later (reference mode).
+
+        Args:
+            inputs (Tensor or tuple[Tensor, ...]): m >= 4 inputs; 64 or more are advisable.
+            target (int, list or Tensor, optional): their labels; without them only the objective
+                without labels can be used.
+            additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress:
+                as in :meth:`attribute`.
+
+        Returns:
+            ReferencePopulation: detached features only.
+
+        Raises:
+            ValueError, TypeError: as :meth:`attribute`; fewer than 4 inputs.
+        """
+        values = as_inputs(inputs)
+        n = values[0].shape[0]
+        labels = as_labels(target, n)
+        check_batch_size(internal_batch_size, "internal_batch_size")
+        if n < MIN_INPUTS:
+            raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {n}; use 64 or more.")
+        if labels is not None:
+            label_geometry(labels, self.class_embeddings, torch.float64)
+        student, base = (
+            observer.observe(
+                values,
+                as_forward_args(additional_forward_args),
+                at_input=attribute_to_layer_input,
+                features_only=True,
+                internal_batch_size=internal_batch_size,
+                show_progress=show_progress,
+            ).features
+            for observer in self._observers
+        )
+        layers = tuple(
+            LayerReference.of(s, b, None if labels is None else labels.to(s.device), self.class_embeddings)
+            for s, b in zip(student, base)
+        )
+        return ReferencePopulation(layers, self._made_with(attribute_to_layer_input))
+
+    def _explain(
+        self,
+        inputs: Union[Tensor, tuple[Tensor, ...]],
+        target: Target,
+        additional_forward_args: Any,
+        attribute_to_layer_input: bool,
+        map_settings: dict[str, Any],
+        reference: Optional[ReferencePopulation],
+        internal_batch_size: Optional[int],
+        show_progress: bool,
+        both: bool,
+    ) -> list[Any]:
+        """Maps of this object's direction and, if asked for, of the other one."""
+        values = as_inputs(inputs)
+        n = values[0].shape[0]
+        labels = as_labels(target, n)
+        check_batch_size(internal_batch_size, "internal_batch_size")
+        if reference is None:
+            self._check_population(values, labels)
+        else:
+            self._check_reference(reference, labels, attribute_to_layer_input)
+        own, other = (
+            observer.observe(
+                values,
+                as_forward_args(additional_forward_args),
+                at_input=attribute_to_layer_input,
+                features_only=features_only,
+                internal_batch_size=internal_batch_size,
+                show_progress=show_progress,
+            )
+            for observer, features_only in ((self._own, False), (self._other, not both))
+        )
+        own_gradients, other_gradients = [], []
+        for number, (first, second) in enumerate(zip(own.features, other.features)):
+            first, second = _alike(first, second)
+            with torch.inference_mode(False), torch.enable_grad():
+                if reference is None:
+                    gradients = self._population_gradients(first, second, labels, both)
+                else:
+                    layer = reference.layers[number].to(first.device)
+                    gradients = self._reference_gradients(layer, first, second, labels, both)
+            own_gradients.append(gradients[0])
+            other_gradients.append(gradients[-1])
+        results = [self._format(own.maps(own_gradients, **map_settings))]
+        if both:
+            results.append(self._format(other.maps(other_gradients, **map_settings)))
+        return results
+
+    def _population_gradients(
+        self, first: Tensor, second: Tensor, labels: Optional[Tensor], both: bool
+    ) -> list[Tensor]:
+        features = [first.clone().requires_grad_(), second.clone().requires_grad_()]
+        sides: list[Geometry] = [center(euclidean_distances(x)) for x in features]
+        target = None
+        if labels is not None:
+            target = label_geometry(labels.to(first.device), self.class_embeddings, first.dtype)
+        return [
+            torch.autograd.grad(population_objective(sides[i], sides[1 - i], target), features[i])[0]
+            for i in ((0, 1) if both else (0,))
+        ]
+
+    def _reference_gradients(
+        self, layer: LayerReference, first: Tensor, second: Tensor, labels: Optional[Tensor], both: bool
+    ) -> list[Tensor]:
+        features = [first.clone().requires_grad_(), second.clone().requires_grad_()]
+        order = (self._direction, 1 - self._direction)
+        rows: list[AddedRows] = [added_features(layer.features[side], x) for side, x in zip(order, features)]
+        target = None
+        if labels is not None:
+            target = layer.added_labels(labels.to(first.device), self.class_embeddings, order[0])
+        gradients = []
+        for i in (0, 1) if both else (0,):
+            # An input's objective depends on its own features alone: the sum keeps them apart.
+            objectives = reference_objective(layer.pairings[order[i]], rows[i], rows[1 - i], target)
+            gradients.append(torch.autograd.grad(objectives.sum(), features[i])[0])
+        return gradients
+
+    def _check_population(self, inputs: tuple[Tensor, ...], labels: Optional[Tensor]) -> None:
+        n = inputs[0].shape[0]
+        least = MIN_INPUTS if labels is None else MIN_INPUTS + 1
+        if n < least:
+            raise ValueError(
+                f"UniCAM compares inputs with each other: {n} input(s) are no population. It needs at least {least} "
+                f"{'with' if labels is not None else 'without'} labels. Pass more inputs, or a population made by "
+                "reference() as reference=, beside which a single input can be explained."
+            )
+        if labels is not None:
+            label_geometry(labels, self.class_embeddings, torch.float64)
+        if n < FEW_INPUTS:
+            warnings.warn(
+                f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. Pass more inputs or a "
+                "reference population of 64 or more (reference=).",
+                UserWarning,
+                stacklevel=5,
+            )
+        if _are_repeated(inputs):
+            warnings.warn(
+                "Most inputs are near-copies of others, as NoiseTunnel and sensitivity metrics make them. In batch "
+                "mode the copies become the population and the maps lose their meaning; pass a population made by "
+                "reference() as reference=, which keeps every input apart.",
+                UserWarning,
+                stacklevel=5,
+            )
+
+    def _check_reference(self, reference: object, labels: Optional[Tensor], attribute_to_layer_input: bool) -> None:
+        if not isinstance(reference, ReferencePopulation):
+            raise TypeError(
+                f"reference must be a ReferencePopulation made by UniCAM.reference(), got {type(reference).__name__}."
+            )
+        reference.check(self._made_with(attribute_to_layer_input))
+        if labels is None:
+            return
+        if not reference.is_labelled:
+            raise ValueError(
+                "target was given, but the reference population has no labels; make it with reference(inputs, target) "
+                "or pass target=None for the objective without labels."
+            )
+        layer = reference.layers[0]
+        assert layer.labels is not None
+        layer.added_labels(labels.to(layer.labels.points.device), self.class_embeddings, self._direction)
+
+    def _made_with(self, attribute_to_layer_input: bool) -> dict[str, Any]:
+        """What a reference population has to share with the calls that use it."""
+        transform = self.feature_transform
+        settings: dict[str, Any] = {
+            "attribute_to_layer_input": attribute_to_layer_input,
+            "feature_transform": getattr(transform, "__qualname__", type(transform).__qualname__),
+            "class_embeddings": None if self.class_embeddings is None else _fingerprint([self.class_embeddings]),
+        }
+        for role, observer in zip(("student", "base"), self._observers):
+            settings[f"{role} layers"] = [str(pair.feature_layer) for pair in observer.pairs]
+            if isinstance(observer.forward_func, nn.Module):
+                parameters = [p for p in observer.forward_func.parameters() if p.is_floating_point()]
+                settings[f"{role} weights"] = _fingerprint(parameters[:1] + parameters[-1:])
+        return settings
+
+    def _format(self, maps: list[tuple[Tensor, ...]]) -> Any:
+        formatted = [_format_output(len(of_layer) > 1, of_layer) for of_layer in maps]
+        return formatted if self._several else formatted[0]
+
+
+def _is_layer(value: object) -> bool:
+    return isinstance(value, (str, nn.Module))
+
+
+def _student_layer(layer: LayerLike, forward_func: Callable[..., Any], argument: str) -> Layer:
+    return resolve_layer(forward_func, layer, model="forward_func", argument=argument)
+
+
+def _base_layer(own: Layer, layer: Optional[LayerLike], base_func: Callable[..., Any], argument: str) -> Layer:
+    if layer is None:
+        return counterpart(own, base_func, model="base_func", argument=argument)
+    return resolve_layer(base_func, layer, model="base_func", argument=argument)
+
+
+def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both models' features on one device and in one dtype."""
+    dtype = torch.promote_types(first.dtype, second.dtype)
+    return first.to(dtype), second.to(first.device, dtype)
+
+
+def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:
+    """Whether most inputs have a companion much nearer than inputs usually are to each other."""
+    sampled = []
+    for value in inputs:
+        flat = value.detach().flatten(1)
+        flat = flat[:, :: max(1, flat.shape[1] // 1024)]
+        sampled.append(flat.to(inputs[0].device, torch.float32))
+    values = torch.cat(sampled, dim=1)
+    if values.numel() == 0 or not is_finite(values):
+        return False  # the models will say what is wrong with such inputs
+    apart = euclidean_distances(values).fill_diagonal_(torch.inf)
+    n = apart.shape[0]
+    usual = apart.flatten().kthvalue(n * (n - 1) // 2).values
+    return bool((apart.amin(1) < usual / 4).float().mean() > 0.5)
+
+
+def _fingerprint(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+    """A few numbers of each tensor, exact on every device, that tell one set of weights from another."""
+    numbers: list[Any] = []
+    for tensor in tensors:
+        flat = tensor.detach().flatten()
+        numbers += [tuple(tensor.shape), *flat[:: max(1, flat.numel() // 8)][:8].tolist()]
+    return tuple(numbers)

@@ -1,0 +1,62 @@
+"""The features that the model-level metrics compare: one layer of one model over a batch."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple, Optional
+
+from torch import Tensor
+
+from captum_kd._arguments import as_forward_args, check_batch_size, check_callable
+from captum_kd.features import FeatureTransform
+from captum_kd.layers import LayerLike, resolve_layer
+from captum_kd.layouts import LayoutHints
+from captum_kd.observation import LayerPair, Observer
+
+__all__ = ["FeatureSettings", "check_inputs", "layer_features"]
+
+PerturbFunc = Callable[[Tensor, Tensor], Tensor]
+
+
+class FeatureSettings(NamedTuple):
+    """How features are taken; the same for every model of one score."""
+
+    feature_transform: FeatureTransform
+    hints: LayoutHints
+    max_examples_per_batch: Optional[int]
+    attribute_to_layer_input: bool
+    device_ids: Optional[list[int]]
+
+
+def layer_features(
+    forward_func: Callable[..., Any],
+    layer: LayerLike,
+    inputs: tuple[Tensor, ...],
+    additional_forward_args: Any,
+    settings: FeatureSettings,
+    *,
+    model: str,
+    argument: str,
+) -> Tensor:
+    """Detached features (n, d) of one layer, float32 or float64, on the layer's device."""
+    check_callable(forward_func, model)
+    check_callable(settings.feature_transform, "feature_transform")
+    check_batch_size(settings.max_examples_per_batch, "max_examples_per_batch")
+    found = resolve_layer(forward_func, layer, model=model, argument=argument)
+    observer = Observer(
+        forward_func, (LayerPair(found, found),), settings.feature_transform, settings.hints, settings.device_ids
+    )
+    observation = observer.observe(
+        inputs,
+        as_forward_args(additional_forward_args),
+        at_input=settings.attribute_to_layer_input,
+        features_only=True,
+        internal_batch_size=settings.max_examples_per_batch,
+    )
+    return observation.features[0]
+
+
+def check_inputs(inputs: tuple[Tensor, ...], least: int) -> None:
+    """Raises a ValueError for too few inputs."""
+    n = inputs[0].shape[0]
+    if n < least:
+        raise ValueError(f"The score needs at least {least} inputs, got {n}; a few hundred make it stable.")

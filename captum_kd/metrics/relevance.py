@@ -1,0 +1,124 @@
+"""RS: do a model's features follow the task?"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional, Union
+
+import torch
+from captum.log import log_usage
+from torch import Tensor
+
+from captum_kd._arguments import Target, as_inputs, as_labels, as_layout_hints
+from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
+from captum_kd.embeddings import check_class_embeddings, label_geometry
+from captum_kd.features import FeatureTransform, flatten
+from captum_kd.layers import LayerLike
+from captum_kd.metrics._layer_features import FeatureSettings, PerturbFunc, check_inputs, layer_features
+from captum_kd.metrics.similarity import refuse_localised
+
+__all__ = ["relevance_score"]
+
+
+@log_usage()
+def relevance_score(
+    forward_func: Callable[..., Any],
+    layer: LayerLike,
+    inputs: Union[Tensor, tuple[Tensor, ...]],
+    target: Target,
+    class_embeddings: Optional[Tensor] = None,
+    additional_forward_args: Any = None,
+    *,
+    given: Optional[tuple[Callable[..., Any], LayerLike]] = None,
+    remove_from: str = "x",
+    attributions: Optional[Tensor] = None,
+    perturb_func: Optional[PerturbFunc] = None,
+    feature_transform: FeatureTransform = flatten,
+    estimator: Estimator = "unbiased",
+    max_examples_per_batch: Optional[int] = None,
+    grid: Optional[tuple[int, int]] = None,
+    prefix_tokens: Optional[int] = None,
+    channels_last: Optional[bool] = None,
+    attribute_to_layer_input: bool = False,
+    device_ids: Optional[list[int]] = None,
+) -> Tensor:
+    r"""
+    Relevance score (RS): :math:`R(P_S, G)`, the squared distance correlation of a model's features
+    and the labels' embeddings; with ``given`` that of what is left of the features when another
+    model's are removed, :math:`R(P_{S|B}, G)`.
+
+    A positive score of distilled features is no evidence of transfer by itself: with F the
+    similarity of the two models, RS(S|B) - RS(B|S) = (RS_S - RS_B) sqrt((1 + F) / (1 - F)), the
+    difference of the whole scores magnified by similarity. Scores depend on the shares of the
+    classes; compare them on identical inputs only.
+
+    Source: Adhane et al., WACV 2025; Szekely & Rizzo 2014.
+
+    Args:
+
+        forward_func (Callable): The model.
+        layer (str or torch.nn.Module): Its layer, a dotted name or the module.
+        inputs (Tensor or tuple[Tensor, ...]): n >= 4 inputs (5 with ``given``), examples first.
+        target (list or Tensor): Labels, (n,) integers.
+        class_embeddings (Tensor, optional): (num_classes, e). With two classes every table gives
+                    the same score.
+                    Default: None, one-hot
+        additional_forward_args (Any, optional): Further arguments of the models, as in Captum.
+        given (tuple, optional): (base_func, base_layer), the model whose features are removed.
+        remove_from (str, optional): "x" removes them from the features only, as the paper does;
+                    "both" from the labels' geometry too, the partial distance correlation.
+        attributions, perturb_func: Reserved for scores of the inputs' salient part, which this
+                    version does not compute.
+        feature_transform, estimator, max_examples_per_batch, grid, prefix_tokens, channels_last,
+        attribute_to_layer_input, device_ids: As for
+                    :func:`captum_kd.metrics.feature_similarity_score`. ``given`` needs the
+                    unbiased estimator.
+
+    Returns:
+        Tensor: scalar in [-1, 1], without graph. 0 with a warning for constant features or where
+        nothing is left.
+
+    Raises:
+        ValueError: too few inputs, labels without geometry or outside the embeddings, unknown
+                    layers, non-finite features.
+        TypeError: labels that are no integers, inputs that are no tensors.
+
+    Examples::
+
+        >>> whole = relevance_score(student, "layer3", images, labels)
+        >>> distilled = relevance_score(student, "layer3", images, labels, given=(base, "layer3"))
+        >>> residual = relevance_score(base, "layer3", images, labels, given=(student, "layer3"))
+    """
+    values = as_inputs(inputs)
+    check_inputs(values, MIN_INPUTS if given is None else MIN_INPUTS + 1)
+    check_estimator(estimator)
+    refuse_localised(attributions, perturb_func)
+    if remove_from not in ("x", "both"):
+        raise ValueError(f"remove_from must be 'x' or 'both', got {remove_from!r}.")
+    if given is not None and (not isinstance(given, tuple) or len(given) != 2):
+        raise TypeError("given must be a pair (base_func, base_layer).")
+    if given is not None and estimator != "unbiased":
+        raise ValueError("given needs estimator='unbiased': removal is defined for U-centred distances.")
+    labels = as_labels(target, values[0].shape[0])
+    if labels is None:
+        raise TypeError("target must hold the inputs' labels, got None.")
+    embeddings = check_class_embeddings(class_embeddings)
+    label_geometry(labels, embeddings, torch.float64, estimator)
+    settings = FeatureSettings(
+        feature_transform,
+        as_layout_hints(grid, prefix_tokens, channels_last),
+        max_examples_per_batch,
+        attribute_to_layer_input,
+        device_ids,
+    )
+    features = layer_features(
+        forward_func, layer, values, additional_forward_args, settings, model="forward_func", argument="layer"
+    )
+    own = geometry(features, estimator)
+    goal = label_geometry(labels.to(features.device), embeddings, features.dtype, estimator)
+    if given is None:
+        return correlation(own, goal)
+    base_features = layer_features(
+        given[0], given[1], values, additional_forward_args, settings, model="given[0]", argument="given[1]"
+    )
+    other = geometry(base_features).to_like(own)
+    return correlation(remove(own, other), remove(goal, other) if remove_from == "both" else goal)

@@ -1,0 +1,114 @@
+"""FSS: do two models arrange the same inputs alike?"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional, Union
+
+from captum.log import log_usage
+from torch import Tensor
+
+from captum_kd._arguments import as_inputs, as_layout_hints
+from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
+from captum_kd.features import FeatureTransform, flatten
+from captum_kd.layers import LayerLike
+from captum_kd.metrics._layer_features import FeatureSettings, PerturbFunc, check_inputs, layer_features
+
+__all__ = ["feature_similarity_score"]
+
+
+@log_usage()
+def feature_similarity_score(
+    forward_func: Callable[..., Any],
+    layer: LayerLike,
+    base_func: Callable[..., Any],
+    base_layer: LayerLike,
+    inputs: Union[Tensor, tuple[Tensor, ...]],
+    additional_forward_args: Any = None,
+    *,
+    attributions: Optional[Tensor] = None,
+    base_attributions: Optional[Tensor] = None,
+    perturb_func: Optional[PerturbFunc] = None,
+    feature_transform: FeatureTransform = flatten,
+    estimator: Estimator = "unbiased",
+    max_examples_per_batch: Optional[int] = None,
+    grid: Optional[tuple[int, int]] = None,
+    prefix_tokens: Optional[int] = None,
+    channels_last: Optional[bool] = None,
+    attribute_to_layer_input: bool = False,
+    device_ids: Optional[list[int]] = None,
+) -> Tensor:
+    r"""
+    Feature similarity score (FSS): :math:`R(P_S, P_B)`, the squared distance correlation of two
+    models' features of the same inputs. 1 when the geometries agree up to scale, about 0 for
+    unrelated features.
+
+    Two networks that look at the same images are never independent, not even untrained ones: a
+    high score is no finding by itself. Compare it with the score of two Base models of different
+    seeds.
+
+    Source: Adhane et al., WACV 2025, with the unbiased estimator of Szekely & Rizzo 2014 over all
+    inputs at once. The authors' published figures use the biased estimator on features of unit
+    length, averaged over mini-batches: ``estimator="biased"``,
+    ``feature_transform=flatten_to_unit_length``. For few inputs it tends to 1 whatever the features.
+
+    Args:
+
+        forward_func (Callable): One model, the Student say.
+        layer (str or torch.nn.Module): Its layer, a dotted name or the module.
+        base_func (Callable): The other model.
+        base_layer (str or torch.nn.Module): Its layer.
+        inputs (Tensor or tuple[Tensor, ...]): Inputs of both models, n >= 4 examples first.
+        additional_forward_args (Any, optional): Further arguments of both models, as in Captum.
+        attributions, base_attributions, perturb_func: Reserved for scores of the inputs' salient
+                    part, which this version does not compute.
+        feature_transform (Callable, optional): From (N, C, ...) to (N, d).
+                    Default: :func:`captum_kd.flatten`
+        estimator (str, optional): "unbiased" or "biased".
+        max_examples_per_batch (int, optional): Inputs in one forward pass. Bounds memory and does
+                    not change the result.
+        grid, prefix_tokens, channels_last: Layout of token and channels-last layers where it
+                    cannot be found, as for :class:`captum_kd.UniCAM`.
+        attribute_to_layer_input (bool, optional): Use the layers' inputs.
+        device_ids (list[int], optional): Device order of DataParallel models.
+
+    Returns:
+        Tensor: scalar in [-1, 1], without graph. 0 with a warning for constant features.
+
+    Raises:
+        ValueError: fewer than 4 inputs, unknown layers, non-finite features.
+        TypeError: models that cannot be called, inputs that are no tensors.
+
+    Examples::
+
+        >>> # layer3 of Student and Base over 500 images of 3x32x32, 64 at a time
+        >>> fss = feature_similarity_score(
+        ...     student, "layer3", base, "layer3", images, max_examples_per_batch=64)
+    """
+    values = as_inputs(inputs)
+    check_inputs(values, MIN_INPUTS)
+    check_estimator(estimator)
+    refuse_localised(attributions, base_attributions, perturb_func)
+    settings = FeatureSettings(
+        feature_transform,
+        as_layout_hints(grid, prefix_tokens, channels_last),
+        max_examples_per_batch,
+        attribute_to_layer_input,
+        device_ids,
+    )
+    first = layer_features(
+        forward_func, layer, values, additional_forward_args, settings, model="forward_func", argument="layer"
+    )
+    second = layer_features(
+        base_func, base_layer, values, additional_forward_args, settings, model="base_func", argument="base_layer"
+    )
+    own, other = geometry(first, estimator), geometry(second, estimator)
+    return correlation(own, other.to_like(own))
+
+
+def refuse_localised(*arguments: object) -> None:
+    """Raises for arguments whose effect is not built yet, rather than ignoring them."""
+    if any(argument is not None for argument in arguments):
+        raise NotImplementedError(
+            "Scores of the inputs' salient part are not available in this version; leave attributions, "
+            "base_attributions and perturb_func at None, or pass inputs that you have reduced yourself."
+        )

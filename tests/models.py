@@ -1,0 +1,124 @@
+"""Small models with known layers, shared by the tests."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvNet(nn.Module):
+    """Two convolutional stages; (N, 3, 12, 12) to 3 classes. In-place activations, as torchvision has them."""
+
+    def __init__(self, width: int = 6, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(4, width, 3, stride=2, padding=1)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv3 = nn.Conv2d(width, 5, 3, stride=2, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor, scale: Any = 1.0) -> Tensor:
+        x = self.relu1(self.conv1(x * scale))
+        x = self.relu2(self.conv2(x))
+        return self.fc(self.pool(torch.tanh(self.conv3(x))).flatten(1))
+
+
+class TwoInputs(nn.Module):
+    """A model of two inputs and an additional argument per example."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.left = nn.Linear(4, 6)
+        self.right = nn.Linear(3, 6)
+        self.mix = nn.Linear(6, 5)
+
+    def forward(self, left: Tensor, right: Tensor, shift: Any = None) -> Tensor:
+        hidden = torch.tanh(self.left(left)) + torch.tanh(self.right(right))
+        return self.mix(hidden if shift is None else hidden + shift)
+
+
+class Split(nn.Module):
+    """A layer with several outputs in a chosen container."""
+
+    def __init__(self, container: str) -> None:
+        super().__init__()
+        self.container = container
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.second = nn.Conv2d(3, 2, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Any:
+        a, b = self.first(x), self.second(x)
+        return {
+            "tuple": lambda: (a, b, "no tensor"),
+            "dict": lambda: {"a": a, "b": b, "step": 3},
+            "dataclass": lambda: Outputs(a, b),
+        }[self.container]()
+
+
+@dataclass
+class Outputs:
+    a: Tensor
+    b: Tensor
+
+
+class SeveralOutputs(nn.Module):
+    def __init__(self, container: str, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.split = Split(container)
+        self.head = nn.Conv2d(4, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.split(x)
+        if isinstance(out, dict):
+            a, b = out["a"], out["b"]
+        elif isinstance(out, Outputs):
+            a, b = out.a, out.b
+        else:
+            a, b = out[0], out[1]
+        return self.head(torch.tanh(a)).mean((2, 3)) + b.mean((1, 2, 3))[:, None]
+
+
+class TinyTransformer(nn.Module):
+    """Patches to tokens with class tokens in front, as ViT does it."""
+
+    def __init__(self, patch: int = 4, width: int = 8, prefix: int = 1, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embed = nn.Conv2d(3, width, patch, stride=patch)
+        self.prefix = nn.Parameter(torch.randn(1, prefix, width))
+        self.block = nn.TransformerEncoderLayer(width, 2, 16, batch_first=True, dropout=0.0)
+        self.norm = nn.LayerNorm(width)
+        self.fc = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.prefix.expand(len(x), -1, -1), tokens], dim=1)
+        return self.fc(self.norm(self.block(tokens)).mean(1))
+
+
+class ChannelsLast(nn.Module):
+    """A stage that works on (N, h, w, C), as Swin does."""
+
+    def __init__(self, width: int = 8, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embed = nn.Conv2d(3, width, 4, stride=4)
+        self.stage = nn.Linear(width, width)
+        self.fc = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.tanh(self.stage(self.embed(x).permute(0, 2, 3, 1))).mean((1, 2)))
+
+
+def images(n: int, height: int = 12, width: int = 12, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def labels(n: int, classes: int = 3) -> Tensor:
+    return torch.arange(n) % classes

@@ -1,0 +1,1 @@
+"""Slow, literal renderings of the method that the package is held against."""
