@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Callable, Optional, Sequence, Union
+from typing import Any, Optional, Sequence, Union
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_kd.layouts import LayoutHints
 
@@ -15,8 +15,8 @@ __all__ = [
     "as_forward_args",
     "as_inputs",
     "as_labels",
+    "as_layers",
     "as_layout_hints",
-    "as_list",
     "check_batch_size",
     "check_callable",
 ]
@@ -89,7 +89,7 @@ def as_labels(target: Target, n: int) -> Optional[Tensor]:
 
 def check_batch_size(value: Optional[int], argument: str) -> None:
     """Raises unless the value is None or a positive integer."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    if value is not None and not _is_count(value, 1):
         raise ValueError(f"{argument} must be a positive integer or None, got {value!r}.")
 
 
@@ -99,26 +99,39 @@ def as_layout_hints(
     """The three layout arguments, checked.
 
     Raises:
-        ValueError: a grid that is no pair of positive integers, or a negative number of prefix tokens.
+        ValueError: a grid that is no pair of positive integers, a negative number of prefix tokens, or a
+            channels_last that is no boolean.
     """
     if grid is not None:
-        if len(tuple(grid)) != 2 or any(not isinstance(side, int) or side < 1 for side in grid):
+        if not isinstance(grid, (tuple, list)) or len(grid) != 2 or not all(_is_count(side, 1) for side in grid):
             raise ValueError(f"grid must be (h, w), two positive integers, got {grid!r}.")
         grid = (grid[0], grid[1])
-    if prefix_tokens is not None and (not isinstance(prefix_tokens, int) or prefix_tokens < 0):
+    if prefix_tokens is not None and not _is_count(prefix_tokens, 0):
         raise ValueError(f"prefix_tokens must be a non-negative integer, got {prefix_tokens!r}.")
+    if channels_last is not None and not isinstance(channels_last, bool):
+        raise ValueError(f"channels_last must be True, False or None, got {channels_last!r}.")
     return LayoutHints(grid, prefix_tokens, channels_last)
 
 
-def as_list(value: Any, length: int, argument: str, is_one: Callable[[Any], bool]) -> list[Any]:
-    """One value or None repeated, or a list of the right length as it is.
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def as_layers(value: Any, argument: str, length: Optional[int] = None) -> list[Any]:
+    """A list of layers as it is, or one layer (None where a length is asked for) repeated.
 
     Raises:
-        ValueError: a list of another length.
+        TypeError: neither layer nor list.
+        ValueError: an empty list or one of another length.
     """
-    if value is None or is_one(value):
-        return [value] * length
-    values = list(value)
-    if len(values) != length:
-        raise ValueError(f"{argument} has {len(values)} entries for {length} layer(s); pass one for each.")
-    return values
+    if isinstance(value, (str, nn.Module)) or (value is None and length is not None):
+        return [value] * (length or 1)
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(
+            f"{argument} must be an nn.Module, a dotted name or a list of them, got {type(value).__name__}."
+        )
+    if not value:
+        raise ValueError(f"{argument} is an empty list; pass at least one layer.")
+    if length is not None and len(value) != length:
+        raise ValueError(f"{argument} has {len(value)} entries for {length} layer(s); pass one for each.")
+    return list(value)

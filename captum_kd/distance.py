@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal, NamedTuple, Optional
+from contextlib import nullcontext
+from typing import Any, ContextManager, Literal, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -121,7 +122,8 @@ class _Distances(torch.autograd.Function):
         shift = (x if y is None else y).mean(0)
         xs = x - shift
         ys = xs if y is None else y - shift
-        distances, close = _distances(xs, ys, symmetric=y is None)
+        with _full_precision(xs.device):
+            distances, close = _distances(xs, ys, symmetric=y is None)
         ctx.symmetric = y is None
         ctx.save_for_backward(xs, ys, distances, close)
         return distances.to(x.dtype)
@@ -139,8 +141,9 @@ class _Distances(torch.autograd.Function):
         rows, columns = close
         single = slope[rows, columns]
         slope[rows, columns] = 0
-        grad_x = slope.sum(1, keepdim=True) * xs - slope @ ys
-        grad_y = None if ctx.symmetric else slope.sum(0)[:, None] * ys - slope.T @ xs
+        with _full_precision(xs.device):
+            grad_x = slope.sum(1, keepdim=True) * xs - slope @ ys
+            grad_y = None if ctx.symmetric else slope.sum(0)[:, None] * ys - slope.T @ xs
         for part in _pair_blocks(rows.numel(), xs.shape[1]):
             pull = single[part, None] * (xs[rows[part]] - ys[columns[part]])
             grad_x.index_add_(0, rows[part], pull)
@@ -185,6 +188,14 @@ def _row_norms(x: Tensor) -> Tensor:
 def _pair_blocks(pairs: int, width: int) -> list[slice]:
     step = max(1, _PAIR_BLOCK // max(1, width))
     return [slice(start, start + step) for start in range(0, pairs, step)]
+
+
+def _full_precision(device: torch.device) -> ContextManager[None]:
+    """Products under a caller's autocast would lose the digits that distances need."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    full: ContextManager[None] = torch.autocast(device.type, enabled=False)
+    return full
 
 
 def _has_float64(device: torch.device) -> bool:

@@ -115,7 +115,7 @@ def counterpart(layer: Layer, base_func: Callable[..., Any], *, model: str, argu
 def _names(model: nn.Module) -> dict[str, nn.Module]:
     # A compiled module and the module inside share one clean name; the one inside, whose hooks
     # run when compilation is off, comes later and wins.
-    return {_clean(name): module for name, module in model.named_modules() if name}
+    return {_clean(name): module for name, module in model.named_modules(remove_duplicate=False) if name}
 
 
 def _clean(name: str) -> str:
@@ -221,7 +221,8 @@ class _Catcher:
             if isinstance(output, Tensor) and output.dim() == 4:
                 if threading.get_ident() == self.thread or getattr(module, "_is_replica", False):
                     n, a, b, c = output.shape
-                    self.seen[output.device].append(Trace((n, a, b, c), module))
+                    keeps_shape = any(isinstance(arg, Tensor) and arg.shape == output.shape for arg in args)
+                    self.seen[output.device].append(Trace((n, a, b, c), module, keeps_shape))
 
         handle = nn.modules.module.register_module_forward_hook(trace)
         try:
@@ -278,7 +279,13 @@ def _device_order(
             f"The layer ran on {len(devices)} devices, and forward_func does not say in which order; "
             "pass device_ids, as for any Captum layer attribution of a DataParallel model."
         )
-    ordered: list[torch.device] = _sort_key_list(devices, list(ids))
+    try:
+        ordered: list[torch.device] = _sort_key_list(devices, list(ids))
+    except AssertionError:
+        raise ValueError(
+            f"device_ids={list(ids)} does not list each of the devices that the layer ran on, "
+            f"{', '.join(map(str, devices))}."
+        ) from None
     return ordered
 
 

@@ -45,6 +45,9 @@ _CHANNELS_FIRST_1D = (
     nn.AdaptiveMaxPool1d,
 )
 
+# What a permutation leaves channels last (True) or first (False).
+_PERMUTATIONS = {(0, 2, 3, 1): True, (0, 3, 1, 2): False}
+
 
 class LayoutHints(NamedTuple):
     """What the user says about layouts; None means: find out."""
@@ -59,6 +62,8 @@ class Trace(NamedTuple):
 
     shape: tuple[int, int, int, int]
     module: nn.Module
+    keeps_shape: bool = False
+    """Whether the module was given a tensor of that same shape, as blocks and stages are."""
 
 
 class Layout(NamedTuple):
@@ -123,12 +128,23 @@ def _is_channels_last(
         return hints.channels_last
     shape = (output.shape[0], output.shape[1], output.shape[2], output.shape[3])
     own = _orientation(Trace(shape, module), image_size)
-    if own is not None:
-        return own
-    for earlier in reversed(seen):
-        neighbour = _orientation(earlier, image_size)
-        if neighbour is not None:
-            return neighbour
+    return _neighbours_orientation(shape, image_size, seen) if own is None else own
+
+
+def _neighbours_orientation(shape: tuple[int, int, int, int], image_size: Size, seen: Sequence[Trace]) -> bool:
+    """What the latest output of the same batch and grid says about a shape that does not tell."""
+    passed: set[nn.Module] = set()
+    for trace in reversed(seen):
+        if trace.module in passed:
+            continue
+        orientation = _orientation(trace, image_size)
+        positions = slice(1, 3) if orientation else slice(2, 4)
+        is_alike = trace.shape[0] == shape[0] and trace.shape[positions] == shape[positions]
+        if orientation is not None and is_alike:
+            return orientation
+        # A block gives what it is given, whatever it permutes inside (ConvNeXt): look ahead of it.
+        if trace.keeps_shape:
+            passed.update(trace.module.modules())
     return False
 
 
@@ -140,11 +156,15 @@ def _orientation(trace: Trace, image_size: Size) -> Optional[bool]:
     # It normalises the last dimension; subclasses that permute around it (timm, torchvision) do not.
     if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
         return True
+    # Permuting modules (torchvision's Permute) say it themselves.
+    dims = getattr(module, "dims", None)
+    if isinstance(dims, (list, tuple)) and tuple(dims) in _PERMUTATIONS:
+        return _PERMUTATIONS[tuple(dims)]
     _, a, b, c = trace.shape
     first, last = _has_aspect((b, c), image_size), _has_aspect((a, b), image_size)
-    if first == last:
-        return None
-    return last
+    if first != last:
+        return last
+    return True if isinstance(module, nn.Linear) else None  # a linear layer mixes the last dimension
 
 
 def _token_grid(

@@ -253,12 +253,17 @@ class Observation:
             start = grad_features.to(part.features.device, part.features.dtype) / size
             gradients = torch.autograd.grad(part.features, part.activations, start, **kwargs)
         if all(gradient is None for gradient in gradients):
+            if not pair.is_deeper:
+                raise ValueError(
+                    f"The result of feature_transform does not depend on {pair.map_layer} in a way that gradients can "
+                    "follow; feature_transform must be differentiable."
+                )
             raise ValueError(
                 f"The features of {pair.feature_layer} do not depend on {pair.map_layer}: feature_layer must "
                 "come after layer, on a path that gradients can follow."
             )
         return [
-            torch.zeros_like(_precise(a)) if g is None else _precise(g) * size
+            torch.zeros_like(_precise(a)) if g is None else _precise(g.detach()) * size
             for g, a in zip(gradients, part.activations)
         ]
 

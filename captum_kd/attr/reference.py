@@ -213,6 +213,15 @@ class ReferencePopulation:
 
 
 def added_features(side: SideReference, features: Tensor) -> AddedRows:
-    """New inputs, (N, d) features, as rows of a population; differentiable in the features."""
+    """New inputs, (N, d) features, as rows of a population; differentiable in the features.
+
+    Raises:
+        ValueError: features of another width than the population's.
+    """
     points = side.points.to(features.dtype)
+    if features.shape[1] != points.shape[1]:
+        raise ValueError(
+            f"The inputs have {features.shape[1]} features, those of the reference population {points.shape[1]}: with "
+            "a feature_transform that keeps positions, such as flatten, both need the same size."
+        )
     return side.added(cross_distances(features, points), features.dtype)

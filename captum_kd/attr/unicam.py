@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import warnings
 from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
 
@@ -17,8 +18,8 @@ from captum_kd._arguments import (
     as_forward_args,
     as_inputs,
     as_labels,
+    as_layers,
     as_layout_hints,
-    as_list,
     check_batch_size,
     check_callable,
 )
@@ -144,18 +145,16 @@ class UniCAM(LayerAttribution):
             (feature_transform, "feature_transform"),
         ):
             check_callable(value, argument)
-        self._several = not _is_layer(layer)
-        layers: list[LayerLike] = [layer] if isinstance(layer, (str, nn.Module)) else list(layer)
-        if not layers:
-            raise ValueError("layer is an empty list; pass at least one layer.")
+        layers = as_layers(layer, "layer")
+        self._several = not isinstance(layer, (str, nn.Module))
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
         own: list[LayerPair] = []
         other: list[LayerPair] = []
         for map_layer, base_map, features, base_features in zip(
             layers,
-            as_list(base_layer, len(layers), "base_layer", _is_layer),
-            as_list(feature_layer, len(layers), "feature_layer", _is_layer),
-            as_list(base_feature_layer, len(layers), "base_feature_layer", _is_layer),
+            as_layers(base_layer, "base_layer", len(layers)),
+            as_layers(feature_layer, "feature_layer", len(layers)),
+            as_layers(base_feature_layer, "base_feature_layer", len(layers)),
         ):
             first = resolve_layer(forward_func, map_layer, model="forward_func", argument="layer")
             second = _base_layer(first, base_map, base_func, "base_layer")
@@ -502,18 +501,16 @@ class UniCAM(LayerAttribution):
         }
         for role, observer in zip(("student", "base"), self._observers):
             settings[f"{role} layers"] = [str(pair.feature_layer) for pair in observer.pairs]
+            settings[f"{role} layout"] = observer.hints._asdict()
+            modules = [pair.feature_layer.module for pair in observer.pairs]
             if isinstance(observer.forward_func, nn.Module):
-                parameters = [p for p in observer.forward_func.parameters() if p.is_floating_point()]
-                settings[f"{role} weights"] = _fingerprint(parameters[:1] + parameters[-1:])
+                modules.append(observer.forward_func)
+            settings[f"{role} weights"] = _fingerprint([p for module in modules for p in _ends(module)])
         return settings
 
     def _format(self, maps: list[tuple[Tensor, ...]]) -> Any:
         formatted = [_format_output(len(of_layer) > 1, of_layer) for of_layer in maps]
         return formatted if self._several else formatted[0]
-
-
-def _is_layer(value: object) -> bool:
-    return isinstance(value, (str, nn.Module))
 
 
 def _student_layer(layer: LayerLike, forward_func: Callable[..., Any], argument: str) -> Layer:
@@ -548,10 +545,15 @@ def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:
     return bool((apart.amin(1) < usual / 4).float().mean() > 0.5)
 
 
-def _fingerprint(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
-    """A few numbers of each tensor, exact on every device, that tell one set of weights from another."""
+def _ends(module: nn.Module) -> list[nn.Parameter]:
+    parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
+    return parameters[:1] + parameters[-1:]
+
+
+def _fingerprint(tensors: Sequence[Tensor]) -> str:
+    """A digest of a few numbers of each tensor, the same on every device."""
     numbers: list[Any] = []
     for tensor in tensors:
         flat = tensor.detach().flatten()
         numbers += [tuple(tensor.shape), *flat[:: max(1, flat.numel() // 8)][:8].tolist()]
-    return tuple(numbers)
+    return hashlib.sha1(repr(numbers).encode()).hexdigest()[:12]
