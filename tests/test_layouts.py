@@ -1,0 +1,400 @@
+"""Where layers keep their positions: tokens, channels-last and channels-first outputs."""
+
+import pytest
+import torch
+from models import ChannelsLast, ConvNet, TinyTransformer, images, labels
+from reference import literal
+from torch import Tensor, nn
+
+from captum_kd import UniCAM, global_average_pool
+from captum_kd.layers import catch_layers, resolve_layer
+from captum_kd.layouts import Layout, LayoutHints, Trace, find_layout
+
+torchvision = pytest.importorskip("torchvision")
+
+N = 6
+SQUARE = (16, 16)
+
+pytestmark = pytest.mark.filterwarnings("ignore:The population is")
+
+
+def layout_of(
+    output_shape: tuple,
+    image_size: tuple = SQUARE,
+    seen: tuple = (),
+    module: nn.Module = nn.Identity(),
+    **hints,
+) -> Layout:
+    """The layout of an output, given the (shape, module) of 4-D outputs ahead of it."""
+    return find_layout(
+        torch.empty(output_shape),
+        module=module,
+        where="layer 'blocks.1' of forward_func",
+        image_size=image_size,
+        seen=[Trace(shape, before) for shape, before in seen],
+        hints=LayoutHints(**hints),
+    )
+
+
+def layout_in(model: nn.Module, name: str, size: tuple, at_input: bool = False) -> Layout:
+    """The layout that a layer has in a forward pass of its model."""
+    layer = resolve_layer(model.eval(), name, model="forward_func", argument="layer")
+    (caught,) = catch_layers(model, [layer], (torch.randn(2, 3, *size),), at_input=at_input, trace=True)
+    (output,) = caught[layer.module].tensors
+    return find_layout(
+        output, module=layer.module, where=str(layer), image_size=size, seen=caught[layer.module].seen
+    )
+
+
+def caught_output(model: nn.Module, name: str, x: Tensor) -> Tensor:
+    kept = []
+    handle = model.get_submodule(name).register_forward_hook(lambda m, i, o: kept.append(o.detach().clone()))
+    with torch.no_grad():
+        model(x)
+    handle.remove()
+    return kept[0]
+
+
+def conv(channels: int = 8) -> nn.Module:
+    return nn.Conv2d(3, channels, 1)
+
+
+# ------------------------------------------------------------------------------ tokens
+
+
+def test_grid_is_that_of_the_patch_embedding():
+    assert layout_of((2, 16, 8), seen=[((2, 8, 4, 4), conv())]) == Layout((4, 4), 0)
+
+
+def test_class_token_in_front_is_left_out():
+    assert layout_of((2, 17, 8), seen=[((2, 8, 4, 4), conv())]) == Layout((4, 4), 1)
+
+
+def test_sixteen_prefix_tokens_are_accepted_and_seventeen_are_not():
+    seen = [((2, 8, 2, 4), conv())]
+    assert layout_of((2, 24, 8), (16, 32), seen) == Layout((2, 4), 16)
+    with pytest.raises(ValueError, match="prefix_tokens"):
+        layout_of((2, 27, 8), (16, 32), seen)
+
+
+def test_grid_of_a_non_square_image():
+    assert layout_of((2, 25, 8), (16, 24), [((2, 8, 4, 6), conv())]) == Layout((4, 6), 1)
+
+
+def test_grid_may_be_rounded():
+    assert layout_of((2, 12, 8), (17, 24), [((2, 8, 3, 4), conv())]) == Layout((3, 4), 0)
+
+
+def test_latest_fitting_output_gives_the_grid():
+    seen = [((2, 4, 8, 8), conv(4)), ((2, 8, 4, 4), conv()), ((2, 8, 2, 2), conv())]
+    assert layout_of((2, 66, 8), seen=seen) == Layout((8, 8), 2)
+    assert layout_of((2, 17, 8), seen=seen[:2]) == Layout((4, 4), 1)
+
+
+def test_grid_from_a_channels_last_output():
+    assert layout_of((2, 25, 8), (16, 24), [((2, 4, 6, 8), nn.Identity())]) == Layout((4, 6), 1)
+
+
+def test_outputs_of_another_batch_do_not_give_the_grid():
+    with pytest.raises(ValueError, match="18 tokens"):
+        layout_of((2, 18, 8), (16, 32), [((10, 8, 2, 4), conv())])
+
+
+@pytest.mark.parametrize("internal", [(2, 4, 25, 25), (2, 4, 25, 2), (2, 2, 25, 4), (2, 25, 4, 2)])
+def test_attention_internals_are_no_grids(internal):
+    seen = [((2, 8, 4, 6), conv()), (internal, nn.Identity())]
+    assert layout_of((2, 25, 8), (16, 24), seen) == Layout((4, 6), 1)
+
+
+def test_pooled_outputs_are_no_grids():
+    seen = [((2, 8, 3, 3), conv()), ((2, 8, 1, 1), nn.AdaptiveAvgPool2d(1))]
+    assert layout_of((2, 10, 8), seen=seen) == Layout((3, 3), 1)
+
+
+def test_one_token_is_a_grid_of_one():
+    assert layout_of((2, 1, 8), seen=[((2, 8, 1, 1), conv())]) == Layout((1, 1), 0)
+
+
+@pytest.mark.parametrize(("tokens", "prefix"), [(16, 0), (17, 1)])
+def test_without_a_trace_a_square_or_a_square_plus_one(tokens, prefix):
+    assert layout_of((2, tokens, 8)) == Layout((4, 4), prefix)
+
+
+def test_without_a_trace_prefix_tokens_make_other_squares():
+    assert layout_of((2, 21, 8), prefix_tokens=5) == Layout((4, 4), 5)
+
+
+def test_prefix_tokens_choose_among_the_outputs_ahead():
+    seen = [((2, 8, 4, 4), conv()), ((2, 8, 3, 3), conv())]
+    assert layout_of((2, 17, 8), seen=seen) == Layout((3, 3), 8)
+    assert layout_of((2, 17, 8), seen=seen, prefix_tokens=1) == Layout((4, 4), 1)
+
+
+def test_grid_goes_before_everything_found():
+    assert layout_of((2, 17, 8), seen=[((2, 8, 4, 4), conv())], grid=(2, 8)) == Layout((2, 8), 1)
+
+
+def test_no_grid_is_an_error_that_names_the_ways_out():
+    with pytest.raises(ValueError) as error:
+        layout_of((2, 18, 8), (16, 24))
+    for part in ("blocks.1", "18 tokens", "16 x 24", "grid=(h, w)", "prefix_tokens=k", "channels_last=False"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "hints", [{"grid": (3, 4), "prefix_tokens": 1}, {"grid": (4, 4), "prefix_tokens": 2}, {"grid": (5, 4)}]
+)
+def test_hints_that_do_not_fit_are_an_error(hints):
+    with pytest.raises(ValueError, match=r"grid=.* does not fit .*17 tokens"):
+        layout_of((2, 17, 8), **hints)
+
+
+# -------------------------------------------------------------- other ranks and inputs
+
+
+def test_outputs_of_convolutions_over_sequences_are_no_tokens():
+    assert layout_of((2, 8, 16), module=nn.Conv1d(8, 8, 1)) == Layout()
+
+
+def test_channels_last_false_says_that_there_are_no_tokens():
+    assert layout_of((2, 9, 16), channels_last=False) == Layout()
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (2, 8, 4, 4, 4)])
+def test_outputs_of_other_ranks_stay_as_they_are(shape):
+    assert layout_of(shape) == Layout()
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 8), (2, 4, 4, 8)])
+def test_without_images_outputs_stay_as_they_are(shape):
+    assert layout_of(shape, image_size=None) == Layout()
+
+
+# --------------------------------------------------------------- channels first or last
+
+
+@pytest.mark.parametrize("image_size", [(16, 16), (16, 24), (24, 16), (17, 23)])
+def test_channels_last_by_the_aspect_of_the_input(image_size):
+    h, w = image_size[0] // 4, image_size[1] // 4
+    assert layout_of((2, h, w, 32), image_size).channels_last
+    assert not layout_of((2, 32, h, w), image_size).channels_last
+
+
+def test_ambiguous_output_of_a_known_channels_first_module():
+    assert not layout_of((2, 4, 4, 4), seen=[((2, 4, 4, 4), nn.LayerNorm(4))], module=nn.BatchNorm2d(4)).channels_last
+
+
+@pytest.mark.parametrize("module", [nn.LayerNorm(4), nn.Linear(4, 4)])
+def test_ambiguous_output_of_a_known_channels_last_module(module):
+    assert layout_of((2, 4, 4, 4), seen=[((2, 4, 4, 4), conv(4))], module=module).channels_last
+
+
+def test_a_linear_layer_over_the_last_of_the_positions_stays_channels_first():
+    assert not layout_of((2, 8, 4, 4), module=nn.Linear(4, 4)).channels_last
+
+
+@pytest.mark.parametrize(("neighbour", "expected"), [(nn.LayerNorm(4), True), (conv(4), False)])
+def test_ambiguous_output_follows_its_neighbour(neighbour, expected):
+    assert layout_of((2, 4, 4, 4), seen=[((2, 4, 4, 4), neighbour)]).channels_last is expected
+
+
+def test_ambiguous_output_follows_a_neighbour_whose_shape_tells():
+    assert layout_of((2, 4, 4, 4), seen=[((2, 4, 4, 16), nn.Identity())]).channels_last
+
+
+@pytest.mark.parametrize("other", [(10, 4, 4, 16), (2, 2, 2, 16)])
+def test_neighbours_of_another_batch_or_grid_have_no_say(other):
+    assert not layout_of((2, 4, 4, 4), seen=[(other, nn.Identity())]).channels_last
+
+
+def test_ambiguous_output_without_neighbours_is_channels_first():
+    assert not layout_of((2, 4, 4, 4)).channels_last
+
+
+@pytest.mark.parametrize("hint", [True, False])
+def test_channels_last_goes_before_everything_found(hint):
+    assert layout_of((2, 8, 4, 4), module=conv(), channels_last=hint).channels_last is hint
+
+
+def test_one_by_one_outputs_are_channels_first():
+    assert not layout_of((2, 8, 1, 1)).channels_last
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [(Layout(), (2, 5, 3, 4)), (Layout(channels_last=True), (2, 3, 4, 5)), (Layout((3, 4), 2), (2, 14, 5))],
+)
+def test_to_channels_first_puts_every_entry_in_its_place(layout, shape):
+    canonical = torch.arange(2 * 5 * 3 * 4.0).reshape(2, 5, 3, 4)
+    given = canonical
+    if layout.channels_last:
+        given = canonical.permute(0, 2, 3, 1)
+    if layout.grid:
+        given = torch.cat([torch.full((2, 2, 5), -1.0), canonical.flatten(2).transpose(1, 2)], dim=1)
+    assert given.shape == shape
+    assert torch.equal(layout.to_channels_first(given), canonical)
+
+
+# ----------------------------------------------------------------------- whole networks
+
+
+def vision_transformer() -> nn.Module:
+    torch.manual_seed(3)
+    return torchvision.models.VisionTransformer(
+        image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3
+    ).eval()
+
+
+def swin() -> nn.Module:
+    torch.manual_seed(3)
+    return torchvision.models.SwinTransformer(
+        patch_size=[4, 4], embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=[4, 4], num_classes=3
+    ).eval()
+
+
+def convnext() -> nn.Module:
+    torch.manual_seed(3)
+    block = torchvision.models.convnext.CNBlockConfig
+    return torchvision.models.ConvNeXt([block(8, 16, 1), block(16, None, 1)], num_classes=3).eval()
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.layers.encoder_layer_1", "encoder.layers.encoder_layer_0.mlp.0", "encoder.ln"]
+)
+@pytest.mark.parametrize("at_input", [False, True])
+def test_torchvision_vision_transformer(name, at_input):
+    assert layout_in(vision_transformer(), name, (16, 16), at_input) == Layout((4, 4), 1)
+
+
+# At 32 pixels the first stage has as many channels as rows and columns: shapes alone do not tell.
+@pytest.mark.parametrize("size", [(32, 32), (32, 48), (64, 64)])
+@pytest.mark.parametrize(
+    "name", ["features.0", "features.1", "features.1.0.attn", "features.1.0.mlp", "features.3", "norm"]
+)
+def test_torchvision_swin_is_channels_last(name, size):
+    assert layout_in(swin(), name, size) == Layout(channels_last=True)
+
+
+@pytest.mark.parametrize("name", ["features.0.0", "permute", "avgpool"])
+def test_channels_first_layers_in_torchvision_swin(name):
+    assert layout_in(swin(), name, (32, 32)) == Layout()
+
+
+def test_permuting_modules_in_torchvision_swin():
+    assert layout_in(swin(), "features.0.1", (32, 32)) == Layout(channels_last=True)
+
+
+@pytest.mark.parametrize("at_input", [False, True])
+@pytest.mark.parametrize("size", [(32, 32), (32, 48)])
+@pytest.mark.parametrize("name", ["features.1", "features.1.0", "features.1.0.block", "features.3"])
+def test_torchvision_convnext_is_channels_first(name, size, at_input):
+    """Its blocks permute to channels last and back; at 32 pixels shapes do not tell."""
+    assert layout_in(convnext(), name, size, at_input) == Layout()
+
+
+def test_channels_last_layers_in_torchvision_convnext():
+    assert layout_in(convnext(), "features.1.0.block.2", (32, 32)) == Layout(channels_last=True)
+
+
+class PermutingBlock(nn.Module):
+    """Permutes to channels last and back with no module to show for it, as timm's ConvNeXt does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        self.norm = nn.LayerNorm(4)
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(self.norm(self.spatial(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("1", False), ("2", False), ("2.mix", True), ("2.spatial", False)])
+def test_blocks_keep_the_layout_that_they_are_given(name, expected):
+    model = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), PermutingBlock(), PermutingBlock())
+    assert layout_in(model, name, (16, 16)).channels_last is expected
+
+
+# --------------------------------------------------------------------------------- maps
+
+
+@pytest.mark.parametrize(("prefix", "size"), [(0, (16, 16)), (1, (16, 16)), (5, (12, 20))])
+def test_map_of_tokens_equals_one_of_tokens_permuted_by_hand(prefix, size):
+    student, base = (TinyTransformer(prefix=prefix, seed=seed).double().eval() for seed in (1, 2))
+    x = images(N, *size, dtype=torch.float64)
+    h, w = size[0] // 4, size[1] // 4
+
+    def by_hand(model):
+        tokens = caught_output(model, "block", x)
+        return tokens[:, prefix:].permute(0, 2, 1).reshape(N, 8, h, w)
+
+    expected = literal.batch_map(
+        by_hand(student), global_average_pool, global_average_pool(by_hand(base)), labels(N, 2)
+    )
+    torch.testing.assert_close(UniCAM(student, "block", base).attribute(x, labels(N, 2)), expected)
+
+
+def test_map_of_a_channels_last_layer_equals_one_permuted_by_hand():
+    student, base = ChannelsLast(seed=1).double(), ChannelsLast(seed=2).double()
+    x = images(N, 12, 20, dtype=torch.float64)
+    a, b = (caught_output(model, "stage", x).permute(0, 3, 1, 2) for model in (student, base))
+    expected = literal.batch_map(a, global_average_pool, global_average_pool(b), labels(N, 2))
+    assert expected.shape == (N, 1, 3, 5)
+    torch.testing.assert_close(UniCAM(student, "stage", base).attribute(x, labels(N, 2)), expected)
+
+
+def test_channels_stay_in_dimension_one_without_summation():
+    student, base = TinyTransformer(seed=1).eval(), TinyTransformer(seed=2).eval()
+    x = images(N, 16, 12)
+    whole = UniCAM(student, "block", base).attribute(x)
+    split = UniCAM(student, "block", base).attribute(x, attr_dim_summation=False)
+    assert split.shape == (N, 8, 4, 3)
+    torch.testing.assert_close(split.sum(1, keepdim=True), whole)
+
+
+def test_prefix_tokens_are_left_out_of_the_features():
+    """With all tokens as positions the class token would count."""
+    student, base = TinyTransformer(seed=1).eval(), TinyTransformer(seed=2).eval()
+    seen = []
+
+    def transform(activations):
+        seen.append(activations.shape)
+        return global_average_pool(activations)
+
+    UniCAM(student, "block", base, feature_transform=transform).attribute(images(N, 16, 16))
+    assert seen == [(N, 8, 4, 4), (N, 8, 4, 4)]
+
+
+def test_hints_reach_the_layer():
+    student, base = TinyTransformer(seed=1).eval(), TinyTransformer(seed=2).eval()
+    assert UniCAM(student, "block", base, grid=(2, 8)).attribute(images(N, 16, 16)).shape == (N, 1, 2, 8)
+    with pytest.raises(ValueError, match="does not fit layer 'block' of forward_func"):
+        UniCAM(student, "block", base, grid=(3, 3), prefix_tokens=1).attribute(images(N, 16, 16))
+
+
+@pytest.mark.parametrize("deeper", [False, True])
+def test_vision_transformer_with_a_convolutional_base(deeper):
+    student, base = vision_transformer(), ConvNet(seed=2)
+    unicam = UniCAM(
+        student,
+        "encoder.layers.encoder_layer_0",
+        base,
+        "conv2",
+        feature_layer="encoder.ln" if deeper else None,
+        base_feature_layer="conv3" if deeper else None,
+    )
+    maps = unicam.attribute_transfer(images(N, 16, 16), labels(N, 2))
+    assert maps.distilled.shape == (N, 1, 4, 4)
+    assert maps.residual.shape == (N, 1, 8, 8)
+    assert maps.distilled.abs().amin() > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "size"),
+    [(swin, "features.1", (32, 32)), (swin, "features.3", (32, 48)), (convnext, "features.3", (32, 48))],
+)
+def test_maps_of_torchvision_models_have_the_images_aspect(model, layer, size):
+    unicam = UniCAM(model(), layer, ConvNet(seed=2), "conv2")
+    stride = 4 if layer == "features.1" else 8
+    maps = unicam.attribute(images(N, *size), labels(N, 2))
+    assert maps.shape == (N, 1, size[0] // stride, size[1] // stride)
