@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from captum_kd.visualization import plot_layer_scores, visualize_transfer
@@ -104,4 +103,3 @@ def _energy_text(share: EnergyShare) -> str:
     spread = "" if share.standard_error is None else f" (standard error {share.standard_error:.1%})"
     empty = f", {share.empty_maps} empty maps left out" if share.empty_maps else ""
     return f"{share.mean:7.1%}{spread}{empty}"
-
