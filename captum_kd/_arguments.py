@@ -59,7 +59,7 @@ def as_forward_args(additional_forward_args: Any) -> tuple[Any, ...]:
 
 
 def as_labels(target: Target, n: int) -> Optional[Tensor]:
-    """Labels as an (n,) tensor of int64 on the CPU; None stays None.
+    """Labels as an (n,) tensor of int64 on the CPU, a copy; None stays None.
 
     Raises:
         TypeError: labels that are no integers.
@@ -79,7 +79,7 @@ def as_labels(target: Target, n: int) -> Optional[Tensor]:
             ) from None
     if target.is_floating_point() or target.is_complex():
         raise TypeError(f"target must hold integer class labels, got a tensor of {target.dtype}; use target.long().")
-    labels = target.detach().to("cpu", torch.long)
+    labels = target.detach().to("cpu", torch.long, copy=True)
     if labels.numel() == 1:
         return labels.reshape(1).expand(n)
     if labels.dim() != 1 or labels.shape[0] != n:

@@ -46,9 +46,14 @@ MIN_INPUTS = 4
 
 # Entries of |x|^2 + |y|^2 - 2xy below this share of |x|^2 + |y|^2 have lost too many
 # digits: the distance's error relative to the features' size is eps / (2 sqrt(share)).
-_CLOSE = {torch.float32: 1e-2, torch.float64: 1e-8}
-# Numbers held at once while single pairs are subtracted (32 MB of float64).
-_PAIR_BLOCK = 4_000_000
+_CLOSE = {torch.float32: 1e-2, torch.float64: 1e-3}
+# Wide features are all about equally far apart: centring takes 2 or 3 digits away, and over so few
+# inputs the rounding of float32 does not average out. Their geometry is computed in float64.
+_FEW = 64
+# Columns that one matrix product sums over.
+_COLUMNS = 16_384
+# Numbers held at once while single pairs are subtracted (3 MB of float64: more leaves the cache).
+_PAIR_BLOCK = 400_000
 
 
 # --------------------------------------------------------------------------- distances
@@ -105,13 +110,13 @@ def cross_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _safe_size(x: Tensor) -> float:
-    """1 where squares of ``x`` neither overflow nor vanish, else what to divide by."""
+    """1 where squares of ``x`` neither overflow nor vanish, else the power of two to divide by, which rounds nothing."""
     low, high = torch.stack(x.detach().aminmax()).tolist()
     size = max(high, -low)
     if not math.isfinite(size):
         raise ValueError("features have non-finite values (NaN or infinity).")
-    room = torch.finfo(x.dtype).max ** 0.25
-    return 1.0 if size == 0 or 1 / room < size < room else size
+    room = torch.finfo(torch.float32).max ** 0.25  # of float64 too: its geometries may be cast to float32
+    return 1.0 if size == 0 or 1 / room < size < room else math.ldexp(1.0, math.frexp(size)[1] - 1)
 
 
 class _Distances(torch.autograd.Function):
@@ -156,7 +161,7 @@ def _distances(xs: Tensor, ys: Tensor, symmetric: bool) -> tuple[Tensor, Tensor]
     """Distances of shifted rows and the (2, k) indices of pairs that were subtracted one by one."""
     x2 = torch.linalg.vecdot(xs, xs)[:, None]
     y2 = x2.T if symmetric else torch.linalg.vecdot(ys, ys)[None, :]
-    squares = torch.addmm(y2, xs, ys.T, alpha=-2).add_(x2)
+    squares = torch.sub(y2, _products(xs, ys), alpha=2).add_(x2)
     if symmetric:
         squares.fill_diagonal_(torch.inf)  # never close to itself; set to 0 at the end
     share = _CLOSE[xs.dtype]
@@ -175,6 +180,16 @@ def _distances(xs: Tensor, ys: Tensor, symmetric: bool) -> tuple[Tensor, Tensor]
     if symmetric:
         distances.fill_diagonal_(0)
     return distances, close
+
+
+def _products(xs: Tensor, ys: Tensor) -> Tensor:
+    """xs @ ys.T, in parts: the rounding of sums over very many columns would add up."""
+    parts = zip(xs.split(_COLUMNS, 1), ys.split(_COLUMNS, 1))
+    left, right = next(parts)
+    products = left @ right.T
+    for left, right in parts:
+        products += left @ right.T
+    return products
 
 
 def _row_norms(x: Tensor) -> Tensor:
@@ -244,7 +259,11 @@ def geometry(x: Tensor, estimator: Estimator = "unbiased") -> Geometry:
         estimator (str): "unbiased" centres for the unbiased estimator, "biased" for the biased one.
     """
     size = _safe_size(x)  # stays out: a geometry matters up to scale only
-    return center(_Distances.apply(x if size == 1 else x / size, None), estimator)
+    scaled = x if size == 1 else x / size
+    if x.dtype == torch.float32 and x.shape[0] <= _FEW and _has_float64(x.device):
+        precise = center(_Distances.apply(scaled.double(), None), estimator)
+        return Geometry(precise.matrix.to(x.dtype), precise.raw_norm.to(x.dtype))
+    return center(_Distances.apply(scaled, None), estimator)
 
 
 def center(distances: Tensor, estimator: Estimator = "unbiased") -> Geometry:
@@ -342,7 +361,8 @@ def distance_correlation(x: Tensor, y: Tensor, *, estimator: Estimator = "unbias
             Both are the squared quantity; the literature's dCor is the biased one's square root.
 
     Returns:
-        Tensor: scalar, differentiable once in both arguments. Half types are computed in float32.
+        Tensor: scalar, differentiable once in both arguments. Half types are computed in float32,
+            integers of 32 bits and more in float64.
 
     Raises:
         ValueError: fewer than 4 inputs, different numbers of inputs, non-finite features,
@@ -422,7 +442,7 @@ def _as_features(**features: Tensor) -> list[Tensor]:
             )
         if value.device != first.device:
             raise ValueError(f"{first_name} is on {first.device} but {name} is on {value.device}.")
-    prepared = {name: _real(value).flatten(1) for name, value in features.items()}
+    prepared = {name: _real(value).reshape(value.shape[0], -1) for name, value in features.items()}
     for name, value in prepared.items():
         if not is_finite(value):
             raise ValueError(f"{name} has non-finite values (NaN or infinity).")
@@ -438,6 +458,6 @@ def is_finite(x: Tensor) -> bool:
 def _real(value: Tensor) -> Tensor:
     if value.dtype in (torch.float32, torch.float64):
         return value
-    if value.is_floating_point():
-        return value.float()
-    return value.to(torch.get_default_dtype())
+    # float32 holds half types and small integers exactly, not those of 32 bits and more.
+    wide = not value.is_floating_point() and value.element_size() > 2 and _has_float64(value.device)
+    return value.double() if wide else value.float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Optional
 
 import torch
@@ -23,6 +24,9 @@ WAYS_OUT = (
 def check_class_embeddings(class_embeddings: Optional[Tensor]) -> Optional[Tensor]:
     """A detached float64 copy of (num_classes, e) embeddings on the CPU, or None for one-hot.
 
+    Scaled by a power of two to entries of about 1 at most: only the shape of the classes' geometry
+    matters, and tables of any size then keep their digits in float32.
+
     Raises:
         TypeError: not a floating point tensor.
         ValueError: not two-dimensional, fewer than two rows, or non-finite.
@@ -41,7 +45,9 @@ def check_class_embeddings(class_embeddings: Optional[Tensor]) -> Optional[Tenso
         )
     if not bool(torch.isfinite(class_embeddings).all()):
         raise ValueError("class_embeddings has non-finite values (NaN or infinity).")
-    return class_embeddings.detach().to("cpu", torch.float64)
+    table = class_embeddings.detach().to("cpu", torch.float64, copy=True)
+    largest = float(table.abs().max())
+    return table / (math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 1.0)
 
 
 def label_distances(labels: Tensor, others: Tensor, class_embeddings: Optional[Tensor] = None) -> Tensor:

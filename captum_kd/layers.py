@@ -11,9 +11,10 @@ import dataclasses
 import difflib
 import sys
 import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, ContextManager, Iterable, Iterator, NamedTuple, Optional, Sequence, Union
 
 import torch
@@ -289,13 +290,17 @@ def _device_order(
     return ordered
 
 
-def _eager() -> ContextManager[None]:
+@contextmanager
+def _eager() -> Iterator[None]:
     # Compiled models skip hooks registered after their first call. Where nothing was ever
     # compiled the switch is not worth the import of the compiler.
     if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    eager: ContextManager[None] = torch.compiler.set_stance("force_eager")
-    return eager
+        yield
+        return
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        # That a hook on all modules also runs for the compiled wrappers does no harm here.
+        warnings.filterwarnings("ignore", message="Using `torch.compile")
+        yield
 
 
 def _same_random_state(inputs: tuple[Any, ...]) -> ContextManager[None]:

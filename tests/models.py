@@ -122,3 +122,27 @@ def images(n: int, height: int = 12, width: int = 12, seed: int = 0, dtype: torc
 
 def labels(n: int, classes: int = 3) -> Tensor:
     return torch.arange(n) % classes
+
+
+class Columns(nn.Module):
+    """Features by choice: its layer gives some columns of the input, (N, d)."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        super().__init__()
+        self.columns = slice(start, stop)
+        self.layer = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x[:, self.columns])
+
+
+def activations(model: nn.Module, layer: str, *args: Any, at_input: bool = False) -> Tensor:
+    """What a layer gives, or is given, by a hook of the tests' own."""
+    kept: list[Tensor] = []
+    handle = model.get_submodule(layer).register_forward_hook(
+        lambda module, given, output: kept.append((given[0] if at_input else output).detach().clone())
+    )
+    with torch.no_grad():
+        model(*args)
+    handle.remove()
+    return kept[-1]

@@ -12,7 +12,7 @@ from captum_kd.layers import LayerLike, resolve_layer
 from captum_kd.layouts import LayoutHints
 from captum_kd.observation import LayerPair, Observer
 
-__all__ = ["FeatureSettings", "check_inputs", "layer_features"]
+__all__ = ["FeatureSettings", "check_inputs", "layer_features", "layer_observer"]
 
 PerturbFunc = Callable[[Tensor, Tensor], Tensor]
 
@@ -27,24 +27,22 @@ class FeatureSettings(NamedTuple):
     device_ids: Optional[list[int]]
 
 
-def layer_features(
-    forward_func: Callable[..., Any],
-    layer: LayerLike,
-    inputs: tuple[Tensor, ...],
-    additional_forward_args: Any,
-    settings: FeatureSettings,
-    *,
-    model: str,
-    argument: str,
-) -> Tensor:
-    """Detached features (n, d) of one layer, float32 or float64, on the layer's device."""
+def layer_observer(
+    forward_func: Callable[..., Any], layer: LayerLike, settings: FeatureSettings, *, model: str, argument: str
+) -> Observer:
+    """What will take the features of one layer. Checks everything that can be checked before a model runs."""
     check_callable(forward_func, model)
     check_callable(settings.feature_transform, "feature_transform")
     check_batch_size(settings.max_examples_per_batch, "max_examples_per_batch")
     found = resolve_layer(forward_func, layer, model=model, argument=argument)
-    observer = Observer(
-        forward_func, (LayerPair(found, found),), settings.feature_transform, settings.hints, settings.device_ids
-    )
+    pairs = (LayerPair(found, found),)
+    return Observer(forward_func, pairs, settings.feature_transform, settings.hints, settings.device_ids)
+
+
+def layer_features(
+    observer: Observer, inputs: tuple[Tensor, ...], additional_forward_args: Any, settings: FeatureSettings
+) -> Tensor:
+    """Detached features (n, d) of one layer, float32 or float64, on the layer's device."""
     observation = observer.observe(
         inputs,
         as_forward_args(additional_forward_args),

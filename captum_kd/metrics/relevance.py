@@ -13,7 +13,13 @@ from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlati
 from captum_kd.embeddings import check_class_embeddings, label_geometry
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.layers import LayerLike
-from captum_kd.metrics._layer_features import FeatureSettings, PerturbFunc, check_inputs, layer_features
+from captum_kd.metrics._layer_features import (
+    FeatureSettings,
+    PerturbFunc,
+    check_inputs,
+    layer_features,
+    layer_observer,
+)
 from captum_kd.metrics.similarity import refuse_localised
 
 __all__ = ["relevance_score"]
@@ -110,15 +116,12 @@ def relevance_score(
         attribute_to_layer_input,
         device_ids,
     )
-    features = layer_features(
-        forward_func, layer, values, additional_forward_args, settings, model="forward_func", argument="layer"
-    )
+    observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")
+    base_observer = given and layer_observer(*given, settings, model="given[0]", argument="given[1]")
+    features = layer_features(observer, values, additional_forward_args, settings)
     own = geometry(features, estimator)
     goal = label_geometry(labels.to(features.device), embeddings, features.dtype, estimator)
-    if given is None:
+    if base_observer is None:
         return correlation(own, goal)
-    base_features = layer_features(
-        given[0], given[1], values, additional_forward_args, settings, model="given[0]", argument="given[1]"
-    )
-    other = geometry(base_features).to_like(own)
+    other = geometry(layer_features(base_observer, values, additional_forward_args, settings)).to_like(own)
     return correlation(remove(own, other), remove(goal, other) if remove_from == "both" else goal)

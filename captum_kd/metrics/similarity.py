@@ -11,7 +11,7 @@ from captum_kd._arguments import as_inputs, as_layout_hints
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.layers import LayerLike
-from captum_kd.metrics._layer_features import FeatureSettings, PerturbFunc, check_inputs, layer_features
+from captum_kd.metrics._layer_features import FeatureSettings, PerturbFunc, check_inputs, layer_features, layer_observer
 
 __all__ = ["feature_similarity_score"]
 
@@ -95,12 +95,10 @@ def feature_similarity_score(
         attribute_to_layer_input,
         device_ids,
     )
-    first = layer_features(
-        forward_func, layer, values, additional_forward_args, settings, model="forward_func", argument="layer"
-    )
-    second = layer_features(
-        base_func, base_layer, values, additional_forward_args, settings, model="base_func", argument="base_layer"
-    )
+    first_observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")
+    second_observer = layer_observer(base_func, base_layer, settings, model="base_func", argument="base_layer")
+    first = layer_features(first_observer, values, additional_forward_args, settings)
+    second = layer_features(second_observer, values, additional_forward_args, settings)
     own, other = geometry(first, estimator), geometry(second, estimator)
     return correlation(own, other.to_like(own))
 

@@ -1,0 +1,70 @@
+"""What ``import captum_kd`` offers, and what it costs."""
+
+import configparser
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import captum_kd
+
+PUBLIC = {
+    "captum_kd": [
+        "ReferencePopulation",
+        "TransferAttributions",
+        "UniCAM",
+        "flatten",
+        "flatten_to_unit_length",
+        "global_average_pool",
+    ],
+    "captum_kd.metrics": ["feature_similarity_score", "relevance_score", "sensitivity_max"],
+    "captum_kd.distance": ["distance_correlation", "partial_distance_correlation"],
+}
+
+
+def modules_after(statement: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after a statement."""
+    script = f"import json, sys\n{statement}\njson.dump(sorted(sys.modules), sys.stdout)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def added() -> set[str]:
+    """What the package and its metrics load beyond Captum's attributions and metrics."""
+    ours = modules_after("import captum_kd, captum_kd.metrics, captum_kd.distance")
+    assert "captum_kd.attr.unicam" in ours
+    return ours - modules_after("import captum.attr, captum.metrics")
+
+
+@pytest.mark.parametrize(
+    "package",
+    ["dcor", "numba", "matplotlib", "torchvision", "timm", "sklearn", "scipy", "lightning", "pytorch_lightning", "PIL"],
+)
+def test_import_does_not_load(added, package):
+    assert not {name for name in added if name.split(".")[0] == package}
+
+
+def test_import_does_not_load_the_compiler(added):
+    assert not {name for name in added if name.startswith(("torch._dynamo", "torch._inductor"))}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names(module):
+    imported = __import__(module, fromlist=["*"])
+    missing = [name for name in PUBLIC[module] if not hasattr(imported, name) or name not in imported.__all__]
+    assert missing == []
+
+
+@pytest.mark.parametrize("module", ["captum_kd", "captum_kd.attr", "captum_kd.metrics", "captum_kd.distance"])
+def test_everything_announced_is_there(module):
+    imported = __import__(module, fromlist=["*"])
+    assert [name for name in imported.__all__ if not hasattr(imported, name)] == []
+
+
+def test_version_is_that_of_the_metadata():
+    setup = configparser.ConfigParser()
+    setup.read(pathlib.Path(__file__).parents[1] / "setup.cfg")
+    assert captum_kd.__version__ == setup["metadata"]["version"]
