@@ -186,7 +186,7 @@ def _products(xs: Tensor, ys: Tensor) -> Tensor:
     """xs @ ys.T, in parts: the rounding of sums over very many columns would add up."""
     parts = zip(xs.split(_COLUMNS, 1), ys.split(_COLUMNS, 1))
     left, right = next(parts)
-    products = left @ right.T
+    products: Tensor = left @ right.T
     for left, right in parts:
         products += left @ right.T
     return products

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Optional, Sequence
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ class DataError(ValueError):
     """Data that is missing or not laid out as expected; the message says how to mend it."""
 
 
-class Examples(NamedTuple):
+@dataclass(frozen=True)
+class Examples:
     """Labelled images.
 
     Attributes:
@@ -28,7 +29,7 @@ class Examples(NamedTuple):
     labels: Tensor
     masks: Optional[Tensor] = None
 
-    def __getitem__(self, rows: slice | Tensor) -> "Examples":  # type: ignore[override]
+    def __getitem__(self, rows: slice | Tensor) -> "Examples":
         return Examples(self.pixels[rows], self.labels[rows], None if self.masks is None else self.masks[rows])
 
     @property
