@@ -12,15 +12,24 @@ with p and q the added rows. All inputs of a batch take one (N, m) matrix and no
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple, Optional
+import hashlib
+from typing import Any, Mapping, NamedTuple, Optional, Union
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_kd.distance import center, cross_distances, euclidean_distances, noise_level, u_shift
 from captum_kd.embeddings import MIN_LABEL_SHARE, WAYS_OUT, label_distances
 
-__all__ = ["AddedRows", "LayerReference", "Pairing", "ReferencePopulation", "SideReference"]
+__all__ = [
+    "AddedRows",
+    "LayerReference",
+    "Pairing",
+    "ReferencePopulation",
+    "SideReference",
+    "added_features",
+    "fingerprint",
+]
 
 
 class Pairing(NamedTuple):
@@ -225,3 +234,19 @@ def added_features(side: SideReference, features: Tensor) -> AddedRows:
             "a feature_transform that keeps positions, such as flatten, both need the same size."
         )
     return side.added(cross_distances(features, points), features.dtype)
+
+
+def fingerprint(*sources: Union[nn.Module, Tensor]) -> str:
+    """A digest of a few numbers of each source, the same on every device: were these the weights?"""
+    numbers: list[Any] = []
+    for source in sources:
+        tensors: list[Tensor] = [source] if isinstance(source, Tensor) else _ends(source)
+        for tensor in tensors:
+            flat = tensor.detach().flatten()
+            numbers += [tuple(tensor.shape), *flat[:: max(1, flat.numel() // 8)][:8].tolist()]
+    return hashlib.sha1(repr(numbers).encode()).hexdigest()[:12]
+
+
+def _ends(module: nn.Module) -> list[Tensor]:
+    parameters: list[Tensor] = [p for p in module.parameters() if p.is_floating_point()]
+    return parameters[:1] + parameters[-1:]

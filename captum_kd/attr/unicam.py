@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import warnings
-from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 import torch
 from captum._utils.common import _format_output
@@ -18,26 +16,20 @@ from captum_kd._arguments import (
     as_forward_args,
     as_inputs,
     as_labels,
-    as_layers,
     as_layout_hints,
     check_batch_size,
     check_callable,
 )
+from captum_kd.attr.layer_pairs import Layers, layer_pairs
 from captum_kd.attr.objective import population_objective, reference_objective
-from captum_kd.attr.reference import AddedRows, LayerReference, ReferencePopulation, added_features
-from captum_kd.distance import MIN_INPUTS, Geometry, center, euclidean_distances, is_finite
+from captum_kd.attr.population import check_population
+from captum_kd.attr.reference import AddedRows, LayerReference, ReferencePopulation, added_features, fingerprint
+from captum_kd.distance import MIN_INPUTS, Geometry, geometry
 from captum_kd.embeddings import check_class_embeddings, label_geometry
 from captum_kd.features import FeatureTransform, global_average_pool
-from captum_kd.layers import Layer, LayerLike, counterpart, resolve_layer
-from captum_kd.observation import LayerPair, Observer
+from captum_kd.observation import Observer
 
 __all__ = ["TransferAttributions", "UniCAM"]
-
-Maps = Union[Tensor, tuple[Tensor, ...]]
-Layers = Union[LayerLike, Sequence[LayerLike]]
-
-FEW_INPUTS = 30
-"""Populations smaller than this give maps that follow chance."""
 
 
 class TransferAttributions(NamedTuple):
@@ -145,26 +137,9 @@ class UniCAM(LayerAttribution):
             (feature_transform, "feature_transform"),
         ):
             check_callable(value, argument)
-        layers = as_layers(layer, "layer")
-        self._several = not isinstance(layer, (str, nn.Module))
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
-        own: list[LayerPair] = []
-        other: list[LayerPair] = []
-        for map_layer, base_map, features, base_features in zip(
-            layers,
-            as_layers(base_layer, "base_layer", len(layers)),
-            as_layers(feature_layer, "feature_layer", len(layers)),
-            as_layers(base_feature_layer, "base_feature_layer", len(layers)),
-        ):
-            first = resolve_layer(forward_func, map_layer, model="forward_func", argument="layer")
-            second = _base_layer(first, base_map, base_func, "base_layer")
-            deep = first if features is None else _student_layer(features, forward_func, "feature_layer")
-            if features is None and base_features is None:
-                base_deep = second
-            else:
-                base_deep = _base_layer(deep, base_features, base_func, "base_feature_layer")
-            own.append(LayerPair(first, deep))
-            other.append(LayerPair(second, base_deep))
+        own, other = layer_pairs(forward_func, layer, base_func, base_layer, feature_layer, base_feature_layer)
+        self._several = not isinstance(layer, (str, nn.Module))
         modules = [pair.map_layer.module for pair in own]
         LayerAttribution.__init__(self, forward_func, modules if self._several else modules[0], device_ids)
         self.base_func = base_func
@@ -172,8 +147,8 @@ class UniCAM(LayerAttribution):
         self.class_embeddings = check_class_embeddings(class_embeddings)
         # Student first, whichever of the two this object explains.
         self._observers = (
-            Observer(forward_func, tuple(own), feature_transform, hints, device_ids),
-            Observer(base_func, tuple(other), feature_transform, hints, device_ids),
+            Observer(forward_func, own, feature_transform, hints, device_ids),
+            Observer(base_func, other, feature_transform, hints, device_ids),
         )
         self._direction = 0
 
@@ -388,7 +363,7 @@ class UniCAM(LayerAttribution):
         labels = as_labels(target, n)
         check_batch_size(internal_batch_size, "internal_batch_size")
         if reference is None:
-            self._check_population(values, labels)
+            check_population(values, labels, self.class_embeddings)
         else:
             self._check_reference(reference, labels, attribute_to_layer_input)
         own, other = (
@@ -422,7 +397,7 @@ class UniCAM(LayerAttribution):
         self, first: Tensor, second: Tensor, labels: Optional[Tensor], both: bool
     ) -> list[Tensor]:
         features = [first.clone().requires_grad_(), second.clone().requires_grad_()]
-        sides: list[Geometry] = [center(euclidean_distances(x)) for x in features]
+        sides: list[Geometry] = [geometry(x) for x in features]
         target = None
         if labels is not None:
             target = label_geometry(labels.to(first.device), self.class_embeddings, first.dtype)
@@ -447,33 +422,6 @@ class UniCAM(LayerAttribution):
             gradients.append(torch.autograd.grad(objectives.sum(), features[i])[0])
         return gradients
 
-    def _check_population(self, inputs: tuple[Tensor, ...], labels: Optional[Tensor]) -> None:
-        n = inputs[0].shape[0]
-        least = MIN_INPUTS if labels is None else MIN_INPUTS + 1
-        if n < least:
-            raise ValueError(
-                f"UniCAM compares inputs with each other: {n} input(s) are no population. It needs at least {least} "
-                f"{'with' if labels is not None else 'without'} labels. Pass more inputs, or a population made by "
-                "reference() as reference=, beside which a single input can be explained."
-            )
-        if labels is not None:
-            label_geometry(labels, self.class_embeddings, torch.float64)
-        if n < FEW_INPUTS:
-            warnings.warn(
-                f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. Pass more inputs or a "
-                "reference population of 64 or more (reference=).",
-                UserWarning,
-                stacklevel=5,
-            )
-        if _are_repeated(inputs):
-            warnings.warn(
-                "Most inputs are near-copies of others, as NoiseTunnel and sensitivity metrics make them. In batch "
-                "mode the copies become the population and the maps lose their meaning; pass a population made by "
-                "reference() as reference=, which keeps every input apart.",
-                UserWarning,
-                stacklevel=5,
-            )
-
     def _check_reference(self, reference: object, labels: Optional[Tensor], attribute_to_layer_input: bool) -> None:
         if not isinstance(reference, ReferencePopulation):
             raise TypeError(
@@ -497,7 +445,7 @@ class UniCAM(LayerAttribution):
         settings: dict[str, Any] = {
             "attribute_to_layer_input": attribute_to_layer_input,
             "feature_transform": getattr(transform, "__qualname__", type(transform).__qualname__),
-            "class_embeddings": None if self.class_embeddings is None else _fingerprint([self.class_embeddings]),
+            "class_embeddings": None if self.class_embeddings is None else fingerprint(self.class_embeddings),
         }
         for role, observer in zip(("student", "base"), self._observers):
             settings[f"{role} layers"] = [str(pair.feature_layer) for pair in observer.pairs]
@@ -505,7 +453,7 @@ class UniCAM(LayerAttribution):
             modules = [pair.feature_layer.module for pair in observer.pairs]
             if isinstance(observer.forward_func, nn.Module):
                 modules.append(observer.forward_func)
-            settings[f"{role} weights"] = _fingerprint([p for module in modules for p in _ends(module)])
+            settings[f"{role} weights"] = fingerprint(*modules)
         return settings
 
     def _format(self, maps: list[tuple[Tensor, ...]]) -> Any:
@@ -513,47 +461,7 @@ class UniCAM(LayerAttribution):
         return formatted if self._several else formatted[0]
 
 
-def _student_layer(layer: LayerLike, forward_func: Callable[..., Any], argument: str) -> Layer:
-    return resolve_layer(forward_func, layer, model="forward_func", argument=argument)
-
-
-def _base_layer(own: Layer, layer: Optional[LayerLike], base_func: Callable[..., Any], argument: str) -> Layer:
-    if layer is None:
-        return counterpart(own, base_func, model="base_func", argument=argument)
-    return resolve_layer(base_func, layer, model="base_func", argument=argument)
-
-
 def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Both models' features on one device and in one dtype."""
     dtype = torch.promote_types(first.dtype, second.dtype)
     return first.to(dtype), second.to(first.device, dtype)
-
-
-def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:
-    """Whether most inputs have a companion much nearer than inputs usually are to each other."""
-    sampled = []
-    for value in inputs:
-        flat = value.detach().flatten(1)
-        flat = flat[:, :: max(1, flat.shape[1] // 1024)]
-        sampled.append(flat.to(inputs[0].device, torch.float32))
-    values = torch.cat(sampled, dim=1)
-    if values.numel() == 0 or not is_finite(values):
-        return False  # the models will say what is wrong with such inputs
-    apart = euclidean_distances(values).fill_diagonal_(torch.inf)
-    n = apart.shape[0]
-    usual = apart.flatten().kthvalue(n * (n - 1) // 2).values
-    return bool((apart.amin(1) < usual / 4).float().mean() > 0.5)
-
-
-def _ends(module: nn.Module) -> list[nn.Parameter]:
-    parameters = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
-    return parameters[:1] + parameters[-1:]
-
-
-def _fingerprint(tensors: Sequence[Tensor]) -> str:
-    """A digest of a few numbers of each tensor, the same on every device."""
-    numbers: list[Any] = []
-    for tensor in tensors:
-        flat = tensor.detach().flatten()
-        numbers += [tuple(tensor.shape), *flat[:: max(1, flat.numel() // 8)][:8].tolist()]
-    return hashlib.sha1(repr(numbers).encode()).hexdigest()[:12]

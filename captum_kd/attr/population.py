@@ -1,0 +1,70 @@
+"""Batch mode: whether a batch can be its own population."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from captum_kd.distance import MIN_INPUTS, euclidean_distances, is_finite
+from captum_kd.embeddings import label_geometry
+
+__all__ = ["FEW_INPUTS", "check_population"]
+
+FEW_INPUTS = 30
+"""Populations smaller than this give maps that follow chance."""
+
+# Frames of a warning: check_population, _explain, attribute, its log_usage wrapper, the caller.
+_TO_THE_USER = 5
+
+
+def check_population(inputs: tuple[Tensor, ...], labels: Optional[Tensor], class_embeddings: Optional[Tensor]) -> None:
+    """Checks a batch before any model runs; warns of small populations and of repeated inputs.
+
+    Raises:
+        ValueError: fewer than 4 inputs, 5 with labels; labels without geometry.
+    """
+    n = inputs[0].shape[0]
+    # The U-centred matrices of 4 inputs span 2 dimensions: after removal a score can only flip its sign.
+    least = MIN_INPUTS if labels is None else MIN_INPUTS + 1
+    if n < least:
+        raise ValueError(
+            f"UniCAM compares inputs with each other: {n} input(s) are no population. It needs at least {least} "
+            f"{'with' if labels is not None else 'without'} labels. Pass more inputs, or a population made by "
+            "reference() as reference=, beside which a single input can be explained."
+        )
+    if labels is not None:
+        label_geometry(labels, class_embeddings, torch.float64)
+    if n < FEW_INPUTS:
+        warnings.warn(
+            f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. Pass more inputs or a "
+            "reference population of 64 or more (reference=).",
+            UserWarning,
+            stacklevel=_TO_THE_USER,
+        )
+    if _are_repeated(inputs):
+        warnings.warn(
+            "Most inputs are near-copies of others, as NoiseTunnel and sensitivity metrics make them. In batch "
+            "mode the copies become the population and the maps lose their meaning; pass a population made by "
+            "reference() as reference=, which keeps every input apart.",
+            UserWarning,
+            stacklevel=_TO_THE_USER,
+        )
+
+
+def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:
+    """Whether most inputs have a companion much nearer than inputs usually are to each other."""
+    sampled = []
+    for value in inputs:
+        flat = value.detach().flatten(1)
+        flat = flat[:, :: max(1, flat.shape[1] // 1024)]
+        sampled.append(flat.to(inputs[0].device, torch.float32))
+    values = torch.cat(sampled, dim=1)
+    if values.numel() == 0 or not is_finite(values):
+        return False  # the models will say what is wrong with such inputs
+    apart = euclidean_distances(values).fill_diagonal_(torch.inf)
+    n = apart.shape[0]
+    usual = apart.flatten().kthvalue(n * (n - 1) // 2).values
+    return bool((apart.amin(1) < usual / 4).float().mean() > 0.5)
