@@ -50,8 +50,9 @@ _CLOSE = {torch.float32: 1e-2, torch.float64: 1e-3}
 # Wide features are all about equally far apart: centring takes 2 or 3 digits away, and over so few
 # inputs the rounding of float32 does not average out. Their geometry is computed in float64.
 _FEW = 64
-# Columns that one matrix product sums over.
+# Columns that one matrix product sums over, and rows of a block of a symmetric one.
 _COLUMNS = 16_384
+_ROWS = 128
 # Numbers held at once while single pairs are subtracted (3 MB of float64: more leaves the cache).
 _PAIR_BLOCK = 400_000
 
@@ -159,9 +160,14 @@ class _Distances(torch.autograd.Function):
 
 def _distances(xs: Tensor, ys: Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:
     """Distances of shifted rows and the (2, k) indices of pairs that were subtracted one by one."""
-    x2 = torch.linalg.vecdot(xs, xs)[:, None]
-    y2 = x2.T if symmetric else torch.linalg.vecdot(ys, ys)[None, :]
-    squares = torch.sub(y2, _products(xs, ys), alpha=2).add_(x2)
+    if symmetric:
+        products = _own_products(xs)
+        x2 = products.diagonal().clone()[:, None]
+        y2 = x2.T
+    else:
+        products = _products(xs, ys)
+        x2, y2 = torch.linalg.vecdot(xs, xs)[:, None], torch.linalg.vecdot(ys, ys)[None, :]
+    squares = products.mul_(-2).add_(x2).add_(y2)
     if symmetric:
         squares.fill_diagonal_(torch.inf)  # never close to itself; set to 0 at the end
     share = _CLOSE[xs.dtype]
@@ -189,6 +195,18 @@ def _products(xs: Tensor, ys: Tensor) -> Tensor:
     products: Tensor = left @ right.T
     for left, right in parts:
         products += left @ right.T
+    return products
+
+
+def _own_products(xs: Tensor) -> Tensor:
+    """xs @ xs.T from the blocks on and below the diagonal: nearly half of the work is saved."""
+    n = xs.shape[0]
+    products = xs.new_empty((n, n))
+    for start in range(0, n, _ROWS):
+        rows = slice(start, start + _ROWS)
+        block = _products(xs[rows], xs[: start + _ROWS])
+        products[rows, : start + _ROWS] = block
+        products[:start, rows] = block[:, :start].T
     return products
 
 

@@ -26,8 +26,8 @@ PROFILES = {
     "quick": Settings(
         output=Path("outputs/cifar10"),
         seed=0,
-        teacher_epochs=10,
-        epochs=12,
+        teacher_epochs=8,
+        epochs=8,
         teacher_images=10_000,
         train_images=10_000,
         test_images=1000,
