@@ -1,0 +1,95 @@
+"""What the figures have in common: sizes for print, colours for any colour vision, bare axes."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Literal, NamedTuple, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "LABEL_SIZE",
+    "LINE_HEIGHT",
+    "ORANGE",
+    "PAGE_WIDTH",
+    "PURPLE",
+    "SKY",
+    "TEXT_SIZE",
+    "TITLE_SIZE",
+    "LineStyle",
+    "cycled_style",
+    "legend_below",
+    "prepare_axis",
+    "text_width",
+    "wrapped",
+]
+
+PAGE_WIDTH = 7.0
+"""Inches: the text width of a page in two columns, or in one with narrow margins."""
+
+TEXT_SIZE, LABEL_SIZE, TITLE_SIZE = 7.0, 8.0, 9.0
+"""Points: ticks and legends; axis labels and titles of panels; the heading of a figure."""
+
+LINE_HEIGHT = 0.135
+"""Inches that a line of small text takes."""
+
+# Okabe and Ito's palette without its yellow, which is too pale for lines on white, and in an order of
+# lightness that alternates, for grey print.
+BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000",
+)  # fmt: skip
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY, AMBER)
+_MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*")
+Dash = Literal["-", "--", "-.", ":"]
+_DASHES: tuple[Dash, ...] = ("-", "--", "-.", ":")
+
+
+class LineStyle(NamedTuple):
+    """How one series is drawn: three signs for the same distinction.
+
+    Attributes:
+        colour (str): of the palette.
+        marker (str): matplotlib's.
+        dash (str): matplotlib's line style.
+    """
+
+    colour: str
+    marker: str
+    dash: Dash
+
+
+def cycled_style(i: int) -> LineStyle:
+    """The style of the i-th of a number of series without styles of their own; the first 56 differ."""
+    return LineStyle(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
+
+
+def text_width(text: str, size: float) -> float:
+    """Inches that the longest line of a text takes, estimated from above for running text in sans serif."""
+    return max(map(len, text.split("\n"))) * 0.58 * size / 72
+
+
+def wrapped(text: str, width: float, size: float) -> str:
+    """The text in lines of at most so many inches; its own line breaks stay."""
+    letters = max(4, int(width * 72 / (0.58 * size)))
+    return "\n".join(textwrap.fill(line, letters) for line in text.split("\n"))
+
+
+def prepare_axis(axis: Axes) -> None:
+    """Small ticks, horizontal grid lines behind the data, no box."""
+    axis.tick_params(labelsize=TEXT_SIZE, length=2.5)
+    axis.grid(axis="y", color="0.9", linewidth=0.6)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def legend_below(axis: Axes, handles: Sequence[Line2D], columns: int) -> None:
+    """Fills an axis that holds nothing else with a legend: inside a panel it might cover data."""
+    axis.set_axis_off()
+    axis.legend(
+        handles=list(handles), loc="upper center", ncols=columns, fontsize=TEXT_SIZE, frameon=False,
+        borderaxespad=0.0, borderpad=0.0, handlelength=3.2, columnspacing=1.4, labelspacing=0.3,
+    )  # fmt: skip

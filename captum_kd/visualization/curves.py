@@ -1,0 +1,179 @@
+"""Accuracy on images of which only a share is kept."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, NamedTuple, Optional, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from captum_kd.visualization._style import (
+    LABEL_SIZE,
+    LINE_HEIGHT,
+    TEXT_SIZE,
+    TITLE_SIZE,
+    cycled_style,
+    legend_below,
+    prepare_axis,
+    wrapped,
+)
+
+__all__ = ["Curve", "plot_keep_curve"]
+
+Array = npt.NDArray[Any]
+
+WIDTH = 3.4
+"""Inches: one column of a page in two columns."""
+
+
+class Curve(Protocol):
+    """What ``keep_curve`` returns, as far as figures need it.
+
+    Attributes:
+        shares: (k,) shares of the pixels that are kept, increasing, between 0 and 1.
+        accuracy: (k,) accuracies at these shares, between 0 and 1.
+        area: area under the curve.
+    """
+
+    @property
+    def shares(self) -> Any: ...
+
+    @property
+    def accuracy(self) -> Any: ...
+
+    @property
+    def area(self) -> Any: ...
+
+
+def plot_keep_curve(
+    curves: Mapping[str, Curve], *, whole_accuracy: Optional[float] = None, title: Optional[str] = None
+) -> Figure:
+    """Draws accuracy against the share of pixels that are kept, one line a curve.
+
+    The legend gives the area under each curve, plus or minus one standard error where the curve has one.
+
+    Args:
+        curves (mapping of str to curve): name -> what ``keep_curve`` returns, or any object with ``shares`` (k,),
+            ``accuracy`` (k,) and ``area``, as tensors or numbers. The area's standard error, a number or None, is
+            its ``area_standard_error`` or else its ``standard_error``; a ``standard_error`` of shape (k,) belongs
+            to the accuracies and is drawn as bars of plus or minus one. Curves need not have the same shares. Long
+            names are wrapped.
+        whole_accuracy (float, optional): accuracy on whole images, drawn as a horizontal line.
+        title (str, optional): a heading over the figure.
+
+    Returns:
+        *Figure*, not registered with pyplot, 3.4 inches wide: a column of a page in two columns.
+
+    Raises:
+        TypeError: curves that are no mapping, or a curve without one of its attributes.
+        ValueError: no curves, shares and accuracies of different lengths, not finite or outside [0, 1], shares
+            that do not increase, or an area or standard error that is no finite number.
+
+    Examples::
+
+        >>> curves = {name: keep_curve(model, images, labels, maps) for name, maps in transfer._asdict().items()}
+        >>> plot_keep_curve(curves, whole_accuracy=0.93).savefig("keep_curve.pdf")
+    """
+    if not isinstance(curves, Mapping):
+        raise TypeError(f"curves must map names to keep curves, got {type(curves).__name__}.")
+    if not curves:
+        raise ValueError("curves is empty: there is nothing to plot.")
+    points = {name: _checked_curve(name, curve) for name, curve in curves.items()}
+    if whole_accuracy is not None and not 0.0 <= whole_accuracy <= 1.0:
+        raise ValueError(f"whole_accuracy must be between 0 and 1, got {whole_accuracy}.")
+
+    labels = [wrapped(_label(name, curve), WIDTH - 0.6, TEXT_SIZE) for name, curve in points.items()]
+    if whole_accuracy is not None:
+        labels.append(f"whole images, accuracy {whole_accuracy:.3f}")
+    legend_height = 1.08 * LINE_HEIGHT * sum(label.count("\n") + 1 for label in labels) + 0.05
+    heading = None if title is None else wrapped(title, WIDTH, TITLE_SIZE)
+    heading_height = 0.0 if heading is None else 0.15 * (2 + heading.count("\n"))
+    figure = Figure(figsize=(WIDTH, 2.4 + legend_height + heading_height), layout="constrained")
+    axis, below = figure.subplots(2, 1, height_ratios=[2.4, legend_height])
+    for i, (curve, label) in enumerate(zip(points.values(), labels)):
+        colour, marker, dash = cycled_style(i)
+        axis.plot(
+            curve.shares, curve.accuracy, dash, color=colour, marker=marker, label=label, zorder=3,
+            markersize=4.2, linewidth=1.4, markeredgecolor="white", markeredgewidth=0.4,
+        )  # fmt: skip
+        if curve.errors is not None:
+            low, high = curve.accuracy - curve.errors, curve.accuracy + curve.errors
+            axis.vlines(curve.shares, low, high, color=colour, linewidth=0.9, zorder=2)
+    if whole_accuracy is not None:
+        axis.axhline(whole_accuracy, color="0.35", linestyle=(0, (6, 2)), linewidth=0.9, zorder=1, label=labels[-1])
+    legend_below(below, axis.lines, 1)
+    bottom, top = axis.get_ylim()
+    # Markers at 0 or 1 keep their room; the axis promises no accuracies beyond.
+    axis.set_ylim(max(bottom, -0.03), min(top, 1.03))
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.set_xlabel("pixels kept", fontsize=LABEL_SIZE)
+    axis.set_ylabel("accuracy", fontsize=LABEL_SIZE)
+    prepare_axis(axis)
+    if heading is not None:
+        figure.suptitle(heading, fontsize=TITLE_SIZE)
+    return figure
+
+
+def _label(name: str, curve: _Points) -> str:
+    error = "" if curve.area_error is None else f" \u00b1 {curve.area_error:.3f}"
+    return f"{name}, area {curve.area:.3f}{error}"
+
+
+class _Points(NamedTuple):
+    """A curve's numbers, checked."""
+
+    shares: Array
+    accuracy: Array
+    errors: Optional[Array]
+    area: float
+    area_error: Optional[float]
+
+
+def _checked_curve(name: str, curve: Curve) -> _Points:
+    absent = [attribute for attribute in ("shares", "accuracy", "area") if not hasattr(curve, attribute)]
+    if absent:
+        raise TypeError(
+            f"Curve {name!r} needs shares, accuracy and area, as keep_curve gives them; {type(curve).__name__} lacks {absent}."
+        )
+    shares, accuracy = _as_array(curve.shares), _as_array(curve.accuracy)
+    if shares.ndim != 1 or shares.shape != accuracy.shape or shares.size == 0:
+        raise ValueError(
+            f"Curve {name!r} must have one accuracy for each share, got shapes {accuracy.shape} and {shares.shape}."
+        )
+    for label, values in (("shares", shares), ("accuracy", accuracy)):
+        # Written so that NaN fails too.
+        if not bool(np.all((values >= 0.0) & (values <= 1.0))):
+            raise ValueError(f"The {label} of curve {name!r} must be between 0 and 1, got {values.tolist()}.")
+    if not bool(np.all(np.diff(shares) > 0.0)):
+        raise ValueError(f"The shares of curve {name!r} must increase, got {shares.tolist()}.")
+    area = _as_array(curve.area)
+    own = getattr(curve, "standard_error", None)
+    errors = None if own is None else _as_array(own)
+    given = getattr(curve, "area_standard_error", None)
+    area_error = _as_array(given) if given is not None else errors if errors is not None and errors.ndim == 0 else None
+    if errors is not None and errors.ndim > 0 and errors.shape != shares.shape:
+        raise ValueError(
+            f"The standard_error of curve {name!r} must be one number, the area's, or one for each of the {len(shares)} "
+            f"shares, got shape {errors.shape}."
+        )
+    for label, number in (("area", area), ("area's standard error", area_error)):
+        if number is not None and (number.ndim > 0 or not np.isfinite(number)):
+            raise ValueError(f"The {label} of curve {name!r} must be one finite number, got {number.tolist()}.")
+    for error in (errors, area_error):
+        if error is not None and not bool(np.all(error >= 0.0)):
+            raise ValueError(f"The standard errors of curve {name!r} must not be negative, got {error.tolist()}.")
+    return _Points(
+        shares,
+        accuracy,
+        errors if errors is not None and errors.ndim == 1 else None,
+        float(area),
+        None if area_error is None else float(area_error),
+    )
+
+
+def _as_array(values: Any) -> Array:
+    array: Array = torch.as_tensor(values).detach().double().cpu().numpy()
+    return array

@@ -1,0 +1,309 @@
+"""Scores over the layers, with their intervals."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any, Mapping, NamedTuple, Optional, Protocol, Sequence, Union
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from captum_kd.visualization._style import (
+    BLUE,
+    GREEN,
+    LABEL_SIZE,
+    LINE_HEIGHT,
+    ORANGE,
+    PAGE_WIDTH,
+    PURPLE,
+    SKY,
+    TEXT_SIZE,
+    TITLE_SIZE,
+    LineStyle,
+    legend_below,
+    prepare_axis,
+    text_width,
+    wrapped,
+)
+
+__all__ = ["SCORES", "plot_layer_scores"]
+
+Array = npt.NDArray[Any]
+
+
+class ScoreStyle(NamedTuple):
+    """How a score is named and drawn."""
+
+    label: str
+    line: LineStyle
+
+
+SCORES: dict[str, dict[str, ScoreStyle]] = {
+    "Feature similarity (FSS)": {
+        "fss": ScoreStyle("Student and Base", LineStyle(BLUE, "o", "-")),
+        "fss_student_teacher": ScoreStyle("Student and Teacher", LineStyle(GREEN, "^", "--")),
+        "fss_base_teacher": ScoreStyle("Base and Teacher", LineStyle(ORANGE, "s", ":")),
+    },
+    "Relevance (RS)": {
+        "rs_student": ScoreStyle("Student", LineStyle(BLUE, "o", "-")),
+        "rs_base": ScoreStyle("Base", LineStyle(ORANGE, "s", "-")),
+        "rs_distilled": ScoreStyle("distilled (Student given Base)", LineStyle(GREEN, "^", "--")),
+        "rs_residual": ScoreStyle("residual (Base given Student)", LineStyle(PURPLE, "v", ":")),
+        "rs_teacher": ScoreStyle("Teacher", LineStyle(SKY, "D", "-.")),
+    },
+    "Teacher's share": {
+        "teacher_distilled": ScoreStyle("distilled", LineStyle(GREEN, "^", "-")),
+        "teacher_residual": ScoreStyle("residual", LineStyle(PURPLE, "v", "-")),
+        "teacher_only_distilled": ScoreStyle("distilled, beyond the labels", LineStyle(BLUE, "o", "--")),
+        "teacher_only_residual": ScoreStyle("residual, beyond the labels", LineStyle(ORANGE, "s", ":")),
+    },
+    "Progression": {
+        "progression_student": ScoreStyle("Student", LineStyle(BLUE, "o", "-")),
+        "progression_base": ScoreStyle("Base", LineStyle(ORANGE, "s", "--")),
+        "progression_teacher": ScoreStyle("Teacher", LineStyle(SKY, "D", "-.")),
+    },
+}
+"""Kind of score -> score -> its style. One kind shares a panel, since its values share a meaning."""
+
+STYLES = {score: style for scores in SCORES.values() for score, style in scores.items()}
+
+MAX_COLUMNS = 4
+"""Panels side by side on a page that still hold a handful of layers each."""
+
+Estimate = tuple[float, float, float]
+"""Value and interval, NaN where there is none."""
+
+
+class Report(Protocol):
+    """What ``compare_transfer`` returns, as far as figures need it."""
+
+    def to_dict(self) -> Mapping[str, Any]: ...
+
+
+def plot_layer_scores(
+    rows: Union[Sequence[Mapping[str, Any]], Mapping[str, Any], Report], *, title: Optional[str] = None
+) -> Figure:
+    """Draws scores over the layers, with intervals where there are any.
+
+    One panel for each kind of score (similarity, relevance, the Teacher's share, progression) and Student; the
+    panels of one kind have one scale, several Students stand side by side. With several Bases each score has a
+    thin line for each Base, with that pair's interval, and their mean as a bold line. The mean has no interval:
+    how far other Bases would lead is what the spread of the thin lines shows. A score that does not depend on
+    the Base has the same value for all of them and is drawn once. To tell Bases apart pass the rows of one.
+
+    Args:
+        rows (sequence of mappings, or report): tidy records with ``student``, ``base``, ``layer``, ``score`` and
+            ``value``, and optionally ``low`` and ``high`` (numbers or None), whatever else they hold; or what
+            ``compare_transfer`` returns, or its ``to_dict()``. Layers, Students and Bases are drawn in the order in
+            which they first appear. A value of None leaves a gap.
+        title (str, optional): a heading over the figure.
+
+    Returns:
+        *Figure*, not registered with pyplot, at most 7 inches wide.
+
+    Raises:
+        TypeError: rows that are neither records nor a report, or values that are no numbers.
+        ValueError: no rows, a record without one of its keys, a score that does not exist, an infinite value, an
+            interval that ends before it begins, or two records for the same student, base, layer and score.
+
+    Examples::
+
+        >>> rows = [{"student": "student", "base": "base", "layer": "layer4", "score": "fss", "value": 0.9}]
+        >>> plot_layer_scores(rows).savefig("layers.pdf")
+    """
+    table = _checked_rows(_records(rows))
+    students, bases, layers = (list(dict.fromkeys(key[i] for key in table)) for i in range(3))
+    present = {score for _, _, _, score in table}
+    drawn = {kind: [score for score in scores if score in present] for kind, scores in SCORES.items()}
+    bands = _bands([kind for kind, scores in drawn.items() if scores], students)
+    columns = max(len(row) for band in bands for row in band.panels)
+    width = min(3.4, PAGE_WIDTH / columns)
+    names = _LayerNames.fitting(layers, width - 0.6)
+    panel_height = (1.9 if columns == 1 else 1.6) + names.height
+
+    entries = {kind: 1 if len(band.legends) > 1 or columns == 1 else 3 for band in bands for kind in band.legends}
+    heights: list[float] = []
+    for band in bands:
+        lines = max(ceil(len(drawn[kind]) / entries[kind]) for kind in band.legends)
+        heights += [panel_height] * len(band.panels) + [LINE_HEIGHT * lines + 0.1]
+    heading = None if title is None else wrapped(title, width * columns, TITLE_SIZE)
+    heading_height = 0.0 if heading is None else 0.15 * (2 + heading.count("\n"))
+    figure = Figure(figsize=(width * columns, sum(heights) + heading_height), layout="constrained")
+    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    top = 0
+    for band in bands:
+        first: dict[str, Axes] = {}
+        for i, row in enumerate(band.panels):
+            for j, (kind, student) in enumerate(row):
+                axis = figure.add_subplot(grid[top + i, j], sharey=first.get(kind))
+                _draw_scores(axis, table, student, bases, layers, drawn[kind])
+                names.put(axis)
+                if j == 0 or kind not in first:
+                    axis.set_ylabel(kind, fontsize=LABEL_SIZE)
+                else:
+                    axis.tick_params(labelleft=False)
+                if len(students) > 1:
+                    axis.set_title(wrapped(student, width - 0.4, LABEL_SIZE), fontsize=LABEL_SIZE, pad=3.0)
+                first.setdefault(kind, axis)
+        top += len(band.panels)
+        for j, kind in enumerate(band.legends):
+            place = grid[top, :] if len(band.legends) == 1 else grid[top, j]
+            legend_below(figure.add_subplot(place), [_handle(score) for score in drawn[kind]], entries[kind])
+        top += 1
+    if heading is not None:
+        figure.suptitle(heading, fontsize=TITLE_SIZE)
+    return figure
+
+
+# ----------------------------------------------------------------------------- layout
+
+
+class _Band(NamedTuple):
+    """Panels, a kind of score and a Student each, in rows; below them a legend for all, or one a column."""
+
+    panels: list[list[tuple[str, str]]]
+    legends: list[str]
+
+
+def _bands(kinds: Sequence[str], students: Sequence[str]) -> list[_Band]:
+    if len(students) > 1:
+        columns = ceil(len(students) / ceil(len(students) / MAX_COLUMNS))
+        rows = [students[i : i + columns] for i in range(0, len(students), columns)]
+        return [_Band([[(kind, student) for student in row] for row in rows], [kind]) for kind in kinds]
+    blocks = [kinds] if len(kinds) < 4 else [kinds[:2], kinds[2:]]
+    return [_Band([[(kind, students[0]) for kind in block]], list(block)) for block in blocks]
+
+
+class _LayerNames(NamedTuple):
+    """The layers' names below a panel: as many, and as steep, as there is room for.
+
+    Attributes:
+        names (sequence of str): all layers.
+        angle (int): in degrees.
+        step (int): every how many layers there is a name.
+        height (float): inches below the axis.
+    """
+
+    names: Sequence[str]
+    angle: int
+    step: int
+    height: float
+
+    @classmethod
+    def fitting(cls, names: Sequence[str], width: float) -> _LayerNames:
+        room = width / len(names)
+        longest = max(text_width(name, TEXT_SIZE) for name in names)
+        if longest <= room:
+            return cls(names, 0, 1, 0.15)
+        angle, height = (45, 0.75 * longest) if longest < 1.2 else (90, longest)
+        line = 1.3 * TEXT_SIZE / 72 * (1.4 if angle == 45 else 1.0)
+        return cls(names, angle, ceil(line / room), height)
+
+    def put(self, axis: Axes) -> None:
+        axis.set_xticks(range(0, len(self.names), self.step), self.names[:: self.step])
+        axis.set_xlim(-0.5, len(self.names) - 0.5)
+        for label in axis.get_xticklabels():
+            label.set(rotation=self.angle, rotation_mode="anchor")
+            label.set(ha="right" if self.angle else "center", va="center" if self.angle == 90 else "top")
+
+
+def _handle(score: str) -> Line2D:
+    label, style = STYLES[score]
+    return Line2D(
+        [], [], color=style.colour, marker=style.marker, linestyle=style.dash, markersize=4.0, linewidth=1.4, label=label
+    )
+
+
+# ----------------------------------------------------------------------------- panels
+
+
+def _draw_scores(
+    axis: Axes,
+    table: Mapping[tuple[str, str, str, str], Estimate],
+    student: str,
+    bases: Sequence[str],
+    layers: Sequence[str],
+    scores: Sequence[str],
+) -> None:
+    missing = (np.nan, np.nan, np.nan)
+    lines: list[tuple[str, list[Array]]] = []
+    for score in scores:
+        estimates = [np.array([table.get((student, base, layer, score), missing) for layer in layers]).T for base in bases]
+        known = [one for one in estimates if np.isfinite(one[0]).any()]
+        if known and all(np.array_equal(one, known[0], equal_nan=True) for one in known):
+            known = known[:1]
+        if known:
+            lines.append((score, known))
+
+    # Side by side at a layer, so that intervals do not hide each other.
+    slots = sum(len(known) for _, known in lines) + len(lines) - 1
+    gap = min(0.07, 0.72 / max(slots, 1))
+    slot = -(slots - 1) / 2
+    for score, known in lines:
+        style = STYLES[score].line
+        places = np.arange(len(layers)) + gap * (slot + np.arange(len(known))[:, None])
+        slot += len(known) + 1
+        for at, (values, lows, highs) in zip(places, known):
+            axis.vlines(at, lows, highs, color=style.colour, linewidth=1.2 if len(known) == 1 else 0.8)
+            if len(known) > 1:
+                axis.plot(at, values, color=style.colour, linewidth=0.5, alpha=0.6, marker="_", markersize=2.5)
+        axis.plot(
+            places.mean(axis=0), np.mean([values for values, _, _ in known], axis=0), style.dash,
+            color=style.colour, marker=style.marker, markersize=3.8, linewidth=1.4,
+            markeredgecolor="white", markeredgewidth=0.4, zorder=3, label=score,
+        )  # fmt: skip
+    axis.axhline(0.0, color="0.5", linewidth=0.8, zorder=1)
+    prepare_axis(axis)
+
+
+# ----------------------------------------------------------------------------- arguments
+
+
+def _records(rows: Union[Sequence[Mapping[str, Any]], Mapping[str, Any], Report]) -> Sequence[Mapping[str, Any]]:
+    content: Any = rows.to_dict() if hasattr(rows, "to_dict") else rows
+    if isinstance(content, Mapping):
+        content = content.get("rows")
+    if not isinstance(content, Sequence) or isinstance(content, str) or not all(isinstance(row, Mapping) for row in content):
+        raise TypeError(
+            "rows must be a list of records (dicts with student, base, layer, score and value) or a report whose "
+            f'to_dict()["rows"] is one, got {type(rows).__name__}. A pandas table becomes one by '
+            '.to_dict("records").'
+        )
+    return content
+
+
+def _checked_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str, str], Estimate]:
+    """(student, base, layer, score) -> (value, low, high), NaN where there is none."""
+    if len(rows) == 0:
+        raise ValueError("rows is empty: there is nothing to plot.")
+    table: dict[tuple[str, str, str, str], Estimate] = {}
+    for row in rows:
+        absent = [key for key in ("student", "base", "layer", "score", "value") if key not in row]
+        if absent:
+            raise ValueError(f"Every row needs student, base, layer, score and value; {dict(row)} lacks {absent}.")
+        key = (str(row["student"]), str(row["base"]), str(row["layer"]), str(row["score"]))
+        if key[3] not in STYLES:
+            raise ValueError(f"Unknown score {key[3]!r}; the scores are {', '.join(STYLES)}.")
+        if key in table:
+            raise ValueError(f"Two rows for student {key[0]!r}, base {key[1]!r}, layer {key[2]!r}, score {key[3]!r}.")
+        value, low, high = (_number(row, name) for name in ("value", "low", "high"))
+        if low > high:
+            raise ValueError(f"low must not exceed high, got {low:g} and {high:g} in {dict(row)}.")
+        table[key] = (value, low, high)
+    return table
+
+
+def _number(row: Mapping[str, Any], name: str) -> float:
+    given = row.get(name)
+    if given is None:
+        return float("nan")
+    try:
+        number = float(given)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number or None, got {given!r} in {dict(row)}.") from None
+    if np.isinf(number):
+        raise ValueError(f"{name} must be finite or None, got {number} in {dict(row)}.")
+    return number

@@ -1,0 +1,375 @@
+"""Maps of several images side by side.
+
+Captum's ``visualize_image_attr`` draws each panel: it selects the sign and lays the map over the image. Three
+things it cannot do for maps that are to be compared, read in Captum 0.9, are done here. It divides every map
+by a threshold of that map's own, so that all maps look equally strong: here the colour limits are set
+afterwards, from the map, its column or the whole figure. It stops with an AssertionError at maps that are all
+zero, or all negative where positive values are asked for: here they are shown as such. And
+``blended_heat_map`` covers the image with one opacity, the empty part of the map included, and stretches the
+grey of every image by itself: here the opacity fades with the map, and grey stays grey.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Optional, Sequence, Union
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from captum.attr import LayerAttribution, visualization
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patheffects import withStroke
+from torch import Tensor
+
+from captum_kd.attr import TransferAttributions
+from captum_kd.visualization._style import LABEL_SIZE, PAGE_WIDTH, TEXT_SIZE, TITLE_SIZE, text_width, wrapped
+
+__all__ = ["visualize_transfer"]
+
+Array = npt.NDArray[Any]
+
+INPUT = "input"
+"""The column name that stands for the images themselves."""
+
+SIGNS = {"positive": "inferno", "absolute_value": "inferno", "negative": "inferno", "all": "RdBu_r"}
+"""Default colour maps, readable with any colour vision; inferno also in grey print."""
+METHODS = ("heat_map", "blended_heat_map")
+SCALES = ("map", "column", "shared")
+
+NOTHING = {"positive": "nothing positive", "negative": "nothing negative"}
+"""What is said of maps that have values, but none of the sign that is shown."""
+NO_OUTLIERS = 1e-9
+"""In percent. At 0 itself Captum's threshold may round to more than the sum of all values: an IndexError."""
+OVERSHOOT = 0.25
+"""Perturbed images may leave [0, 1] by this much, since imputation adds noise; pixels are clipped."""
+
+
+def visualize_transfer(
+    images: Tensor,
+    maps: Union[Mapping[str, Tensor], TransferAttributions],
+    *,
+    kept: Optional[Mapping[str, Tensor]] = None,
+    columns: Optional[Sequence[str]] = None,
+    masks: Optional[Tensor] = None,
+    row_labels: Optional[Sequence[str]] = None,
+    scale: str = "column",
+    sign: str = "positive",
+    method: str = "blended_heat_map",
+    alpha_overlay: float = 0.75,
+    outlier_perc: float = 2.0,
+    cmap: Optional[str] = None,
+    panel_size: Optional[float] = None,
+    title: Optional[str] = None,
+) -> Figure:
+    """Draws one row an image: the image, and one map or perturbed version of it in each further column.
+
+    Maps come as attribution methods return them, at the layer's resolution, and are enlarged bilinearly by
+    ``LayerAttribution.interpolate``. A map without anything to show is drawn as the bare image with the caption
+    "all zero" (or "nothing positive").
+
+    Args:
+        images (Tensor): (N, C, H, W) with C = 1 or 3 and values between 0 and 1, as ``imshow`` wants them. Undo
+            the network's normalisation first.
+        maps (mapping of str to Tensor, or TransferAttributions): column title -> maps (N, 1, h, w), one an
+            image, of any resolution: Grad-CAM of each model, distilled, residual, the Teacher's.
+            ``attribute_transfer``'s result for one layer becomes the columns "distilled" and "residual". Long
+            titles are wrapped, line breaks in them stay. May be empty.
+        kept (mapping of str to Tensor, optional): column title -> what a perturbation leaves of the images.
+            Boolean masks (N, H, W) or (N, 1, H, W) are drawn as the image with everything that is removed (False)
+            in pale grey; floating-point images (N, C, H, W), such as ``keep_relevant`` gives, are drawn as they
+            are, on the scale of ``images``.
+        columns (sequence of str, optional): which columns to draw, from left to right: titles out of ``maps``
+            and ``kept``, and "input" for the images. Default: "input", then ``maps`` and ``kept`` in their order.
+        masks (Tensor, optional): (N, H, W) or (N, 1, H, W), true or positive where the evidence is known to be.
+            Its outline is drawn into every panel.
+        row_labels (sequence of str, optional): N texts to the left of the rows, wrapped as titles are.
+        scale (str): what the colours of a panel are relative to: "column" (one scale for all maps of a column,
+            so that rows compare), "shared" (one scale for the whole figure, for maps in the same unit) or
+            "map" (each map by itself: where, not how much; Captum's own scale). Default: "column"
+        sign (str): "positive", "all", "absolute_value" or "negative", as in Captum. Default: "positive"
+        method (str): "blended_heat_map" (over the image in grey) or "heat_map". Default: "blended_heat_map"
+        alpha_overlay (float): opacity of the blended map at full colour; it fades with the value, so the image
+            shows where the map is empty. Default: 0.75
+        outlier_perc (float): as in Captum: the largest values which together make up this percentage of all
+            that is shown on one scale get the scale's last colour. Default: 2.0
+        cmap (str, optional): colour map instead of the default for ``sign``.
+        panel_size (float, optional): width of a panel in inches. Default: 1.5, or less where the figure would
+            otherwise be wider than a page (7 inches), but not below 0.8.
+        title (str, optional): a heading over the figure.
+
+    Returns:
+        *Figure*, not registered with pyplot.
+
+    Raises:
+        TypeError: images, maps or kept images that are not tensors, or kept images that are neither boolean nor
+            floating point.
+        ValueError: shapes that do not belong together, values that are not finite or outside [0, 1], a title
+            that is used twice, or options that do not exist.
+
+    Examples::
+
+        >>> # Maps of 8 images of 3 x 224 x 224 from a layer of 7 x 7: (8, 1, 7, 7) each.
+        >>> transfer = UniCAM(student, "layer4", base).attribute_transfer(images, target=labels)
+        >>> kept = {"kept by distilled": keep_relevant(images, transfer.distilled)}
+        >>> figure = visualize_transfer(images, transfer, kept=kept)
+        >>> figure.savefig("transfer.png", dpi=150)
+    """
+    _check_option("scale", scale, SCALES)
+    _check_option("sign", sign, tuple(SIGNS))
+    _check_option("method", method, METHODS)
+    if not 0.0 <= outlier_perc < 100.0:
+        raise ValueError(f"outlier_perc is a percentage from 0 to below 100, got {outlier_perc}.")
+    if panel_size is not None and not panel_size > 0.0:
+        raise ValueError(f"panel_size must be a positive number of inches or None, got {panel_size}.")
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}.")
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"images must have shape (N, 1 or 3, H, W) with N >= 1, got {tuple(images.shape)}.")
+    pictures = _as_pictures("images", images, 1e-3)
+    n, height, width = pictures.shape[:3]
+    given_maps: Mapping[str, Tensor] = maps._asdict() if isinstance(maps, TransferAttributions) else maps
+    given_kept = kept or {}
+    names = _checked_columns(columns, given_maps, given_kept)
+    outlines = None if masks is None else _as_masks("masks", masks, n, height, width)
+    if row_labels is not None and len(row_labels) != n:
+        raise ValueError(f"row_labels must hold one text for each of the {n} images, got {len(row_labels)}.")
+    panels = {name: _as_maps(name, given_maps[name], n, height, width) for name in names if name in given_maps}
+    drawn = {name: _as_kept(name, given_kept[name], images, pictures) for name in names if name in given_kept}
+    drawn[INPUT] = pictures
+
+    row_texts = [wrapped(text, 1.3, LABEL_SIZE) for text in row_labels or ()]
+    room_left = max((text_width(text, LABEL_SIZE) for text in row_texts), default=0.0) + 0.1
+    if panel_size is None:
+        panel_size = max(0.8, min(1.5, (PAGE_WIDTH - room_left) / len(names) - 0.06))
+    titles = [wrapped(name, panel_size, LABEL_SIZE) for name in names]
+    title = None if title is None else wrapped(title, room_left + panel_size * len(names), TITLE_SIZE)
+    title_lines = max(text.count("\n") + 1 for text in titles)
+    row_height = panel_size * min(max(height / width, 0.4), 2.5)
+    figure = Figure(
+        figsize=(
+            (panel_size + 0.06) * len(names) + room_left,
+            (row_height + 0.06) * n + 0.4 + 0.14 * title_lines + (0.0 if title is None else 0.2 + 0.15 * title.count("\n")),
+        ),
+        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0),
+    )
+    # The bars have a row of their own: taken out of the panels they would shrink some columns and not others.
+    axes = figure.subplots(n + 1, len(names), squeeze=False, height_ratios=[row_height] * n + [0.08])
+
+    tops = _tops(panels, scale, sign, outlier_perc)
+    colours = cmap or SIGNS[sign]
+    for column, name in enumerate(names):
+        for row, axis in enumerate(axes[:n, column]):
+            if name in panels:
+                _draw_map(axis, pictures[row], panels[name][row], tops[name][row], sign, method, alpha_overlay, colours)
+            else:
+                _draw_picture(axis, drawn[name][row])
+            if name in given_kept and given_kept[name].dtype == torch.bool and not bool(given_kept[name][row].any()):
+                _draw_caption(axis, "nothing kept")
+            if outlines is not None:
+                _draw_outline(axis, outlines[row])
+            if column == 0 and row_labels is not None:
+                axis.set_ylabel(row_texts[row], rotation=0, ha="right", va="center", fontsize=LABEL_SIZE)
+        axes[0, column].set_title(titles[column], fontsize=LABEL_SIZE, pad=3.0)
+        if name in panels and any(np.any(_of_sign(values, sign)) for values in panels[name]):
+            _draw_bar(figure, axes[n, column], "own max." if scale == "map" else f"{tops[name][0]:.2g}", sign, colours)
+        else:
+            axes[n, column].set_axis_off()
+    if title is not None:
+        figure.suptitle(title, fontsize=TITLE_SIZE)
+    return figure
+
+
+# ----------------------------------------------------------------------------- panels
+
+
+def _draw_picture(axis: Axes, picture: Array) -> None:
+    visualization.visualize_image_attr(
+        np.ones((*picture.shape[:2], 1)), picture, "original_image",
+        plt_fig_axis=(axis.figure, axis), use_pyplot=False,
+    )  # fmt: skip
+    _remove_ticks(axis)
+
+
+def _draw_map(
+    axis: Axes, picture: Array, values: Array, top: float, sign: str, method: str, alpha: float, cmap: str
+) -> None:
+    shown = _of_sign(values, sign)
+    if not np.any(shown):
+        _draw_picture(axis, picture.mean(axis=2, keepdims=True).repeat(3, axis=2))
+        _draw_caption(axis, NOTHING.get(sign, "all zero") if np.any(values) else "all zero")
+        return
+    largest = np.abs(shown).max()
+    # Brought to a largest value of 1 first, since Captum warns of values below 1e-5, which maps may well have.
+    visualization.visualize_image_attr(
+        (values / largest)[..., None], picture, method, sign, plt_fig_axis=(axis.figure, axis),
+        outlier_perc=NO_OUTLIERS, cmap=cmap, alpha_overlay=alpha, use_pyplot=False,
+    )  # fmt: skip
+    heat = axis.images[-1]
+    limit = top / largest
+    heat.set_clim(-limit if sign == "all" else 0.0, limit)
+    if method == "blended_heat_map":
+        axis.images[0].set_clim(0.0, 255.0)
+        heat.set_alpha(alpha * np.clip(np.abs(shown) / top, 0.0, 1.0) ** 0.5)
+    _remove_ticks(axis)
+
+
+def _remove_ticks(axis: Axes) -> None:
+    # Captum only empties the labels, and such labels still take room.
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _draw_caption(axis: Axes, text: str) -> None:
+    axis.text(
+        0.5, 0.5, text.replace(" ", "\n"), transform=axis.transAxes, ha="center", va="center", fontsize=TEXT_SIZE,
+        bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "black", "linewidth": 0.6, "alpha": 0.9},
+    )  # fmt: skip
+
+
+def _draw_outline(axis: Axes, mask: Array) -> None:
+    if not mask.any():
+        return
+    # A frame of zeros closes the outline of a mask that touches the image's border.
+    framed = np.pad(mask.astype(float), 1)
+    rows, columns = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
+    lines = axis.contour(columns, rows, framed, levels=[0.5], colors="white", linewidths=1.0)
+    lines.set_path_effects([withStroke(linewidth=2.2, foreground="black")])
+    axis.set_xlim(-0.5, mask.shape[1] - 0.5)
+    axis.set_ylim(mask.shape[0] - 0.5, -0.5)
+
+
+def _draw_bar(figure: Figure, axis: Axes, top: str, sign: str, cmap: str) -> None:
+    low = -1.0 if sign == "all" else 0.0
+    bar = figure.colorbar(ScalarMappable(Normalize(low, 1.0), cmap=cmap), cax=axis, orientation="horizontal")
+    ends = {"all": (f"-{top}", top), "negative": ("0", f"-{top}")}.get(sign, ("0", top))
+    ticks = {low: ends[0], 0.0: "0", 1.0: ends[1]}
+    bar.set_ticks(list(ticks), labels=list(ticks.values()))
+    bar.outline.set_linewidth(0.6)
+    axis.tick_params(labelsize=TEXT_SIZE, length=2, pad=1.5)
+    # Inside the bar's width, so that neighbouring columns' numbers do not touch.
+    labels = axis.get_xticklabels()
+    labels[0].set_horizontalalignment("left")
+    labels[-1].set_horizontalalignment("right")
+
+
+# ----------------------------------------------------------------------------- scales
+
+
+def _of_sign(values: Array, sign: str) -> Array:
+    if sign == "positive":
+        return np.maximum(values, 0.0)
+    return np.minimum(values, 0.0) if sign == "negative" else values
+
+
+def _tops(panels: Mapping[str, Array], scale: str, sign: str, outlier_perc: float) -> dict[str, list[float]]:
+    """For each map the value that gets the last colour; 1 where there is nothing to show."""
+
+    def top(values: Array) -> float:
+        ordered = np.sort(np.abs(_of_sign(values, sign)), axis=None)
+        sums = np.cumsum(ordered)
+        # Captum's threshold for one map, here for all that share a scale.
+        return float(ordered[np.argmax(sums >= sums[-1] * (1.0 - 0.01 * outlier_perc))]) or 1.0
+
+    if scale == "map":
+        return {name: [top(one) for one in values] for name, values in panels.items()}
+    if scale == "column":
+        return {name: [top(values)] * len(values) for name, values in panels.items()}
+    everything = top(np.concatenate(list(panels.values()))) if panels else 1.0
+    return {name: [everything] * len(values) for name, values in panels.items()}
+
+
+# ----------------------------------------------------------------------------- arguments
+
+
+def _check_option(name: str, value: str, options: Sequence[str]) -> None:
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}.")
+
+
+def _checked_columns(
+    columns: Optional[Sequence[str]], maps: Mapping[str, Tensor], kept: Mapping[str, Tensor]
+) -> list[str]:
+    for argument, given in (("maps", maps), ("kept", kept)):
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{argument} must map column titles to tensors, got {type(given).__name__}.")
+    known = [INPUT, *maps, *kept]
+    if len(set(known)) != len(known):
+        twice = sorted({name for name in known if known.count(name) > 1})
+        raise ValueError(f"Every column needs a title of its own ({INPUT!r} is the images'), got {twice} twice.")
+    names = known if columns is None else list(columns)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names or len(set(names)) != len(names):
+        raise ValueError(
+            f"columns must name some of {known}, each once; got {names}"
+            + (f", of which {unknown} are in neither maps nor kept." if unknown else ".")
+        )
+    return names
+
+
+def _as_pictures(name: str, images: Tensor, overshoot: float) -> Array:
+    """(N, H, W, 3) between 0 and 1; grey images three times, as Captum wants them."""
+    values = images.detach().float().cpu()
+    low, high = float(values.min()), float(values.max())
+    if not bool(torch.isfinite(values).all()) or low < -overshoot or high > 1.0 + overshoot:
+        raise ValueError(
+            f"{name} must be finite and between 0 and 1, got values from {low:.3g} to {high:.3g}. "
+            "Undo the normalisation, or divide by 255."
+        )
+    array: Array = values.clamp(0.0, 1.0).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).double().numpy()
+    return array
+
+
+def _as_masks(name: str, masks: Tensor, n: int, height: int, width: int) -> Array:
+    """(N, H, W), boolean."""
+    if not isinstance(masks, Tensor):
+        raise TypeError(f"{name} must be a tensor (N, H, W), got {type(masks).__name__}.")
+    flat = masks[:, 0] if masks.dim() == 4 and masks.shape[1] == 1 else masks
+    if tuple(flat.shape) != (n, height, width):
+        raise ValueError(
+            f"{name} must have shape ({n}, {height}, {width}) or ({n}, 1, {height}, {width}) like the images, "
+            f"got {tuple(masks.shape)}."
+        )
+    array: Array = (flat > 0).cpu().numpy()
+    return array
+
+
+def _as_kept(name: str, kept: Tensor, images: Tensor, pictures: Array) -> Array:
+    """(N, H, W, 3): perturbed images as they are, or the images with the removed part in pale grey."""
+    name = f"The kept pixels of column {name!r}"
+    if not isinstance(kept, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(kept).__name__}.")
+    if kept.dtype == torch.bool:
+        stays = _as_masks(name, kept, *pictures.shape[:3])[..., None]
+        pale = 0.78 + 0.17 * pictures.mean(axis=3, keepdims=True)
+        return np.where(stays, pictures, pale)
+    if not kept.is_floating_point():
+        raise TypeError(f"{name} must be boolean masks or floating-point images, got {kept.dtype}; use kept.bool().")
+    if kept.shape != images.shape:
+        raise ValueError(
+            f"{name} must have the images' shape {tuple(images.shape)}, or be a boolean mask of the pixels that stay, "
+            f"got {tuple(kept.shape)} of {kept.dtype}."
+        )
+    return _as_pictures(name, kept, OVERSHOOT)
+
+
+def _as_maps(name: str, values: Tensor, n: int, height: int, width: int) -> Array:
+    """(N, H, W) float64."""
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"The maps of column {name!r} must be a tensor (N, 1, h, w), got {type(values).__name__}. Of several layers "
+            "or outputs draw one at a time."
+        )
+    if values.dim() != 4 or values.shape[0] != n or values.shape[1] != 1:
+        raise ValueError(
+            f"The maps of column {name!r} must have shape ({n}, 1, h, w), one map for each image, got "
+            f"{tuple(values.shape)}. Sum or select channels first."
+        )
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"The maps of column {name!r} are not finite.")
+    large = LayerAttribution.interpolate(values.detach().cpu().double(), (height, width), "bilinear")
+    array: Array = large[:, 0].numpy()
+    return array
