@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Literal, NamedTuple, Sequence
+from math import ceil
+from typing import Any, Literal, NamedTuple, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 __all__ = [
+    "BLACK",
     "BLUE",
     "GREEN",
     "LABEL_SIZE",
     "LINE_HEIGHT",
     "ORANGE",
     "PAGE_WIDTH",
-    "PURPLE",
     "SKY",
     "TEXT_SIZE",
     "TITLE_SIZE",
     "LineStyle",
     "cycled_style",
     "legend_below",
+    "legend_columns",
     "prepare_axis",
     "text_width",
     "wrapped",
@@ -36,15 +39,15 @@ TEXT_SIZE, LABEL_SIZE, TITLE_SIZE = 7.0, 8.0, 9.0
 LINE_HEIGHT = 0.135
 """Inches that a line of small text takes."""
 
-# Okabe and Ito's palette without its yellow, which is too pale for lines on white, and in an order of
-# lightness that alternates, for grey print.
-BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000",
+# Okabe and Ito's palette without its yellow, which is too pale for lines on white. The first four of the cycle stay
+# apart best without red and green, and in grey print.
+BLUE, ORANGE, BLACK, SKY, GREEN, PURPLE, AMBER = (
+    "#0072B2", "#D55E00", "#000000", "#56B4E9", "#009E73", "#CC79A7", "#E69F00",
 )  # fmt: skip
-_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY, AMBER)
-_MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*")
+_COLOURS = (BLUE, ORANGE, BLACK, SKY, GREEN, PURPLE, AMBER)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 Dash = Literal["-", "--", "-.", ":"]
-_DASHES: tuple[Dash, ...] = ("-", "--", "-.", ":")
+_DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
 
 
 class LineStyle(NamedTuple):
@@ -60,6 +63,15 @@ class LineStyle(NamedTuple):
     marker: str
     dash: Dash
 
+    def artist(self) -> dict[str, Any]:
+        """Keyword arguments for a line and its entry in the legend."""
+        # Triangles fill half of the box that their size names, and would look smaller than they are.
+        size = 5.2 if self.marker in "^v*" else 4.0
+        return {
+            "color": self.colour, "marker": self.marker, "linestyle": self.dash, "markersize": size,
+            "markeredgewidth": 0.0, "linewidth": 1.4,
+        }  # fmt: skip
+
 
 def cycled_style(i: int) -> LineStyle:
     """The style of the i-th of a number of series without styles of their own; the first 56 differ."""
@@ -74,16 +86,29 @@ def text_width(text: str, size: float) -> float:
 def wrapped(text: str, width: float, size: float) -> str:
     """The text in lines of at most so many inches; its own line breaks stay."""
     letters = max(4, int(width * 72 / (0.58 * size)))
-    return "\n".join(textwrap.fill(line, letters) for line in text.split("\n"))
+    return "\n".join(textwrap.fill(line, letters, break_on_hyphens=False) for line in text.split("\n"))
 
 
 def prepare_axis(axis: Axes) -> None:
     """Small ticks, horizontal grid lines behind the data, no box."""
     axis.tick_params(labelsize=TEXT_SIZE, length=2.5)
+    # The automatic locator counts by the axis' height, so that numbers could get longer after the layout made room.
+    axis.yaxis.set_major_locator(MaxNLocator(6))
     axis.grid(axis="y", color="0.9", linewidth=0.6)
     axis.set_axisbelow(True)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """The most columns, evenly filled, in which a legend is at most so many inches wide."""
+    for columns in range(len(labels), 1, -1):
+        rows = ceil(len(labels) / columns)
+        # Legends are filled column by column.
+        widest = [max(text_width(label, TEXT_SIZE) for label in labels[i : i + rows]) for i in range(0, len(labels), rows)]
+        if len(widest) == columns and sum(widest) + 0.6 * columns <= width:
+            return columns
+    return 1
 
 
 def legend_below(axis: Axes, handles: Sequence[Line2D], columns: int) -> None:

@@ -35,7 +35,9 @@ class Curve(Protocol):
     Attributes:
         shares: (k,) shares of the pixels that are kept, increasing, between 0 and 1.
         accuracy: (k,) accuracies at these shares, between 0 and 1.
-        area: area under the curve.
+        area: scalar, the area under the curve.
+
+    An ``area_standard_error``, a scalar or None, may come with it.
     """
 
     @property
@@ -56,11 +58,9 @@ def plot_keep_curve(
     The legend gives the area under each curve, plus or minus one standard error where the curve has one.
 
     Args:
-        curves (mapping of str to curve): name -> what ``keep_curve`` returns, or any object with ``shares`` (k,),
-            ``accuracy`` (k,) and ``area``, as tensors or numbers. The area's standard error, a number or None, is
-            its ``area_standard_error`` or else its ``standard_error``; a ``standard_error`` of shape (k,) belongs
-            to the accuracies and is drawn as bars of plus or minus one. Curves need not have the same shares. Long
-            names are wrapped.
+        curves (mapping of str to curve): name -> curve, as ``keep_curve`` gives for several maps by name, or any
+            objects with ``shares`` (k,), ``accuracy`` (k,) and ``area``, and optionally ``area_standard_error``,
+            as tensors or numbers. Curves need not have the same shares. Long names are wrapped.
         whole_accuracy (float, optional): accuracy on whole images, drawn as a horizontal line.
         title (str, optional): a heading over the figure.
 
@@ -70,15 +70,15 @@ def plot_keep_curve(
     Raises:
         TypeError: curves that are no mapping, or a curve without one of its attributes.
         ValueError: no curves, shares and accuracies of different lengths, not finite or outside [0, 1], shares
-            that do not increase, or an area or standard error that is no finite number.
+            that do not increase, or an area or standard error that is no finite, non-negative number.
 
     Examples::
 
-        >>> curves = {name: keep_curve(model, images, labels, maps) for name, maps in transfer._asdict().items()}
+        >>> curves = keep_curve(student, images, labels, transfer._asdict())
         >>> plot_keep_curve(curves, whole_accuracy=0.93).savefig("keep_curve.pdf")
     """
     if not isinstance(curves, Mapping):
-        raise TypeError(f"curves must map names to keep curves, got {type(curves).__name__}.")
+        raise TypeError(f"curves must map names to keep curves, as in {{'distilled': curve}}, got {type(curves).__name__}.")
     if not curves:
         raise ValueError("curves is empty: there is nothing to plot.")
     points = {name: _checked_curve(name, curve) for name, curve in curves.items()}
@@ -94,14 +94,8 @@ def plot_keep_curve(
     figure = Figure(figsize=(WIDTH, 2.4 + legend_height + heading_height), layout="constrained")
     axis, below = figure.subplots(2, 1, height_ratios=[2.4, legend_height])
     for i, (curve, label) in enumerate(zip(points.values(), labels)):
-        colour, marker, dash = cycled_style(i)
-        axis.plot(
-            curve.shares, curve.accuracy, dash, color=colour, marker=marker, label=label, zorder=3,
-            markersize=4.2, linewidth=1.4, markeredgecolor="white", markeredgewidth=0.4,
-        )  # fmt: skip
-        if curve.errors is not None:
-            low, high = curve.accuracy - curve.errors, curve.accuracy + curve.errors
-            axis.vlines(curve.shares, low, high, color=colour, linewidth=0.9, zorder=2)
+        style = cycled_style(i)
+        axis.plot(curve.shares, curve.accuracy, label=label, zorder=3, **style.artist())
     if whole_accuracy is not None:
         axis.axhline(whole_accuracy, color="0.35", linestyle=(0, (6, 2)), linewidth=0.9, zorder=1, label=labels[-1])
     legend_below(below, axis.lines, 1)
@@ -127,7 +121,6 @@ class _Points(NamedTuple):
 
     shares: Array
     accuracy: Array
-    errors: Optional[Array]
     area: float
     area_error: Optional[float]
 
@@ -149,29 +142,20 @@ def _checked_curve(name: str, curve: Curve) -> _Points:
             raise ValueError(f"The {label} of curve {name!r} must be between 0 and 1, got {values.tolist()}.")
     if not bool(np.all(np.diff(shares) > 0.0)):
         raise ValueError(f"The shares of curve {name!r} must increase, got {shares.tolist()}.")
-    area = _as_array(curve.area)
-    own = getattr(curve, "standard_error", None)
-    errors = None if own is None else _as_array(own)
-    given = getattr(curve, "area_standard_error", None)
-    area_error = _as_array(given) if given is not None else errors if errors is not None and errors.ndim == 0 else None
-    if errors is not None and errors.ndim > 0 and errors.shape != shares.shape:
-        raise ValueError(
-            f"The standard_error of curve {name!r} must be one number, the area's, or one for each of the {len(shares)} "
-            f"shares, got shape {errors.shape}."
-        )
-    for label, number in (("area", area), ("area's standard error", area_error)):
-        if number is not None and (number.ndim > 0 or not np.isfinite(number)):
-            raise ValueError(f"The {label} of curve {name!r} must be one finite number, got {number.tolist()}.")
-    for error in (errors, area_error):
-        if error is not None and not bool(np.all(error >= 0.0)):
-            raise ValueError(f"The standard errors of curve {name!r} must not be negative, got {error.tolist()}.")
+    error = getattr(curve, "area_standard_error", None)
     return _Points(
         shares,
         accuracy,
-        errors if errors is not None and errors.ndim == 1 else None,
-        float(area),
-        None if area_error is None else float(area_error),
+        _as_number(f"area of curve {name!r}", curve.area),
+        None if error is None else _as_number(f"area_standard_error of curve {name!r}", error),
     )
+
+
+def _as_number(name: str, value: Any) -> float:
+    array = _as_array(value)
+    if array.ndim > 0 or not np.isfinite(array) or array < 0.0:
+        raise ValueError(f"The {name} must be one finite number that is not negative, got {array.tolist()}.")
+    return float(array)
 
 
 def _as_array(values: Any) -> Array:

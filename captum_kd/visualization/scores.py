@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from math import ceil
-from typing import Any, Mapping, NamedTuple, Optional, Protocol, Sequence, Union
+from typing import Any, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -11,19 +12,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from captum_kd.visualization._rows import Estimate, Report, checked_rows
 from captum_kd.visualization._style import (
+    BLACK,
     BLUE,
     GREEN,
     LABEL_SIZE,
     LINE_HEIGHT,
     ORANGE,
     PAGE_WIDTH,
-    PURPLE,
     SKY,
     TEXT_SIZE,
     TITLE_SIZE,
     LineStyle,
     legend_below,
+    legend_columns,
     prepare_axis,
     text_width,
     wrapped,
@@ -44,21 +47,21 @@ class ScoreStyle(NamedTuple):
 SCORES: dict[str, dict[str, ScoreStyle]] = {
     "Feature similarity (FSS)": {
         "fss": ScoreStyle("Student and Base", LineStyle(BLUE, "o", "-")),
-        "fss_student_teacher": ScoreStyle("Student and Teacher", LineStyle(GREEN, "^", "--")),
+        "fss_student_teacher": ScoreStyle("Student and Teacher", LineStyle(SKY, "D", "--")),
         "fss_base_teacher": ScoreStyle("Base and Teacher", LineStyle(ORANGE, "s", ":")),
     },
     "Relevance (RS)": {
         "rs_student": ScoreStyle("Student", LineStyle(BLUE, "o", "-")),
         "rs_base": ScoreStyle("Base", LineStyle(ORANGE, "s", "-")),
         "rs_distilled": ScoreStyle("distilled (Student given Base)", LineStyle(GREEN, "^", "--")),
-        "rs_residual": ScoreStyle("residual (Base given Student)", LineStyle(PURPLE, "v", ":")),
+        "rs_residual": ScoreStyle("residual (Base given Student)", LineStyle(BLACK, "v", ":")),
         "rs_teacher": ScoreStyle("Teacher", LineStyle(SKY, "D", "-.")),
     },
     "Teacher's share": {
         "teacher_distilled": ScoreStyle("distilled", LineStyle(GREEN, "^", "-")),
-        "teacher_residual": ScoreStyle("residual", LineStyle(PURPLE, "v", "-")),
-        "teacher_only_distilled": ScoreStyle("distilled, beyond the labels", LineStyle(BLUE, "o", "--")),
-        "teacher_only_residual": ScoreStyle("residual, beyond the labels", LineStyle(ORANGE, "s", ":")),
+        "teacher_residual": ScoreStyle("residual", LineStyle(BLACK, "v", "-")),
+        "teacher_only_distilled": ScoreStyle("distilled, beyond the labels", LineStyle(GREEN, "D", "--")),
+        "teacher_only_residual": ScoreStyle("residual, beyond the labels", LineStyle(BLACK, "s", ":")),
     },
     "Progression": {
         "progression_student": ScoreStyle("Student", LineStyle(BLUE, "o", "-")),
@@ -73,14 +76,7 @@ STYLES = {score: style for scores in SCORES.values() for score, style in scores.
 MAX_COLUMNS = 4
 """Panels side by side on a page that still hold a handful of layers each."""
 
-Estimate = tuple[float, float, float]
-"""Value and interval, NaN where there is none."""
-
-
-class Report(Protocol):
-    """What ``compare_transfer`` returns, as far as figures need it."""
-
-    def to_dict(self) -> Mapping[str, Any]: ...
+ONE_BASE: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.6, "marker": "_", "markersize": 2.5}
 
 
 def plot_layer_scores(
@@ -114,7 +110,7 @@ def plot_layer_scores(
         >>> rows = [{"student": "student", "base": "base", "layer": "layer4", "score": "fss", "value": 0.9}]
         >>> plot_layer_scores(rows).savefig("layers.pdf")
     """
-    table = _checked_rows(_records(rows))
+    table = checked_rows(rows, list(STYLES))
     students, bases, layers = (list(dict.fromkeys(key[i] for key in table)) for i in range(3))
     present = {score for _, _, _, score in table}
     drawn = {kind: [score for score in scores if score in present] for kind, scores in SCORES.items()}
@@ -124,11 +120,16 @@ def plot_layer_scores(
     names = _LayerNames.fitting(layers, width - 0.6)
     panel_height = (1.9 if columns == 1 else 1.6) + names.height
 
-    entries = {kind: 1 if len(band.legends) > 1 or columns == 1 else 3 for band in bands for kind in band.legends}
+    entries: dict[str, int] = {}
     heights: list[float] = []
     for band in bands:
+        for kind in band.legends:
+            labels = [STYLES[score].label for score in drawn[kind]]
+            entries[kind] = 1 if len(band.legends) > 1 else legend_columns(labels, width * columns)
         lines = max(ceil(len(drawn[kind]) / entries[kind]) for kind in band.legends)
         heights += [panel_height] * len(band.panels) + [LINE_HEIGHT * lines + 0.1]
+    if len(bases) > 1:
+        heights.append(LINE_HEIGHT)
     heading = None if title is None else wrapped(title, width * columns, TITLE_SIZE)
     heading_height = 0.0 if heading is None else 0.15 * (2 + heading.count("\n"))
     figure = Figure(figsize=(width * columns, sum(heights) + heading_height), layout="constrained")
@@ -153,6 +154,12 @@ def plot_layer_scores(
             place = grid[top, :] if len(band.legends) == 1 else grid[top, j]
             legend_below(figure.add_subplot(place), [_handle(score) for score in drawn[kind]], entries[kind])
         top += 1
+    if len(bases) > 1:
+        which = [
+            Line2D([], [], color="0.35", linewidth=1.4, label="mean over the Bases"),
+            Line2D([], [], color="0.35", **ONE_BASE, label="one Base"),
+        ]
+        legend_below(figure.add_subplot(grid[top, :]), which, 2)
     if heading is not None:
         figure.suptitle(heading, fontsize=TITLE_SIZE)
     return figure
@@ -195,9 +202,11 @@ class _LayerNames(NamedTuple):
     @classmethod
     def fitting(cls, names: Sequence[str], width: float) -> _LayerNames:
         room = width / len(names)
+        folded = [_folded(name, room) for name in names]
+        lines = max(name.count("\n") + 1 for name in folded)
+        if lines <= 4 and all(text_width(name, TEXT_SIZE) <= room for name in folded):
+            return cls(folded, 0, 1, 0.03 + 0.12 * lines)
         longest = max(text_width(name, TEXT_SIZE) for name in names)
-        if longest <= room:
-            return cls(names, 0, 1, 0.15)
         angle, height = (45, 0.75 * longest) if longest < 1.2 else (90, longest)
         line = 1.3 * TEXT_SIZE / 72 * (1.4 if angle == 45 else 1.0)
         return cls(names, angle, ceil(line / room), height)
@@ -210,11 +219,19 @@ class _LayerNames(NamedTuple):
             label.set(ha="right" if self.angle else "center", va="center" if self.angle == 90 else "top")
 
 
+def _folded(name: str, width: float) -> str:
+    """A dotted name in lines of at most so many inches, broken after dots where that is possible."""
+    lines = [""]
+    for part in re.split(r"(?<=\.)", name):
+        if lines[-1] and text_width(lines[-1] + part, TEXT_SIZE) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
 def _handle(score: str) -> Line2D:
     label, style = STYLES[score]
-    return Line2D(
-        [], [], color=style.colour, marker=style.marker, linestyle=style.dash, markersize=4.0, linewidth=1.4, label=label
-    )
+    return Line2D([], [], label=label, **style.artist())
 
 
 # ----------------------------------------------------------------------------- panels
@@ -249,61 +266,8 @@ def _draw_scores(
         for at, (values, lows, highs) in zip(places, known):
             axis.vlines(at, lows, highs, color=style.colour, linewidth=1.2 if len(known) == 1 else 0.8)
             if len(known) > 1:
-                axis.plot(at, values, color=style.colour, linewidth=0.5, alpha=0.6, marker="_", markersize=2.5)
-        axis.plot(
-            places.mean(axis=0), np.mean([values for values, _, _ in known], axis=0), style.dash,
-            color=style.colour, marker=style.marker, markersize=3.8, linewidth=1.4,
-            markeredgecolor="white", markeredgewidth=0.4, zorder=3, label=score,
-        )  # fmt: skip
+                axis.plot(at, values, color=style.colour, **ONE_BASE)
+        mean = np.mean([values for values, _, _ in known], axis=0)
+        axis.plot(places.mean(axis=0), mean, zorder=3, **style.artist())
     axis.axhline(0.0, color="0.5", linewidth=0.8, zorder=1)
     prepare_axis(axis)
-
-
-# ----------------------------------------------------------------------------- arguments
-
-
-def _records(rows: Union[Sequence[Mapping[str, Any]], Mapping[str, Any], Report]) -> Sequence[Mapping[str, Any]]:
-    content: Any = rows.to_dict() if hasattr(rows, "to_dict") else rows
-    if isinstance(content, Mapping):
-        content = content.get("rows")
-    if not isinstance(content, Sequence) or isinstance(content, str) or not all(isinstance(row, Mapping) for row in content):
-        raise TypeError(
-            "rows must be a list of records (dicts with student, base, layer, score and value) or a report whose "
-            f'to_dict()["rows"] is one, got {type(rows).__name__}. A pandas table becomes one by '
-            '.to_dict("records").'
-        )
-    return content
-
-
-def _checked_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str, str], Estimate]:
-    """(student, base, layer, score) -> (value, low, high), NaN where there is none."""
-    if len(rows) == 0:
-        raise ValueError("rows is empty: there is nothing to plot.")
-    table: dict[tuple[str, str, str, str], Estimate] = {}
-    for row in rows:
-        absent = [key for key in ("student", "base", "layer", "score", "value") if key not in row]
-        if absent:
-            raise ValueError(f"Every row needs student, base, layer, score and value; {dict(row)} lacks {absent}.")
-        key = (str(row["student"]), str(row["base"]), str(row["layer"]), str(row["score"]))
-        if key[3] not in STYLES:
-            raise ValueError(f"Unknown score {key[3]!r}; the scores are {', '.join(STYLES)}.")
-        if key in table:
-            raise ValueError(f"Two rows for student {key[0]!r}, base {key[1]!r}, layer {key[2]!r}, score {key[3]!r}.")
-        value, low, high = (_number(row, name) for name in ("value", "low", "high"))
-        if low > high:
-            raise ValueError(f"low must not exceed high, got {low:g} and {high:g} in {dict(row)}.")
-        table[key] = (value, low, high)
-    return table
-
-
-def _number(row: Mapping[str, Any], name: str) -> float:
-    given = row.get(name)
-    if given is None:
-        return float("nan")
-    try:
-        number = float(given)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number or None, got {given!r} in {dict(row)}.") from None
-    if np.isinf(number):
-        raise ValueError(f"{name} must be finite or None, got {number} in {dict(row)}.")
-    return number

@@ -1,13 +1,4 @@
-"""Maps of several images side by side.
-
-Captum's ``visualize_image_attr`` draws each panel: it selects the sign and lays the map over the image. Three
-things it cannot do for maps that are to be compared, read in Captum 0.9, are done here. It divides every map
-by a threshold of that map's own, so that all maps look equally strong: here the colour limits are set
-afterwards, from the map, its column or the whole figure. It stops with an AssertionError at maps that are all
-zero, or all negative where positive values are asked for: here they are shown as such. And
-``blended_heat_map`` covers the image with one opacity, the empty part of the map included, and stretches the
-grey of every image by itself: here the opacity fades with the map, and grey stays grey.
-"""
+"""Maps of several images side by side."""
 
 from __future__ import annotations
 
@@ -16,17 +7,24 @@ from typing import Any, Mapping, Optional, Sequence, Union
 import numpy as np
 import numpy.typing as npt
 import torch
-from captum.attr import LayerAttribution, visualization
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from captum.attr import LayerAttribution
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from captum_kd.attr import TransferAttributions
-from captum_kd.visualization._style import LABEL_SIZE, PAGE_WIDTH, TEXT_SIZE, TITLE_SIZE, text_width, wrapped
+from captum_kd.visualization._panels import (
+    SIGNS,
+    draw_bar,
+    draw_caption,
+    draw_map,
+    draw_outline,
+    draw_picture,
+    hatched,
+    of_sign,
+    scale_tops,
+)
+from captum_kd.visualization._style import LABEL_SIZE, PAGE_WIDTH, TITLE_SIZE, text_width, wrapped
 
 __all__ = ["visualize_transfer"]
 
@@ -35,15 +33,9 @@ Array = npt.NDArray[Any]
 INPUT = "input"
 """The column name that stands for the images themselves."""
 
-SIGNS = {"positive": "inferno", "absolute_value": "inferno", "negative": "inferno", "all": "RdBu_r"}
-"""Default colour maps, readable with any colour vision; inferno also in grey print."""
 METHODS = ("heat_map", "blended_heat_map")
 SCALES = ("map", "column", "shared")
 
-NOTHING = {"positive": "nothing positive", "negative": "nothing negative"}
-"""What is said of maps that have values, but none of the sign that is shown."""
-NO_OUTLIERS = 1e-9
-"""In percent. At 0 itself Captum's threshold may round to more than the sum of all values: an IndexError."""
 OVERSHOOT = 0.25
 """Perturbed images may leave [0, 1] by this much, since imputation adds noise; pixels are clipped."""
 
@@ -80,7 +72,7 @@ def visualize_transfer(
             titles are wrapped, line breaks in them stay. May be empty.
         kept (mapping of str to Tensor, optional): column title -> what a perturbation leaves of the images.
             Boolean masks (N, H, W) or (N, 1, H, W) are drawn as the image with everything that is removed (False)
-            in pale grey; floating-point images (N, C, H, W), such as ``keep_relevant`` gives, are drawn as they
+            pale and hatched; floating-point images (N, C, H, W), such as ``keep_relevant`` gives, are drawn as they
             are, on the scale of ``images``.
         columns (sequence of str, optional): which columns to draw, from left to right: titles out of ``maps``
             and ``kept``, and "input" for the images. Default: "input", then ``maps`` and ``kept`` in their order.
@@ -91,7 +83,8 @@ def visualize_transfer(
             so that rows compare), "shared" (one scale for the whole figure, for maps in the same unit) or
             "map" (each map by itself: where, not how much; Captum's own scale). Default: "column"
         sign (str): "positive", "all", "absolute_value" or "negative", as in Captum. Default: "positive"
-        method (str): "blended_heat_map" (over the image in grey) or "heat_map". Default: "blended_heat_map"
+        method (str): "blended_heat_map" (over the image in grey) or "heat_map" (the map alone, to be preferred for
+            grey print, where map and image cannot be told apart). Default: "blended_heat_map"
         alpha_overlay (float): opacity of the blended map at full colour; it fades with the value, so the image
             shows where the map is empty. Default: 0.75
         outlier_perc (float): as in Captum: the largest values which together make up this percentage of all
@@ -132,7 +125,7 @@ def visualize_transfer(
     pictures = _as_pictures("images", images, 1e-3)
     n, height, width = pictures.shape[:3]
     given_maps: Mapping[str, Tensor] = maps._asdict() if isinstance(maps, TransferAttributions) else maps
-    given_kept = kept or {}
+    given_kept: Mapping[str, Tensor] = {} if kept is None else kept
     names = _checked_columns(columns, given_maps, given_kept)
     outlines = None if masks is None else _as_masks("masks", masks, n, height, width)
     if row_labels is not None and len(row_labels) != n:
@@ -142,7 +135,7 @@ def visualize_transfer(
     drawn[INPUT] = pictures
 
     row_texts = [wrapped(text, 1.3, LABEL_SIZE) for text in row_labels or ()]
-    room_left = max((text_width(text, LABEL_SIZE) for text in row_texts), default=0.0) + 0.1
+    room_left = max((text_width(text, LABEL_SIZE) for text in row_texts), default=0.0) + 0.15
     if panel_size is None:
         panel_size = max(0.8, min(1.5, (PAGE_WIDTH - room_left) / len(names) - 0.06))
     titles = [wrapped(name, panel_size, LABEL_SIZE) for name in names]
@@ -159,127 +152,28 @@ def visualize_transfer(
     # The bars have a row of their own: taken out of the panels they would shrink some columns and not others.
     axes = figure.subplots(n + 1, len(names), squeeze=False, height_ratios=[row_height] * n + [0.08])
 
-    tops = _tops(panels, scale, sign, outlier_perc)
+    tops = scale_tops(panels, scale, sign, outlier_perc)
     colours = cmap or SIGNS[sign]
     for column, name in enumerate(names):
         for row, axis in enumerate(axes[:n, column]):
             if name in panels:
-                _draw_map(axis, pictures[row], panels[name][row], tops[name][row], sign, method, alpha_overlay, colours)
+                draw_map(axis, pictures[row], panels[name][row], tops[name][row], sign, method, alpha_overlay, colours)
             else:
-                _draw_picture(axis, drawn[name][row])
+                draw_picture(axis, drawn[name][row])
             if name in given_kept and given_kept[name].dtype == torch.bool and not bool(given_kept[name][row].any()):
-                _draw_caption(axis, "nothing kept")
+                draw_caption(axis, "nothing kept")
             if outlines is not None:
-                _draw_outline(axis, outlines[row])
+                draw_outline(axis, outlines[row])
             if column == 0 and row_labels is not None:
                 axis.set_ylabel(row_texts[row], rotation=0, ha="right", va="center", fontsize=LABEL_SIZE)
         axes[0, column].set_title(titles[column], fontsize=LABEL_SIZE, pad=3.0)
-        if name in panels and any(np.any(_of_sign(values, sign)) for values in panels[name]):
-            _draw_bar(figure, axes[n, column], "own max." if scale == "map" else f"{tops[name][0]:.2g}", sign, colours)
+        if name in panels and any(np.any(of_sign(values, sign)) for values in panels[name]):
+            draw_bar(figure, axes[n, column], "own max." if scale == "map" else f"{tops[name][0]:.2g}", sign, colours)
         else:
             axes[n, column].set_axis_off()
     if title is not None:
         figure.suptitle(title, fontsize=TITLE_SIZE)
     return figure
-
-
-# ----------------------------------------------------------------------------- panels
-
-
-def _draw_picture(axis: Axes, picture: Array) -> None:
-    visualization.visualize_image_attr(
-        np.ones((*picture.shape[:2], 1)), picture, "original_image",
-        plt_fig_axis=(axis.figure, axis), use_pyplot=False,
-    )  # fmt: skip
-    _remove_ticks(axis)
-
-
-def _draw_map(
-    axis: Axes, picture: Array, values: Array, top: float, sign: str, method: str, alpha: float, cmap: str
-) -> None:
-    shown = _of_sign(values, sign)
-    if not np.any(shown):
-        _draw_picture(axis, picture.mean(axis=2, keepdims=True).repeat(3, axis=2))
-        _draw_caption(axis, NOTHING.get(sign, "all zero") if np.any(values) else "all zero")
-        return
-    largest = np.abs(shown).max()
-    # Brought to a largest value of 1 first, since Captum warns of values below 1e-5, which maps may well have.
-    visualization.visualize_image_attr(
-        (values / largest)[..., None], picture, method, sign, plt_fig_axis=(axis.figure, axis),
-        outlier_perc=NO_OUTLIERS, cmap=cmap, alpha_overlay=alpha, use_pyplot=False,
-    )  # fmt: skip
-    heat = axis.images[-1]
-    limit = top / largest
-    heat.set_clim(-limit if sign == "all" else 0.0, limit)
-    if method == "blended_heat_map":
-        axis.images[0].set_clim(0.0, 255.0)
-        heat.set_alpha(alpha * np.clip(np.abs(shown) / top, 0.0, 1.0) ** 0.5)
-    _remove_ticks(axis)
-
-
-def _remove_ticks(axis: Axes) -> None:
-    # Captum only empties the labels, and such labels still take room.
-    axis.set_xticks([])
-    axis.set_yticks([])
-
-
-def _draw_caption(axis: Axes, text: str) -> None:
-    axis.text(
-        0.5, 0.5, text.replace(" ", "\n"), transform=axis.transAxes, ha="center", va="center", fontsize=TEXT_SIZE,
-        bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "black", "linewidth": 0.6, "alpha": 0.9},
-    )  # fmt: skip
-
-
-def _draw_outline(axis: Axes, mask: Array) -> None:
-    if not mask.any():
-        return
-    # A frame of zeros closes the outline of a mask that touches the image's border.
-    framed = np.pad(mask.astype(float), 1)
-    rows, columns = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
-    lines = axis.contour(columns, rows, framed, levels=[0.5], colors="white", linewidths=1.0)
-    lines.set_path_effects([withStroke(linewidth=2.2, foreground="black")])
-    axis.set_xlim(-0.5, mask.shape[1] - 0.5)
-    axis.set_ylim(mask.shape[0] - 0.5, -0.5)
-
-
-def _draw_bar(figure: Figure, axis: Axes, top: str, sign: str, cmap: str) -> None:
-    low = -1.0 if sign == "all" else 0.0
-    bar = figure.colorbar(ScalarMappable(Normalize(low, 1.0), cmap=cmap), cax=axis, orientation="horizontal")
-    ends = {"all": (f"-{top}", top), "negative": ("0", f"-{top}")}.get(sign, ("0", top))
-    ticks = {low: ends[0], 0.0: "0", 1.0: ends[1]}
-    bar.set_ticks(list(ticks), labels=list(ticks.values()))
-    bar.outline.set_linewidth(0.6)
-    axis.tick_params(labelsize=TEXT_SIZE, length=2, pad=1.5)
-    # Inside the bar's width, so that neighbouring columns' numbers do not touch.
-    labels = axis.get_xticklabels()
-    labels[0].set_horizontalalignment("left")
-    labels[-1].set_horizontalalignment("right")
-
-
-# ----------------------------------------------------------------------------- scales
-
-
-def _of_sign(values: Array, sign: str) -> Array:
-    if sign == "positive":
-        return np.maximum(values, 0.0)
-    return np.minimum(values, 0.0) if sign == "negative" else values
-
-
-def _tops(panels: Mapping[str, Array], scale: str, sign: str, outlier_perc: float) -> dict[str, list[float]]:
-    """For each map the value that gets the last colour; 1 where there is nothing to show."""
-
-    def top(values: Array) -> float:
-        ordered = np.sort(np.abs(_of_sign(values, sign)), axis=None)
-        sums = np.cumsum(ordered)
-        # Captum's threshold for one map, here for all that share a scale.
-        return float(ordered[np.argmax(sums >= sums[-1] * (1.0 - 0.01 * outlier_perc))]) or 1.0
-
-    if scale == "map":
-        return {name: [top(one) for one in values] for name, values in panels.items()}
-    if scale == "column":
-        return {name: [top(values)] * len(values) for name, values in panels.items()}
-    everything = top(np.concatenate(list(panels.values()))) if panels else 1.0
-    return {name: [everything] * len(values) for name, values in panels.items()}
 
 
 # ----------------------------------------------------------------------------- arguments
@@ -338,14 +232,13 @@ def _as_masks(name: str, masks: Tensor, n: int, height: int, width: int) -> Arra
 
 
 def _as_kept(name: str, kept: Tensor, images: Tensor, pictures: Array) -> Array:
-    """(N, H, W, 3): perturbed images as they are, or the images with the removed part in pale grey."""
+    """(N, H, W, 3): perturbed images as they are, or the images with the removed part pale and hatched."""
     name = f"The kept pixels of column {name!r}"
     if not isinstance(kept, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(kept).__name__}.")
     if kept.dtype == torch.bool:
         stays = _as_masks(name, kept, *pictures.shape[:3])[..., None]
-        pale = 0.78 + 0.17 * pictures.mean(axis=3, keepdims=True)
-        return np.where(stays, pictures, pale)
+        return np.where(stays, pictures, hatched(pictures))
     if not kept.is_floating_point():
         raise TypeError(f"{name} must be boolean masks or floating-point images, got {kept.dtype}; use kept.bool().")
     if kept.shape != images.shape:

@@ -1,0 +1,149 @@
+"""Single panels: a picture, a map over a picture, a bar of its colours, and the scales that panels share.
+
+Captum's ``visualize_image_attr`` draws each panel: it selects the sign and lays the map over the image. Three
+things it cannot do for maps that are to be compared, read in Captum 0.9, are done here. It divides every map
+by a threshold of that map's own, so that all maps look equally strong: here the colour limits are set
+afterwards, from the map, its column or the whole figure. It stops with an AssertionError at maps that are all
+zero, or all negative where positive values are asked for: here they are shown as such. And
+``blended_heat_map`` covers the image with one opacity, the empty part of the map included, and stretches the
+grey of every image by itself: here the opacity fades with the map, and grey stays grey.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+import numpy as np
+import numpy.typing as npt
+from captum.attr import visualization
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from captum_kd.visualization._style import TEXT_SIZE
+
+__all__ = [
+    "SIGNS",
+    "draw_bar",
+    "draw_caption",
+    "draw_map",
+    "draw_outline",
+    "draw_picture",
+    "hatched",
+    "of_sign",
+    "scale_tops",
+]
+
+Array = npt.NDArray[Any]
+
+SIGNS = {"positive": "inferno", "absolute_value": "inferno", "negative": "inferno", "all": "RdBu_r"}
+"""Default colour maps, readable with any colour vision; inferno also in grey print."""
+NOTHING = {"positive": "nothing positive", "negative": "nothing negative"}
+"""What is said of maps that have values, but none of the sign that is shown."""
+NO_OUTLIERS = 1e-9
+"""In percent. At 0 itself Captum's threshold may round to more than the sum of all values: an IndexError."""
+
+
+def draw_picture(axis: Axes, picture: Array) -> None:
+    visualization.visualize_image_attr(
+        np.ones((*picture.shape[:2], 1)), picture, "original_image",
+        plt_fig_axis=(axis.figure, axis), use_pyplot=False,
+    )  # fmt: skip
+    _remove_ticks(axis)
+
+
+def draw_map(
+    axis: Axes, picture: Array, values: Array, top: float, sign: str, method: str, alpha: float, cmap: str
+) -> None:
+    shown = of_sign(values, sign)
+    if not np.any(shown):
+        draw_picture(axis, picture.mean(axis=2, keepdims=True).repeat(3, axis=2))
+        draw_caption(axis, NOTHING.get(sign, "all zero") if np.any(values) else "all zero")
+        return
+    largest = np.abs(shown).max()
+    # Brought to a largest value of 1 first, since Captum warns of values below 1e-5, which maps may well have.
+    visualization.visualize_image_attr(
+        (values / largest)[..., None], picture, method, sign, plt_fig_axis=(axis.figure, axis),
+        outlier_perc=NO_OUTLIERS, cmap=cmap, alpha_overlay=alpha, use_pyplot=False,
+    )  # fmt: skip
+    heat = axis.images[-1]
+    limit = top / largest
+    heat.set_clim(-limit if sign == "all" else 0.0, limit)
+    if method == "blended_heat_map":
+        axis.images[0].set_clim(0.0, 255.0)
+        heat.set_alpha(alpha * np.clip(np.abs(shown) / top, 0.0, 1.0) ** 0.5)
+    _remove_ticks(axis)
+
+
+def _remove_ticks(axis: Axes) -> None:
+    # Captum only empties the labels, and such labels still take room.
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def draw_caption(axis: Axes, text: str) -> None:
+    axis.text(
+        0.5, 0.5, text.replace(" ", "\n"), transform=axis.transAxes, ha="center", va="center", fontsize=TEXT_SIZE,
+        bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "black", "linewidth": 0.6, "alpha": 0.9},
+    )  # fmt: skip
+
+
+def draw_outline(axis: Axes, mask: Array) -> None:
+    if not mask.any():
+        return
+    # A frame of zeros closes the outline of a mask that touches the image's border.
+    framed = np.pad(mask.astype(float), 1)
+    rows, columns = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
+    lines = axis.contour(columns, rows, framed, levels=[0.5], colors="white", linewidths=1.0)
+    lines.set_path_effects([withStroke(linewidth=2.2, foreground="black")])
+    axis.set_xlim(-0.5, mask.shape[1] - 0.5)
+    axis.set_ylim(mask.shape[0] - 0.5, -0.5)
+
+
+def draw_bar(figure: Figure, axis: Axes, top: str, sign: str, cmap: str) -> None:
+    low = -1.0 if sign == "all" else 0.0
+    bar = figure.colorbar(ScalarMappable(Normalize(low, 1.0), cmap=cmap), cax=axis, orientation="horizontal")
+    ends = {"all": (f"-{top}", top), "negative": ("0", f"-{top}")}.get(sign, ("0", top))
+    ticks = {low: ends[0], 0.0: "0", 1.0: ends[1]}
+    bar.set_ticks(list(ticks), labels=list(ticks.values()))
+    bar.outline.set_linewidth(0.6)
+    axis.tick_params(labelsize=TEXT_SIZE, length=2, pad=1.5)
+    # Inside the bar's width, so that neighbouring columns' numbers do not touch.
+    labels = axis.get_xticklabels()
+    labels[0].set_horizontalalignment("left")
+    labels[-1].set_horizontalalignment("right")
+
+
+def of_sign(values: Array, sign: str) -> Array:
+    if sign == "positive":
+        return np.maximum(values, 0.0)
+    return np.minimum(values, 0.0) if sign == "negative" else values
+
+
+def scale_tops(panels: Mapping[str, Array], scale: str, sign: str, outlier_perc: float) -> dict[str, list[float]]:
+    """For each map the value that gets the last colour; 1 where there is nothing to show."""
+
+    def top(values: Array) -> float:
+        ordered = np.sort(np.abs(of_sign(values, sign)), axis=None)
+        sums = np.cumsum(ordered)
+        # Captum's threshold for one map, here for all that share a scale.
+        return float(ordered[np.argmax(sums >= sums[-1] * (1.0 - 0.01 * outlier_perc))]) or 1.0
+
+    if scale == "map":
+        return {name: [top(one) for one in values] for name, values in panels.items()}
+    if scale == "column":
+        return {name: [top(values)] * len(values) for name, values in panels.items()}
+    everything = top(np.concatenate(list(panels.values()))) if panels else 1.0
+    return {name: [everything] * len(values) for name, values in panels.items()}
+
+
+def hatched(pictures: Array) -> Array:
+    """Pale grey images under diagonal lines: paleness alone would not show on images that are pale themselves."""
+    pale = 0.8 + 0.18 * pictures.mean(axis=3, keepdims=True)
+    height, width = pictures.shape[1:3]
+    period = max(4, round(max(height, width) / 24))
+    across = np.add.outer(np.arange(height), np.arange(width)) % period < max(1, period // 5)
+    result: Array = np.where(across[..., None], pale - 0.3, pale)
+    return result
