@@ -93,7 +93,7 @@ def prepare_axis(axis: Axes) -> None:
     """Small ticks, horizontal grid lines behind the data, no box."""
     axis.tick_params(labelsize=TEXT_SIZE, length=2.5)
     # The automatic locator counts by the axis' height, so that numbers could get longer after the layout made room.
-    axis.yaxis.set_major_locator(MaxNLocator(6))
+    axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axis.grid(axis="y", color="0.9", linewidth=0.6)
     axis.set_axisbelow(True)
     for side in ("top", "right"):
