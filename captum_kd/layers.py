@@ -93,19 +93,19 @@ def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: 
     return Layer(names[name], name, model)
 
 
-def counterpart(layer: Layer, base_func: Callable[..., Any], *, model: str, argument: str) -> Layer:
-    """The Base model's layer of the same dotted name as the Student's.
+def counterpart(layer: Layer, forward_func: Callable[..., Any], *, model: str, argument: str) -> Layer:
+    """Another model's layer of the same dotted name as the Student's.
 
     Raises:
-        ValueError: the Student's layer has no name or the Base has none of that name.
+        ValueError: the Student's layer has no name or the other model has none of that name.
     """
-    if layer.name is None or not isinstance(base_func, nn.Module):
+    if layer.name is None or not isinstance(forward_func, nn.Module):
         raise ValueError(
             f"{argument} cannot be told from {layer} because one of the models is a plain function or "
             f"does not contain it; pass {argument} as a module."
         )
     try:
-        return resolve_layer(base_func, layer.name, model=model, argument=argument)
+        return resolve_layer(forward_func, layer.name, model=model, argument=argument)
     except ValueError as error:
         raise ValueError(
             f"{argument} was not given, and {model} has no counterpart of {layer}: {error} "

@@ -1,4 +1,4 @@
-"""Which layers of Student and Base belong together."""
+"""Which layers of Student, Base and Teacher belong together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from captum_kd._arguments import as_layers
 from captum_kd.layers import Layer, LayerLike, counterpart, resolve_layer
 from captum_kd.observation import LayerPair
 
-__all__ = ["Layers", "layer_pairs"]
+__all__ = ["Layers", "layer_pairs", "teacher_layers"]
 
 Layers = Union[LayerLike, Sequence[LayerLike]]
 
@@ -35,18 +35,36 @@ def layer_pairs(
         as_layers(base_feature_layer, "base_feature_layer", len(layers)),
     ):
         first = resolve_layer(forward_func, at_map, model="forward_func", argument="layer")
-        second = _of_base(first, base_at_map, base_func, "base_layer")
+        second = _beside(first, base_at_map, base_func, "base_func", "base_layer")
         deep, base_deep = first, second
         if at_features is not None:
             deep = resolve_layer(forward_func, at_features, model="forward_func", argument="feature_layer")
         if at_features is not None or base_at_features is not None:
-            base_deep = _of_base(deep, base_at_features, base_func, "base_feature_layer")
+            base_deep = _beside(deep, base_at_features, base_func, "base_func", "base_feature_layer")
         own.append(LayerPair(first, deep))
         other.append(LayerPair(second, base_deep))
     return tuple(own), tuple(other)
 
 
-def _of_base(own: Layer, layer: Optional[LayerLike], base_func: Callable[..., Any], argument: str) -> Layer:
+def teacher_layers(
+    teacher_func: Callable[..., Any], teacher_layer: Optional[Layers], student: Sequence[LayerPair]
+) -> tuple[LayerPair, ...]:
+    """The Teacher's feature layers, one for each pair of the Student's.
+
+    Arguments and errors are those of :class:`captum_kd.UniCAM`. No map is made of the Teacher: in
+    its pairs both layers are the same.
+    """
+    pairs = []
+    for own, at_features in zip(student, as_layers(teacher_layer, "teacher_layer", len(student))):
+        layer = _beside(own.feature_layer, at_features, teacher_func, "teacher_func", "teacher_layer")
+        pairs.append(LayerPair(layer, layer))
+    return tuple(pairs)
+
+
+def _beside(
+    own: Layer, layer: Optional[LayerLike], forward_func: Callable[..., Any], model: str, argument: str
+) -> Layer:
+    """Another model's layer: the one that was given, or the one named as the Student's."""
     if layer is None:
-        return counterpart(own, base_func, model="base_func", argument=argument)
-    return resolve_layer(base_func, layer, model="base_func", argument=argument)
+        return counterpart(own, forward_func, model=model, argument=argument)
+    return resolve_layer(forward_func, layer, model=model, argument=argument)

@@ -20,20 +20,23 @@ FEW_INPUTS = 30
 _TO_THE_USER = 5
 
 
-def check_population(inputs: tuple[Tensor, ...], labels: Optional[Tensor], class_embeddings: Optional[Tensor]) -> None:
+def check_population(
+    inputs: tuple[Tensor, ...], labels: Optional[Tensor], class_embeddings: Optional[Tensor], has_teacher: bool = False
+) -> None:
     """Checks a batch before any model runs; warns of small populations and of repeated inputs.
 
     Raises:
-        ValueError: fewer than 4 inputs, 5 with labels; labels without geometry.
+        ValueError: fewer than 4 inputs, 5 with labels or a Teacher; labels without geometry.
     """
     n = inputs[0].shape[0]
     # The U-centred matrices of 4 inputs span 2 dimensions: after removal a score can only flip its sign.
-    least = MIN_INPUTS if labels is None else MIN_INPUTS + 1
+    least = MIN_INPUTS + 1 if has_teacher or labels is not None else MIN_INPUTS
+    beside = "with a Teacher" if has_teacher else "with labels" if labels is not None else "without labels"
     if n < least:
         raise ValueError(
             f"UniCAM compares inputs with each other: {n} input(s) are no population. It needs at least {least} "
-            f"{'with' if labels is not None else 'without'} labels. Pass more inputs, or a population made by "
-            "reference() as reference=, beside which a single input can be explained."
+            f"{beside}. Pass more inputs, or a population made by reference() as reference=, beside which a single "
+            "input can be explained."
         )
     if labels is not None:
         label_geometry(labels, class_embeddings, torch.float64)

@@ -12,11 +12,10 @@ with p and q the added rows. All inputs of a batch take one (N, m) matrix and no
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any, Mapping, NamedTuple, Optional, Union
+from typing import Any, Mapping, NamedTuple, Optional
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_kd.distance import center, cross_distances, euclidean_distances, noise_level, u_shift
 from captum_kd.embeddings import MIN_LABEL_SHARE, WAYS_OUT, label_distances
@@ -28,23 +27,25 @@ __all__ = [
     "ReferencePopulation",
     "SideReference",
     "added_features",
-    "fingerprint",
 ]
 
 
 class Pairing(NamedTuple):
     """Sums of products within a reference population, for one direction of removal.
 
-    With P the model that is explained, Q the one that is removed, G the labels and
-    R = P - slope Q, the part of P that the population alone leaves.
+    With P the model that is explained, Q the one that is removed and T the target, the labels or
+    the Teacher: "rest" is P - slope Q, the part of P that the population alone leaves, and
+    "target_rest" is T - target_slope Q. "target" is T as it is.
     """
 
     slope: Tensor
+    target_slope: Tensor
     rest_rest: Tensor
     other_other: Tensor
-    rest_target: Tensor
-    other_target: Tensor
     target_target: Tensor
+    rest_target_rest: Tensor
+    other_target_rest: Tensor
+    target_rest_target_rest: Tensor
 
     def to(self, device: torch.device) -> "Pairing":
         return Pairing(*(value.to(device) for value in self))
@@ -110,28 +111,43 @@ class LayerReference(NamedTuple):
     Attributes:
         features (tuple of SideReference): as the two models see it, Student's first.
         labels (SideReference or None): as the labels see it.
+        teacher (SideReference or None): as the Teacher sees it, in the labels' place.
         pairings (tuple of Pairing): distilled (Base removed from Student) and residual.
     """
 
     features: tuple[SideReference, SideReference]
     labels: Optional[SideReference]
+    teacher: Optional[SideReference]
     pairings: tuple[Pairing, Pairing]
 
     @classmethod
     def of(
-        cls, student: Tensor, base: Tensor, labels: Optional[Tensor], class_embeddings: Optional[Tensor]
+        cls,
+        student: Tensor,
+        base: Tensor,
+        labels: Optional[Tensor],
+        class_embeddings: Optional[Tensor],
+        teacher: Optional[Tensor] = None,
     ) -> "LayerReference":
-        """Measures a population once and for all, from (m, d) features and (m,) labels."""
+        """Measures a population once and for all, from (m, d) features and (m,) labels or (m, e) Teacher's features."""
         wide = torch.float64 if student.device.type != "mps" else torch.float32
         base = base.to(student.device)
         first, second = (euclidean_distances(features).to(wide) for features in (student, base))
-        third = None if labels is None else label_distances(labels, labels, class_embeddings).to(first)
         p, q = center(first).matrix, center(second).matrix
-        g = torch.zeros_like(p) if third is None else center(third).matrix
+        t = torch.zeros_like(p)
+        by_labels = by_teacher = None
+        if teacher is not None:
+            teacher = teacher.to(student.device)
+            third = euclidean_distances(teacher).to(first)
+            by_teacher, t = SideReference.of(teacher, third), center(third).matrix
+        elif labels is not None:
+            third = label_distances(labels, labels, class_embeddings).to(first)
+            by_labels, t = SideReference.of(labels, third), center(third).matrix
         return cls(
             (SideReference.of(student, first), SideReference.of(base, second)),
-            None if labels is None or third is None else SideReference.of(labels, third),
-            (_pairing(p, q, g, _floor(second, base)), _pairing(q, p, g, _floor(first, student))),
+            by_labels,
+            by_teacher,
+            (_pairing(p, q, t, _floor(second, base)), _pairing(q, p, t, _floor(first, student))),
         )
 
     def added_labels(self, target: Tensor, class_embeddings: Optional[Tensor], direction: int) -> AddedRows:
@@ -158,6 +174,7 @@ class LayerReference(NamedTuple):
         return LayerReference(
             (first.to(device), second.to(device)),
             None if self.labels is None else self.labels.to(device),
+            None if self.teacher is None else self.teacher.to(device),
             (self.pairings[0].to(device), self.pairings[1].to(device)),
         )
 
@@ -166,20 +183,23 @@ def _floor(distances: Tensor, features: Tensor) -> Tensor:
     return noise_level(features.dtype) ** 2 * distances.square().sum()
 
 
-def _pairing(p: Tensor, q: Tensor, g: Tensor, floor: Tensor) -> Pairing:
+def _pairing(p: Tensor, q: Tensor, t: Tensor, floor: Tensor) -> Pairing:
     other_other = (q * q).sum()
     has_other = other_other > floor
-    slope = torch.where(has_other, (p * q).sum() / torch.where(has_other, other_other, 1.0), 0.0)
-    rest = p - slope * q
-    return Pairing(slope, (rest * rest).sum(), other_other, (rest * g).sum(), (q * g).sum(), (g * g).sum())
+    slope, target_slope = (
+        torch.where(has_other, (x * q).sum() / torch.where(has_other, other_other, 1.0), 0.0) for x in (p, t)
+    )
+    rest, target_rest = p - slope * q, t - target_slope * q
+    products = ((rest, rest), (q, q), (t, t), (rest, target_rest), (q, target_rest), (target_rest, target_rest))
+    return Pairing(slope, target_slope, *((x * y).sum() for x, y in products))
 
 
 class ReferencePopulation:
     """A fixed population for :meth:`captum_kd.UniCAM.attribute`, made by :meth:`captum_kd.UniCAM.reference`.
 
-    Holds the detached features of both models and of the labels, no model. It can be used again
-    and again, deep-copied, pickled, and serves distilled and residual maps alike. It remembers
-    how it was made; using it otherwise is an error.
+    Holds the detached features of both models and the labels, or the Teacher's features where there
+    is a Teacher; no model. It can be used again and again, deep-copied, pickled, and serves
+    distilled and residual maps alike. It remembers how it was made; using it otherwise is an error.
 
     Attributes:
         layers (tuple of LayerReference): the population at each pair of layers.
@@ -203,12 +223,22 @@ class ReferencePopulation:
     def is_labelled(self) -> bool:
         return self.layers[0].labels is not None
 
+    @property
+    def has_teacher(self) -> bool:
+        return self.layers[0].teacher is not None
+
     def check(self, made_with: Mapping[str, Any]) -> None:
         """Compares a call's settings with the population's own.
 
         Raises:
             ValueError: naming the setting that differs.
         """
+        if self.has_teacher != made_with["teacher"]:
+            had, has = ("with", "none") if self.has_teacher else ("without", "one")
+            raise ValueError(
+                f"The reference population was made {had} a Teacher, but the UniCAM that uses it has {has} "
+                "(teacher_func). Make a population with reference() of the UniCAM that uses it."
+            )
         for name, value in made_with.items():
             if self.made_with.get(name) != value:
                 raise ValueError(
@@ -217,8 +247,10 @@ class ReferencePopulation:
                 )
 
     def __repr__(self) -> str:
-        kind = "labelled" if self.is_labelled else "unlabelled"
-        return f"ReferencePopulation({len(self)} {kind} inputs, {len(self.layers)} layer(s))"
+        kind = "labelled inputs" if self.is_labelled else "unlabelled inputs"
+        if self.has_teacher:
+            kind = "inputs with a Teacher"
+        return f"ReferencePopulation({len(self)} {kind}, {len(self.layers)} layer(s))"
 
 
 def added_features(side: SideReference, features: Tensor) -> AddedRows:
@@ -234,19 +266,3 @@ def added_features(side: SideReference, features: Tensor) -> AddedRows:
             "a feature_transform that keeps positions, such as flatten, both need the same size."
         )
     return side.added(cross_distances(features, points), features.dtype)
-
-
-def fingerprint(*sources: Union[nn.Module, Tensor]) -> str:
-    """A digest of a few numbers of each source, the same on every device: were these the weights?"""
-    numbers: list[Any] = []
-    for source in sources:
-        tensors: list[Tensor] = [source] if isinstance(source, Tensor) else _ends(source)
-        for tensor in tensors:
-            flat = tensor.detach().flatten()
-            numbers += [tuple(tensor.shape), *flat[:: max(1, flat.numel() // 8)][:8].tolist()]
-    return hashlib.sha1(repr(numbers).encode()).hexdigest()[:12]
-
-
-def _ends(module: nn.Module) -> list[Tensor]:
-    parameters: list[Tensor] = [p for p in module.parameters() if p.is_floating_point()]
-    return parameters[:1] + parameters[-1:]

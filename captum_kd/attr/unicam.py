@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Callable, NamedTuple, Optional, Union
+import functools
+from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
 
 import torch
 from captum._utils.common import _format_output
@@ -20,13 +21,15 @@ from captum_kd._arguments import (
     check_batch_size,
     check_callable,
 )
-from captum_kd.attr.layer_pairs import Layers, layer_pairs
-from captum_kd.attr.objective import population_objective, reference_objective
+from captum_kd.attr.gradients import population_gradients, reference_gradients
+from captum_kd.attr.layer_pairs import Layers, layer_pairs, teacher_layers
+from captum_kd.attr.made_with import made_with
 from captum_kd.attr.population import check_population
-from captum_kd.attr.reference import AddedRows, LayerReference, ReferencePopulation, added_features, fingerprint
-from captum_kd.distance import MIN_INPUTS, Geometry, geometry
+from captum_kd.attr.reference import LayerReference, ReferencePopulation
+from captum_kd.distance import MIN_INPUTS
 from captum_kd.embeddings import check_class_embeddings, label_geometry
 from captum_kd.features import FeatureTransform, global_average_pool
+from captum_kd.layouts import LayoutHints
 from captum_kd.observation import Observer
 
 __all__ = ["TransferAttributions", "UniCAM"]
@@ -62,6 +65,15 @@ class UniCAM(LayerAttribution):
     and weighs the activations. Swapping the models (:meth:`residual`) shows what the Student left
     behind.
 
+    With a Teacher (``teacher_func``) the objective is :math:`J = R(P_{S|B}, P_T)`, P_T the geometry
+    of the Teacher's features of the same inputs: where the Student looks for what it has from the
+    Teacher and the Base has not. Neither labels nor the objective without them look at the Teacher,
+    so neither can tell transfer from luck. Labels then play no part: ``target`` is accepted, and
+    its form checked, so that Captum's tools and existing calls run unchanged, but it changes
+    nothing. A map is no evidence of transfer even so. A second Base of another seed, in the
+    Student's place, shows such a map too, for all networks of a task share much with the Teacher;
+    what the Teacher gave is what Students show beyond that, over several seeds.
+
     A map depends on the population. In batch mode, the paper's, the inputs are the population:
     other companions, another map. In reference mode (``reference=``) every input is added on its
     own to a fixed population, so its map is the same alone and in any batch; single images,
@@ -94,6 +106,8 @@ class UniCAM(LayerAttribution):
         prefix_tokens: Optional[int] = None,
         channels_last: Optional[bool] = None,
         device_ids: Optional[list[int]] = None,
+        teacher_func: Optional[Callable[..., Any]] = None,
+        teacher_layer: Optional[Layers] = None,
     ) -> None:
         r"""
         Args:
@@ -117,7 +131,7 @@ class UniCAM(LayerAttribution):
                         transformed one by one and concatenated.
                         Default: :func:`captum_kd.global_average_pool`
             class_embeddings (Tensor, optional): (num_classes, e), a point for each class, from
-                        which the labels' geometry is taken.
+                        which the labels' geometry is taken. Without effect beside a Teacher.
                         Default: None, one-hot
             grid (tuple, optional): (h, w) of a layer's tokens where it cannot be found.
             prefix_tokens (int, optional): Number of class or register tokens in front.
@@ -125,10 +139,19 @@ class UniCAM(LayerAttribution):
                         that a 3-D output is (N, C, L) and no tokens.
             device_ids (list[int], optional): Device order of a DataParallel ``forward_func`` that
                         does not have the attribute itself.
+            teacher_func (Callable, optional): The Teacher, of any architecture: its geometry takes
+                        the place of the labels'. It is run once more per call, without gradients.
+                        Default: None, the objective of the labels
+            teacher_layer (str, torch.nn.Module or list, optional): Where the Teacher's distances
+                        are taken, through the same ``feature_transform``. Its width, resolution
+                        and layout may differ: ``grid``, ``prefix_tokens`` and ``channels_last``
+                        speak of the other two models, the Teacher's layout is found out.
+                        Default: the layer named as the Student's feature layer
 
         Raises:
             ValueError: a layer name that does not exist (with close matches) or has no
-                        counterpart, lists of different lengths, malformed class embeddings.
+                        counterpart, lists of different lengths, malformed class embeddings, a
+                        ``teacher_layer`` without ``teacher_func``.
             TypeError: models that cannot be called, layers that are neither name nor module.
         """
         for value, argument in (
@@ -137,6 +160,10 @@ class UniCAM(LayerAttribution):
             (feature_transform, "feature_transform"),
         ):
             check_callable(value, argument)
+        if teacher_func is not None:
+            check_callable(teacher_func, "teacher_func")
+        elif teacher_layer is not None:
+            raise ValueError("teacher_layer was given without teacher_func; pass the Teacher, or neither of the two.")
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
         own, other = layer_pairs(forward_func, layer, base_func, base_layer, feature_layer, base_feature_layer)
         self._several = not isinstance(layer, (str, nn.Module))
@@ -150,6 +177,11 @@ class UniCAM(LayerAttribution):
             Observer(forward_func, own, feature_transform, hints, device_ids),
             Observer(base_func, other, feature_transform, hints, device_ids),
         )
+        self.teacher_func = teacher_func
+        self._teacher: Optional[Observer] = None
+        if teacher_func is not None:
+            at_features = teacher_layers(teacher_func, teacher_layer, own)
+            self._teacher = Observer(teacher_func, at_features, feature_transform, LayoutHints(), device_ids)
         self._direction = 0
 
     @property
@@ -163,7 +195,8 @@ class UniCAM(LayerAttribution):
         """The same pair with the two models swapped: what the Student left behind.
 
         Returns:
-            UniCAM: explains the Base model given the Student. Both use the same reference populations.
+            UniCAM: explains the Base model given the Student. Both use the same reference populations;
+            the Teacher, where there is one, stays.
         """
         swapped = copy.copy(self)
         swapped._direction = 1 - self._direction
@@ -200,7 +233,8 @@ class UniCAM(LayerAttribution):
 
             inputs (Tensor or tuple[Tensor, ...]): Inputs of both models, examples first.
             target (int, list or Tensor, optional): Labels of the inputs, (N,) integers; a single
-                        one applies to all inputs. None: the objective without labels.
+                        one applies to all inputs. None: the objective without labels. Without
+                        effect beside a Teacher.
             additional_forward_args (Any, optional): Further arguments of both models, as in
                         Captum; tensors with one row per input go along with the inputs.
             attribute_to_layer_input (bool, optional): Attribute to the layers' inputs, of map and
@@ -226,9 +260,9 @@ class UniCAM(LayerAttribution):
             tensors, a list where ``layer`` is a list.
 
         Raises:
-            ValueError: fewer than 4 inputs (5 with labels), labels without geometry or outside
-                        the embeddings, a reference made otherwise, a layer never reached,
-                        non-finite features, features that do not depend on the layer.
+            ValueError: fewer than 4 inputs (5 with labels or a Teacher), labels without geometry
+                        or outside the embeddings, a reference made otherwise, a layer never
+                        reached, non-finite features, features that do not depend on the layer.
             TypeError: labels that are no integers, inputs that are no tensors.
 
         Examples::
@@ -241,6 +275,9 @@ class UniCAM(LayerAttribution):
             >>> population = unicam.reference(images, labels)
             >>> attr = unicam.attribute(image, target=3, reference=population)
             >>> upsampled = LayerAttribution.interpolate(attr, (32, 32))
+            >>> # Where the Student looks for what it has from a Teacher of another architecture.
+            >>> unicam = UniCAM(student, "conv4", base, teacher_func=teacher, teacher_layer="layer4")
+            >>> attr = unicam.attribute(images)
         """
         (maps,) = self._explain(
             inputs,
@@ -272,7 +309,7 @@ class UniCAM(LayerAttribution):
         internal_batch_size: Optional[int] = None,
         show_progress: bool = False,
     ) -> TransferAttributions:
-        """Distilled and residual maps from one forward pass of each model.
+        """Distilled and residual maps from one forward pass of each model, the Teacher included.
 
         Args, raises and shapes: as :meth:`attribute`.
 
@@ -310,25 +347,25 @@ class UniCAM(LayerAttribution):
         Args:
             inputs (Tensor or tuple[Tensor, ...]): m >= 4 inputs; 64 or more are advisable.
             target (int, list or Tensor, optional): their labels; without them only the objective
-                without labels can be used.
+                without labels can be used. Without effect beside a Teacher.
             additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress:
                 as in :meth:`attribute`.
 
         Returns:
-            ReferencePopulation: detached features only.
+            ReferencePopulation: detached features only, those of the Teacher included.
 
         Raises:
             ValueError, TypeError: as :meth:`attribute`; fewer than 4 inputs.
         """
         values = as_inputs(inputs)
         n = values[0].shape[0]
-        labels = as_labels(target, n)
+        labels = self._labels(target, n)
         check_batch_size(internal_batch_size, "internal_batch_size")
         if n < MIN_INPUTS:
             raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {n}; use 64 or more.")
         if labels is not None:
             label_geometry(labels, self.class_embeddings, torch.float64)
-        student, base = (
+        student, base, *extra = (
             observer.observe(
                 values,
                 as_forward_args(additional_forward_args),
@@ -337,11 +374,14 @@ class UniCAM(LayerAttribution):
                 internal_batch_size=internal_batch_size,
                 show_progress=show_progress,
             ).features
-            for observer in self._observers
+            for observer in (*self._observers, self._teacher)
+            if observer is not None
         )
         layers = tuple(
-            LayerReference.of(s, b, None if labels is None else labels.to(s.device), self.class_embeddings)
-            for s, b in zip(student, base)
+            LayerReference.of(
+                s, b, None if labels is None else labels.to(s.device), self.class_embeddings, *teacher
+            )
+            for s, b, *teacher in zip(student, base, *extra)
         )
         return ReferencePopulation(layers, self._made_with(attribute_to_layer_input))
 
@@ -360,13 +400,14 @@ class UniCAM(LayerAttribution):
         """Maps of this object's direction and, if asked for, of the other one."""
         values = as_inputs(inputs)
         n = values[0].shape[0]
-        labels = as_labels(target, n)
+        labels = self._labels(target, n)
         check_batch_size(internal_batch_size, "internal_batch_size")
         if reference is None:
-            check_population(values, labels, self.class_embeddings)
+            check_population(values, labels, self.class_embeddings, has_teacher=self._teacher is not None)
         else:
             self._check_reference(reference, labels, attribute_to_layer_input)
-        own, other = (
+        # The Teacher first: what it kept is gone before the other two keep their activations.
+        observations = [
             observer.observe(
                 values,
                 as_forward_args(additional_forward_args),
@@ -375,17 +416,20 @@ class UniCAM(LayerAttribution):
                 internal_batch_size=internal_batch_size,
                 show_progress=show_progress,
             )
-            for observer, features_only in ((self._own, False), (self._other, not both))
-        )
+            for observer, features_only in ((self._teacher, True), (self._own, False), (self._other, not both))
+            if observer is not None
+        ]
+        *extra, own, other = observations
         own_gradients, other_gradients = [], []
-        for number, (first, second) in enumerate(zip(own.features, other.features)):
-            first, second = _alike(first, second)
+        for number in range(len(own.features)):
+            first, second, *teacher = _alike([observation.features[number] for observation in (own, other, *extra)])
+            aim = (teacher[0] if teacher else None, labels, self.class_embeddings)
             with torch.inference_mode(False), torch.enable_grad():
                 if reference is None:
-                    gradients = self._population_gradients(first, second, labels, both)
+                    gradients = population_gradients((first, second), *aim, both)
                 else:
                     layer = reference.layers[number].to(first.device)
-                    gradients = self._reference_gradients(layer, first, second, labels, both)
+                    gradients = reference_gradients(layer, self._direction, (first, second), *aim, both)
             own_gradients.append(gradients[0])
             other_gradients.append(gradients[-1])
         results = [self._format(own.maps(own_gradients, **map_settings))]
@@ -393,34 +437,10 @@ class UniCAM(LayerAttribution):
             results.append(self._format(other.maps(other_gradients, **map_settings)))
         return results
 
-    def _population_gradients(
-        self, first: Tensor, second: Tensor, labels: Optional[Tensor], both: bool
-    ) -> list[Tensor]:
-        features = [first.clone().requires_grad_(), second.clone().requires_grad_()]
-        sides: list[Geometry] = [geometry(x) for x in features]
-        target = None
-        if labels is not None:
-            target = label_geometry(labels.to(first.device), self.class_embeddings, first.dtype)
-        return [
-            torch.autograd.grad(population_objective(sides[i], sides[1 - i], target), features[i])[0]
-            for i in ((0, 1) if both else (0,))
-        ]
-
-    def _reference_gradients(
-        self, layer: LayerReference, first: Tensor, second: Tensor, labels: Optional[Tensor], both: bool
-    ) -> list[Tensor]:
-        features = [first.clone().requires_grad_(), second.clone().requires_grad_()]
-        order = (self._direction, 1 - self._direction)
-        rows: list[AddedRows] = [added_features(layer.features[side], x) for side, x in zip(order, features)]
-        target = None
-        if labels is not None:
-            target = layer.added_labels(labels.to(first.device), self.class_embeddings, order[0])
-        gradients = []
-        for i in (0, 1) if both else (0,):
-            # An input's objective depends on its own features alone: the sum keeps them apart.
-            objectives = reference_objective(layer.pairings[order[i]], rows[i], rows[1 - i], target)
-            gradients.append(torch.autograd.grad(objectives.sum(), features[i])[0])
-        return gradients
+    def _labels(self, target: Target, n: int) -> Optional[Tensor]:
+        """The labels that the objective needs: none beside a Teacher, whatever ``target`` says."""
+        labels = as_labels(target, n)
+        return labels if self._teacher is None else None
 
     def _check_reference(self, reference: object, labels: Optional[Tensor], attribute_to_layer_input: bool) -> None:
         if not isinstance(reference, ReferencePopulation):
@@ -441,27 +461,17 @@ class UniCAM(LayerAttribution):
 
     def _made_with(self, attribute_to_layer_input: bool) -> dict[str, Any]:
         """What a reference population has to share with the calls that use it."""
-        transform = self.feature_transform
-        settings: dict[str, Any] = {
-            "attribute_to_layer_input": attribute_to_layer_input,
-            "feature_transform": getattr(transform, "__qualname__", type(transform).__qualname__),
-            "class_embeddings": None if self.class_embeddings is None else fingerprint(self.class_embeddings),
-        }
-        for role, observer in zip(("student", "base"), self._observers):
-            settings[f"{role} layers"] = [str(pair.feature_layer) for pair in observer.pairs]
-            settings[f"{role} layout"] = observer.hints._asdict()
-            modules = [pair.feature_layer.module for pair in observer.pairs]
-            if isinstance(observer.forward_func, nn.Module):
-                modules.append(observer.forward_func)
-            settings[f"{role} weights"] = fingerprint(*modules)
-        return settings
+        student, base = self._observers
+        return made_with(
+            student, base, self._teacher, self.feature_transform, self.class_embeddings, attribute_to_layer_input
+        )
 
     def _format(self, maps: list[tuple[Tensor, ...]]) -> Any:
         formatted = [_format_output(len(of_layer) > 1, of_layer) for of_layer in maps]
         return formatted if self._several else formatted[0]
 
 
-def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both models' features on one device and in one dtype."""
-    dtype = torch.promote_types(first.dtype, second.dtype)
-    return first.to(dtype), second.to(first.device, dtype)
+def _alike(features: Sequence[Tensor]) -> list[Tensor]:
+    """All models' features on the first one's device and in one dtype."""
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in features))
+    return [x.to(features[0].device, dtype) for x in features]
