@@ -55,6 +55,8 @@ class LayoutHints(NamedTuple):
     grid: Optional[Size] = None
     prefix_tokens: Optional[int] = None
     channels_last: Optional[bool] = None
+    last_resort: bool = False
+    """Said of another model: counts only where this one's own outputs do not tell."""
 
 
 class Trace(NamedTuple):
@@ -100,7 +102,7 @@ def find_layout(
         image_size (tuple or None): (H, W) of the model's input where that is an image (N, C, H, W).
             Without it outputs keep the meaning they have for Captum, channels first.
         seen (sequence of Trace): 4-D outputs ahead of the layer in the same forward pass.
-        hints (LayoutHints): the user's own word, which goes first.
+        hints (LayoutHints): the user's own word, which goes first unless it is a last resort.
 
     Raises:
         ValueError: tokens whose grid cannot be found, or hints that do not fit.
@@ -109,10 +111,26 @@ def find_layout(
         return Layout()
     if output.dim() == 4:
         return Layout(channels_last=_is_channels_last(output, module, image_size, seen, hints))
+    if hints.last_resort:
+        hints = _where_unclear(output, module, image_size, seen, hints)
     if hints.channels_last is False or (hints.channels_last is None and isinstance(module, _CHANNELS_FIRST_1D)):
         return Layout()
     grid, prefix_tokens = _token_grid(output, where, image_size, seen, hints)
     return Layout(grid, prefix_tokens)
+
+
+def _where_unclear(
+    output: Tensor, module: nn.Module, image_size: Size, seen: Sequence[Trace], hints: LayoutHints
+) -> LayoutHints:
+    """What of hints about another model's layers helps with this (N, T, C) or (N, C, L): none, if it tells by itself."""
+    if isinstance(module, _CHANNELS_FIRST_1D) or _traced_grid(output, image_size, seen, None) is not None:
+        return LayoutHints()
+    if hints.grid is None:
+        return hints
+    h, w = hints.grid
+    prefix = output.shape[1] - h * w
+    fits = prefix == hints.prefix_tokens or (hints.prefix_tokens is None and prefix >= 0)
+    return hints if fits else LayoutHints(channels_last=hints.channels_last)
 
 
 def _has_aspect(size: Size, image_size: Size) -> bool:
@@ -124,14 +142,18 @@ def _has_aspect(size: Size, image_size: Size) -> bool:
 def _is_channels_last(
     output: Tensor, module: nn.Module, image_size: Size, seen: Sequence[Trace], hints: LayoutHints
 ) -> bool:
-    if hints.channels_last is not None:
+    if hints.channels_last is not None and not hints.last_resort:
         return hints.channels_last
     shape = (output.shape[0], output.shape[1], output.shape[2], output.shape[3])
-    own = _orientation(Trace(shape, module), image_size)
-    return _neighbours_orientation(shape, image_size, seen) if own is None else own
+    found = _orientation(Trace(shape, module), image_size)
+    if found is None:
+        found = _neighbours_orientation(shape, image_size, seen)
+    return bool(hints.channels_last) if found is None else found
 
 
-def _neighbours_orientation(shape: tuple[int, int, int, int], image_size: Size, seen: Sequence[Trace]) -> bool:
+def _neighbours_orientation(
+    shape: tuple[int, int, int, int], image_size: Size, seen: Sequence[Trace]
+) -> Optional[bool]:
     """What the latest output of the same batch and grid says about a shape that does not tell."""
     passed: set[nn.Module] = set()
     for trace in reversed(seen):
@@ -145,7 +167,7 @@ def _neighbours_orientation(shape: tuple[int, int, int, int], image_size: Size, 
         # A block gives what it is given, whatever it permutes inside (ConvNeXt): look ahead of it.
         if trace.keeps_shape:
             passed.update(trace.module.modules())
-    return False
+    return None
 
 
 def _orientation(trace: Trace, image_size: Size) -> Optional[bool]:
@@ -180,10 +202,30 @@ def _token_grid(
                 f"{tokens} tokens (shape {tuple(output.shape)}), and prefix_tokens + h * w must equal that."
             )
         return (h, w), prefix
+    traced = _traced_grid(output, image_size, seen, hints.prefix_tokens)
+    if traced is not None:
+        return traced
+    for prefix in (0, 1) if hints.prefix_tokens is None else (hints.prefix_tokens,):
+        side = math.isqrt(max(tokens - prefix, 0))
+        if side > 0 and side * side == tokens - prefix:
+            return (side, side), prefix
+    raise ValueError(
+        f"{where} gives {tokens} tokens (shape {tuple(output.shape)}) for images of {image_size[0]} x "
+        f"{image_size[1]}, and no layer before it shows how they are laid out. Pass grid=(h, w) and, if class or "
+        "register tokens stand in front, prefix_tokens=k, with k + h * w equal to the number of tokens; "
+        "or channels_last=False if the layer's output is (N, C, L) and no tokens at all."
+    )
+
+
+def _traced_grid(
+    output: Tensor, image_size: Size, seen: Sequence[Trace], prefix_tokens: Optional[int]
+) -> Optional[tuple[Size, int]]:
+    """The grid and number of prefix tokens that an earlier 4-D output shows, if one does."""
+    tokens = output.shape[1]
 
     def fits(prefix: int) -> bool:
-        if hints.prefix_tokens is not None:
-            return prefix == hints.prefix_tokens
+        if prefix_tokens is not None:
+            return prefix == prefix_tokens
         return 0 <= prefix <= MAX_PREFIX_TOKENS
 
     for trace in reversed(seen):
@@ -196,13 +238,4 @@ def _token_grid(
             if trace.shape[0] == output.shape[0] and not pooled:
                 if _has_aspect((h, w), image_size) and fits(tokens - h * w):
                     return (h, w), tokens - h * w
-    for prefix in (0, 1) if hints.prefix_tokens is None else (hints.prefix_tokens,):
-        side = math.isqrt(max(tokens - prefix, 0))
-        if side > 0 and side * side == tokens - prefix:
-            return (side, side), prefix
-    raise ValueError(
-        f"{where} gives {tokens} tokens (shape {tuple(output.shape)}) for images of {image_size[0]} x "
-        f"{image_size[1]}, and no layer before it shows how they are laid out. Pass grid=(h, w) and, if class or "
-        "register tokens stand in front, prefix_tokens=k, with k + h * w equal to the number of tokens; "
-        "or channels_last=False if the layer's output is (N, C, L) and no tokens at all."
-    )
+    return None

@@ -29,7 +29,6 @@ from captum_kd.attr.reference import LayerReference, ReferencePopulation
 from captum_kd.distance import MIN_INPUTS
 from captum_kd.embeddings import check_class_embeddings, label_geometry
 from captum_kd.features import FeatureTransform, global_average_pool
-from captum_kd.layouts import LayoutHints
 from captum_kd.observation import Observer
 
 __all__ = ["TransferAttributions", "UniCAM"]
@@ -145,7 +144,8 @@ class UniCAM(LayerAttribution):
             teacher_layer (str, torch.nn.Module or list, optional): Where the Teacher's distances
                         are taken, through the same ``feature_transform``. Its width, resolution
                         and layout may differ: ``grid``, ``prefix_tokens`` and ``channels_last``
-                        speak of the other two models, the Teacher's layout is found out.
+                        speak of the other two models and count for the Teacher only where its own
+                        outputs do not tell.
                         Default: the layer named as the Student's feature layer
 
         Raises:
@@ -181,7 +181,8 @@ class UniCAM(LayerAttribution):
         self._teacher: Optional[Observer] = None
         if teacher_func is not None:
             at_features = teacher_layers(teacher_func, teacher_layer, own)
-            self._teacher = Observer(teacher_func, at_features, feature_transform, LayoutHints(), device_ids)
+            hints = hints._replace(last_resort=True)
+            self._teacher = Observer(teacher_func, at_features, feature_transform, hints, device_ids)
         self._direction = 0
 
     @property

@@ -50,6 +50,11 @@ def objective(own: Tensor, other: Tensor, labels: Optional[Tensor], embeddings: 
     return r(rest, u_centred(distances(embedded(labels, embeddings))))
 
 
+def teacher_objective(own: Tensor, other: Tensor, teacher: Tensor) -> Tensor:
+    """In batch mode and, the added input being one row of the population, in reference mode."""
+    return r(without(u_centred(distances(own)), u_centred(distances(other))), u_centred(distances(teacher)))
+
+
 def added_objective(
     own: Tensor, other: Tensor, labels: Optional[Tensor], embeddings: Optional[Tensor] = None
 ) -> Tensor:
@@ -98,6 +103,35 @@ def reference_map(
             torch.cat([other[i : i + 1].double(), other_references.double()]),
             together,
             embeddings,
+        )
+        maps.append(weighted_map(a.detach(), torch.autograd.grad(j, a)[0]))
+    return torch.cat(maps)
+
+
+def teacher_batch_map(
+    activations: Tensor, features: Callable[[Tensor], Tensor], other: Tensor, teacher: Tensor
+) -> Tensor:
+    a = activations.detach().double().requires_grad_()
+    j = teacher_objective(features(a), other.double(), teacher.double())
+    return weighted_map(a.detach(), torch.autograd.grad(j, a)[0])
+
+
+def teacher_reference_map(
+    activations: Tensor,
+    features: Callable[[Tensor], Tensor],
+    other: Tensor,
+    teacher: Tensor,
+    own_references: Tensor,
+    other_references: Tensor,
+    teacher_references: Tensor,
+) -> Tensor:
+    maps = []
+    for i in range(activations.shape[0]):
+        a = activations[i : i + 1].detach().double().requires_grad_()
+        j = teacher_objective(
+            torch.cat([features(a), own_references.double()]),
+            torch.cat([other[i : i + 1].double(), other_references.double()]),
+            torch.cat([teacher[i : i + 1].double(), teacher_references.double()]),
         )
         maps.append(weighted_map(a.detach(), torch.autograd.grad(j, a)[0]))
     return torch.cat(maps)
