@@ -358,6 +358,32 @@ def test_hints_serve_a_teacher_whose_layout_does_not_tell():
     assert difference(found, literal.teacher_batch_map(own, pool, pool(other), pool(third))) < 1e-6
 
 
+class Cube(nn.Module):
+    """(N, 6, 6, 6) with channels last behind a layer that does not say so, and no other 4-D output."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(12, 6))
+        self.layer = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.unflatten(2, (6, 2)).unflatten(4, (6, 2)).permute(0, 2, 4, 1, 3, 5).flatten(3) @ self.weight)
+
+
+@pytest.mark.parametrize("channels_last", [None, False, True])
+def test_the_hint_of_channels_last_serves_a_teacher_whose_layout_does_not_tell(channels_last):
+    student, base, teacher, pool = conv(1), conv(2), Cube(3).double(), global_average_pool
+    # The convolutions are told by the hint itself, which for them goes first: the Student takes it as it is.
+    layers = ((student, "conv2"), (base, "conv2"), (teacher, "layer"))
+    own, other, third = (activations(model, name, inputs()) for model, name in layers)
+    if channels_last:
+        own, other, third = (a.permute(0, 3, 1, 2) for a in (own, other, third))
+    arguments = dict(teacher_func=teacher, teacher_layer="layer", channels_last=channels_last)
+    found = UniCAM(student, "conv2", base, **arguments).attribute(inputs())
+    assert difference(found, literal.teacher_batch_map(own, pool, pool(other), pool(third))) < 1e-6
+
+
 def test_hints_that_do_not_fit_a_teacher_whose_layout_does_not_tell_leave_the_square():
     student, base = (TinyTransformer(seed=seed).double().eval() for seed in (1, 2))
     x = images(N, 12, 12, dtype=torch.float64)
