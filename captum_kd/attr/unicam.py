@@ -69,9 +69,10 @@ class UniCAM(LayerAttribution):
     Teacher and the Base has not. Neither labels nor the objective without them look at the Teacher,
     so neither can tell transfer from luck. Labels then play no part: ``target`` is accepted, and
     its form checked, so that Captum's tools and existing calls run unchanged, but it changes
-    nothing. A map is no evidence of transfer even so. A second Base of another seed, in the
-    Student's place, shows such a map too, for all networks of a task share much with the Teacher;
-    what the Teacher gave is what Students show beyond that, over several seeds.
+    nothing. A map is no evidence of transfer even so: seeds are the null. A second Base of
+    another seed in the Student's place, R(P_{B'|B}, P_T), follows the Teacher too, for networks
+    trained on one task have much in common; what the Teacher gave is what Students show beyond
+    that, over several seeds.
 
     A map depends on the population. In batch mode, the paper's, the inputs are the population:
     other companions, another map. In reference mode (``reference=``) every input is added on its
