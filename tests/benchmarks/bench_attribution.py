@@ -36,7 +36,7 @@ def main() -> None:
 
         taught = UniCAM(student, student.layer4, base, teacher_func=teacher)
         value = ratio(lambda: taught.attribute_transfer(x), lambda: with_teacher(teacher, cams, x, y), 15)
-        name = "attribute_transfer with Teacher / 2 x LayerGradCam + Teacher, 8 x 160 px"
+        name = "the same with a Teacher / the same + a Teacher pass"
         print(at_most(f"{name}, {state}", value, 1.10))
 
         population = unicam.reference(torch.randn(256, 3, 96, 96), torch.arange(256) % 10, internal_batch_size=64)
