@@ -1,0 +1,65 @@
+"""Attributions handed to a metric: checked against the images they are of, and brought to their size."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+from captum.attr import LayerAttribution
+from torch import Tensor
+
+from captum_kd.distance import is_finite
+from captum_kd.layouts import Size
+
+__all__ = ["as_maps", "upsample"]
+
+
+def as_maps(attributions: Any, argument: str, n: int, size: Optional[Size] = None) -> Tensor:
+    """Attributions as they came, without graph, known to be one finite map an input.
+
+    Args:
+        attributions (Any): what a Captum layer attribution returned.
+        argument (str): its name, for messages.
+        n (int): number of inputs.
+        size (tuple, optional): (H, W) of what the maps lie on; they must not be larger.
+
+    Returns:
+        Tensor: (N, 1, h, w), float32 or float64.
+
+    Raises:
+        TypeError: no floating point tensor; a tuple or list says to choose one.
+        ValueError: another shape, another number of maps than inputs, or a non-finite map, named by its index.
+    """
+    if isinstance(attributions, (tuple, list)):
+        raise TypeError(
+            f"{argument} is a {type(attributions).__name__} of {len(attributions)}, as layers with several outputs, "
+            f"lists of layers and both directions of a transfer give them; choose one, {argument}[0] say."
+        )
+    if not isinstance(attributions, Tensor) or not attributions.is_floating_point():
+        kind = f"a tensor of {attributions.dtype}" if isinstance(attributions, Tensor) else type(attributions).__name__
+        raise TypeError(f"{argument} must be a floating point tensor of shape (N, 1, h, w), got {kind}.")
+    shape = tuple(attributions.shape)
+    if attributions.dim() != 4 or shape[1] != 1 or 0 in shape[2:]:
+        hint = f" Sum over channels first: {argument}.sum(1, keepdim=True)." if attributions.dim() == 4 else ""
+        hint = f" Pass {argument}.unsqueeze(1)." if attributions.dim() == 3 else hint
+        raise ValueError(f"{argument} must have shape (N, 1, h, w), one map an input, got {shape}.{hint}")
+    if shape[0] != n:
+        raise ValueError(f"{argument} has {shape[0]} maps for {n} inputs; pass the maps of these inputs, one each.")
+    if size is not None and (shape[2] > size[0] or shape[3] > size[1]):
+        raise ValueError(
+            f"{argument} has maps of {shape[2]}x{shape[3]} for {size[0]}x{size[1]} pixels; maps are upsampled, never "
+            "reduced: pass the maps of these inputs, at the layer's resolution or the input's."
+        )
+    maps = attributions.detach()
+    if not is_finite(maps):
+        index = int((~torch.isfinite(maps)).flatten(1).any(1).nonzero()[0])
+        raise ValueError(f"{argument} has non-finite values (NaN or infinity) in map {index}.")
+    return maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
+
+
+def upsample(maps: Tensor, size: Size) -> Tensor:
+    """(N, 1, h, w) maps at (H, W), bilinearly, as Captum's ``LayerAttribution.interpolate`` does it."""
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    upsampled: Tensor = LayerAttribution.interpolate(maps, tuple(size), interpolate_mode="bilinear")
+    return upsampled

@@ -1,0 +1,123 @@
+"""Do maps lie on the object?"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from captum.log import log_usage
+from torch import Tensor
+
+from captum_kd._maps import as_maps, upsample
+
+__all__ = ["LocalizationScores", "localization_score"]
+
+# Maxima closer than this share of the map's size are tied: interpolation of a constant is constant up to rounding.
+_TIED_EPS = 32
+
+
+class LocalizationScores(NamedTuple):
+    """How far each map lies inside its mask.
+
+    Attributes:
+        energy_share (Tensor): (N,) positive energy inside the mask over all positive energy, in [0, 1].
+        pointing_game (Tensor): (N,) whether the map's maximum lies inside the mask, 0 or 1; in
+            between where several maxima are tied.
+    """
+
+    energy_share: Tensor
+    pointing_game: Tensor
+
+
+@log_usage()
+def localization_score(attributions: Tensor, masks: Tensor) -> LocalizationScores:
+    r"""
+    Two scores of how well maps lie on the objects: the share of a map's positive energy that is
+    inside the mask, and the pointing game, whether its maximum is.
+
+    Chance is the mask's share of the image: compare with ``masks.float().mean((-2, -1))``, or with
+    the scores of :func:`captum_kd.metrics.random_attributions`.
+
+    A map without positive energy puts nothing on the object: its share is 0, with a warning that
+    counts such maps, so that means over inputs stay defined. Maxima that are tied count by the
+    share of them inside the mask, the pointing game's mean if one of them were drawn at random: a
+    constant map scores the mask's share of the image, whatever the order of pixels.
+
+    Source: Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016 (pointing
+    game, here without its tolerance of 15 pixels); Wang et al., "Score-CAM", CVPR Workshops 2020
+    (energy).
+
+    Args:
+
+        attributions (Tensor): (N, 1, h, w) maps as layer attributions give them. Where they are
+                    smaller than the masks they are upsampled bilinearly, as
+                    ``LayerAttribution.interpolate`` does it.
+        masks (Tensor): (N, H, W) or (N, 1, H, W), boolean, True on the object.
+
+    Returns:
+        LocalizationScores: ``energy_share`` and ``pointing_game``, each (N,), on the maps' device
+        and in their dtype (float32 for half types).
+
+    Raises:
+        TypeError: masks that are not boolean, maps that are no floating point tensor.
+        ValueError: a mask that is empty (named by its index), another number of masks than maps,
+                    maps of another shape, larger than the masks, or with non-finite values.
+
+    Examples::
+
+        >>> maps = LayerGradCam(student, student.layer4).attribute(images, labels)  # (8, 1, 7, 7)
+        >>> scores = localization_score(maps, masks)  # masks: (8, 224, 224), boolean
+        >>> scores.energy_share.mean(), scores.pointing_game.mean()
+    """
+    masks = _as_masks(masks)
+    maps = as_maps(attributions, "attributions", masks.shape[0], (masks.shape[2], masks.shape[3]))
+    dtype = maps.dtype
+    # Sums over a large image lose digits in float32, and the products of interpolation its ties.
+    wide = maps if maps.device.type == "mps" else maps.double()
+    size = wide.abs().amax((1, 2, 3), keepdim=True)
+    wide = upsample(wide / torch.where(size > 0, size, 1.0), (masks.shape[2], masks.shape[3])).flatten(1)
+    inside = masks.to(wide.device).flatten(1)
+    return LocalizationScores(_energy_share(wide, inside).to(dtype), _pointing_game(wide, inside).to(dtype))
+
+
+def _energy_share(maps: Tensor, inside: Tensor) -> Tensor:
+    positive = maps.clamp(min=0)
+    energy = positive.sum(1)
+    without = energy == 0
+    if bool(without.any()):
+        warnings.warn(
+            f"{int(without.sum())} of {len(maps)} maps have no positive energy; their energy share counts as 0.",
+            UserWarning,
+            stacklevel=4,  # past localization_score and its log_usage wrapper
+        )
+    return (positive * inside).sum(1) / torch.where(without, 1.0, energy)
+
+
+def _pointing_game(maps: Tensor, inside: Tensor) -> Tensor:
+    level = maps.amax(1, keepdim=True) - _TIED_EPS * torch.finfo(maps.dtype).eps
+    tied = maps >= level
+    return (tied & inside).sum(1) / tied.sum(1).to(maps.dtype)
+
+
+def _as_masks(masks: Tensor) -> Tensor:
+    """(N, 1, H, W) boolean masks, none of them empty."""
+    if not isinstance(masks, Tensor):
+        raise TypeError(f"masks must be a boolean tensor of shape (N, H, W), got {type(masks).__name__}.")
+    if masks.dtype != torch.bool:
+        raise TypeError(
+            f"masks must be boolean, True on the object, got {masks.dtype}; pass masks > 0.5, or masks == value for "
+            "the object's value in a segmentation."
+        )
+    shape = tuple(masks.shape)
+    if masks.dim() == 3:
+        masks = masks.unsqueeze(1)
+    if masks.dim() != 4 or masks.shape[1] != 1 or 0 in shape:
+        raise ValueError(f"masks must have shape (N, H, W) or (N, 1, H, W), got {shape}.")
+    empty = ~masks.flatten(1).any(1)
+    if bool(empty.any()):
+        raise ValueError(
+            f"The mask of input {int(empty.nonzero()[0])} is empty ({int(empty.sum())} of {len(masks)} are): nothing can "
+            "be localised there; leave such inputs out."
+        )
+    return masks
