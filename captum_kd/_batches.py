@@ -98,7 +98,10 @@ def _labels(labels: Any, n: int) -> Tensor:
     # as_labels takes one label for all inputs, as Captum does for targets; a batch's labels are one each.
     given = labels.numel() if isinstance(labels, Tensor) else len(labels) if hasattr(labels, "__len__") else 1
     if given != n:
-        raise ValueError(f"The loader yields {given} label(s) for {n} inputs; one for each is expected. {WAY_OUT}")
+        raise ValueError(
+            f"The loader yields {given} label(s) for {n} inputs; one for each is expected. (A Dataset yields single "
+            f"examples: put it into a DataLoader.) {WAY_OUT}"
+        )
     return found
 
 

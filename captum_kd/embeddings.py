@@ -1,4 +1,10 @@
-"""Classes as points: the geometry that labels give a population."""
+"""Classes as points: where embeddings of classes come from, and the geometry that labels give a population.
+
+Without embeddings classes are one-hot, all equally far apart. :func:`classifier_embeddings` and
+:func:`class_prototypes` place them by what a model has learned; any (num_classes, e) tensor will do
+(a text model's vectors of the class names, say: none is ever loaded here). With two classes the choice
+cannot matter: two points have one distance, whose size scores and maps do not depend on.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +14,16 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from captum_kd._class_tables import class_prototypes, classifier_embeddings
 from captum_kd.distance import Estimator, Geometry, center, euclidean_distances
 
-__all__ = ["check_class_embeddings", "label_distances", "label_geometry"]
+__all__ = [
+    "check_class_embeddings",
+    "class_prototypes",
+    "classifier_embeddings",
+    "label_distances",
+    "label_geometry",
+]
 
 MIN_LABEL_SHARE = 1e-6
 """Labels whose centred norm is at most this share of the raw norm have no geometry."""

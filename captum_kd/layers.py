@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from captum_kd.layouts import Trace
 
-__all__ = ["Caught", "Layer", "LayerLike", "catch_layers", "counterpart", "resolve_layer"]
+__all__ = ["Caught", "Layer", "LayerLike", "catch_layers", "counterpart", "resolve_layer", "same_random_state"]
 
 LayerLike = Union[str, nn.Module]
 
@@ -166,7 +166,7 @@ def catch_layers(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(bool(differentiate_from)))
         stack.enter_context(_eager())
-        stack.enter_context(_same_random_state(inputs))
+        stack.enter_context(same_random_state(inputs))
         if trace:
             stack.enter_context(catcher.tracing())
         for module in dict.fromkeys(layer.module for layer in layers):
@@ -303,7 +303,8 @@ def _eager() -> Iterator[None]:
         yield
 
 
-def _same_random_state(inputs: tuple[Any, ...]) -> ContextManager[None]:
+def same_random_state(inputs: tuple[Any, ...]) -> ContextManager[None]:
+    """The global random state, of the CPU and of the inputs' devices, afterwards is what it was before."""
     # Dropout of a model in training mode draws numbers; the caller's stream must not notice.
     devices = {value.device for value in inputs if isinstance(value, Tensor) and value.device.type != "cpu"}
     kind = next(iter(devices)).type if devices else "cuda"

@@ -1,0 +1,227 @@
+"""Tables of class embeddings from what a model has learned: its classifier's weights, or prototypes of features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Callable, Optional
+
+import torch
+from captum._utils.progress import progress
+from torch import Tensor, nn
+
+from captum_kd._arguments import check_callable
+from captum_kd._batches import Unpack, device_of, to_device, unpack_batch
+from captum_kd.distance import is_finite
+from captum_kd.layers import same_random_state
+
+__all__ = ["class_prototypes", "classifier_embeddings"]
+
+CANCELLED = 1e-6
+"""A mean of unit vectors that is at most this long is rounding: it has no direction."""
+
+
+def classifier_embeddings(module: nn.Module) -> Tensor:
+    """Class embeddings from a classifier's weights: one row for each class.
+
+    Classes that a model finds alike have rows that point alike. With two classes every table gives the same
+    scores and maps as one-hot.
+
+    Args:
+        module (nn.Module): the final layer, an ``nn.Linear`` or a 1x1 ``nn.Conv2d``; or a whole model whose
+            last module with parameters, in the order of ``named_modules()``, is an ``nn.Linear``. A model with
+            a second linear layer of that very shape (several heads, hidden layers as wide as the classes) is
+            ambiguous.
+
+    Returns:
+        Tensor: (num_classes, e), a detached copy, of the weights' dtype and on their device.
+
+    Raises:
+        TypeError: no module.
+        ValueError: a model in which no layer, or more than one, is the classifier (the candidates are named);
+            a layer with fewer than two classes, not yet initialised, or with non-finite weights.
+
+    Example::
+
+        >>> table = classifier_embeddings(teacher.fc)  # (10, 512)
+        >>> relevance_score(student, "layer3", images, labels, table)
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be an nn.Linear, a 1x1 nn.Conv2d or a model, got {type(module).__name__}.")
+    layer = module if isinstance(module, (nn.Linear, nn.Conv2d)) else _classifier_of(module)
+    weight = layer.weight
+    if isinstance(weight, nn.parameter.UninitializedParameter):
+        raise ValueError(f"{type(layer).__name__} has no weights yet; run the model once first.")
+    if weight.dim() == 4 and (tuple(weight.shape[2:]) != (1, 1) or getattr(layer, "groups", 1) != 1):
+        raise ValueError(
+            f"A convolution is a classifier if it is 1x1 and has one group, got {layer}; pass the final layer."
+        )
+    table: Tensor = weight.detach().clone().flatten(1)
+    if table.shape[0] < 2:
+        raise ValueError(
+            f"{layer} has {table.shape[0]} output(s); embeddings need a row for each of at least two classes. With two "
+            "classes one-hot (None) gives the same scores as any table."
+        )
+    if not is_finite(table):
+        raise ValueError(f"The weights of {layer} have non-finite values (NaN or infinity).")
+    return table
+
+
+def _classifier_of(model: nn.Module) -> nn.Linear:
+    weighted = [
+        (name, module)
+        for name, module in model.named_modules()
+        # A reparametrised layer keeps its own parameters one level below itself.
+        if "parametrizations" not in name.split(".")
+        and (isinstance(module, nn.Linear) or next(module.parameters(recurse=False), None) is not None)
+    ]
+    linear: list[tuple[str, nn.Linear]] = [item for item in weighted if isinstance(item[1], nn.Linear)]
+    kind = type(model).__name__
+    if not linear:
+        raise ValueError(f"{kind} has no nn.Linear; pass the layer that gives its classes, a 1x1 nn.Conv2d say.")
+    last_name, last = linear[-1]
+    if weighted[-1][0] != last_name:
+        name, module = weighted[-1]
+        raise ValueError(
+            f"The last module of {kind} with parameters is {name!r} ({type(module).__name__}), no nn.Linear, so its "
+            f"classifier cannot be told; pass the layer itself. Candidates: {_listed(linear)}."
+        )
+    equals = [item for item in linear if item[1].weight.shape == last.weight.shape]
+    if len(equals) > 1:
+        raise ValueError(
+            f"{kind} has {len(equals)} linear layers of the shape {tuple(last.weight.shape)}, any of which may be the "
+            f"classifier; pass the layer itself. Candidates: {_listed(equals)}."
+        )
+    return last
+
+
+def _listed(named: list[tuple[str, nn.Linear]]) -> str:
+    shown = [f"{name!r} ({layer.in_features} to {layer.out_features})" for name, layer in named[-8:]]
+    return ("..., " if len(named) > 8 else "") + ", ".join(shown)
+
+
+@torch.no_grad()
+def class_prototypes(
+    feature_func: Callable[..., Tensor],
+    data: Iterable[Any],
+    *,
+    num_classes: Optional[int] = None,
+    unpack: Optional[Unpack] = None,
+    show_progress: bool = False,
+) -> Tensor:
+    r"""Class embeddings from features: the mean of the unit-length features of each class, at unit length.
+
+    .. math:: E_c \propto \sum_{i: y_i = c} x_i / \|x_i\|
+
+    With features of an image and text model these are the prototypes that the authors use. With two classes
+    every table gives the same scores and maps as one-hot.
+
+    Args:
+        feature_func (callable): from the inputs of a batch to (N, ...) features, flattened here: a model without
+            its head, ``clip.get_image_features``, any function. It runs in the mode that it is in (call ``eval()``
+            first), without gradients; batches go to the device of its parameters if it is an ``nn.Module``.
+        data (iterable): a DataLoader or any iterable of batches, (inputs, labels) or mappings with
+            ``pixel_values`` and ``labels``. It is gone through once.
+        num_classes (int, optional): classes that must be there; without, the largest label says how many.
+        unpack (callable, optional): from a batch of another kind to (inputs, labels).
+        show_progress (bool): Captum's progress display over the batches.
+
+    Returns:
+        Tensor: (num_classes, e), float64, on the CPU, rows of length 1. Sums are float64 whatever the features.
+
+    Raises:
+        TypeError: a feature_func that cannot be called or returns no tensor, data that cannot be iterated over,
+            batches without labels.
+        ValueError: no batches, a class without inputs (named), labels outside the classes, features that are
+            non-finite, all zero, of differing width, or that cancel within a class.
+
+    Source: Snell, Swersky & Zemel, "Prototypical Networks", NeurIPS 2017, for prototypes as means.
+
+    Example::
+
+        >>> backbone = torch.nn.Sequential(*list(resnet.children())[:-1]).eval()
+        >>> table = class_prototypes(backbone, loader)  # (10, 512)
+        >>> UniCAM(student, "layer4", base, class_embeddings=table)
+    """
+    check_callable(feature_func, "feature_func")
+    if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 2):
+        raise ValueError(f"num_classes must be an integer of at least 2 or None, got {num_classes!r}.")
+    if not isinstance(data, Iterable):
+        raise TypeError(f"data must be a DataLoader or an iterable of batches, got {type(data).__name__}.")
+    device = device_of(feature_func)
+    sums: dict[int, Tensor] = {}  # by class: labels may come in any order, and be as large as a mistake makes them
+    counts: dict[int, int] = {}
+    width: Optional[int] = None
+    for number, batch in enumerate(progress(data, desc="Class prototypes") if show_progress else data):
+        inputs, labels = unpack_batch(batch, unpack)
+        outside = (labels < 0) | (labels >= (num_classes or torch.inf))
+        if bool(outside.any()):
+            expected = f"0 to {num_classes - 1}" if num_classes else "0 and above"
+            raise ValueError(
+                f"Batch {number} holds the label {int(labels[outside][0])}; expected {expected}. Raise num_classes, or "
+                "leave out such inputs in unpack=."
+            )
+        inputs = to_device(inputs, device)
+        with same_random_state(inputs):
+            features = feature_func(*inputs)
+        directions = _unit_rows(features, len(labels), number)
+        width = width or directions.shape[1]
+        if directions.shape[1] != width:
+            raise ValueError(
+                f"feature_func gives {directions.shape[1]} features an input in batch {number}, {width} before; all "
+                "inputs need the same size, or features pooled over positions."
+            )
+        for label in labels.unique().tolist():
+            of_class = directions[labels == label]
+            sums[label] = sums.get(label, 0) + of_class.sum(0)
+            counts[label] = counts.get(label, 0) + len(of_class)
+    return _prototypes(sums, counts, num_classes)
+
+
+def _unit_rows(features: Any, n: int, batch: int) -> Tensor:
+    """Features of a batch as (n, d) float64 rows of length 1 on the CPU."""
+    if not isinstance(features, Tensor):
+        raise TypeError(
+            f"feature_func must return a tensor (N, ...), got {type(features).__name__}; wrap it in a function that "
+            "takes the tensor out (pooler_output, say)."
+        )
+    if features.dim() < 2 or features.shape[0] != n or features.numel() == 0:
+        raise ValueError(f"feature_func must give (N, ...) features for N = {n} inputs, got {tuple(features.shape)}.")
+    rows = features.detach().cpu().double().flatten(1)
+    if not is_finite(rows):
+        index = int((~torch.isfinite(rows)).any(1).nonzero()[0])
+        raise ValueError(f"feature_func gives non-finite features (NaN or infinity) for input {index} of batch {batch}.")
+    size = rows.abs().amax(1, keepdim=True)  # squares of very small or large features would leave float64
+    if bool((size == 0).any()):
+        index = int((size[:, 0] == 0).nonzero()[0])
+        raise ValueError(
+            f"feature_func gives only zeros for input {index} of batch {batch}: they have no direction. Choose features "
+            "ahead of the last activation, or leave the input out."
+        )
+    directions: Tensor = torch.nn.functional.normalize(rows / size, dim=1)
+    return directions
+
+
+def _prototypes(sums: dict[int, Tensor], counts: dict[int, int], num_classes: Optional[int]) -> Tensor:
+    if not sums:
+        raise ValueError("data yields no batches; pass a loader that holds inputs (a used-up iterator is empty).")
+    classes = max(sums) + 1 if num_classes is None else num_classes
+    lacking = classes - len(sums)
+    if lacking:
+        # Of a thousand classes that lack, the first are enough to see what went wrong.
+        first = [label for label in range(min(classes, len(sums) + 8)) if label not in sums][:8]
+        raise ValueError(
+            f"data holds no inputs of {lacking} of the {classes} classes: {', '.join(map(str, first))}"
+            f"{', ...' if lacking > len(first) else ''}. Pass a loader that holds them, or labels without gaps from 0 on."
+        )
+    if classes < 2:
+        raise ValueError("data holds the label 0 alone; embeddings need at least two classes.")
+    means = torch.stack([sums[label] / counts[label] for label in range(classes)])
+    norms = torch.linalg.vector_norm(means, dim=1, keepdim=True)
+    if bool((norms <= CANCELLED).any()):
+        label = int((norms[:, 0] <= CANCELLED).nonzero()[0])
+        raise ValueError(
+            f"The features of class {label} cancel: their mean has no direction. Choose other features, or leave the "
+            "class out."
+        )
+    prototypes: Tensor = means / norms
+    return prototypes
