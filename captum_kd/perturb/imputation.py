@@ -1,0 +1,217 @@
+"""Noisy linear imputation: pixels taken out of an image without leaving a trace of the mask."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from captum_kd.perturb.multigrid import Hierarchy
+
+__all__ = ["check_images", "check_noise", "noisy_linear_imputation"]
+
+# Numbers of images worked on at once. Passes over images that stay in the cache are several times as fast
+# on a CPU; elsewhere the number bounds the memory.
+_CPU_BLOCK = 400_000
+_DEVICE_BLOCK = 20_000_000
+# float32 resolves solutions to about 2e-5 of the images' range: where less is asked for, float64 is used.
+_FLOAT32_LIMIT = 1e-4
+_MAX_STEPS = 60
+
+
+@torch.no_grad()
+def noisy_linear_imputation(
+    images: Tensor,
+    keep: Tensor,
+    *,
+    noise: float = 0.01,
+    tolerance: float = 1e-3,
+    generator: Optional[torch.Generator] = None,
+) -> Tensor:
+    r"""
+    Replaces pixels by noisy linear imputation: each removed pixel becomes the weighted mean of its 8
+    neighbours (direct ones 1/6, diagonal ones 1/12, renormalised at the image's border), plus Gaussian
+    noise. The removed pixels of an image are one linear system; kept pixels stay as they are, to the bit.
+
+    A black or blurred region tells the model where something was removed. Imputed regions hardly do.
+
+    All images and channels are solved together, by conjugate gradients with one multigrid cycle as
+    preconditioner, each image with its own mask.
+
+    Source: Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods" (ROAD),
+    ICML 2022.
+
+    Args:
+
+        images (Tensor): (N, C, H, W), floating point. Removed pixels are never read.
+        keep (Tensor): (N, 1, H, W) or (N, H, W), boolean: True stays.
+        noise (float, optional): Standard deviation of the noise on imputed pixels, in the images' units.
+                    0 gives the solution itself.
+        tolerance (float, optional): Largest error of the solution, before noise, in the images' units;
+                    where a channel's kept values span less than 1, a share of what they span, so that
+                    faint images are solved too. Images of 0..255 that need no more than a hundredth of a
+                    grey level are done sooner with 0.01. Rounding to the images' dtype comes on top.
+        generator (torch.Generator, optional): Source of the noise, on the CPU or the images' device. With
+                    it torch's global state is not touched and results repeat; without it the noise comes
+                    from the global generator, as from :func:`torch.randn`.
+
+    Returns:
+        Tensor: like ``images``, without graph. Half precision is computed in float32 and rounded at the end.
+
+    Raises:
+        TypeError: images that are no floating point tensor, or a mask that is not boolean.
+        ValueError: shapes that do not fit, a mask that keeps nothing of an image, kept pixels that are
+                    not finite, negative noise, or a tolerance that is not positive.
+
+    Example::
+
+        >>> images = torch.rand(16, 3, 224, 224)
+        >>> keep = torch.rand(16, 1, 224, 224) > 0.5
+        >>> noisy_linear_imputation(images, keep, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([16, 3, 224, 224])
+    """
+    check_images(images, "images")
+    check_noise(noise)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance!r}.")
+    mask = _as_mask(images, keep)
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    known = torch.where(mask, images, 0).to(dtype)
+    _check_kept(known, mask)
+    filled = _impute(known, mask, float(tolerance))
+    if noise > 0:
+        where = images.device if generator is None else generator.device
+        drawn = torch.randn(images.shape, dtype=dtype, device=where, generator=generator)
+        filled = filled + noise * drawn.to(images.device)
+    return torch.where(mask, images, filled.to(images.dtype))
+
+
+# ------------------------------------------------------------------------------ solution
+
+
+class _Scale(NamedTuple):
+    """Middle and half of what a channel's kept values span, (N, C, 1, 1)."""
+
+    middle: Tensor
+    half: Tensor
+
+
+def _impute(known: Tensor, keep: Tensor, tolerance: float) -> Tensor:
+    """The images with their holes filled; ``known`` is 0 in them."""
+    n, channels, height, width = known.shape
+    low = torch.where(keep, known, torch.inf).amin((2, 3), keepdim=True)
+    high = torch.where(keep, known, -torch.inf).amax((2, 3), keepdim=True)
+    scale = _Scale(low / 2 + high / 2, high / 2 - low / 2)  # halves: the range of float32 may overflow
+    # In units in which kept values span -1 to 1; at least one rounding error, or no end would be reached.
+    span = 2 * scale.half
+    target = tolerance * torch.where(span < 1, 2.0, 1 / scale.half.clamp(min=0.5))
+    target = target.clamp(min=torch.finfo(known.dtype).eps)
+    precise = bool((target < _FLOAT32_LIMIT).any()) and known.device.type != "mps"  # which has no float64
+    work = torch.float64 if precise else known.dtype
+    block = max(1, (_CPU_BLOCK if known.device.type == "cpu" else _DEVICE_BLOCK) // (channels * height * width))
+    blocks = (part.split(block) for part in (known, keep, scale.middle, scale.half, target))
+    return torch.cat([_impute_block(*part, work) for part in zip(*blocks)])
+
+
+def _impute_block(
+    known: Tensor, keep: Tensor, middle: Tensor, half: Tensor, target: Tensor, dtype: torch.dtype
+) -> Tensor:
+    size = torch.where(half > 0, half, 1)
+    boundary = torch.where(keep, (known - middle) / size, 0).to(dtype)
+    grids = Hierarchy((~keep).to(dtype))
+    x = _conjugate_gradients(grids, grids.finest.neighbours(boundary), target)
+    # A mean of neighbours lies among the kept values.
+    return x.clamp(-1, 1).to(known.dtype) * size + middle
+
+
+def _conjugate_gradients(grids: Hierarchy, b: Tensor, target: Tensor) -> Tensor:
+    """Solves D x - N x = b until the largest error of each channel is at most its target.
+
+    The preconditioned residual estimates the error, and adding it at the end takes it off: at least half of
+    the error goes, so the estimate may be a factor of two too small.
+    """
+    x = grids.first_guess(b)
+    r = b - grids.apply(x)
+    z = grids.cycle(r)
+    p, rz = z, _dot(r, z)
+    for _ in range(_MAX_STEPS):
+        if bool((z.abs().amax((2, 3), keepdim=True) <= target).all()):
+            return x + z
+        q = grids.apply(p)
+        step = _quotient(rz, _dot(p, q))
+        x = torch.addcmul(x, step, p)
+        r = torch.addcmul(r, step, q, value=-1)
+        z = grids.cycle(r)
+        rz, before = _dot(r, z), rz
+        p = torch.addcmul(z, _quotient(rz, before), p)
+    raise RuntimeError(f"The imputation did not reach its tolerance in {_MAX_STEPS} steps.")
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum((2, 3), keepdim=True)
+
+
+def _quotient(a: Tensor, b: Tensor) -> Tensor:
+    """0 where a channel is solved to the last digit."""
+    return torch.where(b > 0, a / b, 0)
+
+
+# ------------------------------------------------------------------------------ arguments
+
+
+def check_images(images: Tensor, argument: str) -> None:
+    """Raises unless these are floating point images (N, C, H, W) with at least one pixel each."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"{argument} must be a tensor (N, C, H, W), got {type(images).__name__}.")
+    if not images.is_floating_point():
+        raise TypeError(
+            f"{argument} must be a floating point tensor, got {images.dtype}; convert it, "
+            "by .float() or torchvision's to_dtype(torch.float32, scale=True)."
+        )
+    if images.dim() != 4 or images.numel() == 0:
+        raise ValueError(f"{argument} must be images (N, C, H, W), got a tensor of shape {tuple(images.shape)}.")
+
+
+def check_noise(noise: float) -> None:
+    """Raises for standard deviations that are negative or not finite."""
+    if not 0 <= noise < float("inf"):
+        raise ValueError(f"noise must be a standard deviation, 0 or a positive number, got {noise!r}.")
+
+
+def _as_mask(images: Tensor, keep: Tensor) -> Tensor:
+    """The mask as (N, 1, H, W) on the images' device."""
+    if not isinstance(keep, Tensor):
+        raise TypeError(f"keep must be a boolean tensor, got {type(keep).__name__}.")
+    if keep.dtype != torch.bool:
+        raise TypeError(
+            f"keep must be a boolean mask (True stays), got a tensor of {keep.dtype}; compare first: keep > 0.5, "
+            "or keep.bool() for zeros and ones."
+        )
+    n, _, height, width = images.shape
+    if keep.shape not in ((n, 1, height, width), (n, height, width)):
+        raise ValueError(
+            f"keep has shape {tuple(keep.shape)} for images {tuple(images.shape)}; pass one mask per image, "
+            f"({n}, 1, {height}, {width}) or ({n}, {height}, {width})."
+        )
+    mask = keep.reshape(n, 1, height, width).to(images.device)
+    empty = (~mask.flatten(1).any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"keep keeps no pixel of image(s) {_first(empty)}: there is nothing to impute from. "
+            "Keep at least one pixel of every image."
+        )
+    return mask
+
+
+def _check_kept(known: Tensor, keep: Tensor) -> None:
+    broken = (~known.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    if broken:
+        raise ValueError(
+            f"Kept pixels of image(s) {_first(broken)} are not finite (NaN or infinity); repair the images or "
+            "remove those pixels (keep=False)."
+        )
+
+
+def _first(indices: list[int]) -> str:
+    return ", ".join(map(str, indices[:5])) + (", ..." if len(indices) > 5 else "")
