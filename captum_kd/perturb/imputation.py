@@ -120,7 +120,7 @@ def _impute_block(
     size = torch.where(half > 0, half, 1)
     boundary = torch.where(keep, (known - middle) / size, 0).to(dtype)
     grids = Hierarchy((~keep).to(dtype))
-    x = _conjugate_gradients(grids, grids.finest.neighbours(boundary), target)
+    x = _conjugate_gradients(grids, grids.finest.neighbours(boundary, out=torch.empty_like(boundary)), target)
     # A mean of neighbours lies among the kept values.
     return x.clamp(-1, 1).to(known.dtype) * size + middle
 
@@ -131,25 +131,25 @@ def _conjugate_gradients(grids: Hierarchy, b: Tensor, target: Tensor) -> Tensor:
     The preconditioned residual estimates the error, and adding it at the end takes it off: at least half of
     the error goes, so the estimate may be a factor of two too small.
     """
-    x = grids.first_guess(b)
-    r = b - grids.apply(x)
+    x, r, q = torch.zeros_like(b), b, torch.empty_like(b)
     z = grids.cycle(r)
-    p, rz = z, _dot(r, z)
+    p, rz = z.clone(), _dot(r, z, out=q)
     for _ in range(_MAX_STEPS):
-        if bool((z.abs().amax((2, 3), keepdim=True) <= target).all()):
-            return x + z
-        q = grids.apply(p)
-        step = _quotient(rz, _dot(p, q))
-        x = torch.addcmul(x, step, p)
-        r = torch.addcmul(r, step, q, value=-1)
+        if bool((torch.abs(z, out=q).amax((2, 3), keepdim=True) <= target).all()):
+            return x.add_(z)
+        grids.finest.apply(p, out=q)
+        step = _quotient(rz, _dot(p, q, out=z))
+        x.addcmul_(step, p)
+        r.addcmul_(step, q, value=-1)
         z = grids.cycle(r)
-        rz, before = _dot(r, z), rz
-        p = torch.addcmul(z, _quotient(rz, before), p)
+        rz, before = _dot(r, z, out=q), rz
+        p.mul_(_quotient(rz, before)).add_(z)
     raise RuntimeError(f"The imputation did not reach its tolerance in {_MAX_STEPS} steps.")
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((2, 3), keepdim=True)
+def _dot(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """The channels' products; ``out`` is room for those of the pixels."""
+    return torch.mul(a, b, out=out).sum((2, 3), keepdim=True)
 
 
 def _quotient(a: Tensor, b: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 The pixels to be found solve ``D x - N x = b``: ``N`` adds the neighbours that are to be found too, direct
 ones with weight 1, diagonal ones with 1/2, and ``D`` is the sum of the weights of all neighbours inside the
-image. The matrix is symmetric positive definite where each hole touches a known pixel. No matrix is
+image. The matrix is symmetric, and positive definite as soon as an image has one known pixel. It is never
 stored: every step is a handful of operations on whole batches of images, whose holes may all differ.
 
 Holes of any shape and size, thin walls and single known pixels need coarse grids that know of them:
 interpolation follows the equations (Dendy's black box multigrid) and each coarse operator is the Galerkin
-product, so that it is again one of 9 points. Unlike grids that coarsen the mask, these give a correction
-whose largest entry can be trusted as an estimate of the error, and errors fall tenfold a step.
+product, so that it joins 9 points again. Grids that coarsen the mask alone make known regions grow, and take
+large errors for small ones; here what a cycle finds can be trusted as an estimate of the error, and errors
+fall about tenfold with every step of conjugate gradients.
 
 Sources: Dendy, "Black box multigrid", J. Comput. Phys. 48, 1982; Tatebe, "The multigrid preconditioned
 conjugate gradient method", 1993.
@@ -16,24 +17,27 @@ conjugate gradient method", 1993.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import Union
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["Hierarchy"]
+__all__ = ["Buffers", "Hierarchy"]
 
 COARSEST = 8
 """Grids of at most so many pixels a side are solved directly."""
 
-# The half of the 8 neighbours that the other half mirrors.
-_HALF = ((0, 1), (1, 0), (1, 1), (1, -1))
-_NEIGHBOURS = _HALF + tuple((-dy, -dx) for dy, dx in _HALF)
-# Neighbours along one line take up all but this share of the diagonal: across that line nothing is left but rounding.
-_NOTHING_ACROSS = 1e-6
-
+Offset = tuple[int, int]
 Index = tuple[Union[slice, "ellipsis"], ...]
+
+# Half of the 8 neighbours; the matrix is symmetric, so the other half mirrors them.
+_HALF: tuple[Offset, ...] = ((0, 1), (1, 0), (1, 1), (1, -1))
+_NEIGHBOURS: tuple[Offset, ...] = _HALF + tuple((-dy, -dx) for dy, dx in _HALF)
+# Even and odd rows and columns: each combination is a grid of half the size.
+_PARITIES: tuple[Offset, ...] = ((0, 0), (0, 1), (1, 0), (1, 1))
+# Where the neighbours along a line leave less than this share of the diagonal, what is left is rounding.
+_NOTHING_ACROSS = 1e-6
 
 
 class Hierarchy:
@@ -48,228 +52,266 @@ class Hierarchy:
         self._levels: list[_Level] = [self.finest]
         self._transfers: list[_Transfer] = []
         while max(self._levels[-1].size) > COARSEST:
-            self._transfers.append(_Transfer(self._levels[-1]))
-            self._levels.append(_galerkin(self._levels[-1], self._transfers[-1]))
+            transfer = _Transfer(self._levels[-1])
+            self._transfers.append(transfer)
+            self._levels.append(transfer.coarse_level())
         self._inverse = _dense_inverse(self._levels[-1])
 
-    def apply(self, x: Tensor) -> Tensor:
-        """``D x - N x`` of (N, C, H, W); known pixels of ``x`` must be 0, those of the result mean nothing."""
-        return self.finest.apply(x)
-
     def cycle(self, residual: Tensor, level: int = 0) -> Tensor:
-        """An approximate solution for the right-hand side ``residual``, 0 at known pixels.
+        """An approximate solution for the right-hand side (N, C, H, W), 0 at known pixels.
 
         One V-cycle with one Jacobi sweep before and one after the correction: a symmetric positive definite
-        operator. With these weights the best damping on the finest grid is none: sweeps leave a third of
-        every error that the next grid cannot show.
+        operator. With these weights the best damping on the finest grid is none: a sweep leaves a third of
+        the errors that the next grid cannot show. The result is overwritten by the next call.
         """
         if level == len(self._transfers):
-            return self._solve_directly(residual)
+            # No matrix product: a caller's autocast would round it to half precision.
+            return (self._inverse * residual.flatten(2).unsqueeze(2)).sum(-1).reshape(residual.shape)
         grid, transfer = self._levels[level], self._transfers[level]
-        x = grid.inverse * residual
+        x = torch.mul(grid.inverse, residual, out=grid.buffers.like(residual, "x"))
         # D x is the residual itself, so N x is what is left of it.
-        x = x + transfer.up(self.cycle(transfer.down(grid.neighbours(x)), level + 1))
-        return grid.inverse * (residual + grid.neighbours(x))
+        rest = grid.neighbours(x, out=grid.buffers.like(residual, "rest"))
+        x += transfer.up(self.cycle(transfer.down(rest), level + 1), out=rest)
+        return grid.neighbours(x, out=rest).add_(residual).mul_(grid.inverse)
 
-    def first_guess(self, residual: Tensor, level: int = 0) -> Tensor:
-        """The coarser grids' solution by nested iteration, interpolated: what a cycle starts well from."""
-        if level == len(self._transfers):
-            return self._solve_directly(residual)
-        transfer = self._transfers[level]
-        x = transfer.up(self.first_guess(transfer.down(residual), level + 1))
-        return x + self.cycle(residual - self._levels[level].apply(x), level) if level else x
 
-    def _solve_directly(self, residual: Tensor) -> Tensor:
-        # A product under a caller's autocast would be rounded to half precision.
-        return (self._inverse * residual.flatten(2).unsqueeze(2)).sum(-1).reshape(residual.shape)
+class Buffers:
+    """Tensors used again by name: fresh memory costs more than the few operations on it."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+
+    def like(self, example: Tensor, name: str) -> Tensor:
+        """A tensor of the example's shape, with any content."""
+        found = self._tensors.get(name)
+        if found is None or found.shape != example.shape:
+            found = self._tensors[name] = torch.empty_like(example)
+        return found
+
+
+# -------------------------------------------------------------------------------- grids
 
 
 class _Level:
-    """A grid's equations: ``diagonal``, and ``inverse``, which is 0 where nothing is to be found."""
+    """A grid's equations: ``diagonal``, and its ``inverse``, 0 where nothing is to be found."""
 
     size: tuple[int, int]
     diagonal: Tensor
     inverse: Tensor
 
-    def neighbours(self, x: Tensor) -> Tensor:
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self.buffers = Buffers()
+
+    def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
+        """``N x`` for an ``x`` that is 0 at known pixels; the result means nothing there."""
         raise NotImplementedError
 
-    def weight(self, dy: int, dx: int) -> Tensor:
-        """(N, 1, h, w): the weight of each unknown's neighbour at (dy, dx), 0 where that is none."""
+    def weights(self, parity: Offset) -> dict[Offset, Tensor]:
+        """The weights of unknown pixels' unknown neighbours, by the neighbour's offset.
+
+        Of pixels of one parity; (N, 1, h, w), h and w half the size rounded up, for all parities.
+        """
         raise NotImplementedError
 
-    def apply(self, x: Tensor) -> Tensor:
-        return self.diagonal * x - self.neighbours(x)
+    def apply(self, x: Tensor, out: Tensor) -> Tensor:
+        """``D x - N x``, likewise."""
+        return self.neighbours(x, out).neg_().addcmul_(self.diagonal, x)
 
 
 class _Pixels(_Level):
     """The finest grid: weights are the same everywhere."""
 
     def __init__(self, removed: Tensor) -> None:
-        self.size = (removed.shape[-2], removed.shape[-1])
-        self.diagonal = self.neighbours(removed.new_ones(1, 1, *self.size))
-        self.inverse = removed / self.diagonal.clamp(min=1)  # only the lone pixel has no neighbours
-        self._removed = removed
+        super().__init__((removed.shape[-2], removed.shape[-1]))
+        ones = removed.new_ones(1, 1, *self.size)
+        self.diagonal = self.neighbours(ones, out=torch.empty_like(ones))
+        self.inverse = removed / self.diagonal.clamp(min=1)  # a lone pixel has no neighbours
+        (height, width), (h, w) = self.size, _halved(self.size)
+        even = pad(removed, (0, 2 * w - width, 0, 2 * h - height))
+        self._planes = {(y, x): pad(even[..., y::2, x::2], (1, 1, 1, 1)) for y, x in _PARITIES}
 
-    def neighbours(self, x: Tensor) -> Tensor:
-        total = torch.zeros_like(x)
-        total[..., 1:] = x[..., :-1]
-        total[..., :-1] += x[..., 1:]
-        row = torch.add(x, total, alpha=0.5)
-        total[..., 1:, :] += row[..., :-1, :]
-        total[..., :-1, :] += row[..., 1:, :]
-        return total
+    def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
+        # A row's pixel with half its neighbours in the row is what the rows above and below take of it.
+        out[..., :1] = 0
+        out[..., 1:] = x[..., :-1]
+        out[..., :-1] += x[..., 1:]
+        row = torch.add(x, out, alpha=0.5, out=self.buffers.like(x, "row"))
+        out[..., 1:, :] += row[..., :-1, :]
+        out[..., :-1, :] += row[..., 1:, :]
+        return out
 
-    def weight(self, dy: int, dx: int) -> Tensor:
-        here, there = _facing(dy, dx, self.size)
-        weights = torch.zeros_like(self._removed)
-        torch.mul(self._removed[here], self._removed[there], out=weights[here])
-        return weights if dy * dx == 0 else weights * 0.5
+    def weights(self, parity: Offset) -> dict[Offset, Tensor]:
+        (y, x), (h, w) = parity, _halved(self.size)
+
+        def seen(dy: int, dx: int) -> Tensor:
+            plane = self._planes[(y + dy) % 2, (x + dx) % 2]
+            return plane[..., 1 + (y + dy) // 2 :, 1 + (x + dx) // 2 :][..., :h, :w]
+
+        here = seen(0, 0)
+        half = 0.5 * here
+        return {(dy, dx): (here if dy * dx == 0 else half) * seen(dy, dx) for dy, dx in _NEIGHBOURS}
 
 
 class _Coarse(_Level):
-    """A coarser grid: each unknown has its own weights, mirrored by its neighbours'."""
+    """A coarser grid: each pair of neighbours has a weight of its own."""
 
-    def __init__(self, diagonal: Tensor, weights: dict[tuple[int, int], Tensor]) -> None:
-        self.size = (diagonal.shape[-2], diagonal.shape[-1])
+    def __init__(self, diagonal: Tensor, weights: dict[Offset, Tensor]) -> None:
+        super().__init__((diagonal.shape[-2], diagonal.shape[-1]))
         self.diagonal = diagonal
         self.inverse = torch.where(diagonal > 0, 1 / diagonal, 0)
-        self._edges = {}
+        self._pairs = []
         for offset, weight in weights.items():
-            here, there = _facing(*offset, self.size)
-            self._edges[offset] = here, there, weight[here].contiguous()
+            here, there = _facing(offset, self.size)
+            self._pairs.append((offset, here, there, weight[here].contiguous()))
 
-    def neighbours(self, x: Tensor) -> Tensor:
-        total = torch.zeros_like(x)
-        for here, there, weight in self._edges.values():
-            total[here].addcmul_(weight, x[there])
-            total[there].addcmul_(weight, x[here])
-        return total
+    def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
+        out.zero_()
+        for _, here, there, weight in self._pairs:
+            out[here].addcmul_(weight, x[there])
+            out[there].addcmul_(weight, x[here])
+        return out
 
-    def weight(self, dy: int, dx: int) -> Tensor:
-        weights = torch.zeros_like(self.diagonal)
-        if (dy, dx) in self._edges:
-            here, _, weight = self._edges[dy, dx]
-            weights[here] = weight
-        else:
-            _, there, weight = self._edges[-dy, -dx]
-            weights[there] = weight
-        return weights
+    def weights(self, parity: Offset) -> dict[Offset, Tensor]:
+        (height, width), (y, x) = self.size, parity
+        found = {}
+        for (dy, dx), here, there, weight in self._pairs:
+            for offset, where in (((dy, dx), here), ((-dy, -dx), there)):
+                plane = weight.new_zeros(*self.diagonal.shape[:-2], height + height % 2, width + width % 2)
+                plane[..., :height, :width][where] = weight
+                found[offset] = plane[..., y::2, x::2]
+        return found
 
 
-class _Term(NamedTuple):
-    """Pixels of one parity take part of one of the coarse pixels around them."""
-
-    weight: Tensor
-    fine: Index
-    coarse: Index
+# ---------------------------------------------------------------------------- transfers
 
 
 class _Transfer:
     """Interpolation from every second pixel in each direction, and its transpose.
 
-    A pixel between two coarse ones takes the values that its equation, summed across that line, gives; one
-    amid four takes the value that its own equation gives. So values fall towards known pixels, where
-    corrections are 0, and do not cross walls of known pixels.
+    A pixel between two coarse ones takes the value that its equation gives when summed across that line; one
+    amid four takes the value that its own equation gives. So corrections fall towards known pixels, where
+    they are 0, and do not cross walls of known pixels.
     """
 
     def __init__(self, level: _Level) -> None:
-        self._size = level.size
-        height, width = level.size
-        self._coarse_size = (height + 1) // 2, (width + 1) // 2
-        # To even sizes, with known pixels, so that pixels of each parity form grids of one size.
-        margin = (0, width % 2, 0, height % 2)
-        near = {offset: pad(level.weight(*offset), margin) for offset in _NEIGHBOURS}
-        inverse = pad(level.inverse, margin)
-        self._terms: list[_Term] = []
+        self._buffers = Buffers()
+        self._coarse_size = _halved(level.size)
+        self._entries = {parity: level.weights(parity) for parity in _PARITIES}
+        (height, width), (h, w) = level.size, self._coarse_size
+        margin = (0, 2 * w - width, 0, 2 * h - height)
+        inverse, diagonal = pad(level.inverse, margin), pad(level.diagonal, margin)
+        for (y, x), entries in self._entries.items():
+            entries[0, 0] = -diagonal[..., y::2, x::2].contiguous()
+        self._weights = self._interpolation({(y, x): inverse[..., y::2, x::2].contiguous() for y, x in _PARITIES})
+        # What reaches beyond the grid is 0; leave it out.
+        self._terms = []
+        for parity, corners in self._weights.items():
+            for corner, weight in corners.items():
+                here, there = _facing(corner, self._coarse_size)
+                self._terms.append((parity, here, there, weight[here].contiguous()))
 
-        def of_parity(py: int, px: int) -> tuple[dict[tuple[int, int], Tensor], Tensor]:
-            return {key: value[..., py::2, px::2] for key, value in near.items()}, inverse[..., py::2, px::2]
-
-        at, scale = of_parity(0, 1)
-        rest = _inverse_without(scale, at[-1, 0] + at[1, 0])
+    def _interpolation(self, inverse: dict[Offset, Tensor]) -> dict[Offset, dict[Offset, Tensor]]:
+        """By parity and corner: pixels 2 i + parity take these shares of the coarse pixels i + corner."""
+        at = self._entries[0, 1]
+        rest = _inverse_without(at[-1, 0] + at[1, 0], inverse[0, 1])
         west = (at[-1, -1] + at[0, -1] + at[1, -1]) * rest
         east = (at[-1, 1] + at[0, 1] + at[1, 1]) * rest
-        at, scale = of_parity(1, 0)
-        rest = _inverse_without(scale, at[0, -1] + at[0, 1])
+        at = self._entries[1, 0]
+        rest = _inverse_without(at[0, -1] + at[0, 1], inverse[1, 0])
         north = (at[-1, -1] + at[-1, 0] + at[-1, 1]) * rest
         south = (at[1, -1] + at[1, 0] + at[1, 1]) * rest
-        at, scale = of_parity(1, 1)
-        below, right = (0, 0, 0, 1), (0, 1)
-        amid = (
-            at[-1, -1] + at[-1, 0] * west + at[0, -1] * north,
-            at[-1, 1] + at[-1, 0] * east + at[0, 1] * pad(north[..., 1:], right),
-            at[1, -1] + at[1, 0] * pad(west[..., 1:, :], below) + at[0, -1] * south,
-            at[1, 1] + at[1, 0] * pad(east[..., 1:, :], below) + at[0, 1] * pad(south[..., 1:], right),
-        )
-        self._add(torch.sign(inverse[..., 0::2, 0::2]), (0, 0), (0, 0))
-        self._add(west, (0, 1), (0, 0))
-        self._add(east, (0, 1), (0, 1))
-        self._add(north, (1, 0), (0, 0))
-        self._add(south, (1, 0), (1, 0))
-        for weight, corner in zip(amid, ((0, 0), (0, 1), (1, 0), (1, 1))):
-            self._add(weight * scale, (1, 1), corner)
+        at, below, right = self._entries[1, 1], (0, 0, -1, 1), (-1, 1)
+        amid = {
+            (0, 0): at[-1, -1] + at[-1, 0] * west + at[0, -1] * north,
+            (0, 1): at[-1, 1] + at[-1, 0] * east + at[0, 1] * pad(north, right),
+            (1, 0): at[1, -1] + at[1, 0] * pad(west, below) + at[0, -1] * south,
+            (1, 1): at[1, 1] + at[1, 0] * pad(east, below) + at[0, 1] * pad(south, right),
+        }
+        return {
+            (0, 0): {(0, 0): torch.sign(inverse[0, 0])},
+            (0, 1): {(0, 0): west, (0, 1): east},
+            (1, 0): {(0, 0): north, (1, 0): south},
+            (1, 1): {corner: weight * inverse[1, 1] for corner, weight in amid.items()},
+        }
 
-    def _add(self, weight: Tensor, parity: tuple[int, int], corner: tuple[int, int]) -> None:
-        counts = [
-            min(coarse - shift, (fine - first + 1) // 2)
-            for coarse, fine, shift, first in zip(self._coarse_size, self._size, corner, parity)
-        ]
-        if min(counts) > 0:
-            rows, columns = counts
-            fine = (..., *(slice(first, first + 2 * count, 2) for first, count in zip(parity, counts)))
-            coarse = (..., *(slice(shift, shift + count) for shift, count in zip(corner, counts)))
-            self._terms.append(_Term(weight[..., :rows, :columns].contiguous(), fine, coarse))
-
-    def up(self, coarse: Tensor) -> Tensor:
-        fine = coarse.new_zeros(*coarse.shape[:-2], *self._size)
-        for term in self._terms:
-            fine[term.fine].addcmul_(term.weight, coarse[term.coarse])
-        return fine
+    def up(self, coarse: Tensor, out: Tensor) -> Tensor:
+        """Interpolates (N, C, h, w) to (N, C, H, W)."""
+        # Grids of one parity are worked on apart: strided memory is slow, so it is passed once.
+        blocks = {parity: self._buffers.like(coarse, f"block {parity}").zero_() for parity in _PARITIES}
+        for parity, here, there, weight in self._terms:
+            blocks[parity][here].addcmul_(weight, coarse[there])
+        for (y, x), block in blocks.items():
+            target = out[..., y::2, x::2]
+            target.copy_(block[..., : target.shape[-2], : target.shape[-1]])
+        return out
 
     def down(self, fine: Tensor) -> Tensor:
-        coarse = fine.new_zeros(*fine.shape[:-2], *self._coarse_size)
-        for term in self._terms:
-            coarse[term.coarse].addcmul_(term.weight, fine[term.fine])
+        """The transpose of :meth:`up`; the result is overwritten by the next call."""
+        example = fine[..., ::2, ::2]
+        coarse = self._buffers.like(example, "coarse").zero_()
+        blocks = {}
+        for y, x in _PARITIES:
+            source = fine[..., y::2, x::2]
+            blocks[y, x] = self._buffers.like(coarse, f"block {(y, x)}")
+            if source.shape != coarse.shape:
+                blocks[y, x].zero_()
+            blocks[y, x][..., : source.shape[-2], : source.shape[-1]] = source
+        for parity, here, there, weight in self._terms:
+            coarse[there].addcmul_(weight, blocks[parity][here])
         return coarse
 
+    def coarse_level(self) -> _Coarse:
+        """The Galerkin product P' A P of the interpolation P and the level's matrix A, entry by entry."""
+        zeros = torch.zeros_like(self._weights[0, 0][0, 0])
+        product = {offset: zeros.clone() for offset in ((0, 0), *_HALF)}
+        for parity in _PARITIES:
+            through = self._neighbours_of_interpolation(parity, zeros)
+            for (cy, cx), weight in self._weights[parity].items():
+                here, there = _facing((cy, cx), self._coarse_size)
+                weight = weight[here]
+                for (dy, dx), total in product.items():
+                    if (cy + dy, cx + dx) in through:
+                        total[there].addcmul_(weight, through[cy + dy, cx + dx][here])
+        return _Coarse(-product.pop((0, 0)), product)
 
-def _facing(dy: int, dx: int, size: tuple[int, int]) -> tuple[Index, Index]:
-    """Where the pixels lie that have a neighbour at (dy, dx), and where those neighbours lie."""
-    shifts = tuple(zip((dy, dx), size))
+    def _neighbours_of_interpolation(self, parity: Offset, zeros: Tensor) -> dict[Offset, Tensor]:
+        """-A P in the rows of pixels 2 i + parity, by the offset of the coarse pixel from i."""
+        through: dict[Offset, Tensor] = {}
+        for (dy, dx), entry in self._entries[parity].items():
+            y, x = parity[0] + dy, parity[1] + dx
+            here, there = _facing((y // 2, x // 2), self._coarse_size)
+            for (cy, cx), weight in self._weights[y % 2, x % 2].items():
+                total = through.setdefault((y // 2 + cy, x // 2 + cx), zeros)
+                if total is zeros:
+                    total = through[y // 2 + cy, x // 2 + cx] = zeros.clone()
+                total[here].addcmul_(entry[here], weight[there])
+        return through
+
+
+def _halved(size: tuple[int, int]) -> tuple[int, int]:
+    return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+
+def _facing(offset: Offset, size: tuple[int, int]) -> tuple[Index, Index]:
+    """Where the pixels of a grid lie that have a neighbour at this offset, and where those neighbours lie."""
+    shifts = tuple(zip(offset, size))
     here = (..., *(slice(max(0, -shift), length - max(0, shift)) for shift, length in shifts))
     there = (..., *(slice(max(0, shift), length - max(0, -shift)) for shift, length in shifts))
     return here, there
 
 
-def _inverse_without(inverse: Tensor, along: Tensor) -> Tensor:
+def _inverse_without(along: Tensor, inverse: Tensor) -> Tensor:
     """1 / (diagonal - along), or the inverse diagonal where nothing would be left; 0 stays 0."""
     left = 1 - along * inverse
     return torch.where(left > _NOTHING_ACROSS, inverse / left, inverse)
 
 
-def _galerkin(level: _Level, transfer: _Transfer) -> _Coarse:
-    """The coarse operator, read off its action on 9 combs of pixels that have no neighbour in common."""
-    height, width = transfer._coarse_size
-    rows = torch.arange(height, device=level.inverse.device)[:, None]
-    columns = torch.arange(width, device=level.inverse.device)
-    combs = torch.arange(9, device=level.inverse.device)[:, None, None] == rows % 3 * 3 + columns % 3
-    n = level.inverse.shape[0]
-    seen = transfer.down(level.apply(transfer.up(combs.to(level.inverse.dtype).expand(n, -1, -1, -1))))
-
-    def entries(dy: int, dx: int) -> Tensor:
-        comb = (rows + dy) % 3 * 3 + (columns + dx) % 3
-        return seen.gather(1, comb.expand(n, 1, -1, -1))
-
-    return _Coarse(entries(0, 0), {offset: -entries(*offset) for offset in _HALF})
-
-
 def _dense_inverse(level: _Level) -> Tensor:
     """(N, 1, h * w, h * w): the inverse of the coarsest matrix, 0 in the rows of known pixels."""
-    height, width = level.size
-    inverse = level.inverse
+    (height, width), inverse = level.size, level.inverse
     unit = torch.eye(height * width, dtype=inverse.dtype, device=inverse.device)
-    columns = unit.reshape(1, -1, height, width).expand(inverse.shape[0], -1, -1, -1)
+    columns = unit.reshape(1, -1, height, width).repeat(inverse.shape[0], 1, 1, 1)
     unknown = torch.sign(inverse).flatten(2)  # (N, 1, h * w)
-    matrix = level.apply(columns).flatten(2) * unknown * unknown.mT + unit * (1 - unknown)
+    matrix = level.apply(columns, out=torch.empty_like(columns)).flatten(2) * unknown * unknown.mT + unit * (1 - unknown)
     return (torch.linalg.inv(matrix) * unknown).unsqueeze(1)
