@@ -77,8 +77,7 @@ def noisy_linear_imputation(
         raise ValueError(f"tolerance must be positive, got {tolerance!r}.")
     mask = _as_mask(images, keep)
     dtype = torch.promote_types(images.dtype, torch.float32)
-    known = torch.where(mask, images, 0).to(dtype)
-    _check_kept(known, mask)
+    known = torch.where(mask, images, 0).to(dtype).contiguous()
     filled = _impute(known, mask, float(tolerance))
     if noise > 0:
         where = images.device if generator is None else generator.device
@@ -102,6 +101,7 @@ def _impute(known: Tensor, keep: Tensor, tolerance: float) -> Tensor:
     n, channels, height, width = known.shape
     low = torch.where(keep, known, torch.inf).amin((2, 3), keepdim=True)
     high = torch.where(keep, known, -torch.inf).amax((2, 3), keepdim=True)
+    _check_finite(low, high)
     scale = _Scale(low / 2 + high / 2, high / 2 - low / 2)  # halves: the range of float32 may overflow
     # In units in which kept values span -1 to 1; at least one rounding error, or no end would be reached.
     span = 2 * scale.half
@@ -204,8 +204,9 @@ def _as_mask(images: Tensor, keep: Tensor) -> Tensor:
     return mask
 
 
-def _check_kept(known: Tensor, keep: Tensor) -> None:
-    broken = (~known.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+def _check_finite(low: Tensor, high: Tensor) -> None:
+    """Raises where the smallest or largest kept value of a channel is not finite."""
+    broken = (~(low.isfinite() & high.isfinite()).flatten(1).all(1)).nonzero().flatten().tolist()
     if broken:
         raise ValueError(
             f"Kept pixels of image(s) {_first(broken)} are not finite (NaN or infinity); repair the images or "

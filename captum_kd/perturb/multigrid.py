@@ -36,6 +36,8 @@ _HALF: tuple[Offset, ...] = ((0, 1), (1, 0), (1, 1), (1, -1))
 _NEIGHBOURS: tuple[Offset, ...] = _HALF + tuple((-dy, -dx) for dy, dx in _HALF)
 # Even and odd rows and columns: each combination is a grid of half the size.
 _PARITIES: tuple[Offset, ...] = ((0, 0), (0, 1), (1, 0), (1, 1))
+# Jacobi's damping where eigenvalues of A / D may reach 2.
+_DAMPING = 0.8
 # Where the neighbours along a line leave less than this share of the diagonal, what is left is rounding.
 _NOTHING_ACROSS = 1e-6
 
@@ -60,19 +62,21 @@ class Hierarchy:
     def cycle(self, residual: Tensor, level: int = 0) -> Tensor:
         """An approximate solution for the right-hand side (N, C, H, W), 0 at known pixels.
 
-        One V-cycle with one Jacobi sweep before and one after the correction: a symmetric positive definite
-        operator. With these weights the best damping on the finest grid is none: a sweep leaves a third of
-        the errors that the next grid cannot show. The result is overwritten by the next call.
+        One V-cycle with one damped Jacobi sweep before and one after the correction: a symmetric positive
+        definite operator. The result is overwritten by the next call.
         """
         if level == len(self._transfers):
             # No matrix product: a caller's autocast would round it to half precision.
             return (self._inverse * residual.flatten(2).unsqueeze(2)).sum(-1).reshape(residual.shape)
         grid, transfer = self._levels[level], self._transfers[level]
-        x = torch.mul(grid.inverse, residual, out=grid.buffers.like(residual, "x"))
-        # D x is the residual itself, so N x is what is left of it.
+        x = torch.mul(grid.sweep, residual, out=grid.buffers.like(residual, "x"))
+        # D x is the damped residual itself, so this is what is left of it.
         rest = grid.neighbours(x, out=grid.buffers.like(residual, "rest"))
+        if grid.damping < 1:
+            rest.add_(residual, alpha=1 - grid.damping)
         x += transfer.up(self.cycle(transfer.down(rest), level + 1), out=rest)
-        return grid.neighbours(x, out=rest).add_(residual).mul_(grid.inverse)
+        better = grid.neighbours(x, out=rest).add_(residual).mul_(grid.sweep)
+        return better.add_(x, alpha=1 - grid.damping) if grid.damping < 1 else better
 
 
 class Buffers:
@@ -93,14 +97,20 @@ class Buffers:
 
 
 class _Level:
-    """A grid's equations: ``diagonal``, and its ``inverse``, 0 where nothing is to be found."""
+    """A grid's equations.
 
-    size: tuple[int, int]
-    diagonal: Tensor
-    inverse: Tensor
+    Args:
+        diagonal (Tensor): ``D``.
+        inverse (Tensor): 1 / ``D``, 0 where nothing is to be found.
+        damping (float): of Jacobi sweeps.
+    """
 
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
+    def __init__(self, diagonal: Tensor, inverse: Tensor, damping: float) -> None:
+        self.size = (diagonal.shape[-2], diagonal.shape[-1])
+        self.diagonal = diagonal
+        self.inverse = inverse
+        self.damping = damping
+        self.sweep = damping * inverse
         self.buffers = Buffers()
 
     def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
@@ -123,23 +133,18 @@ class _Pixels(_Level):
     """The finest grid: weights are the same everywhere."""
 
     def __init__(self, removed: Tensor) -> None:
-        super().__init__((removed.shape[-2], removed.shape[-1]))
-        ones = removed.new_ones(1, 1, *self.size)
-        self.diagonal = self.neighbours(ones, out=torch.empty_like(ones))
-        self.inverse = removed / self.diagonal.clamp(min=1)  # a lone pixel has no neighbours
+        ones = torch.ones_like(removed[:1])
+        diagonal = _weighted_neighbours(ones, out=torch.empty_like(ones), row=torch.empty_like(ones))
+        inverse = removed / diagonal.clamp(min=1)  # a lone pixel has no neighbours
+        # The eigenvalues of A / D reach 4/3, and undamped sweeps leave a third of what the next grid cannot
+        # show, the least possible. Only along a single line they reach 2, and undamped sweeps do nothing.
+        super().__init__(diagonal, inverse, _DAMPING if min(removed.shape[-2:]) == 1 else 1)
         (height, width), (h, w) = self.size, _halved(self.size)
         even = pad(removed, (0, 2 * w - width, 0, 2 * h - height))
         self._planes = {(y, x): pad(even[..., y::2, x::2], (1, 1, 1, 1)) for y, x in _PARITIES}
 
     def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
-        # A row's pixel with half its neighbours in the row is what the rows above and below take of it.
-        out[..., :1] = 0
-        out[..., 1:] = x[..., :-1]
-        out[..., :-1] += x[..., 1:]
-        row = torch.add(x, out, alpha=0.5, out=self.buffers.like(x, "row"))
-        out[..., 1:, :] += row[..., :-1, :]
-        out[..., :-1, :] += row[..., 1:, :]
-        return out
+        return _weighted_neighbours(x, out, row=self.buffers.like(x, "row"))
 
     def weights(self, parity: Offset) -> dict[Offset, Tensor]:
         (y, x), (h, w) = parity, _halved(self.size)
@@ -157,9 +162,7 @@ class _Coarse(_Level):
     """A coarser grid: each pair of neighbours has a weight of its own."""
 
     def __init__(self, diagonal: Tensor, weights: dict[Offset, Tensor]) -> None:
-        super().__init__((diagonal.shape[-2], diagonal.shape[-1]))
-        self.diagonal = diagonal
-        self.inverse = torch.where(diagonal > 0, 1 / diagonal, 0)
+        super().__init__(diagonal, torch.where(diagonal > 0, 1 / diagonal, 0), _DAMPING)
         self._pairs = []
         for offset, weight in weights.items():
             here, there = _facing(offset, self.size)
@@ -287,6 +290,18 @@ class _Transfer:
                     total = through[y // 2 + cy, x // 2 + cx] = zeros.clone()
                 total[here].addcmul_(entry[here], weight[there])
         return through
+
+
+def _weighted_neighbours(x: Tensor, out: Tensor, row: Tensor) -> Tensor:
+    """Direct neighbours and half of the diagonal ones, summed into ``out``; ``row`` is room to work."""
+    out[..., :1] = 0
+    out[..., 1:] = x[..., :-1]
+    out[..., :-1] += x[..., 1:]
+    # What the rows above and below take of this one: its pixel and half of that pixel's neighbours.
+    torch.add(x, out, alpha=0.5, out=row)
+    out[..., 1:, :] += row[..., :-1, :]
+    out[..., :-1, :] += row[..., 1:, :]
+    return out
 
 
 def _halved(size: tuple[int, int]) -> tuple[int, int]:

@@ -1,0 +1,132 @@
+"""Keeping the part of an input that an attribution calls relevant."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+from captum.attr import LayerAttribution
+from torch import Tensor
+
+from captum_kd.perturb.imputation import check_images, check_noise, noisy_linear_imputation
+
+__all__ = ["keep_relevant", "relevant_pixels"]
+
+
+def keep_relevant(
+    inputs: Tensor,
+    attributions: Tensor,
+    *,
+    keep: float = 0.5,
+    noise: float = 0.01,
+    generator: Optional[torch.Generator] = None,
+) -> Tensor:
+    r"""
+    Keeps the most relevant pixels of each image and replaces the others by noisy linear imputation
+    (:func:`noisy_linear_imputation`). What is kept is what :func:`relevant_pixels` says.
+
+    Source: Adhane et al., WACV 2025, where half of the pixels stays ("features around the salient region").
+
+    Args:
+
+        inputs (Tensor): Images (N, C, H, W), floating point.
+        attributions (Tensor): A map for each image, (N, 1, h, w) as Captum's layer attributions return it,
+                    or (N, h, w), of any size; upsampled bilinearly to the images' size.
+        keep (float, optional): Share of the pixels that stays, between 0 and 1, both excluded.
+        noise (float, optional): Standard deviation of the noise on imputed pixels, in the inputs' units.
+        generator (torch.Generator, optional): Source of the noise.
+
+    Returns:
+        Tensor: like ``inputs``, without graph.
+
+    Raises:
+        TypeError: inputs or attributions that are no floating point tensors.
+        ValueError: inputs that are no images, attributions of another batch, with several channels or not
+                    finite, a share outside (0, 1), negative noise, kept pixels that are not finite.
+
+    Example::
+
+        >>> cam = LayerGradCam(model, model.layer4)
+        >>> salient = keep_relevant(images, cam.attribute(images, labels), keep=0.3)
+    """
+    check_images(inputs, "inputs")
+    check_noise(noise)
+    _check_share(keep)
+    if isinstance(attributions, Tensor) and attributions.dim() > 0 and attributions.shape[0] != inputs.shape[0]:
+        raise ValueError(
+            f"attributions has shape {tuple(attributions.shape)} for {inputs.shape[0]} inputs; "
+            "pass the maps of these inputs, one for each."
+        )
+    size = (inputs.shape[-2], inputs.shape[-1])
+    return noisy_linear_imputation(
+        inputs, relevant_pixels(attributions, size, keep).to(inputs.device), noise=noise, generator=generator
+    )
+
+
+@torch.no_grad()
+def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0.5) -> Tensor:
+    r"""
+    Which pixels of an image an attribution calls most relevant.
+
+    Maps are upsampled bilinearly (:meth:`captum.attr.LayerAttribution.interpolate`) and their pixels ranked
+    by signed value: what speaks against comes last. Of pixels with equal values those with the lower index,
+    row by row, go first, on every device, so that even a constant map keeps its share.
+
+    Args:
+
+        attributions (Tensor): (N, 1, h, w) or (N, h, w), floating point.
+        size (tuple[int, int]): (H, W) of the images.
+        keep (float, optional): Share of the pixels that stays: ``round(keep * H * W)`` of each image,
+                    Python's rounding (of halves to even), at least 1 and at most H * W - 1, of a single
+                    pixel that one.
+
+    Returns:
+        Tensor: (N, 1, H, W), boolean, True for the pixels that stay, on the attributions' device.
+
+    Raises:
+        TypeError: attributions that are no floating point tensor.
+        ValueError: attributions of another shape or not finite, a share outside (0, 1).
+
+    Example::
+
+        >>> relevant_pixels(torch.tensor([[[0.2, 0.9], [0.9, -1.0]]]), (2, 2), keep=0.25).int()
+        tensor([[[[0, 1],
+                  [0, 0]]]], dtype=torch.int32)
+    """
+    _check_share(keep)
+    maps = _as_maps(attributions)
+    height, width = size
+    pixels = height * width
+    count = max(1, min(round(keep * pixels), pixels - 1))
+    # Rounded back from float64, so that equal neighbours give equal pixels between them: ties stay ties.
+    precise = maps if maps.device.type == "mps" else maps.double()  # which has no float64
+    upsampled = LayerAttribution.interpolate(precise, (height, width), interpolate_mode="bilinear").to(maps.dtype)
+    order = upsampled.flatten(1).argsort(dim=1, descending=True, stable=True)
+    chosen = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :count], True)
+    return chosen.reshape(-1, 1, height, width)
+
+
+def _as_maps(attributions: Tensor) -> Tensor:
+    """(N, 1, h, w), at least float32."""
+    if not isinstance(attributions, Tensor):
+        raise TypeError(
+            f"attributions must be a tensor (N, 1, h, w), got {type(attributions).__name__}; "
+            "of several layers' attributions pass one at a time."
+        )
+    if not attributions.is_floating_point():
+        raise TypeError(f"attributions must be a floating point tensor, got {attributions.dtype}; use .float().")
+    maps = attributions.unsqueeze(1) if attributions.dim() == 3 else attributions
+    if maps.dim() != 4 or maps.shape[1] != 1 or maps.numel() == 0:
+        raise ValueError(
+            f"attributions has shape {tuple(attributions.shape)}; pass one map per input, (N, 1, h, w) or (N, h, w). "
+            "Sum over channels first where there are several."
+        )
+    broken = (~maps.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    if broken:
+        raise ValueError(f"attributions of input(s) {', '.join(map(str, broken[:5]))} are not finite (NaN or infinity).")
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
+
+
+def _check_share(keep: float) -> None:
+    if not 0 < keep < 1:
+        raise ValueError(f"keep must be a share of the pixels between 0 and 1, both excluded, got {keep!r}.")
