@@ -19,6 +19,7 @@ __all__ = [
     "as_layout_hints",
     "check_batch_size",
     "check_callable",
+    "take_rows",
 ]
 
 Target = Union[None, int, Sequence[int], Tensor]
@@ -56,6 +57,14 @@ def as_forward_args(additional_forward_args: Any) -> tuple[Any, ...]:
     if additional_forward_args is None:
         return ()
     return additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
+
+
+def take_rows(values: tuple[Any, ...], part: slice, n: int) -> tuple[Any, ...]:
+    """A batch's share of arguments: rows of tensors with one for each of n examples, everything else as it is."""
+    return tuple(
+        value[part] if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == n else value
+        for value in values
+    )
 
 
 def as_labels(target: Target, n: int) -> Optional[Tensor]:

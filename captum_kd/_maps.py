@@ -11,7 +11,22 @@ from torch import Tensor
 from captum_kd.distance import is_finite
 from captum_kd.layouts import Size
 
-__all__ = ["as_maps", "upsample"]
+__all__ = ["as_maps", "image_place", "upsample"]
+
+
+def image_place(inputs: tuple[Tensor, ...], purpose: str) -> int:
+    """Which of a model's inputs is the image (N, C, H, W) that maps are of.
+
+    Raises:
+        ValueError: none, or several.
+    """
+    places = [place for place, value in enumerate(inputs) if value.dim() == 4 and value.is_floating_point()]
+    if len(places) != 1:
+        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+        raise ValueError(
+            f"{purpose} exactly one input of images (N, C, H, W), floating point; {len(places)} of the inputs are: {shapes}."
+        )
+    return places[0]
 
 
 def as_maps(attributions: Any, argument: str, n: int, size: Optional[Size] = None) -> Tensor:

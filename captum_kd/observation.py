@@ -13,6 +13,7 @@ import torch
 from captum._utils.progress import progress
 from torch import Tensor
 
+from captum_kd._arguments import take_rows
 from captum_kd.distance import is_finite
 from captum_kd.features import FeatureTransform
 from captum_kd.layers import Caught, Layer, catch_layers
@@ -307,15 +308,11 @@ def _batches(
     if batch_size is None or batch_size >= n:
         yield _Batch(inputs, additional_forward_args, n)
         return
-
-    def rows(value: Any, part: slice) -> Any:
-        return value[part] if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == n else value
-
     for start in range(0, n, batch_size):
         part = slice(start, min(start + batch_size, n))
         yield _Batch(
-            tuple(rows(value, part) for value in inputs),
-            tuple(rows(value, part) for value in additional_forward_args),
+            take_rows(inputs, part, n),
+            take_rows(additional_forward_args, part, n),
             part.stop - part.start,
         )
 

@@ -10,11 +10,10 @@ from captum_kd._arguments import as_forward_args, check_batch_size, check_callab
 from captum_kd.features import FeatureTransform
 from captum_kd.layers import LayerLike, resolve_layer
 from captum_kd.layouts import LayoutHints
+from captum_kd.metrics._localised import Localiser
 from captum_kd.observation import LayerPair, Observer
 
 __all__ = ["FeatureSettings", "check_inputs", "layer_features", "layer_observer"]
-
-PerturbFunc = Callable[[Tensor, Tensor], Tensor]
 
 
 class FeatureSettings(NamedTuple):
@@ -40,11 +39,15 @@ def layer_observer(
 
 
 def layer_features(
-    observer: Observer, inputs: tuple[Tensor, ...], additional_forward_args: Any, settings: FeatureSettings
+    observer: Observer,
+    inputs: tuple[Tensor, ...],
+    additional_forward_args: Any,
+    settings: FeatureSettings,
+    localiser: Optional[Localiser] = None,
 ) -> Tensor:
-    """Detached features (n, d) of one layer, float32 or float64, on the layer's device."""
+    """Detached features (n, d) of one layer, float32 or float64, on the layer's device; of reduced inputs if asked."""
     observation = observer.observe(
-        inputs,
+        inputs if localiser is None else localiser.reduce(inputs),
         as_forward_args(additional_forward_args),
         at_input=settings.attribute_to_layer_input,
         features_only=True,

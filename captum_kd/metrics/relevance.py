@@ -13,14 +13,8 @@ from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlati
 from captum_kd.embeddings import check_class_embeddings, label_geometry
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.layers import LayerLike
-from captum_kd.metrics._layer_features import (
-    FeatureSettings,
-    PerturbFunc,
-    check_inputs,
-    layer_features,
-    layer_observer,
-)
-from captum_kd.metrics.similarity import refuse_localised
+from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
+from captum_kd.metrics._localised import PerturbFunc, as_localisers
 
 __all__ = ["relevance_score"]
 
@@ -37,6 +31,7 @@ def relevance_score(
     given: Optional[tuple[Callable[..., Any], LayerLike]] = None,
     remove_from: str = "x",
     attributions: Optional[Tensor] = None,
+    base_attributions: Optional[Tensor] = None,
     perturb_func: Optional[PerturbFunc] = None,
     feature_transform: FeatureTransform = flatten,
     estimator: Estimator = "unbiased",
@@ -72,10 +67,12 @@ def relevance_score(
         given (tuple, optional): (base_func, base_layer), the model whose features are removed.
         remove_from (str, optional): "x" removes them from the features only, as the paper does;
                     "both" from the labels' geometry too, the partial distance correlation.
-        attributions, perturb_func: Reserved for scores of the inputs' salient part, which this
-                    version does not compute.
-        feature_transform, estimator, max_examples_per_batch, grid, prefix_tokens, channels_last,
-        attribute_to_layer_input, device_ids: As for
+        attributions (Tensor, optional): (N, 1, h, w) maps of ``forward_func``; the score is then
+                    that of features around the salient region.
+        base_attributions (Tensor, optional): Maps of the model in ``given``, needed with
+                    ``attributions`` where there is one: each model by its own maps.
+        perturb_func, feature_transform, estimator, max_examples_per_batch, grid, prefix_tokens,
+        channels_last, attribute_to_layer_input, device_ids: As for
                     :func:`captum_kd.metrics.feature_similarity_score`. ``given`` needs the
                     unbiased estimator.
 
@@ -85,8 +82,10 @@ def relevance_score(
 
     Raises:
         ValueError: too few inputs, labels without geometry or outside the embeddings, unknown
-                    layers, non-finite features.
-        TypeError: labels that are no integers, inputs that are no tensors.
+                    layers, non-finite features; attributions of one of two models only, of
+                    another batch or size, or with non-finite values.
+        TypeError: labels that are no integers, inputs that are no tensors, attributions of layers
+                    with several outputs (choose one).
 
     Examples::
 
@@ -97,13 +96,15 @@ def relevance_score(
     values = as_inputs(inputs)
     check_inputs(values, MIN_INPUTS if given is None else MIN_INPUTS + 1)
     check_estimator(estimator)
-    refuse_localised(attributions, perturb_func)
     if remove_from not in ("x", "both"):
         raise ValueError(f"remove_from must be 'x' or 'both', got {remove_from!r}.")
     if given is not None and (not isinstance(given, tuple) or len(given) != 2):
         raise TypeError("given must be a pair (base_func, base_layer).")
     if given is not None and estimator != "unbiased":
         raise ValueError("given needs estimator='unbiased': removal is defined for U-centred distances.")
+    localiser, base_localiser = as_localisers(
+        attributions, base_attributions, perturb_func, values, has_base=given is not None
+    )
     labels = as_labels(target, values[0].shape[0])
     if labels is None:
         raise TypeError("target must hold the inputs' labels, got None.")
@@ -118,10 +119,11 @@ def relevance_score(
     )
     observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")
     base_observer = given and layer_observer(*given, settings, model="given[0]", argument="given[1]")
-    features = layer_features(observer, values, additional_forward_args, settings)
+    features = layer_features(observer, values, additional_forward_args, settings, localiser)
     own = geometry(features, estimator)
     goal = label_geometry(labels.to(features.device), embeddings, features.dtype, estimator)
     if base_observer is None:
         return correlation(own, goal)
-    other = geometry(layer_features(base_observer, values, additional_forward_args, settings)).to_like(own)
+    removed = layer_features(base_observer, values, additional_forward_args, settings, base_localiser)
+    other = geometry(removed).to_like(own)
     return correlation(remove(own, other), remove(goal, other) if remove_from == "both" else goal)

@@ -11,7 +11,8 @@ from captum_kd._arguments import as_inputs, as_layout_hints
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.layers import LayerLike
-from captum_kd.metrics._layer_features import FeatureSettings, PerturbFunc, check_inputs, layer_features, layer_observer
+from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
+from captum_kd.metrics._localised import PerturbFunc, as_localisers
 
 __all__ = ["feature_similarity_score"]
 
@@ -59,8 +60,19 @@ def feature_similarity_score(
         base_layer (str or torch.nn.Module): Its layer.
         inputs (Tensor or tuple[Tensor, ...]): Inputs of both models, n >= 4 examples first.
         additional_forward_args (Any, optional): Further arguments of both models, as in Captum.
-        attributions, base_attributions, perturb_func: Reserved for scores of the inputs' salient
-                    part, which this version does not compute.
+        attributions (Tensor, optional): (N, 1, h, w) maps of ``forward_func``, any Captum layer
+                    attribution at the layer's or the image's resolution. With them the score is
+                    that of features around the salient region: the images are reduced to their
+                    relevant part before features are taken. Of tuple inputs the one that is an
+                    image (N, C, H, W) is reduced.
+        base_attributions (Tensor, optional): Maps of ``base_func``, needed with ``attributions``:
+                    each model is explained, and its images are reduced, by its own maps.
+        perturb_func (Callable, optional): From (inputs, attributions) to reduced inputs. It is
+                    called once for each model with all images, each time from the same state of the
+                    global random generators (seed 0), which is given back afterwards: both models'
+                    images get the same noise, and results repeat. Another share is
+                    ``functools.partial(keep_relevant, keep=0.3)``.
+                    Default: :func:`captum_kd.perturb.keep_relevant`, 50 % of the pixels
         feature_transform (Callable, optional): From (N, C, ...) to (N, d).
                     Default: :func:`captum_kd.flatten`
         estimator (str, optional): "unbiased" or "biased".
@@ -75,19 +87,26 @@ def feature_similarity_score(
         Tensor: scalar in [-1, 1], without graph. 0 with a warning for constant features.
 
     Raises:
-        ValueError: fewer than 4 inputs, unknown layers, non-finite features.
-        TypeError: models that cannot be called, inputs that are no tensors.
+        ValueError: fewer than 4 inputs, unknown layers, non-finite features; attributions of one
+                    model only, of another batch or size, or with non-finite values.
+        TypeError: models that cannot be called, inputs that are no tensors, attributions of layers
+                    with several outputs (choose one).
 
     Examples::
 
         >>> # layer3 of Student and Base over 500 images of 3x32x32, 64 at a time
         >>> fss = feature_similarity_score(
         ...     student, "layer3", base, "layer3", images, max_examples_per_batch=64)
+        >>> # around what each model looks at
+        >>> maps = LayerGradCam(student, student.layer3).attribute(images, labels)
+        >>> base_maps = LayerGradCam(base, base.layer3).attribute(images, labels)
+        >>> localised = feature_similarity_score(
+        ...     student, "layer3", base, "layer3", images, attributions=maps, base_attributions=base_maps)
     """
     values = as_inputs(inputs)
     check_inputs(values, MIN_INPUTS)
     check_estimator(estimator)
-    refuse_localised(attributions, base_attributions, perturb_func)
+    localiser, base_localiser = as_localisers(attributions, base_attributions, perturb_func, values, has_base=True)
     settings = FeatureSettings(
         feature_transform,
         as_layout_hints(grid, prefix_tokens, channels_last),
@@ -97,16 +116,7 @@ def feature_similarity_score(
     )
     first_observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")
     second_observer = layer_observer(base_func, base_layer, settings, model="base_func", argument="base_layer")
-    first = layer_features(first_observer, values, additional_forward_args, settings)
-    second = layer_features(second_observer, values, additional_forward_args, settings)
+    first = layer_features(first_observer, values, additional_forward_args, settings, localiser)
+    second = layer_features(second_observer, values, additional_forward_args, settings, base_localiser)
     own, other = geometry(first, estimator), geometry(second, estimator)
     return correlation(own, other.to_like(own))
-
-
-def refuse_localised(*arguments: object) -> None:
-    """Raises for arguments whose effect is not built yet, rather than ignoring them."""
-    if any(argument is not None for argument in arguments):
-        raise NotImplementedError(
-            "Scores of the inputs' salient part are not available in this version; leave attributions, "
-            "base_attributions and perturb_func at None, or pass inputs that you have reduced yourself."
-        )

@@ -335,8 +335,6 @@ def test_nothing_is_left_behind(pair):
         ({"max_examples_per_batch": -1}, ValueError, "max_examples_per_batch must be a positive integer"),
         ({"feature_transform": "flat"}, TypeError, "feature_transform must be callable"),
         ({"prefix_tokens": -1}, ValueError, "prefix_tokens must be"),
-        ({"attributions": images(8)}, NotImplementedError, "attributions"),
-        ({"perturb_func": forbidden}, NotImplementedError, "perturb_func"),
     ],
 )
 def test_unfit_arguments_are_refused_before_any_model_runs(change, error, words):

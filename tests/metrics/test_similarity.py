@@ -249,9 +249,6 @@ def test_unbiased_score_of_unrelated_features_is_zero_on_average(n, spread, draw
         ({"max_examples_per_batch": 0}, ValueError, "max_examples_per_batch must be a positive integer"),
         ({"feature_transform": 1}, TypeError, "feature_transform must be callable"),
         ({"grid": (0, 3)}, ValueError, "grid must be"),
-        ({"attributions": images(8)}, NotImplementedError, "attributions"),
-        ({"base_attributions": images(8)}, NotImplementedError, "attributions"),
-        ({"perturb_func": forbidden}, NotImplementedError, "perturb_func"),
     ],
 )
 def test_unfit_arguments_are_refused_before_any_model_runs(change, error, words):
