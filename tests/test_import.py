@@ -19,7 +19,15 @@ PUBLIC = {
         "flatten_to_unit_length",
         "global_average_pool",
     ],
-    "captum_kd.metrics": ["feature_similarity_score", "relevance_score", "sensitivity_max"],
+    "captum_kd.metrics": [
+        "feature_similarity_score",
+        "keep_curve",
+        "localization_score",
+        "random_attributions",
+        "relevance_score",
+        "sensitivity_max",
+    ],
+    "captum_kd.embeddings": ["class_prototypes", "classifier_embeddings"],
     "captum_kd.distance": ["distance_correlation", "partial_distance_correlation"],
 }
 

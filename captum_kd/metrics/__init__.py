@@ -1,14 +1,18 @@
 """Scores for pairs of models and their attributions, after captum.metrics."""
 
+from captum_kd.metrics.keep_curve import KeepCurve, keep_curve, random_attributions
 from captum_kd.metrics.localization import LocalizationScores, localization_score
 from captum_kd.metrics.relevance import relevance_score
 from captum_kd.metrics.sensitivity import sensitivity_max
 from captum_kd.metrics.similarity import feature_similarity_score
 
 __all__ = [
+    "KeepCurve",
     "LocalizationScores",
     "feature_similarity_score",
+    "keep_curve",
     "localization_score",
+    "random_attributions",
     "relevance_score",
     "sensitivity_max",
 ]
