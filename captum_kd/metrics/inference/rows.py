@@ -1,0 +1,73 @@
+"""Rows of U-centred distance matrices, a block at a time and in float64.
+
+Inference needs more digits than a score does (leave-one-out values differ from each other
+in the third digit and later) but must not double the memory of a population that was kept
+in float32. So the matrices stay as they are, and only the rows in work are widened.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from captum_kd.distance import MIN_INPUTS
+
+# Numbers of float64 in work at once: 2 MB, which stays in a core's cache.
+_BLOCK_NUMBERS = 1 << 18
+
+
+def check_matrices(distances: Sequence[Tensor]) -> int:
+    """Checks that the matrices describe one population and returns its size n.
+
+    Raises:
+        ValueError: no matrix, not square, of different sizes, or fewer than 4 inputs.
+        TypeError: a matrix is not float32 or float64.
+    """
+    if not distances:
+        raise ValueError("No distance matrix was given; at least one is needed.")
+    n = distances[0].shape[0] if distances[0].dim() else 0
+    for matrix in distances:
+        if tuple(matrix.shape) != (n, n):
+            raise ValueError(
+                f"Expected distance matrices of one population, each of shape (n, n); got shapes "
+                f"{[tuple(each.shape) for each in distances]}."
+            )
+        if matrix.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"Distance matrices must be float32 or float64, got {matrix.dtype}.")
+    if n < MIN_INPUTS:
+        raise ValueError(f"Distance geometry needs at least {MIN_INPUTS} inputs, got {n}.")
+    return n
+
+
+def u_centred_row_blocks(
+    distances: Sequence[Tensor], *, rows_per_block: int | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Streams the rows of several U-centred matrices side by side.
+
+    Centring is idempotent, so matrices that were U-centred before pass through unchanged.
+
+    Args:
+        distances (sequence of Tensor): k symmetric (n, n) matrices with zero diagonals,
+            float32 or float64, on one device.
+        rows_per_block (int): rows in work at once; by default as many as fit a core's cache.
+
+    Yields:
+        (slice, Tensor): the rows' places and their values, (rows, k, n), float64.
+
+    Source: U-centring, method.md "Distance geometry", 2; Szekely & Rizzo 2014.
+    """
+    n = distances[0].shape[0]
+    sums = torch.stack([matrix.sum(1, dtype=torch.float64) for matrix in distances])
+    shift = (sums - sums.sum(1, keepdim=True) / (2 * (n - 1))) / (n - 2)  # (k, n)
+    step = rows_per_block or max(1, _BLOCK_NUMBERS // (n * len(distances)))
+    work = shift.new_empty((min(step, n), len(distances), n))
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        block = work[: rows.stop - start]
+        for place, matrix in enumerate(distances):
+            block[:, place].copy_(matrix[rows])
+        block.sub_(shift[:, rows].T[:, :, None]).sub_(shift)
+        block.diagonal(offset=start, dim1=0, dim2=2).zero_()
+        yield rows, block

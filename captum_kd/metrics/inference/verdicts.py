@@ -1,0 +1,183 @@
+"""Seed control in words: one plain sentence a layer, "cannot be decided" included."""
+
+from __future__ import annotations
+
+from typing import Mapping, NamedTuple, Optional, Sequence
+
+from torch import Tensor
+
+from captum_kd.metrics.inference.seeds import holm, seed_test
+
+__all__ = ["QUESTIONS", "Question", "SeedVerdict", "seed_control", "single_pair_sentence"]
+
+
+class Question(NamedTuple):
+    """What is asked of the seeds.
+
+    Attributes:
+        larger (bool): whether Student-Base scores are expected to be larger than Base-Base ones.
+        yes (str): the sentence's middle where the answer is yes.
+        no (str): and where the seeds do not show it.
+    """
+
+    larger: bool
+    yes: str
+    no: str
+
+
+def _question(larger: bool, subject: str, than: str) -> Question:
+    return Question(larger, f"{subject} {than}", f"no evidence that {subject} {than}")
+
+
+QUESTIONS: dict[str, Question] = {
+    "fss": _question(
+        False,
+        "Students differ from Bases in geometry",
+        "more than a Base differs from a Base of another seed",
+    ),
+    "rs_distilled": _question(
+        True,
+        "what Students have and Bases lack follows the labels",
+        "more closely than what one Base has and another lacks",
+    ),
+    "teacher_distilled": _question(
+        True,
+        "what Students have and Bases lack is the Teacher's",
+        "to a larger extent than what one Base has and another lacks",
+    ),
+    "teacher_only_distilled": _question(
+        True,
+        "what Students have and Bases lack is the Teacher's beyond the labels",
+        "to a larger extent than what one Base has and another lacks",
+    ),
+}
+"""The questions, by the name that the score of the pairs has in the report."""
+
+
+class SeedVerdict(NamedTuple):
+    """What the seeds say of one score at one layer.
+
+    Attributes:
+        score (str): the question, a key of :data:`QUESTIONS`.
+        layer (str): the layer.
+        statistic (float): difference of mean scores, see :func:`seed_test`.
+        p_value (float): exact, before correction.
+        adjusted_p_value (float): by Holm over the layers.
+        smallest_p_value (float): least attainable with these seeds, before correction.
+        smallest_adjusted_p_value (float): and after it.
+        decision (bool): yes or no; None where it cannot be decided.
+        sentence (str): all of this in words.
+    """
+
+    score: str
+    layer: str
+    statistic: float
+    p_value: float
+    adjusted_p_value: float
+    smallest_p_value: float
+    smallest_adjusted_p_value: float
+    decision: Optional[bool]
+    sentence: str
+
+
+def seed_control(
+    scores: Mapping[str, Tensor],
+    students: int,
+    question: str,
+    *,
+    shared_seeds: Sequence[tuple[int, int]] = (),
+    level: float = 0.05,
+) -> list[SeedVerdict]:
+    """Puts one question to the seeds at every layer.
+
+    Args:
+        scores (mapping of str to Tensor): by layer, the (M + K, M + K) scores of all ordered pairs,
+            Students first (:func:`~captum_kd.metrics.inference.products.pair_scores`).
+        students (int): M.
+        question (str): a key of :data:`QUESTIONS`, the score that the matrices hold.
+        shared_seeds (sequence of (int, int)): see :func:`~captum_kd.metrics.inference.seeds.seed_test`.
+        level (float): at which the answer is yes.
+
+    Returns:
+        list of SeedVerdict: one a layer, in the mapping's order. No layer can be decided where even
+        the most extreme relabelling would not reach the level after correction.
+
+    Raises:
+        ValueError: an unknown question; what :func:`seed_test` refuses.
+
+    Source: method.md, "What the numbers can and cannot say" (seeds); Holm 1979.
+
+    Example::
+
+        >>> seed_control({"layer4": matrix}, 3, "rs_distilled")[0].sentence
+        'layer4: what Students have and Bases lack follows the labels more closely than what one Base
+        has and another lacks (by 0.032, p = 0.05).'
+    """
+    if question not in QUESTIONS:
+        raise ValueError(f"Unknown question {question!r}; there are {', '.join(QUESTIONS)}.")
+    asked = QUESTIONS[question]
+    tests = {
+        layer: seed_test(matrix, students, larger=asked.larger, shared_seeds=shared_seeds)
+        for layer, matrix in scores.items()
+    }
+    adjusted = holm([test.p_value for test in tests.values()])
+    verdicts = []
+    for (layer, test), p_value in zip(tests.items(), adjusted):
+        # Holm multiplies the smallest p by the number of layers, and lets no other fall below it.
+        smallest = min(1.0, test.smallest_p_value * len(tests))
+        decision = None if smallest > level else p_value <= level
+        bases = scores[layer].shape[0] - students
+        sentence = _sentence(asked, test.statistic, decision, p_value, smallest, students, bases, len(tests))
+        verdicts.append(
+            SeedVerdict(
+                question, layer, test.statistic, test.p_value, p_value,
+                test.smallest_p_value, smallest, decision, f"{layer}: {sentence}",
+            )
+        )
+    return verdicts
+
+
+def _sentence(
+    asked: Question,
+    statistic: float,
+    decision: Optional[bool],
+    p_value: float,
+    smallest: float,
+    students: int,
+    bases: int,
+    layers: int,
+) -> str:
+    corrected = f" after correction over {layers} layers" if layers > 1 else ""
+    if decision is None:
+        seeds = f"{students} Student{'s' * (students > 1)} and {bases} Bases"
+        return (
+            f"cannot be decided whether {asked.yes}: with {seeds} the smallest p attainable is "
+            f"{_short(smallest)}{corrected} (difference {statistic:+.3f})."
+        )
+    if decision:
+        return f"{asked.yes} (by {statistic:.3f}, p = {_short(p_value)}{corrected})."
+    return f"{asked.no} (difference {statistic:+.3f}, p = {_short(p_value)}{corrected})."
+
+
+def single_pair_sentence(students: int, bases: int) -> str:
+    """What scores without further seeds do not show, in one sentence.
+
+    Args:
+        students (int): number of Students that there are.
+        bases (int): number of Bases; with two of them :func:`seed_control` has an answer.
+
+    Returns:
+        str: the sentence.
+    """
+    models = f"{'one' if students == 1 else students} Student{'s' * (students > 1)} and one Base"
+    return (
+        f"{models}: these rows hold for these trained models; they do not show that the difference comes "
+        "from distillation, since another seed of the Base may differ from this one as much (train a "
+        "second Base, and further Students, to find out)."
+        if bases == 1
+        else "Seed control compares Students with Bases: at least one Student and two Bases are needed."
+    )
+
+
+def _short(p_value: float) -> str:
+    return f"{p_value:.3f}" if p_value >= 0.001 else f"{p_value:.1g}"

@@ -1,0 +1,83 @@
+"""Seed control in words."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from captum_kd.metrics.inference.verdicts import QUESTIONS, seed_control, single_pair_sentence
+
+
+def separated(students: int, bases: int, gap: float = 0.2) -> Tensor:
+    scores = torch.full((students + bases, students + bases), 0.1)
+    scores[:students, students:] += gap
+    return scores
+
+
+def test_yes_with_difference_and_p() -> None:
+    verdict = seed_control({"layer4": separated(5, 5)}, 5, "rs_distilled")[0]
+    assert verdict.decision is True
+    assert verdict.sentence == (
+        "layer4: what Students have and Bases lack follows the labels more closely than what one Base has "
+        "and another lacks (by 0.200, p = 0.004)."
+    )
+
+
+def test_no_evidence_is_not_called_a_no() -> None:
+    verdict = seed_control({"layer1": separated(5, 5, gap=0.0)}, 5, "teacher_distilled")[0]
+    assert verdict.decision is False
+    no_evidence = "layer1: no evidence that what Students have and Bases lack is the Teacher's"
+    assert verdict.sentence.startswith(no_evidence)
+    assert "p = 1.000" in verdict.sentence
+
+
+def test_three_and_three_seeds_decide_one_layer_but_not_two() -> None:
+    one = seed_control({"a": separated(3, 3)}, 3, "rs_distilled")
+    assert [v.decision for v in one] == [True]
+    two = seed_control({"a": separated(3, 3), "b": separated(3, 3)}, 3, "rs_distilled")
+    assert [v.decision for v in two] == [None, None]
+    assert two[0].smallest_p_value == pytest.approx(0.05)
+    assert two[0].smallest_adjusted_p_value == pytest.approx(0.1)
+    assert "cannot be decided" in two[0].sentence
+    assert "0.100 after correction over 2 layers" in two[0].sentence
+
+
+def test_holm_runs_over_the_layers() -> None:
+    weak = separated(5, 5, gap=0.0)
+    verdicts = seed_control({"a": separated(5, 5), "b": weak, "c": separated(5, 5)}, 5, "rs_distilled")
+    assert [v.layer for v in verdicts] == ["a", "b", "c"]
+    assert [v.adjusted_p_value for v in verdicts] == pytest.approx([3 / 252, 1.0, 3 / 252])
+    assert [v.decision for v in verdicts] == [True, False, True]
+
+
+def test_shared_seeds_need_five_pairs() -> None:
+    """2^4 swaps reach .0625 at best, 2^5 .031."""
+    for pairs, decided in ((4, None), (5, True)):
+        shared = [(i, i) for i in range(pairs)]
+        verdict = seed_control({"a": separated(pairs, pairs)}, pairs, "rs_distilled", shared_seeds=shared)[0]
+        assert verdict.decision is decided
+
+
+def test_similarity_asks_for_smaller_scores() -> None:
+    scores = separated(4, 4, gap=-0.05)
+    scores[4:, :4] = scores[:4, 4:].T
+    verdict = seed_control({"a": scores}, 4, "fss")[0]
+    assert verdict.statistic == pytest.approx(0.05) and verdict.decision is True
+    assert "more than a Base differs from a Base of another seed" in verdict.sentence
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_verdict_is_one_plain_sentence(question: str) -> None:
+    for gap, students in ((0.3, 5), (-0.3, 5), (0.3, 2)):
+        sentence = seed_control({"x": separated(students, students, gap)}, students, question)[0].sentence
+        assert sentence.endswith(".") and sentence.count(". ") == 0 and sentence.startswith("x: ")
+
+
+def test_an_unknown_question() -> None:
+    with pytest.raises(ValueError, match="Unknown question 'rs'; there are fss"):
+        seed_control({"a": separated(3, 3)}, 3, "rs")
+
+
+def test_a_single_pair_is_told_what_it_does_not_show() -> None:
+    one = "one Student and one Base: these rows hold for these trained models"
+    assert single_pair_sentence(1, 1).startswith(one)
+    assert single_pair_sentence(3, 1).startswith("3 Students and one Base")
