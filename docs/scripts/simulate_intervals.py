@@ -135,15 +135,15 @@ def rejects(p_value: Optional[float]) -> Optional[bool]:
     return None if p_value is None else p_value <= LEVEL
 
 
-def prepare(name: str, labelling: str, inputs: int) -> tuple[Population, dict[str, float]]:
+def prepare(name: str, labelling: str, inputs: int, seed: int) -> tuple[Population, dict[str, float]]:
     """A scenario's population and its true values; values that are 0 by construction are 0."""
     torch.set_num_threads(1)
     if name in SCENARIOS:
         population = Population(name, labelling, *SCENARIOS[name])
     else:
         base, shared = NOTHING_DISTILLED[name]
-        population = without_distilled(Population(name, labelling, base, base, shared), inputs, seed=1)
-    truth = true_values(population, inputs, seed=2)
+        population = without_distilled(Population(name, labelling, base, base, shared), inputs, seed=2 * seed + 1)
+    truth = true_values(population, inputs, seed=2 * seed + 2)
     if name == "independent":
         truth = dict.fromkeys(truth, 0.0)
     elif name in NOTHING_DISTILLED:
@@ -226,6 +226,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="share of the full number of replications")
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes, choices=sizes)
     parser.add_argument("--inputs", type=int, default=200_000, help="inputs for the true values")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "tables")
     options = parser.parse_args()
@@ -234,7 +235,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         names = (*SCENARIOS, *NOTHING_DISTILLED)
         cases = [(name, labelling) for name in names for labelling in LABELLINGS]
-        prepared = list(pool.map(prepare, *zip(*cases), [options.inputs] * len(cases)))
+        prepared = list(pool.map(prepare, *zip(*cases), [options.inputs] * len(cases), [options.seed] * len(cases)))
         print(f"true values after {time.time() - start:.0f} s", flush=True)
         jobs = []
         for place, (population, truth) in enumerate(prepared):
@@ -243,7 +244,7 @@ def main() -> None:
                 count, bootstrapped = (max(2, round(options.share * number)) for number in full)
                 if population.name in NOTHING_DISTILLED:
                     bootstrapped = 0
-                seed = 1_000_000 * (n + place)
+                seed = 1_000_000 * (n + place + 10_000 * options.seed)
                 job = pool.submit(replicate, population, truth, n, count, bootstrapped, seed)
                 jobs.append((population, truth, n, job))
         for population, truth, n, job in jobs:
