@@ -308,17 +308,18 @@ def center(distances: Tensor, estimator: Estimator = "unbiased") -> Geometry:
     return Geometry(matrix, raw_norm)
 
 
-def u_shift(distances: Tensor) -> Tensor:
+def u_shift(distances: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
     """The vector u with P_ij = D_ij - u_i - u_j off the diagonal of a U-centred matrix.
 
     Args:
         distances (Tensor): (n, n), symmetric.
+        dtype (torch.dtype, optional): in which to sum, and of the result; that of ``distances`` without.
 
     Returns:
         Tensor: (n,).
     """
     n = distances.shape[0]
-    sums = distances.sum(1)
+    sums = distances.sum(1, dtype=dtype)
     return (sums - sums.sum() / (2 * (n - 1))) / (n - 2)
 
 

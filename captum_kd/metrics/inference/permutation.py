@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from captum_kd.distance import noise_level
-from captum_kd.metrics.inference.rows import check_matrices, u_centred_row_blocks
+from captum_kd.embeddings import MIN_LABEL_SHARE
+from captum_kd.metrics.inference.rows import check_matrices, raw_norm, u_centred_row_blocks
 
 __all__ = ["label_permutation_p_value"]
 
@@ -67,7 +68,7 @@ def label_permutation_p_value(
 
     Raises:
         ValueError: shapes that do not belong together, labels outside the classes or without
-            geometry (all relabellings score the same), permutations < 1.
+            geometry (all relabellings score the same), non-finite distances, permutations < 1.
         TypeError: distances of another dtype, labels that are no integers.
 
     Source: method.md, "What the numbers can and cannot say"; Phipson & Smyth 2010 for the p-value.
@@ -82,10 +83,10 @@ def label_permutation_p_value(
     seen = _classes(labels, class_distances, n)
     if permutations < 1:
         raise ValueError(f"permutations must be at least 1, got {permutations}.")
-    raw_norm = float(torch.linalg.matrix_norm(distances))
-    if raw_norm == 0:
+    size = raw_norm(distances)
+    if size == 0:
         return 1.0
-    sums = _ClassSums(distances, seen, unit=raw_norm / n)
+    sums = _ClassSums(distances, seen, unit=size / n)
     if sums.norm <= noise_level(distances.dtype) * n:
         return 1.0
     tie = _TIE * torch.finfo(torch.float32).eps / n**0.5 * sums.norm * seen.norm
@@ -183,8 +184,10 @@ def _classes(labels: Tensor, class_distances: Tensor, n: int) -> _Classes:
     seen, place, counts = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
     apart = class_distances.detach().to("cpu", torch.float64)[seen][:, seen]
     apart = apart / apart.max().clamp(min=torch.finfo(torch.float64).tiny)
-    norm = _label_norm(apart, counts.double(), n)
-    if norm <= 1e-6 * n:
+    if not bool(torch.isfinite(apart).all()):
+        raise ValueError("class_distances has non-finite values (NaN or infinity).")
+    norm, raw = _label_norms(apart, counts.double(), n)
+    if norm <= MIN_LABEL_SHARE * raw:
         raise ValueError(
             "The labels have no geometry (one label only, all distinct, or one against the rest of "
             "equals): every permutation scores the same. Use inputs of more classes, several a class."
@@ -192,11 +195,11 @@ def _classes(labels: Tensor, class_distances: Tensor, n: int) -> _Classes:
     return _Classes(place, counts, apart, norm)
 
 
-def _label_norm(apart: Tensor, counts: Tensor, n: int) -> float:
-    """Frobenius norm of the U-centred (n, n) label distances, from the classes alone."""
+def _label_norms(apart: Tensor, counts: Tensor, n: int) -> tuple[float, float]:
+    """Frobenius norms of the (n, n) label distances, U-centred and raw, from the classes alone."""
     by_class = apart @ counts
     squares = counts @ apart.square() @ counts
     rows = counts @ by_class.square()
     total = counts @ by_class
     square = squares - 2 * rows / (n - 2) + total.square() / ((n - 1) * (n - 2))
-    return float(square.clamp(min=0).sqrt())
+    return float(square.clamp(min=0).sqrt()), float(squares.sqrt())

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance import noise_level
-from captum_kd.metrics.inference.rows import check_matrices, u_centred_row_blocks
+from captum_kd.metrics.inference.rows import check_matrices, raw_norm, u_centred_row_blocks
 
 __all__ = ["Products", "Score", "Side", "geometry_products", "pair_scores", "transfer_scores"]
 
@@ -164,8 +164,12 @@ def _squared_norm(
 def geometry_products(distances: Mapping[str, Tensor], *, leave_one_out: bool = True) -> Products:
     """Inner products of all pairs of geometries, with each input left out as well.
 
-    One pass over the matrices, O(k^2 n^2) operations; of each only a block of rows is ever
-    widened to float64. Matrices that are U-centred already give the same result.
+    O(k^2 n^2) operations; of each matrix only a block of rows is ever widened to float64. Matrices
+    that are U-centred already give the same result.
+
+    Distances rounded to float32 give scores that are right to 1e-6, except what is left after nearly
+    everything is removed: where the unique share is below 0.002, up to 1e-5. Distances in float64
+    (:func:`~captum_kd.distance.euclidean_distances` of ``features.double()``) give 1e-11 there too.
 
     Args:
         distances (mapping of str to Tensor): k raw Euclidean distance matrices of the same
@@ -176,7 +180,8 @@ def geometry_products(distances: Mapping[str, Tensor], *, leave_one_out: bool = 
         Products: float64, on the matrices' device.
 
     Raises:
-        ValueError: matrices of different sizes; fewer than 4 inputs, or 5 where one is left out.
+        ValueError: matrices of different sizes or with non-finite values; fewer than 4 inputs, or 5
+            where one is left out.
         TypeError: matrices that are not float32 or float64.
 
     Source: method.md, "What the numbers can and cannot say" (intervals); Szekely & Rizzo 2014
@@ -195,6 +200,7 @@ def geometry_products(distances: Mapping[str, Tensor], *, leave_one_out: bool = 
     n, k = check_matrices(matrices), len(matrices)
     if leave_one_out and n < 5:
         raise ValueError(f"Leaving one input out needs at least 5 inputs, got {n}.")
+    norms = [raw_norm(matrix) for matrix in matrices]
     by_row = matrices[0].new_empty((n, k, k), dtype=torch.float64)
     for rows, block in u_centred_row_blocks(matrices):
         torch.bmm(block, block.mT, out=by_row[rows])
@@ -205,7 +211,7 @@ def geometry_products(distances: Mapping[str, Tensor], *, leave_one_out: bool = 
         without = by_row[:0]
     pairs = n * (n - 3)
     # Rounding of the distances themselves, in the unit of a squared norm.
-    levels = [noise_level(m.dtype) * float(torch.linalg.matrix_norm(m)) for m in matrices]
+    levels = [noise_level(matrix.dtype) * norm for matrix, norm in zip(matrices, norms)]
     noise = total.new_tensor(levels).square() / pairs
     return Products(tuple(distances), total / pairs, without, noise)
 
@@ -220,8 +226,9 @@ def pair_scores(products: Products, models: list[str], target: Side | None = Non
             R(P_{i|j}, P_T); ``("teacher", "labels")`` for the Teacher's beyond the labels.
 
     Returns:
-        Tensor: (models, models) float64 on the CPU; entry (i, j) is the score of i given j. The
-        diagonal, a model given itself, is 0 (FSS: 1).
+        Tensor: (models, models) float64 on the CPU; entry (i, j) is the score of i given j, NaN
+        where it is not defined (constant features, one model a copy of the other). The diagonal, a
+        model given itself, is 0 (FSS: 1).
 
     Example::
 
@@ -233,5 +240,6 @@ def pair_scores(products: Products, models: list[str], target: Side | None = Non
         for j, second in enumerate(models):
             if i != j:
                 score = Score(first, second) if target is None else Score((first, second), target)
-                scores[i, j] = products.score(score)[0]
+                value, defined = products.score(score)
+                scores[i, j] = value if defined else float("nan")
     return scores

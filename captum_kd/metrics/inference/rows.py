@@ -7,12 +7,13 @@ in float32. So the matrices stay as they are, and only the rows in work are wide
 
 from __future__ import annotations
 
+import math
 from typing import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from captum_kd.distance import MIN_INPUTS
+from captum_kd.distance import MIN_INPUTS, u_shift
 
 # Numbers of float64 in work at once: 2 MB, which stays in a core's cache.
 _BLOCK_NUMBERS = 1 << 18
@@ -41,6 +42,20 @@ def check_matrices(distances: Sequence[Tensor]) -> int:
     return n
 
 
+def raw_norm(distances: Tensor) -> float:
+    """Frobenius norm of a matrix, summed in float64 so that squares of float32 cannot overflow.
+
+    Raises:
+        ValueError: the matrix has non-finite values: no comparison with them would ever be true, and
+            a p-value counted by comparisons would come out smallest.
+    """
+    step = max(1, _BLOCK_NUMBERS // distances.shape[0])
+    squares = sum(float(rows.double().square().sum()) for rows in distances.split(step))
+    if not math.isfinite(squares):
+        raise ValueError("A distance matrix has non-finite values (NaN or infinity).")
+    return math.sqrt(squares)
+
+
 def u_centred_row_blocks(
     distances: Sequence[Tensor], *, rows_per_block: int | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
@@ -59,8 +74,7 @@ def u_centred_row_blocks(
     Source: U-centring, method.md "Distance geometry", 2; Szekely & Rizzo 2014.
     """
     n = distances[0].shape[0]
-    sums = torch.stack([matrix.sum(1, dtype=torch.float64) for matrix in distances])
-    shift = (sums - sums.sum(1, keepdim=True) / (2 * (n - 1))) / (n - 2)  # (k, n)
+    shift = torch.stack([u_shift(matrix, torch.float64) for matrix in distances])  # (k, n)
     step = rows_per_block or max(1, _BLOCK_NUMBERS // (n * len(distances)))
     work = shift.new_empty((min(step, n), len(distances), n))
     for start in range(0, n, step):

@@ -8,7 +8,7 @@ of them are counted, so it is exact, and never below one over their number.
 
 from __future__ import annotations
 
-from itertools import combinations, product
+from itertools import combinations, islice, product
 from math import comb
 from typing import Iterator, NamedTuple, Sequence
 
@@ -56,7 +56,9 @@ def seed_test(
 
     Seeds in common make pairs alike (same initial weights, same order of batches). A pair that
     shares its seed is left out of the first mean, and its two models are only exchanged for each
-    other; models of their own seeds are exchanged freely.
+    other; models of their own seeds are exchanged freely. Bases never share a seed with each other,
+    under no relabelling, so all their pairs count. The test is exact either way: under the null every
+    relabelling that is counted leaves the joint distribution of the scores as it was.
 
     Args:
         scores (Tensor): (M + K, M + K) scores of all ordered pairs, Students first; the diagonal
@@ -71,7 +73,7 @@ def seed_test(
         SeedTest: C(M + K, M) relabellings for independent seeds, 2^M for M shared ones.
 
     Raises:
-        ValueError: a matrix of another shape or with non-finite scores, fewer than two Bases, a
+        ValueError: a matrix of another shape or with pairs that have no score, fewer than two Bases, a
             model in two pairs, or more than a million relabellings.
 
     Source: method.md, "What the numbers can and cannot say" (seeds).
@@ -82,21 +84,26 @@ def seed_test(
         SeedTest(statistic=0.032, p_value=0.05, smallest_p_value=0.05, relabellings=20)
     """
     models = scores.shape[0]
-    _check(scores, students, shared_seeds)
+    check_roles(scores, students, shared_seeds)
+    if not has_every_score(scores):
+        raise ValueError(
+            "scores has non-finite values off its diagonal: some pairs of models have no score (constant "
+            "features, or one model a copy of another). Leave the layer or the model out."
+        )
     values = scores.detach().to("cpu", torch.float64, copy=True).fill_diagonal_(0)
     counted = torch.ones(models, models, dtype=torch.float64).fill_diagonal_(0)
     for s, b in shared_seeds:
         counted[s, students + b] = counted[students + b, s] = 0
     number = relabelling_count(students, models - students, len(shared_seeds))
-    observed, at_least = None, 0
-    for batch in _batches(_relabellings(students, models, shared_seeds)):
+    relabellings = _relabellings(students, models, shared_seeds)
+    statistics = []
+    while batch := list(islice(relabellings, _BATCH)):
         role = torch.zeros(len(batch), models, dtype=torch.float64)
         role.scatter_(1, torch.tensor(batch), 1.0)
-        statistic = _statistics(values, counted, role, larger)
-        if observed is None:
-            observed = float(statistic[0])  # the true labels come first
-        at_least += int((statistic >= observed - _TIE).sum())
-    assert observed is not None
+        statistics.append(_statistics(values, counted, role, larger))
+    every = torch.cat(statistics)
+    observed = float(every[0])  # the true labels come first
+    at_least = int((every >= observed - _TIE).sum())
     return SeedTest(observed, at_least / number, 1 / number, number)
 
 
@@ -155,18 +162,17 @@ def _relabellings(
             yield chosen + others
 
 
-def _batches(relabellings: Iterator[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    batch: list[tuple[int, ...]] = []
-    for each in relabellings:
-        batch.append(each)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def has_every_score(scores: Tensor) -> bool:
+    """Whether every ordered pair of different models has a score."""
+    return bool(torch.isfinite(scores.detach().clone().fill_diagonal_(0)).all())
 
 
-def _check(scores: Tensor, students: int, shared: Sequence[tuple[int, int]]) -> None:
+def check_roles(scores: Tensor, students: int, shared: Sequence[tuple[int, int]]) -> None:
+    """Checks that the matrix, the number of Students and the shared seeds belong together.
+
+    Raises:
+        ValueError: as :func:`seed_test`, but for missing scores.
+    """
     models = scores.shape[0] if scores.dim() else 0
     bases = models - students
     if tuple(scores.shape) != (models, models):
@@ -176,8 +182,6 @@ def _check(scores: Tensor, students: int, shared: Sequence[tuple[int, int]]) -> 
             f"The null compares Bases with each other: at least 1 Student and 2 Bases are needed, got "
             f"{students} and {bases}. Train a Base with another seed."
         )
-    if not bool(torch.isfinite(scores.detach().clone().fill_diagonal_(0)).all()):
-        raise ValueError("scores has non-finite values off its diagonal.")
     for place, count in ((0, students), (1, bases)):
         named = [pair[place] for pair in shared]
         if len(set(named)) < len(named) or any(not 0 <= each < count for each in named):

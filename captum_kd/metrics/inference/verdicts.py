@@ -6,9 +6,13 @@ from typing import Mapping, NamedTuple, Optional, Sequence
 
 from torch import Tensor
 
-from captum_kd.metrics.inference.seeds import holm, seed_test
+from captum_kd.metrics.inference.seeds import check_roles, has_every_score, holm, relabelling_count, seed_test
 
 __all__ = ["QUESTIONS", "Question", "SeedVerdict", "seed_control", "single_pair_sentence"]
+
+
+# p-values are shares of whole numbers: a p of 6/120 is at the level .05 whatever its last digit.
+_ROUNDING = 1e-12
 
 
 class Question(NamedTuple):
@@ -60,9 +64,10 @@ class SeedVerdict(NamedTuple):
     Attributes:
         score (str): the question, a key of :data:`QUESTIONS`.
         layer (str): the layer.
-        statistic (float): difference of mean scores, see :func:`seed_test`.
-        p_value (float): exact, before correction.
-        adjusted_p_value (float): by Holm over the layers.
+        statistic (float): difference of mean scores, see :func:`seed_test`; None where a pair of
+            models has no score.
+        p_value (float): exact, before correction; None where there is no statistic.
+        adjusted_p_value (float): by Holm over the layers that have one.
         smallest_p_value (float): least attainable with these seeds, before correction.
         smallest_adjusted_p_value (float): and after it.
         decision (bool): yes or no; None where it cannot be decided.
@@ -71,9 +76,9 @@ class SeedVerdict(NamedTuple):
 
     score: str
     layer: str
-    statistic: float
-    p_value: float
-    adjusted_p_value: float
+    statistic: Optional[float]
+    p_value: Optional[float]
+    adjusted_p_value: Optional[float]
     smallest_p_value: float
     smallest_adjusted_p_value: float
     decision: Optional[bool]
@@ -92,7 +97,8 @@ def seed_control(
 
     Args:
         scores (mapping of str to Tensor): by layer, the (M + K, M + K) scores of all ordered pairs,
-            Students first (:func:`~captum_kd.metrics.inference.products.pair_scores`).
+            Students first (:func:`~captum_kd.metrics.inference.products.pair_scores`); NaN where a pair
+            has none.
         students (int): M.
         question (str): a key of :data:`QUESTIONS`, the score that the matrices hold.
         shared_seeds (sequence of (int, int)): see :func:`~captum_kd.metrics.inference.seeds.seed_test`.
@@ -100,7 +106,9 @@ def seed_control(
 
     Returns:
         list of SeedVerdict: one a layer, in the mapping's order. No layer can be decided where even
-        the most extreme relabelling would not reach the level after correction.
+        the most extreme relabelling would not reach the level after correction; nor one where a pair
+        of models has no score, which is then left out of the correction (whether a layer is left out
+        does not depend on which models are called Students).
 
     Raises:
         ValueError: an unknown question; what :func:`seed_test` refuses.
@@ -116,25 +124,45 @@ def seed_control(
     if question not in QUESTIONS:
         raise ValueError(f"Unknown question {question!r}; there are {', '.join(QUESTIONS)}.")
     asked = QUESTIONS[question]
+    for matrix in scores.values():
+        check_roles(matrix, students, shared_seeds)
     tests = {
         layer: seed_test(matrix, students, larger=asked.larger, shared_seeds=shared_seeds)
         for layer, matrix in scores.items()
+        if has_every_score(matrix)
     }
-    adjusted = holm([test.p_value for test in tests.values()])
+    adjusted = dict(zip(tests, holm([test.p_value for test in tests.values()])))
     verdicts = []
-    for (layer, test), p_value in zip(tests.items(), adjusted):
-        # Holm multiplies the smallest p by the number of layers, and lets no other fall below it.
-        smallest = min(1.0, test.smallest_p_value * len(tests))
-        decision = None if smallest > level else p_value <= level
-        bases = scores[layer].shape[0] - students
-        sentence = _sentence(asked, test.statistic, decision, p_value, smallest, students, bases, len(tests))
-        verdicts.append(
-            SeedVerdict(
-                question, layer, test.statistic, test.p_value, p_value,
-                test.smallest_p_value, smallest, decision, f"{layer}: {sentence}",
+    for layer, matrix in scores.items():
+        bases = matrix.shape[0] - students
+        if layer in tests:
+            test, p_value = tests[layer], adjusted[layer]
+            # Holm multiplies the smallest p by the number of layers, and lets no other fall below it.
+            smallest = min(1.0, test.smallest_p_value * len(tests))
+            decision = None if smallest > level + _ROUNDING else p_value <= level + _ROUNDING
+            seeds = _seeds(students, bases, len(shared_seeds))
+            sentence = _sentence(asked, test.statistic, decision, p_value, smallest, seeds, len(tests))
+            verdicts.append(
+                SeedVerdict(
+                    question, layer, test.statistic, test.p_value, p_value,
+                    test.smallest_p_value, smallest, decision, f"{layer}: {sentence}",
+                )
             )
-        )
+        else:
+            least = 1 / relabelling_count(students, bases, len(shared_seeds))
+            sentence = (
+                f"cannot be decided whether {asked.yes}: some pairs of models have no score here, because "
+                "features are constant or one model's are a copy of another's."
+            )
+            verdicts.append(
+                SeedVerdict(question, layer, None, None, None, least, least, None, f"{layer}: {sentence}")
+            )
     return verdicts
+
+
+def _seeds(students: int, bases: int, shared: int) -> str:
+    pairs = f" ({shared} pair{'s' * (shared > 1)} of one seed)" if shared else ""
+    return f"{students} Student{'s' * (students > 1)} and {bases} Bases{pairs}"
 
 
 def _sentence(
@@ -143,13 +171,11 @@ def _sentence(
     decision: Optional[bool],
     p_value: float,
     smallest: float,
-    students: int,
-    bases: int,
+    seeds: str,
     layers: int,
 ) -> str:
     corrected = f" after correction over {layers} layers" if layers > 1 else ""
     if decision is None:
-        seeds = f"{students} Student{'s' * (students > 1)} and {bases} Bases"
         return (
             f"cannot be decided whether {asked.yes}: with {seeds} the smallest p attainable is "
             f"{_short(smallest)}{corrected} (difference {statistic:+.3f})."

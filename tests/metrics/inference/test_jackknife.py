@@ -90,7 +90,7 @@ def test_coverage_and_false_positives_of_independent_features() -> None:
     """True value 0: the interval covers it as often as it says, the test rejects no more often."""
     covered = {name: 0 for name in transfer_scores()}
     rejected = dict(covered)
-    trials = 200
+    trials = 100
     for seed in range(trials):
         products = products_of(normal(60, 6, 3 * seed), normal(60, 6, 3 * seed + 1), torch.arange(60) % 2)
         for name, score in transfer_scores().items():

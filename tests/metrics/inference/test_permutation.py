@@ -204,3 +204,13 @@ def test_other_arguments_that_cannot_be() -> None:
         label_permutation_p_value(distances, labels, one_hot_distances(2), permutations=0)
     with pytest.raises(ValueError, match="square"):
         label_permutation_p_value(distances, labels, torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="class_distances has non-finite"):
+        label_permutation_p_value(distances, labels, torch.full((2, 2), float("nan")))
+
+
+def test_distances_without_values_are_refused_not_called_significant() -> None:
+    """Nothing is at least NaN: counting would give the smallest p there is."""
+    distances = euclidean_distances(normal(6, 2, 0))
+    distances[0, 1] = distances[1, 0] = float("nan")
+    with pytest.raises(ValueError, match="non-finite"):
+        label_permutation_p_value(distances, torch.arange(6) % 2, one_hot_distances(2))

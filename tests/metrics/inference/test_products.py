@@ -102,11 +102,11 @@ def test_matrices_that_were_centred_before_give_the_same() -> None:
 
 
 def test_blocks_of_rows_do_not_change_the_result() -> None:
-    """1,500 inputs of four geometries need many blocks; each product is compared with the whole matrix's."""
-    distances = population(1500, seed=3)
+    """700 inputs of four geometries need many blocks; each product is compared with the whole matrix's."""
+    distances = population(700, seed=3)
     products = geometry_products(distances, leave_one_out=False)
     matrices = [center(matrix).matrix for matrix in distances.values()]
-    expected = [[float((p * q).sum()) / (1500 * 1497) for q in matrices] for p in matrices]
+    expected = [[float((p * q).sum()) / (700 * 697) for q in matrices] for p in matrices]
     torch.testing.assert_close(products.full, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=0)
     assert products.without.shape == (0, 4, 4)
 
@@ -172,6 +172,60 @@ def test_pair_scores_hold_every_ordered_pair() -> None:
     assert similar.diagonal().tolist() == [1, 1, 1]
 
 
+def test_pairs_without_a_score_are_not_called_zero() -> None:
+    distances = population(20, seed=9)
+    distances["copy"] = 2 * distances["base"]
+    products = geometry_products(distances)
+    relevance, similarity = (pair_scores(products, ["student", "base", "copy"], t) for t in ("labels", None))
+    assert torch.isnan(relevance).nonzero().tolist() == [[1, 2], [2, 1]]
+    assert float(similarity[1, 2]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kind", ["related", "rectified", "far from the origin"])
+@pytest.mark.parametrize(("n", "d"), [(20, 40), (60, 4096), (150, 512)])
+def test_rows_from_float32_features_match_dcor(kind: str, n: int, d: int) -> None:
+    draw = torch.Generator().manual_seed(n)
+    labels = torch.arange(n) % 4
+    signal = torch.randn(4, d, generator=draw)[labels]
+    base = 0.3 * signal + torch.randn(n, d, generator=draw)
+    student = 0.4 * signal + 0.7 * base + 0.5 * torch.randn(n, d, generator=draw)
+    teacher = signal + torch.randn(n, d, generator=draw)
+    features = {"student": student, "base": base, "teacher": teacher, "labels": torch.eye(4)[labels]}
+    if kind == "rectified":
+        features = {name: value.relu() for name, value in features.items()}
+    if kind == "far from the origin":
+        features = {name: value + 100 for name, value in features.items()}
+    exact = {name: dcor.distances.pairwise_distances(value.double().numpy()) for name, value in features.items()}
+    products = geometry_products({name: euclidean_distances(value) for name, value in features.items()})
+    for score in transfer_scores(teacher="teacher").values():
+        assert products.score(score)[0] == pytest.approx(dcor_score(exact, score), abs=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 2e-5), (torch.float64, 1e-10)])
+def test_distances_in_float64_keep_what_is_left_of_near_copies(dtype: torch.dtype, within: float) -> None:
+    """The unique share is 1e-3 to 1e-4 here: the rounding of float32 distances is magnified by its root."""
+    draw = torch.Generator().manual_seed(1)
+    base = torch.randn(60, 4096, generator=draw)
+    features = {
+        "student": base + 0.02 * torch.randn(60, 4096, generator=draw),
+        "base": base,
+        "labels": torch.eye(3)[torch.arange(60) % 3],
+    }
+    exact = {name: dcor.distances.pairwise_distances(value.double().numpy()) for name, value in features.items()}
+    products = geometry_products({name: euclidean_distances(value.to(dtype)) for name, value in features.items()})
+    assert 1e-5 < products.unique_share("student", "base") < 2e-3
+    for name in ("rs_distilled", "rs_residual"):
+        score = transfer_scores()[name]
+        assert products.score(score)[0] == pytest.approx(dcor_score(exact, score), abs=within)
+
+
+def test_float32_distances_of_any_size_have_the_same_scores() -> None:
+    small = population(20, seed=12, dtype=torch.float32)
+    large = geometry_products({name: matrix * 2.0**100 for name, matrix in small.items()})
+    for score in transfer_scores().values():
+        assert large.score(score) == geometry_products(small).score(score)
+
+
 @pytest.mark.parametrize(
     ("distances", "error", "said"),
     [
@@ -180,6 +234,7 @@ def test_pair_scores_hold_every_ordered_pair() -> None:
         ({"a": torch.zeros(5, 4)}, ValueError, "one population"),
         ({"a": torch.zeros(3, 3)}, ValueError, "at least 4"),
         ({"a": torch.zeros(4, 4)}, ValueError, "at least 5"),
+        ({"a": torch.full((5, 5), float("nan"))}, ValueError, "non-finite"),
         ({"a": torch.zeros(5, 5, dtype=torch.float16)}, TypeError, "float32 or float64"),
     ],
 )

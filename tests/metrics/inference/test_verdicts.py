@@ -72,6 +72,34 @@ def test_every_verdict_is_one_plain_sentence(question: str) -> None:
         assert sentence.endswith(".") and sentence.count(". ") == 0 and sentence.startswith("x: ")
 
 
+def test_levels_are_reached_whatever_the_last_digit() -> None:
+    """7 Students and 3 Bases have 120 relabellings: 6 layers at 1/120 each are .05 and not more."""
+    layers = {str(place): separated(7, 3) for place in range(6)}
+    assert [v.decision for v in seed_control(layers, 7, "rs_distilled")] == [True] * 6
+    layers["6"] = separated(7, 3)
+    assert [v.decision for v in seed_control(layers, 7, "rs_distilled")] == [None] * 7
+
+
+def test_a_layer_where_a_pair_has_no_score_cannot_be_decided_and_does_not_cost_the_others() -> None:
+    without = separated(3, 3)
+    without[4, 5] = float("nan")
+    copied, decided = seed_control({"a": without, "b": separated(3, 3)}, 3, "rs_distilled")
+    assert (copied.statistic, copied.p_value, copied.adjusted_p_value, copied.decision) == (None,) * 4
+    assert "cannot be decided" in copied.sentence and "a copy of another's" in copied.sentence
+    assert decided.decision is True and decided.adjusted_p_value == pytest.approx(0.05)
+
+
+def test_shared_seeds_are_named_where_they_make_the_answer_impossible() -> None:
+    verdict = seed_control({"a": separated(3, 3)}, 3, "rs_distilled", shared_seeds=[(0, 0), (1, 1), (2, 2)])[0]
+    said = "with 3 Students and 3 Bases (3 pairs of one seed) the smallest p attainable is 0.125"
+    assert verdict.decision is None and said in verdict.sentence
+
+
+def test_arguments_are_checked_where_no_pair_has_a_score() -> None:
+    with pytest.raises(ValueError, match="Train a Base with another seed"):
+        seed_control({"a": torch.full((2, 2), float("nan"))}, 1, "rs_distilled")
+
+
 def test_an_unknown_question() -> None:
     with pytest.raises(ValueError, match="Unknown question 'rs'; there are fss"):
         seed_control({"a": separated(3, 3)}, 3, "rs")
