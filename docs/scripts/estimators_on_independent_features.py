@@ -9,7 +9,7 @@ features, and averaged over mini-batches.
 
     python docs/scripts/estimators_on_independent_features.py    # a minute on two cores
 
-writes ``docs/figures/estimators.png``, ``docs/tables/estimators.md`` and ``estimators.csv``.
+writes ``docs/images/estimators.png``, ``docs/tables/estimators.md`` and ``estimators.csv``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import argparse
 import csv
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional, Sequence
 
 import matplotlib
 import torch
@@ -109,30 +109,41 @@ def draw_panel(ax: Axes, rows: list[Row], along: str) -> None:
 
 
 def figure(by_inputs: list[Row], by_features: list[Row], by_batch: list[Row]) -> Figure:
+    """Scores of features that have nothing in common, along each of the three sizes."""
+    wide, few, pool = by_inputs[0]["d"], by_features[0]["n"], by_batch[0]["n"]
     plt.rcParams.update({"font.size": 8, "axes.titlesize": 8.5, "axes.titlelocation": "left"})
     fig, axes = plt.subplots(1, 3, figsize=(7.4, 2.9), sharey=True, layout="constrained")
     panels = (
-        (by_inputs, "n", "number of inputs", f"{WIDE:,} features", [5, 32, 128, 500, 2000]),
-        (by_features, "d", "number of features", f"{SMALL_BATCH} inputs", [1, 16, 256, 2048]),
-        (by_batch, "batch", "inputs in a mini-batch", f"{POOL} inputs in mini-batches", [5, 32, 125, 500]),
+        (by_inputs, "n", "number of inputs", f"{wide:,} features", [5, 32, 128, 500, 2000]),
+        (by_features, "d", "number of features", f"{few} inputs", [1, 16, 256, 2048]),
+        (by_batch, "batch", "inputs in a mini-batch", f"{pool} inputs in mini-batches", [5, 32, 125, 500]),
     )
     for letter, ax, (rows, along, label, title, ticks) in zip("abc", axes, panels):
         draw_panel(ax, rows, along)
         ax.set_xlabel(label)
         ax.set_title(rf"$\bf{{{letter}}}$  {title}")
-        ax.set_xticks(ticks, labels=[f"{tick:,}" for tick in ticks])
-    for n, aside in ((5, 5), (500, -12)):
-        published = next(row for row in by_inputs if row["way"] == DRAWN[0] and row["n"] == n)
+        shown = [tick for tick in ticks if tick <= rows[-1][along]]
+        ax.set_xticks(shown, labels=[f"{tick:,}" for tick in shown])
+    for published in (row for row in by_inputs if row["way"] == DRAWN[0] and row["n"] in (5, 500)):
+        first = published["n"] == 5
         axes[0].annotate(
-            f"{published['mean']:.3f} at {n}",
-            (n, published["mean"]),
-            xytext=(aside, -7),
+            f"{published['mean']:.3f} at {published['n']}",
+            (published["n"], published["mean"]),
+            xytext=(5 if first else -12, -7),
             textcoords="offset points",
-            ha="left" if aside > 0 else "center",
+            ha="left" if first else "center",
             va="top",
             color=WAYS[DRAWN[0]].colour,
         )
-    axes[2].annotate("true value 0", (125, 0), xytext=(0, -5), textcoords="offset points", ha="center", va="top")
+    axes[2].annotate(
+        "true value 0",
+        (0.7, 0),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -5),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+    )
     axes[0].set_ylabel("squared distance correlation\nof independent features")
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, handlelength=2.4)
@@ -158,31 +169,36 @@ def markdown(tables: dict[str, list[Row]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     repeats_help = "repeats of the smallest case; fewer of large ones"
     parser.add_argument("--repeats", type=int, default=200, help=repeats_help)
+    parser.add_argument("--largest", type=int, default=10_000, help="no more inputs and features than this")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1])
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     draw = torch.Generator().manual_seed(options.seed)
 
     def repeats(n: int) -> int:
         most = int(options.repeats)
         return max(5, min(most, most * 50 // n))
 
-    by_inputs = [row for n in INPUTS for row in measure(n, WIDE, n, repeats(n), draw)]
-    few, pool = repeats(SMALL_BATCH), repeats(POOL)
-    by_features = [row for d in FEATURES for row in measure(SMALL_BATCH, d, SMALL_BATCH, few, draw)]
-    by_batch = [row for batch in BATCHES for row in measure(POOL, WIDE, batch, pool, draw)]
+    def up_to(sizes: Sequence[int], most: int) -> list[int]:
+        return [size for size in sizes if size <= most]
+
+    most = int(options.largest)
+    wide, few, pool = min(WIDE, most), min(SMALL_BATCH, most), min(POOL, most)
+    by_inputs = [row for n in up_to(INPUTS, most) for row in measure(n, wide, n, repeats(n), draw)]
+    by_features = [row for d in up_to(FEATURES, most) for row in measure(few, d, few, repeats(few), draw)]
+    by_batch = [row for batch in up_to(BATCHES, pool) for row in measure(pool, wide, batch, repeats(pool), draw)]
     tables = {
-        f"More inputs, {WIDE:,} features": by_inputs,
-        f"More features, {SMALL_BATCH} inputs": by_features,
-        f"{POOL} inputs in mini-batches": by_batch,
+        f"More inputs, {wide:,} features": by_inputs,
+        f"More features, {few} inputs": by_features,
+        f"{pool} inputs in mini-batches": by_batch,
     }
-    for folder in ("figures", "tables"):
+    for folder in ("images", "tables"):
         (options.output / folder).mkdir(parents=True, exist_ok=True)
-    figure(by_inputs, by_features, by_batch).savefig(options.output / "figures" / "estimators.png", dpi=200)
+    figure(by_inputs, by_features, by_batch).savefig(options.output / "images" / "estimators.png", dpi=200)
     with open(options.output / "tables" / "estimators.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(by_inputs[0]))
         writer.writeheader()

@@ -24,7 +24,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Iterable, Optional
+from typing import Any, Iterable, Optional, Sequence
 
 import torch
 from simulated_models import LABELLINGS, Population, true_values, without_distilled
@@ -220,7 +220,7 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     sizes = list(REPLICATIONS)
     parser.add_argument("--share", type=float, default=1.0, help="share of the full number of replications")
@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "tables")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     start = time.time()
     rows: list[Row] = []
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:

@@ -71,7 +71,7 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
     values, all_defined = products.leave_one_out(score)
     if not (defined and all_defined):
         return JackknifeEstimate(value, None, None, None, None)
-    # Imported here because import captum_kd shall stay fast.
+    # scipy comes with dcor. Imported here because import captum_kd shall stay fast.
     from scipy.special import stdtr, stdtrit
 
     error = float((values - values.mean()).square().sum().mul((n - 1) / n).sqrt())

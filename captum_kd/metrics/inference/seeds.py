@@ -17,7 +17,7 @@ from torch import Tensor
 
 __all__ = ["SeedTest", "holm", "seed_test"]
 
-_MOST_RELABELLINGS = 1_000_000
+MOST_RELABELLINGS = 1_000_000
 _BATCH = 8192
 # Relabellings of equal statistic differ by the rounding of sums of scores, which lie in [-1, 1].
 _TIE = 1e-12
@@ -190,5 +190,5 @@ def check_roles(scores: Tensor, students: int, shared: Sequence[tuple[int, int]]
                 f"at most once, as (Student, Base); got {list(shared)}."
             )
     number = relabelling_count(students, bases, len(shared))
-    if number > _MOST_RELABELLINGS:
+    if number > MOST_RELABELLINGS:
         raise ValueError(f"{number} relabellings are too many to count one by one; leave some models out.")

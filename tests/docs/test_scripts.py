@@ -1,0 +1,107 @@
+"""The scripts behind the docs' tables and figure run, and what they simulate is what they say."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib.image
+import pytest
+import torch
+
+from captum_kd.distance import center, correlation
+
+DOCS = Path(__file__).parents[2] / "docs"
+SCENARIO_ROWS = ("| independent |", "| weak |", "| strong |")
+
+
+@pytest.fixture
+def simulation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(DOCS / "scripts"))
+    return pytest.importorskip("simulate_intervals")
+
+
+def run(script: str, *arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(DOCS.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(DOCS / "scripts" / script), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_estimators_script_writes_its_figure_and_tables(tmp_path: Path) -> None:
+    run("estimators_on_independent_features.py", "--largest=64", "--repeats=20", f"--output={tmp_path}")
+    assert matplotlib.image.imread(tmp_path / "images" / "estimators.png").shape[1] > 1000
+    few = {row["way"]: row for row in rows(tmp_path / "tables" / "estimators.csv") if row["n"] == row["batch"] == "5"}
+    assert float(few["biased, unit length"]["mean"]) > 0.95
+    assert abs(float(few["unbiased"]["mean"])) < 0.4
+    assert "| 64 | 64 | all |" in (tmp_path / "tables" / "estimators.md").read_text()
+
+
+def test_intervals_script_writes_a_row_for_every_scenario_and_score(tmp_path: Path) -> None:
+    run("simulate_intervals.py", "--share=0.002", "--sizes=50", "--inputs=400", "--workers=1", f"--output={tmp_path}")
+    found = rows(tmp_path / "intervals.csv")
+    published = [row for row in rows(DOCS / "tables" / "intervals.csv") if row["n"] == "50"]
+    names = ("scenario", "labels", "n", "score")
+    assert [[row[name] for name in names] for row in found] == [[row[name] for name in names] for row in published]
+    assert all(row["replications"] == "2" for row in found)
+    assert (tmp_path / "intervals.md").read_text().startswith("Coverage of nominal .95 intervals")
+
+
+def test_published_tables_come_from_full_runs() -> None:
+    replications = {row["n"]: row["replications"] for row in rows(DOCS / "tables" / "intervals.csv")}
+    assert replications == {"50": "1000", "200": "1000", "1000": "500"}
+    labels = {(row["scenario"], row["labels"]) for row in rows(DOCS / "tables" / "intervals.csv")}
+    asked = {"independent", "weak", "strong"}, {"2 balanced", "2 unbalanced", "10 balanced"}
+    assert labels >= {(scenario, classes) for scenario in asked[0] for classes in asked[1]}
+
+
+@pytest.mark.parametrize(("page", "table"), [("inference.md", "intervals.md"), ("estimators.md", "estimators.md")])
+def test_tables_of_a_page_are_those_of_its_script(page: str, table: str) -> None:
+    """Rows of numbers that a script wrote are on the page as it wrote them."""
+    written = re.compile(r"^\| ((independent|weak|strong|no distilled.*?) \| \d+ (un)?balanced|\d+ \| \d+ \| \w+) \|")
+    shown = [line for line in (DOCS / page).read_text().splitlines() if written.match(line)]
+    assert len(shown) > 10
+    assert not set(shown) - set((DOCS / "tables" / table).read_text().splitlines())
+
+
+def test_the_page_on_inference_shows_every_scenario() -> None:
+    page = (DOCS / "inference.md").read_text()
+    published = (DOCS / "tables" / "intervals.md").read_text().splitlines()
+    assert sum(line in page for line in published if line.startswith(SCENARIO_ROWS)) == 27 + 9
+
+
+def test_resamples_by_counts_are_the_resampled_matrices(simulation: ModuleType) -> None:
+    """The bootstrap that the table speaks of, without its shortcut: copies at distance 0 in every matrix."""
+    population = simulation.Population("weak", "2 balanced", 1.5, 1.2, 0.6)
+    distances, _ = population.draw(30, torch.Generator().manual_seed(0))
+    truth = dict.fromkeys(simulation.transfer_scores(), 0.0)
+    picks = torch.randint(30, (30, simulation.RESAMPLES), generator=torch.Generator().manual_seed(1))
+    values = torch.tensor(
+        [
+            [float(correlation(*(center(distances[name][pick][:, pick]) for name in pair))) for pick in picks.T]
+            for pair in (("student", "base"), ("student", "labels"), ("base", "labels"))
+        ],
+        dtype=torch.float64,
+    )
+    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=1)
+    for end in (low - 1e-9, low + 1e-9, high - 1e-9, high + 1e-9):
+        named = {**truth, **dict(zip(("fss", "rs_student", "rs_base"), end.tolist()))}
+        held = simulation.bootstrap_coverage(distances, torch.Generator().manual_seed(1), named)
+        for place, name in enumerate(("fss", "rs_student", "rs_base")):
+            assert held[name] == bool(low[place] <= named[name] <= high[place])
+
+
+def test_true_values_are_those_of_one_large_sample(simulation: ModuleType) -> None:
+    population = simulation.Population("strong", "10 balanced", 6.0, 5.0, 1.5)
+    truth = simulation.true_values(population, 20_000, seed=0)
+    products = simulation.geometry_products(population.draw(1500, torch.Generator().manual_seed(5))[0])
+    for name, score in simulation.transfer_scores().items():
+        estimate = simulation.jackknife(products, score)
+        assert abs(estimate.value - truth[name]) < 4 * estimate.standard_error
