@@ -29,6 +29,7 @@ __all__ = [
     "correlation",
     "cross_distances",
     "distance_correlation",
+    "distances_to_center",
     "euclidean_distances",
     "geometry",
     "inner_product",
@@ -276,12 +277,25 @@ def geometry(x: Tensor, estimator: Estimator = "unbiased") -> Geometry:
         x (Tensor): (n, d), float32 or float64, n >= 4.
         estimator (str): "unbiased" centres for the unbiased estimator, "biased" for the biased one.
     """
-    size = _safe_size(x)  # stays out: a geometry matters up to scale only
+    centred = center(distances_to_center(x), estimator)
+    return Geometry(centred.matrix.to(x.dtype), centred.raw_norm.to(x.dtype))
+
+
+def distances_to_center(x: Tensor) -> Tensor:
+    """Distances up to scale, with the digits that centring takes away.
+
+    Args:
+        x (Tensor): (n, d), float32 or float64.
+
+    Returns:
+        Tensor: (n, n) of ``x``'s dtype, or float64 where n is small. A geometry matters up to scale only:
+        features of a size whose squares would overflow or vanish are scaled first.
+    """
+    size = _safe_size(x)
     scaled = x if size == 1 else x / size
-    if x.dtype == torch.float32 and x.shape[0] <= _FEW and _has_float64(x.device):
-        precise = center(_Distances.apply(scaled.double(), None), estimator)
-        return Geometry(precise.matrix.to(x.dtype), precise.raw_norm.to(x.dtype))
-    return center(_Distances.apply(scaled, None), estimator)
+    few = x.dtype == torch.float32 and x.shape[0] <= _FEW and _has_float64(x.device)
+    distances: Tensor = _Distances.apply(scaled.double() if few else scaled, None)
+    return distances
 
 
 def center(distances: Tensor, estimator: Estimator = "unbiased") -> Geometry:

@@ -19,7 +19,7 @@ from captum_kd.features import FeatureTransform
 from captum_kd.layers import Caught, Layer, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, find_layout
 
-__all__ = ["LayerPair", "Observation", "Observer"]
+__all__ = ["LayerPair", "Observation", "Observer", "image_size_of", "precise", "weighted_activations"]
 
 
 class LayerPair(NamedTuple):
@@ -134,7 +134,7 @@ class Observation:
         roots = [pair.map_layer for pair in observer.pairs if pair.is_deeper] if with_graph else []
         if roots:  # every map layer cuts the graph, so all of them have to take part
             roots = [pair.map_layer for pair in observer.pairs]
-        image_size = _image_size(batch.inputs)
+        image_size = image_size_of(batch.inputs)
         caught = catch_layers(
             observer.forward_func,
             layers,
@@ -167,7 +167,7 @@ class Observation:
             sources, source_layouts = at_features.tensors, self._layouts(pair.feature_layer, at_features, image_size)
         else:
             if torch.is_grad_enabled():
-                activations = tuple(a if a.requires_grad else _precise(a).requires_grad_() for a in activations)
+                activations = tuple(a if a.requires_grad else precise(a).requires_grad_() for a in activations)
             sources, source_layouts = activations, layouts
         features = [
             self._features(pair.feature_layer, layout.to_channels_first(source))
@@ -190,7 +190,7 @@ class Observation:
         )
 
     def _features(self, layer: Layer, canonical: Tensor) -> Tensor:
-        canonical = _precise(canonical)
+        canonical = precise(canonical)
         features = self._observer.feature_transform(canonical)
         if not isinstance(features, Tensor) or features.dim() != 2 or features.shape[0] != canonical.shape[0]:
             shown = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
@@ -230,7 +230,7 @@ class Observation:
                 for number, part in enumerate(device_parts):
                     gradients = self._gradients(number, part, grad_features[number][start:stop], grad_kwargs)
                     maps = [
-                        _weighted(layout.to_channels_first(g), layout.to_channels_first(a.detach()), attr_dim_summation)
+                        weighted_activations(layout.to_channels_first(g), layout.to_channels_first(a.detach()), attr_dim_summation)
                         for g, a, layout in zip(gradients, part.activations, part.layouts)
                     ]
                     if relu_attributions:
@@ -264,17 +264,18 @@ class Observation:
                 "come after layer, on a path that gradients can follow."
             )
         return [
-            torch.zeros_like(_precise(a)) if g is None else _precise(g.detach()) * size
+            torch.zeros_like(precise(a)) if g is None else precise(g.detach()) * size
             for g, a in zip(gradients, part.activations)
         ]
 
 
-def _precise(value: Tensor) -> Tensor:
+def precise(value: Tensor) -> Tensor:
     """Half types have too few digits for distances and gradients: they are computed in float32."""
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
 
 
-def _weighted(gradient: Tensor, activations: Tensor, attr_dim_summation: bool) -> Tensor:
+def weighted_activations(gradient: Tensor, activations: Tensor, attr_dim_summation: bool) -> Tensor:
+    """Grad-CAM: activations (N, C, ...) weighted by their gradient's means over positions, summed over channels."""
     if gradient.dim() > 2:
         gradient = gradient.flatten(2).mean(2).reshape(gradient.shape[:2] + (1,) * (gradient.dim() - 2))
     weighted = gradient * activations
@@ -317,7 +318,7 @@ def _batches(
         )
 
 
-def _image_size(inputs: tuple[Any, ...]) -> Optional[Size]:
+def image_size_of(inputs: tuple[Any, ...]) -> Optional[Size]:
     """(H, W) of the first input that is an image batch (N, C, H, W)."""
     for value in inputs:
         if isinstance(value, Tensor) and value.dim() == 4:

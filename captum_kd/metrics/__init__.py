@@ -3,10 +3,13 @@
 from captum_kd.metrics.keep_curve import KeepCurve, keep_curve, random_attributions
 from captum_kd.metrics.localization import LocalizationScores, localization_score
 from captum_kd.metrics.relevance import relevance_score
+from captum_kd.metrics.report import TransferReport, compare_transfer
 from captum_kd.metrics.sensitivity import sensitivity_max
 from captum_kd.metrics.similarity import feature_similarity_score
 
 __all__ = [
+    "TransferReport",
+    "compare_transfer",
     "KeepCurve",
     "LocalizationScores",
     "feature_similarity_score",

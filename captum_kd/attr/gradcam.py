@@ -1,0 +1,147 @@
+"""Grad-CAM at several layers from one forward and one backward pass, on the grids of transformers too.
+
+Captum's ``LayerGradCam`` explains one layer a call and gives tokens no grid. Scores that are localised layer by
+layer need many maps of the same batch; where both apply, the maps are the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from captum_kd.layers import Layer, catch_layers
+from captum_kd.layouts import LayoutHints, find_layout
+from captum_kd.observation import image_size_of, precise, weighted_activations
+
+__all__ = ["OutputTransform", "class_scores", "layer_gradcams"]
+
+OutputTransform = Callable[[Any], Tensor]
+
+
+def layer_gradcams(
+    forward_func: Callable[..., Any],
+    layers: Sequence[Layer],
+    inputs: tuple[Tensor, ...],
+    labels: Tensor,
+    additional_forward_args: tuple[Any, ...] = (),
+    *,
+    model: str = "forward_func",
+    output_transform: Optional[OutputTransform] = None,
+    high_resolution: bool = False,
+    hints: LayoutHints = LayoutHints(),
+    at_input: bool = False,
+    device_ids: Optional[Sequence[int]] = None,
+) -> list[Tensor]:
+    """Maps of a batch at several layers for the score of each input's label.
+
+    Args:
+        forward_func (callable): the model.
+        layers (sequence of Layer): where the maps are.
+        inputs (tuple of Tensor): the model's inputs.
+        labels (Tensor): (N,) the outputs that are explained.
+        additional_forward_args (tuple): further arguments of the model.
+        model (str): what to call the model in messages.
+        output_transform (callable, optional): from the model's output to logits (N, classes), see
+            :func:`class_scores`.
+        high_resolution (bool): HiResCAM (Draelos & Carin 2020) of the softmax output, which the authors' scores
+            use: gradient times activation position by position, without the mean over positions.
+        hints (LayoutHints): layout of token and channels-last layers where it cannot be found.
+        at_input (bool): explain the layers' inputs instead of their outputs.
+        device_ids (sequence of int, optional): device order of DataParallel models.
+
+    Returns:
+        list of Tensor: for each layer (N, 1, ...), signed, without graph, float32 or float64.
+
+    Raises:
+        ValueError: a layer never reached, with several tensors, without positions, or on which the scores do not
+            depend; labels without an output.
+        TypeError: an output that is no (N, classes) tensor.
+    """
+    outputs: list[Any] = []
+
+    def run(*args: Any) -> Any:
+        outputs.append(forward_func(*args))
+        return outputs[-1]
+
+    image_size = image_size_of(inputs)
+    devices = catch_layers(
+        run,
+        layers,
+        inputs,
+        additional_forward_args,
+        at_input=at_input,
+        differentiate_from=layers,
+        trace=image_size is not None,
+        device_ids=device_ids if device_ids is not None else getattr(forward_func, "device_ids", None),
+    )
+    for layer in layers:
+        tensors = devices[0][layer.module].tensors
+        if len(tensors) > 1 or tensors[0].dim() < 3:
+            what = f"{len(tensors)} tensors" if len(tensors) > 1 else f"shape {tuple(tensors[0].shape)}, no positions"
+            raise ValueError(
+                f"{layer} gives {what}: there is no map to localise by. Choose another layer for the maps or pass "
+                "maps of your own."
+            )
+    with torch.inference_mode(False), torch.enable_grad():
+        scores = class_scores(outputs[-1], output_transform, model)
+        _check_labels(labels, scores, model)
+        chosen = (scores.softmax(1) if high_resolution else scores).gather(1, labels.to(scores.device)[:, None]).sum()
+    activations = [device[layer.module].tensors[0] for device in devices for layer in layers]
+    gradients = torch.autograd.grad(chosen, activations, allow_unused=True) if chosen.requires_grad else ()
+    if len(gradients) == 0 or any(gradient is None for gradient in gradients):
+        number = next((i for i, gradient in enumerate(gradients) if gradient is None), 0)
+        raise ValueError(
+            f"The scores of {model} do not depend on {layers[number % len(layers)]} in a way that gradients can follow; "
+            "its maps cannot be made. Choose a layer on the path to the output."
+        )
+    maps: list[list[Tensor]] = [[] for _ in layers]
+    pairs = iter(zip(activations, gradients))
+    for device in devices:
+        for of_layer, layer in zip(maps, layers):
+            activation, gradient = (tensor.detach() for tensor in next(pairs))
+            layout = find_layout(
+                activation,
+                module=layer.module,
+                where=str(layer),
+                image_size=image_size,
+                seen=device[layer.module].seen,
+                hints=hints,
+            )
+            a, g = (precise(layout.to_channels_first(tensor)) for tensor in (activation, gradient))
+            of_layer.append((g * a).sum(1, keepdim=True) if high_resolution else weighted_activations(g, a, True))
+    return [torch.cat([part.to(parts[0].device) for part in parts]) for parts in maps]
+
+
+def class_scores(output: Any, output_transform: Optional[OutputTransform], model: str) -> Tensor:
+    """Logits (N, classes) of a model's output: what ``output_transform`` makes of it, its ``logits``, or itself.
+
+    Raises:
+        TypeError: nothing of these is a (N, classes) tensor.
+    """
+    if output_transform is not None:
+        logits = output_transform(output)
+    elif isinstance(output, dict):
+        logits = output.get("logits", output)
+    else:
+        logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        shown = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(
+            f"The output of {model} gives no logits (N, classes), got {shown}; pass output_transform=, a function "
+            "from the model's output to its logits."
+        )
+    return logits
+
+
+def _check_labels(labels: Tensor, scores: Tensor, model: str) -> None:
+    rows, classes = scores.shape
+    if rows != labels.shape[0]:
+        raise ValueError(f"{model} gives {rows} rows of scores for {labels.shape[0]} inputs.")
+    outside = (labels < 0) | (labels >= classes)
+    if bool(outside.any()):
+        raise ValueError(
+            f"The label {int(labels[outside][0])} has no output in {model}, which scores the classes 0 to {classes - 1}."
+        )
+

@@ -1,0 +1,384 @@
+"""compare_transfer: Students, Bases and a Teacher over layers and a loader, in one report."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from importlib.metadata import version
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, Union
+
+import torch
+from captum._utils.progress import progress
+from captum.log import log_usage
+from torch import Tensor
+
+from captum_kd._arguments import as_forward_args, as_layout_hints, check_callable
+from captum_kd._batches import Unpack, unpack_batch
+from captum_kd.attr.gradcam import OutputTransform
+from captum_kd.distance import Estimator, check_estimator
+from captum_kd.embeddings import check_class_embeddings
+from captum_kd.features import FeatureTransform, flatten
+from captum_kd.metrics.inference import QUESTIONS, seed_control, single_pair_sentence, transfer_scores
+from captum_kd.metrics.report.localizing import Localize, Localizer, as_explainer
+from captum_kd.metrics.report.memory import MemoryLimit
+from captum_kd.metrics.report.notes import cautions, explanations
+from captum_kd.metrics.report.populations import AllInputs, LayerSummary, MiniBatches, Question
+from captum_kd.metrics.report.scoring import Estimate, ScoreSettings
+from captum_kd.metrics.report.seed_groups import SeedGroup, as_seed_groups
+from captum_kd.metrics.report.subjects import BASE, STUDENT, TEACHER, Layers, Model, Models, Subject, as_subjects
+from captum_kd.metrics.report.transfer_report import TransferReport
+from captum_kd.metrics.report.views import Pair, View, Viewer, pairs_of
+
+__all__ = ["compare_transfer"]
+
+DEFAULT_MEMORY_LIMIT = 8 * 2**30
+
+
+@log_usage()
+def compare_transfer(
+    student: Models,
+    base: Models,
+    layers: Layers,
+    data: Iterable[Any],
+    *,
+    teacher: Optional[Model] = None,
+    class_embeddings: Optional[Tensor] = None,
+    localize: Localize = None,
+    keep: float = 0.5,
+    confidence: Optional[float] = None,
+    n_permutations: int = 1000,
+    seed: int = 0,
+    population: str = "all",
+    estimator: Estimator = "unbiased",
+    feature_transform: FeatureTransform = flatten,
+    unpack: Optional[Unpack] = None,
+    output_transform: Optional[OutputTransform] = None,
+    show_progress: bool = True,
+    localize_layer: Optional[str] = None,
+    reference: Optional[tuple[Any, Any]] = None,
+    noise: float = 0.01,
+    progression: bool = False,
+    groups: Optional[Mapping[str, Sequence[str]]] = None,
+    shared_seeds: Sequence[tuple[str, str]] = (),
+    additional_forward_args: Any = None,
+    memory_limit: Optional[int] = DEFAULT_MEMORY_LIMIT,
+    feature_device: Union[str, torch.device] = "cpu",
+    grid: Optional[tuple[int, int]] = None,
+    prefix_tokens: Optional[int] = None,
+    channels_last: Optional[bool] = None,
+    attribute_to_layer_input: bool = False,
+    device_ids: Optional[list[int]] = None,
+) -> TransferReport:
+    r"""
+    What Students have and Bases lack, and the reverse, layer by layer: FSS, RS of Student and Base, RS of distilled
+    and residual features; with a Teacher how much of these is the Teacher's. Intervals and p-values when asked, seed
+    control where there are several models, from one pass over the data.
+
+    Scores are pooled over all inputs and unbiased unless told otherwise. The authors' published way averages the
+    biased estimator of unit-length features over mini-batches: ``population="batch"``, ``estimator="biased"``,
+    ``feature_transform=flatten_to_unit_length``; for few inputs it says 1 of unrelated features.
+
+    With ``confidence``, intervals are delete-one jackknife-t intervals; p-values are those of permuted labels for the
+    relevance of a whole model and of the jackknife-t test for distilled and residual features. FSS and the Teacher's
+    share have none: two networks look at the same inputs, so independence is no null. What speaks about the technique
+    rather than about these trained models is seed control: exact p-values over relabellings of the trained models,
+    corrected over layers by Holm.
+
+    Source: Adhane et al., WACV 2025; Szekely & Rizzo 2014; for the Teacher's share and for inference method.md.
+
+    Args:
+
+        student (Callable or dict): The Student, or several by name: seeds, techniques, an assistant.
+        base (Callable or dict): The Base model, or several by name.
+        layers (str, list of str or dict): Dotted names of layers that all models have; or {label: name}; or
+                    {label: {model name: layer}} where architectures differ, in which "student", "base" and "teacher"
+                    stand for all models of that role and layers may be modules.
+        data (Iterable): DataLoader or other iterable of batches; read once.
+        teacher (Callable, optional): The Teacher. Called "teacher" in ``layers``.
+        class_embeddings (Tensor, optional): (num_classes, e).
+                    Default: None, one-hot. With two classes every table gives the same scores.
+        localize (str or Callable, optional): Take features on each model's images reduced to their salient part, by
+                    "gradcam", "hirescam" (of the softmax output, as the authors' scores), "unicam" (distilled map for
+                    the Student, residual map for the Base; needs ``reference``; the Teacher by Grad-CAM), or a function
+                    (model, layer module, inputs, labels) -> maps (N, 1, h, w).
+                    Default: None, whole images
+        keep (float, optional): Share of the pixels that stay, in (0, 1).
+        confidence (float, optional): Coverage of intervals, 0.95 say. None: no intervals, no p-values.
+        n_permutations (int, optional): Permutations of the labels; 0: none.
+        seed (int, optional): Of permutations and of the imputation's noise.
+        population (str, optional): "all" pools all inputs; "batch" averages scores over the loader's own batches.
+        estimator (str, optional): "unbiased" or "biased", of the similarity scores. Relevance scores are always
+                    unbiased, as in the authors' code: removal is defined for U-centred distances.
+        feature_transform (Callable, optional): From (N, C, ...) to (N, d).
+                    Default: :func:`captum_kd.flatten`
+        unpack (Callable, optional): From a batch to (inputs, labels).
+                    Default: pairs, or mappings with ``pixel_values`` and ``labels``
+        output_transform (Callable, optional): From a model's output to logits (N, classes), for ``localize``.
+                    Default: ``.logits`` if there is one
+        show_progress (bool, optional): Show a progress bar over the batches.
+        localize_layer (str, optional): One of the layers, whose map serves all of them.
+                    Default: None, each layer its own map
+        reference (tuple, optional): (inputs, labels), the fixed population of ``localize="unicam"``.
+        noise (float, optional): Standard deviation of the imputed pixels' noise, in input units.
+        progression (bool, optional): Also score each layer against the model's last one among ``layers``.
+        groups (dict, optional): {name: names of Students}: seed control for each group of Students by itself (a
+                    technique's seeds, say). Students in no group take no part in it.
+                    Default: None, all Students are one group
+        shared_seeds (sequence of (str, str), optional): (Student, Base) that were trained from the same seed.
+        additional_forward_args (Any, optional): Further arguments of all models, the same for every batch.
+        memory_limit (int, optional): Bytes that features and distances may take, estimated after the first batch.
+                    None: no limit.
+                    Default: 8 GiB
+        feature_device (str or torch.device, optional): Where features are kept and scored.
+                    Default: "cpu"
+        grid, prefix_tokens, channels_last: Layout of token and channels-last layers where it cannot be found, as for
+                    :class:`captum_kd.UniCAM`.
+        attribute_to_layer_input (bool, optional): Use the layers' inputs.
+        device_ids (list[int], optional): Device order of DataParallel models.
+
+    Returns:
+        TransferReport: rows (Student x Base x layer x score), seed control, notes, settings.
+
+    Raises:
+        ValueError: unknown or missing layers, names used twice, no batches, too few inputs, labels without geometry,
+                    features that are not finite or need more than ``memory_limit``, arguments out of range.
+        TypeError: models that cannot be called, batches without labels, arguments of the wrong type.
+
+    Examples::
+
+        >>> report = compare_transfer(
+        ...     {"kd 1": student_1, "kd 2": student_2}, {"base 1": base_1, "base 2": base_2},
+        ...     ["layer3", "layer4"], loader, teacher=teacher, confidence=0.95)
+        >>> print(report)
+        >>> report.plot().savefig("layers.png")
+    """
+    _check_choices(population, localize, localize_layer, reference)
+    _check_numbers(keep, noise, confidence, n_permutations, seed)
+    check_estimator(estimator)
+    check_callable(feature_transform, "feature_transform")
+    for argument, function in (("unpack", unpack), ("output_transform", output_transform)):
+        if function is not None:
+            check_callable(function, argument)
+    hints = as_layout_hints(grid, prefix_tokens, channels_last)
+    embeddings = check_class_embeddings(class_embeddings)
+    labels, subjects = as_subjects(student, base, teacher, layers)
+    if localize_layer is not None and localize_layer not in labels:
+        raise ValueError(f"localize_layer={localize_layer!r} is none of the layers {labels}.")
+    localizer = None
+    if localize is not None:
+        explain = as_explainer(
+            localize,
+            output_transform=output_transform,
+            reference=reference,
+            class_embeddings=embeddings,
+            hints=hints,
+            at_input=attribute_to_layer_input,
+            device_ids=device_ids,
+        )
+        place = None if localize_layer is None else labels.index(localize_layer)
+        localizer = Localizer(explain, place, len(labels), keep, noise, seed)
+    in_pairs = localize == "unicam"
+    pairs = pairs_of(subjects, explained_in_pairs=in_pairs)
+    seed_groups = as_seed_groups(subjects, groups, shared_seeds, explained_in_pairs=in_pairs)
+    viewer = Viewer(
+        subjects,
+        pairs,
+        {"feature_transform": feature_transform, "hints": hints, "device_ids": device_ids},
+        localizer,
+        as_forward_args(additional_forward_args),
+        attribute_to_layer_input,
+    )
+    question = Question(
+        labels=labels,
+        pairs=pairs,
+        views=viewer.views,
+        compared=[each.key for each in subjects if each.role != TEACHER] if seed_groups else [],
+        progression=progression,
+        settings=ScoreSettings(estimator, confidence, n_permutations, seed, embeddings),
+    )
+    limit = MemoryLimit(memory_limit, data, len(viewer.views))
+    taker: Union[AllInputs, MiniBatches] = (
+        AllInputs(limit.check, torch.device(feature_device)) if population == "all" else MiniBatches(question)
+    )
+    _read(data, taker, viewer, unpack, embeddings, show_progress)
+    rows, matrices, undefined = _rows(question, taker)
+    n = sum(taker.counts.values())
+    control = _seed_control(matrices, seed_groups, question)
+    doubts = cautions(
+        rows,
+        n=n,
+        repeated=taker.repeated,
+        left_out=taker.left_out,
+        left_out_of_removal=taker.left_out_of_removal,
+        undefined=undefined,
+    )
+    for doubt in doubts:
+        warnings.warn(doubt, UserWarning, stacklevel=3)
+    notes = [*doubts, *explanations(rows, population=population, estimator=estimator, confidence=confidence)]
+    if control is None:
+        notes.append(_without_seed_control(subjects, in_pairs))
+    settings = {
+        "n": n,
+        "class_counts": {str(label): taker.counts[label] for label in sorted(taker.counts)},
+        "population": population,
+        "batches": None if population == "all" else {"used": taker.used, "left_out": taker.left_out},
+        "estimator": estimator,
+        "feature_transform": _name(feature_transform),
+        "localize": localize if localize is None or isinstance(localize, str) else _name(localize),
+        "localize_layer": localize_layer,
+        "keep": None if localize is None else keep,
+        "noise": None if localize is None else noise,
+        "confidence": confidence,
+        "n_permutations": n_permutations if confidence is not None and population == "all" else None,
+        "seed": seed,
+        "class_embeddings": None if embeddings is None else list(embeddings.shape),
+        "attribute_to_layer_input": attribute_to_layer_input,
+        "models": {each.name: each.role for each in subjects},
+        "layers": {
+            label: {each.name: each.layers[place].name or type(each.layers[place].module).__name__ for each in subjects}
+            for place, label in enumerate(labels)
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("captum", "captum_kd", "numpy", "torch")},
+        },
+    }
+    return TransferReport(rows, control, notes, settings)
+
+
+def _check_choices(
+    population: object, localize: object, localize_layer: object, reference: object
+) -> None:
+    if population not in ("all", "batch"):
+        raise ValueError(f"population must be 'all' or 'batch', got {population!r}.")
+    if localize is None and localize_layer is not None:
+        raise ValueError("localize_layer was given, but localize=None takes features on whole images.")
+    if localize != "unicam" and reference is not None:
+        raise ValueError(f'reference belongs to localize="unicam"; localize is {localize!r}.')
+
+
+def _check_numbers(keep: object, noise: object, confidence: object, n_permutations: object, seed: object) -> None:
+    if not _is_number(keep) or not 0 < keep < 1:  # type: ignore[operator]
+        raise ValueError(f"keep must be a share between 0 and 1 (0.5 keeps half of the pixels), got {keep!r}.")
+    if not _is_number(noise) or not 0 <= noise < float("inf"):  # type: ignore[operator]
+        raise ValueError(f"noise must be a standard deviation, 0 or more, got {noise!r}.")
+    if confidence is not None and (not _is_number(confidence) or not 0 < confidence < 1):  # type: ignore[operator]
+        raise ValueError(f"confidence must be between 0 and 1 (say 0.95) or None, got {confidence!r}.")
+    for name, value in (("n_permutations", n_permutations), ("seed", seed)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{name} must be a non-negative integer, got {value!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _read(
+    data: Iterable[Any],
+    taker: Union[AllInputs, MiniBatches],
+    viewer: Viewer,
+    unpack: Optional[Unpack],
+    class_embeddings: Optional[Tensor],
+    show_progress: bool,
+) -> None:
+    """One pass over the loader."""
+    if isinstance(data, (Tensor, str, Mapping)) or not hasattr(data, "__iter__"):
+        raise TypeError(
+            f"data must be a DataLoader or another iterable of batches (inputs, labels), got {type(data).__name__}. "
+            "A single batch is data=[(inputs, labels)]."
+        )
+    seen = 0
+    for batch in progress(data, desc="Comparing models") if show_progress else data:
+        inputs, labels = unpack_batch(batch, unpack)
+        if class_embeddings is not None and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_embeddings):
+            wrong = labels[(labels < 0) | (labels >= len(class_embeddings))][0]
+            raise ValueError(
+                f"The data hold the label {int(wrong)}, but class_embeddings has rows for the labels 0 to "
+                f"{len(class_embeddings) - 1} only."
+            )
+        taker.add(viewer.features(inputs, labels, seen), labels)
+        seen += len(labels)
+    if seen == 0:
+        raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
+
+
+def _rows(
+    question: Question, taker: Union[AllInputs, MiniBatches]
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]], list[str]]:
+    """The report's records, the score matrices of seed control by question and layer, and what was not defined."""
+    summaries = dict(zip(question.labels, taker.layers(question)))
+    n = sum(taker.counts.values())
+    has_teacher = any(view.subject.role == TEACHER for view in question.views)
+    names = list(transfer_scores(teacher=TEACHER if has_teacher else None))
+    rows: list[dict[str, Any]] = []
+    undefined: list[str] = []
+    for place, pair in enumerate(question.pairs):
+        for label, summary in summaries.items():
+            found: dict[str, Optional[Estimate]] = {name: summary.estimates[place].get(name) for name in names}
+            found |= _progressions(summary, pair, question.views)
+            for score, estimate in found.items():
+                removed = score.endswith(("_distilled", "_residual"))
+                rows.append(
+                    {
+                        "student": pair.student.subject.name,
+                        "base": pair.base.subject.name,
+                        "layer": label,
+                        "score": score,
+                        "value": None if estimate is None else estimate.value,
+                        "low": None if estimate is None else estimate.low,
+                        "high": None if estimate is None else estimate.high,
+                        "p_value": None if estimate is None else estimate.p_value,
+                        "n": n,
+                        "unique_share": summary.unique_shares[place] if removed else None,
+                    }
+                )
+                if estimate is not None and not estimate.is_defined:
+                    undefined.append(f"{score} at {label} ({pair.student.subject.name}, {pair.base.subject.name})")
+    matrices = {
+        name: {label: summary.matrices[name] for label, summary in summaries.items() if name in summary.matrices}
+        for name in QUESTIONS
+    }
+    return rows, {name: by_layer for name, by_layer in matrices.items() if by_layer}, undefined
+
+
+def _progressions(summary: LayerSummary, pair: Pair, views: Sequence[View]) -> dict[str, Optional[Estimate]]:
+    if not summary.progressions:
+        return {}
+    keys = {STUDENT: pair.student.key, BASE: pair.base.key}
+    keys |= {TEACHER: view.key for view in views if view.subject.role == TEACHER}
+    return {f"progression_{role}": summary.progressions[key] for role, key in keys.items()}
+
+
+def _seed_control(
+    matrices: Mapping[str, Mapping[str, Tensor]], groups: Sequence[SeedGroup], question: Question
+) -> Optional[dict[str, Any]]:
+    if not groups:
+        return None
+    tests = []
+    for group in groups:
+        places = torch.tensor([question.compared.index(key) for key in group.keys])
+        for name, by_layer in matrices.items():
+            scores = {label: matrix[places][:, places] for label, matrix in by_layer.items()}
+            for verdict in seed_control(scores, group.students, name, shared_seeds=group.shared_seeds):
+                sentence = verdict.sentence if group.name is None else f"{group.name}, {verdict.sentence}"
+                tests.append({"group": group.name, **verdict._asdict(), "sentence": sentence})
+    return {
+        "tests": tests,
+        "groups": [group.described() for group in groups],
+    }
+
+
+def _without_seed_control(subjects: Sequence[Subject], explained_in_pairs: bool) -> str:
+    if explained_in_pairs:
+        return (
+            'No seed control: with localize="unicam" each model is explained anew beside every other one, so its '
+            "features differ from pair to pair. These rows hold for these trained models alone; use whole images or "
+            "Grad-CAM to ask whether another seed would have shown the same."
+        )
+    students, bases = (sum(each.role == role for each in subjects) for role in (STUDENT, BASE))
+    return single_pair_sentence(students, bases)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
+

@@ -1,0 +1,264 @@
+"""Scores around the salient region: what each model is explained by, and what is left of the images.
+
+Each model's images are reduced by its own maps, at each layer by that layer's map (as the authors do) or by one
+layer's map for all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
+
+import torch
+from torch import Tensor
+
+from captum_kd._arguments import as_inputs, as_labels
+from captum_kd._batches import device_of, to_device
+from captum_kd.attr import UniCAM
+from captum_kd.attr.gradcam import OutputTransform, layer_gradcams
+from captum_kd.attr.reference import ReferencePopulation
+from captum_kd.layouts import LayoutHints
+from captum_kd.metrics.report.subjects import Subject
+from captum_kd.perturb import noisy_linear_imputation, relevant_pixels
+
+__all__ = ["Explainer", "LOCALIZERS", "Localize", "Localizer", "as_explainer"]
+
+Localize = Union[None, str, Callable[..., Tensor]]
+LOCALIZERS = ("gradcam", "hirescam", "unicam")
+
+Explainer = Callable[[Subject, Optional[Subject], Sequence[int], tuple[Tensor, ...], Tensor, tuple[Any, ...]], list[Tensor]]
+"""(model, other model of the pair, places of layers, inputs, labels, further arguments) -> one map a layer."""
+
+
+class Localizer(NamedTuple):
+    """Reduces images to their salient part.
+
+    Attributes:
+        explain (callable): the maps.
+        place (int, optional): place of the layer whose map serves all layers; None: each layer has its own.
+        layers (int): number of layers.
+        keep (float): share of the pixels that stay.
+        noise (float): of the imputed pixels.
+        seed (int): of that noise.
+    """
+
+    explain: Explainer
+    place: Optional[int]
+    layers: int
+    keep: float
+    noise: float
+    seed: int
+
+    def reduce(
+        self,
+        subject: Subject,
+        given: Optional[Subject],
+        inputs: tuple[Tensor, ...],
+        labels: Tensor,
+        first: int,
+        args: tuple[Any, ...],
+    ) -> list[tuple[Tensor, ...]]:
+        """The inputs with their images reduced: one tuple for all layers, or one for each.
+
+        Args:
+            subject (Subject): the model that is explained and will see the reduced images.
+            given (Subject, optional): the other model of the pair.
+            inputs (tuple of Tensor): the batch on the model's device.
+            labels (Tensor): (N,).
+            first (int): number of inputs that came before; the noise of an input depends on its place in the data
+                and on the seed, and on nothing else.
+            args (tuple): further arguments of the model.
+
+        Raises:
+            ValueError: no image among the inputs, or several; maps of another size or not finite.
+        """
+        place = _image_place(inputs)
+        images = inputs[place]
+        places = range(self.layers) if self.place is None else [self.place]
+        maps = self.explain(subject, given, places, inputs, labels, args)
+        disturbances = self.noise * _noise(images, self.seed, first)
+        reduced = []
+        for values in maps:
+            stay = relevant_pixels(values.to(images.device), (images.shape[2], images.shape[3]), self.keep)
+            filled = noisy_linear_imputation(images, stay, noise=0.0)
+            reduced.append(torch.where(stay, filled, filled + disturbances))
+        return [(*inputs[:place], image, *inputs[place + 1 :]) for image in reduced]
+
+
+def _image_place(inputs: tuple[Tensor, ...]) -> int:
+    places = [place for place, value in enumerate(inputs) if value.dim() == 4]
+    if len(places) != 1:
+        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+        raise ValueError(
+            f"localize needs exactly one input of images (N, C, H, W), got inputs of shape {shapes}. Leave localize=None."
+        )
+    return places[0]
+
+
+def _noise(images: Tensor, seed: int, first: int) -> Tensor:
+    """Standard normal numbers like the images, each image's drawn from a stream of its own."""
+    generator = torch.Generator()
+    drawn = []
+    for number in range(first, first + images.shape[0]):
+        generator.manual_seed((seed * 1_000_003 + number) % 2**63)
+        drawn.append(torch.randn(images.shape[1:], generator=generator))
+    return torch.stack(drawn).to(images)
+
+
+def as_explainer(
+    localize: Union[str, Callable[..., Tensor]],
+    *,
+    output_transform: Optional[OutputTransform],
+    reference: Optional[tuple[Any, Any]],
+    class_embeddings: Optional[Tensor],
+    hints: LayoutHints,
+    at_input: bool,
+    device_ids: Optional[Sequence[int]],
+) -> Explainer:
+    """What ``localize=`` says, as a function.
+
+    Raises:
+        ValueError: an unknown name, or "unicam" without a reference.
+        TypeError: neither a name nor a function.
+    """
+    if callable(localize):
+        return _Custom(localize)
+    if not isinstance(localize, str):
+        raise TypeError(f"localize must be None, a name or a function, got {type(localize).__name__}.")
+    if localize not in LOCALIZERS:
+        raise ValueError(f"localize must be one of {', '.join(map(repr, LOCALIZERS))}, a function or None, got {localize!r}.")
+    gradcam = _GradCam(localize == "hirescam", output_transform, hints, at_input, device_ids)
+    if localize != "unicam":
+        return gradcam
+    return _UniCam(_as_reference(reference), class_embeddings, hints, at_input, device_ids, gradcam)
+
+
+class _Custom:
+    """A user's function (model, layer, inputs, labels) -> maps."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+
+    def __call__(
+        self,
+        subject: Subject,
+        given: Optional[Subject],
+        places: Sequence[int],
+        inputs: tuple[Tensor, ...],
+        labels: Tensor,
+        args: tuple[Any, ...],
+    ) -> list[Tensor]:
+        given_inputs = inputs[0] if len(inputs) == 1 else inputs
+        maps = []
+        for place in places:
+            layer = subject.layers[place]
+            values = self.function(subject.model, layer.module, given_inputs, labels.to(inputs[0].device))
+            if not isinstance(values, Tensor):
+                raise TypeError(
+                    f"localize returned {type(values).__name__} for {layer}; it must return one tensor of maps (N, 1, h, w)."
+                )
+            maps.append(values.detach())
+        return maps
+
+
+class _GradCam:
+    def __init__(
+        self,
+        high_resolution: bool,
+        output_transform: Optional[OutputTransform],
+        hints: LayoutHints,
+        at_input: bool,
+        device_ids: Optional[Sequence[int]],
+    ) -> None:
+        self.settings: dict[str, Any] = {
+            "high_resolution": high_resolution,
+            "output_transform": output_transform,
+            "hints": hints,
+            "at_input": at_input,
+            "device_ids": device_ids,
+        }
+
+    def __call__(
+        self,
+        subject: Subject,
+        given: Optional[Subject],
+        places: Sequence[int],
+        inputs: tuple[Tensor, ...],
+        labels: Tensor,
+        args: tuple[Any, ...],
+    ) -> list[Tensor]:
+        layers = [subject.layers[place] for place in places]
+        return layer_gradcams(subject.model, layers, inputs, labels, args, model=str(subject), **self.settings)
+
+
+class _UniCam:
+    """Distilled maps for the Student of a pair, residual maps for its Base.
+
+    Beside a fixed reference population, so that no map depends on the loader's batches. The Teacher belongs to no
+    pair and is explained by Grad-CAM.
+    """
+
+    def __init__(
+        self,
+        reference: tuple[tuple[Tensor, ...], Tensor],
+        class_embeddings: Optional[Tensor],
+        hints: LayoutHints,
+        at_input: bool,
+        device_ids: Optional[Sequence[int]],
+        teacher: Explainer,
+    ) -> None:
+        self.reference = reference
+        self.settings: dict[str, Any] = {"class_embeddings": class_embeddings, "device_ids": device_ids, **hints._asdict()}
+        self.at_input = at_input
+        self.teacher = teacher
+        self.pairs: dict[tuple[str, str], tuple[UniCAM, ReferencePopulation]] = {}
+
+    def __call__(
+        self,
+        subject: Subject,
+        given: Optional[Subject],
+        places: Sequence[int],
+        inputs: tuple[Tensor, ...],
+        labels: Tensor,
+        args: tuple[Any, ...],
+    ) -> list[Tensor]:
+        if given is None:
+            return self.teacher(subject, given, places, inputs, labels, args)
+        unicam, population = self._pair(subject, given, places, args)
+        maps = unicam.attribute(inputs, labels, args, self.at_input, reference=population)
+        for layer, values in zip((subject.layers[place] for place in places), maps):
+            if not isinstance(values, Tensor):
+                raise ValueError(f"{layer} gives several tensors: there is no one map to localise by. Choose another layer.")
+        return list(maps)
+
+    def _pair(
+        self, subject: Subject, given: Subject, places: Sequence[int], args: tuple[Any, ...]
+    ) -> tuple[UniCAM, ReferencePopulation]:
+        key = (subject.key, given.key)
+        if key not in self.pairs:
+            if (subject.key, given.key)[::-1] in self.pairs:  # the same pair from the other side
+                unicam, population = self.pairs[key[::-1]]
+                self.pairs[key] = unicam.residual(), population
+            else:
+                own, other = ([model.layers[place].module for place in places] for model in (subject, given))
+                unicam = UniCAM(subject.model, own, given.model, other, **self.settings)
+                device = device_of(subject.model)
+                inputs, labels = self.reference
+                values = tuple(to_device(value, device) for value in inputs)
+                population = unicam.reference(values, labels, args, self.at_input, internal_batch_size=64)
+                self.pairs[key] = unicam, population
+        return self.pairs[key]
+
+
+def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[tuple[Tensor, ...], Tensor]:
+    if reference is None:
+        raise ValueError(
+            'localize="unicam" compares each input with a fixed population: pass reference=(inputs, labels), 64 labelled '
+            "inputs or more that are not among the data."
+        )
+    if not isinstance(reference, (tuple, list)) or len(reference) != 2:
+        raise TypeError("reference must be a pair (inputs, labels).")
+    inputs = as_inputs(reference[0], "reference[0]")
+    labels = as_labels(reference[1], inputs[0].shape[0])
+    if labels is None:
+        raise TypeError("reference must hold labels, got (inputs, None).")
+    return inputs, labels

@@ -1,0 +1,114 @@
+"""Which Students seed control compares with the Bases, and who shares a seed with whom."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
+
+from captum_kd.metrics.inference.seeds import MOST_RELABELLINGS, relabelling_count
+from captum_kd.metrics.report.subjects import BASE, STUDENT, Subject
+
+__all__ = ["SeedGroup", "as_seed_groups"]
+
+LEAST_BASES = 2
+"""The null compares Bases with each other."""
+
+
+class SeedGroup(NamedTuple):
+    """Students that are compared with all Bases.
+
+    Attributes:
+        name (str, optional): the group's, None where it is the only one.
+        models (list of Subject): Students first, then Bases.
+        students (int): number of Students.
+        shared_seeds (list of (int, int)): (place among the Students, place among the Bases).
+    """
+
+    name: Optional[str]
+    models: list[Subject]
+    students: int
+    shared_seeds: list[tuple[int, int]]
+
+    @property
+    def keys(self) -> list[str]:
+        return [model.key for model in self.models]
+
+    def described(self) -> dict[str, Any]:
+        names = [model.name for model in self.models]
+        students, bases = names[: self.students], names[self.students :]
+        return {
+            "group": self.name,
+            "students": students,
+            "bases": bases,
+            "shared_seeds": [[students[s], bases[b]] for s, b in self.shared_seeds],
+        }
+
+
+def as_seed_groups(
+    subjects: Sequence[Subject],
+    groups: Optional[Mapping[str, Sequence[str]]],
+    shared_seeds: Sequence[tuple[str, str]],
+    *,
+    explained_in_pairs: bool,
+) -> list[SeedGroup]:
+    """The groups that can be tested; none without a second Base.
+
+    Raises:
+        TypeError: groups that are no mapping of names, shared seeds that are no pairs of names.
+        ValueError: names of no Student or Base, a model in two pairs of shared seeds, too many relabellings, or
+            groups and shared seeds where no seed control is possible.
+    """
+    students, bases = ({each.name: each for each in subjects if each.role == role} for role in (STUDENT, BASE))
+    named = {None: list(students)} if groups is None else _checked_groups(groups, students)
+    shared = _checked_seeds(shared_seeds, students, bases)
+    if len(bases) < LEAST_BASES or explained_in_pairs:
+        if groups is not None or shared:
+            reason = "localize='unicam' allows none" if explained_in_pairs else "it needs two Bases of different seeds"
+            raise ValueError(f"groups and shared_seeds are for seed control, but {reason}.")
+        return []
+    found = []
+    base_names = list(bases)
+    for name, members in named.items():
+        pairs = [(members.index(s), base_names.index(b)) for s, b in shared if s in members]
+        count = relabelling_count(len(members), len(bases), len(pairs))
+        if count > MOST_RELABELLINGS:
+            raise ValueError(
+                f"{len(members)} Students and {len(bases)} Bases can be relabelled in {count} ways, more than seed control "
+                f"counts one by one ({MOST_RELABELLINGS}); leave some models out, or name fewer Students in groups."
+            )
+        models = [students[member] for member in members] + list(bases.values())
+        found.append(SeedGroup(name, models, len(members), pairs))
+    return found
+
+
+def _checked_groups(
+    groups: Mapping[str, Sequence[str]], students: Mapping[str, Subject]
+) -> dict[Optional[str], list[str]]:
+    if not isinstance(groups, Mapping) or any(isinstance(members, str) for members in groups.values()):
+        raise TypeError("groups must be {name: names of Students}, a list of names for each group.")
+    for name, members in groups.items():
+        unknown = [member for member in members if member not in students]
+        if unknown or not members or len(set(members)) < len(members):
+            raise ValueError(
+                f"groups[{name!r}] must name some of the Students {list(students)}, each once; got {list(members)}."
+            )
+    return {name: list(members) for name, members in groups.items()}
+
+
+def _checked_seeds(
+    shared_seeds: Sequence[tuple[str, str]], students: Mapping[str, Subject], bases: Mapping[str, Subject]
+) -> list[tuple[str, str]]:
+    checked = []
+    for pair in shared_seeds:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"shared_seeds must hold pairs (name of a Student, name of a Base), got {pair!r}.")
+        if pair[0] not in students or pair[1] not in bases:
+            raise ValueError(
+                f"shared_seeds names {tuple(pair)!r}; expected a Student of {list(students)} and a Base of {list(bases)}."
+            )
+        checked.append((pair[0], pair[1]))
+    for side, role in enumerate(("Student", "Base")):
+        names = [pair[side] for pair in checked]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"shared_seeds names the {role} {twice[0]!r} twice; a seed is shared by one Student and one Base.")
+    return checked

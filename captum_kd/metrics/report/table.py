@@ -1,0 +1,190 @@
+"""A report as text: a table for the terminal, at most 100 columns wide, and one in Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any, Iterable, Mapping, Optional, Sequence
+
+__all__ = ["WIDTH", "markdown", "plain"]
+
+WIDTH = 100
+Row = Mapping[str, Any]
+
+# Tables, their columns and the columns' heads.
+TABLES: dict[str, dict[str, str]] = {
+    "Similarity and relevance": {
+        "fss": "FSS",
+        "rs_student": "RS Student",
+        "rs_base": "RS Base",
+        "rs_distilled": "distilled",
+        "rs_residual": "residual",
+    },
+    "The Teacher": {
+        "rs_teacher": "RS Teacher",
+        "fss_student_teacher": "FSS Student",
+        "fss_base_teacher": "FSS Base",
+        "teacher_distilled": "distilled",
+        "teacher_residual": "residual",
+        "teacher_only_distilled": "d. beyond",
+        "teacher_only_residual": "r. beyond",
+    },
+    "Progression: similarity with the model's own last layer": {
+        "progression_student": "Student",
+        "progression_base": "Base",
+        "progression_teacher": "Teacher",
+    },
+}
+SUBTITLES = {
+    "The Teacher": "share of distilled and residual features that is the Teacher's; beyond: the labels removed from it first",
+}
+UNIQUE = "unique"
+
+
+def plain(report: Mapping[str, Any]) -> str:
+    """What ``print(report)`` shows. Of several pairs of models the mean and the range; rows have each pair's own."""
+    rows: Sequence[Row] = report["rows"]
+    pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows))
+    lines = _heading(report, pairs)
+    for title, columns in TABLES.items():
+        shown = [score for score in columns if any(row["score"] == score for row in rows)]
+        if shown:
+            lines += ["", title + (f" ({SUBTITLES[title]})" if title in SUBTITLES else "")]
+            lines[-1:] = textwrap.wrap(lines[-1], WIDTH)
+            lines += _table(rows, {score: columns[score] for score in shown}, len(pairs))
+    if report["seed_control"] is not None:
+        lines += ["", "Seed control: would another training run have shown the same?"]
+        lines += _wrapped(test["sentence"] for test in report["seed_control"]["tests"])
+    lines += ["", "How to read this"]
+    lines += _wrapped(report["notes"])
+    return "\n".join(lines)
+
+
+def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    settings = report["settings"]
+    counts = settings["class_counts"]
+    several = ", ".join(f"{label}: {count}" for label, count in counts.items())
+    inputs = "whole inputs" if settings["localize"] is None else f"{settings['keep']:.0%} kept by {settings['localize']}"
+    population = "pooled" if settings["population"] == "all" else f"mean of {settings['batches']['used']} mini-batches"
+    about = f"{settings['n']} inputs, {inputs}, {population}, {settings['estimator']}"
+    if settings["confidence"] is not None:
+        about += f", {settings['confidence']:.0%} intervals"
+    if len(pairs) == 1:
+        models = f"Student: {pairs[0][0]}. Base: {pairs[0][1]}."
+    else:
+        students, bases = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
+        models = (
+            f"Students: {', '.join(students)}. Bases: {', '.join(bases)}. Shown: mean over their {len(pairs)} pairs and, "
+            "below it, the range; each pair's own scores and intervals are in the rows."
+        )
+    return [
+        *textwrap.wrap(about, WIDTH),
+        *textwrap.wrap(models, WIDTH),
+        *textwrap.wrap(f"Classes: {several}", WIDTH, max_lines=2, placeholder=", ..."),
+    ]
+
+
+def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int) -> list[str]:
+    has_unique = "rs_distilled" in columns
+    heads = [*columns.values(), *([UNIQUE] if has_unique else [])]
+    width = 12
+    first = WIDTH - width * len(heads)
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    first = min(first, max(len("layer"), *(len(layer) for layer in layers)) + 1)
+    lines = ["layer".ljust(first) + "".join(head.rjust(width) for head in heads)]
+    for layer in layers:
+        cells = [_cell([row for row in rows if row["layer"] == layer and row["score"] == score], pairs) for score in columns]
+        if has_unique:
+            shares = [row["unique_share"] for row in rows if row["layer"] == layer and row["score"] == "rs_distilled"]
+            cells.append(_cell([{"value": share} for share in shares], pairs))
+        for number in range(max(len(cell) for cell in cells)):
+            start = _shortened(layer, first - 1) if number == 0 else ""
+            parts = [cell[number] if number < len(cell) else "" for cell in cells]
+            lines.append((start.ljust(first) + "".join(part.rjust(width) for part in parts)).rstrip())
+    return lines
+
+
+def _cell(rows: Sequence[Row], pairs: int) -> list[str]:
+    """A score's value and, below it, its interval and p-value or the range over pairs."""
+    values = [row["value"] for row in rows if row["value"] is not None]
+    if not values:
+        return ["-"]
+    if pairs > 1:
+        return [_number(sum(values) / len(values)), _range(min(values), max(values))]
+    row = rows[0]
+    lines = [_number(row["value"])]
+    if row.get("low") is not None:
+        lines.append(_range(row["low"], row["high"]))
+    if row.get("p_value") is not None:
+        lines.append(_p_value(row["p_value"]))
+    return lines
+
+
+def _number(value: float) -> str:
+    text = f"{value:.3f}"
+    return "0.000" if text == "-0.000" else text
+
+
+def _short(value: float) -> str:
+    """Two digits without the leading zero, so that an interval takes 11 characters at most."""
+    text = f"{value:.2f}"
+    return (text.replace("0.", ".", 1) if abs(value) < 0.995 else text).replace("-.00", ".00")
+
+
+def _range(low: float, high: float) -> str:
+    return f"[{_short(low)},{_short(high)}]"
+
+
+def _p_value(p: float) -> str:
+    return f"p={_short_p(p)}" if p >= 0.001 else "p<.001"
+
+
+def _short_p(p: float) -> str:
+    return f"{p:.3f}".replace("0.", ".", 1) if p < 0.9995 else "1"
+
+
+def _shortened(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    end = (width - 1) // 2
+    return text[: width - 1 - end] + "~" + text[len(text) - end :]
+
+
+def _wrapped(sentences: Iterable[str]) -> list[str]:
+    return [line for each in sentences for line in textwrap.wrap(each, WIDTH, initial_indent="- ", subsequent_indent="  ")]
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The whole report in Markdown: a table of every pair, seed control, notes."""
+    rows: Sequence[Row] = report["rows"]
+    lines = []
+    for title, columns in TABLES.items():
+        shown = {score: head for score, head in columns.items() if any(row["score"] == score for row in rows)}
+        if not shown:
+            continue
+        unique = [UNIQUE] if "rs_distilled" in shown else []
+        heads = ["Student", "Base", "layer", *shown.values(), *unique]
+        lines += [f"**{title}**" + (f" ({SUBTITLES[title]})" if title in SUBTITLES else ""), ""]
+        lines += ["| " + " | ".join(heads) + " |", "|---|---|---" + "|--:" * (len(heads) - 3) + "|"]
+        for student, base, layer in dict.fromkeys((row["student"], row["base"], row["layer"]) for row in rows):
+            own = {
+                row["score"]: row
+                for row in rows
+                if (row["student"], row["base"], row["layer"]) == (student, base, layer)
+            }
+            cells = [" ".join(_cell([own[score]] if score in own else [], 1)) for score in shown]
+            if unique:
+                cells.append(_optional(own["rs_distilled"]["unique_share"]))
+            lines.append("| " + " | ".join([_escaped(student), _escaped(base), _escaped(layer), *cells]) + " |")
+        lines.append("")
+    if report["seed_control"] is not None:
+        lines += ["**Seed control**", "", *(f"- {test['sentence']}" for test in report["seed_control"]["tests"]), ""]
+    lines += ["**Notes**", "", *(f"- {note}" for note in report["notes"]), ""]
+    return "\n".join(lines)
+
+
+def _optional(value: Optional[float]) -> str:
+    return "-" if value is None else _number(value)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,115 @@
+"""Features of every model at every layer, batch after batch; on whole images or on their salient part.
+
+A :class:`View` is one model's features as one comparison needs them. On whole images, and where each model is
+explained by itself, there is one view a model. UniCAM explains a Student beside a Base, so there every pair has
+views of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from captum_kd._batches import device_of, to_device
+from captum_kd.metrics.report.localizing import Localizer
+from captum_kd.metrics.report.subjects import BASE, STUDENT, TEACHER, Subject
+from captum_kd.observation import LayerPair, Observer
+
+__all__ = ["Pair", "View", "Viewer", "pairs_of"]
+
+
+class View(NamedTuple):
+    """One model as it is looked at.
+
+    Attributes:
+        subject (Subject): the model.
+        given (Subject, optional): the other model of the pair, where the explanation depends on it.
+    """
+
+    subject: Subject
+    given: Optional[Subject] = None
+
+    @property
+    def key(self) -> str:
+        return self.subject.key if self.given is None else f"{self.subject.key}|{self.given.key}"
+
+
+class Pair(NamedTuple):
+    """A Student and a Base that are compared."""
+
+    student: View
+    base: View
+
+
+def pairs_of(subjects: Sequence[Subject], *, explained_in_pairs: bool) -> list[Pair]:
+    """All pairs of Student and Base, Student by Student."""
+    students, bases = ([each for each in subjects if each.role == role] for role in (STUDENT, BASE))
+    if explained_in_pairs:
+        return [Pair(View(s, b), View(b, s)) for s in students for b in bases]
+    return [Pair(View(s), View(b)) for s in students for b in bases]
+
+
+class Viewer:
+    """Takes the features of all views from one batch at a time.
+
+    Attributes:
+        views (list of View): in the order in which they are looked at, each once.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[Subject],
+        pairs: Sequence[Pair],
+        observer_settings: dict[str, Any],
+        localizer: Optional[Localizer],
+        additional_forward_args: tuple[Any, ...],
+        at_input: bool,
+    ) -> None:
+        teachers = [View(each) for each in subjects if each.role == TEACHER]
+        views = [view for pair in pairs for view in pair] + teachers
+        self.views = list({view.key: view for view in views}.values())
+        self._observers = {
+            view.key: Observer(
+                view.subject.model,
+                tuple(LayerPair(layer, layer) for layer in view.subject.layers),
+                **observer_settings,
+            )
+            for view in self.views
+        }
+        self._localizer = localizer
+        self._args = additional_forward_args
+        self._at_input = at_input
+
+    def features(self, inputs: tuple[Tensor, ...], labels: Tensor, first: int) -> dict[str, list[Tensor]]:
+        """Features (N, d) of a batch: by the view's key, one tensor a layer.
+
+        Args:
+            inputs (tuple of Tensor): the batch, on any device.
+            labels (Tensor): (N,).
+            first (int): number of inputs that came before.
+        """
+        found: dict[str, list[Tensor]] = {}
+        for view in self.views:
+            device = device_of(view.subject.model)
+            args = tuple(to_device(value, device) for value in self._args)
+            own = tuple(to_device(value, device) for value in inputs)
+            observer = self._observers[view.key]
+            if self._localizer is None:
+                found[view.key] = self._observe(observer, own, args)
+                continue
+            reduced = self._localizer.reduce(view.subject, view.given, own, labels, first, args)
+            if len(reduced) == 1:  # one map for all layers
+                found[view.key] = self._observe(observer, reduced[0], args)
+            else:
+                # Each layer looks at images of its own.
+                found[view.key] = [
+                    self._observe(observer._replace(pairs=(pair,)), images, args)[0]
+                    for pair, images in zip(observer.pairs, reduced)
+                ]
+        return found
+
+    def _observe(self, observer: Observer, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> list[Tensor]:
+        with torch.no_grad():
+            return observer.observe(inputs, args, at_input=self._at_input, features_only=True).features

@@ -1,0 +1,100 @@
+"""Grad-CAM of several layers at once: Captum's own maps where it has them, a grid where it has none."""
+
+import pytest
+import torch
+from captum.attr import LayerGradCam, LayerGradientXActivation
+from models import ChannelsLast, ConvNet, SeveralOutputs, TinyTransformer, images, labels
+from torch import nn
+
+from captum_kd.attr.gradcam import class_scores, layer_gradcams
+from captum_kd.layers import resolve_layer
+
+
+def layers_of(model, *names):
+    return [resolve_layer(model, name, model="forward_func", argument="layer") for name in names]
+
+
+def gradcams(model, names, x, y, **settings):
+    return layer_gradcams(model, layers_of(model, *names), (x,), y, **settings)
+
+
+@pytest.mark.parametrize("names", [("conv1",), ("conv1", "relu1", "conv2", "relu2", "conv3")])
+@pytest.mark.parametrize("trainable", [True, False])
+def test_maps_are_those_of_captum_at_every_layer(names, trainable):
+    model = ConvNet().requires_grad_(trainable)
+    x, y = images(6), labels(6)
+    with torch.no_grad():
+        maps = gradcams(model, names, x, y)
+    for name, values in zip(names, maps):
+        expected = LayerGradCam(model, model.get_submodule(name)).attribute(x, y)
+        torch.testing.assert_close(values, expected)
+        assert not values.requires_grad
+
+
+def test_high_resolution_maps_are_products_position_by_position_of_the_softmax_output():
+    model, x, y = ConvNet(), images(5), labels(5)
+    (values,) = gradcams(model, ["conv2"], x, y, high_resolution=True)
+    product = LayerGradientXActivation(lambda z: model(z).softmax(1), model.conv2).attribute(x, y)
+    torch.testing.assert_close(values, product.sum(1, keepdim=True))
+
+
+def test_layer_inputs_can_be_explained():
+    model, x, y = ConvNet(), images(4), labels(4)
+    (values,) = gradcams(model, ["conv3"], x, y, at_input=True)
+    expected = LayerGradCam(model, model.conv3).attribute(x, y, attribute_to_layer_input=True)
+    torch.testing.assert_close(values, expected)
+
+
+@pytest.mark.parametrize(("model", "name"), [(TinyTransformer(prefix=2), "block"), (ChannelsLast(), "stage")])
+def test_tokens_and_channels_last_layers_give_maps_on_their_grid(model, name):
+    (values,) = gradcams(model, [name], images(4), labels(4))
+    assert values.shape == (4, 1, 3, 3)
+
+
+def test_token_maps_weigh_channels_by_gradients_over_the_grid_alone():
+    model, x, y = TinyTransformer(prefix=1), images(3), labels(3)
+    kept = []
+    handle = model.block.register_forward_hook(lambda m, i, o: kept.append(o.retain_grad() or o))
+    model(x).gather(1, y[:, None]).sum().backward()
+    handle.remove()
+    a, g = kept[0][:, 1:].detach(), kept[0].grad[:, 1:]
+    expected = (a * g.mean(1, keepdim=True)).sum(2).view(3, 1, 3, 3)
+    torch.testing.assert_close(gradcams(model, ["block"], x, y)[0], expected)
+
+
+def test_gradients_of_parameters_and_inputs_stay_as_they_were():
+    model, x = ConvNet(), images(4).requires_grad_()
+    gradcams(model, ["conv1", "conv2"], x, labels(4))
+    assert x.grad is None and all(p.grad is None for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_logits_are_found_in_structured_outputs():
+    logits = torch.randn(2, 3)
+    outputs = type("Output", (), {"logits": logits})()
+    assert class_scores({"loss": 1, "logits": logits}, None, "student") is logits
+    assert class_scores(outputs, None, "student") is logits
+    assert class_scores((logits, 1), lambda out: out[0], "student") is logits
+    with pytest.raises(TypeError, match="output_transform"):
+        class_scores((logits, 1), None, "student")
+
+
+def test_what_cannot_be_explained_is_named():
+    model, x = ConvNet(), images(4)
+    with pytest.raises(ValueError, match="label 3 has no output"):
+        gradcams(model, ["conv1"], x, torch.tensor([0, 1, 2, 3]))
+    with pytest.raises(ValueError, match="no positions"):
+        gradcams(model, ["fc"], x, labels(4))
+    with pytest.raises(ValueError, match="2 tensors"):
+        gradcams(SeveralOutputs("tuple"), ["split"], x, labels(4))
+
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 2, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.fc(x.mean((2, 3))) + self.conv(x).detach().mean()
+
+    with pytest.raises(ValueError, match="do not depend on layer 'conv'"):
+        gradcams(Detached(), ["conv"], x, labels(4))

@@ -1,0 +1,184 @@
+"""What the report says and writes."""
+
+import csv
+import io
+import json
+import warnings
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from population import batches, by_score, compare, data, related
+
+from captum_kd.metrics import TransferReport
+from captum_kd.metrics.report.transfer_report import COLUMNS
+
+
+def quiet(*args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return compare(*args, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def report():
+    students = {"kd 1": related(1), "kd 2": related(2)}
+    bases = {"base 1": related(3), "base | 2": related(4)}
+    return quiet(
+        students, bases, ["conv2", "conv3"], batches(9), teacher=related(5), confidence=0.95, n_permutations=50,
+        progression=True,
+    )  # fmt: skip
+
+
+def test_the_dictionary_is_plain_and_a_copy(report):
+    first = report.to_dict()
+    assert set(first) == {"rows", "seed_control", "notes", "settings"}
+    assert all(set(row) == set(COLUMNS) for row in first["rows"])
+    first["rows"][0]["value"] = "changed"
+    assert report.to_dict()["rows"][0]["value"] != "changed"
+
+
+def test_json_holds_everything(report, tmp_path):
+    text = report.to_json(tmp_path / "report.json")
+    assert json.loads(text) == json.loads((tmp_path / "report.json").read_text("utf-8")) == report.to_dict()
+
+
+def test_csv_holds_the_rows(report, tmp_path):
+    text = report.to_csv(tmp_path / "rows.csv")
+    assert (tmp_path / "rows.csv").read_bytes().decode() == text
+    read = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert len(read) == len(report.rows) and list(read[0]) == list(COLUMNS)
+    for found, row in zip(read, report.rows):
+        assert found["base"] == row["base"] and float(found["value"]) == row["value"]
+        assert found["p_value"] == ("" if row["p_value"] is None else repr(row["p_value"]))
+
+
+def test_files_are_written_whole_or_not_at_all(report, tmp_path, monkeypatch):
+    (tmp_path / "report.json").write_text("before")
+
+    def broken(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("captum_kd.metrics.report.transfer_report.os.replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        report.to_json(tmp_path / "report.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert (tmp_path / "report.json").read_text() == "before"
+
+
+def test_markdown_has_a_line_for_every_pair_and_layer(report):
+    text = report.to_markdown()
+    assert text.count("| kd 2 | base \\| 2 | conv3 |") == 3  # scores, the Teacher's, progression
+    value = by_score(report, "conv3", "kd 2", "base | 2")["rs_distilled"]["value"]
+    assert f"{value:.3f}" in text
+    assert report.seed_control["tests"][0]["sentence"] in text
+
+
+@pytest.mark.parametrize("students", [1, 3])
+@pytest.mark.parametrize("length", [6, 60])
+def test_printed_table_fits_100_columns(students, length):
+    label = "l" * length
+    layers = {label: "conv2", label[:-1] + "m": "conv3"}
+    models = {f"student {'x' * length} {i}": related(i) for i in range(students)}
+    report = quiet(models, related(9), layers, batches(9), teacher=related(5), confidence=0.95, progression=True)
+    lines = str(report).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(line.split() and line.split()[0].endswith("m") for line in lines)
+
+
+def test_printed_table_shows_values_intervals_and_p_values_of_a_pair():
+    report = quiet(related(1), related(2), "conv2", batches(9), confidence=0.95, n_permutations=50)
+    text = str(report)
+    for score, row in by_score(report, "conv2").items():
+        assert f"{row['value']:.3f}" in text
+    row = by_score(report, "conv2")["rs_student"]
+    assert f"[{row['low']:.2f},{row['high']:.2f}]".replace("0.", ".") in text
+    assert "Classes: 0: 11, 1: 11, 2: 11" in text
+
+
+def test_printed_table_shows_mean_and_range_of_several_pairs(report):
+    values = [row["value"] for row in report.rows if row["layer"] == "conv2" and row["score"] == "fss"]
+    assert len(values) == 4
+    assert f"{sum(values) / 4:.3f}" in str(report)
+    assert "mean over their 4 pairs" in " ".join(str(report).split())
+
+
+def test_same_seed_same_bytes():
+    texts = [quiet(related(1), related(2), "conv2", batches(9), confidence=0.9, seed=3).to_json() for _ in range(2)]
+    assert texts[0] == texts[1]
+
+
+def test_the_plot_is_a_figure_with_every_score(report):
+    figure = report.plot(title="scores")
+    assert isinstance(figure, Figure) and figure._suptitle.get_text() == "scores"
+
+
+def test_settings_hold_all_that_the_numbers_depend_on(report):
+    settings = report.settings
+    assert settings["class_counts"] == {"0": 11, "1": 11, "2": 11} and settings["n"] == 33
+    assert settings["models"]["kd 1"] == "student" and settings["models"]["teacher"] == "teacher"
+    assert settings["layers"]["conv2"]["base 1"] == "conv2"
+    assert settings["estimator"] == "unbiased" and settings["seed"] == 0 and "torch" in settings["versions"]
+
+
+def test_its_short_form_says_what_it_is(report):
+    assert repr(report).startswith("TransferReport(2 Student(s), 2 Base(s), 2 layer(s), 33 inputs")
+
+
+# ------------------------------------------------------------------------- cautions
+
+
+def notes_of(*args, **kwargs):
+    return quiet(*args, **kwargs).notes
+
+
+def test_few_inputs_are_warned_of():
+    with pytest.warns(UserWarning, match="Only 20 inputs"):
+        compare(related(1), related(2), "conv2", batches(9, n=20))
+    assert not any("Only" in note for note in notes_of(related(1), related(2), "conv2", batches(9)))
+
+
+def test_repeated_inputs_are_counted_and_warned_of():
+    x, y = data()
+    again = [(x, y), (x[:3], y[:3])]
+    with pytest.warns(UserWarning, match="6 of 36 inputs are copies"):
+        compare(related(1), related(2), ["conv2", "conv3"], again)
+    assert not any("copies" in note for note in notes_of(related(1), related(2), "conv2", batches(9)))
+
+
+def test_inputs_that_one_model_tells_apart_are_no_copies():
+    """Constant features put all inputs in one place; the other model still tells them apart."""
+    dead = related(1)
+    with torch.no_grad():
+        dead.conv2.weight.zero_()
+        dead.conv2.bias.zero_()
+    notes = notes_of(dead, related(2), "conv2", batches(9))
+    assert not any("copies" in note for note in notes)
+    assert any("no geometry" in note and "rs_student at conv2" in note for note in notes)
+
+
+def test_little_unique_geometry_is_told_with_its_place():
+    base = related(1)
+    with torch.no_grad():
+        base.conv2.weight += 1e-3
+    notes = notes_of(related(1), base, ["conv2"], batches(9))
+    assert any("Less than 1%" in note and "conv2 (student, base)" in note for note in notes)
+    assert any("magnified" in note for note in notes)
+
+
+def test_all_reports_say_how_distilled_and_residual_hang_together(report):
+    assert any("says no more than RS of Student against RS of Base" in note for note in report.notes)
+    assert any("no evidence of transfer by itself" in note for note in report.notes)
+
+
+def test_reports_pickle(report):
+    import pickle
+
+    again = pickle.loads(pickle.dumps(report))
+    assert isinstance(again, TransferReport) and again.to_dict() == report.to_dict()
+
+
+def test_published_ways_are_named():
+    notes = notes_of(related(1), related(2), "conv2", batches(9), population="batch", estimator="biased")
+    assert any("means over mini-batches" in note for note in notes)
+    assert any("biased estimator" in note for note in notes)
