@@ -26,6 +26,7 @@ PROFILES = {
     "quick": Settings(
         output=Path("outputs/cifar10"),
         seed=0,
+        pairs=1,
         teacher_epochs=8,
         epochs=8,
         teacher_images=10_000,

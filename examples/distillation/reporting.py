@@ -6,15 +6,26 @@ import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
 from torch import Tensor
 
-from captum_kd.visualization import plot_layer_scores, visualize_transfer
-from distillation.explaining import EnergyShare
+from captum_kd.metrics import KeepCurve, TransferReport
+from captum_kd.perturb import relevant_pixels
+from captum_kd.visualization import plot_keep_curve, plot_layer_scores, visualize_transfer
+from distillation.explaining import DISTILLED
 from distillation.task import Examples, Task, first_of_each_class
 
-__all__ = ["EXPLANATIONS", "print_results", "save_layers", "save_report", "save_transfer", "versions"]
+__all__ = [
+    "EXPLANATIONS",
+    "as_record",
+    "print_results",
+    "save_keep_curves",
+    "save_layers",
+    "save_report",
+    "save_transfer",
+    "versions",
+]
 
 EXPLANATIONS = {
     "accuracy": "Share of held-out images classified correctly.",
@@ -23,19 +34,35 @@ EXPLANATIONS = {
     "rs_student": "Relevance score: the same between the Student's features and the labels.",
     "rs_base": "The same for the Base model.",
     "rs_distilled": "Relevance of the Student's features after the Base model's are removed.",
-    "rs_residual": "Relevance of the Base model's features after the Student's are removed. Distilled exceeds "
-    "residual exactly where rs_student exceeds rs_base; a positive distilled score is no evidence of transfer by "
-    "itself, since any other network of equal relevance would have one too.",
+    "rs_residual": "Relevance of the Base model's features after the Student's are removed.",
+    "teacher_distilled": "How far what the Student has and the Base lacks is the Teacher's.",
+    "teacher_residual": "How far what the Base has and the Student lacks is the Teacher's.",
+    "teacher_only_distilled": "The same with the labels' geometry removed from the Teacher's first.",
+    "teacher_only_residual": "The same with the labels' geometry removed from the Teacher's first.",
     "unique_share": "1 - FSS^2: share of a network's geometry that is left after the other's is removed.",
-    "energy": "Share of a map's positive values that falls on the object, mean over images. mask_area, the object's "
-    "share of the image, is what a map that ignores the image has on average.",
+    "localised_scores": "The same scores on images of which only the half that Grad-CAM calls salient is kept.",
+    "localization": "Share of a map's positive values that falls on the object, and how often its maximum does; "
+    "means over images. mask_area, the object's share of the image, is what a map that ignores the image has on average.",
+    "keep_curves": "Accuracy of the Student on images of which only the most salient share of the pixels is kept, the "
+    "rest imputed; area: mean accuracy over the shares.",
 }
 
 
 def versions() -> dict[str, str]:
     """Versions of everything that the numbers depend on."""
-    packages = ("captum", "lightning", "numpy", "torch", "torchdistill")
+    packages = ("captum", "captum_kd", "lightning", "numpy", "torch", "torchdistill")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def as_record(curve: KeepCurve) -> dict[str, Any]:
+    """A curve in plain numbers."""
+    error = curve.area_standard_error
+    return {
+        "shares": curve.shares.tolist(),
+        "accuracy": curve.accuracy.tolist(),
+        "area": float(curve.area),
+        "area_standard_error": None if error is None else float(error),
+    }
 
 
 def save_transfer(
@@ -44,9 +71,12 @@ def save_transfer(
     """The figure of maps: the first test image of each of the first classes, chosen by nobody."""
     shown = first_of_each_class(examples.labels, rows)
     chosen = examples[shown]
+    images = chosen.inputs()
+    size = (images.shape[2], images.shape[3])
     figure = visualize_transfer(
-        chosen.inputs(),
+        images,
         {title: values[shown] for title, values in maps.items()},
+        kept={"kept by distilled": relevant_pixels(maps[DISTILLED][shown], size)},
         masks=chosen.masks,
         # Maps of some images are far weaker than of others; the figure is to show where, the report how much.
         scale="map",
@@ -63,43 +93,56 @@ def save_transfer(
     figure.savefig(path, dpi=150)
 
 
-def save_layers(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def save_layers(path: Path, report: TransferReport) -> None:
     """The figure of scores over the layers."""
-    plot_layer_scores(rows).savefig(path, dpi=150)
+    plot_layer_scores(report.rows).savefig(path, dpi=150)
+
+
+def save_keep_curves(path: Path, curves: Mapping[str, KeepCurve], whole_accuracy: float) -> None:
+    """The figure of accuracy against the share of pixels kept."""
+    plot_keep_curve(curves, whole_accuracy=whole_accuracy).savefig(path, dpi=150)
 
 
 def save_report(path: Path, report: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def print_results(report: Mapping[str, Any]) -> None:
+def print_results(report: Mapping[str, Any], scores: TransferReport, curves: Mapping[str, KeepCurve]) -> None:
     """The report's numbers as tables."""
     chance = 1 / len(report["classes"])
     print(f"\nAccuracy on {report['counts']['test']} held-out images (chance {chance:.0%})")
     for name, value in report["accuracy"].items():
         print(f"  {name:<10}{value:7.1%}")
 
-    rows = report["rows"]
-    scores = list(dict.fromkeys(row["score"] for row in rows))
-    print(f"\nScores on {rows[0]['n']} of them (at most 1; unbiased, so about 0 where there is no relation)")
-    print(f"  {'layer':<10}" + "".join(f"{score:>14}" for score in scores) + f"{'unique share':>14}")
+    print(f"\n{scores}")
+
+    print("\nThe same on the half of each image that Grad-CAM calls salient: means over pairs")
+    _print_means(report["localised_scores"]["rows"])
+
+    where = report["localization"]
+    if where is not None:
+        print(f"\nMaps on the object, which covers {where['mask_area']:.1%} of an image: positive energy, maximum")
+        for name, values in where["maps"].items():
+            empty = f", {values['empty_maps']} empty maps" if values["empty_maps"] else ""
+            print(
+                f"  {name:<24}{values['energy_share']:7.1%} (standard error "
+                f"{values['energy_share_standard_error']:.1%}){values['pointing_game']:9.1%}{empty}"
+            )
+
+    print("\nMean accuracy of the Student with 10 to 90 % of the pixels kept (difference to distilled, image by image)")
+    for name, curve in curves.items():
+        gap = curves[DISTILLED].areas - curve.areas
+        error = float(gap.std()) / len(gap) ** 0.5 if len(gap) > 1 else float("nan")
+        compared = "" if name == DISTILLED else f"   distilled {float(gap.mean()):+.3f} (standard error {error:.3f})"
+        print(f"  {name:<24}{float(curve.area):.3f}{compared}")
+
+
+def _print_means(rows: list[dict[str, Any]]) -> None:
+    scores = ("fss", "rs_student", "rs_base", "rs_distilled", "rs_residual", "teacher_distilled", "teacher_residual")
+    print(f"  {'layer':<8}" + "".join(f"{score:>18}" if "teacher" in score else f"{score:>13}" for score in scores))
     for layer in dict.fromkeys(row["layer"] for row in rows):
-        own = {row["score"]: row for row in rows if row["layer"] == layer}
-        values = [own[score]["value"] for score in scores] + [own["rs_distilled"]["unique_share"]]
-        print(f"  {layer:<10}" + "".join(f"{value:14.3f}" for value in values))
-    print("  distilled = Student given Base, residual = Base given Student. A positive distilled score alone is no")
-    print("  evidence of transfer: any second network has one. Compare with a second Base model before claiming it.")
-
-    if report["energy"] is not None:
-        energy = report["energy"]
-        print(f"\nPositive energy on the object, which covers {energy['mask_area']:.1%} of an image")
-        for title, share in energy["maps"].items():
-            print(f"  {title:<20}" + _energy_text(EnergyShare(**share)))
-
-
-def _energy_text(share: EnergyShare) -> str:
-    if share.mean is None:
-        return "all maps are empty"
-    spread = "" if share.standard_error is None else f" (standard error {share.standard_error:.1%})"
-    empty = f", {share.empty_maps} empty maps left out" if share.empty_maps else ""
-    return f"{share.mean:7.1%}{spread}{empty}"
+        cells = []
+        for score in scores:
+            values = [row["value"] for row in rows if row["layer"] == layer and row["score"] == score]
+            cells.append(f"{sum(values) / len(values):{18 if 'teacher' in score else 13}.3f}")
+        print(f"  {layer:<8}" + "".join(cells))

@@ -44,6 +44,7 @@ class Settings:
 
     output: Path = _option("folder for the figures, the report and the checkpoints", Path)
     seed: int = _option("seed of data, initial weights and batches", _at_least(0))
+    pairs: int = _option("Students and Base models, each with a seed of its own", _at_least(1))
     teacher_epochs: int = _option("epochs of the Teacher", _at_least(1))
     epochs: int = _option("epochs of the Student and of the Base model", _at_least(1))
     teacher_images: int = _option("training images of the Teacher, at most", _at_least(1))

@@ -132,7 +132,7 @@ def fit(
             default_root_dir=settings.output,
         )
         trainer.fit(training, batches)
-        trainer.save_checkpoint(settings.output / "checkpoints" / f"{name.lower()}.ckpt")
+        trainer.save_checkpoint(settings.output / "checkpoints" / f"{name.lower().replace(' ', '_')}.ckpt")
     network = training.network
     assert isinstance(network, ResNet)
     return network.eval().to(trainer.strategy.root_device)

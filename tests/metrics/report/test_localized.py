@@ -1,0 +1,184 @@
+"""Scores around the salient region: every model sees its own images, reduced by its own maps."""
+
+import pytest
+import torch
+from captum.attr import LayerGradCam, LayerGradientXActivation
+from models import ConvNet, TinyTransformer, images, labels
+from population import batches, by_score, compare, data, dcor_scores, hooked, related
+
+from captum_kd import UniCAM
+from captum_kd.perturb import keep_relevant
+
+LAYERS = ["conv2", "conv3"]
+
+
+def values_of(report, layer):
+    return {score: row["value"] for score, row in by_score(report, layer).items()}
+
+
+def gradcam(model, layer, x, y):
+    return LayerGradCam(model, model.get_submodule(layer)).attribute(x, y)
+
+
+def hirescam(model, layer, x, y):
+    product = LayerGradientXActivation(lambda z: model(z).softmax(1), model.get_submodule(layer)).attribute(x, y)
+    return product.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(("localize", "explain"), [("gradcam", gradcam), ("hirescam", hirescam)])
+@pytest.mark.parametrize("keep", [0.3, 0.5])
+def test_each_layer_sees_images_reduced_by_its_own_map(localize, explain, keep):
+    student, base, teacher = related(1), related(2), related(3)
+    x, y = data()
+    report = compare(student, base, LAYERS, [(x, y)], teacher=teacher, localize=localize, keep=keep, noise=0.0)
+    for layer in LAYERS:
+        features = [
+            hooked(model, layer, keep_relevant(x, explain(model, layer, x, y), keep=keep, noise=0.0))
+            for model in (student, base, teacher)
+        ]
+        expected = dcor_scores(features[0], features[1], y, features[2])
+        assert values_of(report, layer) == pytest.approx(expected, abs=1e-5)
+
+
+def test_one_layers_map_can_serve_all_layers():
+    student, base = related(1), related(2)
+    x, y = data()
+    report = compare(student, base, LAYERS, [(x, y)], localize="gradcam", localize_layer="conv3", noise=0.0)
+    features = [
+        hooked(model, "conv2", keep_relevant(x, gradcam(model, "conv3", x, y), noise=0.0)) for model in (student, base)
+    ]
+    assert values_of(report, "conv2") == pytest.approx(dcor_scores(*features, y), abs=1e-5)
+    assert report.settings["localize_layer"] == "conv3"
+
+
+def test_a_function_of_the_users_own_explains():
+    student, base = related(1), related(2)
+    x, y = data()
+    asked = []
+
+    def explain(model, layer, inputs, target):
+        asked.append((model, layer))
+        return LayerGradCam(model, layer).attribute(inputs, target)
+
+    own = compare(student, base, LAYERS, batches(9), localize=explain)
+    named = compare(student, base, LAYERS, batches(9), localize="gradcam")
+    assert asked[:2] == [(student, student.conv2), (student, student.conv3)]
+    for layer in LAYERS:
+        assert values_of(own, layer) == pytest.approx(values_of(named, layer), abs=1e-6)
+    assert own.settings["localize"].endswith("explain")
+
+
+def test_unicam_reduces_the_student_by_distilled_and_the_base_by_residual_maps():
+    student, base = related(1), related(2)
+    x, y = data()
+    reference = (images(40, seed=5) + 0.8 * labels(40)[:, None, None, None], labels(40))
+    report = compare(student, base, LAYERS, [(x, y)], localize="unicam", reference=reference, noise=0.0)
+    for layer in LAYERS:
+        unicam = UniCAM(student, layer, base)
+        distilled, residual = unicam.attribute_transfer(x, y, reference=unicam.reference(*reference))
+        features = [
+            hooked(model, layer, keep_relevant(x, maps, noise=0.0))
+            for model, maps in ((student, distilled), (base, residual))
+        ]
+        assert values_of(report, layer) == pytest.approx(dcor_scores(*features, y), abs=1e-5)
+
+
+def test_unicam_explains_a_student_anew_beside_every_base():
+    student, bases = related(1), {"base 1": related(2), "base 2": related(3)}
+    reference = (images(40, seed=5), labels(40))
+    together = compare(student, bases, "conv2", batches(9), localize="unicam", reference=reference)
+    for name, base in bases.items():
+        alone = compare(student, {name: base}, "conv2", batches(9), localize="unicam", reference=reference)
+        for score, row in by_score(alone, "conv2", base=name).items():
+            assert by_score(together, "conv2", base=name)[score]["value"] == pytest.approx(row["value"], abs=1e-6)
+    assert together.seed_control is None and any("explained anew" in note for note in together.notes)
+
+
+@pytest.mark.parametrize("localize", ["gradcam", "unicam"])
+def test_batch_size_has_no_effect(localize):
+    """Maps, imputation and its noise depend on an input and its place, on nothing else of the batch."""
+    reference = (images(40, seed=5), labels(40)) if localize == "unicam" else None
+    found = [
+        values_of(compare(related(1), related(2), LAYERS, batches(size), localize=localize, reference=reference), "conv2")
+        for size in (5, 33)
+    ]
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+def test_the_seed_is_that_of_the_imputations_noise():
+    settings = {"localize": "gradcam", "noise": 0.5}
+    first, again, other = (
+        values_of(compare(related(1), related(2), "conv2", batches(9), seed=seed, **settings), "conv2")["fss"]
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+def test_a_model_and_itself_see_the_same_images():
+    with pytest.warns(UserWarning, match="no geometry"):
+        report = compare(related(1), related(1), "conv2", batches(9), localize="gradcam", noise=0.5)
+    assert values_of(report, "conv2")["fss"] == pytest.approx(1.0)
+
+
+def test_transformers_are_localised_on_their_grid():
+    report = compare(TinyTransformer(seed=1), TinyTransformer(seed=2), "block", batches(9), localize="gradcam")
+    assert all(-1 <= value <= 1 for value in values_of(report, "block").values())
+
+
+def test_structured_outputs_are_explained_by_their_logits():
+    class Structured(ConvNet):
+        def forward(self, x):
+            return {"logits": super().forward(x)}
+
+    def structured(seed):
+        model = Structured(seed=seed)
+        model.load_state_dict(related(seed).state_dict())
+        return model
+
+    expected = values_of(compare(related(1), related(2), "conv2", batches(9), localize="gradcam"), "conv2")
+    found = compare(structured(1), structured(2), "conv2", batches(9), localize="gradcam")
+    assert values_of(found, "conv2") == pytest.approx(expected, abs=1e-6)
+    named = compare(
+        structured(1), structured(2), "conv2", batches(9), localize="gradcam", output_transform=lambda out: out["logits"]
+    )
+    assert values_of(named, "conv2") == pytest.approx(expected, abs=1e-6)
+
+
+def test_localised_settings_are_in_the_report():
+    report = compare(related(1), related(2), "conv2", batches(9), localize="gradcam", keep=0.3)
+    assert (report.settings["localize"], report.settings["keep"], report.settings["noise"]) == ("gradcam", 0.3, 0.01)
+    assert "30% kept by gradcam" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"localize": "grad-cam"}, ValueError, "'gradcam', 'hirescam', 'unicam'"),
+        ({"localize": 3}, TypeError, "localize"),
+        ({"localize": "unicam"}, ValueError, "reference="),
+        ({"localize": "unicam", "reference": images(5)}, TypeError, "pair"),
+        ({"localize": "gradcam", "reference": (images(5), labels(5))}, ValueError, "unicam"),
+        ({"localize": "gradcam", "keep": 1.0}, ValueError, "keep"),
+        ({"localize": "gradcam", "keep": 0}, ValueError, "keep"),
+        ({"localize": "gradcam", "noise": -1.0}, ValueError, "noise"),
+        ({"localize": "gradcam", "localize_layer": "conv9"}, ValueError, "none of the layers"),
+        ({"localize_layer": "conv2"}, ValueError, "whole images"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_any_model_runs(settings, error, words):
+    def run(*args):
+        raise AssertionError("a model ran")
+
+    student, base = related(1), related(2)
+    student.register_forward_pre_hook(run)
+    with pytest.raises(error, match=words):
+        compare(student, base, "conv2", batches(9), **settings)
+
+
+def test_layers_without_positions_and_maps_of_another_batch_are_named():
+    with pytest.raises(ValueError, match="fc.*no positions"):
+        compare(related(1), related(2), "fc", batches(9), localize="gradcam")
+    with pytest.raises(ValueError, match="maps"):
+        compare(related(1), related(2), "conv2", batches(9), localize=lambda m, layer, x, y: torch.rand(2, 1, 3, 3))
+    with pytest.raises(TypeError, match="tuple"):
+        compare(related(1), related(2), "conv2", batches(9), localize=lambda m, layer, x, y: (x, x))
