@@ -39,9 +39,11 @@ def folder(tmp_path_factory) -> Path:
 def test_writes_figures_and_a_report(folder, tmp_path):
     cifar10.main([*TINY.split(), "--data", str(folder), "--no-progress", "--output", str(tmp_path)])
     report = json.loads((tmp_path / "report.json").read_text())
-    assert len(report["rows"]) == 15 and all(-1 <= row["value"] <= 1 for row in report["rows"])
+    rows = report["scores"]["rows"]
+    assert len(rows) == 3 * 12 and all(-1 <= row["value"] <= 1 for row in rows)
+    assert report["scores"]["seed_control"] is None and "train a second Base" in report["scores"]["notes"][-1]
     assert report["counts"]["train"] == 80 and report["counts"]["reference"] == 30
-    assert report["energy"] is None  # nobody knows where the evidence is in a photograph
+    assert report["localization"] is None  # nobody knows where the evidence is in a photograph
     assert (tmp_path / "transfer.png").stat().st_size > 10_000
     assert (tmp_path / "layers.png").stat().st_size > 10_000
 

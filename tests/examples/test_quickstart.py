@@ -7,10 +7,15 @@ import pytest
 import quickstart
 import torch
 from distillation import digits, training
-from distillation.explaining import energy_share
 from matplotlib.image import imread
 
 TINY = "--teacher-images 100 --train-images 100 --test-images 40 --references 40 --epochs 1 --teacher-epochs 1 --rows 2"
+STAGES = ("stage1", "stage2", "stage3")
+SCORES = (
+    "fss", "rs_student", "rs_base", "rs_distilled", "rs_residual", "rs_teacher", "fss_student_teacher",
+    "fss_base_teacher", "teacher_distilled", "teacher_residual", "teacher_only_distilled", "teacher_only_residual",
+)  # fmt: skip
+MAPS = ["Grad-CAM Student", "Grad-CAM Base", "UniCAM distilled", "UniCAM residual", "UniCAM from the Teacher"]
 
 
 @pytest.fixture(scope="module")
@@ -20,47 +25,96 @@ def written(tmp_path_factory):
     return output
 
 
-def test_report_holds_every_score_of_every_layer_in_range(written):
-    report = json.loads((written / "report.json").read_text())
-    found = {(row["layer"], row["score"]) for row in report["rows"]}
-    scores = ("fss", "rs_student", "rs_base", "rs_distilled", "rs_residual")
-    assert found == {(layer, score) for layer in ("stage1", "stage2", "stage3") for score in scores}
-    assert all(-1 <= row["value"] <= 1 and row["n"] == 40 for row in report["rows"])
-    assert set(report["accuracy"]) == {"Teacher", "Student", "Base"}
+@pytest.fixture(scope="module")
+def report(written):
+    return json.loads((written / "report.json").read_text())
+
+
+@pytest.mark.parametrize("which", ["scores", "localised_scores"])
+def test_report_holds_every_score_of_every_pair_and_layer_in_range(report, which):
+    rows = report[which]["rows"]
+    found = [(row["student"], row["base"], row["layer"], row["score"]) for row in rows]
+    pairs = [(f"Student {i}", f"Base {j}") for i in (1, 2) for j in (1, 2)]
+    assert found == [(*pair, layer, score) for pair in pairs for layer in STAGES for score in SCORES]
+    assert all(-1 <= row["value"] <= 1 and row["n"] == 40 for row in rows)
+
+
+def test_report_holds_intervals_and_p_values(report):
+    rows = report["scores"]["rows"]
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    tested = {row["score"] for row in rows if row["p_value"] is not None}
+    assert tested == {"rs_student", "rs_base", "rs_teacher", "rs_distilled", "rs_residual"}
+
+
+def test_two_pairs_of_seeds_cannot_decide_and_the_report_says_so(report):
+    tests = report["scores"]["seed_control"]["tests"]
+    assert len(tests) == 4 * len(STAGES)
+    assert all("cannot be decided" in test["sentence"] for test in tests)
+
+
+def test_report_holds_accuracies_and_settings(report):
+    assert set(report["accuracy"]) == {"Teacher", "Student 1", "Student 2", "Base 1", "Base 2"}
     assert all(0 <= value <= 1 for value in report["accuracy"].values())
     assert report["settings"]["seed"] == 0 and "torch" in report["versions"]
 
 
-def test_report_scores_obey_the_identity_of_removal(written):
-    rows = json.loads((written / "report.json").read_text())["rows"]
-    for layer in ("stage1", "stage2", "stage3"):
-        value = {row["score"]: row["value"] for row in rows if row["layer"] == layer}
+def test_report_scores_obey_the_identity_of_removal(report):
+    for layer in STAGES:
+        value = {
+            row["score"]: row["value"]
+            for row in report["scores"]["rows"]
+            if (row["student"], row["base"], row["layer"]) == ("Student 2", "Base 1", layer)
+        }
         expected = (value["rs_student"] - value["fss"] * value["rs_base"]) / np.sqrt(1 - value["fss"] ** 2)
-        assert value["rs_distilled"] == pytest.approx(expected, abs=1e-4)
+        assert value["rs_distilled"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_report_says_how_much_of_each_map_is_on_the_digit(written):
-    energy = json.loads((written / "report.json").read_text())["energy"]
-    assert 0.05 < energy["mask_area"] < 0.25
-    assert list(energy["maps"]) == ["Grad-CAM Student", "Grad-CAM Base", "UniCAM distilled", "UniCAM residual"]
+def test_report_says_how_much_of_each_map_is_on_the_digit(report):
+    where = report["localization"]
+    assert 0.05 < where["mask_area"] < 0.25
+    assert list(where["maps"]) == MAPS
+    assert all(0 <= values["energy_share"] <= 1 for values in where["maps"].values())
 
 
-@pytest.mark.parametrize("name", ["transfer.png", "layers.png"])
+def test_report_holds_a_keep_curve_for_every_map_and_for_chance(report):
+    curves = report["keep_curves"]
+    assert set(curves) == {"random", *MAPS} - {"Grad-CAM Base"}
+    for curve in curves.values():
+        assert len(curve["shares"]) == len(curve["accuracy"]) == 9
+        assert min(curve["accuracy"]) <= curve["area"] <= max(curve["accuracy"])
+
+
+@pytest.mark.parametrize("name", ["transfer.png", "layers.png", "layers_localised.png", "keep_curve.png"])
 def test_figures_are_not_blank(written, name):
     picture = imread(written / name)
     assert min(picture.shape[:2]) > 300 and picture[..., :3].std() > 0.05
 
 
+def test_scores_are_also_a_table(written):
+    lines = (written / "scores.csv").read_text().splitlines()
+    assert lines[0].startswith("student,base,layer,score,value") and len(lines) == 1 + 4 * 3 * 12
+
+
 def test_checkpoints_are_kept(written):
-    for name in ("teacher", "student", "base"):
+    for name in ("teacher", "student_1", "student_2", "base_1", "base_2"):
         assert (written / "checkpoints" / f"{name}.ckpt").is_file()
 
 
-def test_same_seed_gives_the_same_numbers(written, tmp_path):
+def test_same_seed_gives_the_same_numbers(report, tmp_path):
     again = quickstart.main([*TINY.split(), "--no-progress", "--output", str(tmp_path)])
-    first = json.loads((written / "report.json").read_text())
-    assert again["accuracy"] == first["accuracy"]
-    assert [row["value"] for row in again["rows"]] == pytest.approx([row["value"] for row in first["rows"]], abs=1e-6)
+    assert again["accuracy"] == report["accuracy"]
+    for which in ("scores", "localised_scores"):
+        first, second = ([row["value"] for row in each[which]["rows"]] for each in (report, again))
+        assert second == pytest.approx(first, abs=1e-6)
+
+
+def test_no_two_networks_start_alike(written):
+    weights = [
+        torch.load(path, weights_only=False)["state_dict"]["network.stage1.0.main.0.weight"]
+        for path in sorted((written / "checkpoints").glob("*_*.ckpt"))
+    ]
+    assert len(weights) == 4
+    assert all(not torch.allclose(a, b, atol=0.05) for i, a in enumerate(weights) for b in weights[:i])
 
 
 def test_background_follows_the_label_in_training_and_not_in_the_test():
@@ -103,20 +157,11 @@ def test_student_loss_is_that_of_hinton():
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_energy_share_is_the_positive_part_inside_the_mask():
-    maps = torch.zeros(2, 1, 4, 4)
-    maps[0, 0, 0, 0], maps[0, 0, 3, 3], maps[0, 0, 1, 1] = 3.0, 1.0, -5.0
-    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
-    masks[:, 0, 0] = True
-    share = energy_share(maps, masks)
-    assert share.mean == pytest.approx(0.75) and share.empty_maps == 1
-
-
 def test_training_leaves_torch_as_it_was(written):
     assert torch.get_deterministic_debug_mode() == 0
 
 
-@pytest.mark.parametrize("option", ["--epochs 0", "--alpha 2", "--test-images 3", "--temperature 0"])
+@pytest.mark.parametrize("option", ["--epochs 0", "--alpha 2", "--test-images 3", "--temperature 0", "--pairs 0"])
 def test_bad_options_are_refused(option, capsys):
     with pytest.raises(SystemExit):
         quickstart.main(option.split())
