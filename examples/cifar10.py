@@ -57,7 +57,7 @@ def main(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
     parser.add_argument(
         "--profile", choices=PROFILES, default="quick", help="settings to start from; default: %(default)s"
     )
-    add_options(parser)
+    add_options(parser, PROFILES["quick"])
     arguments = parser.parse_args(argv)
     settings = settings_from(arguments, PROFILES[arguments.profile])
     progress = not arguments.no_progress
@@ -73,7 +73,7 @@ def main(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
             reference=settings.references,
         )
     except DataError as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
     return run(task, TEACHER, STUDENT, settings, progress)
 
 

@@ -41,10 +41,8 @@ DEFAULTS = Settings(
 
 def main(argv: Optional[Sequence[str]] = None) -> dict[str, Any]:
     """Runs the example with these command line arguments and returns the report that it wrote."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add_options(parser)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    add_options(parser, DEFAULTS)
     arguments = parser.parse_args(argv)
     settings = settings_from(arguments, DEFAULTS)
     task = make_task(

@@ -45,7 +45,10 @@ def _read(folder: Path, size: int, progress: bool) -> tuple[Tensor, Tensor, list
     pixels = torch.empty((len(images), 3, size, size), dtype=torch.uint8)
     bar = tqdm(images.samples, desc=f"Reading {folder.name}", disable=not progress)
     for i, (path, _) in enumerate(bar):
-        image = images.loader(path)
+        try:
+            image = images.loader(path)
+        except (OSError, SyntaxError) as error:  # Pillow's errors for broken and empty files
+            raise DataError(f"{path} is no image that can be read ({error}). Mend or remove it.") from error
         if image.size != (size, size):
             image = transforms.center_crop(transforms.resize(image, [size]), [size])
         pixels[i] = transforms.pil_to_tensor(image)

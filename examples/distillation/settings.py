@@ -34,6 +34,16 @@ def _positive(text: str) -> float:
     return value
 
 
+def _accelerator(text: str) -> str:
+    import torch
+
+    if text not in ("cpu", "gpu", "auto"):
+        raise argparse.ArgumentTypeError(f'must be "cpu", "gpu" or "auto", got {text!r}')
+    if text == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise argparse.ArgumentTypeError('there is no GPU that torch can use here; take "cpu" or "auto"')
+    return text
+
+
 def _option(help_text: str, kind: Callable[[str], Any]) -> Any:
     return field(metadata={"help": help_text, "type": kind})
 
@@ -57,14 +67,17 @@ class Settings:
     learning_rate: float = _option("highest learning rate of the one-cycle schedule", _positive)
     temperature: float = _option("temperature of the softened outputs in distillation", _positive)
     alpha: float = _option("weight of the labels in the Student's loss; the Teacher has the rest", _share)
-    accelerator: str = _option('where Lightning trains: "cpu", "gpu", "auto"', str)
+    accelerator: str = _option('where Lightning trains: "cpu", "gpu", "auto"', _accelerator)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that all examples have; what is not given stays None, for the profile to decide."""
+def add_options(parser: argparse.ArgumentParser, defaults: Settings) -> None:
+    """Adds the options that all examples have. What is not given stays None, for the profile to decide; the help
+    names the values in ``defaults``."""
     for entry in fields(Settings):
         parser.add_argument(
-            "--" + entry.name.replace("_", "-"), type=entry.metadata["type"], help=entry.metadata["help"]
+            "--" + entry.name.replace("_", "-"),
+            type=entry.metadata["type"],
+            help=f"{entry.metadata['help']}; default: {getattr(defaults, entry.name)}",
         )
     parser.add_argument("--no-progress", action="store_true", help="draw no progress bars")
 

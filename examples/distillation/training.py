@@ -148,6 +148,9 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # The images are in memory already: worker processes would only copy them.
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            # Lightning's, of torch's trees.
+            warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+            warnings.filterwarnings("ignore", ".*LeafSpec.*", DeprecationWarning)
             yield
     finally:
         logger.setLevel(level)
