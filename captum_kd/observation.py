@@ -230,7 +230,9 @@ class Observation:
                 for number, part in enumerate(device_parts):
                     gradients = self._gradients(number, part, grad_features[number][start:stop], grad_kwargs)
                     maps = [
-                        weighted_activations(layout.to_channels_first(g), layout.to_channels_first(a.detach()), attr_dim_summation)
+                        weighted_activations(
+                            layout.to_channels_first(g), layout.to_channels_first(a.detach()), attr_dim_summation
+                        )
                         for g, a, layout in zip(gradients, part.activations, part.layouts)
                     ]
                     if relu_attributions:

@@ -11,13 +11,12 @@ from typing import Any, Callable, Optional, Sequence
 import torch
 from torch import Tensor
 
+from captum_kd._outputs import OutputTransform, class_scores
 from captum_kd.layers import Layer, catch_layers
 from captum_kd.layouts import LayoutHints, find_layout
 from captum_kd.observation import image_size_of, precise, weighted_activations
 
-__all__ = ["OutputTransform", "class_scores", "layer_gradcams"]
-
-OutputTransform = Callable[[Any], Tensor]
+__all__ = ["layer_gradcams"]
 
 
 def layer_gradcams(
@@ -44,7 +43,7 @@ def layer_gradcams(
         additional_forward_args (tuple): further arguments of the model.
         model (str): what to call the model in messages.
         output_transform (callable, optional): from the model's output to logits (N, classes), see
-            :func:`class_scores`.
+            :func:`captum_kd._outputs.class_scores`.
         high_resolution (bool): HiResCAM (Draelos & Carin 2020) of the softmax output, which the authors' scores
             use: gradient times activation position by position, without the mean over positions.
         hints (LayoutHints): layout of token and channels-last layers where it cannot be found.
@@ -85,8 +84,7 @@ def layer_gradcams(
                 "maps of your own."
             )
     with torch.inference_mode(False), torch.enable_grad():
-        scores = class_scores(outputs[-1], output_transform, model)
-        _check_labels(labels, scores, model)
+        scores = class_scores(outputs[-1], output_transform, labels, model)
         chosen = (scores.softmax(1) if high_resolution else scores).gather(1, labels.to(scores.device)[:, None]).sum()
     activations = [device[layer.module].tensors[0] for device in devices for layer in layers]
     gradients = torch.autograd.grad(chosen, activations, allow_unused=True) if chosen.requires_grad else ()
@@ -112,36 +110,3 @@ def layer_gradcams(
             a, g = (precise(layout.to_channels_first(tensor)) for tensor in (activation, gradient))
             of_layer.append((g * a).sum(1, keepdim=True) if high_resolution else weighted_activations(g, a, True))
     return [torch.cat([part.to(parts[0].device) for part in parts]) for parts in maps]
-
-
-def class_scores(output: Any, output_transform: Optional[OutputTransform], model: str) -> Tensor:
-    """Logits (N, classes) of a model's output: what ``output_transform`` makes of it, its ``logits``, or itself.
-
-    Raises:
-        TypeError: nothing of these is a (N, classes) tensor.
-    """
-    if output_transform is not None:
-        logits = output_transform(output)
-    elif isinstance(output, dict):
-        logits = output.get("logits", output)
-    else:
-        logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        shown = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise TypeError(
-            f"The output of {model} gives no logits (N, classes), got {shown}; pass output_transform=, a function "
-            "from the model's output to its logits."
-        )
-    return logits
-
-
-def _check_labels(labels: Tensor, scores: Tensor, model: str) -> None:
-    rows, classes = scores.shape
-    if rows != labels.shape[0]:
-        raise ValueError(f"{model} gives {rows} rows of scores for {labels.shape[0]} inputs.")
-    outside = (labels < 0) | (labels >= classes)
-    if bool(outside.any()):
-        raise ValueError(
-            f"The label {int(labels[outside][0])} has no output in {model}, which scores the classes 0 to {classes - 1}."
-        )
-

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from captum_kd._arguments import as_forward_args, as_layout_hints, check_callable
 from captum_kd._batches import Unpack, unpack_batch
-from captum_kd.attr.gradcam import OutputTransform
+from captum_kd._outputs import OutputTransform
 from captum_kd.distance import Estimator, check_estimator
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
@@ -221,7 +221,7 @@ def compare_transfer(
         "n": n,
         "class_counts": {str(label): taker.counts[label] for label in sorted(taker.counts)},
         "population": population,
-        "batches": None if population == "all" else {"used": taker.used, "left_out": taker.left_out},
+        "batches": {"used": taker.used, "left_out": taker.left_out} if isinstance(taker, MiniBatches) else None,
         "estimator": estimator,
         "feature_transform": _name(feature_transform),
         "localize": localize if localize is None or isinstance(localize, str) else _name(localize),
@@ -296,7 +296,7 @@ def _read(
                 f"The data hold the label {int(wrong)}, but class_embeddings has rows for the labels 0 to "
                 f"{len(class_embeddings) - 1} only."
             )
-        taker.add(viewer.features(inputs, labels, seen), labels)
+        taker.add(viewer.features(inputs, labels), labels)
         seen += len(labels)
     if seen == 0:
         raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
@@ -381,4 +381,3 @@ def _without_seed_control(subjects: Sequence[Subject], explained_in_pairs: bool)
 
 def _name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__qualname__", type(function).__qualname__))
-

@@ -6,19 +6,21 @@ layer's map for all of them.
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
 from captum_kd._arguments import as_inputs, as_labels
 from captum_kd._batches import device_of, to_device
+from captum_kd._maps import as_maps, image_place
+from captum_kd._outputs import OutputTransform
 from captum_kd.attr import UniCAM
-from captum_kd.attr.gradcam import OutputTransform, layer_gradcams
+from captum_kd.attr.gradcam import layer_gradcams
 from captum_kd.attr.reference import ReferencePopulation
 from captum_kd.layouts import LayoutHints
 from captum_kd.metrics.report.subjects import Subject
-from captum_kd.perturb import noisy_linear_imputation, relevant_pixels
+from captum_kd.perturb import keep_relevant
 
 __all__ = ["Explainer", "LOCALIZERS", "Localize", "Localizer", "as_explainer"]
 
@@ -29,10 +31,13 @@ Explainer = Callable[[Subject, Optional[Subject], Sequence[int], tuple[Tensor, .
 """(model, other model of the pair, places of layers, inputs, labels, further arguments) -> one map a layer."""
 
 
-class Localizer(NamedTuple):
+class Localizer:
     """Reduces images to their salient part.
 
-    Attributes:
+    An input's noise is drawn in its turn from a stream that begins at the seed for every model and layer: it
+    depends on the input's place in the data, is the same for all models, and does not depend on the batches.
+
+    Args:
         explain (callable): the maps.
         place (int, optional): place of the layer whose map serves all layers; None: each layer has its own.
         layers (int): number of layers.
@@ -41,67 +46,52 @@ class Localizer(NamedTuple):
         seed (int): of that noise.
     """
 
-    explain: Explainer
-    place: Optional[int]
-    layers: int
-    keep: float
-    noise: float
-    seed: int
+    def __init__(
+        self, explain: Explainer, place: Optional[int], layers: int, keep: float, noise: float, seed: int
+    ) -> None:
+        self._explain = explain
+        self._places = range(layers) if place is None else range(place, place + 1)
+        self._keep = keep
+        self._noise = noise
+        self._seed = seed
+        self._streams: dict[tuple[str, int], torch.Generator] = {}
 
     def reduce(
         self,
+        key: str,
         subject: Subject,
         given: Optional[Subject],
         inputs: tuple[Tensor, ...],
         labels: Tensor,
-        first: int,
         args: tuple[Any, ...],
     ) -> list[tuple[Tensor, ...]]:
         """The inputs with their images reduced: one tuple for all layers, or one for each.
 
         Args:
+            key (str): of the view whose next batch this is.
             subject (Subject): the model that is explained and will see the reduced images.
             given (Subject, optional): the other model of the pair.
             inputs (tuple of Tensor): the batch on the model's device.
             labels (Tensor): (N,).
-            first (int): number of inputs that came before; the noise of an input depends on its place in the data
-                and on the seed, and on nothing else.
             args (tuple): further arguments of the model.
 
         Raises:
-            ValueError: no image among the inputs, or several; maps of another size or not finite.
+            TypeError, ValueError: no image among the inputs, or several; maps that are none, of another batch or
+                size, or not finite.
         """
-        place = _image_place(inputs)
-        images = inputs[place]
-        places = range(self.layers) if self.place is None else [self.place]
-        maps = self.explain(subject, given, places, inputs, labels, args)
-        disturbances = self.noise * _noise(images, self.seed, first)
+        at = image_place(inputs, "localize needs")
+        images = inputs[at]
+        size = (images.shape[2], images.shape[3])
+        maps = self._explain(subject, given, self._places, inputs, labels, args)
         reduced = []
-        for values in maps:
-            stay = relevant_pixels(values.to(images.device), (images.shape[2], images.shape[3]), self.keep)
-            filled = noisy_linear_imputation(images, stay, noise=0.0)
-            reduced.append(torch.where(stay, filled, filled + disturbances))
-        return [(*inputs[:place], image, *inputs[place + 1 :]) for image in reduced]
-
-
-def _image_place(inputs: tuple[Tensor, ...]) -> int:
-    places = [place for place, value in enumerate(inputs) if value.dim() == 4]
-    if len(places) != 1:
-        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
-        raise ValueError(
-            f"localize needs exactly one input of images (N, C, H, W), got inputs of shape {shapes}. Leave localize=None."
-        )
-    return places[0]
-
-
-def _noise(images: Tensor, seed: int, first: int) -> Tensor:
-    """Standard normal numbers like the images, each image's drawn from a stream of its own."""
-    generator = torch.Generator()
-    drawn = []
-    for number in range(first, first + images.shape[0]):
-        generator.manual_seed((seed * 1_000_003 + number) % 2**63)
-        drawn.append(torch.randn(images.shape[1:], generator=generator))
-    return torch.stack(drawn).to(images)
+        for place, values in zip(self._places, maps):
+            checked = as_maps(values, f"What localizes {subject.layers[place]}", len(images), size)
+            stream = self._streams.setdefault((key, place), torch.Generator().manual_seed(self._seed))
+            image = keep_relevant(
+                images, checked.to(images.device), keep=self._keep, noise=self._noise, generator=stream
+            )
+            reduced.append((*inputs[:at], image, *inputs[at + 1 :]))
+        return reduced
 
 
 def as_explainer(
@@ -151,12 +141,7 @@ class _Custom:
         maps = []
         for place in places:
             layer = subject.layers[place]
-            values = self.function(subject.model, layer.module, given_inputs, labels.to(inputs[0].device))
-            if not isinstance(values, Tensor):
-                raise TypeError(
-                    f"localize returned {type(values).__name__} for {layer}; it must return one tensor of maps (N, 1, h, w)."
-                )
-            maps.append(values.detach())
+            maps.append(self.function(subject.model, layer.module, given_inputs, labels.to(inputs[0].device)))
         return maps
 
 
@@ -224,11 +209,8 @@ class _UniCam:
         if given is None:
             return self.teacher(subject, given, places, inputs, labels, args)
         unicam, population = self._pair(subject, given, places, args)
-        maps = unicam.attribute(inputs, labels, args, self.at_input, reference=population)
-        for layer, values in zip((subject.layers[place] for place in places), maps):
-            if not isinstance(values, Tensor):
-                raise ValueError(f"{layer} gives several tensors: there is no one map to localise by. Choose another layer.")
-        return list(maps)
+        maps: list[Tensor] = unicam.attribute(inputs, labels, args, self.at_input, reference=population)
+        return maps
 
     def _pair(
         self, subject: Subject, given: Subject, places: Sequence[int], args: tuple[Any, ...]

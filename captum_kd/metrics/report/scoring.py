@@ -25,7 +25,16 @@ from captum_kd.metrics.inference import (
 from captum_kd.metrics.report.subjects import TEACHER
 from captum_kd.metrics.report.views import Pair
 
-__all__ = ["Estimate", "LayerScores", "SIMILARITIES", "ScoreSettings", "TESTED_BY_JACKKNIFE", "WHOLE", "repeated_inputs", "widened_distances"]
+__all__ = [
+    "Estimate",
+    "LayerScores",
+    "SIMILARITIES",
+    "ScoreSettings",
+    "TESTED_BY_JACKKNIFE",
+    "WHOLE",
+    "repeated_inputs",
+    "widened_distances",
+]
 
 # 0.5 GiB of float64 features, and 0.13 GiB for a matrix of distances.
 MOST_WIDENED_NUMBERS = 2**26

@@ -82,13 +82,12 @@ class Viewer:
         self._args = additional_forward_args
         self._at_input = at_input
 
-    def features(self, inputs: tuple[Tensor, ...], labels: Tensor, first: int) -> dict[str, list[Tensor]]:
+    def features(self, inputs: tuple[Tensor, ...], labels: Tensor) -> dict[str, list[Tensor]]:
         """Features (N, d) of a batch: by the view's key, one tensor a layer.
 
         Args:
             inputs (tuple of Tensor): the batch, on any device.
             labels (Tensor): (N,).
-            first (int): number of inputs that came before.
         """
         found: dict[str, list[Tensor]] = {}
         for view in self.views:
@@ -99,7 +98,7 @@ class Viewer:
             if self._localizer is None:
                 found[view.key] = self._observe(observer, own, args)
                 continue
-            reduced = self._localizer.reduce(view.subject, view.given, own, labels, first, args)
+            reduced = self._localizer.reduce(view.key, view.subject, view.given, own, labels, args)
             if len(reduced) == 1:  # one map for all layers
                 found[view.key] = self._observe(observer, reduced[0], args)
             else:
