@@ -183,7 +183,8 @@ def compare_transfer(
     viewer = Viewer(
         subjects,
         pairs,
-        {"feature_transform": feature_transform, "hints": hints, "device_ids": device_ids},
+        hints,
+        {"feature_transform": feature_transform, "device_ids": device_ids},
         localizer,
         as_forward_args(additional_forward_args),
         attribute_to_layer_input,

@@ -19,7 +19,7 @@ from captum_kd.attr import UniCAM
 from captum_kd.attr.gradcam import layer_gradcams
 from captum_kd.attr.reference import ReferencePopulation
 from captum_kd.layouts import LayoutHints
-from captum_kd.metrics.report.subjects import Subject
+from captum_kd.metrics.report.subjects import Subject, hints_for
 from captum_kd.perturb import keep_relevant
 
 __all__ = ["Explainer", "LOCALIZERS", "Localize", "Localizer", "as_explainer"]
@@ -157,10 +157,10 @@ class _GradCam:
         self.settings: dict[str, Any] = {
             "high_resolution": high_resolution,
             "output_transform": output_transform,
-            "hints": hints,
             "at_input": at_input,
             "device_ids": device_ids,
         }
+        self.hints = hints
 
     def __call__(
         self,
@@ -172,7 +172,10 @@ class _GradCam:
         args: tuple[Any, ...],
     ) -> list[Tensor]:
         layers = [subject.layers[place] for place in places]
-        return layer_gradcams(subject.model, layers, inputs, labels, args, model=str(subject), **self.settings)
+        hints = hints_for(subject, self.hints)
+        return layer_gradcams(
+            subject.model, layers, inputs, labels, args, model=str(subject), hints=hints, **self.settings
+        )
 
 
 class _UniCam:
@@ -192,7 +195,8 @@ class _UniCam:
         teacher: Explainer,
     ) -> None:
         self.reference = reference
-        self.settings: dict[str, Any] = {"class_embeddings": class_embeddings, "device_ids": device_ids, **hints._asdict()}
+        self.settings: dict[str, Any] = {"class_embeddings": class_embeddings, "device_ids": device_ids}
+        self.settings |= {"grid": hints.grid, "prefix_tokens": hints.prefix_tokens, "channels_last": hints.channels_last}
         self.at_input = at_input
         self.teacher = teacher
         self.pairs: dict[tuple[str, str], tuple[UniCAM, ReferencePopulation]] = {}

@@ -9,8 +9,9 @@ from torch import nn
 
 from captum_kd._arguments import check_callable
 from captum_kd.layers import Layer, LayerLike, resolve_layer
+from captum_kd.layouts import LayoutHints
 
-__all__ = ["BASE", "Layers", "Models", "STUDENT", "Subject", "TEACHER", "as_subjects"]
+__all__ = ["BASE", "Layers", "Models", "STUDENT", "Subject", "TEACHER", "as_subjects", "hints_for"]
 
 STUDENT, BASE, TEACHER = "student", "base", "teacher"
 
@@ -80,6 +81,11 @@ def as_subjects(
         found = tuple(_layer_of(subject, label, layers) for label in labels)
         subjects.append(subject._replace(layers=found))
     return labels, subjects
+
+
+def hints_for(subject: Subject, hints: LayoutHints) -> LayoutHints:
+    """Layout hints describe Student and Base; for the Teacher they count where nothing else tells, as for UniCAM."""
+    return hints._replace(last_resort=True) if subject.role == TEACHER else hints
 
 
 def _labels(layers: Layers) -> list[str]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from captum_kd._batches import device_of, to_device
+from captum_kd.layouts import LayoutHints
 from captum_kd.metrics.report.localizing import Localizer
-from captum_kd.metrics.report.subjects import BASE, STUDENT, TEACHER, Subject
+from captum_kd.metrics.report.subjects import BASE, STUDENT, TEACHER, Subject, hints_for
 from captum_kd.observation import LayerPair, Observer
 
 __all__ = ["Pair", "View", "Viewer", "pairs_of"]
@@ -62,6 +63,7 @@ class Viewer:
         self,
         subjects: Sequence[Subject],
         pairs: Sequence[Pair],
+        hints: LayoutHints,
         observer_settings: dict[str, Any],
         localizer: Optional[Localizer],
         additional_forward_args: tuple[Any, ...],
@@ -74,6 +76,7 @@ class Viewer:
             view.key: Observer(
                 view.subject.model,
                 tuple(LayerPair(layer, layer) for layer in view.subject.layers),
+                hints=hints_for(view.subject, hints),
                 **observer_settings,
             )
             for view in self.views
