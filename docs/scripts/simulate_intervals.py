@@ -79,7 +79,7 @@ def bootstrap_coverage(distances: dict[str, Tensor], draw: torch.Generator, trut
     products = Products(names, gram[0], gram, torch.zeros(3, dtype=torch.float64))
     held: Row = {}
     for name, score in transfer_scores().items():
-        low, high = products.leave_one_out(score)[0].quantile(torch.tensor([0.025, 0.975]).double())
+        low, high = products.leave_one_out(score)[0].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
         held[name] = bool(low <= truth[name] <= high)
     return held
 

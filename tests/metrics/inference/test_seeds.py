@@ -90,7 +90,7 @@ def test_equal_scores_are_ties_whatever_the_rounding() -> None:
 
 def test_p_values_are_exact_under_exchangeable_models() -> None:
     """P(p <= a) <= a, and equal where a is attainable: 4 + 4 models, 70 relabellings."""
-    trials = 400
+    trials = 300
     p_values = torch.tensor([seed_test(random_scores(8, seed), 4).p_value for seed in range(trials)])
     for level in (5 / 70, 14 / 70, 35 / 70):
         share = float((p_values <= level + 1e-9).double().mean())
@@ -100,7 +100,7 @@ def test_p_values_are_exact_under_exchangeable_models() -> None:
 def test_p_values_are_exact_when_pairs_share_their_seeds() -> None:
     """Models of one seed are alike; where training differs in nothing, swaps within pairs are exact.
 
-    Counting those models as independent is not: the pairs across are then too similar too often.
+    Counting those models as independent is not: alike across, they make some statistics impossible.
     """
     trials, pairs, draw = 300, 5, torch.Generator().manual_seed(0)
     exact, naive = torch.empty(trials), []
@@ -115,7 +115,7 @@ def test_p_values_are_exact_when_pairs_share_their_seeds() -> None:
     for level in (1 / 32, 4 / 32, 16 / 32):
         share = float((exact <= level + 1e-6).double().mean())
         assert share == pytest.approx(level, abs=3 * (level * (1 - level) / trials) ** 0.5)
-    assert abs(sum(p <= 0.5 for p in naive) / len(naive) - 0.5) > 0.2
+    assert sum(p <= 0.8 for p in naive) / len(naive) > 0.95
 
 
 def test_the_diagonal_is_not_looked_at() -> None:
