@@ -1,7 +1,6 @@
 """Label permutations by class sums, against explicit relabelling and full enumeration."""
 
 from itertools import permutations
-from typing import Iterator
 
 import pytest
 import torch
@@ -13,15 +12,6 @@ from torch import Tensor
 from captum_kd.distance import center, correlation, euclidean_distances
 from captum_kd.metrics.inference import permutation
 from captum_kd.metrics.inference.permutation import label_permutation_p_value
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small only lose by threads, most where tests share the processor."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:
