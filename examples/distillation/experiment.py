@@ -14,6 +14,7 @@ from distillation.networks import STAGES, Architecture, ResNet
 from distillation.reporting import (
     EXPLANATIONS,
     as_record,
+    machine,
     print_results,
     save_keep_curves,
     save_layers,
@@ -108,6 +109,7 @@ def run(task: Task, teacher: Architecture, student: Architecture, settings: Sett
         "explanations": EXPLANATIONS,
         "settings": {**asdict(settings), "teacher": asdict(teacher), "student_and_base": asdict(student)},
         "versions": versions(),
+        "machine": machine(),
         "seconds": {"training": trained - begin, "explaining": time.perf_counter() - trained},
     }
     shown = {name: predictions[name] for name in (next(iter(networks.students)), next(iter(networks.bases)))}

@@ -13,12 +13,12 @@ from captum_kd import UniCAM
 from captum_kd.metrics import KeepCurve, keep_curve, localization_score, random_attributions
 from distillation.task import Examples
 
-__all__ = ["DISTILLED", "keep_curves", "localization", "maps_of"]
+__all__ = ["DISTILLED", "RESIDUAL", "keep_curves", "localization", "maps_of", "mean_and_error"]
 
 BATCH = 128
 """Images in one forward pass; no result depends on it."""
 
-DISTILLED = "UniCAM distilled"
+DISTILLED, RESIDUAL = "UniCAM distilled", "UniCAM residual"
 
 
 def maps_of(
@@ -30,7 +30,7 @@ def maps_of(
     reference: Examples,
     progress: bool,
 ) -> dict[str, Tensor]:
-    """Five kinds of maps of the same images at one layer, each (N, 1, h, w) and positive, on the CPU.
+    """Five kinds of maps of the same images at one layer, each (N, 1, h, w) and signed, on the CPU.
 
     Grad-CAM explains each network's output for the true class. UniCAM's maps are of what one network has and the
     other lacks, measured against the reference population one image at a time: as far as it follows the labels, and
@@ -49,7 +49,7 @@ def maps_of(
     maps = {
         f"Grad-CAM {name}": torch.cat(
             [
-                LayerGradCam(network, network.get_submodule(layer)).attribute(batch, target, relu_attributions=True)
+                LayerGradCam(network, network.get_submodule(layer)).attribute(batch, target)
                 for batch, target in zip(images.split(BATCH), labels.split(BATCH))
             ]
         )
@@ -59,7 +59,6 @@ def maps_of(
     distilled, residual = for_labels.attribute_transfer(
         images,
         labels,
-        relu_attributions=True,
         reference=for_labels.reference(*known, internal_batch_size=BATCH),
         internal_batch_size=BATCH,
         show_progress=progress,
@@ -67,35 +66,42 @@ def maps_of(
     for_teacher = UniCAM(student, layer, base, teacher_func=teacher)
     taught = for_teacher.attribute(
         images,
-        relu_attributions=True,
         reference=for_teacher.reference(known[0], internal_batch_size=BATCH),
         internal_batch_size=BATCH,
         show_progress=progress,
     )
-    maps |= {DISTILLED: distilled, "UniCAM residual": residual, "UniCAM from the Teacher": taught}
+    maps |= {DISTILLED: distilled, RESIDUAL: residual, "UniCAM from the Teacher": taught}
     return {name: values.detach().cpu() for name, values in maps.items()}
 
 
 def localization(maps: Mapping[str, Tensor], masks: Tensor) -> dict[str, Any]:
-    """How far the maps lie on the objects: means over images, their standard errors, and what chance would give."""
-    n = len(masks)
+    """How far the maps lie on the objects: means over images with standard errors, what chance would give, and the
+    difference of distilled and residual maps, image by image."""
     found: dict[str, Any] = {"mask_area": float(masks.float().mean()), "maps": {}}
+    shares = {}
     for name, values in maps.items():
         with warnings.catch_warnings(record=True):  # empty maps count as 0; the record says how many there are
             scores = localization_score(values, masks)
+        shares[name] = scores.energy_share
         found["maps"][name] = {
-            "energy_share": float(scores.energy_share.mean()),
-            "energy_share_standard_error": float(scores.energy_share.std()) / n**0.5,
-            "pointing_game": float(scores.pointing_game.mean()),
+            "energy_share": mean_and_error(scores.energy_share),
+            "pointing_game": mean_and_error(scores.pointing_game),
             "empty_maps": int((values.flatten(1).amax(1) <= 0).sum()),
         }
+    found["distilled_minus_residual"] = mean_and_error(shares[DISTILLED] - shares[RESIDUAL])
     return found
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float | None]:
+    """Mean over images and its standard error; None for a single image."""
+    n = len(values)
+    return float(values.mean()), float(values.std()) / n**0.5 if n > 1 else None
 
 
 def keep_curves(student: nn.Module, examples: Examples, maps: Mapping[str, Tensor], progress: bool) -> dict[str, KeepCurve]:
     """Accuracy of the Student on images of which only the most salient part is kept, by each map and by chance."""
     device = next(student.parameters()).device
-    names = ("Grad-CAM Student", DISTILLED, "UniCAM residual", "UniCAM from the Teacher")
+    names = ("Grad-CAM Student", DISTILLED, RESIDUAL, "UniCAM from the Teacher")
     chosen = {name: maps[name].to(device) for name in names}
     chosen["random"] = random_attributions(chosen[DISTILLED])
     images, labels = examples.inputs().to(device), examples.labels.to(device)

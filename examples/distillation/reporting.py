@@ -8,17 +8,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Mapping
 
+import torch
 from torch import Tensor
 
 from captum_kd.metrics import KeepCurve, TransferReport
 from captum_kd.perturb import relevant_pixels
 from captum_kd.visualization import plot_keep_curve, plot_layer_scores, visualize_transfer
-from distillation.explaining import DISTILLED
+from distillation.explaining import DISTILLED, mean_and_error
 from distillation.task import Examples, Task, first_of_each_class
 
 __all__ = [
     "EXPLANATIONS",
     "as_record",
+    "machine",
     "print_results",
     "save_keep_curves",
     "save_layers",
@@ -50,8 +52,13 @@ EXPLANATIONS = {
 
 def versions() -> dict[str, str]:
     """Versions of everything that the numbers depend on."""
-    packages = ("captum", "captum_kd", "lightning", "numpy", "torch", "torchdistill")
+    packages = ("captum", "captum_kd", "lightning", "numpy", "scikit-learn", "torch", "torchdistill", "torchvision")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def machine() -> dict[str, Any]:
+    """What else they depend on: sums are made in another order on another number of threads."""
+    return {"processor": platform.machine(), "threads": torch.get_num_threads()}
 
 
 def as_record(curve: KeepCurve) -> dict[str, Any]:
@@ -121,20 +128,26 @@ def print_results(report: Mapping[str, Any], scores: TransferReport, curves: Map
 
     where = report["localization"]
     if where is not None:
-        print(f"\nMaps on the object, which covers {where['mask_area']:.1%} of an image: positive energy, maximum")
+        print(f"\nMaps on the object, which covers {where['mask_area']:.1%} of an image (standard errors over images)")
+        print(f"  {'':<24}{'positive energy':>18}{'maximum':>18}")
         for name, values in where["maps"].items():
-            empty = f", {values['empty_maps']} empty maps" if values["empty_maps"] else ""
-            print(
-                f"  {name:<24}{values['energy_share']:7.1%} (standard error "
-                f"{values['energy_share_standard_error']:.1%}){values['pointing_game']:9.1%}{empty}"
-            )
+            empty = f"   {values['empty_maps']} maps without positive values" if values["empty_maps"] else ""
+            print(f"  {name:<24}{_share(values['energy_share']):>18}{_share(values['pointing_game']):>18}{empty}")
+        print(f"  distilled - residual, image by image: {_share(where['distilled_minus_residual'])} of the energy")
 
-    print("\nMean accuracy of the Student with 10 to 90 % of the pixels kept (difference to distilled, image by image)")
+    print("\nMean accuracy of the first Student with 10 to 90 % of the pixels kept, and what distilled has over it")
     for name, curve in curves.items():
-        gap = curves[DISTILLED].areas - curve.areas
-        error = float(gap.std()) / len(gap) ** 0.5 if len(gap) > 1 else float("nan")
-        compared = "" if name == DISTILLED else f"   distilled {float(gap.mean()):+.3f} (standard error {error:.3f})"
+        gap, error = mean_and_error(curves[DISTILLED].areas - curve.areas)
+        compared = "" if name == DISTILLED else f"   {gap:+.3f}" + ("" if error is None else f" ({error:.3f})")
         print(f"  {name:<24}{float(curve.area):.3f}{compared}")
+
+    seconds = report["seconds"]
+    print(f"\n{seconds['training']:.0f} s of training, {seconds['explaining']:.0f} s of explaining and measuring")
+
+
+def _share(mean_and_its_error: tuple[float, float | None]) -> str:
+    mean, error = mean_and_its_error
+    return f"{mean:.1%}" + ("" if error is None else f" ({error:.1%})")
 
 
 def _print_means(rows: list[dict[str, Any]]) -> None:

@@ -73,7 +73,11 @@ def test_report_says_how_much_of_each_map_is_on_the_digit(report):
     where = report["localization"]
     assert 0.05 < where["mask_area"] < 0.25
     assert list(where["maps"]) == MAPS
-    assert all(0 <= values["energy_share"] <= 1 for values in where["maps"].values())
+    for values in where["maps"].values():
+        for mean, error in (values["energy_share"], values["pointing_game"]):
+            assert 0 <= mean <= 1 and error > 0
+    means = [where["maps"][name]["energy_share"][0] for name in ("UniCAM distilled", "UniCAM residual")]
+    assert where["distilled_minus_residual"][0] == pytest.approx(means[0] - means[1], abs=1e-6)
 
 
 def test_report_holds_a_keep_curve_for_every_map_and_for_chance(report):
@@ -159,6 +163,13 @@ def test_student_loss_is_that_of_hinton():
 
 def test_training_leaves_torch_as_it_was(written):
     assert torch.get_deterministic_debug_mode() == 0
+
+
+def test_help_names_the_values_that_are_taken(capsys):
+    with pytest.raises(SystemExit):
+        quickstart.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "None" not in text and "Base models, each with a seed of its own; default: 2" in text
 
 
 @pytest.mark.parametrize("option", ["--epochs 0", "--alpha 2", "--test-images 3", "--temperature 0", "--pairs 0"])
