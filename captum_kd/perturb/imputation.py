@@ -7,13 +7,13 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from captum_kd.perturb.multigrid import Hierarchy
+from captum_kd.perturb.multigrid import Buffers, Hierarchy
 
 __all__ = ["check_images", "check_noise", "noisy_linear_imputation"]
 
 # Numbers of images worked on at once. Passes over images that stay in the cache are several times as fast
 # on a CPU; elsewhere the number bounds the memory.
-_CPU_BLOCK = 400_000
+_CPU_BLOCK = 1_250_000
 _DEVICE_BLOCK = 20_000_000
 # float32 resolves solutions to about 2e-5 of the images' range: where less is asked for, float64 is used.
 _FLOAT32_LIMIT = 1e-4
@@ -110,30 +110,35 @@ def _impute(known: Tensor, keep: Tensor, tolerance: float) -> Tensor:
     precise = bool((target < _FLOAT32_LIMIT).any()) and known.device.type != "mps"  # which has no float64
     work = torch.float64 if precise else known.dtype
     block = max(1, (_CPU_BLOCK if known.device.type == "cpu" else _DEVICE_BLOCK) // (channels * height * width))
-    blocks = (part.split(block) for part in (known, keep, scale.middle, scale.half, target))
-    return torch.cat([_impute_block(*part, work) for part in zip(*blocks)])
+    filled, buffers = torch.empty_like(known), Buffers()
+    for start in range(0, n, block):
+        rows = slice(start, start + block)
+        size = torch.where(scale.half[rows] > 0, scale.half[rows], 1)
+        boundary = torch.where(keep[rows], (known[rows] - scale.middle[rows]) / size, 0).to(work)
+        solution = _solve(boundary, keep[rows], target[rows], buffers)
+        # A mean of neighbours lies among the kept values.
+        torch.addcmul(scale.middle[rows], solution.clamp_(-1, 1).to(known.dtype), size, out=filled[rows])
+    return filled
 
 
-def _impute_block(
-    known: Tensor, keep: Tensor, middle: Tensor, half: Tensor, target: Tensor, dtype: torch.dtype
-) -> Tensor:
-    size = torch.where(half > 0, half, 1)
-    boundary = torch.where(keep, (known - middle) / size, 0).to(dtype)
-    grids = Hierarchy((~keep).to(dtype))
-    x = _conjugate_gradients(grids, grids.finest.neighbours(boundary, out=torch.empty_like(boundary)), target)
-    # A mean of neighbours lies among the kept values.
-    return x.clamp(-1, 1).to(known.dtype) * size + middle
+def _solve(boundary: Tensor, keep: Tensor, target: Tensor, buffers: Buffers) -> Tensor:
+    grids = Hierarchy((~keep).to(boundary.dtype), buffers)
+    b = grids.finest.neighbours(boundary, out=buffers.like(boundary, "b"))
+    return _conjugate_gradients(grids, b, target, buffers)
 
 
-def _conjugate_gradients(grids: Hierarchy, b: Tensor, target: Tensor) -> Tensor:
+def _conjugate_gradients(grids: Hierarchy, b: Tensor, target: Tensor, buffers: Buffers) -> Tensor:
     """Solves D x - N x = b until the largest error of each channel is at most its target.
 
     The preconditioned residual estimates the error, and adding it at the end takes it off: at least half of
     the error goes, so the estimate may be a factor of two too small.
     """
-    x, r, q = torch.zeros_like(b), b, torch.empty_like(b)
+    x, p, q = (buffers.like(b, name) for name in ("x", "p", "q"))
+    x.zero_()
+    r = b  # what is left of the right-hand side, in its place
     z = grids.cycle(r)
-    p, rz = z.clone(), _dot(r, z, out=q)
+    p.copy_(z)
+    rz = _dot(r, z, out=q)
     for _ in range(_MAX_STEPS):
         if bool((torch.abs(z, out=q).amax((2, 3), keepdim=True) <= target).all()):
             return x.add_(z)

@@ -17,7 +17,7 @@ conjugate gradient method", 1993.
 
 from __future__ import annotations
 
-from typing import Union
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ COARSEST = 8
 """Grids of at most so many pixels a side are solved directly."""
 
 Offset = tuple[int, int]
-Index = tuple[Union[slice, "ellipsis"], ...]
+Index = tuple[Any, ...]  # of slices, after an ellipsis
 
 # Half of the 8 neighbours; the matrix is symmetric, so the other half mirrors them.
 _HALF: tuple[Offset, ...] = ((0, 1), (1, 0), (1, 1), (1, -1))
@@ -47,16 +47,17 @@ class Hierarchy:
 
     Args:
         removed (Tensor): (N, 1, H, W), 1 where the pixel is to be found and 0 where it is known.
+        buffers (Buffers): room to work, which hierarchies used one after the other may share.
     """
 
-    def __init__(self, removed: Tensor) -> None:
-        self.finest = _Pixels(removed)
+    def __init__(self, removed: Tensor, buffers: Buffers) -> None:
+        self.finest = _Pixels(removed, buffers.part(0))
         self._levels: list[_Level] = [self.finest]
         self._transfers: list[_Transfer] = []
         while max(self._levels[-1].size) > COARSEST:
             transfer = _Transfer(self._levels[-1])
             self._transfers.append(transfer)
-            self._levels.append(transfer.coarse_level())
+            self._levels.append(transfer.coarse_level(buffers.part(len(self._levels))))
         self._inverse = _dense_inverse(self._levels[-1])
 
     def cycle(self, residual: Tensor, level: int = 0) -> Tensor:
@@ -74,7 +75,7 @@ class Hierarchy:
         rest = grid.neighbours(x, out=grid.buffers.like(residual, "rest"))
         if grid.damping < 1:
             rest.add_(residual, alpha=1 - grid.damping)
-        x += transfer.up(self.cycle(transfer.down(rest), level + 1), out=rest)
+        transfer.add_up(self.cycle(transfer.down(rest), level + 1), to=x)
         better = grid.neighbours(x, out=rest).add_(residual).mul_(grid.sweep)
         return better.add_(x, alpha=1 - grid.damping) if grid.damping < 1 else better
 
@@ -84,13 +85,18 @@ class Buffers:
 
     def __init__(self) -> None:
         self._tensors: dict[str, Tensor] = {}
+        self._parts: dict[int, Buffers] = {}
+
+    def part(self, index: int) -> Buffers:
+        """Buffers with names of their own."""
+        return self._parts.setdefault(index, Buffers())
 
     def like(self, example: Tensor, name: str) -> Tensor:
         """A tensor of the example's shape, with any content."""
         found = self._tensors.get(name)
-        if found is None or found.shape != example.shape:
-            found = self._tensors[name] = torch.empty_like(example)
-        return found
+        if found is None or found.shape[1:] != example.shape[1:] or len(found) < len(example):
+            found = self._tensors[name] = torch.empty_like(example, memory_format=torch.contiguous_format)
+        return found[: len(example)]
 
 
 # -------------------------------------------------------------------------------- grids
@@ -103,15 +109,16 @@ class _Level:
         diagonal (Tensor): ``D``.
         inverse (Tensor): 1 / ``D``, 0 where nothing is to be found.
         damping (float): of Jacobi sweeps.
+        buffers (Buffers): room to work.
     """
 
-    def __init__(self, diagonal: Tensor, inverse: Tensor, damping: float) -> None:
+    def __init__(self, diagonal: Tensor, inverse: Tensor, damping: float, buffers: Buffers) -> None:
         self.size = (diagonal.shape[-2], diagonal.shape[-1])
         self.diagonal = diagonal
         self.inverse = inverse
         self.damping = damping
         self.sweep = damping * inverse
-        self.buffers = Buffers()
+        self.buffers = buffers
 
     def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
         """``N x`` for an ``x`` that is 0 at known pixels; the result means nothing there."""
@@ -132,13 +139,13 @@ class _Level:
 class _Pixels(_Level):
     """The finest grid: weights are the same everywhere."""
 
-    def __init__(self, removed: Tensor) -> None:
+    def __init__(self, removed: Tensor, buffers: Buffers) -> None:
         ones = torch.ones_like(removed[:1])
         diagonal = _weighted_neighbours(ones, out=torch.empty_like(ones), row=torch.empty_like(ones))
         inverse = removed / diagonal.clamp(min=1)  # a lone pixel has no neighbours
         # The eigenvalues of A / D reach 4/3, and undamped sweeps leave a third of what the next grid cannot
         # show, the least possible. Only along a single line they reach 2, and undamped sweeps do nothing.
-        super().__init__(diagonal, inverse, _DAMPING if min(removed.shape[-2:]) == 1 else 1)
+        super().__init__(diagonal, inverse, _DAMPING if min(removed.shape[-2:]) == 1 else 1, buffers)
         (height, width), (h, w) = self.size, _halved(self.size)
         even = pad(removed, (0, 2 * w - width, 0, 2 * h - height))
         self._planes = {(y, x): pad(even[..., y::2, x::2], (1, 1, 1, 1)) for y, x in _PARITIES}
@@ -161,8 +168,8 @@ class _Pixels(_Level):
 class _Coarse(_Level):
     """A coarser grid: each pair of neighbours has a weight of its own."""
 
-    def __init__(self, diagonal: Tensor, weights: dict[Offset, Tensor]) -> None:
-        super().__init__(diagonal, torch.where(diagonal > 0, 1 / diagonal, 0), _DAMPING)
+    def __init__(self, diagonal: Tensor, weights: dict[Offset, Tensor], buffers: Buffers) -> None:
+        super().__init__(diagonal, torch.where(diagonal > 0, 1 / diagonal, 0), _DAMPING, buffers)
         self._pairs = []
         for offset, weight in weights.items():
             here, there = _facing(offset, self.size)
@@ -198,7 +205,7 @@ class _Transfer:
     """
 
     def __init__(self, level: _Level) -> None:
-        self._buffers = Buffers()
+        self._buffers = level.buffers
         self._coarse_size = _halved(level.size)
         self._entries = {parity: level.weights(parity) for parity in _PARITIES}
         (height, width), (h, w) = level.size, self._coarse_size
@@ -208,11 +215,12 @@ class _Transfer:
             entries[0, 0] = -diagonal[..., y::2, x::2].contiguous()
         self._weights = self._interpolation({(y, x): inverse[..., y::2, x::2].contiguous() for y, x in _PARITIES})
         # What reaches beyond the grid is 0; leave it out.
-        self._terms = []
+        self._terms: dict[Offset, list[tuple[Index, Index, Tensor]]] = {}
         for parity, corners in self._weights.items():
-            for corner, weight in corners.items():
-                here, there = _facing(corner, self._coarse_size)
-                self._terms.append((parity, here, there, weight[here].contiguous()))
+            facing = {corner: _facing(corner, self._coarse_size) for corner in corners}
+            self._terms[parity] = [
+                (here, there, corners[corner][here].contiguous()) for corner, (here, there) in facing.items()
+            ]
 
     def _interpolation(self, inverse: dict[Offset, Tensor]) -> dict[Offset, dict[Offset, Tensor]]:
         """By parity and corner: pixels 2 i + parity take these shares of the coarse pixels i + corner."""
@@ -238,33 +246,33 @@ class _Transfer:
             (1, 1): {corner: weight * inverse[1, 1] for corner, weight in amid.items()},
         }
 
-    def up(self, coarse: Tensor, out: Tensor) -> Tensor:
-        """Interpolates (N, C, h, w) to (N, C, H, W)."""
+    def add_up(self, coarse: Tensor, to: Tensor) -> None:
+        """Adds the interpolation of (N, C, h, w) to (N, C, H, W)."""
         # Grids of one parity are worked on apart: strided memory is slow, so it is passed once.
-        blocks = {parity: self._buffers.like(coarse, f"block {parity}").zero_() for parity in _PARITIES}
-        for parity, here, there, weight in self._terms:
-            blocks[parity][here].addcmul_(weight, coarse[there])
-        for (y, x), block in blocks.items():
-            target = out[..., y::2, x::2]
-            target.copy_(block[..., : target.shape[-2], : target.shape[-1]])
-        return out
+        for (y, x), terms in self._terms.items():
+            block = self._buffers.like(coarse, f"block {y}{x}")
+            for here, there, weight in terms:
+                if weight.shape[-2:] == coarse.shape[-2:]:
+                    torch.mul(weight, coarse, out=block)  # the first: it covers the block
+                else:
+                    block[here].addcmul_(weight, coarse[there])
+            target = to[..., y::2, x::2]
+            target += block[..., : target.shape[-2], : target.shape[-1]]
 
     def down(self, fine: Tensor) -> Tensor:
-        """The transpose of :meth:`up`; the result is overwritten by the next call."""
-        example = fine[..., ::2, ::2]
-        coarse = self._buffers.like(example, "coarse").zero_()
-        blocks = {}
-        for y, x in _PARITIES:
+        """The transpose of the interpolation; the result is overwritten by the next call."""
+        coarse = self._buffers.like(fine[..., ::2, ::2], "coarse").zero_()
+        for (y, x), terms in self._terms.items():
             source = fine[..., y::2, x::2]
-            blocks[y, x] = self._buffers.like(coarse, f"block {(y, x)}")
-            if source.shape != coarse.shape:
-                blocks[y, x].zero_()
-            blocks[y, x][..., : source.shape[-2], : source.shape[-1]] = source
-        for parity, here, there, weight in self._terms:
-            coarse[there].addcmul_(weight, blocks[parity][here])
+            block = self._buffers.like(coarse, f"block {y}{x}")
+            if source.shape != block.shape:
+                block.zero_()
+            block[..., : source.shape[-2], : source.shape[-1]] = source
+            for here, there, weight in terms:
+                coarse[there].addcmul_(weight, block[here])
         return coarse
 
-    def coarse_level(self) -> _Coarse:
+    def coarse_level(self, buffers: Buffers) -> _Coarse:
         """The Galerkin product P' A P of the interpolation P and the level's matrix A, entry by entry."""
         zeros = torch.zeros_like(self._weights[0, 0][0, 0])
         product = {offset: zeros.clone() for offset in ((0, 0), *_HALF)}
@@ -276,7 +284,7 @@ class _Transfer:
                 for (dy, dx), total in product.items():
                     if (cy + dy, cx + dx) in through:
                         total[there].addcmul_(weight, through[cy + dy, cx + dx][here])
-        return _Coarse(-product.pop((0, 0)), product)
+        return _Coarse(-product.pop((0, 0)), product, buffers)
 
     def _neighbours_of_interpolation(self, parity: Offset, zeros: Tensor) -> dict[Offset, Tensor]:
         """-A P in the rows of pixels 2 i + parity, by the offset of the coarse pixel from i."""
@@ -329,4 +337,5 @@ def _dense_inverse(level: _Level) -> Tensor:
     columns = unit.reshape(1, -1, height, width).repeat(inverse.shape[0], 1, 1, 1)
     unknown = torch.sign(inverse).flatten(2)  # (N, 1, h * w)
     matrix = level.apply(columns, out=torch.empty_like(columns)).flatten(2) * unknown * unknown.mT + unit * (1 - unknown)
-    return (torch.linalg.inv(matrix) * unknown).unsqueeze(1)
+    inverted: Tensor = torch.linalg.inv(matrix)
+    return (inverted * unknown).unsqueeze(1)

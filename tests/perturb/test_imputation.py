@@ -330,7 +330,7 @@ def changed(tensor: Tensor, index, value) -> Tensor:
         ({"images": changed(IMAGES, (2, 1, 0, 0), torch.nan)}, ValueError, r"Kept pixels of image\(s\) 2 are not finite"),
         ({"images": changed(IMAGES, (slice(1, 3), 1, 0, 0), torch.inf)}, ValueError, r"image\(s\) 1, 2 are not finite"),
         ({"keep": None}, TypeError, "keep must be a boolean tensor, got NoneType"),
-        ({"keep": KEEP.float()}, TypeError, "boolean mask .True stays., got a tensor of torch.float32; compare first: keep > 0.5"),
+        ({"keep": KEEP.float()}, TypeError, "boolean mask .*, got a tensor of torch.float32; compare first: keep > 0.5"),
         ({"keep": KEEP.long()}, TypeError, r"keep.bool\(\) for zeros and ones"),
         ({"keep": KEEP[:3]}, ValueError, r"keep has shape \(3, 1, 6, 5\) .* one mask per image, \(4, 1, 6, 5\) or \(4, 6, 5\)"),
         ({"keep": KEEP.mT}, ValueError, r"shape \(4, 1, 5, 6\)"),
