@@ -53,7 +53,7 @@ def plain(report: Mapping[str, Any]) -> str:
             lines += _table(rows, {score: columns[score] for score in shown}, len(pairs))
     if report["seed_control"] is not None:
         lines += ["", "Seed control: would another training run have shown the same?"]
-        lines += _wrapped(test["sentence"] for test in report["seed_control"]["tests"])
+        lines += _wrapped(_verdicts(report["seed_control"]["tests"]))
     lines += ["", "How to read this"]
     lines += _wrapped(report["notes"])
     return "\n".join(lines)
@@ -147,6 +147,24 @@ def _shortened(text: str, width: int) -> str:
         return text
     end = (width - 1) // 2
     return text[: width - 1 - end] + "~" + text[len(text) - end :]
+
+
+def _verdicts(tests: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence a test; one for all layers of a question that none of them can decide."""
+    families: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for test in tests:
+        families.setdefault((test["group"], test["score"]), []).append(test)
+    told = []
+    for family in families.values():
+        if len(family) == 1 or any(test["decision"] is not None or test["statistic"] is None for test in family):
+            told += [test["sentence"] for test in family]
+            continue
+        first = family[0]
+        names = ", ".join(test["layer"] for test in family)
+        differences = ", ".join(f"{test['statistic']:+.3f}" for test in family)
+        sentence = first["sentence"].replace(f"{first['layer']}:", f"{names}:", 1)
+        told.append(sentence.replace(f"(difference {first['statistic']:+.3f})", f"(differences {differences})"))
+    return told
 
 
 def _wrapped(sentences: Iterable[str]) -> list[str]:

@@ -103,6 +103,16 @@ def test_printed_table_shows_mean_and_range_of_several_pairs(report):
     assert "mean over their 4 pairs" in " ".join(str(report).split())
 
 
+def test_layers_that_cannot_be_decided_share_a_sentence_in_print(report):
+    text = " ".join(str(report).split())
+    first, second = (
+        next(t for t in report.seed_control["tests"] if (t["score"], t["layer"]) == ("fss", layer))["statistic"]
+        for layer in ("conv2", "conv3")
+    )
+    assert "conv2, conv3: cannot be decided whether Students differ" in text
+    assert f"(differences {first:+.3f}, {second:+.3f})" in text
+
+
 def test_same_seed_same_bytes():
     texts = [quiet(related(1), related(2), "conv2", batches(9), confidence=0.9, seed=3).to_json() for _ in range(2)]
     assert texts[0] == texts[1]
