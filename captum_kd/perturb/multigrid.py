@@ -38,8 +38,11 @@ _NEIGHBOURS: tuple[Offset, ...] = _HALF + tuple((-dy, -dx) for dy, dx in _HALF)
 _PARITIES: tuple[Offset, ...] = ((0, 0), (0, 1), (1, 0), (1, 1))
 # Jacobi's damping where eigenvalues of A / D may reach 2.
 _DAMPING = 0.8
-# Where the neighbours along a line leave less than this share of the diagonal, what is left is rounding.
-_NOTHING_ACROSS = 1e-6
+# Coarse pixels that are known may still stand for the pixels beside them, unless next to nothing of the
+# diagonal (about 5 amid a hole) is left: these would not help, and from grid to grid shrink to nothing.
+_LEAST_DIAGONAL = 0.1
+# Where what neighbours weigh is at most this share of the diagonal, a sweep solves well enough.
+_WEAK_COUPLING = 0.25
 
 
 class Hierarchy:
@@ -54,11 +57,12 @@ class Hierarchy:
         self.finest = _Pixels(removed, buffers.part(0))
         self._levels: list[_Level] = [self.finest]
         self._transfers: list[_Transfer] = []
-        while max(self._levels[-1].size) > COARSEST:
+        while max(self._levels[-1].size) > COARSEST and not self._levels[-1].is_weakly_coupled():
             transfer = _Transfer(self._levels[-1])
             self._transfers.append(transfer)
             self._levels.append(transfer.coarse_level(buffers.part(len(self._levels))))
-        self._inverse = _dense_inverse(self._levels[-1])
+        is_small = max(self._levels[-1].size) <= COARSEST
+        self._inverse = _dense_inverse(self._levels[-1]) if is_small else None
 
     def cycle(self, residual: Tensor, level: int = 0) -> Tensor:
         """An approximate solution for the right-hand side (N, C, H, W), 0 at known pixels.
@@ -67,6 +71,8 @@ class Hierarchy:
         definite operator. The result is overwritten by the next call.
         """
         if level == len(self._transfers):
+            if self._inverse is None:
+                return self._levels[level].inverse * residual
             # No matrix product: a caller's autocast would round it to half precision.
             return (self._inverse * residual.flatten(2).unsqueeze(2)).sum(-1).reshape(residual.shape)
         grid, transfer = self._levels[level], self._transfers[level]
@@ -124,12 +130,15 @@ class _Level:
         """``N x`` for an ``x`` that is 0 at known pixels; the result means nothing there."""
         raise NotImplementedError
 
-    def weights(self, parity: Offset) -> dict[Offset, Tensor]:
-        """The weights of unknown pixels' unknown neighbours, by the neighbour's offset.
+    def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
+        """The weights of unknown pixels' unknown neighbours, by the pixel's parity and the neighbour's offset.
 
-        Of pixels of one parity; (N, 1, h, w), h and w half the size rounded up, for all parities.
+        Each (N, 1, h, w), h and w half the size rounded up.
         """
         raise NotImplementedError
+
+    def is_weakly_coupled(self) -> bool:
+        return False
 
     def apply(self, x: Tensor, out: Tensor) -> Tensor:
         """``D x - N x``, likewise."""
@@ -146,23 +155,26 @@ class _Pixels(_Level):
         # The eigenvalues of A / D reach 4/3, and undamped sweeps leave a third of what the next grid cannot
         # show, the least possible. Only along a single line they reach 2, and undamped sweeps do nothing.
         super().__init__(diagonal, inverse, _DAMPING if min(removed.shape[-2:]) == 1 else 1, buffers)
-        (height, width), (h, w) = self.size, _halved(self.size)
-        even = pad(removed, (0, 2 * w - width, 0, 2 * h - height))
-        self._planes = {(y, x): pad(even[..., y::2, x::2], (1, 1, 1, 1)) for y, x in _PARITIES}
+        self._removed = removed
 
     def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
         return _weighted_neighbours(x, out, row=self.buffers.like(x, "row"))
 
-    def weights(self, parity: Offset) -> dict[Offset, Tensor]:
-        (y, x), (h, w) = parity, _halved(self.size)
+    def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
+        (height, width), (h, w) = self.size, _halved(self.size)
+        even = pad(self._removed, (0, 2 * w - width, 0, 2 * h - height))
+        framed = {(y, x): pad(even[..., y::2, x::2], (1, 1, 1, 1)) for y, x in _PARITIES}
 
-        def seen(dy: int, dx: int) -> Tensor:
-            plane = self._planes[(y + dy) % 2, (x + dx) % 2]
-            return plane[..., 1 + (y + dy) // 2 :, 1 + (x + dx) // 2 :][..., :h, :w]
+        def seen(y: int, x: int) -> Tensor:
+            return framed[y % 2, x % 2][..., 1 + y // 2 :, 1 + x // 2 :][..., :h, :w]
 
-        here = seen(0, 0)
-        half = 0.5 * here
-        return {(dy, dx): (here if dy * dx == 0 else half) * seen(dy, dx) for dy, dx in _NEIGHBOURS}
+        found: dict[Offset, dict[Offset, Tensor]] = {}
+        for y, x in _PARITIES:
+            direct, diagonal = seen(y, x), 0.5 * seen(y, x)
+            found[y, x] = {
+                (dy, dx): (direct if dy * dx == 0 else diagonal) * seen(y + dy, x + dx) for dy, dx in _NEIGHBOURS
+            }
+        return found
 
 
 class _Coarse(_Level):
@@ -182,15 +194,25 @@ class _Coarse(_Level):
             out[there].addcmul_(weight, x[here])
         return out
 
-    def weights(self, parity: Offset) -> dict[Offset, Tensor]:
-        (height, width), (y, x) = self.size, parity
-        found = {}
+    def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
+        (height, width), (h, w) = self.size, _halved(self.size)
+        planes = {}
         for (dy, dx), here, there, weight in self._pairs:
             for offset, where in (((dy, dx), here), ((-dy, -dx), there)):
-                plane = weight.new_zeros(*self.diagonal.shape[:-2], height + height % 2, width + width % 2)
-                plane[..., :height, :width][where] = weight
-                found[offset] = plane[..., y::2, x::2]
-        return found
+                planes[offset] = weight.new_zeros(*self.diagonal.shape[:-2], 2 * h, 2 * w)
+                planes[offset][..., :height, :width][where] = weight
+        return {
+            (y, x): {offset: plane[..., y::2, x::2].contiguous() for offset, plane in planes.items()}
+            for y, x in _PARITIES
+        }
+
+    def is_weakly_coupled(self) -> bool:
+        """Whether every pixel depends on its neighbours so little that a sweep solves for it."""
+        coupling = torch.zeros_like(self.diagonal)
+        for _, here, there, weight in self._pairs:
+            coupling[here] += weight.abs()
+            coupling[there] += weight.abs()
+        return bool((coupling <= _WEAK_COUPLING * self.diagonal).all())
 
 
 # ---------------------------------------------------------------------------- transfers
@@ -207,13 +229,17 @@ class _Transfer:
     def __init__(self, level: _Level) -> None:
         self._buffers = level.buffers
         self._coarse_size = _halved(level.size)
-        self._entries = {parity: level.weights(parity) for parity in _PARITIES}
+        self._entries = level.weights()
         (height, width), (h, w) = level.size, self._coarse_size
         margin = (0, 2 * w - width, 0, 2 * h - height)
-        inverse, diagonal = pad(level.inverse, margin), pad(level.diagonal, margin)
+        diagonal = pad(level.diagonal, margin)
         for (y, x), entries in self._entries.items():
             entries[0, 0] = -diagonal[..., y::2, x::2].contiguous()
-        self._weights = self._interpolation({(y, x): inverse[..., y::2, x::2].contiguous() for y, x in _PARITIES})
+        unknown = {(y, x): pad(torch.sign(level.inverse), margin)[..., y::2, x::2] for y, x in _PARITIES}
+        self._weights = self._interpolation(unknown)
+        product = self._galerkin_product()
+        used = (unknown[0, 0] > 0) | (-product[0, 0] > _LEAST_DIAGONAL)
+        self._product = self._restricted_to(used.to(diagonal.dtype), product)
         # What reaches beyond the grid is 0; leave it out.
         self._terms: dict[Offset, list[tuple[Index, Index, Tensor]]] = {}
         for parity, corners in self._weights.items():
@@ -222,17 +248,22 @@ class _Transfer:
                 (here, there, corners[corner][here].contiguous()) for corner, (here, there) in facing.items()
             ]
 
-    def _interpolation(self, inverse: dict[Offset, Tensor]) -> dict[Offset, dict[Offset, Tensor]]:
+    def _interpolation(self, unknown: dict[Offset, Tensor]) -> dict[Offset, dict[Offset, Tensor]]:
         """By parity and corner: pixels 2 i + parity take these shares of the coarse pixels i + corner."""
-        at = self._entries[0, 1]
-        rest = _inverse_without(at[-1, 0] + at[1, 0], inverse[0, 1])
-        west = (at[-1, -1] + at[0, -1] + at[1, -1]) * rest
-        east = (at[-1, 1] + at[0, 1] + at[1, 1]) * rest
-        at = self._entries[1, 0]
-        rest = _inverse_without(at[0, -1] + at[0, 1], inverse[1, 0])
-        north = (at[-1, -1] + at[-1, 0] + at[-1, 1]) * rest
-        south = (at[1, -1] + at[1, 0] + at[1, 1]) * rest
-        at, below, right = self._entries[1, 1], (0, 0, -1, 1), (-1, 1)
+        # Coarse matrices may have a few entries of the wrong sign, which would make shares large and negative
+        # and the next matrix near singular: they do not count here.
+        at = {offset: entry.clamp(min=0) for offset, entry in self._entries[0, 1].items()}
+        west, east = at[-1, -1] + at[0, -1] + at[1, -1], at[-1, 1] + at[0, 1] + at[1, 1]
+        across = -self._entries[0, 1][0, 0] - at[-1, 0] - at[1, 0]
+        west, east = _shares(across, unknown[0, 1], west, east)
+        at = {offset: entry.clamp(min=0) for offset, entry in self._entries[1, 0].items()}
+        north, south = at[-1, -1] + at[-1, 0] + at[-1, 1], at[1, -1] + at[1, 0] + at[1, 1]
+        across = -self._entries[1, 0][0, 0] - at[0, -1] - at[0, 1]
+        north, south = _shares(across, unknown[1, 0], north, south)
+        around = self._entries[1, 1]
+        near = [around[offset].clamp(min=0) for offset in _NEIGHBOURS]
+        at = dict(zip(_NEIGHBOURS, _shares(-around[0, 0], unknown[1, 1], *near)))
+        below, right = (0, 0, -1, 1), (-1, 1)
         amid = {
             (0, 0): at[-1, -1] + at[-1, 0] * west + at[0, -1] * north,
             (0, 1): at[-1, 1] + at[-1, 0] * east + at[0, 1] * pad(north, right),
@@ -240,10 +271,10 @@ class _Transfer:
             (1, 1): at[1, 1] + at[1, 0] * pad(east, below) + at[0, 1] * pad(south, right),
         }
         return {
-            (0, 0): {(0, 0): torch.sign(inverse[0, 0])},
+            (0, 0): {(0, 0): unknown[0, 0].clone()},
             (0, 1): {(0, 0): west, (0, 1): east},
             (1, 0): {(0, 0): north, (1, 0): south},
-            (1, 1): {corner: weight * inverse[1, 1] for corner, weight in amid.items()},
+            (1, 1): amid,
         }
 
     def add_up(self, coarse: Tensor, to: Tensor) -> None:
@@ -273,6 +304,23 @@ class _Transfer:
         return coarse
 
     def coarse_level(self, buffers: Buffers) -> _Coarse:
+        """The grid of every second pixel."""
+        weights = {offset: self._product[offset] for offset in _HALF}
+        return _Coarse(-self._product[0, 0], weights, buffers)
+
+    def _restricted_to(self, used: Tensor, product: dict[Offset, Tensor]) -> dict[Offset, Tensor]:
+        """Takes coarse pixels out of the interpolation and its product, in place."""
+        for corners in self._weights.values():
+            for corner, weight in corners.items():
+                here, there = _facing(corner, self._coarse_size)
+                weight[here] *= used[there]
+        for offset, entry in product.items():
+            here, there = _facing(offset, self._coarse_size)
+            entry *= used
+            entry[here] *= used[there]
+        return product
+
+    def _galerkin_product(self) -> dict[Offset, Tensor]:
         """The Galerkin product P' A P of the interpolation P and the level's matrix A, entry by entry."""
         zeros = torch.zeros_like(self._weights[0, 0][0, 0])
         product = {offset: zeros.clone() for offset in ((0, 0), *_HALF)}
@@ -284,7 +332,7 @@ class _Transfer:
                 for (dy, dx), total in product.items():
                     if (cy + dy, cx + dx) in through:
                         total[there].addcmul_(weight, through[cy + dy, cx + dx][here])
-        return _Coarse(-product.pop((0, 0)), product, buffers)
+        return product
 
     def _neighbours_of_interpolation(self, parity: Offset, zeros: Tensor) -> dict[Offset, Tensor]:
         """-A P in the rows of pixels 2 i + parity, by the offset of the coarse pixel from i."""
@@ -324,10 +372,11 @@ def _facing(offset: Offset, size: tuple[int, int]) -> tuple[Index, Index]:
     return here, there
 
 
-def _inverse_without(along: Tensor, inverse: Tensor) -> Tensor:
-    """1 / (diagonal - along), or the inverse diagonal where nothing would be left; 0 stays 0."""
-    left = 1 - along * inverse
-    return torch.where(left > _NOTHING_ACROSS, inverse / left, inverse)
+def _shares(whole: Tensor, unknown: Tensor, *parts: Tensor) -> list[Tensor]:
+    """What each part is of the whole, or of the parts' sum where that is more; 0 at known pixels."""
+    total = torch.maximum(whole, sum(parts[1:], parts[0]))
+    scale = torch.where(total > 0, unknown / total, 0)
+    return [part * scale for part in parts]
 
 
 def _dense_inverse(level: _Level) -> Tensor:
