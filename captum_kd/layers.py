@@ -21,6 +21,7 @@ import torch
 from captum._utils.common import _sort_key_list
 from torch import Tensor, nn
 
+from captum_kd._fast_path import without_fast_path
 from captum_kd.layouts import Trace
 
 __all__ = ["Caught", "Layer", "LayerLike", "catch_layers", "counterpart", "resolve_layer", "same_random_state"]
@@ -166,6 +167,7 @@ def catch_layers(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(bool(differentiate_from)))
         stack.enter_context(_eager())
+        stack.enter_context(without_fast_path())
         stack.enter_context(same_random_state(inputs))
         if trace:
             stack.enter_context(catcher.tracing())

@@ -1,0 +1,176 @@
+"""How models are run: as they run when their gradients are asked for, and alone on the machine or not."""
+
+import threading
+
+import pytest
+import torch
+from captum.attr import LayerGradCam
+from models import activations, labels
+from reference import literal
+from torch import Tensor, nn
+
+from captum_kd import UniCAM
+from captum_kd.layers import catch_layers, resolve_layer
+from captum_kd.metrics import feature_similarity_score
+
+N, M = 8, 10
+
+pytestmark = pytest.mark.filterwarnings("ignore:The population is")
+
+
+# ------------------------------------------------------- PyTorch's fast path of attention
+
+
+class Text(nn.Module):
+    """PyTorch's own encoder over padded sequences. In eval mode without gradients its fast path drops the padding."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embedding = nn.Embedding(20, 16)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.encoder(self.embedding(ids), src_key_padding_mask=ids == 0).mean(1))
+
+
+def sentences(n: int = N, seed: int = 0) -> Tensor:
+    ids = torch.randint(1, 20, (n, 9), generator=torch.Generator().manual_seed(seed))
+    ids[::2, 6:] = 0
+    return ids
+
+
+def uneven(a: Tensor) -> Tensor:
+    """Features for layers that end in a normalisation: means over the width, and gradients of them, would be 0."""
+    return (a * torch.linspace(0.5, 2, a.shape[-1], dtype=a.dtype)).flatten(1)
+
+
+@pytest.fixture
+def text():
+    return Text(1).double().eval(), Text(2).double().eval()
+
+
+@pytest.fixture
+def slow_path():
+    """Switches the fast path off for what the tests compute themselves."""
+
+    def run(call):
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            return call()
+        finally:
+            torch.backends.mha.set_fastpath_enabled(True)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "layer", ["encoder", "encoder.layers.0", "encoder.layers.1", "encoder.layers.1.linear1", "encoder.layers.0.norm2"]
+)
+def test_layers_of_padded_encoders_give_what_they_give_layer_grad_cam(text, slow_path, layer):
+    student, base = text
+    own, other = (slow_path(lambda: activations(model, layer, sentences())) for model in (student, base))
+    expected = literal.batch_map(own, uneven, uneven(other), labels(N))
+    found = UniCAM(student, layer, base, feature_transform=uneven).attribute(sentences(), labels(N))
+    assert found.shape == LayerGradCam(student, student.get_submodule(layer)).attribute(sentences(), 0).shape
+    torch.testing.assert_close(found, expected)
+
+
+def test_scores_of_padded_encoders(text, slow_path):
+    student, base = text
+    score = feature_similarity_score(student, "encoder.layers.0", base, "encoder.layers.0", sentences())
+    own, other = (slow_path(lambda: activations(model, "encoder.layers.0", sentences())) for model in text)
+    identity = nn.Identity()
+    expected = feature_similarity_score(
+        lambda x: identity(own), identity, lambda x: identity(other), identity, sentences()
+    )
+    torch.testing.assert_close(score, expected)
+
+
+@pytest.mark.parametrize("features", ["encoder", "head"])
+def test_batches_transfer_and_residual_of_padded_encoders_agree(text, features):
+    """Some of the passes record gradients, others do not."""
+    student, base = text
+    unicam = UniCAM(student, "embedding", base, feature_layer=features, feature_transform=uneven)
+    whole = unicam.attribute(sentences(), labels(N))
+    torch.testing.assert_close(unicam.attribute(sentences(), labels(N), internal_batch_size=3), whole)
+    both = unicam.attribute_transfer(sentences(), labels(N))
+    torch.testing.assert_close(both.distilled, whole)
+    torch.testing.assert_close(both.residual, unicam.residual().attribute(sentences(), labels(N)))
+
+
+@pytest.mark.parametrize("features", ["encoder", "head"])
+def test_reference_mode_of_padded_encoders_does_not_depend_on_the_fast_path(text, slow_path, features):
+    unicam = UniCAM(text[0], "embedding", text[1], feature_layer=features, feature_transform=uneven)
+
+    def explain() -> Tensor:
+        population = unicam.reference(sentences(M, seed=5), labels(M))
+        return unicam.attribute(sentences(3), labels(3), reference=population)
+
+    torch.testing.assert_close(explain(), slow_path(explain))
+
+
+class Asking(nn.Module):
+    """Notes whether the fast path is on when it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Identity()
+        self.answers: list[bool] = []
+        self.inside = lambda: None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.inside()
+        self.answers.append(torch.backends.mha.get_fastpath_enabled())
+        return self.layer(x)
+
+
+def run(model: nn.Module) -> None:
+    catch_layers(model, [resolve_layer(model, "layer", model="forward_func", argument="layer")], (torch.ones(2, 3),))
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("error", [None, RuntimeError("broken"), KeyboardInterrupt()])
+def test_the_fast_path_is_as_it_was_after_a_pass(before, error):
+    model = Asking()
+
+    def fail():
+        raise error
+
+    torch.backends.mha.set_fastpath_enabled(before)
+    try:
+        if error is None:
+            run(model)
+            assert model.answers == [False]
+        else:
+            model.inside = fail
+            with pytest.raises(type(error)):
+                run(model)
+        assert torch.backends.mha.get_fastpath_enabled() is before
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
+def test_the_fast_path_stays_off_until_the_last_of_several_threads_is_done():
+    """The switch is the process's: a thread that ends must not switch it on under another one."""
+    first, second = Asking(), Asking()
+    second_runs, first_is_done = threading.Event(), threading.Event()
+
+    def wait_for_the_first():
+        second_runs.set()
+        assert first_is_done.wait(60)
+
+    second.inside = wait_for_the_first
+    thread = threading.Thread(target=run, args=(second,))
+
+    def start_the_second():
+        thread.start()
+        assert second_runs.wait(60)
+
+    first.inside = start_the_second
+    run(first)
+    first_is_done.set()
+    thread.join()
+    assert (first.answers, second.answers) == ([False], [False])
+    assert torch.backends.mha.get_fastpath_enabled()
