@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, ContextManager, Iterable, Iterator, NamedTuple, Optional, Sequence, Union
 
@@ -335,7 +335,7 @@ def _tensors_in(value: Any) -> list[Tensor]:
         return [value]
     children: Iterable[Any] = ()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        children = [getattr(value, field.name) for field in dataclasses.fields(value) if field.init]
+        children = _fields(value).values()
     elif isinstance(value, Mapping):
         children = value.values()
     elif isinstance(value, (tuple, list)):
@@ -351,11 +351,29 @@ def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(_map_tensors(item, change) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value) if field.init]
-        return dataclasses.replace(value, **{name: _map_tensors(getattr(value, name), change) for name in names})
+        return _map_fields(value, change)
     if isinstance(value, Mapping):
         changed: Any = copy.copy(value)
         for key in value:
             changed[key] = _map_tensors(value[key], change)
         return changed
     return value
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    # Fields that the constructor does not take are outputs too, once they are set.
+    return {
+        field.name: getattr(value, field.name) for field in dataclasses.fields(value) if hasattr(value, field.name)
+    }
+
+
+def _map_fields(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A copy, not constructed again, with changed tensors and everything else that was set on the dataclass."""
+    changed = copy.copy(value)
+    for name, content in _fields(value).items():
+        mapped = _map_tensors(content, change)
+        object.__setattr__(changed, name, mapped)  # works for frozen dataclasses too
+        # Outputs that are mappings as well (Hugging Face's) hold their fields a second time.
+        if isinstance(changed, MutableMapping) and name in changed:
+            changed[name] = mapped
+    return changed

@@ -1,11 +1,14 @@
 """How models are run: as they run when their gradients are asked for, and alone on the machine or not."""
 
 import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field, fields
+from typing import Any, Callable
 
 import pytest
 import torch
 from captum.attr import LayerGradCam
-from models import activations, labels
+from models import activations, images, labels
 from reference import literal
 from torch import Tensor, nn
 
@@ -174,3 +177,140 @@ def test_the_fast_path_stays_off_until_the_last_of_several_threads_is_done():
     thread.join()
     assert (first.answers, second.answers) == ([False], [False])
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+# ----------------------------------------------------------------------------- containers
+
+
+@dataclass
+class Annotated:
+    """More than its constructor takes: what a model adds later has to arrive as well."""
+
+    a: Tensor
+    b: Tensor
+    pooled: Tensor = field(init=False)
+    steps: int = field(default=0, init=False)
+    unset: Tensor = field(init=False)
+    made = 0
+
+    def __post_init__(self) -> None:
+        type(self).made += 1
+
+
+@dataclass(frozen=True)
+class Frozen:
+    a: Tensor
+    pooled: Tensor = field(init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    a: Tensor
+    pooled: Tensor = field(init=False)
+
+
+@dataclass
+class ModelOutput(OrderedDict):
+    """Attributes and items are one, as in Hugging Face's outputs."""
+
+    a: Tensor
+    pooled: Any = None
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            if getattr(self, entry.name) is not None:
+                super().__setitem__(entry.name, getattr(self, entry.name))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        super().__setattr__(key, value)
+
+    def __reduce__(self) -> Any:
+        return type(self), tuple(getattr(self, entry.name) for entry in fields(self))
+
+
+def annotated(a: Tensor) -> Annotated:
+    out = Annotated(a, a[:, :2])
+    out.pooled, out.steps, out.comment = a.mean((2, 3)), 3, "said by the model"
+    return out
+
+
+def with_pooled(kind: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    def make(a: Tensor) -> Any:
+        out = kind(a)
+        object.__setattr__(out, "pooled", a.mean((2, 3)))
+        return out
+
+    return make
+
+
+class Contained(nn.Module):
+    """Its layer gives a container, whose attributes or items its head uses."""
+
+    def __init__(self, make: Callable[[Tensor], Any], use: Callable[[Any], Tensor], seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.layer = nn.Identity()
+        self.head = nn.Linear(4, 3)
+        self.make, self.use = make, use
+        self.seen: list[Any] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(self.make(self.conv(x)))
+        self.seen.append(out)
+        return self.head(torch.tanh(self.use(out)))
+
+
+def means(a: Tensor) -> Tensor:
+    return a.square().mean((2, 3))
+
+
+USES = {
+    "attribute": (annotated, lambda out: means(out.a)),
+    "attribute without init": (annotated, lambda out: out.pooled),
+    "frozen": (with_pooled(Frozen), lambda out: means(out.a)),
+    "frozen without init": (with_pooled(Frozen), lambda out: out.pooled),
+    "slots": (with_pooled(Slotted), lambda out: out.pooled),
+    "item": (lambda a: ModelOutput(a, a.mean((2, 3))), lambda out: means(out["a"])),
+    "attribute of a mapping": (lambda a: ModelOutput(a, a.mean((2, 3))), lambda out: means(out.a)),
+}
+
+
+@pytest.mark.parametrize("internal_batch_size", [None, 3])
+@pytest.mark.parametrize("use", USES)
+def test_what_a_model_reads_of_a_container_gets_the_gradients(use, internal_batch_size):
+    """As a layer that gives the same tensors in a tuple."""
+    make, read = USES[use]
+    names = [name for name in ("a", "b", "pooled") if hasattr(make(torch.ones(2, 3, 4, 4)), name)]
+
+    def as_tuple(a: Tensor) -> tuple[Tensor, ...]:
+        out = make(a)
+        return tuple(getattr(out, name) for name in names)
+
+    def from_tuple(values: tuple[Tensor, ...]) -> Tensor:
+        out = make(values[0])
+        for name, value in zip(names, values):
+            object.__setattr__(out, name, value)
+            if isinstance(out, ModelOutput):
+                OrderedDict.__setitem__(out, name, value)
+        return read(out)
+
+    def explain(*functions: Any) -> Any:
+        student, base = (Contained(*functions, seed=seed).double() for seed in (1, 2))
+        unicam = UniCAM(student, "layer", base, feature_layer="head")
+        return unicam.attribute(images(N, dtype=torch.float64), labels(N), internal_batch_size=internal_batch_size)
+
+    found = explain(make, read)
+    assert len(found) == len(names)
+    assert max(float(single.abs().amax()) for single in found) > 0
+    torch.testing.assert_close(found, explain(as_tuple, from_tuple))
+
+
+def test_containers_arrive_whole_behind_the_layer():
+    student, base = (Contained(annotated, lambda out: out.pooled, seed) for seed in (1, 2))
+    Annotated.made = 0
+    UniCAM(student, "layer", base, feature_layer="head").attribute(images(N), labels(N))
+    (out,) = student.seen
+    assert (out.steps, out.comment, hasattr(out, "unset")) == (3, "said by the model", False)
+    assert Annotated.made == 2  # once a model: copies are not constructed again
