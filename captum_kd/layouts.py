@@ -9,7 +9,7 @@ before; users of transformers need no reshape function.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Optional, Sequence
+from typing import Iterator, NamedTuple, Optional, Sequence
 
 from torch import Tensor, nn
 
@@ -100,19 +100,22 @@ def find_layout(
         module (nn.Module): the layer, whose type may settle the layout.
         where (str): the layer in words, for errors.
         image_size (tuple or None): (H, W) of the model's input where that is an image (N, C, H, W).
-            Without it outputs keep the meaning they have for Captum, channels first.
+            Without it outputs keep the meaning they have for Captum, channels first, unless hints
+            say otherwise.
         seen (sequence of Trace): 4-D outputs ahead of the layer in the same forward pass.
         hints (LayoutHints): the user's own word, which goes first unless it is a last resort.
 
     Raises:
         ValueError: tokens whose grid cannot be found, or hints that do not fit.
     """
-    if image_size is None or output.dim() not in (3, 4):
+    if output.dim() not in (3, 4):
         return Layout()
     if output.dim() == 4:
         return Layout(channels_last=_is_channels_last(output, module, image_size, seen, hints))
     if hints.last_resort:
         hints = _where_unclear(output, module, image_size, seen, hints)
+    if image_size is None and hints.grid is None and hints.prefix_tokens is None:
+        return Layout()
     if hints.channels_last is False or (hints.channels_last is None and isinstance(module, _CHANNELS_FIRST_1D)):
         return Layout()
     grid, prefix_tokens = _token_grid(output, where, image_size, seen, hints)
@@ -120,7 +123,7 @@ def find_layout(
 
 
 def _where_unclear(
-    output: Tensor, module: nn.Module, image_size: Size, seen: Sequence[Trace], hints: LayoutHints
+    output: Tensor, module: nn.Module, image_size: Optional[Size], seen: Sequence[Trace], hints: LayoutHints
 ) -> LayoutHints:
     """What of hints about another model's layers helps with this (N, T, C) or (N, C, L): none, if it tells by itself."""
     if isinstance(module, _CHANNELS_FIRST_1D) or _traced_grid(output, image_size, seen, None) is not None:
@@ -140,14 +143,16 @@ def _has_aspect(size: Size, image_size: Size) -> bool:
 
 
 def _is_channels_last(
-    output: Tensor, module: nn.Module, image_size: Size, seen: Sequence[Trace], hints: LayoutHints
+    output: Tensor, module: nn.Module, image_size: Optional[Size], seen: Sequence[Trace], hints: LayoutHints
 ) -> bool:
     if hints.channels_last is not None and not hints.last_resort:
         return hints.channels_last
     shape = (output.shape[0], output.shape[1], output.shape[2], output.shape[3])
-    found = _orientation(Trace(shape, module), image_size)
-    if found is None:
-        found = _neighbours_orientation(shape, image_size, seen)
+    found = None
+    if image_size is not None:
+        found = _orientation(Trace(shape, module), image_size)
+        if found is None:
+            found = _neighbours_orientation(shape, image_size, seen)
     return bool(hints.channels_last) if found is None else found
 
 
@@ -190,7 +195,7 @@ def _orientation(trace: Trace, image_size: Size) -> Optional[bool]:
 
 
 def _token_grid(
-    output: Tensor, where: str, image_size: Size, seen: Sequence[Trace], hints: LayoutHints
+    output: Tensor, where: str, image_size: Optional[Size], seen: Sequence[Trace], hints: LayoutHints
 ) -> tuple[Size, int]:
     tokens = output.shape[1]
     if hints.grid is not None:
@@ -209,16 +214,18 @@ def _token_grid(
         side = math.isqrt(max(tokens - prefix, 0))
         if side > 0 and side * side == tokens - prefix:
             return (side, side), prefix
+    inputs = "inputs that are no images" if image_size is None else f"images of {image_size[0]} x {image_size[1]}"
+    front = "" if hints.prefix_tokens is None else f", {hints.prefix_tokens} of them in front of the grid by prefix_tokens"
     raise ValueError(
-        f"{where} gives {tokens} tokens (shape {tuple(output.shape)}) for images of {image_size[0]} x "
-        f"{image_size[1]}, and no layer before it shows how they are laid out. Pass grid=(h, w) and, if class or "
+        f"{where} gives {tokens} tokens (shape {tuple(output.shape)}) for {inputs}{front}, and no layer before it "
+        "shows how they are laid out. Pass grid=(h, w) and, if class or "
         "register tokens stand in front, prefix_tokens=k, with k + h * w equal to the number of tokens; "
         "or channels_last=False if the layer's output is (N, C, L) and no tokens at all."
     )
 
 
 def _traced_grid(
-    output: Tensor, image_size: Size, seen: Sequence[Trace], prefix_tokens: Optional[int]
+    output: Tensor, image_size: Optional[Size], seen: Sequence[Trace], prefix_tokens: Optional[int]
 ) -> Optional[tuple[Size, int]]:
     """The grid and number of prefix tokens that an earlier 4-D output shows, if one does."""
     tokens = output.shape[1]
@@ -228,14 +235,23 @@ def _traced_grid(
             return prefix == prefix_tokens
         return 0 <= prefix <= MAX_PREFIX_TOKENS
 
+    grids = [] if image_size is None else list(_grids_ahead(output, image_size, seen))
+    fitting = [(h, w) for h, w in grids if fits(tokens - h * w)]
+    # Tokens that attend to a coarser grid of themselves (PVT, SegFormer) show that one later than their own.
+    exact = [(h, w) for h, w in fitting if h * w == tokens]
+    if not fitting:
+        return None
+    h, w = (exact or fitting)[0]
+    return (h, w), tokens - h * w
+
+
+def _grids_ahead(output: Tensor, image_size: Size, seen: Sequence[Trace]) -> Iterator[Size]:
+    """Grids of the image's aspect among the 4-D outputs ahead of a layer of tokens, the latest first."""
     for trace in reversed(seen):
-        _, a, b, c = trace.shape
+        n, a, b, c = trace.shape
         orientation = _orientation(trace, image_size)
-        candidates = {True: [(a, b)], False: [(b, c)], None: [(b, c), (a, b)]}[orientation]
-        for h, w in candidates:
+        for h, w in {True: [(a, b)], False: [(b, c)], None: [(b, c), (a, b)]}[orientation]:
             # Pooled outputs, 1 x 1, have every square aspect; they are a grid of one token only.
-            pooled = h * w == 1 and tokens > 1
-            if trace.shape[0] == output.shape[0] and not pooled:
-                if _has_aspect((h, w), image_size) and fits(tokens - h * w):
-                    return (h, w), tokens - h * w
-    return None
+            pooled = h * w == 1 and output.shape[1] > 1
+            if n == output.shape[0] and not pooled and _has_aspect((h, w), image_size):
+                yield h, w

@@ -170,6 +170,35 @@ def test_without_images_outputs_stay_as_they_are(shape):
     assert layout_of(shape, image_size=None) == Layout()
 
 
+@pytest.mark.parametrize(
+    ("shape", "hints", "expected"),
+    [
+        ((2, 17, 8), {"grid": (4, 4), "prefix_tokens": 1}, Layout((4, 4), 1)),
+        ((2, 17, 8), {"grid": (3, 5)}, Layout((3, 5), 2)),
+        ((2, 17, 8), {"prefix_tokens": 1}, Layout((4, 4), 1)),
+        ((2, 3, 5, 8), {"channels_last": True}, Layout(channels_last=True)),
+        ((2, 3, 5, 8), {"channels_last": False}, Layout()),
+        ((2, 17, 8), {"channels_last": True}, Layout()),
+        ((2, 17, 8), {"channels_last": False, "grid": (4, 4)}, Layout()),
+    ],
+)
+def test_hints_are_heard_without_images(shape, hints, expected):
+    assert layout_of(shape, image_size=None, **hints) == expected
+
+
+@pytest.mark.parametrize(
+    ("hints", "message"),
+    [
+        ({"grid": (5, 5)}, r"grid=\(5, 5\) .* does not fit layer 'blocks.1' .*17 tokens"),
+        ({"grid": (4, 4), "prefix_tokens": 0}, "does not fit"),
+        ({"prefix_tokens": 2}, r"17 tokens .* inputs that are no images, 2 of them in front .*Pass grid=\(h, w\)"),
+    ],
+)
+def test_hints_that_do_not_fit_are_an_error_without_images_too(hints, message):
+    with pytest.raises(ValueError, match=message):
+        layout_of((2, 17, 8), image_size=None, **hints)
+
+
 # --------------------------------------------------------------- channels first or last
 
 
@@ -370,6 +399,40 @@ def test_hints_reach_the_layer():
     assert UniCAM(student, "block", base, grid=(2, 8)).attribute(images(N, 16, 16)).shape == (N, 1, 2, 8)
     with pytest.raises(ValueError, match="does not fit layer 'block' of forward_func"):
         UniCAM(student, "block", base, grid=(3, 3), prefix_tokens=1).attribute(images(N, 16, 16))
+
+
+class Patches(nn.Module):
+    """Patches that were cut before the model, or frames of a video with channels last: no images (N, C, H, W)."""
+
+    def __init__(self, width: int, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer = nn.Linear(width, 8)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 5:
+            x = x.mean(2).permute(0, 2, 3, 1)
+        return self.fc(torch.tanh(self.layer(x)).flatten(1, -2).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("size", "hints", "shape"),
+    [
+        ((17, 6), {"grid": (4, 4), "prefix_tokens": 1}, (1, 4, 4)),
+        ((17, 6), {}, (1, 8)),
+        ((3, 2, 4, 6), {"channels_last": True}, (1, 4, 6)),
+        ((3, 2, 4, 6), {}, (1, 6, 8)),
+    ],
+)
+def test_hints_make_maps_of_inputs_that_are_no_images(size, hints, shape):
+    student, base = Patches(size[0] if len(size) > 2 else 6, 1), Patches(size[0] if len(size) > 2 else 6, 2)
+    assert UniCAM(student, "layer", base, **hints).attribute(torch.randn(N, *size)).shape == (N, *shape)
+
+
+def test_hints_that_do_not_fit_inputs_that_are_no_images_are_an_error():
+    with pytest.raises(ValueError, match=r"grid=\(5, 5\) .* does not fit layer 'layer' of forward_func"):
+        UniCAM(Patches(6, 1), "layer", Patches(6, 2), grid=(5, 5)).attribute(torch.randn(N, 17, 6))
 
 
 @pytest.mark.parametrize("deeper", [False, True])
