@@ -91,6 +91,18 @@ def test_latest_fitting_output_gives_the_grid():
     assert layout_of((2, 17, 8), seen=seen[:2]) == Layout((4, 4), 1)
 
 
+@pytest.mark.parametrize("side_branch", [(2, 8, 2, 2), (2, 2, 2, 8), (2, 8, 3, 3)])
+def test_an_exact_fit_goes_before_a_later_one_with_prefix_tokens(side_branch):
+    """Attention over a reduced grid, as PVT and SegFormer have it, is no grid with a dozen class tokens."""
+    seen = [((2, 8, 4, 4), conv()), (side_branch, nn.Identity())]
+    assert layout_of((2, 16, 8), seen=seen) == Layout((4, 4), 0)
+
+
+def test_an_exact_fit_does_not_go_before_the_users_prefix_tokens():
+    seen = [((2, 8, 4, 4), conv()), ((2, 8, 2, 2), conv())]
+    assert layout_of((2, 16, 8), seen=seen, prefix_tokens=12) == Layout((2, 2), 12)
+
+
 def test_grid_from_a_channels_last_output():
     assert layout_of((2, 25, 8), (16, 24), [((2, 4, 6, 8), nn.Identity())]) == Layout((4, 6), 1)
 
@@ -399,6 +411,32 @@ def test_hints_reach_the_layer():
     assert UniCAM(student, "block", base, grid=(2, 8)).attribute(images(N, 16, 16)).shape == (N, 1, 2, 8)
     with pytest.raises(ValueError, match="does not fit layer 'block' of forward_func"):
         UniCAM(student, "block", base, grid=(3, 3), prefix_tokens=1).attribute(images(N, 16, 16))
+
+
+class ReducedAttention(nn.Module):
+    """Tokens that attend to a coarser grid of themselves, as in PVT and SegFormer."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embed = nn.Conv2d(3, 8, 4, 4)
+        self.reduce = nn.Conv2d(8, 8, 2, 2)
+        self.mix = nn.Linear(8, 8)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = self.embed(x)
+        tokens, few = grid.flatten(2).mT, self.reduce(grid).flatten(2).mT
+        attended = nn.functional.scaled_dot_product_attention(tokens, few, few)
+        return self.fc(torch.tanh(self.mix(attended)).mean(1))
+
+
+def test_map_behind_attention_over_a_reduced_grid_has_all_tokens():
+    student, base = ReducedAttention(1).double(), ReducedAttention(2).double()
+    x = images(N, 16, 16, dtype=torch.float64)
+    a, b = (caught_output(model, "mix", x).mT.reshape(N, 8, 4, 4) for model in (student, base))
+    expected = literal.batch_map(a, global_average_pool, global_average_pool(b), labels(N, 2))
+    torch.testing.assert_close(UniCAM(student, "mix", base).attribute(x, labels(N, 2)), expected)
 
 
 class Patches(nn.Module):
