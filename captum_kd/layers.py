@@ -23,14 +23,11 @@ from torch import Tensor, nn
 
 from captum_kd._fast_path import without_fast_path
 from captum_kd.layouts import Trace
+from captum_kd.names import find, find_like, innermost, name_of, names_in
 
 __all__ = ["Caught", "Layer", "LayerLike", "catch_layers", "counterpart", "resolve_layer", "same_random_state"]
 
 LayerLike = Union[str, nn.Module]
-
-# Wrappers that put a segment of their own into every dotted name.
-_COMPILED = "_orig_mod"
-_PARALLEL = "module"
 
 
 class Layer(NamedTuple):
@@ -38,7 +35,8 @@ class Layer(NamedTuple):
 
     module: nn.Module
     name: Optional[str]
-    """Dotted name without the wrappers' segments; None where the model is a plain function."""
+    """Dotted name without the wrappers' segments, "" for the model itself; None where the model does not
+    contain it or is a plain function."""
     model: str
     """The argument that gave the model, for messages."""
 
@@ -62,8 +60,8 @@ def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: 
 
     Args:
         forward_func (callable): the model; a name needs an ``nn.Module``.
-        layer (str or nn.Module): "layer4.1" or the module itself. Prefixes that compiling and
-            data-parallel wrappers put in front of names do not matter.
+        layer (str or nn.Module): "layer4.1" or the module itself. Exact names of named_modules() go
+            first; else prefixes of compiling and data-parallel wrappers do not matter.
         model (str): the argument that gave the model, for messages.
         argument (str): the argument that gave the layer, for messages.
 
@@ -72,9 +70,8 @@ def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: 
         TypeError: neither name nor module.
     """
     if isinstance(layer, nn.Module):
-        module = getattr(layer, _COMPILED, layer)
-        names = _names(forward_func) if isinstance(forward_func, nn.Module) else {}
-        return Layer(module, next((name for name, found in names.items() if found is module), None), model)
+        module = innermost(layer)
+        return Layer(module, name_of(forward_func, module) if isinstance(forward_func, nn.Module) else None, model)
     if not isinstance(layer, str):
         raise TypeError(f"{argument} must be an nn.Module or a dotted name, got {type(layer).__name__}.")
     if not isinstance(forward_func, nn.Module):
@@ -82,20 +79,14 @@ def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: 
             f"{argument}={layer!r} is a name, but {model} is a plain function without named layers; "
             "pass the layer's module itself."
         )
-    names = _names(forward_func)
-    name = _clean(layer)
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=3)
-        hint = f" Close matches: {', '.join(map(repr, close))}." if close else ""
-        raise ValueError(
-            f"{argument}={layer!r} is no layer of {model} ({type(forward_func).__name__}).{hint} "
-            "Names are those of named_modules()."
-        )
-    return Layer(names[name], name, model)
+    found = find(forward_func, layer) if layer else None
+    if found is None:
+        raise ValueError(_no_such_name(forward_func, layer, model, argument))
+    return Layer(found.module, found.name, model)
 
 
 def counterpart(layer: Layer, forward_func: Callable[..., Any], *, model: str, argument: str) -> Layer:
-    """Another model's layer of the same dotted name as the Student's.
+    """Another model's layer of the same dotted name as the Student's; that model itself for the whole Student.
 
     Raises:
         ValueError: the Student's layer has no name or the other model has none of that name.
@@ -105,26 +96,22 @@ def counterpart(layer: Layer, forward_func: Callable[..., Any], *, model: str, a
             f"{argument} cannot be told from {layer} because one of the models is a plain function or "
             f"does not contain it; pass {argument} as a module."
         )
-    try:
-        return resolve_layer(forward_func, layer.name, model=model, argument=argument)
-    except ValueError as error:
+    found = find_like(forward_func, layer.name)
+    if found is None:
         raise ValueError(
-            f"{argument} was not given, and {model} has no counterpart of {layer}: {error} "
-            f"Pass {argument} if the architectures differ."
-        ) from None
+            f"{argument} was not given, and {model} has no counterpart of {layer}: "
+            f"{_no_such_name(forward_func, layer.name, model, argument)} Pass {argument} if the architectures differ."
+        )
+    return Layer(found.module, found.name, model)
 
 
-def _names(model: nn.Module) -> dict[str, nn.Module]:
-    # A compiled module and the module inside share one clean name; the one inside, whose hooks
-    # run when compilation is off, comes later and wins.
-    return {_clean(name): module for name, module in model.named_modules(remove_duplicate=False) if name}
-
-
-def _clean(name: str) -> str:
-    segments = [segment for segment in name.split(".") if segment != _COMPILED]
-    while len(segments) > 1 and segments[0] == _PARALLEL:
-        segments.pop(0)
-    return ".".join(segments)
+def _no_such_name(func: nn.Module, name: str, model: str, argument: str) -> str:
+    close = difflib.get_close_matches(name, names_in(func), n=3)
+    hint = f" Close matches: {', '.join(map(repr, close))}." if close else ""
+    return (
+        f"{argument}={name!r} is no layer of {model} ({type(func).__name__}).{hint} "
+        "Names are those of named_modules()."
+    )
 
 
 # ---------------------------------------------------------------------------- catching
