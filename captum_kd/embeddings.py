@@ -32,6 +32,13 @@ WAYS_OUT = (
     "Pass a labelled reference population (reference=), more inputs with at least two inputs in "
     "each of two classes, or target=None for the objective without labels."
 )
+"""What a call that makes maps can do about labels without geometry."""
+
+WAYS_OUT_OF_POPULATION = (
+    "Pass more inputs with at least two inputs in each of two classes, or target=None for a population that "
+    "serves the objective without labels."
+)
+WAYS_OUT_OF_SCORE = "Pass more inputs with at least two inputs in each of two classes."
 
 
 def check_class_embeddings(class_embeddings: Optional[Tensor]) -> Optional[Tensor]:
@@ -92,7 +99,11 @@ def label_distances(labels: Tensor, others: Tensor, class_embeddings: Optional[T
 
 
 def label_geometry(
-    labels: Tensor, class_embeddings: Optional[Tensor], dtype: torch.dtype, estimator: Estimator = "unbiased"
+    labels: Tensor,
+    class_embeddings: Optional[Tensor],
+    dtype: torch.dtype,
+    estimator: Estimator = "unbiased",
+    ways_out: str = WAYS_OUT,
 ) -> Geometry:
     """Centred distances of the labels' embeddings: the G of the relevance score.
 
@@ -101,6 +112,7 @@ def label_geometry(
         class_embeddings (Tensor, optional): (num_classes, e); one-hot without.
         dtype (torch.dtype): of the result.
         estimator (str): "unbiased" or "biased" centring.
+        ways_out (str): what the caller's user can do about labels without geometry, for the error.
 
     Raises:
         ValueError: labels outside the table, or labels without geometry: one label only, all
@@ -110,7 +122,7 @@ def label_geometry(
     if bool(torch.linalg.matrix_norm(target.matrix) <= MIN_LABEL_SHARE * target.raw_norm):
         raise ValueError(
             f"target gives the {labels.numel()} inputs no geometry: all labels are equal, all are distinct, or "
-            f"one stands against the rest (labels: {_some(labels)}). {WAYS_OUT}"
+            f"one stands against the rest (labels: {_some(labels)}). {ways_out}"
         )
     return Geometry(target.matrix.to(dtype), target.raw_norm.to(dtype))
 

@@ -27,7 +27,7 @@ from captum_kd.attr.made_with import made_with
 from captum_kd.attr.population import check_population
 from captum_kd.attr.reference import LayerReference, ReferencePopulation
 from captum_kd.distance import MIN_INPUTS
-from captum_kd.embeddings import check_class_embeddings, label_geometry
+from captum_kd.embeddings import WAYS_OUT_OF_POPULATION, check_class_embeddings, label_geometry
 from captum_kd.features import FeatureTransform, global_average_pool
 from captum_kd.observation import Observer
 
@@ -366,7 +366,7 @@ class UniCAM(LayerAttribution):
         if n < MIN_INPUTS:
             raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {n}; use 64 or more.")
         if labels is not None:
-            label_geometry(labels, self.class_embeddings, torch.float64)
+            label_geometry(labels, self.class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_POPULATION)
         student, base, *extra = (
             observer.observe(
                 values,

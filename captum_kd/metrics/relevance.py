@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_kd._arguments import Target, as_inputs, as_labels, as_layout_hints
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
-from captum_kd.embeddings import check_class_embeddings, label_geometry
+from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_class_embeddings, label_geometry
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.layers import LayerLike
 from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
@@ -107,9 +107,12 @@ def relevance_score(
     )
     labels = as_labels(target, values[0].shape[0])
     if labels is None:
-        raise TypeError("target must hold the inputs' labels, got None.")
+        raise TypeError(
+            "target must hold the inputs' labels, got None: the score compares features with labels. Pass one label "
+            f"per input, ({values[0].shape[0]},) integers; feature_similarity_score compares two models without any."
+        )
     embeddings = check_class_embeddings(class_embeddings)
-    label_geometry(labels, embeddings, torch.float64, estimator)
+    label_geometry(labels, embeddings, torch.float64, estimator, ways_out=WAYS_OUT_OF_SCORE)
     settings = FeatureSettings(
         feature_transform,
         as_layout_hints(grid, prefix_tokens, channels_last),

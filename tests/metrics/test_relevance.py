@@ -315,7 +315,7 @@ def test_nothing_is_left_behind(pair):
         ({"inputs": images(3), "target": [0, 0, 1], "given": None}, ValueError, "at least 4 inputs, got 3"),
         ({"inputs": images(4), "target": [0, 0, 1, 1]}, ValueError, "at least 5 inputs, got 4"),
         ({"inputs": None}, TypeError, "inputs must be a tensor"),
-        ({"target": None}, TypeError, "target must hold the inputs' labels, got None"),
+        ({"target": None}, TypeError, r"labels, got None: .* Pass one label per input, \(8,\) integers"),
         ({"target": labels(7)}, ValueError, r"target has shape \(7,\) for 8 inputs"),
         ({"target": labels(8).float()}, TypeError, "integer class labels, got a tensor of torch.float32"),
         ({"target": ["cat"] * 8}, TypeError, "target must hold class labels"),
@@ -347,6 +347,15 @@ def test_unfit_arguments_are_refused_before_any_model_runs(change, error, words)
     }
     with pytest.raises(error, match=words):
         relevance_score(**{**arguments, **change})
+
+
+@pytest.mark.parametrize("target", [2, range(8), [1] + [0] * 7])
+def test_labels_without_geometry_are_told_the_ways_out_that_a_score_has(target):
+    """It takes no reference population and needs labels."""
+    with pytest.raises(ValueError) as error:
+        relevance_score(Untouched(), "conv2", images(8), target)
+    assert "Pass more inputs with at least two inputs in each of two classes." in str(error.value)
+    assert "reference" not in str(error.value) and "None" not in str(error.value)
 
 
 def test_four_inputs_are_enough_without_removal(pair):
