@@ -7,7 +7,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from captum_kd.perturb.multigrid import Buffers, Hierarchy
+from captum_kd.perturb.multigrid import Buffers, Hierarchy, by_parity, from_parity
 
 __all__ = ["check_images", "check_noise", "noisy_linear_imputation"]
 
@@ -16,6 +16,7 @@ __all__ = ["check_images", "check_noise", "noisy_linear_imputation"]
 _CPU_BLOCK = 1_250_000
 _DEVICE_BLOCK = 20_000_000
 _MAX_STEPS = 60
+_PIXELS = (2, 3, 4, 5)  # of images by parity
 
 
 @torch.no_grad()
@@ -97,8 +98,10 @@ class _Scale(NamedTuple):
 def _impute(known: Tensor, keep: Tensor, tolerance: float) -> Tensor:
     """The images with their holes filled; ``known`` is 0 in them."""
     n, channels, height, width = known.shape
-    low = torch.where(keep, known, torch.inf).amin((2, 3), keepdim=True)
-    high = torch.where(keep, known, -torch.inf).amax((2, 3), keepdim=True)
+    # Holes filled with any kept value of their channel, so that smallest and largest are those of kept pixels.
+    first = keep.flatten(2).to(torch.uint8).argmax(2, keepdim=True).expand(n, channels, 1)
+    some = known.flatten(2).gather(2, first).unsqueeze(3)
+    low, high = (end.unsqueeze(3) for end in torch.where(keep, known, some).flatten(2).aminmax(dim=2, keepdim=True))
     _check_finite(low, high)
     scale = _Scale(low / 2 + high / 2, high / 2 - low / 2)  # halves: the range of float32 may overflow
     # In units in which kept values span -1 to 1; at least one rounding error, or no end would be reached.
@@ -115,7 +118,7 @@ def _impute(known: Tensor, keep: Tensor, tolerance: float) -> Tensor:
     for start in range(0, n, block):
         rows = slice(start, start + block)
         size = torch.where(scale.half[rows] > 0, scale.half[rows], 1)
-        boundary = torch.where(keep[rows], (known[rows] - scale.middle[rows]) / size, 0).to(work)
+        boundary = torch.where(keep[rows], (known[rows] - scale.middle[rows]).div_(size), 0).to(work)
         solution = _solve(boundary, keep[rows], target[rows], buffers)
         # A mean of neighbours lies among the kept values.
         torch.addcmul(scale.middle[rows], solution.clamp_(-1, 1).to(known.dtype), size, out=filled[rows])
@@ -123,9 +126,11 @@ def _impute(known: Tensor, keep: Tensor, tolerance: float) -> Tensor:
 
 
 def _solve(boundary: Tensor, keep: Tensor, target: Tensor, buffers: Buffers) -> Tensor:
-    grids = Hierarchy((~keep).to(boundary.dtype), buffers)
-    b = grids.finest.neighbours(boundary, out=buffers.like(boundary, "b"))
-    return _conjugate_gradients(grids, b, target, buffers)
+    size = (boundary.shape[-2], boundary.shape[-1])
+    kept = by_parity(boundary)
+    grids = Hierarchy(by_parity((~keep).to(boundary.dtype)), size, buffers)
+    b = grids.finest.neighbours(kept, out=buffers.like(kept, "b"))
+    return from_parity(_conjugate_gradients(grids, b, target[..., None, None], buffers), size)
 
 
 def _conjugate_gradients(grids: Hierarchy, b: Tensor, target: Tensor, buffers: Buffers) -> Tensor:
@@ -142,7 +147,7 @@ def _conjugate_gradients(grids: Hierarchy, b: Tensor, target: Tensor, buffers: B
     p.copy_(z)
     rz = _dot(r, z, out=q)
     for _ in range(_MAX_STEPS):
-        if bool((torch.abs(z, out=q).amax((2, 3), keepdim=True) <= target).all()):
+        if bool((torch.abs(z, out=q).amax(_PIXELS, keepdim=True) <= target).all()):
             return x.add_(z)
         grids.finest.apply(p, out=q)
         step = _quotient(rz, _dot(p, q, out=z))
@@ -156,7 +161,7 @@ def _conjugate_gradients(grids: Hierarchy, b: Tensor, target: Tensor, buffers: B
 
 def _dot(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """The channels' products; ``out`` is room for those of the pixels."""
-    return torch.mul(a, b, out=out).sum((2, 3), keepdim=True)
+    return torch.mul(a, b, out=out).sum(_PIXELS, keepdim=True)
 
 
 def _quotient(a: Tensor, b: Tensor) -> Tensor:

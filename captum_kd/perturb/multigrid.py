@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["Buffers", "Hierarchy"]
+__all__ = ["Buffers", "Hierarchy", "by_parity", "from_parity"]
 
 COARSEST = 8
 """Grids of at most so many pixels a side are solved directly."""
@@ -42,19 +42,21 @@ _DAMPING = 0.8
 # diagonal (about 5 amid a hole) is left: these would not help, and from grid to grid shrink to nothing.
 _LEAST_DIAGONAL = 0.1
 # Where what neighbours weigh is at most this share of the diagonal, a sweep solves well enough.
-_WEAK_COUPLING = 0.25
+_WEAK_COUPLING = 0.5
 
 
 class Hierarchy:
     """Grids from the image's own down to one that is solved directly.
 
     Args:
-        removed (Tensor): (N, 1, H, W), 1 where the pixel is to be found and 0 where it is known.
+        removed (Tensor): (N, 1, 2, 2, h, w), :func:`by_parity`, 1 where the pixel is to be found and 0 where it
+            is known.
+        size (tuple[int, int]): the images' height and width.
         buffers (Buffers): room to work, which hierarchies used one after the other may share.
     """
 
-    def __init__(self, removed: Tensor, buffers: Buffers) -> None:
-        self.finest = _Pixels(removed, buffers.part(0))
+    def __init__(self, removed: Tensor, size: tuple[int, int], buffers: Buffers) -> None:
+        self.finest = _Pixels(removed, size, buffers.part(0))
         self._levels: list[_Level] = [self.finest]
         self._transfers: list[_Transfer] = []
         while max(self._levels[-1].size) > COARSEST and not self._levels[-1].is_weakly_coupled():
@@ -65,7 +67,7 @@ class Hierarchy:
         self._inverse = _dense_inverse(self._levels[-1]) if is_small else None
 
     def cycle(self, residual: Tensor, level: int = 0) -> Tensor:
-        """An approximate solution for the right-hand side (N, C, H, W), 0 at known pixels.
+        """An approximate solution for the right-hand side (N, C, 2, 2, h, w), 0 at known pixels.
 
         One V-cycle with one damped Jacobi sweep before and one after the correction: a symmetric positive
         definite operator. The result is overwritten by the next call.
@@ -84,6 +86,24 @@ class Hierarchy:
         transfer.add_up(self.cycle(transfer.down(rest), level + 1), to=x)
         better = grid.neighbours(x, out=rest).add_(residual).mul_(grid.sweep)
         return better.add_(x, alpha=1 - grid.damping) if grid.damping < 1 else better
+
+
+def by_parity(images: Tensor) -> Tensor:
+    """(N, C, H, W) as (N, C, 2, 2, h, w): even and odd rows and columns apart, filled up with zeros.
+
+    What joins the finest grid to the next then passes contiguous memory.
+    """
+    n, channels, height, width = images.shape
+    h, w = _halved((height, width))
+    even = pad(images, (0, 2 * w - width, 0, 2 * h - height)) if (height, width) != (2 * h, 2 * w) else images
+    return even.reshape(n, channels, h, 2, w, 2).permute(0, 1, 3, 5, 2, 4).contiguous()
+
+
+def from_parity(parts: Tensor, size: tuple[int, int]) -> Tensor:
+    """The images that :func:`by_parity` took apart."""
+    n, channels, _, _, h, w = parts.shape
+    images = parts.permute(0, 1, 4, 2, 5, 3).reshape(n, channels, 2 * h, 2 * w)
+    return images[..., : size[0], : size[1]]
 
 
 class Buffers:
@@ -112,14 +132,17 @@ class _Level:
     """A grid's equations.
 
     Args:
+        size (tuple[int, int]): height and width.
         diagonal (Tensor): ``D``.
         inverse (Tensor): 1 / ``D``, 0 where nothing is to be found.
         damping (float): of Jacobi sweeps.
         buffers (Buffers): room to work.
     """
 
-    def __init__(self, diagonal: Tensor, inverse: Tensor, damping: float, buffers: Buffers) -> None:
-        self.size = (diagonal.shape[-2], diagonal.shape[-1])
+    def __init__(
+        self, size: tuple[int, int], diagonal: Tensor, inverse: Tensor, damping: float, buffers: Buffers
+    ) -> None:
+        self.size = size
         self.diagonal = diagonal
         self.inverse = inverse
         self.damping = damping
@@ -130,11 +153,12 @@ class _Level:
         """``N x`` for an ``x`` that is 0 at known pixels; the result means nothing there."""
         raise NotImplementedError
 
-    def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
-        """The weights of unknown pixels' unknown neighbours, by the pixel's parity and the neighbour's offset.
+    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
+        """By parity, (N, C, h, w), h and w half the size rounded up."""
+        raise NotImplementedError
 
-        Each (N, 1, h, w), h and w half the size rounded up.
-        """
+    def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
+        """The weights of unknown pixels' unknown neighbours, by the pixel's parity and the neighbour's offset."""
         raise NotImplementedError
 
     def is_weakly_coupled(self) -> bool:
@@ -146,24 +170,26 @@ class _Level:
 
 
 class _Pixels(_Level):
-    """The finest grid: weights are the same everywhere."""
+    """The finest grid: weights are the same everywhere. Its tensors are :func:`by_parity`."""
 
-    def __init__(self, removed: Tensor, buffers: Buffers) -> None:
-        ones = torch.ones_like(removed[:1])
+    def __init__(self, removed: Tensor, size: tuple[int, int], buffers: Buffers) -> None:
+        ones = by_parity(removed.new_ones(1, 1, *size))
         diagonal = _weighted_neighbours(ones, out=torch.empty_like(ones), row=torch.empty_like(ones))
         inverse = removed / diagonal.clamp(min=1)  # a lone pixel has no neighbours
         # The eigenvalues of A / D reach 4/3, and undamped sweeps leave a third of what the next grid cannot
         # show, the least possible. Only along a single line they reach 2, and undamped sweeps do nothing.
-        super().__init__(diagonal, inverse, _DAMPING if min(removed.shape[-2:]) == 1 else 1, buffers)
+        super().__init__(size, diagonal, inverse, _DAMPING if min(size) == 1 else 1, buffers)
         self._removed = removed
 
     def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
         return _weighted_neighbours(x, out, row=self.buffers.like(x, "row"))
 
+    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
+        return {(py, px): x[:, :, py, px] for py, px in _PARITIES}
+
     def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
-        (height, width), (h, w) = self.size, _halved(self.size)
-        even = pad(self._removed, (0, 2 * w - width, 0, 2 * h - height))
-        framed = {(y, x): pad(even[..., y::2, x::2], (1, 1, 1, 1)) for y, x in _PARITIES}
+        h, w = _halved(self.size)
+        framed = {parity: pad(part, (1, 1, 1, 1)) for parity, part in self.parts(self._removed).items()}
 
         def seen(y: int, x: int) -> Tensor:
             return framed[y % 2, x % 2][..., 1 + y // 2 :, 1 + x // 2 :][..., :h, :w]
@@ -181,7 +207,8 @@ class _Coarse(_Level):
     """A coarser grid: each pair of neighbours has a weight of its own."""
 
     def __init__(self, diagonal: Tensor, weights: dict[Offset, Tensor], buffers: Buffers) -> None:
-        super().__init__(diagonal, torch.where(diagonal > 0, 1 / diagonal, 0), _DAMPING, buffers)
+        size = (diagonal.shape[-2], diagonal.shape[-1])
+        super().__init__(size, diagonal, torch.where(diagonal > 0, 1 / diagonal, 0), _DAMPING, buffers)
         self._pairs = []
         for offset, weight in weights.items():
             here, there = _facing(offset, self.size)
@@ -194,17 +221,19 @@ class _Coarse(_Level):
             out[there].addcmul_(weight, x[here])
         return out
 
+    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
+        split = by_parity(x)
+        return {(py, px): split[:, :, py, px] for py, px in _PARITIES}
+
     def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
-        (height, width), (h, w) = self.size, _halved(self.size)
-        planes = {}
+        found: dict[Offset, dict[Offset, Tensor]] = {parity: {} for parity in _PARITIES}
         for (dy, dx), here, there, weight in self._pairs:
             for offset, where in (((dy, dx), here), ((-dy, -dx), there)):
-                planes[offset] = weight.new_zeros(*self.diagonal.shape[:-2], 2 * h, 2 * w)
-                planes[offset][..., :height, :width][where] = weight
-        return {
-            (y, x): {offset: plane[..., y::2, x::2].contiguous() for offset, plane in planes.items()}
-            for y, x in _PARITIES
-        }
+                plane = torch.zeros_like(self.diagonal)
+                plane[where] = weight
+                for parity, part in self.parts(plane).items():
+                    found[parity][offset] = part
+        return found
 
     def is_weakly_coupled(self) -> bool:
         """Whether every pixel depends on its neighbours so little that a sweep solves for it."""
@@ -227,19 +256,16 @@ class _Transfer:
     """
 
     def __init__(self, level: _Level) -> None:
-        self._buffers = level.buffers
+        self._level = level
         self._coarse_size = _halved(level.size)
         self._entries = level.weights()
-        (height, width), (h, w) = level.size, self._coarse_size
-        margin = (0, 2 * w - width, 0, 2 * h - height)
-        diagonal = pad(level.diagonal, margin)
-        for (y, x), entries in self._entries.items():
-            entries[0, 0] = -diagonal[..., y::2, x::2].contiguous()
-        unknown = {(y, x): pad(torch.sign(level.inverse), margin)[..., y::2, x::2] for y, x in _PARITIES}
+        for parity, part in level.parts(level.diagonal).items():
+            self._entries[parity][0, 0] = -part
+        unknown = level.parts(torch.sign(level.inverse))
         self._weights = self._interpolation(unknown)
         product = self._galerkin_product()
         used = (unknown[0, 0] > 0) | (-product[0, 0] > _LEAST_DIAGONAL)
-        self._product = self._restricted_to(used.to(diagonal.dtype), product)
+        self._product = self._restricted_to(used.to(level.inverse.dtype), product)
         # What reaches beyond the grid is 0; leave it out.
         self._terms: dict[Offset, list[tuple[Index, Index, Tensor]]] = {}
         for parity, corners in self._weights.items():
@@ -278,29 +304,24 @@ class _Transfer:
         }
 
     def add_up(self, coarse: Tensor, to: Tensor) -> None:
-        """Adds the interpolation of (N, C, h, w) to (N, C, H, W)."""
-        # Grids of one parity are worked on apart: strided memory is slow, so it is passed once.
-        for (y, x), terms in self._terms.items():
-            block = self._buffers.like(coarse, f"block {y}{x}")
+        """Adds the interpolation of (N, C, h, w) to a tensor of the level."""
+        on_parts = isinstance(self._level, _Pixels)
+        parts = self._level.parts(to) if on_parts else self._level.parts(torch.zeros_like(to))
+        for parity, terms in self._terms.items():
             for here, there, weight in terms:
-                if weight.shape[-2:] == coarse.shape[-2:]:
-                    torch.mul(weight, coarse, out=block)  # the first: it covers the block
-                else:
-                    block[here].addcmul_(weight, coarse[there])
-            target = to[..., y::2, x::2]
-            target += block[..., : target.shape[-2], : target.shape[-1]]
+                parts[parity][here].addcmul_(weight, coarse[there])
+        if not on_parts:
+            for (y, x), part in parts.items():
+                target = to[..., y::2, x::2]
+                target += part[..., : target.shape[-2], : target.shape[-1]]
 
     def down(self, fine: Tensor) -> Tensor:
         """The transpose of the interpolation; the result is overwritten by the next call."""
-        coarse = self._buffers.like(fine[..., ::2, ::2], "coarse").zero_()
-        for (y, x), terms in self._terms.items():
-            source = fine[..., y::2, x::2]
-            block = self._buffers.like(coarse, f"block {y}{x}")
-            if source.shape != block.shape:
-                block.zero_()
-            block[..., : source.shape[-2], : source.shape[-1]] = source
+        parts = self._level.parts(fine)
+        coarse = self._level.buffers.like(parts[0, 0], "coarse").zero_()
+        for parity, terms in self._terms.items():
             for here, there, weight in terms:
-                coarse[there].addcmul_(weight, block[here])
+                coarse[there].addcmul_(weight, parts[parity][here])
         return coarse
 
     def coarse_level(self, buffers: Buffers) -> _Coarse:
@@ -350,13 +371,17 @@ class _Transfer:
 
 def _weighted_neighbours(x: Tensor, out: Tensor, row: Tensor) -> Tensor:
     """Direct neighbours and half of the diagonal ones, summed into ``out``; ``row`` is room to work."""
-    out[..., :1] = 0
-    out[..., 1:] = x[..., :-1]
-    out[..., :-1] += x[..., 1:]
-    # What the rows above and below take of this one: its pixel and half of that pixel's neighbours.
+    # Left and right: the two neighbours of an even column are the odd ones at the same place and before it.
+    out[:, :, :, 0] = x[:, :, :, 1]
+    out[:, :, :, 1] = x[:, :, :, 0]
+    out[:, :, :, 0, :, 1:] += x[:, :, :, 1, :, :-1]
+    out[:, :, :, 1, :, :-1] += x[:, :, :, 0, :, 1:]
+    # What the rows above and below take of a row: each pixel and half of its neighbours.
     torch.add(x, out, alpha=0.5, out=row)
-    out[..., 1:, :] += row[..., :-1, :]
-    out[..., :-1, :] += row[..., 1:, :]
+    out[:, :, 0] += row[:, :, 1]
+    out[:, :, 1] += row[:, :, 0]
+    out[:, :, 0, :, 1:] += row[:, :, 1, :, :-1]
+    out[:, :, 1, :, :-1] += row[:, :, 0, :, 1:]
     return out
 
 
@@ -380,11 +405,12 @@ def _shares(whole: Tensor, unknown: Tensor, *parts: Tensor) -> list[Tensor]:
 
 
 def _dense_inverse(level: _Level) -> Tensor:
-    """(N, 1, h * w, h * w): the inverse of the coarsest matrix, 0 in the rows of known pixels."""
-    (height, width), inverse = level.size, level.inverse
-    unit = torch.eye(height * width, dtype=inverse.dtype, device=inverse.device)
-    columns = unit.reshape(1, -1, height, width).repeat(inverse.shape[0], 1, 1, 1)
-    unknown = torch.sign(inverse).flatten(2)  # (N, 1, h * w)
+    """(N, 1, pixels, pixels): the inverse of the coarsest matrix, 0 in the rows of known pixels."""
+    inverse = level.inverse
+    n, pixels = inverse.shape[0], inverse[0].numel()
+    unit = torch.eye(pixels, dtype=inverse.dtype, device=inverse.device)
+    columns = unit.reshape(1, pixels, *inverse.shape[2:]).repeat(n, *[1] * (inverse.dim() - 1))
+    unknown = torch.sign(inverse).flatten(2)  # (N, 1, pixels)
     matrix = level.apply(columns, out=torch.empty_like(columns)).flatten(2) * unknown * unknown.mT + unit * (1 - unknown)
     inverted: Tensor = torch.linalg.inv(matrix)
     return (inverted * unknown).unsqueeze(1)
