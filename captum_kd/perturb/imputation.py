@@ -7,7 +7,8 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from captum_kd.perturb.multigrid import Buffers, Hierarchy, by_parity, from_parity
+from captum_kd.perturb.grids import Buffers, by_parity, from_parity
+from captum_kd.perturb.multigrid import Hierarchy
 
 __all__ = ["check_images", "check_noise", "noisy_linear_imputation"]
 

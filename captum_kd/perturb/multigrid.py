@@ -17,47 +17,35 @@ conjugate gradient method", 1993.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["Buffers", "Hierarchy", "by_parity", "from_parity"]
+from captum_kd.perturb.grids import HALF, NEIGHBOURS, PARITIES, Buffers, Coarse, Index, Level, Offset, Pixels, facing, halved
+
+__all__ = ["Hierarchy"]
 
 COARSEST = 8
 """Grids of at most so many pixels a side are solved directly."""
 
-Offset = tuple[int, int]
-Index = tuple[Any, ...]  # of slices, after an ellipsis
-
-# Half of the 8 neighbours; the matrix is symmetric, so the other half mirrors them.
-_HALF: tuple[Offset, ...] = ((0, 1), (1, 0), (1, 1), (1, -1))
-_NEIGHBOURS: tuple[Offset, ...] = _HALF + tuple((-dy, -dx) for dy, dx in _HALF)
-# Even and odd rows and columns: each combination is a grid of half the size.
-_PARITIES: tuple[Offset, ...] = ((0, 0), (0, 1), (1, 0), (1, 1))
-# Jacobi's damping where eigenvalues of A / D may reach 2.
-_DAMPING = 0.8
 # Coarse pixels that are known may still stand for the pixels beside them, unless next to nothing of the
 # diagonal (about 5 amid a hole) is left: these would not help, and from grid to grid shrink to nothing.
 _LEAST_DIAGONAL = 0.1
-# Where what neighbours weigh is at most this share of the diagonal, a sweep solves well enough.
-_WEAK_COUPLING = 0.5
 
 
 class Hierarchy:
     """Grids from the image's own down to one that is solved directly.
 
     Args:
-        removed (Tensor): (N, 1, 2, 2, h, w), :func:`by_parity`, 1 where the pixel is to be found and 0 where it
-            is known.
+        removed (Tensor): (N, 1, 2, 2, h, w), :func:`~captum_kd.perturb.grids.by_parity`, 1 where the pixel is
+            to be found and 0 where it is known.
         size (tuple[int, int]): the images' height and width.
         buffers (Buffers): room to work, which hierarchies used one after the other may share.
     """
 
     def __init__(self, removed: Tensor, size: tuple[int, int], buffers: Buffers) -> None:
-        self.finest = _Pixels(removed, size, buffers.part(0))
-        self._levels: list[_Level] = [self.finest]
+        self.finest = Pixels(removed, size, buffers.part(0))
+        self._levels: list[Level] = [self.finest]
         self._transfers: list[_Transfer] = []
         while max(self._levels[-1].size) > COARSEST and not self._levels[-1].is_weakly_coupled():
             transfer = _Transfer(self._levels[-1])
@@ -88,165 +76,6 @@ class Hierarchy:
         return better.add_(x, alpha=1 - grid.damping) if grid.damping < 1 else better
 
 
-def by_parity(images: Tensor) -> Tensor:
-    """(N, C, H, W) as (N, C, 2, 2, h, w): even and odd rows and columns apart, filled up with zeros.
-
-    What joins the finest grid to the next then passes contiguous memory.
-    """
-    n, channels, height, width = images.shape
-    h, w = _halved((height, width))
-    even = pad(images, (0, 2 * w - width, 0, 2 * h - height)) if (height, width) != (2 * h, 2 * w) else images
-    return even.reshape(n, channels, h, 2, w, 2).permute(0, 1, 3, 5, 2, 4).contiguous()
-
-
-def from_parity(parts: Tensor, size: tuple[int, int]) -> Tensor:
-    """The images that :func:`by_parity` took apart."""
-    n, channels, _, _, h, w = parts.shape
-    images = parts.permute(0, 1, 4, 2, 5, 3).reshape(n, channels, 2 * h, 2 * w)
-    return images[..., : size[0], : size[1]]
-
-
-class Buffers:
-    """Tensors used again by name: fresh memory costs more than the few operations on it."""
-
-    def __init__(self) -> None:
-        self._tensors: dict[str, Tensor] = {}
-        self._parts: dict[int, Buffers] = {}
-
-    def part(self, index: int) -> Buffers:
-        """Buffers with names of their own."""
-        return self._parts.setdefault(index, Buffers())
-
-    def like(self, example: Tensor, name: str) -> Tensor:
-        """A tensor of the example's shape, with any content."""
-        found = self._tensors.get(name)
-        if found is None or found.shape[1:] != example.shape[1:] or len(found) < len(example):
-            found = self._tensors[name] = torch.empty_like(example, memory_format=torch.contiguous_format)
-        return found[: len(example)]
-
-
-# -------------------------------------------------------------------------------- grids
-
-
-class _Level:
-    """A grid's equations.
-
-    Args:
-        size (tuple[int, int]): height and width.
-        diagonal (Tensor): ``D``.
-        inverse (Tensor): 1 / ``D``, 0 where nothing is to be found.
-        damping (float): of Jacobi sweeps.
-        buffers (Buffers): room to work.
-    """
-
-    def __init__(
-        self, size: tuple[int, int], diagonal: Tensor, inverse: Tensor, damping: float, buffers: Buffers
-    ) -> None:
-        self.size = size
-        self.diagonal = diagonal
-        self.inverse = inverse
-        self.damping = damping
-        self.sweep = damping * inverse
-        self.buffers = buffers
-
-    def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
-        """``N x`` for an ``x`` that is 0 at known pixels; the result means nothing there."""
-        raise NotImplementedError
-
-    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
-        """By parity, (N, C, h, w), h and w half the size rounded up."""
-        raise NotImplementedError
-
-    def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
-        """The weights of unknown pixels' unknown neighbours, by the pixel's parity and the neighbour's offset."""
-        raise NotImplementedError
-
-    def is_weakly_coupled(self) -> bool:
-        return False
-
-    def apply(self, x: Tensor, out: Tensor) -> Tensor:
-        """``D x - N x``, likewise."""
-        return self.neighbours(x, out).neg_().addcmul_(self.diagonal, x)
-
-
-class _Pixels(_Level):
-    """The finest grid: weights are the same everywhere. Its tensors are :func:`by_parity`."""
-
-    def __init__(self, removed: Tensor, size: tuple[int, int], buffers: Buffers) -> None:
-        ones = by_parity(removed.new_ones(1, 1, *size))
-        diagonal = _weighted_neighbours(ones, out=torch.empty_like(ones), row=torch.empty_like(ones))
-        inverse = removed / diagonal.clamp(min=1)  # a lone pixel has no neighbours
-        # The eigenvalues of A / D reach 4/3, and undamped sweeps leave a third of what the next grid cannot
-        # show, the least possible. Only along a single line they reach 2, and undamped sweeps do nothing.
-        super().__init__(size, diagonal, inverse, _DAMPING if min(size) == 1 else 1, buffers)
-        self._removed = removed
-
-    def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
-        return _weighted_neighbours(x, out, row=self.buffers.like(x, "row"))
-
-    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
-        return {(py, px): x[:, :, py, px] for py, px in _PARITIES}
-
-    def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
-        h, w = _halved(self.size)
-        framed = {parity: pad(part, (1, 1, 1, 1)) for parity, part in self.parts(self._removed).items()}
-
-        def seen(y: int, x: int) -> Tensor:
-            return framed[y % 2, x % 2][..., 1 + y // 2 :, 1 + x // 2 :][..., :h, :w]
-
-        found: dict[Offset, dict[Offset, Tensor]] = {}
-        for y, x in _PARITIES:
-            direct, diagonal = seen(y, x), 0.5 * seen(y, x)
-            found[y, x] = {
-                (dy, dx): (direct if dy * dx == 0 else diagonal) * seen(y + dy, x + dx) for dy, dx in _NEIGHBOURS
-            }
-        return found
-
-
-class _Coarse(_Level):
-    """A coarser grid: each pair of neighbours has a weight of its own."""
-
-    def __init__(self, diagonal: Tensor, weights: dict[Offset, Tensor], buffers: Buffers) -> None:
-        size = (diagonal.shape[-2], diagonal.shape[-1])
-        super().__init__(size, diagonal, torch.where(diagonal > 0, 1 / diagonal, 0), _DAMPING, buffers)
-        self._pairs = []
-        for offset, weight in weights.items():
-            here, there = _facing(offset, self.size)
-            self._pairs.append((offset, here, there, weight[here].contiguous()))
-
-    def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
-        out.zero_()
-        for _, here, there, weight in self._pairs:
-            out[here].addcmul_(weight, x[there])
-            out[there].addcmul_(weight, x[here])
-        return out
-
-    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
-        split = by_parity(x)
-        return {(py, px): split[:, :, py, px] for py, px in _PARITIES}
-
-    def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
-        found: dict[Offset, dict[Offset, Tensor]] = {parity: {} for parity in _PARITIES}
-        for (dy, dx), here, there, weight in self._pairs:
-            for offset, where in (((dy, dx), here), ((-dy, -dx), there)):
-                plane = torch.zeros_like(self.diagonal)
-                plane[where] = weight
-                for parity, part in self.parts(plane).items():
-                    found[parity][offset] = part
-        return found
-
-    def is_weakly_coupled(self) -> bool:
-        """Whether every pixel depends on its neighbours so little that a sweep solves for it."""
-        coupling = torch.zeros_like(self.diagonal)
-        for _, here, there, weight in self._pairs:
-            coupling[here] += weight.abs()
-            coupling[there] += weight.abs()
-        return bool((coupling <= _WEAK_COUPLING * self.diagonal).all())
-
-
-# ---------------------------------------------------------------------------- transfers
-
-
 class _Transfer:
     """Interpolation from every second pixel in each direction, and its transpose.
 
@@ -255,9 +84,9 @@ class _Transfer:
     they are 0, and do not cross walls of known pixels.
     """
 
-    def __init__(self, level: _Level) -> None:
+    def __init__(self, level: Level) -> None:
         self._level = level
-        self._coarse_size = _halved(level.size)
+        self._coarse_size = halved(level.size)
         self._entries = level.weights()
         for parity, part in level.parts(level.diagonal).items():
             self._entries[parity][0, 0] = -part
@@ -269,10 +98,10 @@ class _Transfer:
         # What reaches beyond the grid is 0; leave it out.
         self._terms: dict[Offset, list[tuple[Index, Index, Tensor]]] = {}
         for parity, corners in self._weights.items():
-            facing = {corner: _facing(corner, self._coarse_size) for corner in corners}
-            self._terms[parity] = [
-                (here, there, corners[corner][here].contiguous()) for corner, (here, there) in facing.items()
-            ]
+            self._terms[parity] = []
+            for corner, weight in corners.items():
+                here, there = facing(corner, self._coarse_size)
+                self._terms[parity].append((here, there, weight[here].contiguous()))
 
     def _interpolation(self, unknown: dict[Offset, Tensor]) -> dict[Offset, dict[Offset, Tensor]]:
         """By parity and corner: pixels 2 i + parity take these shares of the coarse pixels i + corner."""
@@ -287,8 +116,8 @@ class _Transfer:
         across = -self._entries[1, 0][0, 0] - at[0, -1] - at[0, 1]
         north, south = _shares(across, unknown[1, 0], north, south)
         around = self._entries[1, 1]
-        near = [around[offset].clamp(min=0) for offset in _NEIGHBOURS]
-        at = dict(zip(_NEIGHBOURS, _shares(-around[0, 0], unknown[1, 1], *near)))
+        near = [around[offset].clamp(min=0) for offset in NEIGHBOURS]
+        at = dict(zip(NEIGHBOURS, _shares(-around[0, 0], unknown[1, 1], *near)))
         below, right = (0, 0, -1, 1), (-1, 1)
         amid = {
             (0, 0): at[-1, -1] + at[-1, 0] * west + at[0, -1] * north,
@@ -305,7 +134,7 @@ class _Transfer:
 
     def add_up(self, coarse: Tensor, to: Tensor) -> None:
         """Adds the interpolation of (N, C, h, w) to a tensor of the level."""
-        on_parts = isinstance(self._level, _Pixels)
+        on_parts = isinstance(self._level, Pixels)
         parts = self._level.parts(to) if on_parts else self._level.parts(torch.zeros_like(to))
         for parity, terms in self._terms.items():
             for here, there, weight in terms:
@@ -324,19 +153,19 @@ class _Transfer:
                 coarse[there].addcmul_(weight, parts[parity][here])
         return coarse
 
-    def coarse_level(self, buffers: Buffers) -> _Coarse:
+    def coarse_level(self, buffers: Buffers) -> Coarse:
         """The grid of every second pixel."""
-        weights = {offset: self._product[offset] for offset in _HALF}
-        return _Coarse(-self._product[0, 0], weights, buffers)
+        weights = {offset: self._product[offset] for offset in HALF}
+        return Coarse(-self._product[0, 0], weights, buffers)
 
     def _restricted_to(self, used: Tensor, product: dict[Offset, Tensor]) -> dict[Offset, Tensor]:
         """Takes coarse pixels out of the interpolation and its product, in place."""
         for corners in self._weights.values():
             for corner, weight in corners.items():
-                here, there = _facing(corner, self._coarse_size)
+                here, there = facing(corner, self._coarse_size)
                 weight[here] *= used[there]
         for offset, entry in product.items():
-            here, there = _facing(offset, self._coarse_size)
+            here, there = facing(offset, self._coarse_size)
             entry *= used
             entry[here] *= used[there]
         return product
@@ -344,11 +173,11 @@ class _Transfer:
     def _galerkin_product(self) -> dict[Offset, Tensor]:
         """The Galerkin product P' A P of the interpolation P and the level's matrix A, entry by entry."""
         zeros = torch.zeros_like(self._weights[0, 0][0, 0])
-        product = {offset: zeros.clone() for offset in ((0, 0), *_HALF)}
-        for parity in _PARITIES:
+        product = {offset: zeros.clone() for offset in ((0, 0), *HALF)}
+        for parity in PARITIES:
             through = self._neighbours_of_interpolation(parity, zeros)
             for (cy, cx), weight in self._weights[parity].items():
-                here, there = _facing((cy, cx), self._coarse_size)
+                here, there = facing((cy, cx), self._coarse_size)
                 weight = weight[here]
                 for (dy, dx), total in product.items():
                     if (cy + dy, cx + dx) in through:
@@ -360,41 +189,13 @@ class _Transfer:
         through: dict[Offset, Tensor] = {}
         for (dy, dx), entry in self._entries[parity].items():
             y, x = parity[0] + dy, parity[1] + dx
-            here, there = _facing((y // 2, x // 2), self._coarse_size)
+            here, there = facing((y // 2, x // 2), self._coarse_size)
             for (cy, cx), weight in self._weights[y % 2, x % 2].items():
                 total = through.setdefault((y // 2 + cy, x // 2 + cx), zeros)
                 if total is zeros:
                     total = through[y // 2 + cy, x // 2 + cx] = zeros.clone()
                 total[here].addcmul_(entry[here], weight[there])
         return through
-
-
-def _weighted_neighbours(x: Tensor, out: Tensor, row: Tensor) -> Tensor:
-    """Direct neighbours and half of the diagonal ones, summed into ``out``; ``row`` is room to work."""
-    # Left and right: the two neighbours of an even column are the odd ones at the same place and before it.
-    out[:, :, :, 0] = x[:, :, :, 1]
-    out[:, :, :, 1] = x[:, :, :, 0]
-    out[:, :, :, 0, :, 1:] += x[:, :, :, 1, :, :-1]
-    out[:, :, :, 1, :, :-1] += x[:, :, :, 0, :, 1:]
-    # What the rows above and below take of a row: each pixel and half of its neighbours.
-    torch.add(x, out, alpha=0.5, out=row)
-    out[:, :, 0] += row[:, :, 1]
-    out[:, :, 1] += row[:, :, 0]
-    out[:, :, 0, :, 1:] += row[:, :, 1, :, :-1]
-    out[:, :, 1, :, :-1] += row[:, :, 0, :, 1:]
-    return out
-
-
-def _halved(size: tuple[int, int]) -> tuple[int, int]:
-    return (size[0] + 1) // 2, (size[1] + 1) // 2
-
-
-def _facing(offset: Offset, size: tuple[int, int]) -> tuple[Index, Index]:
-    """Where the pixels of a grid lie that have a neighbour at this offset, and where those neighbours lie."""
-    shifts = tuple(zip(offset, size))
-    here = (..., *(slice(max(0, -shift), length - max(0, shift)) for shift, length in shifts))
-    there = (..., *(slice(max(0, shift), length - max(0, -shift)) for shift, length in shifts))
-    return here, there
 
 
 def _shares(whole: Tensor, unknown: Tensor, *parts: Tensor) -> list[Tensor]:
@@ -404,7 +205,7 @@ def _shares(whole: Tensor, unknown: Tensor, *parts: Tensor) -> list[Tensor]:
     return [part * scale for part in parts]
 
 
-def _dense_inverse(level: _Level) -> Tensor:
+def _dense_inverse(level: Level) -> Tensor:
     """(N, 1, pixels, pixels): the inverse of the coarsest matrix, 0 in the rows of known pixels."""
     inverse = level.inverse
     n, pixels = inverse.shape[0], inverse[0].numel()

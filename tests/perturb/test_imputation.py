@@ -105,6 +105,31 @@ def test_error_is_within_the_tolerance_at_full_size(keep):
         assert float((pure(images, keep, tolerance=tolerance).double() - exact).abs().max()) <= tolerance
 
 
+@pytest.mark.parametrize("seed", [2, 11, 12])
+def test_many_scattered_pixels_keep_the_coarse_grids_regular(seed):
+    """Coarse pixels that stand for next to nothing once made the coarsest matrix singular here."""
+    images, keep = torch.rand(4, 1, 224, 224, generator=rng(seed)), scattered(4, 224, 224, seed=seed)
+    assert torch.allclose(pure(images, keep), pure(images.double(), keep, tolerance=1e-9).float(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("step_y, step_x", [(1, 3), (2, 5), (1, 9), (6, 1), (3, 7)])
+def test_lattices_of_dots(step_y, step_x):
+    """The masks on which the estimate of the error falls shortest of it."""
+    images, keep = torch.rand(1, 2, 12, 125, generator=rng()), torch.zeros(1, 12, 125, dtype=torch.bool)
+    keep[:, ::step_y, ::step_x] = True
+    exact = impute_all(images, keep[:, None])
+    for tolerance in (1e-1, 1e-2, 1e-3):
+        assert float((pure(images, keep, tolerance=tolerance).double() - exact).abs().max()) <= tolerance
+
+
+def test_long_narrow_holes_are_solved_beyond_float32():
+    """Along a line rounding adds up: float32 alone would leave more than is asked for."""
+    images, keep = torch.rand(1, 3, 2, 400, generator=rng()), torch.zeros(1, 2, 400, dtype=torch.bool)
+    keep[..., 0] = keep[..., -1] = True
+    error = (pure(images, keep, tolerance=1e-5).double() - impute_all(images, keep[:, None])).abs().max()
+    assert float(error) <= 1e-5
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4), st.floats(0.02, 0.98), st.integers(0, 10**6))
 def test_sizes_and_shares_of_every_kind(height, width, channels, share, seed):

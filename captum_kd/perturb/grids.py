@@ -1,0 +1,209 @@
+"""The grids of a multigrid cycle: their equations, their memory, and their layout.
+
+Each grid has the equations ``D x - N x = b`` of :mod:`captum_kd.perturb.multigrid`, of which only the weights
+between neighbours differ: on the image's own grid they are the same everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+__all__ = ["Buffers", "Coarse", "Level", "Pixels", "by_parity", "facing", "from_parity", "halved"]
+
+Offset = tuple[int, int]
+Index = tuple[Any, ...]  # of slices, after an ellipsis
+
+# Half of the 8 neighbours; the matrix is symmetric, so the other half mirrors them.
+HALF: tuple[Offset, ...] = ((0, 1), (1, 0), (1, 1), (1, -1))
+NEIGHBOURS: tuple[Offset, ...] = HALF + tuple((-dy, -dx) for dy, dx in HALF)
+# Even and odd rows and columns: each combination is a grid of half the size.
+PARITIES: tuple[Offset, ...] = ((0, 0), (0, 1), (1, 0), (1, 1))
+# Jacobi's damping where eigenvalues of A / D may reach 2.
+_DAMPING = 0.8
+# Where what neighbours weigh is at most this share of the diagonal, a sweep solves well enough.
+_WEAK_COUPLING = 0.5
+
+
+def by_parity(images: Tensor) -> Tensor:
+    """(N, C, H, W) as (N, C, 2, 2, h, w): even and odd rows and columns apart, filled up with zeros.
+
+    What joins the finest grid to the next then passes contiguous memory.
+    """
+    n, channels, height, width = images.shape
+    h, w = halved((height, width))
+    even = pad(images, (0, 2 * w - width, 0, 2 * h - height)) if (height, width) != (2 * h, 2 * w) else images
+    return even.reshape(n, channels, h, 2, w, 2).permute(0, 1, 3, 5, 2, 4).contiguous()
+
+
+def from_parity(parts: Tensor, size: tuple[int, int]) -> Tensor:
+    """The images that :func:`by_parity` took apart."""
+    n, channels, _, _, h, w = parts.shape
+    images = parts.permute(0, 1, 4, 2, 5, 3).reshape(n, channels, 2 * h, 2 * w)
+    return images[..., : size[0], : size[1]]
+
+
+class Buffers:
+    """Tensors used again by name: fresh memory costs more than the few operations on it."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        self._parts: dict[int, Buffers] = {}
+
+    def part(self, index: int) -> Buffers:
+        """Buffers with names of their own."""
+        return self._parts.setdefault(index, Buffers())
+
+    def like(self, example: Tensor, name: str) -> Tensor:
+        """A tensor of the example's shape, with any content."""
+        found = self._tensors.get(name)
+        if found is None or found.shape[1:] != example.shape[1:] or len(found) < len(example):
+            found = self._tensors[name] = torch.empty_like(example, memory_format=torch.contiguous_format)
+        return found[: len(example)]
+
+
+class Level:
+    """A grid's equations.
+
+    Args:
+        size (tuple[int, int]): height and width.
+        diagonal (Tensor): ``D``.
+        inverse (Tensor): 1 / ``D``, 0 where nothing is to be found.
+        damping (float): of Jacobi sweeps.
+        buffers (Buffers): room to work.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], diagonal: Tensor, inverse: Tensor, damping: float, buffers: Buffers
+    ) -> None:
+        self.size = size
+        self.diagonal = diagonal
+        self.inverse = inverse
+        self.damping = damping
+        self.sweep = damping * inverse
+        self.buffers = buffers
+
+    def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
+        """``N x`` for an ``x`` that is 0 at known pixels; the result means nothing there."""
+        raise NotImplementedError
+
+    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
+        """By parity, (N, C, h, w), h and w half the size rounded up."""
+        raise NotImplementedError
+
+    def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
+        """The weights of unknown pixels' unknown neighbours, by the pixel's parity and the neighbour's offset."""
+        raise NotImplementedError
+
+    def is_weakly_coupled(self) -> bool:
+        return False
+
+    def apply(self, x: Tensor, out: Tensor) -> Tensor:
+        """``D x - N x``, likewise."""
+        return self.neighbours(x, out).neg_().addcmul_(self.diagonal, x)
+
+
+class Pixels(Level):
+    """The finest grid: weights are the same everywhere. Its tensors are :func:`by_parity`."""
+
+    def __init__(self, removed: Tensor, size: tuple[int, int], buffers: Buffers) -> None:
+        ones = by_parity(removed.new_ones(1, 1, *size))
+        diagonal = _weighted_neighbours(ones, out=torch.empty_like(ones), row=torch.empty_like(ones))
+        inverse = removed / diagonal.clamp(min=1)  # a lone pixel has no neighbours
+        # The eigenvalues of A / D reach 4/3, and undamped sweeps leave a third of what the next grid cannot
+        # show, the least possible. Only along a single line they reach 2, and undamped sweeps do nothing.
+        super().__init__(size, diagonal, inverse, _DAMPING if min(size) == 1 else 1, buffers)
+        self._removed = removed
+
+    def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
+        return _weighted_neighbours(x, out, row=self.buffers.like(x, "row"))
+
+    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
+        return {(py, px): x[:, :, py, px] for py, px in PARITIES}
+
+    def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
+        h, w = halved(self.size)
+        framed = {parity: pad(part, (1, 1, 1, 1)) for parity, part in self.parts(self._removed).items()}
+
+        def seen(y: int, x: int) -> Tensor:
+            return framed[y % 2, x % 2][..., 1 + y // 2 :, 1 + x // 2 :][..., :h, :w]
+
+        found: dict[Offset, dict[Offset, Tensor]] = {}
+        for y, x in PARITIES:
+            direct, diagonal = seen(y, x), 0.5 * seen(y, x)
+            found[y, x] = {
+                (dy, dx): (direct if dy * dx == 0 else diagonal) * seen(y + dy, x + dx) for dy, dx in NEIGHBOURS
+            }
+        return found
+
+
+class Coarse(Level):
+    """A coarser grid: each pair of neighbours has a weight of its own."""
+
+    def __init__(self, diagonal: Tensor, weights: dict[Offset, Tensor], buffers: Buffers) -> None:
+        size = (diagonal.shape[-2], diagonal.shape[-1])
+        super().__init__(size, diagonal, torch.where(diagonal > 0, 1 / diagonal, 0), _DAMPING, buffers)
+        self._pairs = []
+        for offset, weight in weights.items():
+            here, there = facing(offset, self.size)
+            self._pairs.append((offset, here, there, weight[here].contiguous()))
+
+    def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
+        out.zero_()
+        for _, here, there, weight in self._pairs:
+            out[here].addcmul_(weight, x[there])
+            out[there].addcmul_(weight, x[here])
+        return out
+
+    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
+        split = by_parity(x)
+        return {(py, px): split[:, :, py, px] for py, px in PARITIES}
+
+    def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
+        found: dict[Offset, dict[Offset, Tensor]] = {parity: {} for parity in PARITIES}
+        for (dy, dx), here, there, weight in self._pairs:
+            for offset, where in (((dy, dx), here), ((-dy, -dx), there)):
+                plane = torch.zeros_like(self.diagonal)
+                plane[where] = weight
+                for parity, part in self.parts(plane).items():
+                    found[parity][offset] = part
+        return found
+
+    def is_weakly_coupled(self) -> bool:
+        """Whether every pixel depends on its neighbours so little that a sweep solves for it."""
+        coupling = torch.zeros_like(self.diagonal)
+        for _, here, there, weight in self._pairs:
+            coupling[here] += weight.abs()
+            coupling[there] += weight.abs()
+        return bool((coupling <= _WEAK_COUPLING * self.diagonal).all())
+
+
+def _weighted_neighbours(x: Tensor, out: Tensor, row: Tensor) -> Tensor:
+    """Direct neighbours and half of the diagonal ones, summed into ``out``; ``row`` is room to work."""
+    # Left and right: the two neighbours of an even column are the odd ones at the same place and before it.
+    out[:, :, :, 0] = x[:, :, :, 1]
+    out[:, :, :, 1] = x[:, :, :, 0]
+    out[:, :, :, 0, :, 1:] += x[:, :, :, 1, :, :-1]
+    out[:, :, :, 1, :, :-1] += x[:, :, :, 0, :, 1:]
+    # What the rows above and below take of a row: each pixel and half of its neighbours.
+    torch.add(x, out, alpha=0.5, out=row)
+    out[:, :, 0] += row[:, :, 1]
+    out[:, :, 1] += row[:, :, 0]
+    out[:, :, 0, :, 1:] += row[:, :, 1, :, :-1]
+    out[:, :, 1, :, :-1] += row[:, :, 0, :, 1:]
+    return out
+
+
+def halved(size: tuple[int, int]) -> tuple[int, int]:
+    return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+
+def facing(offset: Offset, size: tuple[int, int]) -> tuple[Index, Index]:
+    """Where the pixels of a grid lie that have a neighbour at this offset, and where those neighbours lie."""
+    shifts = tuple(zip(offset, size))
+    here = (..., *(slice(max(0, -shift), length - max(0, shift)) for shift, length in shifts))
+    there = (..., *(slice(max(0, shift), length - max(0, -shift)) for shift, length in shifts))
+    return here, there
