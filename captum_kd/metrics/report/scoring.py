@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance import Estimator, center, correlation, distances_to_center, noise_level
-from captum_kd.embeddings import label_distances, label_geometry
+from captum_kd.embeddings import WAYS_OUT_OF_SCORE, label_distances, label_geometry
 from captum_kd.metrics.inference import (
     Products,
     Score,
@@ -99,7 +99,7 @@ class LayerScores:
     """
 
     def __init__(self, features: dict[str, Tensor], labels: Tensor, settings: ScoreSettings) -> None:
-        label_geometry(labels, settings.class_embeddings, torch.float64)
+        label_geometry(labels, settings.class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_SCORE)
         self.n = labels.shape[0]
         self._settings = settings
         self._labels = labels
