@@ -160,10 +160,9 @@ def catch_layers(
             stack.enter_context(catcher.tracing())
         for module in dict.fromkeys(layer.module for layer in layers):
             stack.enter_context(catcher.catching(module))
-        if differentiate_from:
-            inputs = tuple(_recordable(value) for value in inputs)
-            additional_forward_args = tuple(_recordable(value) for value in additional_forward_args)
-        forward_func(*inputs, *additional_forward_args)
+        # Models may change what they are given where it lies; the next pass has to see it as it was.
+        # And tensors of inference mode can neither be changed nor recorded outside of it.
+        forward_func(*(_copied(value) for value in (*inputs, *additional_forward_args)))
     for layer in layers:
         _check_caught(layer, catcher.caught, at_input)
     devices = _device_order(forward_func, catcher.caught[layers[0].module], device_ids)
@@ -305,8 +304,8 @@ def same_random_state(inputs: tuple[Any, ...]) -> ContextManager[None]:
     return fork
 
 
-def _recordable(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 # ------------------------------------------------------------- tensors inside structures

@@ -314,3 +314,53 @@ def test_containers_arrive_whole_behind_the_layer():
     (out,) = student.seen
     assert (out.steps, out.comment, hasattr(out, "unset")) == (3, "said by the model", False)
     assert Annotated.made == 2  # once a model: copies are not constructed again
+
+
+# --------------------------------------------------------------- inputs that models change
+
+
+class InPlace(nn.Module):
+    """May normalise its inputs where they lie; convolves them as they are."""
+
+    def __init__(self, seed: int, in_place: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.in_place = in_place
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        x, shift = (x.sub_(0.5), shift.mul_(2)) if self.in_place else (x - 0.5, shift * 2)
+        return self.head(torch.tanh(self.conv(x).mean((2, 3)) + shift))
+
+
+@pytest.mark.parametrize("made_in_inference_mode", [True, False])
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("features", [None, "head"])
+@pytest.mark.parametrize("internal_batch_size", [None, 3])
+def test_models_may_change_their_inputs_in_place(features, inside, internal_batch_size, made_in_inference_mode):
+    """Neither the caller nor the other model nor a second pass of the same one sees it."""
+    shift = torch.linspace(-1, 1, N * 4, dtype=torch.float64).reshape(N, 4)
+
+    def explain(models: list[InPlace], *values: Tensor) -> Tensor:
+        unicam = UniCAM(models[0], "conv", models[1], feature_layer=features)
+        return unicam.attribute(values[0], labels(N), values[1], internal_batch_size=internal_batch_size)
+
+    plain, in_place = ([InPlace(seed, kind).double() for seed in (1, 2)] for kind in (False, True))
+    expected = explain(plain, images(N, dtype=torch.float64), shift)
+    with torch.inference_mode(made_in_inference_mode):
+        values = images(N, dtype=torch.float64), shift.clone()
+    with torch.inference_mode(inside):
+        torch.testing.assert_close(explain(in_place, *values), expected)
+    assert torch.equal(values[0], images(N, dtype=torch.float64)) and torch.equal(values[1], shift)
+
+
+@pytest.mark.parametrize("features", [None, "head"])
+def test_first_layers_take_inputs_made_in_inference_mode(features):
+    """Gradients of a convolution's weights would have to save them, which PyTorch refuses."""
+    student, base = (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 5, 3)).double() for _ in range(2))
+    unicam = UniCAM(student, "1", base, feature_layer=None if features is None else "2")
+    expected = unicam.attribute(images(N, dtype=torch.float64), labels(N))
+    with torch.inference_mode():
+        x = images(N, dtype=torch.float64)
+    torch.testing.assert_close(unicam.attribute(x, labels(N)), expected)
