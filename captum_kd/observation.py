@@ -192,11 +192,12 @@ class Observation:
     def _features(self, layer: Layer, canonical: Tensor) -> Tensor:
         canonical = precise(canonical)
         features = self._observer.feature_transform(canonical)
-        if not isinstance(features, Tensor) or features.dim() != 2 or features.shape[0] != canonical.shape[0]:
-            shown = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        shape = tuple(features.shape) if isinstance(features, Tensor) else ()
+        if len(shape) != 2 or shape[0] != canonical.shape[0] or shape[1] == 0:
+            shown = shape if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(
                 f"feature_transform must turn {tuple(canonical.shape)} of {layer} into "
-                f"({canonical.shape[0]}, d), got {shown}."
+                f"({canonical.shape[0]}, d), got {shown}; d must be at least 1."
             )
         return features
 
@@ -215,7 +216,8 @@ class Observation:
                 with respect to :attr:`features`, (n, d).
             relu_attributions (bool): keep positive attributions only.
             attr_dim_summation (bool): sum over channels.
-            grad_kwargs (dict, optional): passed to :func:`torch.autograd.grad`.
+            grad_kwargs (dict, optional): passed to :func:`torch.autograd.grad`, save for
+                ``retain_graph``.
 
         Returns:
             list of tuple of Tensor: for each layer pair the maps of all the layer's tensors,
@@ -246,8 +248,8 @@ class Observation:
     ) -> list[Tensor]:
         """The objective's gradient at the activations, in float32 at least."""
         pair = self._observer.pairs[number]
-        # Pairs may share a graph: it is freed with this object.
-        kwargs: dict[str, Any] = {"retain_graph": True, "allow_unused": True, **(grad_kwargs or {})}
+        # Pairs may share a graph: it is freed with this object, whatever the user says of it.
+        kwargs: dict[str, Any] = {"allow_unused": True, **(grad_kwargs or {}), "retain_graph": True}
         gradients: Sequence[Optional[Tensor]] = [None] * len(part.activations)
         # Unit size on the way through the network, where half types would underflow.
         size = grad_features.abs().amax()

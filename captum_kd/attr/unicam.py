@@ -246,7 +246,8 @@ class UniCAM(LayerAttribution):
                         Default: False
             attr_dim_summation (bool, optional): Sum over channels.
                         Default: True
-            grad_kwargs (dict, optional): Additional keyword arguments of torch.autograd.grad.
+            grad_kwargs (dict, optional): Additional keyword arguments of torch.autograd.grad;
+                        ``retain_graph`` has no effect, the graphs end with the call.
             reference (ReferencePopulation, optional): Population to which every input is added on
                         its own, made by :meth:`reference`.
                         Default: None, the inputs are the population

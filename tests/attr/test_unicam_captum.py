@@ -209,6 +209,17 @@ def test_grad_kwargs_reach_autograd(monkeypatch):
     assert any(kwargs.get("create_graph") for kwargs in seen)
 
 
+@pytest.mark.parametrize("grad_kwargs", [{"retain_graph": False}, {"retain_graph": None}])
+@pytest.mark.parametrize("internal_batch_size", [None, 3])
+def test_layers_that_share_a_graph_keep_it_for_each_other(grad_kwargs, internal_batch_size):
+    student, base = pair()
+    unicam = UniCAM(student, ["conv1", "conv2"], base, feature_layer="conv3")
+    found = unicam.attribute(
+        inputs(), labels(N), grad_kwargs=grad_kwargs, internal_batch_size=internal_batch_size
+    )
+    torch.testing.assert_close(found, unicam.attribute(inputs(), labels(N)))
+
+
 # ------------------------------------------------------------------------------- inputs
 
 

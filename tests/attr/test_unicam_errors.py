@@ -375,11 +375,12 @@ def test_features_that_do_not_depend_on_the_layer(pair, internal_batch_size):
         (lambda a: a.mean((1, 2, 3)), r"\(8,\)"),
         (lambda a: a.flatten(1).T, r"\(216, 8\)"),
         (lambda a: a.flatten(1).tolist(), "list"),
+        (lambda a: a.flatten(1)[:, :0], r"\(8, 0\)"),
     ],
 )
 def test_transform_of_another_shape(pair, transform, shown):
     unicam = UniCAM(pair[0], "conv2", pair[1], feature_transform=transform)
-    with pytest.raises(ValueError, match=rf"feature_transform .* layer 'conv2' .* \(8, d\), got {shown}"):
+    with pytest.raises(ValueError, match=rf"feature_transform .* layer 'conv2' .* \(8, d\), got {shown}; d must be at least 1"):
         unicam.attribute(images(N), labels(N))
 
 
