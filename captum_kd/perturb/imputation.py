@@ -52,8 +52,9 @@ def noisy_linear_imputation(
                     where a channel's kept values span less than 1, a share of what they span, so that
                     faint images are solved too. Images of 0..255 that need no more than a hundredth of a
                     grey level are done sooner with 0.01. Rounding to the images' dtype comes on top.
-        generator (torch.Generator, optional): Source of the noise, on the CPU or the images' device. With
-                    it torch's global state is not touched and results repeat; without it the noise comes
+        generator (torch.Generator, optional): Source of the noise, on the CPU or the images' device, drawn
+                    image after image: batches in turn get the same noise as all images at once. With it
+                    torch's global state is not touched and results repeat; without it the noise comes
                     from the global generator, as from :func:`torch.randn`.
 
     Returns:
@@ -81,8 +82,9 @@ def noisy_linear_imputation(
     filled = _impute(known, mask, float(tolerance))
     if noise > 0:
         where = images.device if generator is None else generator.device
-        drawn = torch.randn(images.shape, dtype=dtype, device=where, generator=generator)
-        filled = filled + noise * drawn.to(images.device)
+        # One image after the other: in smaller batches the same images get the same noise.
+        drawn = [torch.randn(images.shape[1:], dtype=dtype, device=where, generator=generator) for _ in images]
+        filled = filled + noise * torch.stack(drawn).to(images.device)
     return torch.where(mask, images, filled.to(images.dtype))
 
 

@@ -280,13 +280,24 @@ def test_noise_repeats_with_a_generator_and_leaves_the_global_state():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_batches_in_turn_get_the_noise_of_all_images_at_once():
+    images, keep = torch.rand(5, 1, 7, 9, generator=rng()), scattered(5, 7, 9)
+    whole = noisy_linear_imputation(images, keep, noise=0.5, generator=rng(3))
+    stream = rng(3)
+    parts = [
+        noisy_linear_imputation(images[rows], keep[rows], noise=0.5, generator=stream)
+        for rows in (slice(0, 2), slice(2, 5))
+    ]
+    assert torch.allclose(torch.cat(parts), whole, atol=2e-3)
+
+
 def test_noise_comes_from_the_global_generator_without_one():
     images, keep = torch.rand(2, 3, 20, 20, generator=rng()), scattered(2, 20, 20)
     torch.manual_seed(11)
     found = noisy_linear_imputation(images, keep)
     after = torch.random.get_rng_state()
     torch.manual_seed(11)
-    drawn = torch.randn(images.shape)
+    drawn = torch.stack([torch.randn(images.shape[1:]) for _ in images])
     assert torch.equal(after, torch.random.get_rng_state())
     assert torch.allclose(found, torch.where(keep, images, pure(images, keep) + 0.01 * drawn), atol=1e-6)
 

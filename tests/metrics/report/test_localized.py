@@ -7,6 +7,7 @@ from models import ConvNet, TinyTransformer, images, labels
 from population import batches, by_score, compare, data, dcor_scores, hooked, related
 
 from captum_kd import UniCAM
+from captum_kd.metrics import feature_similarity_score, relevance_score
 from captum_kd.perturb import keep_relevant
 
 LAYERS = ["conv2", "conv3"]
@@ -92,6 +93,19 @@ def test_unicam_explains_a_student_anew_beside_every_base():
         for score, row in by_score(alone, "conv2", base=name).items():
             assert by_score(together, "conv2", base=name)[score]["value"] == pytest.approx(row["value"], abs=1e-6)
     assert together.seed_control is None and any("explained anew" in note for note in together.notes)
+
+
+def test_rows_agree_with_the_metric_functions_noise_included():
+    student, base = related(1), related(2)
+    x, y = data()
+    own, other = gradcam(student, "conv2", x, y), gradcam(base, "conv2", x, y)
+    rows = values_of(compare(student, base, "conv2", batches(8), localize="gradcam"), "conv2")
+    fss = feature_similarity_score(student, "conv2", base, "conv2", x, attributions=own, base_attributions=other)
+    distilled = relevance_score(
+        student, "conv2", x, y, given=(base, "conv2"), attributions=own, base_attributions=other
+    )
+    assert rows["fss"] == pytest.approx(float(fss), abs=1e-5)
+    assert rows["rs_distilled"] == pytest.approx(float(distilled), abs=1e-5)
 
 
 @pytest.mark.parametrize("localize", ["gradcam", "unicam"])
