@@ -14,13 +14,13 @@ __all__ = ["OutputTransform", "class_scores"]
 OutputTransform = Callable[[Any], Tensor]
 
 
-def class_scores(output: Any, output_transform: Optional[OutputTransform], labels: Tensor, model: str) -> Tensor:
+def class_scores(output: Any, output_transform: Optional[OutputTransform], labels: Optional[Tensor], model: str) -> Tensor:
     """Logits (N, classes) of a model's output: what ``output_transform`` makes of it, its ``logits``, or itself.
 
     Args:
         output (Any): what the model returned.
         output_transform (callable, optional): from it to logits.
-        labels (Tensor): (N,) labels, which have to be among the classes.
+        labels (Tensor, optional): (N,) labels, which have to be among the classes.
         model (str): the argument that gave the model, for messages.
 
     Raises:
@@ -41,17 +41,17 @@ def class_scores(output: Any, output_transform: Optional[OutputTransform], label
             "the model's output to its logits."
         )
     rows, classes = logits.shape
-    if rows != labels.shape[0]:
+    if labels is not None and rows != labels.shape[0]:
         raise ValueError(f"{model} gives logits of {rows} rows for {labels.shape[0]} inputs.")
     if classes < 2:
         raise ValueError(
             f"{model} gives one logit an input; two classes need two: "
             "output_transform=lambda out: torch.cat([torch.zeros_like(out), out], 1)."
         )
-    outside = (labels < 0) | (labels >= classes)
-    if bool(outside.any()):
+    outside = None if labels is None else labels[(labels < 0) | (labels >= classes)]
+    if outside is not None and outside.numel():
         raise ValueError(
-            f"target holds the label {int(labels[outside][0])}, but {model} gives logits of the classes 0 to "
+            f"target holds the label {int(outside[0])}, but {model} gives logits of the classes 0 to "
             f"{classes - 1} only."
         )
     if not is_finite(logits):

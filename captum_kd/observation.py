@@ -167,7 +167,7 @@ class Observation:
             sources, source_layouts = at_features.tensors, self._layouts(pair.feature_layer, at_features, image_size)
         else:
             if torch.is_grad_enabled():
-                activations = tuple(a if a.requires_grad else precise(a).requires_grad_() for a in activations)
+                activations = tuple(a if a.requires_grad else _recordable(precise(a)) for a in activations)
             sources, source_layouts = activations, layouts
         features = [
             self._features(pair.feature_layer, layout.to_channels_first(source))
@@ -271,6 +271,11 @@ class Observation:
             torch.zeros_like(precise(a)) if g is None else precise(g.detach()) * size
             for g, a in zip(gradients, part.activations)
         ]
+
+
+def _recordable(value: Tensor) -> Tensor:
+    # A model may run itself in inference mode, whose tensors can begin no graph.
+    return (value.clone() if value.is_inference() else value).requires_grad_()
 
 
 def precise(value: Tensor) -> Tensor:

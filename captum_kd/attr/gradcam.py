@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from captum_kd._outputs import OutputTransform, class_scores
-from captum_kd.layers import Layer, catch_layers
+from captum_kd.layers import Layer, catch_layers, same_random_state
 from captum_kd.layouts import LayoutHints, find_layout
 from captum_kd.observation import image_size_of, precise, weighted_activations
 
-__all__ = ["layer_gradcams"]
+__all__ = ["layer_gradcams", "predicted_classes"]
 
 
 def layer_gradcams(
     forward_func: Callable[..., Any],
     layers: Sequence[Layer],
     inputs: tuple[Tensor, ...],
-    labels: Tensor,
+    labels: Optional[Tensor],
     additional_forward_args: tuple[Any, ...] = (),
     *,
     model: str = "forward_func",
@@ -33,19 +33,21 @@ def layer_gradcams(
     at_input: bool = False,
     device_ids: Optional[Sequence[int]] = None,
 ) -> list[Tensor]:
-    """Maps of a batch at several layers for the score of each input's label.
+    """Maps of a batch at several layers for the score of each input's label, or of the class that the model predicts.
 
     Args:
         forward_func (callable): the model.
         layers (sequence of Layer): where the maps are.
         inputs (tuple of Tensor): the model's inputs.
-        labels (Tensor): (N,) the outputs that are explained.
+        labels (Tensor, optional): (N,) the outputs that are explained; None: each input's highest one.
         additional_forward_args (tuple): further arguments of the model.
         model (str): what to call the model in messages.
         output_transform (callable, optional): from the model's output to logits (N, classes), see
             :func:`captum_kd._outputs.class_scores`.
-        high_resolution (bool): HiResCAM (Draelos & Carin 2020) of the softmax output, which the authors' scores
-            use: gradient times activation position by position, without the mean over positions.
+        high_resolution (bool): HiResCAM (Draelos & Carin 2020), which the authors' scores use: gradient times
+            activation position by position, without the mean over positions. Of the log-odds of the softmax
+            output: up to a positive factor a map the same as of that output, whose gradient vanishes where a
+            model is sure.
         hints (LayoutHints): layout of token and channels-last layers where it cannot be found.
         at_input (bool): explain the layers' inputs instead of their outputs.
         device_ids (sequence of int, optional): device order of DataParallel models.
@@ -85,7 +87,8 @@ def layer_gradcams(
             )
     with torch.inference_mode(False), torch.enable_grad():
         scores = class_scores(outputs[-1], output_transform, labels, model)
-        chosen = (scores.softmax(1) if high_resolution else scores).gather(1, labels.to(scores.device)[:, None]).sum()
+        explained = (scores.argmax(1) if labels is None else labels.to(scores.device).clone())[:, None]
+        chosen = (_log_odds(scores, explained) if high_resolution else scores.gather(1, explained)).sum()
     activations = [device[layer.module].tensors[0] for device in devices for layer in layers]
     gradients = torch.autograd.grad(chosen, activations, allow_unused=True) if chosen.requires_grad else ()
     if len(gradients) == 0 or any(gradient is None for gradient in gradients):
@@ -110,3 +113,28 @@ def layer_gradcams(
             a, g = (precise(layout.to_channels_first(tensor)) for tensor in (activation, gradient))
             of_layer.append((g * a).sum(1, keepdim=True) if high_resolution else weighted_activations(g, a, True))
     return [torch.cat([part.to(parts[0].device) for part in parts]) for parts in maps]
+
+
+def _log_odds(scores: Tensor, chosen: Tensor) -> Tensor:
+    """log(p / (1 - p)) of the chosen classes' softmax outputs p, (N, 1), without their rounding."""
+    scores = precise(scores)
+    others = scores.scatter(1, chosen, -torch.inf).logsumexp(1, keepdim=True)
+    return scores.gather(1, chosen) - others
+
+
+def predicted_classes(
+    forward_func: Callable[..., Any],
+    inputs: tuple[Tensor, ...],
+    additional_forward_args: tuple[Any, ...] = (),
+    *,
+    model: str = "forward_func",
+    output_transform: Optional[OutputTransform] = None,
+) -> Tensor:
+    """The class (N,) that a model predicts for each input, on its own device.
+
+    Raises:
+        TypeError, ValueError: an output without logits (N, classes), or with non-finite ones.
+    """
+    with torch.no_grad(), same_random_state(inputs):
+        output = forward_func(*inputs, *additional_forward_args)
+        return class_scores(output, output_transform, None, model).argmax(1)

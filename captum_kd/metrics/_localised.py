@@ -42,7 +42,8 @@ class Localiser(NamedTuple):
         """
         images = inputs[self.place]
         with torch.no_grad(), _seeded(images):
-            reduced = self.perturb_func(images, self.maps.to(images.device))
+            # A copy: a function that works in place must not reach the caller's images.
+            reduced = self.perturb_func(images.clone(), self.maps.to(images.device))
         if not isinstance(reduced, Tensor):
             raise TypeError(f"perturb_func must return the perturbed images, a tensor, got {type(reduced).__name__}.")
         if reduced.shape != images.shape or not is_finite(reduced):

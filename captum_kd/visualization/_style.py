@@ -83,6 +83,11 @@ def text_width(text: str, size: float) -> float:
     return max(map(len, text.split("\n"))) * 0.58 * size / 72
 
 
+def verbatim(text: object) -> str:
+    """A name as it is: its dollar signs begin no formula."""
+    return str(text).replace("$", r"\$")
+
+
 def wrapped(text: str, width: float, size: float) -> str:
     """The text in lines of at most so many inches; its own line breaks stay."""
     letters = max(4, int(width * 72 / (0.58 * size)))

@@ -18,6 +18,7 @@ from captum_kd.visualization._style import (
     cycled_style,
     legend_below,
     prepare_axis,
+    verbatim,
     wrapped,
 )
 
@@ -85,7 +86,7 @@ def plot_keep_curve(
     if whole_accuracy is not None and not 0.0 <= whole_accuracy <= 1.0:
         raise ValueError(f"whole_accuracy must be between 0 and 1, got {whole_accuracy}.")
 
-    labels = [wrapped(_label(name, curve), WIDTH - 0.6, TEXT_SIZE) for name, curve in points.items()]
+    labels = [wrapped(verbatim(_label(name, curve)), WIDTH - 0.6, TEXT_SIZE) for name, curve in points.items()]
     if whole_accuracy is not None:
         labels.append(f"whole images, accuracy {whole_accuracy:.3f}")
     legend_height = 1.08 * LINE_HEIGHT * sum(label.count("\n") + 1 for label in labels) + 0.05

@@ -29,6 +29,7 @@ from captum_kd.visualization._style import (
     legend_columns,
     prepare_axis,
     text_width,
+    verbatim,
     wrapped,
 )
 
@@ -147,7 +148,7 @@ def plot_layer_scores(
                 else:
                     axis.tick_params(labelleft=False)
                 if len(students) > 1:
-                    axis.set_title(wrapped(student, width - 0.4, LABEL_SIZE), fontsize=LABEL_SIZE, pad=3.0)
+                    axis.set_title(wrapped(verbatim(student), width - 0.4, LABEL_SIZE), fontsize=LABEL_SIZE, pad=3.0)
                 first.setdefault(kind, axis)
         top += len(band.panels)
         for j, kind in enumerate(band.legends):
@@ -212,7 +213,7 @@ class _LayerNames(NamedTuple):
         return cls(names, angle, ceil(line / room), height)
 
     def put(self, axis: Axes) -> None:
-        axis.set_xticks(range(0, len(self.names), self.step), self.names[:: self.step])
+        axis.set_xticks(range(0, len(self.names), self.step), [verbatim(name) for name in self.names[:: self.step]])
         axis.set_xlim(-0.5, len(self.names) - 0.5)
         for label in axis.get_xticklabels():
             label.set(rotation=self.angle, rotation_mode="anchor")

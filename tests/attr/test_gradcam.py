@@ -31,11 +31,33 @@ def test_maps_are_those_of_captum_at_every_layer(names, trainable):
         assert not values.requires_grad
 
 
-def test_high_resolution_maps_are_products_position_by_position_of_the_softmax_output():
-    model, x, y = ConvNet(), images(5), labels(5)
+def unit(maps):
+    return torch.nn.functional.normalize(maps.flatten(1), dim=1)
+
+
+def test_high_resolution_maps_are_products_position_by_position_of_the_softmax_output_up_to_scale():
+    model, x, y = ConvNet().double(), images(5).double(), labels(5)
     (values,) = gradcams(model, ["conv2"], x, y, high_resolution=True)
     product = LayerGradientXActivation(lambda z: model(z).softmax(1), model.conv2).attribute(x, y)
-    torch.testing.assert_close(values, product.sum(1, keepdim=True))
+    torch.testing.assert_close(unit(values), unit(product.sum(1, keepdim=True)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_high_resolution_maps_of_sure_models_keep_their_digits(dtype):
+    model, x, y = ConvNet(), images(5), labels(5)
+    with torch.no_grad():
+        model.fc.weight *= 1000  # softmax outputs of 0 and 1 exactly
+    expected = unit(gradcams(model.double(), ["conv2"], x.double(), y, high_resolution=True)[0])
+    found = unit(gradcams(model.to(dtype), ["conv2"], x.to(dtype), y, high_resolution=True)[0])
+    assert float((found.double() * expected).sum(1).min()) > 0.999 if dtype == torch.float32 else 0.95
+
+
+def test_labels_made_in_inference_mode_serve():
+    model, x = ConvNet(), images(4)
+    expected = gradcams(model, ["conv2"], x, labels(4))[0]
+    with torch.inference_mode():
+        found = gradcams(model, ["conv2"], images(4), labels(4))[0]
+    torch.testing.assert_close(found, expected)
 
 
 def test_layer_inputs_can_be_explained():

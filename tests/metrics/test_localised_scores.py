@@ -223,7 +223,13 @@ def test_maps_say_which_pixels_stay(pair):
     whole = fss(pair, None, None)
     assert fss(pair, own, other, perturb_func=spy) == whole
     assert [torch.equal(given_maps, expected) for (_, given_maps), expected in zip(seen, (own, other))] == [True, True]
-    assert all(inputs is X for inputs, _ in seen)
+    assert all(torch.equal(inputs, X) for inputs, _ in seen)
+
+
+def test_a_function_that_works_in_place_does_not_reach_the_images(pair):
+    before = X.clone()
+    fss(pair, maps(1), maps(2), perturb_func=lambda inputs, attributions: inputs.mul_(2))
+    assert torch.equal(X, before)
 
 
 # -------------------------------------------------------------------------------- errors

@@ -240,3 +240,11 @@ def test_bad_rows_are_named(records, message):
 def test_rows_of_wrong_types_are_named(records, message):
     with pytest.raises(TypeError, match=message):
         plot_layer_scores(records)
+
+
+def test_dollar_signs_in_names_are_dollar_signs():
+    rows = [
+        {"student": "a $x^ b$", "base": "$y$", "layer": r"$\x$", "score": "fss", "value": 0.5},
+        {"student": "c", "base": "$y$", "layer": r"$\x$", "score": "fss", "value": 0.6},
+    ]
+    plot_layer_scores(rows).draw_without_rendering()

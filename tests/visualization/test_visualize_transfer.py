@@ -263,3 +263,8 @@ def test_figure_fits_a_page_by_default_and_follows_a_panel_size():
     many = {f"map {i}": maps()["distilled"] for i in range(6)}
     assert visualize_transfer(pictures(), many).get_figwidth() <= 7.05
     assert visualize_transfer(pictures(), many, panel_size=3.0).get_figwidth() > 21.0
+
+
+def test_row_labels_may_be_numbers_and_names_may_hold_dollar_signs():
+    images, maps = torch.rand(2, 3, 8, 8), torch.rand(2, 1, 4, 4)
+    visualize_transfer(images, {"a $x^ b$": maps}, row_labels=[3, 5]).draw_without_rendering()

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional
 
+from captum_kd.distance import MIN_INPUTS
 from captum_kd.metrics.inference.products import Products, Score
 
-__all__ = ["JackknifeEstimate", "jackknife"]
+__all__ = ["JackknifeEstimate", "LEAST_WITH_REMOVAL", "jackknife"]
+
+LEAST_WITH_REMOVAL = MIN_INPUTS + 1
+"""The U-centred matrices of 4 inputs span 2 dimensions: after removal a score can only flip its sign."""
 
 
 class JackknifeEstimate(NamedTuple):
@@ -41,7 +45,8 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
         \theta \mp t_{n-1}\, SE
 
     Not defined, and so None, where the score or any of its leave-one-out values is not: a class
-    whose only geometry is one input, constant features, a Student that is a copy of the Base.
+    whose only geometry is one input, constant features, a Student that is a copy of the Base. Nor are
+    scores with removal of 5 inputs: of the 4 that remain such a score says +1 or -1 at random.
 
     Args:
         products (Products): with leave-one-out products, n >= 5.
@@ -69,7 +74,8 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
         raise ValueError("These products hold no leave-one-out values; take them with leave_one_out=True.")
     value, defined = products.score(score)
     values, all_defined = products.leave_one_out(score)
-    if not (defined and all_defined):
+    has_removal = any(not isinstance(side, str) for side in score)
+    if not (defined and all_defined) or (has_removal and n - 1 < LEAST_WITH_REMOVAL):
         return JackknifeEstimate(value, None, None, None, None)
     # scipy comes with dcor. Imported here because import captum_kd shall stay fast.
     from scipy.special import stdtr, stdtrit

@@ -19,7 +19,7 @@ and a submatrix of D centre to the same matrix, and the rows of P without column
 
 from __future__ import annotations
 
-from typing import Mapping, NamedTuple, Union
+from typing import Mapping, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
@@ -114,11 +114,18 @@ class Products(NamedTuple):
         """The score without each input, (n,) float64, and whether all of them are defined."""
         noise = torch.maximum(self.noise, _LEFT_OUT_SHARE * self.full.diagonal())
         values, defined = self._correlation(self.without, noise, score)
+        for side in score:
+            if not isinstance(side, str):
+                place = self._places(side)[1]
+                # What is removed may vanish with an input; what would then be left is another quantity.
+                if bool(self.full[place, place] > self.noise[place]):
+                    defined = defined & (self.without[:, place, place] > noise[place])
         return values, bool(defined.all())
 
-    def unique_share(self, of: str, given: str) -> float:
-        """Share of a geometry that is left after removal, 1 - FSS^2."""
-        return 1.0 - self.score(Score(of, given))[0] ** 2
+    def unique_share(self, of: str, given: str) -> Optional[float]:
+        """Share of a geometry that is left after removal, 1 - FSS^2; None where one of the two has none."""
+        similarity, defined = self.score(Score(of, given))
+        return 1.0 - similarity**2 if defined else None
 
     def _correlation(self, gram: Tensor, noise: Tensor, score: Score) -> tuple[Tensor, Tensor]:
         x, z = self._places(score.x)

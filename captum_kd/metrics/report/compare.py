@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import warnings
-from importlib.metadata import version
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, Union
 
+import captum
+import numpy
 import torch
 from captum._utils.progress import progress
 from captum.log import log_usage
@@ -18,16 +19,18 @@ from captum_kd._outputs import OutputTransform
 from captum_kd.distance import Estimator, check_estimator
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
-from captum_kd.metrics.inference import QUESTIONS, seed_control, single_pair_sentence, transfer_scores
-from captum_kd.metrics.report.localizing import Localize, Localizer, as_explainer
+from captum_kd.layers import same_random_state
+from captum_kd.metrics.report.copies import Copies
+from captum_kd.metrics.report.localizing import TARGETS, Localize, Localizer, as_explainer
 from captum_kd.metrics.report.memory import MemoryLimit
 from captum_kd.metrics.report.notes import cautions, explanations
-from captum_kd.metrics.report.populations import AllInputs, LayerSummary, MiniBatches, Question
-from captum_kd.metrics.report.scoring import Estimate, ScoreSettings
-from captum_kd.metrics.report.seed_groups import SeedGroup, as_seed_groups
-from captum_kd.metrics.report.subjects import BASE, STUDENT, TEACHER, Layers, Model, Models, Subject, as_subjects
+from captum_kd.metrics.report.populations import AllInputs, MiniBatches, Question
+from captum_kd.metrics.report.rows import report_rows
+from captum_kd.metrics.report.scoring import ScoreSettings
+from captum_kd.metrics.report.seed_groups import as_seed_groups, control_seeds, without_seed_control
+from captum_kd.metrics.report.subjects import TEACHER, Layers, Model, Models, as_subjects, is_training
 from captum_kd.metrics.report.transfer_report import TransferReport
-from captum_kd.metrics.report.views import Pair, View, Viewer, pairs_of
+from captum_kd.metrics.report.views import Viewer, pairs_of
 
 __all__ = ["compare_transfer"]
 
@@ -54,6 +57,7 @@ def compare_transfer(
     unpack: Optional[Unpack] = None,
     output_transform: Optional[OutputTransform] = None,
     show_progress: bool = True,
+    localize_target: str = "predicted",
     localize_layer: Optional[str] = None,
     reference: Optional[tuple[Any, Any]] = None,
     noise: float = 0.01,
@@ -100,7 +104,8 @@ def compare_transfer(
         localize (str or Callable, optional): Take features on each model's images reduced to their salient part, by
                     "gradcam", "hirescam" (of the softmax output, as the authors' scores), "unicam" (distilled map for
                     the Student, residual map for the Base; needs ``reference``; the Teacher by Grad-CAM), or a function
-                    (model, layer module, inputs, labels) -> maps (N, 1, h, w).
+                    (model, layer module, inputs, classes) -> maps (N, 1, h, w), the classes being those of
+                    ``localize_target``.
                     Default: None, whole images
         keep (float, optional): Share of the pixels that stay, in (0, 1).
         confidence (float, optional): Coverage of intervals, 0.95 say. None: no intervals, no p-values.
@@ -116,6 +121,9 @@ def compare_transfer(
         output_transform (Callable, optional): From a model's output to logits (N, classes), for ``localize``.
                     Default: ``.logits`` if there is one
         show_progress (bool, optional): Show a progress bar over the batches.
+        localize_target (str, optional): The class that maps explain: "predicted", each model's own prediction, or
+                    "label", as the authors do. Maps of an input's own label carry the label into the features:
+                    relevance is then above 0 even for untrained models and random labels, and gets no p-values.
         localize_layer (str, optional): One of the layers, whose map serves all of them.
                     Default: None, each layer its own map
         reference (tuple, optional): (inputs, labels), the fixed population of ``localize="unicam"``.
@@ -152,7 +160,7 @@ def compare_transfer(
         >>> print(report)
         >>> report.plot().savefig("layers.png")
     """
-    _check_choices(population, localize, localize_layer, reference)
+    _check_choices(population, localize, localize_target, localize_layer, reference)
     _check_numbers(keep, noise, confidence, n_permutations, seed)
     check_estimator(estimator)
     check_callable(feature_transform, "feature_transform")
@@ -176,7 +184,8 @@ def compare_transfer(
             device_ids=device_ids,
         )
         place = None if localize_layer is None else labels.index(localize_layer)
-        localizer = Localizer(explain, place, len(labels), keep, noise, seed)
+        localizer = Localizer(explain, localize_target, place, len(labels), keep, noise, seed)
+    maps_know_labels = localizer is not None and localize_target == "label"
     in_pairs = localize == "unicam"
     pairs = pairs_of(subjects, explained_in_pairs=in_pairs)
     seed_groups = as_seed_groups(subjects, groups, shared_seeds, explained_in_pairs=in_pairs)
@@ -195,29 +204,38 @@ def compare_transfer(
         views=viewer.views,
         compared=[each.key for each in subjects if each.role != TEACHER] if seed_groups else [],
         progression=progression,
-        settings=ScoreSettings(estimator, confidence, n_permutations, seed, embeddings),
+        settings=ScoreSettings(estimator, confidence, n_permutations, seed, embeddings, maps_know_labels),
     )
-    limit = MemoryLimit(memory_limit, data, len(viewer.views))
+    device = _device(feature_device)
+    limit = MemoryLimit(memory_limit, data, len(viewer.views), progression)
     taker: Union[AllInputs, MiniBatches] = (
-        AllInputs(limit.check, torch.device(feature_device)) if population == "all" else MiniBatches(question)
+        AllInputs(limit.check, device) if population == "all" else MiniBatches(question)
     )
-    _read(data, taker, viewer, unpack, embeddings, show_progress)
-    rows, matrices, undefined = _rows(question, taker)
+    training = [str(each) for each in subjects if is_training(each.model)]
+    # A loader draws from the global stream, even an unshuffled one.
+    with same_random_state(()):
+        copies = _read(data, taker, viewer, unpack, embeddings, show_progress)
+    rows, matrices, undefined = report_rows(question, taker)
     n = sum(taker.counts.values())
-    control = _seed_control(matrices, seed_groups, question)
+    control = control_seeds(matrices, seed_groups, question.compared)
     doubts = cautions(
         rows,
         n=n,
-        repeated=taker.repeated,
+        # Noise on imputed pixels tells copies apart, so that only the inputs themselves show them.
+        repeated=max(copies, taker.repeated if localizer is None else 0),
         left_out=taker.left_out,
         left_out_of_removal=taker.left_out_of_removal,
         undefined=undefined,
+        undefined_in_batches=taker.undefined,
+        training=training,
+        maps_know_labels=maps_know_labels,
+        empty_maps=0 if localizer is None else localizer.empty,
     )
     for doubt in doubts:
         warnings.warn(doubt, UserWarning, stacklevel=3)
     notes = [*doubts, *explanations(rows, population=population, estimator=estimator, confidence=confidence)]
     if control is None:
-        notes.append(_without_seed_control(subjects, in_pairs))
+        notes.append(without_seed_control(subjects, in_pairs))
     settings = {
         "n": n,
         "class_counts": {str(label): taker.counts[label] for label in sorted(taker.counts)},
@@ -226,6 +244,7 @@ def compare_transfer(
         "estimator": estimator,
         "feature_transform": _name(feature_transform),
         "localize": localize if localize is None or isinstance(localize, str) else _name(localize),
+        "localize_target": None if localize is None else localize_target,
         "localize_layer": localize_layer,
         "keep": None if localize is None else keep,
         "noise": None if localize is None else noise,
@@ -235,23 +254,23 @@ def compare_transfer(
         "class_embeddings": None if embeddings is None else list(embeddings.shape),
         "attribute_to_layer_input": attribute_to_layer_input,
         "models": {each.name: each.role for each in subjects},
+        "training_mode": training,
         "layers": {
             label: {each.name: each.layers[place].name or type(each.layers[place].module).__name__ for each in subjects}
             for place, label in enumerate(labels)
         },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("captum", "captum_kd", "numpy", "torch")},
-        },
+        "versions": _versions(),
     }
     return TransferReport(rows, control, notes, settings)
 
 
 def _check_choices(
-    population: object, localize: object, localize_layer: object, reference: object
+    population: object, localize: object, localize_target: object, localize_layer: object, reference: object
 ) -> None:
     if population not in ("all", "batch"):
         raise ValueError(f"population must be 'all' or 'batch', got {population!r}.")
+    if localize_target not in TARGETS:
+        raise ValueError(f"localize_target must be 'predicted' or 'label', got {localize_target!r}.")
     if localize is None and localize_layer is not None:
         raise ValueError("localize_layer was given, but localize=None takes features on whole images.")
     if localize != "unicam" and reference is not None:
@@ -268,6 +287,8 @@ def _check_numbers(keep: object, noise: object, confidence: object, n_permutatio
     for name, value in (("n_permutations", n_permutations), ("seed", seed)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError(f"{name} must be a non-negative integer, got {value!r}.")
+        if value >= 2**63:
+            raise ValueError(f"{name} must be below 2**63, got {value!r}.")
 
 
 def _is_number(value: object) -> bool:
@@ -281,14 +302,14 @@ def _read(
     unpack: Optional[Unpack],
     class_embeddings: Optional[Tensor],
     show_progress: bool,
-) -> None:
-    """One pass over the loader."""
+) -> int:
+    """One pass over the loader; the number of inputs that are copies of others."""
     if isinstance(data, (Tensor, str, Mapping)) or not hasattr(data, "__iter__"):
         raise TypeError(
             f"data must be a DataLoader or another iterable of batches (inputs, labels), got {type(data).__name__}. "
             "A single batch is data=[(inputs, labels)]."
         )
-    seen = 0
+    copies = Copies()
     for batch in progress(data, desc="Comparing models") if show_progress else data:
         inputs, labels = unpack_batch(batch, unpack)
         if class_embeddings is not None and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_embeddings):
@@ -297,87 +318,27 @@ def _read(
                 f"The data hold the label {int(wrong)}, but class_embeddings has rows for the labels 0 to "
                 f"{len(class_embeddings) - 1} only."
             )
+        copies.add(inputs)
         taker.add(viewer.features(inputs, labels), labels)
-        seen += len(labels)
-    if seen == 0:
+    if copies.seen == 0:
         raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
+    return copies.count
 
 
-def _rows(
-    question: Question, taker: Union[AllInputs, MiniBatches]
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]], list[str]]:
-    """The report's records, the score matrices of seed control by question and layer, and what was not defined."""
-    summaries = dict(zip(question.labels, taker.layers(question)))
-    n = sum(taker.counts.values())
-    has_teacher = any(view.subject.role == TEACHER for view in question.views)
-    names = list(transfer_scores(teacher=TEACHER if has_teacher else None))
-    rows: list[dict[str, Any]] = []
-    undefined: list[str] = []
-    for place, pair in enumerate(question.pairs):
-        for label, summary in summaries.items():
-            found: dict[str, Optional[Estimate]] = {name: summary.estimates[place].get(name) for name in names}
-            found |= _progressions(summary, pair, question.views)
-            for score, estimate in found.items():
-                removed = score.endswith(("_distilled", "_residual"))
-                rows.append(
-                    {
-                        "student": pair.student.subject.name,
-                        "base": pair.base.subject.name,
-                        "layer": label,
-                        "score": score,
-                        "value": None if estimate is None else estimate.value,
-                        "low": None if estimate is None else estimate.low,
-                        "high": None if estimate is None else estimate.high,
-                        "p_value": None if estimate is None else estimate.p_value,
-                        "n": n,
-                        "unique_share": summary.unique_shares[place] if removed else None,
-                    }
-                )
-                if estimate is not None and not estimate.is_defined:
-                    undefined.append(f"{score} at {label} ({pair.student.subject.name}, {pair.base.subject.name})")
-    matrices = {
-        name: {label: summary.matrices[name] for label, summary in summaries.items() if name in summary.matrices}
-        for name in QUESTIONS
-    }
-    return rows, {name: by_layer for name, by_layer in matrices.items() if by_layer}, undefined
+def _versions() -> dict[str, str]:
+    import captum_kd  # not at the top: the package imports this file
+
+    modules = {"captum": captum, "captum_kd": captum_kd, "numpy": numpy, "torch": torch}
+    return {"python": platform.python_version(), **{name: str(each.__version__) for name, each in modules.items()}}
 
 
-def _progressions(summary: LayerSummary, pair: Pair, views: Sequence[View]) -> dict[str, Optional[Estimate]]:
-    if not summary.progressions:
-        return {}
-    keys = {STUDENT: pair.student.key, BASE: pair.base.key}
-    keys |= {TEACHER: view.key for view in views if view.subject.role == TEACHER}
-    return {f"progression_{role}": summary.progressions[key] for role, key in keys.items()}
-
-
-def _seed_control(
-    matrices: Mapping[str, Mapping[str, Tensor]], groups: Sequence[SeedGroup], question: Question
-) -> Optional[dict[str, Any]]:
-    if not groups:
-        return None
-    tests = []
-    for group in groups:
-        places = torch.tensor([question.compared.index(key) for key in group.keys])
-        for name, by_layer in matrices.items():
-            scores = {label: matrix[places][:, places] for label, matrix in by_layer.items()}
-            for verdict in seed_control(scores, group.students, name, shared_seeds=group.shared_seeds):
-                sentence = verdict.sentence if group.name is None else f"{group.name}, {verdict.sentence}"
-                tests.append({"group": group.name, **verdict._asdict(), "sentence": sentence})
-    return {
-        "tests": tests,
-        "groups": [group.described() for group in groups],
-    }
-
-
-def _without_seed_control(subjects: Sequence[Subject], explained_in_pairs: bool) -> str:
-    if explained_in_pairs:
-        return (
-            'No seed control: with localize="unicam" each model is explained anew beside every other one, so its '
-            "features differ from pair to pair. These rows hold for these trained models alone; use whole images or "
-            "Grad-CAM to ask whether another seed would have shown the same."
-        )
-    students, bases = (sum(each.role == role for each in subjects) for role in (STUDENT, BASE))
-    return single_pair_sentence(students, bases)
+def _device(device: Union[str, torch.device]) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"feature_device={device!r} is no device that torch can use here: {error}") from None
+    return found
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -2,6 +2,9 @@
 
 Each model's images are reduced by its own maps, at each layer by that layer's map (as the authors do) or by one
 layer's map for all of them.
+
+A map of an input's own label tells the label: the reduced images, and so the features, then carry it, whatever the model
+has learned. Maps of the class that the model predicts depend on nothing but the image.
 """
 
 from __future__ import annotations
@@ -16,19 +19,23 @@ from captum_kd._batches import device_of, to_device
 from captum_kd._maps import as_maps, image_place
 from captum_kd._outputs import OutputTransform
 from captum_kd.attr import UniCAM
-from captum_kd.attr.gradcam import layer_gradcams
+from captum_kd.attr.gradcam import layer_gradcams, predicted_classes
 from captum_kd.attr.reference import ReferencePopulation
 from captum_kd.layouts import LayoutHints
 from captum_kd.metrics.report.subjects import Subject, hints_for
 from captum_kd.perturb import keep_relevant
 
-__all__ = ["Explainer", "LOCALIZERS", "Localize", "Localizer", "as_explainer"]
+__all__ = ["Explainer", "LOCALIZERS", "Localize", "Localizer", "TARGETS", "as_explainer"]
 
 Localize = Union[None, str, Callable[..., Tensor]]
 LOCALIZERS = ("gradcam", "hirescam", "unicam")
 
-Explainer = Callable[[Subject, Optional[Subject], Sequence[int], tuple[Tensor, ...], Tensor, tuple[Any, ...]], list[Tensor]]
-"""(model, other model of the pair, places of layers, inputs, labels, further arguments) -> one map a layer."""
+Explainer = Callable[
+    [Subject, Optional[Subject], Sequence[int], tuple[Tensor, ...], Optional[Tensor], tuple[Any, ...]], list[Tensor]
+]
+"""(model, other model of the pair, places of layers, inputs, labels or None for predicted ones, further arguments) ->
+one map a layer."""
+TARGETS = ("predicted", "label")
 
 
 class Localizer:
@@ -37,8 +44,12 @@ class Localizer:
     An input's noise is drawn in its turn from a stream that begins at the seed for every model and layer: it
     depends on the input's place in the data, is the same for all models, and does not depend on the batches.
 
+    Attributes:
+        empty (int): constant maps so far, which say nothing about what to keep.
+
     Args:
         explain (callable): the maps.
+        target (str): "predicted" or "label", the class that is explained.
         place (int, optional): place of the layer whose map serves all layers; None: each layer has its own.
         layers (int): number of layers.
         keep (float): share of the pixels that stay.
@@ -47,13 +58,22 @@ class Localizer:
     """
 
     def __init__(
-        self, explain: Explainer, place: Optional[int], layers: int, keep: float, noise: float, seed: int
+        self,
+        explain: Explainer,
+        target: str,
+        place: Optional[int],
+        layers: int,
+        keep: float,
+        noise: float,
+        seed: int,
     ) -> None:
         self._explain = explain
+        self._by_label = target == "label"
         self._places = range(layers) if place is None else range(place, place + 1)
         self._keep = keep
         self._noise = noise
         self._seed = seed
+        self.empty = 0
         self._streams: dict[tuple[str, int], torch.Generator] = {}
 
     def reduce(
@@ -82,10 +102,12 @@ class Localizer:
         at = image_place(inputs, "localize needs")
         images = inputs[at]
         size = (images.shape[2], images.shape[3])
-        maps = self._explain(subject, given, self._places, inputs, labels, args)
+        maps = self._explain(subject, given, self._places, inputs, labels if self._by_label else None, args)
         reduced = []
         for place, values in zip(self._places, maps):
             checked = as_maps(values, f"What localizes {subject.layers[place]}", len(images), size)
+            flat = checked.flatten(1)
+            self.empty += int((flat.amax(1) == flat.amin(1)).sum())
             stream = self._streams.setdefault((key, place), torch.Generator().manual_seed(self._seed))
             image = keep_relevant(
                 images, checked.to(images.device), keep=self._keep, noise=self._noise, generator=stream
@@ -111,7 +133,7 @@ def as_explainer(
         TypeError: neither a name nor a function.
     """
     if callable(localize):
-        return _Custom(localize)
+        return _Custom(localize, output_transform)
     if not isinstance(localize, str):
         raise TypeError(f"localize must be None, a name or a function, got {type(localize).__name__}.")
     if localize not in LOCALIZERS:
@@ -119,14 +141,17 @@ def as_explainer(
     gradcam = _GradCam(localize == "hirescam", output_transform, hints, at_input, device_ids)
     if localize != "unicam":
         return gradcam
-    return _UniCam(_as_reference(reference), class_embeddings, hints, at_input, device_ids, gradcam)
+    return _UniCam(
+        _as_reference(reference), class_embeddings, hints, at_input, device_ids, gradcam, output_transform
+    )
 
 
 class _Custom:
     """A user's function (model, layer, inputs, labels) -> maps."""
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+    def __init__(self, function: Callable[..., Tensor], output_transform: Optional[OutputTransform]) -> None:
         self.function = function
+        self.output_transform = output_transform
 
     def __call__(
         self,
@@ -134,9 +159,13 @@ class _Custom:
         given: Optional[Subject],
         places: Sequence[int],
         inputs: tuple[Tensor, ...],
-        labels: Tensor,
+        labels: Optional[Tensor],
         args: tuple[Any, ...],
     ) -> list[Tensor]:
+        if labels is None:
+            labels = predicted_classes(
+                subject.model, inputs, args, model=str(subject), output_transform=self.output_transform
+            )
         given_inputs = inputs[0] if len(inputs) == 1 else inputs
         maps = []
         for place in places:
@@ -168,7 +197,7 @@ class _GradCam:
         given: Optional[Subject],
         places: Sequence[int],
         inputs: tuple[Tensor, ...],
-        labels: Tensor,
+        labels: Optional[Tensor],
         args: tuple[Any, ...],
     ) -> list[Tensor]:
         layers = [subject.layers[place] for place in places]
@@ -193,12 +222,14 @@ class _UniCam:
         at_input: bool,
         device_ids: Optional[Sequence[int]],
         teacher: Explainer,
+        output_transform: Optional[OutputTransform],
     ) -> None:
         self.reference = reference
         self.settings: dict[str, Any] = {"class_embeddings": class_embeddings, "device_ids": device_ids}
         self.settings |= {"grid": hints.grid, "prefix_tokens": hints.prefix_tokens, "channels_last": hints.channels_last}
         self.at_input = at_input
         self.teacher = teacher
+        self.output_transform = output_transform
         self.pairs: dict[tuple[str, str], tuple[UniCAM, ReferencePopulation]] = {}
 
     def __call__(
@@ -207,11 +238,15 @@ class _UniCam:
         given: Optional[Subject],
         places: Sequence[int],
         inputs: tuple[Tensor, ...],
-        labels: Tensor,
+        labels: Optional[Tensor],
         args: tuple[Any, ...],
     ) -> list[Tensor]:
         if given is None:
             return self.teacher(subject, given, places, inputs, labels, args)
+        if labels is None:
+            labels = predicted_classes(
+                subject.model, inputs, args, model=str(subject), output_transform=self.output_transform
+            )
         unicam, population = self._pair(subject, given, places, args)
         maps: list[Tensor] = unicam.attribute(inputs, labels, args, self.at_input, reference=population)
         return maps

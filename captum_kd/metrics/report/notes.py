@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Optional, Sequence
 
-__all__ = ["FEW_INPUTS", "LITTLE_LEFT", "cautions", "explanations"]
+from captum_kd.attr.population import FEW_INPUTS
 
-FEW_INPUTS = 30
+__all__ = ["LITTLE_LEFT", "cautions", "explanations", "percent"]
+
 LITTLE_LEFT = 0.01
 """Unique shares below this leave hardly any geometry to score."""
 TIGHT = 0.9
@@ -21,28 +22,52 @@ def cautions(
     left_out: int,
     left_out_of_removal: int,
     undefined: Sequence[str],
+    undefined_in_batches: int,
+    training: Sequence[str],
+    maps_know_labels: bool,
+    empty_maps: int,
 ) -> list[str]:
     """Reasons for doubt that this report's own numbers give.
 
     Args:
         rows (sequence of mappings): the report's rows.
         n (int): number of inputs.
-        repeated (int): inputs that no model tells from another one.
+        repeated (int): inputs that are copies of others, or that no model tells from others.
         left_out, left_out_of_removal (int): mini-batches that were not used, at all or for scores with removal.
         undefined (sequence of str): scores that are 0 for want of a geometry, in words.
+        undefined_in_batches (int): scores of single mini-batches that are in no mean for want of a geometry.
+        training (sequence of str): models in training mode.
+        maps_know_labels (bool): whether features were localised by maps of the inputs' own labels.
+        empty_maps (int): constant maps that images were reduced by.
     """
     found = []
+    if training:
+        found.append(
+            f"In training mode: {_listed(training)}. Dropout and batch normalisation make scores depend on chance and on "
+            "the loader's batches, and running statistics were updated. Call eval() first."
+        )
+    if maps_know_labels:
+        found.append(
+            "Images were reduced by maps of their own labels, so the features carry the labels: relevance is above 0 even "
+            "of untrained models and random labels (RS .12 to .47 in a simulation), and has no p-values. "
+            'localize_target="predicted" looks at nothing but the image.'
+        )
+    if empty_maps:
+        found.append(
+            f"{empty_maps} maps are constant and say nothing about what to keep: of those images the upper part stayed. "
+            "Choose another layer or another explanation."
+        )
     if n < FEW_INPUTS:
         found.append(f"Only {n} inputs: below {FEW_INPUTS} scores follow chance. A few hundred make them stable.")
     if repeated:
         found.append(
-            f"{repeated} of {n} inputs are copies of others (no model tells them apart): copies push scores up, even "
+            f"{repeated} of {n} inputs are copies of others, or no model tells them apart: copies push scores up, even "
             "of independent features. Leave them out."
         )
     if left_out:
         found.append(
             f"{left_out} mini-batches were left out: they have fewer than 4 inputs, or fewer than two classes with two "
-            "inputs each."
+            "inputs each that are apart in the class embeddings."
         )
     if left_out_of_removal:
         found.append(
@@ -52,13 +77,18 @@ def cautions(
     if little:
         places = _listed(dict.fromkeys(f"{row['layer']} ({row['student']}, {row['base']})" for row in little))
         found.append(
-            f"Less than {LITTLE_LEFT:.0%} of the geometry is left after removal at {places}: distilled and residual scores "
+            f"Less than 1% of the geometry is left after removal at {places}: distilled and residual scores "
             "there speak of next to nothing."
         )
     if undefined:
         found.append(
             f"Set to 0, because one side has no geometry (constant features, or a copy of what is removed): "
             f"{_listed(undefined)}."
+        )
+    if undefined_in_batches:
+        found.append(
+            f"{undefined_in_batches} scores of single mini-batches are in no mean, because one side has no geometry there "
+            "(constant features, or a copy of what is removed)."
         )
     return found
 
@@ -75,33 +105,59 @@ def explanations(
         )
     if estimator == "biased":
         told.append(
-            "Similarity scores use the biased estimator, the published way: for few inputs or wide features it tends to "
-            "1 whatever the features. Relevance scores are unbiased."
+            "Similarity scores (FSS, progression) use the biased estimator, the published way: for few inputs or wide "
+            "features it tends to 1 whatever the features. Relevance scores are unbiased."
         )
-    identity = population == "all" and estimator == "unbiased"
-    similar = [row["value"] for row in rows if row["score"] == "fss" and row["value"] is not None]
-    told.append(
-        "Distilled against residual says no more than RS of Student against RS of Base, read all four together: "
-        "distilled - residual = (RS Student - RS Base) sqrt((1 + F) / (1 - F)), F the unbiased FSS of the same inputs."
-    )
-    if identity and similar and TIGHT <= max(similar) < 1:
-        factor = ((1 + max(similar)) / (1 - max(similar))) ** 0.5
-        told.append(f"Magnified by similarity: at FSS {max(similar):.3f} a difference of RS is magnified {factor:.1f} times.")
-    told.append(
-        "A positive distilled score is no evidence of transfer by itself: any second network of equal relevance has one."
-    )
+    has_removal = any(row["score"] == "rs_distilled" and row["value"] is not None for row in rows)
+    if has_removal:
+        where = "of the same inputs" if population == "all" else "within each mini-batch, not for means over them"
+        told.append(
+            "Distilled against residual says no more than RS of Student against RS of Base, read all four together: "
+            f"distilled - residual = (RS Student - RS Base) sqrt((1 + F) / (1 - F)), F the unbiased FSS {where}."
+        )
+    if population == "all" and estimator == "unbiased":
+        told += _magnified(rows)
+    if has_removal:
+        told.append(
+            "A positive distilled score is no evidence of transfer by itself: any second network of equal relevance has one."
+        )
     told.append("RS depends on the classes' shares: compare scores on identical inputs only.")
     if confidence is not None and population == "all":
         told.append(
-            f"Intervals ({confidence:.0%}) and p-values hold for these trained models over inputs like these, not for "
+            f"Intervals ({percent(confidence)}) and p-values hold for these trained models over inputs like these, not for "
             "another training run."
         )
-    elif confidence is not None:
+    elif confidence is not None and any(row["low"] is not None for row in rows):
         told.append(
-            f"Intervals ({confidence:.0%}) are those of the mean over such mini-batches for these trained models, not for "
+            f"Intervals ({percent(confidence)}) are those of the mean over such mini-batches for these trained models, not for "
             "another training run; there are no p-values."
         )
     return told
+
+
+def _magnified(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where similarity magnifies a difference of whole scores most, among layers where enough is left to score."""
+    left = {
+        (row["student"], row["base"], row["layer"]): row["unique_share"] for row in rows if row["score"] == "rs_distilled"
+    }
+    tight = [
+        (row["value"], row["layer"])
+        for row in rows
+        if row["score"] == "fss"
+        and row["value"] is not None
+        and row["value"] >= TIGHT
+        and (left[row["student"], row["base"], row["layer"]] or 0.0) >= LITTLE_LEFT
+    ]
+    if not tight:
+        return []
+    similarity, layer = max(tight)
+    factor = ((1 + similarity) / (1 - similarity)) ** 0.5
+    return [f"Magnified by similarity: at {layer}, FSS {similarity:.3f}, a difference of RS is magnified {factor:.1f} times."]
+
+
+def percent(share: float) -> str:
+    """0.95 as 95%, 0.999 as 99.9%: no digit is rounded away."""
+    return f"{100 * share:.10g}%"
 
 
 def _below(value: Optional[float], bound: float) -> bool:

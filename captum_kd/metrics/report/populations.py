@@ -12,16 +12,19 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance import MIN_INPUTS
-from captum_kd.metrics.report.scoring import Estimate, LayerScores, ScoreSettings, repeated_inputs, widened_distances
+from captum_kd.embeddings import label_geometry
+from captum_kd.metrics.inference.jackknife import LEAST_WITH_REMOVAL
+from captum_kd.metrics.report.scoring import (
+    Estimate,
+    LayerScores,
+    ScoreSettings,
+    is_of_a_remainder,
+    repeated_inputs,
+    widened_distances,
+)
 from captum_kd.metrics.report.views import Pair, View
 
 __all__ = ["AllInputs", "LayerSummary", "MiniBatches", "Population", "Question"]
-
-LEAST_WITH_REMOVAL = MIN_INPUTS + 1
-REMOVED = (
-    "rs_distilled", "rs_residual", "teacher_distilled", "teacher_residual", "teacher_only_distilled",
-    "teacher_only_residual",
-)  # fmt: skip
 
 
 class Question(NamedTuple):
@@ -49,13 +52,13 @@ class LayerSummary(NamedTuple):
 
     Attributes:
         estimates (list of dict): for each pair, by the score's name.
-        unique_shares (list of float): for each pair.
+        unique_shares (list of float or None): for each pair.
         progressions (dict): by view key; empty unless asked for.
         matrices (dict): by question, scores of all ordered pairs of models.
     """
 
     estimates: list[dict[str, Estimate]]
-    unique_shares: list[float]
+    unique_shares: list[Optional[float]]
     progressions: dict[str, Estimate]
     matrices: dict[str, Tensor]
 
@@ -72,8 +75,11 @@ class Population(Protocol):
     left_out_of_removal: int
     """Mini-batches that could not be used for scores with removal."""
 
+    undefined: int
+    """Scores of single mini-batches that were not defined and so are in no mean."""
+
     repeated: int
-    """Inputs that no model tells from another one."""
+    """Inputs that are copies of others, or that no model tells from others."""
 
     def add(self, features: dict[str, list[Tensor]], labels: Tensor) -> None:
         """Takes the features of one batch: by view key, one (N, d) tensor a layer."""
@@ -91,20 +97,23 @@ class AllInputs:
     """Scores over all inputs at once; keeps their features.
 
     Args:
-        check_memory (callable): called with the bytes that features take and the inputs seen, after each batch.
+        check_memory (callable): called with the bytes that features take, the width of the widest and the inputs
+            seen, after each batch.
         device (torch.device): where features are kept and scored.
     """
 
-    def __init__(self, check_memory: Callable[[int, int], None], device: torch.device) -> None:
+    def __init__(self, check_memory: Callable[[int, int, int], None], device: torch.device) -> None:
         self.counts: dict[int, int] = {}
         self.left_out = 0
         self.left_out_of_removal = 0
+        self.undefined = 0
         self.repeated = 0
         self._check_memory = check_memory
         self._device = device
         self._features: dict[str, list[list[Tensor]]] = {}
         self._labels: list[Tensor] = []
         self._bytes = 0
+        self._widest = 0
 
     def add(self, features: dict[str, list[Tensor]], labels: Tensor) -> None:
         for key, of_layers in features.items():
@@ -117,9 +126,10 @@ class AllInputs:
                     )
                 pieces.append(values.to(self._device))
                 self._bytes += values.numel() * values.element_size()
+                self._widest = max(self._widest, values.shape[1])
         self._labels.append(labels)
         _count(self.counts, labels)
-        self._check_memory(self._bytes, sum(self.counts.values()))
+        self._check_memory(self._bytes, self._widest, sum(self.counts.values()))
 
     def layers(self, question: Question) -> Iterator[LayerSummary]:
         labels = torch.cat(self._labels) if self._labels else torch.empty(0, dtype=torch.long)
@@ -138,9 +148,8 @@ class AllInputs:
                 features[key] = torch.cat(kept[place])
                 kept[place] = []  # the pieces are not needed any more
             scores = LayerScores(features, labels, question.settings)
-            alike = repeated_inputs(scores.distances)
-            together = alike if together is None else together & alike
-            self.repeated = int(together.any(1).sum())
+            together = _both(together, repeated_inputs(scores.distances))
+            self.repeated = 0 if together is None else int(together.any(1).sum())
             yield LayerSummary(
                 [scores.of_pair(pair) for pair in question.pairs],
                 [scores.unique_share(pair) for pair in question.pairs],
@@ -152,25 +161,26 @@ class AllInputs:
 class MiniBatches:
     """Mean scores of the loader's own batches: the published way. Keeps scores, no features.
 
-    A batch counts if two of its classes have two inputs or more, and for scores with removal if it has at least 5
-    inputs. Intervals come from the spread over batches and are those of the mean over batches of this size.
+    A batch counts if two of its classes have two inputs or more and its labels a geometry, and for scores with removal
+    if it has at least 5 inputs; a score that a batch does not define (constant features) is left out of its mean.
+    Intervals come from the spread over batches and are those of the mean over batches of this size.
     """
 
     def __init__(self, question: Question) -> None:
         self.counts: dict[int, int] = {}
         self.left_out = 0
         self.left_out_of_removal = 0
+        self.undefined = 0
         self.used = 0
         self.repeated = 0
         self._question = question
-        self._batches: list[list[LayerSummary]] = []
+        self._batches: list[tuple[int, list[LayerSummary]]] = []
 
     def add(self, features: dict[str, list[Tensor]], labels: Tensor) -> None:
-        of_class = torch.unique(labels, return_counts=True)[1]
-        if len(labels) < MIN_INPUTS or int((of_class >= 2).sum()) < 2:
+        question = self._question
+        if not _can_be_scored(labels, question.settings):
             self.left_out += 1
             return
-        question = self._question
         settings = question.settings._replace(confidence=None)
         few = len(labels) < LEAST_WITH_REMOVAL
         self.left_out_of_removal += few
@@ -183,24 +193,22 @@ class MiniBatches:
         together: Optional[Tensor] = None
         for place in range(len(question.labels)):
             scores = LayerScores({key: of_layers[place] for key, of_layers in features.items()}, labels, settings)
-            alike = repeated_inputs(scores.distances)
-            together = alike if together is None else together & alike
+            together = _both(together, repeated_inputs(scores.distances))
             estimates = [scores.of_pair(pair) for pair in question.pairs]
             matrices = scores.pair_matrices(list(question.compared)) if question.compared else {}
             if few:
-                estimates = [{k: v for k, v in each.items() if k not in REMOVED} for each in estimates]
+                estimates = [{k: v for k, v in each.items() if not is_of_a_remainder(k)} for each in estimates]
                 matrices = {"fss": matrices["fss"]} if matrices else {}
             summaries.append(
                 LayerSummary(
                     estimates,
-                    [scores.unique_share(pair) for pair in question.pairs],
+                    [None if few else scores.unique_share(pair) for pair in question.pairs],
                     {key: scores.progression(key, distances) for key, distances in last.items()},
                     matrices,
                 )
             )
-        assert together is not None
-        self.repeated += int(together.any(1).sum())
-        self._batches.append(summaries)
+        self.repeated += 0 if together is None else int(together.any(1).sum())
+        self._batches.append((len(labels), summaries))
 
     def layers(self, question: Question) -> Iterator[LayerSummary]:
         if not self._batches:
@@ -209,34 +217,66 @@ class MiniBatches:
                 'population="batch" needs. Shuffle the loader, use larger batches, or population="all".'
             )
         for place in range(len(question.labels)):
-            summaries = [batch[place] for batch in self._batches]
-            first = summaries[0]
+            sizes, summaries = [], []
+            for size, batch in self._batches:
+                sizes.append(size)
+                summaries.append(batch[place])
             names = list(dict.fromkeys(name for each in summaries for name in each.estimates[0]))
             questions = list(dict.fromkeys(name for each in summaries for name in each.matrices))
             yield LayerSummary(
                 [
-                    {
-                        name: self._mean([each.estimates[pair][name] for each in summaries if name in each.estimates[pair]])
-                        for name in names
-                    }
+                    {name: self._mean(sizes, [each.estimates[pair].get(name) for each in summaries]) for name in names}
                     for pair in range(len(question.pairs))
                 ],
-                [mean(each.unique_shares[pair] for each in summaries) for pair in range(len(question.pairs))],
-                {key: self._mean([each.progressions[key] for each in summaries]) for key in first.progressions},
+                [
+                    _mean_or_none([each.unique_shares[pair] for each in summaries])
+                    for pair in range(len(question.pairs))
+                ],
                 {
-                    name: torch.stack([each.matrices[name] for each in summaries if name in each.matrices]).mean(0)
+                    key: self._mean(sizes, [each.progressions[key] for each in summaries])
+                    for key in summaries[0].progressions
+                },
+                # Of a pair that no batch defines nothing is left but NaN.
+                {
+                    name: torch.stack([each.matrices[name] for each in summaries if name in each.matrices]).nanmean(0)
                     for name in questions
                 },
             )
 
-    def _mean(self, estimates: Sequence[Estimate]) -> Estimate:
-        values = [each.value for each in estimates]
-        value = mean(values)
-        is_defined = all(each.is_defined for each in estimates)
+    def _mean(self, sizes: Sequence[int], estimates: Sequence[Optional[Estimate]]) -> Estimate:
+        """Over the batches that define the score; those for which it was not taken have None."""
+        taken = [each for each in estimates if each is not None]
+        defined = [(size, each.value) for size, each in zip(sizes, estimates) if each is not None and each.is_defined]
+        self.undefined += len(taken) - len(defined)
+        if not defined:
+            return Estimate(0.0, is_defined=False, n=0)
+        values = [value for _, value in defined]
+        found = Estimate(mean(values), n=sum(size for size, _ in defined))
         confidence = self._question.settings.confidence
         if confidence is None or len(values) < 2:
-            return Estimate(value, is_defined=is_defined)
+            return found
         from scipy.special import stdtrit  # with dcor; here because import captum_kd shall stay fast
 
         reach = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * stdev(values) / len(values) ** 0.5
-        return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach), None, is_defined)
+        return found._replace(low=max(-1.0, found.value - reach), high=min(1.0, found.value + reach))
+
+
+def _can_be_scored(labels: Tensor, settings: ScoreSettings) -> bool:
+    of_class = torch.unique(labels, return_counts=True)[1]
+    if len(labels) < MIN_INPUTS or int((of_class >= 2).sum()) < 2:
+        return False
+    try:
+        label_geometry(labels, settings.class_embeddings, torch.float64)
+    except ValueError:  # classes that share a point of the embeddings
+        return False
+    return True
+
+
+def _mean_or_none(values: Sequence[Optional[float]]) -> Optional[float]:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
+
+
+def _both(first: Optional[Tensor], second: Optional[Tensor]) -> Optional[Tensor]:
+    """Pairs of inputs that are alike in both; None says nothing."""
+    return first if second is None else second if first is None else first & second

@@ -32,6 +32,7 @@ __all__ = [
     "ScoreSettings",
     "TESTED_BY_JACKKNIFE",
     "WHOLE",
+    "is_of_a_remainder",
     "repeated_inputs",
     "widened_distances",
 ]
@@ -50,15 +51,23 @@ TESTED_BY_JACKKNIFE = ("rs_distilled", "rs_residual")
 """For the Teacher's share of these 0 is no null: all models look at the same inputs."""
 
 
+def is_of_a_remainder(score: str) -> bool:
+    """Whether a score is of distilled or residual features, what is left after removal."""
+    return score.endswith(("_distilled", "_residual"))
+
+
 class ScoreSettings(NamedTuple):
     """How scores are taken.
 
     Attributes:
-        estimator (str): of similarity scores; relevance is always unbiased, as in the authors' code.
+        estimator (str): of similarity scores, progression and seed control of FSS included; relevance is always
+            unbiased, as in the authors' code.
         confidence (float, optional): coverage of the intervals; None: no intervals and p-values.
         n_permutations (int): of the labels; 0 for none.
         seed (int): of the permutations.
         class_embeddings (Tensor, optional): (num_classes, e).
+        maps_know_labels (bool): whether the features were localised by maps of the inputs' own labels. They then carry
+            the labels, relevance of nothing is no longer 0, and no p-value of relevance would hold.
     """
 
     estimator: Estimator
@@ -66,6 +75,7 @@ class ScoreSettings(NamedTuple):
     n_permutations: int
     seed: int
     class_embeddings: Optional[Tensor]
+    maps_know_labels: bool = False
 
 
 class Estimate(NamedTuple):
@@ -76,6 +86,7 @@ class Estimate(NamedTuple):
         low, high (float, optional): interval over inputs.
         p_value (float, optional): of the test that suits the score.
         is_defined (bool): whether both sides have a geometry.
+        n (int, optional): inputs over which the score was taken, where these are not all.
     """
 
     value: float
@@ -83,6 +94,7 @@ class Estimate(NamedTuple):
     high: Optional[float] = None
     p_value: Optional[float] = None
     is_defined: bool = True
+    n: Optional[int] = None
 
 
 class LayerScores:
@@ -129,8 +141,11 @@ class LayerScores:
         scores = transfer_scores(student, base, labels=LABELS, teacher=TEACHER_KEY if self.has_teacher else None)
         return {name: self._estimate(name, score) for name, score in scores.items()}
 
-    def unique_share(self, pair: Pair) -> float:
-        """1 - FSS^2, by the unbiased estimator: what is left of one geometry when the other is removed."""
+    def unique_share(self, pair: Pair) -> Optional[float]:
+        """1 - FSS^2, by the unbiased estimator: what is left of one geometry when the other is removed.
+
+        None where one of the two has no geometry.
+        """
         return self.products.unique_share(pair.student.key, pair.base.key)
 
     def progression(self, key: str, last: Tensor) -> Estimate:
@@ -141,6 +156,8 @@ class LayerScores:
             last (Tensor): (n, n) distances of its last layer.
         """
         confidence = self._settings.confidence
+        if self._settings.estimator == "biased":
+            return self._biased(self.distances[key], last)
         both = geometry_products({"here": self.distances[key], "last": last}, leave_one_out=confidence is not None)
         score = Score("here", "last")
         value, is_defined = both.score(score)
@@ -152,6 +169,8 @@ class LayerScores:
     def pair_matrices(self, keys: list[str]) -> dict[str, Tensor]:
         """By question, the scores of all ordered pairs of models: what seed control compares."""
         questions = {"fss": pair_scores(self.products, keys), "rs_distilled": pair_scores(self.products, keys, LABELS)}
+        if self._settings.estimator == "biased":
+            questions["fss"] = self._biased_pairs(keys)
         if self.has_teacher:
             questions["teacher_distilled"] = pair_scores(self.products, keys, TEACHER_KEY)
             questions["teacher_only_distilled"] = pair_scores(self.products, keys, (TEACHER_KEY, LABELS))
@@ -161,18 +180,32 @@ class LayerScores:
         settings = self._settings
         value, is_defined = self.products.score(score)
         if name in SIMILARITIES and settings.estimator == "biased":
-            # Leave-one-out values are those of the unbiased estimator: no interval here.
-            sides = (center(self.distances[str(side)], "biased") for side in score)
-            return Estimate(float(correlation(*sides, warn=False)), is_defined=is_defined)
+            return self._biased(*(self.distances[str(side)] for side in score))
         if settings.confidence is None:
             return Estimate(value, is_defined=is_defined)
         interval = jackknife(self.products, score, settings.confidence)
         p_value = None
-        if name in WHOLE:
+        if settings.maps_know_labels:
+            pass
+        elif name in WHOLE:
             p_value = self._permutation_p_value(str(score.x))
         elif name in TESTED_BY_JACKKNIFE:
             p_value = interval.p_value
         return Estimate(value, interval.low, interval.high, p_value if is_defined else None, is_defined)
+
+    def _biased(self, first: Tensor, second: Tensor) -> Estimate:
+        """Leave-one-out values are those of the unbiased estimator: no interval here."""
+        sides = [center(distances, "biased") for distances in (first, second)]
+        is_defined = not any(bool(side.is_negligible()) for side in sides)
+        return Estimate(float(correlation(sides[0], sides[1], warn=False)), is_defined=is_defined)
+
+    def _biased_pairs(self, keys: list[str]) -> Tensor:
+        scores = torch.eye(len(keys), dtype=torch.float64)
+        for i, first in enumerate(keys):
+            for j, second in enumerate(keys[:i]):
+                found = self._biased(self.distances[first], self.distances[second])
+                scores[i, j] = scores[j, i] = found.value if found.is_defined else float("nan")
+        return scores
 
     def _permutation_p_value(self, key: str) -> Optional[float]:
         """Every pair of a model asks for it again: computed once."""
@@ -202,13 +235,15 @@ def widened_distances(features: Tensor) -> Tensor:
     return distances_to_center(features.double() if wide else features)
 
 
-def repeated_inputs(distances: Mapping[str, Tensor]) -> Tensor:
-    """(n, n) booleans: pairs of inputs that no model tells apart."""
+def repeated_inputs(distances: Mapping[str, Tensor]) -> Optional[Tensor]:
+    """(n, n) booleans: pairs of inputs that no model tells apart; None where no model has a geometry."""
     together: Optional[Tensor] = None
     for matrix in distances.values():
-        # The same input in another batch may come out different in the last digits.
-        usual = matrix.mean() * matrix.shape[0] / max(matrix.shape[0] - 1, 1)
+        # The same input in another batch may come out different in the last digits. Medians of rows: an outlier
+        # must not make all others look alike.
+        usual = matrix.median(1).values.median()
+        if bool(usual == 0):
+            continue  # this model puts most inputs in one place
         alike = matrix <= 1e-5 * usual
         together = alike if together is None else together & alike
-    assert together is not None
-    return together.fill_diagonal_(False)
+    return None if together is None else together.fill_diagonal_(False)

@@ -1,13 +1,17 @@
-"""Which Students seed control compares with the Bases, and who shares a seed with whom."""
+"""Seed control in a report: which Students are compared with the Bases, and what the comparison says."""
 
 from __future__ import annotations
 
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
+import torch
+from torch import Tensor
+
+from captum_kd.metrics.inference import seed_control, single_pair_sentence
 from captum_kd.metrics.inference.seeds import MOST_RELABELLINGS, relabelling_count
 from captum_kd.metrics.report.subjects import BASE, STUDENT, Subject
 
-__all__ = ["SeedGroup", "as_seed_groups"]
+__all__ = ["SeedGroup", "as_seed_groups", "control_seeds", "without_seed_control"]
 
 LEAST_BASES = 2
 """The null compares Bases with each other."""
@@ -85,7 +89,11 @@ def _checked_groups(
 ) -> dict[Optional[str], list[str]]:
     if not isinstance(groups, Mapping) or any(isinstance(members, str) for members in groups.values()):
         raise TypeError("groups must be {name: names of Students}, a list of names for each group.")
+    if not groups:
+        raise ValueError("groups is an empty mapping; leave it out, or name at least one group of Students.")
     for name, members in groups.items():
+        if not isinstance(members, (list, tuple)):
+            raise TypeError(f"groups[{name!r}] must be a list of Students' names, got {type(members).__name__}.")
         unknown = [member for member in members if member not in students]
         if unknown or not members or len(set(members)) < len(members):
             raise ValueError(
@@ -97,6 +105,10 @@ def _checked_groups(
 def _checked_seeds(
     shared_seeds: Sequence[tuple[str, str]], students: Mapping[str, Subject], bases: Mapping[str, Subject]
 ) -> list[tuple[str, str]]:
+    if not isinstance(shared_seeds, (list, tuple)):
+        raise TypeError(
+            f"shared_seeds must be a list of pairs (Student, Base) of names, got {type(shared_seeds).__name__}."
+        )
     checked = []
     for pair in shared_seeds:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -112,3 +124,41 @@ def _checked_seeds(
         if twice:
             raise ValueError(f"shared_seeds names the {role} {twice[0]!r} twice; a seed is shared by one Student and one Base.")
     return checked
+
+
+def control_seeds(
+    matrices: Mapping[str, Mapping[str, Tensor]], groups: Sequence[SeedGroup], compared: Sequence[str]
+) -> Optional[dict[str, Any]]:
+    """The tests of all groups, None where there are none.
+
+    Args:
+        matrices (mapping): by question and layer, the scores of all ordered pairs of models.
+        groups (sequence of SeedGroup): from :func:`as_seed_groups`.
+        compared (sequence of str): keys of the matrices' models, in their order.
+    """
+    if not groups:
+        return None
+    tests = []
+    for group in groups:
+        places = torch.tensor([compared.index(key) for key in group.keys])
+        for name, by_layer in matrices.items():
+            scores = {label: matrix[places][:, places] for label, matrix in by_layer.items()}
+            for verdict in seed_control(scores, group.students, name, shared_seeds=group.shared_seeds):
+                sentence = verdict.sentence if group.name is None else f"{group.name}, {verdict.sentence}"
+                tests.append({"group": group.name, **verdict._asdict(), "sentence": sentence})
+    return {
+        "tests": tests,
+        "groups": [group.described() for group in groups],
+    }
+
+
+def without_seed_control(subjects: Sequence[Subject], explained_in_pairs: bool) -> str:
+    """What a report without seed control does not show, in one sentence."""
+    if explained_in_pairs:
+        return (
+            'No seed control: with localize="unicam" each model is explained anew beside every other one, so its '
+            "features differ from pair to pair. These rows hold for these trained models alone; use whole images or "
+            "Grad-CAM to ask whether another seed would have shown the same."
+        )
+    students, bases = (sum(each.role == role for each in subjects) for role in (STUDENT, BASE))
+    return single_pair_sentence(students, bases)

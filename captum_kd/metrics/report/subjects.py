@@ -11,13 +11,16 @@ from captum_kd._arguments import check_callable
 from captum_kd.layers import Layer, LayerLike, resolve_layer
 from captum_kd.layouts import LayoutHints
 
-__all__ = ["BASE", "Layers", "Models", "STUDENT", "Subject", "TEACHER", "as_subjects", "hints_for"]
+__all__ = ["BASE", "Layers", "Models", "STUDENT", "Subject", "TEACHER", "as_subjects", "hints_for", "is_training"]
 
 STUDENT, BASE, TEACHER = "student", "base", "teacher"
 
 Model = Callable[..., Any]
 Models = Union[Model, Mapping[str, Model]]
 Layers = Union[str, Sequence[str], Mapping[str, Union[str, Mapping[str, LayerLike]]]]
+
+# Modules that compute something else in training mode.
+CHANGED_BY_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 LAYERS_BY_MODEL = "Where architectures differ, pass layers={label: {model name: layer}}."
 
@@ -81,6 +84,13 @@ def as_subjects(
         found = tuple(_layer_of(subject, label, layers) for label in labels)
         subjects.append(subject._replace(layers=found))
     return labels, subjects
+
+
+def is_training(model: Model) -> bool:
+    """Whether a model, or a part of it that training mode changes, is in training mode."""
+    return isinstance(model, nn.Module) and any(
+        module.training for module in model.modules() if isinstance(module, CHANGED_BY_TRAINING)
+    )
 
 
 def hints_for(subject: Subject, hints: LayoutHints) -> LayoutHints:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
+from captum_kd.metrics.report.notes import percent
+
 __all__ = ["WIDTH", "markdown", "plain"]
 
 WIDTH = 100
@@ -63,11 +65,16 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
     settings = report["settings"]
     counts = settings["class_counts"]
     several = ", ".join(f"{label}: {count}" for label, count in counts.items())
-    inputs = "whole inputs" if settings["localize"] is None else f"{settings['keep']:.0%} kept by {settings['localize']}"
-    population = "pooled" if settings["population"] == "all" else f"mean of {settings['batches']['used']} mini-batches"
+    inputs = "whole inputs"
+    if settings["localize"] is not None:
+        inputs = f"{percent(settings['keep'])} kept by {settings['localize']} of the {settings['localize_target']} class"
+    population = "pooled"
+    if settings["population"] == "batch":
+        used = settings["batches"]["used"]
+        population = f"mean of {used} mini-batches" if used > 1 else "one mini-batch"
     about = f"{settings['n']} inputs, {inputs}, {population}, {settings['estimator']}"
-    if settings["confidence"] is not None:
-        about += f", {settings['confidence']:.0%} intervals"
+    if any(row["low"] is not None for row in report["rows"]):
+        about += f", {percent(settings['confidence'])} intervals"
     if len(pairs) == 1:
         models = f"Student: {pairs[0][0]}. Base: {pairs[0][1]}."
     else:
@@ -89,7 +96,8 @@ def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int) -> list[
     width = 12
     first = WIDTH - width * len(heads)
     layers = list(dict.fromkeys(row["layer"] for row in rows))
-    first = min(first, max(len("layer"), *(len(layer) for layer in layers)) + 1)
+    first = min(first, max(len("layer"), *(len(_one_line(layer)) for layer in layers)) + 1)
+    shown = _shortened([_one_line(layer) for layer in layers], first - 1)
     lines = ["layer".ljust(first) + "".join(head.rjust(width) for head in heads)]
     for layer in layers:
         cells = [_cell([row for row in rows if row["layer"] == layer and row["score"] == score], pairs) for score in columns]
@@ -97,7 +105,7 @@ def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int) -> list[
             shares = [row["unique_share"] for row in rows if row["layer"] == layer and row["score"] == "rs_distilled"]
             cells.append(_cell([{"value": share} for share in shares], pairs))
         for number in range(max(len(cell) for cell in cells)):
-            start = _shortened(layer, first - 1) if number == 0 else ""
+            start = shown[layers.index(layer)] if number == 0 else ""
             parts = [cell[number] if number < len(cell) else "" for cell in cells]
             lines.append((start.ljust(first) + "".join(part.rjust(width) for part in parts)).rstrip())
     return lines
@@ -127,7 +135,9 @@ def _number(value: float) -> str:
 def _short(value: float) -> str:
     """Two digits without the leading zero, so that an interval takes 11 characters at most."""
     text = f"{value:.2f}"
-    return (text.replace("0.", ".", 1) if abs(value) < 0.995 else text).replace("-.00", ".00")
+    if text.endswith("1.00"):
+        return text.removesuffix(".00")
+    return text.replace("0.", ".", 1).replace("-.00", ".00")
 
 
 def _range(low: float, high: float) -> str:
@@ -142,11 +152,21 @@ def _short_p(p: float) -> str:
     return f"{p:.3f}".replace("0.", ".", 1) if p < 0.9995 else "1"
 
 
-def _shortened(text: str, width: int) -> str:
-    if len(text) <= width:
-        return text
-    end = (width - 1) // 2
-    return text[: width - 1 - end] + "~" + text[len(text) - end :]
+def _shortened(labels: Sequence[str], width: int) -> list[str]:
+    """Labels that fit, with their middle left out; numbered where two would look alike."""
+
+    def cut(text: str, room: int) -> str:
+        end = (room - 1) // 2
+        return text if len(text) <= room else text[: room - 1 - end] + "~" + text[len(text) - end :]
+
+    found = [cut(label, width) for label in labels]
+    if len(set(found)) == len(found):
+        return found
+    return [f"{number + 1}:{cut(label, width - len(str(len(labels))) - 1)}" for number, label in enumerate(labels)]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _verdicts(tests: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -205,4 +225,4 @@ def _optional(value: Optional[float]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+    return _one_line(text).replace("\\", "\\\\").replace("|", "\\|")

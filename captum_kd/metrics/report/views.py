@@ -34,7 +34,8 @@ class View(NamedTuple):
 
     @property
     def key(self) -> str:
-        return self.subject.key if self.given is None else f"{self.subject.key}|{self.given.key}"
+        # A character that stands in no name, so that no two views share a key.
+        return self.subject.key if self.given is None else f"{self.subject.key}\0{self.given.key}"
 
 
 class Pair(NamedTuple):

@@ -50,7 +50,7 @@ def test_a_test_at_the_level_agrees_with_the_interval() -> None:
 
 
 def test_intervals_stay_within_the_scores_range() -> None:
-    estimate = jackknife(related(5, seed=3), transfer_scores()["rs_distilled"])
+    estimate = jackknife(related(6, seed=3), transfer_scores()["rs_distilled"])
     assert estimate.low is not None and estimate.high is not None
     assert -1 <= estimate.low <= estimate.high <= 1
 
@@ -64,6 +64,25 @@ def test_no_interval_where_leaving_one_input_out_empties_the_labels() -> None:
         estimate = jackknife(products, score)
         assert estimate.value != 0
         assert (estimate.low is None) == (estimate.p_value is None) == (name != "fss")
+
+
+def test_no_interval_of_a_remainder_of_five_inputs() -> None:
+    """Without one of them four are left, whose remainder is +1 or -1 and says nothing."""
+    products = related(5, seed=3)
+    assert jackknife(products, transfer_scores()["rs_distilled"]).low is None
+    assert jackknife(products, transfer_scores()["rs_student"]).low is not None
+
+
+def test_no_interval_where_what_is_removed_vanishes_with_an_input() -> None:
+    """A class of two: without one of them labels have no geometry, and nothing is removed from the Teacher."""
+    labels = torch.zeros(12, dtype=torch.long)
+    labels[:2] = 1
+    one_hot = torch.nn.functional.one_hot(labels).double()
+    features = {"student": normal(12, 3, 1), "base": normal(12, 3, 2), "teacher": normal(12, 3, 3), "labels": one_hot}
+    products = geometry_products({name: euclidean_distances(value) for name, value in features.items()})
+    scores = transfer_scores(teacher="teacher")
+    assert jackknife(products, scores["teacher_distilled"]).low is not None
+    assert jackknife(products, scores["teacher_only_distilled"]).low is None
 
 
 def test_no_interval_where_one_input_is_all_the_geometry() -> None:

@@ -40,6 +40,11 @@ def untouched():
         ({"confidence": True}, ValueError, "between 0 and 1"),
         ({"n_permutations": -1}, ValueError, "n_permutations"),
         ({"seed": 0.5}, ValueError, "seed"),
+        ({"seed": 2**63}, ValueError, "seed must be below"),
+        ({"feature_device": "gpux"}, ValueError, "no device that torch can use"),
+        ({"shared_seeds": None}, TypeError, "shared_seeds must be a list"),
+        ({"groups": {"g": None}}, TypeError, "list of Students"),
+        ({"groups": {}}, ValueError, "empty mapping"),
         ({"population": "batches"}, ValueError, "'all' or 'batch'"),
         ({"estimator": "best"}, ValueError, "estimator"),
         ({"feature_transform": 3}, TypeError, "feature_transform"),
@@ -105,6 +110,24 @@ def test_memory_of_a_loader_without_length_is_counted_as_it_comes():
         compare(related(1), related(2), "conv2", iter(batches(8)), memory_limit=50_000)
 
 
+def test_progression_needs_memory_of_its_own():
+    def is_enough(limit, **settings):
+        try:
+            compare(related(1), related(2), "conv2", [data()], memory_limit=limit, **settings)
+        except ValueError as error:
+            assert "memory_limit" in str(error)
+            return False
+        return True
+
+    low, high = 10_000, 1_000_000
+    while high - low > 1_000:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    more = 2 * 33 * 33 * 8
+    assert not is_enough(high + more - 3_000, progression=True)
+    assert is_enough(high + more + 1_000, progression=True)
+
+
 # --------------------------------------------------------------------------- traces
 
 
@@ -138,6 +161,15 @@ def test_nothing_is_left_behind(localize, fails):
         for (flag, grad), (new_flag, new_grad) in zip(old[1], new[1]):
             assert flag == new_flag and (grad is new_grad is None or torch.equal(grad, new_grad))
     assert torch.equal(random, torch.get_rng_state())
+
+
+def test_the_random_state_survives_a_loader_that_draws_from_it():
+    x, y = data()
+    loader = DataLoader(TensorDataset(x, y), batch_size=8, shuffle=True)
+    models = related(1), related(2)  # made first: they draw their weights
+    before = torch.get_rng_state()
+    compare(*models, "conv2", loader)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_several_inputs_and_further_arguments():

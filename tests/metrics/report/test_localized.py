@@ -26,12 +26,44 @@ def hirescam(model, layer, x, y):
     return product.sum(1, keepdim=True)
 
 
+def test_each_model_is_explained_by_its_own_prediction():
+    student, base = related(1), related(2)
+    x, y = data()
+    report = compare(student, base, "conv2", [(x, y)], localize="gradcam", noise=0.0)
+    features = [
+        hooked(model, "conv2", keep_relevant(x, gradcam(model, "conv2", x, model(x).argmax(1)), noise=0.0))
+        for model in (student, base)
+    ]
+    assert not torch.equal(student(x).argmax(1), base(x).argmax(1))
+    assert values_of(report, "conv2") == pytest.approx(dcor_scores(*features, y), abs=1e-5)
+    assert report.settings["localize_target"] == "predicted"
+
+
+def random_labels(n):
+    return torch.randint(3, (n,), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("localize", ["gradcam", "hirescam"])
+def test_maps_of_labels_carry_labels_into_the_features_and_are_never_tested(localize):
+    """Labels that have nothing to do with the images: relevance is 0, unless the maps are made of the labels."""
+    loader = [(images(150), random_labels(150))]
+    settings = {"localize": localize, "confidence": 0.95, "n_permutations": 99}
+    honest = compare(related(1), related(2), "conv2", loader, **settings)
+    with pytest.warns(UserWarning, match="maps of their own labels"):
+        leaking = compare(related(1), related(2), "conv2", loader, localize_target="label", **settings)
+    first, second = (by_score(report, "conv2")["rs_student"] for report in (honest, leaking))
+    assert first["p_value"] > 0.05 and abs(first["value"]) < 0.05
+    assert second["value"] > first["value"] + 0.02 and second["low"] > 0 and second["p_value"] is None
+    assert all(row["p_value"] is None for row in leaking.rows)
+
+
 @pytest.mark.parametrize(("localize", "explain"), [("gradcam", gradcam), ("hirescam", hirescam)])
 @pytest.mark.parametrize("keep", [0.3, 0.5])
 def test_each_layer_sees_images_reduced_by_its_own_map(localize, explain, keep):
     student, base, teacher = related(1), related(2), related(3)
     x, y = data()
-    report = compare(student, base, LAYERS, [(x, y)], teacher=teacher, localize=localize, keep=keep, noise=0.0)
+    settings = {"localize": localize, "localize_target": "label", "keep": keep, "noise": 0.0}
+    report = compare(student, base, LAYERS, [(x, y)], teacher=teacher, **settings)
     for layer in LAYERS:
         features = [
             hooked(model, layer, keep_relevant(x, explain(model, layer, x, y), keep=keep, noise=0.0))
@@ -44,7 +76,8 @@ def test_each_layer_sees_images_reduced_by_its_own_map(localize, explain, keep):
 def test_one_layers_map_can_serve_all_layers():
     student, base = related(1), related(2)
     x, y = data()
-    report = compare(student, base, LAYERS, [(x, y)], localize="gradcam", localize_layer="conv3", noise=0.0)
+    settings = {"localize_target": "label", "localize_layer": "conv3", "noise": 0.0}
+    report = compare(student, base, LAYERS, [(x, y)], localize="gradcam", **settings)
     features = [
         hooked(model, "conv2", keep_relevant(x, gradcam(model, "conv3", x, y), noise=0.0)) for model in (student, base)
     ]
@@ -59,6 +92,7 @@ def test_a_function_of_the_users_own_explains():
 
     def explain(model, layer, inputs, target):
         asked.append((model, layer))
+        assert torch.equal(target, model(inputs).argmax(1))
         return LayerGradCam(model, layer).attribute(inputs, target)
 
     own = compare(student, base, LAYERS, batches(9), localize=explain)
@@ -73,7 +107,9 @@ def test_unicam_reduces_the_student_by_distilled_and_the_base_by_residual_maps()
     student, base = related(1), related(2)
     x, y = data()
     reference = (images(40, seed=5) + 0.8 * labels(40)[:, None, None, None], labels(40))
-    report = compare(student, base, LAYERS, [(x, y)], localize="unicam", reference=reference, noise=0.0)
+    report = compare(
+        student, base, LAYERS, [(x, y)], localize="unicam", localize_target="label", reference=reference, noise=0.0
+    )
     for layer in LAYERS:
         unicam = UniCAM(student, layer, base)
         distilled, residual = unicam.attribute_transfer(x, y, reference=unicam.reference(*reference))
@@ -99,7 +135,8 @@ def test_rows_agree_with_the_metric_functions_noise_included():
     student, base = related(1), related(2)
     x, y = data()
     own, other = gradcam(student, "conv2", x, y), gradcam(base, "conv2", x, y)
-    rows = values_of(compare(student, base, "conv2", batches(8), localize="gradcam"), "conv2")
+    report = compare(student, base, "conv2", batches(8), localize="gradcam", localize_target="label")
+    rows = values_of(report, "conv2")
     fss = feature_similarity_score(student, "conv2", base, "conv2", x, attributions=own, base_attributions=other)
     distilled = relevance_score(
         student, "conv2", x, y, given=(base, "conv2"), attributions=own, base_attributions=other
@@ -112,10 +149,16 @@ def test_rows_agree_with_the_metric_functions_noise_included():
 def test_batch_size_has_no_effect(localize):
     """Maps, imputation and its noise depend on an input and its place, on nothing else of the batch."""
     reference = (images(40, seed=5), labels(40)) if localize == "unicam" else None
+    x, y = data()
+    x = x[:, :, :9, :11].contiguous()  # a number of pixels that random streams do not come in
     found = [
-        values_of(compare(related(1), related(2), LAYERS, batches(size), localize=localize, reference=reference), "conv2")
+        values_of(
+            compare(related(1), related(2), LAYERS, list(zip(x.split(size), y.split(size))), localize=localize,
+                    reference=None if reference is None else (reference[0][:, :, :9, :11], reference[1])),
+            "conv2",
+        )
         for size in (5, 33)
-    ]
+    ]  # fmt: skip
     assert found[0] == pytest.approx(found[1], abs=1e-5)
 
 
@@ -158,10 +201,18 @@ def test_structured_outputs_are_explained_by_their_logits():
     assert values_of(named, "conv2") == pytest.approx(expected, abs=1e-6)
 
 
+def test_maps_that_say_nothing_are_warned_of():
+    student = related(1)
+    with torch.no_grad():
+        student.fc.weight.zero_()
+    with pytest.warns(UserWarning, match="33 maps are constant"):
+        compare(student, related(2), "conv2", batches(9), localize="gradcam")
+
+
 def test_localised_settings_are_in_the_report():
     report = compare(related(1), related(2), "conv2", batches(9), localize="gradcam", keep=0.3)
     assert (report.settings["localize"], report.settings["keep"], report.settings["noise"]) == ("gradcam", 0.3, 0.01)
-    assert "30% kept by gradcam" in str(report)
+    assert "30% kept by gradcam of the predicted class" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +220,7 @@ def test_localised_settings_are_in_the_report():
     [
         ({"localize": "grad-cam"}, ValueError, "'gradcam', 'hirescam', 'unicam'"),
         ({"localize": 3}, TypeError, "localize"),
+        ({"localize": "gradcam", "localize_target": "true"}, ValueError, "'predicted' or 'label'"),
         ({"localize": "unicam"}, ValueError, "reference="),
         ({"localize": "unicam", "reference": images(5)}, TypeError, "pair"),
         ({"localize": "gradcam", "reference": (images(5), labels(5))}, ValueError, "unicam"),

@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import warnings
+from collections import OrderedDict
 
 import pytest
 import torch
 from matplotlib.figure import Figure
 from population import batches, by_score, compare, data, related
 
+from captum_kd import flatten
 from captum_kd.metrics import TransferReport
 from captum_kd.metrics.report.transfer_report import COLUMNS
 
@@ -92,7 +94,7 @@ def test_printed_table_shows_values_intervals_and_p_values_of_a_pair():
     for score, row in by_score(report, "conv2").items():
         assert f"{row['value']:.3f}" in text
     row = by_score(report, "conv2")["rs_student"]
-    assert f"[{row['low']:.2f},{row['high']:.2f}]".replace("0.", ".") in text
+    assert f"[{row['low']:.2f},{row['high']:.2f}]".replace("0.", ".") in text.replace(" [", "[")
     assert "Classes: 0: 11, 1: 11, 2: 11" in text
 
 
@@ -173,7 +175,52 @@ def test_little_unique_geometry_is_told_with_its_place():
         base.conv2.weight += 1e-3
     notes = notes_of(related(1), base, ["conv2"], batches(9))
     assert any("Less than 1%" in note and "conv2 (student, base)" in note for note in notes)
-    assert any("magnified" in note for note in notes)
+    assert not any("magnified" in note for note in notes)  # too little is left to speak of
+
+
+def test_magnification_is_told_of_the_layer_where_it_is_largest_and_something_is_left():
+    """A stem that Student and Base share has FSS 1: no difference to magnify."""
+    student, base = related(1), related(2)
+    base.conv1.load_state_dict(student.conv1.state_dict())
+    report = quiet(student, base, ["conv1", "conv2"], batches(9), feature_transform=flatten)
+    similarity = by_score(report, "conv2")["fss"]["value"]
+    told = [note for note in report.notes if "Magnified" in note]
+    if similarity >= 0.9:
+        assert f"at conv2, FSS {similarity:.3f}" in told[0]
+    else:
+        assert not told
+
+
+def test_models_in_training_mode_are_warned_of():
+    student = torch.nn.Sequential(OrderedDict(conv2=torch.nn.Conv2d(3, 4, 3), norm=torch.nn.BatchNorm2d(4)))
+    with pytest.warns(UserWarning, match="In training mode: student"):
+        report = compare(student.train(), related(2), "conv2", batches(9))
+    assert report.settings["training_mode"] == ["student"]
+    assert not any("training mode" in note for note in notes_of(related(1).train(), related(2), "conv2", batches(9)))
+
+
+def test_repeated_inputs_are_seen_though_noise_tells_their_features_apart():
+    x, y = data()
+    notes = notes_of(related(1), related(2), "conv2", [(x, y), (x[:3], y[:3])], localize="gradcam")
+    assert any("6 of 36 inputs are copies" in note for note in notes)
+
+
+def test_an_outlier_does_not_make_the_others_copies():
+    x, y = data()
+    x[0] *= 1e8
+    assert not any("copies" in note for note in notes_of(related(1), related(2), "conv2", [(x, y)]))
+
+
+def test_shares_are_not_rounded_into_other_shares():
+    report = quiet(related(1), related(2), "conv2", batches(9), confidence=0.999, localize="gradcam", keep=0.125)
+    assert "99.9% intervals" in str(report) and "12.5% kept" in str(report)
+
+
+def test_layers_whose_names_are_shortened_stay_apart():
+    layers = {f"features.denseblock{i}.denselayer{'x' * 60}": name for i, name in ((1, "conv2"), (2, "conv3"))}
+    lines = str(quiet(related(1), related(2), layers, batches(9))).splitlines()
+    starts = [line.split()[0] for line in lines if line.startswith(("1:features", "2:features"))]
+    assert len(starts) == 2 and len(set(starts)) == 2
 
 
 def test_all_reports_say_how_distilled_and_residual_hang_together(report):

@@ -212,6 +212,54 @@ def test_unfit_mini_batches_are_left_out_counted_and_told():
     assert report.settings["n"] == 18 and report.settings["class_counts"] == {"0": 7, "1": 10, "2": 1}
 
 
+def dead_on_zeros(seed):
+    """A model that puts all black images in one place and has no bias to tell them apart."""
+    model = related(seed)
+    with torch.no_grad():
+        model.conv1.bias.zero_()
+        model.conv2.bias.zero_()
+    return model
+
+
+def test_mini_batches_that_do_not_define_a_score_are_in_no_mean_of_it():
+    loader = batches(8, n=40)
+    black = (torch.zeros(8, 3, 12, 12), labels(8))
+    students, bases = dead_on_zeros(1), {"base 1": dead_on_zeros(2), "base 2": dead_on_zeros(3)}
+    expected = compare(students, bases, "conv2", loader, population="batch", confidence=0.9)
+    with pytest.warns(UserWarning, match="scores of single mini-batches are in no mean"):
+        found = compare(students, bases, "conv2", [*loader, black], population="batch", confidence=0.9)
+    for row, same in zip(found.rows, expected.rows):
+        assert {**row, "n": 0} == {**same, "n": 0}
+    tests = zip(found.seed_control["tests"], expected.seed_control["tests"])
+    assert all(one["statistic"] == pytest.approx(other["statistic"]) for one, other in tests)
+
+
+def test_mini_batches_whose_classes_share_a_point_are_left_out():
+    table = torch.tensor([[0.0], [0.0], [5.0]])
+    x, y = data(24)
+    same = (images(8), torch.arange(8) % 2)
+    with pytest.warns(UserWarning, match="1 mini-batches were left out"):
+        report = compare(
+            related(1), related(2), "conv2", [(x, y), same], population="batch", class_embeddings=table
+        )
+    assert report.settings["batches"] == {"used": 1, "left_out": 1}
+
+
+def test_biased_reports_are_biased_throughout():
+    students, bases = {"s": related(1)}, {"b": related(2), "c": related(3)}
+    report = compare(students, bases, ["conv2", "conv3"], batches(9), estimator="biased", progression=True)
+    x, _ = data()
+
+    def fss(one, other, layers=("conv2", "conv2")):
+        return float(feature_similarity_score(one, layers[0], other, layers[1], x, estimator="biased"))
+
+    row = by_score(report, "conv2", "s", "b")["progression_student"]
+    assert row["value"] == pytest.approx(fss(students["s"], students["s"], ("conv2", "conv3")), abs=1e-5)
+    (test,) = (t for t in report.seed_control["tests"] if (t["score"], t["layer"]) == ("fss", "conv2"))
+    across = (fss(students["s"], bases["b"]) + fss(students["s"], bases["c"])) / 2
+    assert test["statistic"] == pytest.approx(fss(bases["b"], bases["c"]) - across, abs=1e-5)
+
+
 def test_mini_batches_of_four_score_everything_but_removal():
     x, _ = data(12)
     y = torch.arange(12) // 2 % 2
@@ -219,6 +267,17 @@ def test_mini_batches_of_four_score_everything_but_removal():
     rows = by_score(report, "conv2")
     assert rows["rs_distilled"]["value"] is None and rows["fss"]["value"] is not None
     assert any("need 5" in note for note in report.notes)
+
+
+def test_unique_shares_are_of_the_batches_that_scores_with_removal_are_of():
+    x, _ = data(24)
+    y = torch.arange(24) // 2 % 2
+    whole, fours = (x[4:], y[4:]), (x[:4], y[:4])
+    alone, mixed = (
+        by_score(compare(related(1), related(2), "conv2", loader, population="batch"), "conv2")["rs_distilled"]
+        for loader in ([whole], [fours, whole])
+    )
+    assert mixed == alone and mixed["n"] == 20
 
 
 def test_intervals_of_mini_batches_are_those_of_the_mean_over_batches():
