@@ -179,6 +179,31 @@ def test_the_fast_path_stays_off_until_the_last_of_several_threads_is_done():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+# --------------------------------------------------------------------- other threads' models
+
+
+class Interrupted(nn.Module):
+    """While it makes its tokens another thread runs a model of its own, with a grid of another size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 4, 4)
+        self.tokens = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).mT
+        thread = threading.Thread(target=nn.MaxPool2d(5, 5), args=(x,))
+        thread.start()
+        thread.join()
+        return self.tokens(torch.cat([tokens[:, :1], tokens], dim=1))
+
+
+def test_grids_of_other_threads_models_are_not_seen():
+    """Theirs, 3 x 3 with 8 prefix tokens for 17, would be the later one."""
+    unicam = UniCAM(Interrupted(), "tokens", Interrupted())
+    assert unicam.attribute(images(N, 16, 16)).shape == (N, 1, 4, 4)
+
+
 # ----------------------------------------------------------------------------- containers
 
 

@@ -540,6 +540,54 @@ def test_a_compiled_layer_of_a_plain_model():
     torch.testing.assert_close((by_name, by_module), (expected, expected))
 
 
+def compiled_in_place(model: nn.Module) -> nn.Module:
+    """As a whole and layer by layer, by Module.compile()."""
+    model.compile(backend="eager")
+    model.conv2.compile(backend="eager")
+    model(inputs())
+    return model
+
+
+@pytest.mark.filterwarnings("error:Using `torch.compile")
+@pytest.mark.parametrize("features", [None, "conv3"])
+def test_models_compiled_in_place(features):
+    student, base = pair()
+    expected = UniCAM(student, "conv2", base, feature_layer=features).attribute(inputs(), labels(N))
+    unicam = UniCAM(compiled_in_place(student), "conv2", compiled_in_place(base), feature_layer=features)
+    torch.testing.assert_close(unicam.attribute(inputs(), labels(N)), expected)
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_compiled_plain_functions(features):
+    student, base = pair()
+    deep = dict(feature_layer=student.conv3, base_feature_layer=base.conv3) if features else {}
+    plain = UniCAM(student, student.conv2, base, base.conv2, **deep)
+    expected = plain.attribute(inputs(), labels(N))
+
+    def function(model: nn.Module):
+        called = torch.compile(lambda x: model(x), backend="eager")
+        called(inputs())
+        return called
+
+    unicam = UniCAM(function(student), student.conv2, function(base), base.conv2, **deep)
+    torch.testing.assert_close(unicam.attribute(inputs(), labels(N)), expected)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="DataParallel moves to the devices that there are")
+@pytest.mark.parametrize("features", [None, "conv3"])
+@pytest.mark.parametrize("name", ["conv2", "module.conv2"])
+@pytest.mark.parametrize(
+    "wrapped",
+    [lambda model: compiled(nn.DataParallel(model)), lambda model: nn.DataParallel(compiled(model))],
+    ids=["compiled parallel", "parallel compiled"],
+)
+def test_compiled_and_data_parallel_models(wrapped, name, features):
+    student, base = pair()
+    expected = UniCAM(student, "conv2", base, feature_layer=features).attribute(inputs(), labels(N))
+    unicam = UniCAM(wrapped(student), name, wrapped(base), feature_layer=features)
+    torch.testing.assert_close(unicam.attribute(inputs(), labels(N)), expected)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="DataParallel moves to the devices that there are")
 @pytest.mark.parametrize("name", ["conv2", "module.conv2"])
 def test_data_parallel_without_devices_is_the_model_itself(name):
@@ -694,6 +742,19 @@ def test_half_precision_models(dtype, features):
     found = halved.attribute(images(N).to(dtype), labels(N))
     assert found.dtype == dtype
     assert relative_difference(found, expected) < (0.1 if dtype == torch.bfloat16 else 0.01)
+
+
+def test_small_gradients_do_not_vanish_in_half_precision():
+    """Large features have small gradients, and pooling shares them out: 3e-7 a position, where float16 has steps of 6e-8."""
+    student, base = pair(torch.float32)
+    with torch.no_grad():
+        for model in (student, base):
+            model.conv3.weight.mul_(20_000)
+            model.conv3.bias.mul_(20_000)
+    x, y = images(32, 96, 96), labels(32)
+    expected = UniCAM(student, "conv1", base, feature_layer="conv3").attribute(x, y)
+    halved = UniCAM(student.half(), "conv1", base.half(), feature_layer="conv3")
+    assert relative_difference(halved.attribute(x.half(), y), expected) < 0.01
 
 
 def test_models_of_different_dtypes():
