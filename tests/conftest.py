@@ -1,4 +1,4 @@
-"""What all tests of inference need."""
+"""All tests run on one thread: threads only slow down models this small, most of all on a busy machine."""
 
 from typing import Iterator
 
@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Products this small only lose by threads; importing dcor (numba) sets torch back to all of them."""
+    # Before every test, since importing dcor sets torch back to all threads.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
