@@ -17,6 +17,7 @@ from typing import Any, Mapping, NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from captum_kd.attr.made_with import check_made_alike
 from captum_kd.distance import center, cross_distances, euclidean_distances, noise_level, u_shift
 from captum_kd.embeddings import MIN_LABEL_SHARE, WAYS_OUT, label_distances
 
@@ -91,7 +92,8 @@ class SideReference(NamedTuple):
 
     @classmethod
     def of(cls, points: Tensor, distances: Tensor) -> "SideReference":
-        return cls(points, u_shift(distances), distances.square().sum())
+        # A copy: features may be a view of all activations, which would stay alive and be pickled along.
+        return cls(points.clone(), u_shift(distances), distances.square().sum())
 
     def added(self, distances: Tensor, dtype: torch.dtype) -> AddedRows:
         """Centres (N, m) distances of new inputs; ``dtype`` is the one they were measured in."""
@@ -233,18 +235,7 @@ class ReferencePopulation:
         Raises:
             ValueError: naming the setting that differs.
         """
-        if self.has_teacher != made_with["teacher"]:
-            had, has = ("with", "none") if self.has_teacher else ("without", "one")
-            raise ValueError(
-                f"The reference population was made {had} a Teacher, but the UniCAM that uses it has {has} "
-                "(teacher_func). Make a population with reference() of the UniCAM that uses it."
-            )
-        for name, value in made_with.items():
-            if self.made_with.get(name) != value:
-                raise ValueError(
-                    f"The reference population was made with {name}={self.made_with.get(name)!r}, but this call has "
-                    f"{value!r}. Make a population with reference() of the UniCAM that uses it."
-                )
+        check_made_alike(self.made_with, made_with)
 
     def __repr__(self) -> str:
         kind = "labelled inputs" if self.is_labelled else "unlabelled inputs"

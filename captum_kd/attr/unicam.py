@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
 
 import torch
@@ -24,7 +25,7 @@ from captum_kd._arguments import (
 from captum_kd.attr.gradients import population_gradients, reference_gradients
 from captum_kd.attr.layer_pairs import Layers, layer_pairs, teacher_layers
 from captum_kd.attr.made_with import made_with
-from captum_kd.attr.population import check_population
+from captum_kd.attr.population import FEW_INPUTS, check_population
 from captum_kd.attr.reference import LayerReference, ReferencePopulation
 from captum_kd.distance import MIN_INPUTS
 from captum_kd.embeddings import WAYS_OUT_OF_POPULATION, check_class_embeddings, label_geometry
@@ -359,6 +360,9 @@ class UniCAM(LayerAttribution):
 
         Raises:
             ValueError, TypeError: as :meth:`attribute`; fewer than 4 inputs.
+
+        Warns:
+            UserWarning: fewer than 30 inputs.
         """
         values = as_inputs(inputs)
         n = values[0].shape[0]
@@ -368,6 +372,13 @@ class UniCAM(LayerAttribution):
             raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {n}; use 64 or more.")
         if labels is not None:
             label_geometry(labels, self.class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_POPULATION)
+        if n < FEW_INPUTS:
+            warnings.warn(
+                f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. Make a reference population "
+                "of 64 inputs or more.",
+                UserWarning,
+                stacklevel=2,
+            )
         student, base, *extra = (
             observer.observe(
                 values,

@@ -1,0 +1,258 @@
+"""Short digests of models, functions and tensors, to tell whether they are those of another time.
+
+A digest holds nothing alive, survives copying and pickling, and is the same on every device: it is
+taken of the bits, which moving to another device keeps, by integer sums, which are exact in any order.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import hashlib
+import os
+import pickle
+import sysconfig
+from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+__all__ = ["digest", "digest_of_callable", "digest_of_tensors", "kept_buffers", "modules_of"]
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+# Code that is not the user's: its name says what it does.
+_INSTALLED = tuple(
+    str(folder) + os.sep
+    for folder in (
+        *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
+        Path(__file__).parents[1],
+    )
+)
+
+# What every module has besides its own settings: tensors, submodules and hooks.
+_OF_ALL_MODULES = frozenset(vars(nn.Module()))
+
+
+def digest(*contents: bytes) -> str:
+    """A few characters that stand for the contents."""
+    hashed = hashlib.sha1()
+    for content in contents:
+        hashed.update(content)
+    return hashed.hexdigest()[:12]
+
+
+# ----------------------------------------------------------------------------- tensors
+
+
+def digest_of_tensors(tensors: Sequence[Tensor]) -> str:
+    """Of every tensor each row's sum over its bits and its first entry: all entries count, at the cost of a sum.
+
+    No change of a single entry escapes; vectors, such as the weights of a normalisation, count
+    entry by entry. One transfer for each device and type.
+    """
+    shapes = []
+    columns: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        shapes.append("not initialised" if is_lazy(tensor) else (tuple(tensor.shape), str(tensor.dtype)))
+        for bits in () if is_lazy(tensor) or tensor.numel() == 0 else _bits(tensor.detach()):
+            # Without a type of its own a sum of integers would first copy them all to int64.
+            kind = torch.int64 if bits.dtype == torch.int64 else torch.int32
+            inner = tuple(range(1, bits.dim()))
+            of_bits = columns.setdefault((bits.device, kind), [])
+            of_bits.append(bits.sum(inner, dtype=kind) if inner else bits.to(kind))
+            if inner:  # negating an even number of a row's entries keeps its sum
+                of_bits.append(bits[(slice(None),) + (0,) * len(inner)].to(kind))
+    numbers = [torch.cat(of_bits).cpu().numpy().tobytes() for of_bits in columns.values()]
+    return digest(repr(shapes).encode(), *numbers)
+
+
+def _bits(tensor: Tensor) -> list[Tensor]:
+    """A tensor's storage as integers of one dimension or more: a view, where the tensor is dense."""
+    if tensor.layout != torch.strided:
+        sparse = tensor.to_sparse_coo().coalesce()
+        return [*_bits(sparse.indices()), *_bits(sparse.values())]
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return [torch.atleast_1d(tensor.view(_BITS[tensor.element_size()]))]
+
+
+# ------------------------------------------------------------------------------ models
+
+
+def modules_of(forward_func: Callable[..., Any]) -> list[nn.Module]:
+    """All modules of a model, in a fixed order.
+
+    Of a plain function they are those it can reach: through its closure, the globals it names, its
+    defaults, the arguments of a partial, the owner of a method, the attributes of a callable object,
+    and the functions and containers among them. Wrappers for several devices and for
+    compilation are left out: the model inside is the same with and without them.
+    """
+    found: dict[nn.Module, None] = {}
+    seen: dict[int, Any] = {}  # holds what it has seen: an identity counts as long as its object lives
+    pending: list[Any] = [forward_func]
+    while pending:
+        value = pending.pop(0)
+        if id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if isinstance(value, nn.Module):
+            found.update(dict.fromkeys(value.modules()))
+        elif isinstance(value, functools.partial):
+            pending += [value.func, *value.args, *value.keywords.values()]
+        elif isinstance(value, MethodType):
+            pending += [value.__func__, value.__self__, getattr(value.__self__, "__dict__", None)]
+        elif isinstance(value, FunctionType):
+            pending += [referred for _, referred in _references(value)]
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            pending += value
+        elif isinstance(value, dict):
+            pending += value.values()
+        elif callable(value) and not isinstance(value, type):
+            pending.append(getattr(value, "__dict__", None))
+    return [module for module in found if not _is_wrapper(module)]
+
+
+def kept_buffers(module: nn.Module) -> list[Tensor]:
+    """A module's own buffers that shape its outputs and outlast a pass.
+
+    In training mode batch normalisation does not use its running statistics, and every pass changes
+    them; buffers that are not saved with the model are caches.
+    """
+    if module.training:
+        return []
+    passing = getattr(module, "_non_persistent_buffers_set", ())
+    return [buffer for name, buffer in module.named_buffers(recurse=False) if name not in passing]
+
+
+def _is_wrapper(module: nn.Module) -> bool:
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return isinstance(module, parallel) or "_orig_mod" in module._modules
+
+
+# --------------------------------------------------------------------------- functions
+
+
+def digest_of_callable(function: Callable[..., Any]) -> str:
+    """A function by its code and all it refers to, a module by its settings and weights, an object by type and state.
+
+    Installed functions are known by their names, for their code changes with versions. Of an object
+    that does not say what it consists of (no pickling) the type alone counts.
+    """
+    return digest(repr(_description(function, {})).encode())
+
+
+def _references(function: FunctionType) -> list[tuple[str, Any]]:
+    """What a function refers to besides its arguments: closure, defaults and, of a user's code, globals, by name."""
+    code = function.__code__
+    names = [] if _is_installed(code) else sorted(set(_global_names(code)) & function.__globals__.keys())
+    # A cell may be empty, before its variable is assigned.
+    closure = [
+        (name, cell.cell_contents) for name, cell in zip(code.co_freevars, function.__closure__ or ()) if _is_full(cell)
+    ]
+    return [
+        *closure,
+        ("defaults", function.__defaults__),
+        ("keyword defaults", function.__kwdefaults__),
+        *((name, function.__globals__[name]) for name in names),
+    ]
+
+
+def _is_full(cell: Any) -> bool:
+    try:
+        cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def _is_installed(code: CodeType) -> bool:
+    return code.co_filename.startswith(_INSTALLED)
+
+
+def _global_names(code: CodeType) -> Iterator[str]:
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_GLOBAL":
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _global_names(constant)
+
+
+def _description(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
+    """Nested tuples of plain values that are equal for equal things, in any process.
+
+    ``seen`` numbers, and keeps alive, what was described before: things may hold each other.
+    """
+    describe = functools.partial(_description, seen=seen)
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    name = f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', None)}"
+    # What cannot be changed may be one object or several equal ones, and is described each time.
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):
+        return kind, repr(value)
+    if isinstance(value, ModuleType):
+        return kind, value.__name__
+    if isinstance(value, type):
+        return kind, name
+    if isinstance(value, tuple):
+        return (kind, *map(describe, value))
+    if isinstance(value, frozenset):
+        return (kind, *sorted(map(describe, value), key=repr))
+    if isinstance(value, CodeType):
+        return kind, value.co_code, value.co_names, value.co_varnames, describe(value.co_consts)
+    if id(value) in seen:
+        return kind, "number", seen[id(value)][0]
+    seen[id(value)] = len(seen), value
+    if isinstance(value, list):
+        return (kind, *map(describe, value))
+    if isinstance(value, set):
+        return (kind, *sorted(map(describe, value), key=repr))
+    if isinstance(value, dict):
+        return (kind, *sorted(((describe(key), describe(item)) for key, item in value.items()), key=repr))
+    if isinstance(value, Tensor):
+        return kind, digest_of_tensors([value])
+    if isinstance(value, nn.Module):
+        return _description_of_module(value, describe)
+    if isinstance(value, functools.partial):
+        return kind, describe(value.func), describe(value.args), describe(value.keywords)
+    if isinstance(value, MethodType):
+        return kind, describe(value.__func__), describe(value.__self__)
+    if hasattr(value, "_torchdynamo_orig_callable"):  # compiled
+        return describe(value._torchdynamo_orig_callable)
+    if isinstance(value, FunctionType):
+        code = None if _is_installed(value.__code__) else value.__code__
+        return kind, name, describe(code), *((called, describe(referred)) for called, referred in _references(value))
+    if isinstance(value, torch.jit.ScriptFunction):
+        return kind, value.code
+    if isinstance(value, BuiltinFunctionType):
+        return kind, name, describe(value.__self__)
+    return kind, name, *map(describe, _state(value))
+
+
+def _description_of_module(module: nn.Module, describe: Callable[[Any], Any]) -> Any:
+    if _is_wrapper(module):
+        (inside,) = module.children()
+        return describe(inside)
+    settings = {name: value for name, value in vars(module).items() if name not in _OF_ALL_MODULES}
+    return (
+        f"{type(module).__module__}.{type(module).__qualname__}",
+        module.training,
+        describe(settings),
+        digest_of_tensors([*module.parameters(recurse=False), *kept_buffers(module)]),
+        *((name, describe(child)) for name, child in module.named_children()),
+    )
+
+
+def _state(value: Any) -> tuple[Any, ...]:
+    """What pickle would keep of an object; nothing of one that cannot be pickled."""
+    try:
+        reduced = value.__reduce_ex__(4)
+    except (TypeError, AttributeError, RuntimeError, pickle.PickleError):
+        return ()
+    if isinstance(reduced, str):
+        return (reduced,)
+    # Then constructor, arguments, state and, as iterators, the items of lists and mappings.
+    return tuple(part if part is None or index < 3 else list(part) for index, part in enumerate(reduced[:5]))

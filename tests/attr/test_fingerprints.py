@@ -1,0 +1,130 @@
+"""Digests are equal for equal things, in any process, and differ for others."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from captum_kd import flatten, global_average_pool
+from captum_kd.attr.fingerprints import digest_of_callable, digest_of_tensors, modules_of
+
+
+class Slotted:
+    __slots__ = ()
+
+
+# ------------------------------------------------------------------------------- functions
+
+
+def test_functions_that_hold_each_other_end():
+    def ping(x):
+        return pong(x)
+
+    def pong(x):
+        return model(ping(x))
+
+    model = nn.Sequential(nn.Linear(2, 2))
+    assert modules_of(ping) == list(model.modules())
+    assert digest_of_callable(ping) == digest_of_callable(ping) != digest_of_callable(pong)
+
+
+def test_installed_functions_are_known_by_name():
+    """Their code is another in another version of Python."""
+    assert digest_of_callable(torch.nn.functional.normalize) != digest_of_callable(torch.nn.functional.relu)
+    function = types.FunctionType(flatten.__code__, {}, "global_average_pool")
+    function.__module__, function.__qualname__ = global_average_pool.__module__, global_average_pool.__qualname__
+    assert digest_of_callable(function) == digest_of_callable(global_average_pool)
+
+
+SCRIPT = """
+import functools, torch
+from captum_kd.attr.fingerprints import digest_of_callable
+names, table, linear = {"a", "bc", "def", 3}, {"x": 1.5, 2: (None, ...)}, torch.nn.Linear(2, 2)
+torch.nn.init.ones_(linear.weight), torch.nn.init.zeros_(linear.bias)
+def transform(x, *, names=names): return table if x in {"p", "q", "r"} else linear(x)
+digest = digest_of_callable(functools.partial(transform, y=torch.relu, x=slice(1, 2)))
+"""
+
+
+def test_digests_are_those_of_another_process():
+    here = {"__name__": "script"}
+    exec(compile(SCRIPT, "script", "exec"), here)
+    command = f"there = {{'__name__': 'script'}}; exec(compile({SCRIPT!r}, 'script', 'exec'), there); print(there['digest'])"
+    path = {"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "7"}
+    ran = subprocess.run([sys.executable, "-c", command], env=path, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == here["digest"]
+
+
+def test_objects_that_say_nothing_of_themselves_count_by_type():
+    def of(value):
+        return digest_of_callable(lambda x: value)
+
+    assert of(open) != of(Slotted())
+    assert of(i for i in ()) == of(i for i in ())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")
+def test_scripted_and_compiled_functions_and_modules():
+    def pooled(x: Tensor) -> Tensor:
+        return x.mean(2)
+
+    def greatest(x: Tensor) -> Tensor:
+        return x.amax(2)
+
+    first, second = torch.jit.script(pooled), torch.jit.script(greatest)
+    assert digest_of_callable(first) == digest_of_callable(torch.jit.script(pooled)) != digest_of_callable(second)
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    for function in (pooled, model):
+        assert digest_of_callable(torch.compile(function, backend="eager")) == digest_of_callable(function)
+    scripted = modules_of(torch.jit.script(model))
+    assert [type(module) for module in modules_of(torch.compile(model, backend="eager"))] == [nn.Sequential, nn.Linear, nn.ReLU]
+    weights = (digest_of_tensors([p for m in found for p in m.parameters(recurse=False)]) for found in (scripted, [model[0]]))
+    assert len(set(weights)) == 1
+
+
+# --------------------------------------------------------------------------------- tensors
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones((), dtype=torch.int64),
+        torch.ones(5, dtype=torch.bool),
+        torch.ones(2, 3, 4, dtype=torch.float16),
+        torch.ones(2, 3, dtype=torch.bfloat16),
+        torch.ones(2, 3, dtype=torch.float64),
+        torch.ones(2, 3, dtype=torch.complex64),
+        torch.ones(2, 3, dtype=torch.complex128),
+        torch.ones(4, 2).to_sparse(),
+        torch.ones(2, 3).expand(5, 2, 3),
+        torch.ones(6, 4)[::2, 1:],
+    ],
+    ids=lambda tensor: f"{tensor.dtype} {tensor.layout} {tuple(tensor.shape)}",
+)
+def test_tensors_of_any_kind(tensor: Tensor):
+    found = digest_of_tensors([tensor])
+    assert found == digest_of_tensors([tensor.clone()])
+    assert found != digest_of_tensors([tensor * 0])
+    assert found != digest_of_tensors([tensor[None] if tensor.layout == torch.strided else tensor.t()])
+
+
+def test_type_and_order_count():
+    ones, zeros = torch.ones(3), torch.zeros(3)
+    assert digest_of_tensors([ones, zeros]) != digest_of_tensors([zeros, ones])
+    assert digest_of_tensors([zeros]) != digest_of_tensors([zeros.int()])
+
+
+def test_tensors_without_entries_or_values():
+    lazy = nn.LazyLinear(3).weight
+    found = [digest_of_tensors(tensors) for tensors in ([], [torch.empty(0, 3)], [torch.empty(3, 0)], [lazy])]
+    assert len(set(found)) == 4
+
+
+def test_rows_are_summed_exactly_whatever_their_order_in_memory():
+    weights = torch.randn(64, 48, 3, 3, generator=torch.Generator().manual_seed(0))
+    other = weights.to(memory_format=torch.channels_last)
+    assert other.stride() != weights.stride()
+    assert digest_of_tensors([other]) == digest_of_tensors([weights])
