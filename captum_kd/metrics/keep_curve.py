@@ -210,10 +210,10 @@ def keep_curve(
 def random_attributions(like: Tensor, *, generator: Optional[torch.Generator] = None) -> Tensor:
     """Maps by chance, as smooth as given ones: the baseline of :func:`keep_curve`.
 
-    Each map has the power spectrum of its counterpart (so its resolution, smoothness and range are alike) and
-    random phases (so it lies anywhere). Independent noise would be no fair baseline: from the scattered pixels that
+    Each map has the values of its counterpart, ties included, and nearly its power spectrum (so its resolution and
+    smoothness are alike), but random phases (so it lies anywhere). Independent noise would be no fair baseline: from the scattered pixels that
     it keeps the rest of an image is imputed far better than from connected ones. With 30 % of CIFAR-10 images kept
-    the mean squared error is .032 for a round map of 8x8 positions, .028 for its random counterparts, .016 for
+    the mean squared error is .041 for one round bump on 8x8 positions, .027 for its random counterparts, .016 for
     independent noise at these positions and .006 at each pixel. A constant map, which has no spectrum, gets
     independent noise.
 
@@ -244,7 +244,11 @@ def random_attributions(like: Tensor, *, generator: Optional[torch.Generator] = 
     amplitudes = torch.fft.rfft2((maps - means) / torch.where(has_shape, size, 1.0)).abs()
     phases = torch.fft.rfft2(drawn)
     surrogates = torch.fft.irfft2(amplitudes * phases / phases.abs().clamp(min=1e-20), s=maps.shape[2:])
-    random: Tensor = torch.where(has_shape, surrogates * size + means, drawn)
+    # The k-th largest number becomes the k-th largest of the map.
+    order = surrogates.flatten(2).argsort(2)
+    values = maps.flatten(2).sort(2).values
+    placed = torch.empty_like(values).scatter_(2, order, values).view(maps.shape)
+    random: Tensor = torch.where(has_shape, placed, drawn)
     return random
 
 

@@ -68,7 +68,9 @@ def relevance_score(
         remove_from (str, optional): "x" removes them from the features only, as the paper does;
                     "both" from the labels' geometry too, the partial distance correlation.
         attributions (Tensor, optional): (N, 1, h, w) maps of ``forward_func``; the score is then
-                    that of features around the salient region.
+                    that of features around the salient region. Maps that explain the inputs' own
+                    labels carry the labels into the features: the score is then above 0 even for
+                    untrained models and random labels. Explain predictions instead.
         base_attributions (Tensor, optional): Maps of the model in ``given``, needed with
                     ``attributions`` where there is one: each model by its own maps.
         perturb_func, feature_transform, estimator, max_examples_per_batch, grid, prefix_tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Optional
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from captum_kd.perturb.imputation import check_images, check_noise, noisy_linear_imputation
 
 __all__ = ["keep_relevant", "relevant_pixels"]
+
+# Share of the pixels that may have one value at the cut.
+_MANY_TIED = 0.05
 
 
 def keep_relevant(
@@ -70,7 +74,8 @@ def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0
 
     Maps are upsampled bilinearly (:meth:`captum.attr.LayerAttribution.interpolate`) and their pixels ranked
     by signed value: what speaks against comes last. Of pixels with equal values those with the lower index,
-    row by row, go first, on every device, so that even a constant map keeps its share.
+    row by row, go first, on every device, so that even a constant map keeps its share; where many are equal at
+    the cut, a warning says so.
 
     Args:
 
@@ -102,8 +107,24 @@ def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0
     precise = maps if maps.device.type == "mps" else maps.double()  # which has no float64
     upsampled = LayerAttribution.interpolate(precise, (height, width), interpolate_mode="bilinear").to(maps.dtype)
     order = upsampled.flatten(1).argsort(dim=1, descending=True, stable=True)
+    if count < pixels:
+        _warn_of_ties(upsampled.flatten(1), order[:, count - 1 : count + 1])
     chosen = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :count], True)
     return chosen.reshape(-1, 1, height, width)
+
+
+def _warn_of_ties(values: Tensor, at_the_cut: Tensor) -> None:
+    """Pixels of one value on both sides of the cut are told apart by their place alone."""
+    last, next_one = values.gather(1, at_the_cut).unbind(1)
+    tied = (last == next_one) & ((values == last[:, None]).sum(1) > max(4, _MANY_TIED * values.shape[1]))
+    if bool(tied.any()):
+        warnings.warn(
+            f"{int(tied.sum())} of {len(tied)} maps have one value at many pixels on both sides of the cut; of these the "
+            "upper ones stay, whatever they show. Maps without negative values do this: pass signed ones "
+            "(relu_attributions=False).",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _as_maps(attributions: Tensor) -> Tensor:

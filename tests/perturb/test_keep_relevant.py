@@ -1,6 +1,7 @@
 """Which pixels an attribution keeps, and the images that are left."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -161,3 +162,14 @@ def test_bad_input_is_refused(change, error, words):
 def test_masks_refuse_the_same_shares(share):
     with pytest.raises(ValueError, match="both excluded"):
         relevant_pixels(MAPS, (6, 5), share)
+
+
+def test_maps_without_an_order_at_the_cut_are_warned_of():
+    positive = torch.zeros(2, 1, 8, 8)
+    positive[:, :, 2, 2] = 1.0
+    positive[1] += torch.rand(1, 8, 8)
+    with pytest.warns(UserWarning, match="1 of 2 maps have one value at many pixels"):
+        relevant_pixels(positive, (32, 32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        relevant_pixels(positive, (32, 32), keep=0.01)  # the cut is among values that differ
