@@ -26,6 +26,11 @@ def global_average_pool(activations: Tensor) -> Tensor:
 
     Returns:
         Tensor: (N, C).
+
+    Example::
+
+        >>> global_average_pool(torch.rand(8, 512, 7, 7)).shape
+        torch.Size([8, 512])
     """
     return activations.flatten(2).mean(2) if activations.dim() > 2 else activations
 
@@ -38,6 +43,11 @@ def flatten(activations: Tensor) -> Tensor:
 
     Returns:
         Tensor: (N, C * ...).
+
+    Example::
+
+        >>> flatten(torch.rand(8, 512, 7, 7)).shape
+        torch.Size([8, 25088])
     """
     return activations.flatten(1)
 
@@ -52,5 +62,9 @@ def flatten_to_unit_length(activations: Tensor) -> Tensor:
 
     Returns:
         Tensor: (N, C * ...), rows of length 1.
+
+    Example::
+
+        >>> flatten_to_unit_length(torch.rand(8, 512, 7, 7)).norm(dim=1)  # eight times 1
     """
     return torch.nn.functional.normalize(activations.flatten(1), dim=1)

@@ -211,7 +211,7 @@ class ReferencePopulation:
 
         >>> unicam = UniCAM(student, "layer4", base)
         >>> population = unicam.reference(images, labels)
-        >>> attr = unicam.attribute(image[None], target=3, reference=population)
+        >>> attr = unicam.attribute(image, target=3, reference=population)
     """
 
     def __init__(self, layers: tuple[LayerReference, ...], made_with: Mapping[str, Any]) -> None:

@@ -200,6 +200,10 @@ class UniCAM(LayerAttribution):
         Returns:
             UniCAM: explains the Base model given the Student. Both use the same reference populations;
             the Teacher, where there is one, stays.
+
+        Examples::
+
+            >>> left_behind = unicam.residual().attribute(images, labels)  # as attribute_transfer(...).residual
         """
         swapped = copy.copy(self)
         swapped._direction = 1 - self._direction
@@ -320,6 +324,11 @@ class UniCAM(LayerAttribution):
         Returns:
             TransferAttributions: ``distilled``, what :meth:`attribute` returns, and ``residual``,
             what ``residual().attribute`` returns.
+
+        Examples::
+
+            >>> # 64 images; the layer gives 64x512x7x7 in both models: two maps of 64x1x7x7.
+            >>> distilled, residual = unicam.attribute_transfer(images, labels)
         """
         distilled, residual = self._explain(
             inputs,
@@ -363,6 +372,11 @@ class UniCAM(LayerAttribution):
 
         Warns:
             UserWarning: fewer than 30 inputs.
+
+        Examples::
+
+            >>> population = unicam.reference(images, labels)  # 64 images, say
+            >>> attr = unicam.attribute(image, target=3, reference=population)  # image: 1x3x224x224
         """
         values = as_inputs(inputs)
         n = values[0].shape[0]
