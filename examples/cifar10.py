@@ -38,6 +38,7 @@ PROFILES = {
         learning_rate=1e-2,
         temperature=4.0,
         alpha=0.1,
+        threads=0,
         accelerator="cpu",
     ),
 }

@@ -35,6 +35,8 @@ DEFAULTS = Settings(
     learning_rate=1e-2,
     temperature=4.0,
     alpha=0.1,
+    # Networks this small gain little from more, lose much on a busy machine, and so repeat on any number of cores.
+    threads=1,
     accelerator="cpu",
 )
 

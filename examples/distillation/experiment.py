@@ -53,7 +53,7 @@ class Networks(NamedTuple):
 
 
 def run(task: Task, teacher: Architecture, student: Architecture, settings: Settings, progress: bool) -> dict[str, Any]:
-    """Runs the experiment, writes figures, reports and checkpoints into the output folder, prints the results and
+    """Runs the experiment on as many threads as the settings say, writes figures, reports and checkpoints into the output folder, prints the results and
     returns what ``report.json`` holds.
 
     Args:
@@ -62,6 +62,15 @@ def run(task: Task, teacher: Architecture, student: Architecture, settings: Sett
         settings: everything else.
         progress: whether to draw progress bars.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.threads or threads)
+    try:
+        return _run(task, teacher, student, settings, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(task: Task, teacher: Architecture, student: Architecture, settings: Settings, progress: bool) -> dict[str, Any]:
     begin = time.perf_counter()
     settings.output.mkdir(parents=True, exist_ok=True)
     networks = train(task, teacher, student, settings, progress)

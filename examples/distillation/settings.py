@@ -67,6 +67,10 @@ class Settings:
     learning_rate: float = _option("highest learning rate of the one-cycle schedule", _positive)
     temperature: float = _option("temperature of the softened outputs in distillation", _positive)
     alpha: float = _option("weight of the labels in the Student's loss; the Teacher has the rest", _share)
+    threads: int = _option(
+        "threads of torch, 0 for as many as it takes; numbers repeat in the last digits only with the same number",
+        _at_least(0),
+    )
     accelerator: str = _option('where Lightning trains: "cpu", "gpu", "auto"', _accelerator)
 
 
