@@ -53,8 +53,8 @@ class Networks(NamedTuple):
 
 
 def run(task: Task, teacher: Architecture, student: Architecture, settings: Settings, progress: bool) -> dict[str, Any]:
-    """Runs the experiment on as many threads as the settings say, writes figures, reports and checkpoints into the output folder, prints the results and
-    returns what ``report.json`` holds.
+    """Runs the experiment, writes figures, reports and checkpoints into the output folder, prints the results and
+    returns what ``report.json`` holds. The number of torch's threads afterwards is what it was before.
 
     Args:
         task: the data.
