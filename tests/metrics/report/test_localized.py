@@ -3,7 +3,7 @@
 import pytest
 import torch
 from captum.attr import LayerGradCam, LayerGradientXActivation
-from models import ConvNet, TinyTransformer, images, labels
+from models import ConvNet, TinyTransformer, activations, images, labels
 from population import batches, by_score, compare, data, dcor_scores, hooked, related
 
 from captum_kd import UniCAM
@@ -118,6 +118,24 @@ def test_unicam_reduces_the_student_by_distilled_and_the_base_by_residual_maps()
             for model, maps in ((student, distilled), (base, residual))
         ]
         assert values_of(report, layer) == pytest.approx(dcor_scores(*features, y), abs=1e-5)
+
+
+def test_further_arguments_reach_the_reference_population_too():
+    student, base = related(1), related(2)
+    x, y = data()
+    reference, scale = (images(40, seed=5), labels(40)), 0.5
+    report = compare(
+        student, base, "conv2", [(x, y)], localize="unicam", localize_target="label", reference=reference, noise=0.0,
+        additional_forward_args=scale,
+    )  # fmt: skip
+    unicam = UniCAM(student, "conv2", base)
+    population = unicam.reference(*reference, scale)
+    distilled, residual = unicam.attribute_transfer(x, y, scale, reference=population)
+    features = [
+        activations(model, "conv2", keep_relevant(x, maps, noise=0.0), scale).flatten(1).double()
+        for model, maps in ((student, distilled), (base, residual))
+    ]
+    assert values_of(report, "conv2") == pytest.approx(dcor_scores(*features, y), abs=1e-5)
 
 
 def test_unicam_explains_a_student_anew_beside_every_base():

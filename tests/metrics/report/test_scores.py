@@ -118,6 +118,15 @@ def test_layers_may_differ_from_model_to_model():
     assert found == pytest.approx(expected, abs=1e-6)
 
 
+def test_layout_hints_are_of_student_and_base_and_not_of_a_teacher_that_tells_by_itself():
+    x, y = data()
+    student, base, teacher = TinyTransformer(seed=1), TinyTransformer(seed=2), TinyTransformer(patch=2, seed=3)
+    report = compare(student, base, "block", [(x, y)], teacher=teacher, grid=(3, 3), prefix_tokens=1)
+    tokens = [hooked(model, "block", x)[:, 8:] for model in (student, base, teacher)]  # without the class token
+    expected = dcor_scores(tokens[0], tokens[1], y, tokens[2])
+    assert {k: row["value"] for k, row in by_score(report, "block").items()} == pytest.approx(expected, abs=1e-6)
+
+
 def test_class_embeddings_shape_the_labels():
     x, y = data()
     table = torch.tensor([[0.0], [1.0], [5.0]])
