@@ -158,14 +158,14 @@ def test_wrappers_do_not_count():
     torch.testing.assert_close(use(wrapped, population), use(make(student, base), population))
 
 
-def test_same_weights_on_every_device():
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_same_weights_on_every_device_and_in_every_memory_layout(device):
     student, base = normed(1), normed(2)
     unicam = make(student, base)
     population = populated(unicam)
-    student.cuda(), base.cuda()
-    unicam.attribute(images(3).cuda(), 1, reference=population)
+    for model in (student, base):
+        model.to(device, memory_format=torch.channels_last)
+    unicam.attribute(images(3).to(device), 1, reference=population)
 
 
 # -------------------------------------------------------------------------- plain functions
