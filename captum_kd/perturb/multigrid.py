@@ -213,5 +213,10 @@ def _dense_inverse(level: Level) -> Tensor:
     columns = unit.reshape(1, pixels, *inverse.shape[2:]).repeat(n, *[1] * (inverse.dim() - 1))
     unknown = torch.sign(inverse).flatten(2)  # (N, 1, pixels)
     matrix = level.apply(columns, out=torch.empty_like(columns)).flatten(2) * unknown * unknown.mT + unit * (1 - unknown)
-    inverted: Tensor = torch.linalg.inv(matrix)
+    inverted, failed = torch.linalg.inv_ex(matrix)
+    # Two coarse pixels may stand for the same fine ones: such a matrix has no inverse, or only rounding gives it one.
+    size = matrix.diagonal(dim1=1, dim2=2).amax(1) * inverted.flatten(1).abs().amax(1)
+    singular = (failed != 0) | ~(size < 0.01 / torch.finfo(matrix.dtype).eps)
+    if bool(singular.any()):
+        inverted[singular] = torch.linalg.pinv(matrix[singular], rtol=1e-5, hermitian=True)
     return (inverted * unknown).unsqueeze(1)

@@ -254,6 +254,47 @@ def test_one_pixel_images_stay():
     assert torch.equal(noisy_linear_imputation(images, torch.ones(3, 1, 1, 1, dtype=torch.bool)), images)
 
 
+# A mask, found by chance, whose coarsest matrix is exactly singular.
+SINGULAR = """
+#############.#
+#.#######.##.##
+#.###.#.##.....
+....#.#..##.#..
+#.###.#.##.###.
+#.#..#.##...#.#
+..#.##...##..#.
+.#..#...##.#...
+#..#.#.#.#.#.##
+..#..###.#.#..#
+..#.##..#.#.#..
+.#.##..##.###..
+..####.#...##.#
+.#.#.#.#..###..
+.#.#...........
+"""
+
+
+def test_coarse_pixels_that_stand_for_the_same_fine_ones_do_no_harm():
+    keep = torch.tensor([[symbol == "#" for symbol in line] for line in SINGULAR.split()])[None, None]
+    images = torch.rand(1, 3, 15, 15, generator=rng())
+    error = float((pure(images, keep, tolerance=1e-4).double() - impute_all(images, keep)).abs().max())
+    assert error <= 1e-4
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_hundreds_of_small_scattered_masks_can_be_solved(share):
+    """Singular coarse matrices are rare, and rarest where masks are large."""
+    for side in range(9, 25):
+        images = torch.rand(60, 1, side, side, generator=rng(side))
+        keep = torch.rand(60, 1, side, side, generator=rng(side + 100)) < share
+        keep[:, :, 0, 0] = True
+        filled = pure(images, keep)
+        assert -1e-3 <= float(filled.min()) and float(filled.max()) <= 1 + 1e-3  # means of their neighbours
+        for row in range(0, 60, 20):
+            exact = impute_all(images[row : row + 1], keep[row : row + 1])
+            assert float((filled[row : row + 1].double() - exact).abs().max()) <= 1e-3
+
+
 def test_removed_pixels_are_not_read():
     images, keep = torch.rand(2, 3, 20, 20, generator=rng()), scattered(2, 20, 20)
     expected = pure(images, keep)
