@@ -37,14 +37,12 @@ class Hierarchy:
     """Grids from the image's own down to one that is solved directly.
 
     Args:
-        removed (Tensor): (N, 1, 2, 2, h, w), :func:`~captum_kd.perturb.grids.by_parity`, 1 where the pixel is
-            to be found and 0 where it is known.
-        size (tuple[int, int]): the images' height and width.
+        finest (Pixels): the images' own grid.
         buffers (Buffers): room to work, which hierarchies used one after the other may share.
     """
 
-    def __init__(self, removed: Tensor, size: tuple[int, int], buffers: Buffers) -> None:
-        self.finest = Pixels(removed, size, buffers.part(0))
+    def __init__(self, finest: Pixels, buffers: Buffers) -> None:
+        self.finest = finest
         self._levels: list[Level] = [self.finest]
         self._transfers: list[_Transfer] = []
         while max(self._levels[-1].size) > COARSEST and not self._levels[-1].is_weakly_coupled():
