@@ -80,14 +80,14 @@ def noisy_linear_imputation(
         raise ValueError(f"tolerance must be positive, got {tolerance!r}.")
     mask = _as_mask(images, keep)
     dtype = torch.promote_types(images.dtype, torch.float32)
-    known = torch.where(mask, images, 0).to(dtype).contiguous()
-    filled = _impute(known, mask, float(tolerance))
+    filled = _impute(_known(images, mask).to(dtype), mask, float(tolerance))
     if noise > 0:
         where = images.device if generator is None else generator.device
         # One image after the other: in smaller batches the same images get the same noise.
         drawn = [torch.randn(images.shape[1:], dtype=dtype, device=where, generator=generator) for _ in images]
         filled = filled + noise * torch.stack(drawn).to(images.device)
-    return torch.where(mask, images, filled.to(images.dtype))
+    filled = filled.to(images.dtype)
+    return torch.where(mask, images, filled, out=filled)
 
 
 # ------------------------------------------------------------------------------ solution
@@ -100,13 +100,17 @@ class _Scale(NamedTuple):
     half: Tensor
 
 
+def _known(images: Tensor, keep: Tensor) -> Tensor:
+    """Holes filled with any kept value of their channel, so that smallest and largest are those of kept pixels."""
+    first = keep.flatten(2).to(torch.uint8).argmax(2, keepdim=True).expand(*images.shape[:2], 1)
+    some = images.flatten(2).gather(2, first).unsqueeze(3)
+    return torch.where(keep, images, some).contiguous()
+
+
 def _impute(known: Tensor, keep: Tensor, tolerance: float) -> Tensor:
-    """The images with their holes filled; ``known`` is 0 in them."""
+    """The images with their holes filled; in them ``known`` is within what the kept values span."""
     n, channels, height, width = known.shape
-    # Holes filled with any kept value of their channel, so that smallest and largest are those of kept pixels.
-    first = keep.flatten(2).to(torch.uint8).argmax(2, keepdim=True).expand(n, channels, 1)
-    some = known.flatten(2).gather(2, first).unsqueeze(3)
-    low, high = (end.unsqueeze(3) for end in torch.where(keep, known, some).flatten(2).aminmax(dim=2, keepdim=True))
+    low, high = (end.unsqueeze(3) for end in known.flatten(2).aminmax(dim=2, keepdim=True))
     _check_finite(low, high)
     scale = _Scale(low / 2 + high / 2, high / 2 - low / 2)  # halves: the range of float32 may overflow
     # In units in which kept values span -1 to 1; at least one rounding error, or no end would be reached.
@@ -123,7 +127,8 @@ def _impute(known: Tensor, keep: Tensor, tolerance: float) -> Tensor:
     for start in range(0, n, block):
         rows = slice(start, start + block)
         size = torch.where(scale.half[rows] > 0, scale.half[rows], 1)
-        boundary = torch.where(keep[rows], (known[rows] - scale.middle[rows]).div_(size), 0).to(work)
+        boundary = torch.sub(known[rows], scale.middle[rows], out=buffers.like(known[rows], "boundary")).div_(size)
+        boundary = boundary.mul_(keep[rows]).to(work)
         solution = _solve(boundary, keep[rows], target[rows], buffers)
         # A mean of neighbours lies among the kept values.
         torch.addcmul(scale.middle[rows], solution.clamp_(-1, 1).to(known.dtype), size, out=filled[rows])
@@ -172,7 +177,7 @@ def _conjugate_gradients(
         r.addcmul_(step, q, value=-1)
         z = grids.cycle(r)
         rz, before = _dot(r, z, out=q), rz
-        p.mul_(_quotient(rz, before)).add_(z)
+        torch.addcmul(z, _quotient(rz, before), p, out=p)
     return None
 
 
