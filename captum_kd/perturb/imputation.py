@@ -39,7 +39,7 @@ def noisy_linear_imputation(
     A black or blurred region tells the model where something was removed. Imputed regions hardly do.
 
     All images and channels are solved together, by conjugate gradients with one multigrid cycle as
-    preconditioner, each image with its own mask.
+    preconditioner, or with the diagonal where all holes are small, each image with its own mask.
 
     Source: Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods" (ROAD),
     ICML 2022.

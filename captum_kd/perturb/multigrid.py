@@ -217,4 +217,5 @@ def _dense_inverse(level: Level) -> Tensor:
     singular = (failed != 0) | ~(size < 0.01 / torch.finfo(matrix.dtype).eps)
     if bool(singular.any()):
         inverted[singular] = torch.linalg.pinv(matrix[singular], rtol=1e-5, hermitian=True)
-    return (inverted * unknown).unsqueeze(1)
+    solved: Tensor = (inverted * unknown).unsqueeze(1)
+    return solved
