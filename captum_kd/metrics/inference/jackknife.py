@@ -59,7 +59,7 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
     Raises:
         ValueError: confidence outside (0, 1), no leave-one-out products, an unknown geometry.
 
-    Source: method.md, "What the numbers can and cannot say"; coverage measured by
+    Source: docs/inference.md (intervals); coverage measured by
     ``docs/scripts/simulate_intervals.py``.
 
     Example::

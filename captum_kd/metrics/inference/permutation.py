@@ -71,7 +71,7 @@ def label_permutation_p_value(
             geometry (all relabellings score the same), non-finite distances, permutations < 1.
         TypeError: distances of another dtype, labels that are no integers.
 
-    Source: method.md, "What the numbers can and cannot say"; Phipson & Smyth 2010 for the p-value.
+    Source: docs/inference.md (p-values over inputs); Phipson & Smyth 2010 for the p-value.
 
     Example::
 

@@ -11,9 +11,9 @@ input k out and centring what is left again gives
     \langle P, Q\rangle_{(k)} =
     \frac{\sum_i e_i - 2\,\frac{n-2}{n-3}\, e_k}{(n-1)(n-4)}
 
-exactly. It is method.md's leave-one-out formula (written there for raw distances) where all
-row sums are 0: U-centring takes away whatever has the form u_i + u_j, so a submatrix of P
-and a submatrix of D centre to the same matrix, and the rows of P without column k sum to
+exactly. For raw distances the formula has terms in row sums as well, which here are 0: U-centring
+takes away whatever has the form u_i + u_j, so a submatrix of P and a submatrix of D centre to the
+same matrix, and the rows of P without column k sum to
 :math:`-P_{ik}`. Starting from P, no large sums cancel.
 """
 
@@ -191,7 +191,7 @@ def geometry_products(distances: Mapping[str, Tensor], *, leave_one_out: bool = 
             where one is left out.
         TypeError: matrices that are not float32 or float64.
 
-    Source: method.md, "What the numbers can and cannot say" (intervals); Szekely & Rizzo 2014
+    Source: docs/inference.md (intervals); Szekely & Rizzo 2014
     for the inner product and its invariance.
 
     Example::

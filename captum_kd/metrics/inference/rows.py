@@ -71,7 +71,7 @@ def u_centred_row_blocks(
     Yields:
         (slice, Tensor): the rows' places and their values, (rows, k, n), float64.
 
-    Source: U-centring, method.md "Distance geometry", 2; Szekely & Rizzo 2014.
+    Source: U-centring, Szekely & Rizzo 2014.
     """
     n = distances[0].shape[0]
     shift = torch.stack([u_shift(matrix, torch.float64) for matrix in distances])  # (k, n)

@@ -76,7 +76,7 @@ def seed_test(
         ValueError: a matrix of another shape or with pairs that have no score, fewer than two Bases, a
             model in two pairs, or more than a million relabellings.
 
-    Source: method.md, "What the numbers can and cannot say" (seeds).
+    Source: docs/inference.md (seed control).
 
     Example::
 

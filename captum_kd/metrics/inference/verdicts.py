@@ -113,7 +113,7 @@ def seed_control(
     Raises:
         ValueError: an unknown question; what :func:`seed_test` refuses.
 
-    Source: method.md, "What the numbers can and cannot say" (seeds); Holm 1979.
+    Source: docs/inference.md (seed control); Holm 1979.
 
     Example::
 

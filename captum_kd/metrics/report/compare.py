@@ -88,7 +88,8 @@ def compare_transfer(
     rather than about these trained models is seed control: exact p-values over relabellings of the trained models,
     corrected over layers by Holm.
 
-    Source: Adhane et al., WACV 2025; Szekely & Rizzo 2014; for the Teacher's share and for inference method.md.
+    Source: Adhane et al., WACV 2025; Szekely & Rizzo 2014; the Teacher's share: docs/report.md; inference:
+    docs/inference.md.
 
     Args:
 
