@@ -125,6 +125,9 @@ def keep_curve(
 
     With several maps by name it answers whether what UniCAM calls distilled matters more for the
     task than what it calls residual, than Grad-CAM and than chance (:func:`random_attributions`).
+    Maps that explain the true labels carry them: what they keep may be classified better than the whole image. Compare
+    maps of one kind with each other, or explain predictions.
+
     All curves of a call are of the same inputs under the same noise; compare them in pairs, by
     ``areas``. Close to a curve's right end nearly all of the image is there, whatever the map:
     differences are at the left.

@@ -46,7 +46,8 @@ EXPLANATIONS = {
     "localization": "Share of a map's positive values that falls on the object, and how often its maximum does; "
     "means over images. mask_area, the object's share of the image, is what a map that ignores the image has on average.",
     "keep_curves": "Accuracy of the Student on images of which only the most salient share of the pixels is kept, the "
-    "rest imputed; area: mean accuracy over the shares.",
+    "rest imputed; area: mean accuracy over the shares. Grad-CAM, distilled and residual maps explain the true label and "
+    "so tell it: accuracy may exceed that on whole images. The Teacher's map knows no labels.",
 }
 
 
@@ -136,6 +137,7 @@ def print_results(report: Mapping[str, Any], scores: TransferReport, curves: Map
         print(f"  distilled - residual, image by image: {_share(where['distilled_minus_residual'])} of the energy")
 
     print("\nMean accuracy of the first Student with 10 to 90 % of the pixels kept, and what distilled has over it")
+    print("  (all maps but the Teacher's and random ones explain the true label, and so tell it)")
     for name, curve in curves.items():
         gap, error = mean_and_error(curves[DISTILLED].areas - curve.areas)
         compared = "" if name == DISTILLED else f"   {gap:+.3f}" + ("" if error is None else f" ({error:.3f})")
