@@ -9,7 +9,7 @@ has learned. Maps of the class that the model predicts depend on nothing but the
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Sequence, Union
+from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -25,17 +25,44 @@ from captum_kd.layouts import LayoutHints
 from captum_kd.metrics.report.subjects import Subject, hints_for
 from captum_kd.perturb import keep_relevant
 
-__all__ = ["Explainer", "LOCALIZERS", "Localize", "Localizer", "TARGETS", "as_explainer"]
+__all__ = ["Explainer", "LOCALIZERS", "Localize", "Localizer", "TARGETS", "Task", "as_explainer"]
 
 Localize = Union[None, str, Callable[..., Tensor]]
 LOCALIZERS = ("gradcam", "hirescam", "unicam")
 
-Explainer = Callable[
-    [Subject, Optional[Subject], Sequence[int], tuple[Tensor, ...], Optional[Tensor], tuple[Any, ...]], list[Tensor]
-]
-"""(model, other model of the pair, places of layers, inputs, labels or None for predicted ones, further arguments) ->
-one map a layer."""
 TARGETS = ("predicted", "label")
+
+
+class Task(NamedTuple):
+    """What is to be explained.
+
+    Attributes:
+        subject (Subject): the model.
+        given (Subject, optional): the other model of the pair.
+        places (sequence of int): of the layers that maps are asked for.
+        inputs (tuple of Tensor): one batch on the model's device.
+        labels (Tensor, optional): (N,) the classes that maps explain; None for those that the model predicts.
+        args (tuple): further arguments of the model.
+    """
+
+    subject: Subject
+    given: Optional[Subject]
+    places: Sequence[int]
+    inputs: tuple[Tensor, ...]
+    labels: Optional[Tensor]
+    args: tuple[Any, ...]
+
+    def classes(self, output_transform: Optional[OutputTransform]) -> Tensor:
+        """The labels, or what the model predicts."""
+        if self.labels is not None:
+            return self.labels
+        return predicted_classes(
+            self.subject.model, self.inputs, self.args, model=str(self.subject), output_transform=output_transform
+        )
+
+
+Explainer = Callable[[Task], list[Tensor]]
+"""From a task to one map for each of its layers."""
 
 
 class Localizer:
@@ -102,7 +129,7 @@ class Localizer:
         at = image_place(inputs, "localize needs")
         images = inputs[at]
         size = (images.shape[2], images.shape[3])
-        maps = self._explain(subject, given, self._places, inputs, labels if self._by_label else None, args)
+        maps = self._explain(Task(subject, given, self._places, inputs, labels if self._by_label else None, args))
         reduced = []
         for place, values in zip(self._places, maps):
             checked = as_maps(values, f"What localizes {subject.layers[place]}", len(images), size)
@@ -153,25 +180,13 @@ class _Custom:
         self.function = function
         self.output_transform = output_transform
 
-    def __call__(
-        self,
-        subject: Subject,
-        given: Optional[Subject],
-        places: Sequence[int],
-        inputs: tuple[Tensor, ...],
-        labels: Optional[Tensor],
-        args: tuple[Any, ...],
-    ) -> list[Tensor]:
-        if labels is None:
-            labels = predicted_classes(
-                subject.model, inputs, args, model=str(subject), output_transform=self.output_transform
-            )
-        given_inputs = inputs[0] if len(inputs) == 1 else inputs
-        maps = []
-        for place in places:
-            layer = subject.layers[place]
-            maps.append(self.function(subject.model, layer.module, given_inputs, labels.to(inputs[0].device)))
-        return maps
+    def __call__(self, task: Task) -> list[Tensor]:
+        inputs = task.inputs[0] if len(task.inputs) == 1 else task.inputs
+        classes = task.classes(self.output_transform).to(task.inputs[0].device)
+        subject = task.subject
+        return [
+            self.function(subject.model, subject.layers[place].module, inputs, classes) for place in task.places
+        ]
 
 
 class _GradCam:
@@ -191,19 +206,17 @@ class _GradCam:
         }
         self.hints = hints
 
-    def __call__(
-        self,
-        subject: Subject,
-        given: Optional[Subject],
-        places: Sequence[int],
-        inputs: tuple[Tensor, ...],
-        labels: Optional[Tensor],
-        args: tuple[Any, ...],
-    ) -> list[Tensor]:
-        layers = [subject.layers[place] for place in places]
-        hints = hints_for(subject, self.hints)
+    def __call__(self, task: Task) -> list[Tensor]:
+        subject = task.subject
         return layer_gradcams(
-            subject.model, layers, inputs, labels, args, model=str(subject), hints=hints, **self.settings
+            subject.model,
+            [subject.layers[place] for place in task.places],
+            task.inputs,
+            task.labels,  # its own pass tells what the model predicts
+            task.args,
+            model=str(subject),
+            hints=hints_for(subject, self.hints),
+            **self.settings,
         )
 
 
@@ -232,40 +245,27 @@ class _UniCam:
         self.output_transform = output_transform
         self.pairs: dict[tuple[str, str], tuple[UniCAM, ReferencePopulation]] = {}
 
-    def __call__(
-        self,
-        subject: Subject,
-        given: Optional[Subject],
-        places: Sequence[int],
-        inputs: tuple[Tensor, ...],
-        labels: Optional[Tensor],
-        args: tuple[Any, ...],
-    ) -> list[Tensor]:
-        if given is None:
-            return self.teacher(subject, given, places, inputs, labels, args)
-        if labels is None:
-            labels = predicted_classes(
-                subject.model, inputs, args, model=str(subject), output_transform=self.output_transform
-            )
-        unicam, population = self._pair(subject, given, places, args)
-        maps: list[Tensor] = unicam.attribute(inputs, labels, args, self.at_input, reference=population)
+    def __call__(self, task: Task) -> list[Tensor]:
+        if task.given is None:
+            return self.teacher(task)
+        classes = task.classes(self.output_transform)
+        unicam, population = self._pair(task, task.given)
+        maps: list[Tensor] = unicam.attribute(task.inputs, classes, task.args, self.at_input, reference=population)
         return maps
 
-    def _pair(
-        self, subject: Subject, given: Subject, places: Sequence[int], args: tuple[Any, ...]
-    ) -> tuple[UniCAM, ReferencePopulation]:
+    def _pair(self, task: Task, given: Subject) -> tuple[UniCAM, ReferencePopulation]:
+        subject = task.subject
         key = (subject.key, given.key)
         if key not in self.pairs:
-            if (subject.key, given.key)[::-1] in self.pairs:  # the same pair from the other side
+            if key[::-1] in self.pairs:  # the same pair from the other side
                 unicam, population = self.pairs[key[::-1]]
                 self.pairs[key] = unicam.residual(), population
             else:
-                own, other = ([model.layers[place].module for place in places] for model in (subject, given))
+                own, other = ([model.layers[place].module for place in task.places] for model in (subject, given))
                 unicam = UniCAM(subject.model, own, given.model, other, **self.settings)
-                device = device_of(subject.model)
                 inputs, labels = self.reference
-                values = tuple(to_device(value, device) for value in inputs)
-                population = unicam.reference(values, labels, args, self.at_input, internal_batch_size=64)
+                values = to_device(inputs, device_of(subject.model))
+                population = unicam.reference(values, labels, task.args, self.at_input, internal_batch_size=64)
                 self.pairs[key] = unicam, population
         return self.pairs[key]
 

@@ -185,13 +185,12 @@ class LayerScores:
             return Estimate(value, is_defined=is_defined)
         interval = jackknife(self.products, score, settings.confidence)
         p_value = None
-        if settings.maps_know_labels:
-            pass
-        elif name in WHOLE:
-            p_value = self._permutation_p_value(str(score.x))
-        elif name in TESTED_BY_JACKKNIFE:
-            p_value = interval.p_value
-        return Estimate(value, interval.low, interval.high, p_value if is_defined else None, is_defined)
+        if is_defined and not settings.maps_know_labels:
+            if name in WHOLE:
+                p_value = self._permutation_p_value(str(score.x))
+            elif name in TESTED_BY_JACKKNIFE:
+                p_value = interval.p_value
+        return Estimate(value, interval.low, interval.high, p_value, is_defined)
 
     def _biased(self, first: Tensor, second: Tensor) -> Estimate:
         """Leave-one-out values are those of the unbiased estimator: no interval here."""

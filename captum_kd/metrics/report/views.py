@@ -96,8 +96,7 @@ class Viewer:
         found: dict[str, list[Tensor]] = {}
         for view in self.views:
             device = device_of(view.subject.model)
-            args = tuple(to_device(value, device) for value in self._args)
-            own = tuple(to_device(value, device) for value in inputs)
+            args, own = to_device(self._args, device), to_device(inputs, device)
             observer = self._observers[view.key]
             if self._localizer is None:
                 found[view.key] = self._observe(observer, own, args)
