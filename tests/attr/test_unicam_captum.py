@@ -8,7 +8,7 @@ import pytest
 import torch
 from captum.attr import LayerAttribution, LayerGradCam, NoiseTunnel
 from captum.attr import visualization
-from captum.metrics import infidelity
+from loops import assert_infidelity_is_that_of_single_images
 from models import ConvNet, SeveralOutputs, TinyTransformer, TwoInputs, images, labels
 from reference import literal
 from torch import Tensor, nn
@@ -903,16 +903,7 @@ def test_infidelity_of_interpolated_maps_in_reference_mode_equals_a_loop_over_si
     unicam = UniCAM(student, "conv2", base)
     population = unicam.reference(inputs(M, seed=5), labels(M))
 
-    def perturb(x):
-        """Deterministic, so that the loop sees the same perturbations."""
-        noise = 0.1 * torch.sin(10 * x)
-        return noise, x - noise
+    def maps_of(x, y):
+        return unicam.attribute(x, y, reference=population)
 
-    def score(x, y):
-        maps = LayerAttribution.interpolate(unicam.attribute(x, y, reference=population), (12, 12))
-        return infidelity(student, perturb, x, maps.expand(-1, 3, -1, -1), target=y, n_perturb_samples=3)
-
-    x, y = inputs(), labels(N)
-    whole = score(x, y)
-    assert whole.shape == (N,) and whole.amin() > 0
-    torch.testing.assert_close(whole, torch.cat([score(x[i : i + 1], y[i : i + 1]) for i in range(N)]))
+    assert_infidelity_is_that_of_single_images(student, maps_of, inputs(), labels(N))

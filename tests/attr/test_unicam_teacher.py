@@ -7,10 +7,10 @@ from typing import Any, Callable
 
 import pytest
 import torch
-from captum.attr import LayerAttribution, NoiseTunnel
-from captum.metrics import infidelity
+from captum.attr import NoiseTunnel
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from loops import assert_infidelity_is_that_of_single_images
 from models import ChannelsLast, Columns, ConvNet, SeveralOutputs, TinyTransformer, activations, images, labels
 from reference import literal
 from torch import Tensor, nn
@@ -580,18 +580,10 @@ def test_infidelity_equals_a_loop_over_single_images():
     unicam = make(forward_func=student)
     population = unicam.reference(references())
 
-    def perturb(x):
-        noise = 0.1 * torch.sin(10 * x)
-        return noise, x - noise
+    def maps_of(x, y):
+        return unicam.attribute(x, y, reference=population)
 
-    def score(x, y):
-        maps = LayerAttribution.interpolate(unicam.attribute(x, y, reference=population), (12, 12))
-        return infidelity(student, perturb, x, maps.expand(-1, 3, -1, -1), target=y, n_perturb_samples=3)
-
-    x, y = inputs(), labels(N)
-    whole = score(x, y)
-    assert whole.shape == (N,) and whole.amin() > 0
-    torch.testing.assert_close(whole, torch.cat([score(x[i : i + 1], y[i : i + 1]) for i in range(N)]))
+    assert_infidelity_is_that_of_single_images(student, maps_of, inputs(), labels(N))
 
 
 # -------------------------------------------------------------------------------- populations
