@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+from math import isnan
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 import torch
@@ -129,7 +131,7 @@ def _checked_seeds(
 def control_seeds(
     matrices: Mapping[str, Mapping[str, Tensor]], groups: Sequence[SeedGroup], compared: Sequence[str]
 ) -> Optional[dict[str, Any]]:
-    """The tests of all groups, None where there are none.
+    """The tests of all groups and the scores that they compare, None where there are no groups.
 
     Args:
         matrices (mapping): by question and layer, the scores of all ordered pairs of models.
@@ -149,7 +151,27 @@ def control_seeds(
     return {
         "tests": tests,
         "groups": [group.described() for group in groups],
+        "pairs": _pair_rows(matrices, groups, compared),
     }
+
+
+def _pair_rows(
+    matrices: Mapping[str, Mapping[str, Tensor]], groups: Sequence[SeedGroup], compared: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One record for each question, layer and ordered pair of models that a test compares."""
+    asked: dict[tuple[str, str], tuple[str, str]] = {}
+    for group in groups:
+        for model, given in product(group.models, repeat=2):
+            if model.key != given.key and (model.role == BASE or given.role == BASE):
+                asked[model.key, given.key] = model.name, given.name
+    rows = []
+    for score, by_layer in matrices.items():
+        for layer, matrix in by_layer.items():
+            for (key, given_key), (name, given_name) in asked.items():
+                value = float(matrix[compared.index(key), compared.index(given_key)])
+                found = None if isnan(value) else value
+                rows.append({"score": score, "layer": layer, "model": name, "given": given_name, "value": found})
+    return rows
 
 
 def without_seed_control(subjects: Sequence[Subject], explained_in_pairs: bool) -> str:

@@ -32,8 +32,9 @@ class TransferReport:
             ``p_value`` (None where not asked for or not defined), ``n`` and ``unique_share`` (1 - FSS^2, on the rows of
             distilled and residual features).
         seed_control (dict or None): ``tests``, one a question, group and layer (see
-            :class:`captum_kd.metrics.inference.SeedVerdict`), and the ``groups`` and ``shared_seeds`` they rest on. None
-            without at least two Bases.
+            :class:`captum_kd.metrics.inference.SeedVerdict`), the ``groups`` and ``shared_seeds`` they rest on, and
+            ``pairs``, the scores of single pairs of models, one of them a Base: ``score`` of ``model`` after
+            ``given``'s features are removed, between Bases the null. None without at least two Bases.
         notes (list of str): cautions first, then how to read the scores.
         settings (dict): all that the numbers depend on, class counts and versions included.
 

@@ -40,6 +40,21 @@ def test_statistics_are_differences_of_mean_scores_over_pairs(report, score):
     assert found["statistic"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("score", ["fss", "rs_distilled", "teacher_distilled"])
+def test_the_scores_that_a_test_compares_are_in_the_report(report, score):
+    pairs = report.seed_control["pairs"]
+    found = {(row["model"], row["given"]): row["value"] for row in pairs if (row["score"], row["layer"]) == (score, "conv2")}
+    # Students beside each other are no part of the test.
+    assert len(found) == 2 * 9 + 6 and not any(a in STUDENTS and b in STUDENTS for a, b in found)
+    across = mean([value for (own, _), value in found.items() if own in STUDENTS])
+    null = mean([value for pair, value in found.items() if not set(pair) & set(STUDENTS)])
+    (test,) = (t for t in report.seed_control["tests"] if (t["score"], t["layer"]) == (score, "conv2"))
+    assert abs(across - null) == pytest.approx(abs(test["statistic"]), abs=1e-9)
+    for row in report.rows:
+        if (row["layer"], row["score"]) == ("conv2", score):
+            assert found[row["student"], row["base"]] == pytest.approx(row["value"], abs=1e-9)
+
+
 def test_p_values_are_corrected_over_layers_and_undecidable_questions_say_so(report):
     for test in report.seed_control["tests"]:
         assert test["adjusted_p_value"] >= test["p_value"] >= 1 / 20
