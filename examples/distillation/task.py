@@ -3,42 +3,93 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Iterator, Optional, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["DataError", "Examples", "Task", "first_of_each_class", "in_turn"]
+__all__ = ["DataError", "Examples", "Fold", "Task", "first_of_each_class", "in_turn"]
 
 
 class DataError(ValueError):
     """Data that is missing or not laid out as expected; the message says how to mend it."""
 
 
-@dataclass(frozen=True)
 class Examples:
-    """Labelled images.
+    """Labelled images, some or all of those in a store.
+
+    A choice of them shares the store: parts of a data set cost no memory, and a store may be a file on disk that is
+    mapped into memory.
 
     Attributes:
-        pixels (Tensor): (N, 3, H, W), uint8: a quarter of the memory of float32.
+        store (Tensor): (M, 3, H, W), uint8: a quarter of the memory of float32.
+        rows (Tensor): (N,), int64, places in the store.
         labels (Tensor): (N,), int64.
         masks (Tensor, optional): (N, H, W), bool, true where the evidence is known to be.
     """
 
-    pixels: Tensor
-    labels: Tensor
-    masks: Optional[Tensor] = None
+    def __init__(
+        self, store: Tensor, labels: Tensor, masks: Optional[Tensor] = None, *, rows: Optional[Tensor] = None
+    ) -> None:
+        self.store = store
+        self.rows = torch.arange(len(labels)) if rows is None else rows
+        self.labels = labels
+        self.masks = masks
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def __getitem__(self, rows: slice | Tensor) -> "Examples":
-        return Examples(self.pixels[rows], self.labels[rows], None if self.masks is None else self.masks[rows])
+        masks = None if self.masks is None else self.masks[rows]
+        return Examples(self.store, self.labels[rows], masks, rows=self.rows[rows])
+
+    def __getitems__(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A batch, as torch's loaders ask for it: pixels and labels."""
+        places = torch.as_tensor(rows)
+        return self.store[self.rows[places]], self.labels[places]
 
     @property
     def count(self) -> int:
         return len(self.labels)
 
-    def inputs(self) -> Tensor:
-        """What the networks take: float32 between 0 and 1. Normalisation is their own first step."""
-        return self.pixels.float() / 255
+    @property
+    def pixels(self) -> Tensor:
+        """(N, 3, H, W), uint8, copied out of the store."""
+        return self.store[self.rows]
+
+    def inputs(self, size: Optional[int] = None) -> Tensor:
+        """What the networks take: float32 between 0 and 1, (N, 3, size, size). Normalisation is their own first step."""
+        return as_inputs(self.pixels, size)
+
+    def batches(self, count: int, size: Optional[int] = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of ``count`` images at a time, in order."""
+        for rows in torch.arange(len(self)).split(count):
+            yield self[rows].inputs(size), self.labels[rows]
+
+
+def as_inputs(pixels: Tensor, size: Optional[int] = None) -> Tensor:
+    """Stored pixels (N, 3, H, W), uint8, as the networks take them, enlarged or reduced to ``size``."""
+    images = pixels.float() / 255
+    if size is None or images.shape[-2:] == (size, size):
+        return images
+    return nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Who gets which images.
+
+    Attributes:
+        train: what Students and Bases learn from.
+        teacher_train: what Teachers learn from.
+        reference: held out; the population that UniCAM compares each image with.
+        test: held out, without the reference.
+    """
+
+    train: Examples
+    teacher_train: Examples
+    reference: Examples
+    test: Examples
 
 
 @dataclass(frozen=True)
@@ -48,21 +99,13 @@ class Task:
     Attributes:
         name: for headings.
         classes: their names, in the order of the labels.
-        train: what Student and Base learn from.
-        teacher_train: what the Teacher learns from.
-        reference: held out; the population that UniCAM compares each image with.
-        test: held out, without the reference.
-        augment: whether training images are flipped and shifted at random.
+        folds: one, or several that take turns at being held out.
         notes: what a reader must know to judge the results, first of all what the Teacher got.
     """
 
     name: str
     classes: Sequence[str]
-    train: Examples
-    teacher_train: Examples
-    reference: Examples
-    test: Examples
-    augment: bool
+    folds: Sequence[Fold]
     notes: Sequence[str]
 
 
