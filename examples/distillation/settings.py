@@ -5,9 +5,22 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
-__all__ = ["Settings", "add_options", "settings_from"]
+from distillation.networks import NETWORKS
+
+__all__ = ["AUGMENTATIONS", "CONTROLS", "OPTIMIZERS", "TECHNIQUES", "WEIGHTS", "Settings", "add_options", "settings_from"]
+
+TECHNIQUES = ("response", "attention", "feature")
+"""Hinton et al. 2015; Zagoruyko & Komodakis 2017; Romero et al. 2015."""
+
+CONTROLS = ("random-teacher", "shuffled-labels", "other-teacher")
+"""Students to whom nothing of the Teacher's should be transferred: of a Teacher that was never trained, of the Teacher's
+outputs for other images, and of a second Teacher. The last one learns what any Teacher teaches."""
+
+WEIGHTS = ("none", "imagenet")
+OPTIMIZERS = ("adamw", "sgd")
+AUGMENTATIONS = ("none", "shift", "paper")
 
 
 def _at_least(least: int) -> Callable[[str], int]:
@@ -27,6 +40,20 @@ def _share(text: str) -> float:
     return value
 
 
+def _part(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value < 1.0:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, both excluded, got {value}")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not value >= 0.0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
+    return value
+
+
 def _positive(text: str) -> float:
     value = float(text)
     if not value > 0.0:
@@ -34,59 +61,123 @@ def _positive(text: str) -> float:
     return value
 
 
+def _folds(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 (no cross-validation) or more, got {value}")
+    return value
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def chosen(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f"must be one of {', '.join(choices)}, got {text!r}")
+        return text
+
+    return chosen
+
+
+def _some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:
+    def chosen(text: str) -> tuple[str, ...]:
+        values = tuple(part for part in text.split(",") if part and text != "none")
+        unknown = [value for value in values if value not in choices]
+        if unknown or len(set(values)) < len(values):
+            raise argparse.ArgumentTypeError(
+                f"must name some of {', '.join(choices)}, each once, with commas between, or none; got {text!r}"
+            )
+        return values
+
+    return chosen
+
+
 def _accelerator(text: str) -> str:
     import torch
 
-    if text not in ("cpu", "gpu", "auto"):
-        raise argparse.ArgumentTypeError(f'must be "cpu", "gpu" or "auto", got {text!r}')
     if text == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise argparse.ArgumentTypeError('there is no GPU that torch can use here; take "cpu" or "auto"')
-    return text
+    return _one_of("cpu", "gpu", "auto")(text)
 
 
 def _option(help_text: str, kind: Callable[[str], Any]) -> Any:
     return field(metadata={"help": help_text, "type": kind})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What can be set from the command line of every example; each field is an option of that name."""
 
-    output: Path = _option("folder for the figures, the report and the checkpoints", Path)
+    output: Path = _option("folder for everything that is written", Path)
     seed: int = _option("seed of data, initial weights and batches", _at_least(0))
-    pairs: int = _option("Students and Base models, each with a seed of its own", _at_least(1))
-    teacher_epochs: int = _option("epochs of the Teacher", _at_least(1))
-    epochs: int = _option("epochs of the Student and of the Base model", _at_least(1))
+    # Who is trained.
+    seeds: int = _option("Students of each technique and Bases, each from a seed of its own", _at_least(1))
+    folds: int = _option("parts of the data that take turns at being held out; 1: no cross-validation", _folds)
+    techniques: tuple[str, ...] = _option(
+        f"how Students learn from the Teacher, commas between: {', '.join(TECHNIQUES)}", _some_of(*TECHNIQUES)
+    )
+    controls: tuple[str, ...] = _option(
+        f"further Students, to whom nothing of this Teacher's should be transferred: {', '.join(CONTROLS)}, or none",
+        _some_of(*CONTROLS),
+    )
+    teacher: str = _option(f"the Teacher's network: {', '.join(NETWORKS)}", _one_of(*NETWORKS))
+    student: str = _option("the Students' and Bases' network, of the same names", _one_of(*NETWORKS))
+    weights: str = _option('where training starts: "none" (random weights) or "imagenet"', _one_of(*WEIGHTS))
+    # On which images.
+    image_size: int = _option("side of the images in pixels", _at_least(8))
+    test_share: float = _option("share of the images that is held out where the data have no test part", _part)
     teacher_images: int = _option("training images of the Teacher, at most", _at_least(1))
-    train_images: int = _option("training images of the Student and of the Base model, at most", _at_least(1))
+    train_images: int = _option("training images of Students and Bases, at most", _at_least(1))
     # 5 inputs are the least for scores with removal, 4 the least a reference can hold.
-    test_images: int = _option("test images for scores and maps, at most", _at_least(5))
-    references: int = _option("images of UniCAM's reference population, at most", _at_least(4))
-    rows: int = _option("rows of the figure", _at_least(1))
-    batch_size: int = _option("images in a training batch", _at_least(2))
-    learning_rate: float = _option("highest learning rate of the one-cycle schedule", _positive)
-    temperature: float = _option("temperature of the softened outputs in distillation", _positive)
-    alpha: float = _option("weight of the labels in the Student's loss; the Teacher has the rest", _share)
+    test_images: int = _option("held-out images for scores, at most", _at_least(5))
+    map_images: int = _option("of them, those for maps and keep curves, at most", _at_least(2))
+    references: int = _option("held-out images of UniCAM's reference population, at most", _at_least(4))
+    rows: int = _option("rows of the figures of maps", _at_least(1))
+    # How.
+    teacher_epochs: int = _option("epochs of the Teacher", _at_least(1))
+    epochs: int = _option("epochs of Students and Bases", _at_least(1))
+    batch_size: int = _option("images in a training batch, on each device", _at_least(2))
+    optimizer: str = _option(
+        '"adamw" (with a one-cycle schedule) or "sgd" (momentum 0.9, constant rate)', _one_of(*OPTIMIZERS)
+    )
+    learning_rate: float = _option("learning rate, the highest of a schedule", _positive)
+    augmentation: str = _option(
+        'training images are: "none", left alone; "shift", mirrored and moved; "paper", mirrored, turned, cropped, '
+        "their colours changed",
+        _one_of(*AUGMENTATIONS),
+    )
+    temperature: float = _option("temperature of the softened outputs in response-based distillation", _positive)
+    alpha: float = _option("weight of the labels in it; the Teacher has the rest", _share)
+    attention_weight: float = _option("weight of the attention maps in attention transfer, beside the labels", _not_negative)
+    hint_weight: float = _option("weight of the hints in feature-based distillation, beside the labels", _not_negative)
+    # On which machine.
     threads: int = _option(
         "threads of torch, 0 for as many as it takes; numbers repeat in the last digits only with the same number",
         _at_least(0),
     )
-    accelerator: str = _option('where Lightning trains: "cpu", "gpu", "auto"', _accelerator)
+    accelerator: str = _option('Lightning\'s: where to train, "cpu", "gpu", "auto"', _accelerator)
+    devices: str = _option('Lightning\'s: how many devices, or which ("2", "0,1", "auto")', str)
+    strategy: str = _option('Lightning\'s: how several devices work together ("auto", "ddp")', str)
+    precision: str = _option('Lightning\'s: "32-true", "16-mixed", "bf16-mixed"', str)
 
 
-def add_options(parser: argparse.ArgumentParser, defaults: Settings) -> None:
+def add_options(parser: argparse.ArgumentParser, defaults: Settings, *, without: tuple[str, ...] = ()) -> None:
     """Adds the options that all examples have. What is not given stays None, for the profile to decide; the help
-    names the values in ``defaults``."""
+    names the values in ``defaults``. Options in ``without`` make no sense for an example and stay out."""
     for entry in fields(Settings):
-        parser.add_argument(
-            "--" + entry.name.replace("_", "-"),
-            type=entry.metadata["type"],
-            help=f"{entry.metadata['help']}; default: {getattr(defaults, entry.name)}",
-        )
+        if entry.name not in without:
+            parser.add_argument(
+                "--" + entry.name.replace("_", "-"),
+                type=entry.metadata["type"],
+                help=f"{entry.metadata['help']}; default: {_shown(getattr(defaults, entry.name))}",
+            )
+    parser.add_argument("--resume", action="store_true", help="go on with the run whose output folder this is")
     parser.add_argument("--no-progress", action="store_true", help="draw no progress bars")
+
+
+def _shown(value: Any) -> str:
+    return (",".join(value) or "none") if isinstance(value, tuple) else str(value)
 
 
 def settings_from(arguments: argparse.Namespace, defaults: Settings) -> Settings:
     """The defaults, with what was given on the command line in their place."""
-    given = {entry.name: getattr(arguments, entry.name) for entry in fields(Settings)}
+    given: dict[str, Optional[Any]] = {entry.name: getattr(arguments, entry.name, None) for entry in fields(Settings)}
     return replace(defaults, **{name: value for name, value in given.items() if value is not None})

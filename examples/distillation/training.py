@@ -1,86 +1,176 @@
-"""Training on Lightning: a network alone, or a Student with its Teacher."""
+"""Training on Lightning: from a network and images to a trained network, also over a kill or an interrupt."""
 
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
-from contextlib import contextmanager
-from typing import Any, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Iterator, NamedTuple, Optional
 
 import lightning.pytorch as lightning
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
-from torchdistill.losses.mid_level import KDLoss
 
-from distillation.networks import ResNet
+from distillation import checkpoints
+from distillation.learning import Epoch, Learner
+from distillation.randomness import own_randomness
 from distillation.settings import Settings
-from distillation.task import Examples
+from distillation.task import DataError, Examples, as_inputs
+from distillation.techniques import Technique, evaluating
 
-__all__ = ["Alone", "WithTeacher", "augment", "fit", "predict"]
+__all__ = ["Epoch", "Trained", "fit", "is_main_process", "predict"]
 
-
-class Alone(lightning.LightningModule):
-    """Trains a network by cross-entropy: the Teacher and the Base model."""
-
-    def __init__(self, network: nn.Module, *, learning_rate: float, shifts: int = 0) -> None:
-        """
-        Args:
-            network: what is trained.
-            learning_rate: highest rate of the one-cycle schedule.
-            shifts: images are mirrored and moved by up to so many pixels; 0 leaves them as they are.
-        """
-        super().__init__()
-        self.network = network
-        self.learning_rate = learning_rate
-        self.shifts = shifts
-
-    def loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(logits, labels)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        pixels, labels = batch
-        images = pixels.float() / 255
-        if self.shifts:
-            images = augment(images, self.shifts)
-        logits = self.network(images)
-        loss = self.loss(images, logits, labels)
-        self.log("loss", loss, prog_bar=True)
-        self.log("accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True)
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+DECISIVE = ("batch_size", "optimizer", "learning_rate", "augmentation", "image_size", "weights", "precision")
+"""Settings that a training cannot change halfway."""
 
 
-class WithTeacher(Alone):
-    """Trains a Student by response-based distillation (Hinton et al. 2015).
-
-    The loss is alpha * cross-entropy + (1 - alpha) * temperature^2 * KL divergence between the softened outputs of
-    Teacher and Student.
+class Trained(NamedTuple):
+    """
+    Attributes:
+        network: in evaluation mode, on the device where it was trained, without gradients.
+        history: a record of each epoch.
     """
 
-    def __init__(
-        self, network: nn.Module, teacher: nn.Module, *, temperature: float, alpha: float, **options: Any
-    ) -> None:
-        super().__init__(network, **options)
-        # In a list, out of the module tree: the Teacher is not to be trained, switched to training mode or saved again.
-        self._teacher = [teacher]
-        self.kd_loss = KDLoss("logits", "output", "logits", "output", temperature=temperature, alpha=alpha)
+    network: nn.Module
+    history: list[Epoch]
 
-    def on_fit_start(self) -> None:
-        self._teacher[0].to(self.device).eval()
 
-    def loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        with torch.no_grad():
-            teacher_logits = self._teacher[0](images)
-        loss: Tensor = self.kd_loss({"logits": {"output": logits}}, {"logits": {"output": teacher_logits}}, labels)
-        return loss
+def fit(
+    name: str,
+    network: nn.Module,
+    train: Examples,
+    validation: Examples,
+    *,
+    epochs: int,
+    settings: Settings,
+    seed: int,
+    progress: bool,
+    technique: Optional[Technique] = None,
+    resume: bool = False,
+) -> Trained:
+    """Trains a network, by cross-entropy alone or by a technique.
+
+    After each epoch ``checkpoints/<name>.ckpt`` in the output folder holds all that is needed to go on, and
+    ``<name>.json`` beside it the history. A training that was killed at any moment and resumed ends with the same weights
+    and the same history, bit for bit, as one that was not (on the same kind of machine with the same number of threads).
+    Everything that is drawn follows from the seed; torch's generators are where they were afterwards.
+
+    On several devices each process returns the same; see :func:`is_main_process`.
+
+    Args:
+        name: of the network, for the progress bar and the files; no two trainings of a run may share it.
+        network: what is trained, in place.
+        train: what it learns from.
+        validation: what loss and accuracy are taken on after each epoch; nothing is chosen by them.
+        epochs: how long.
+        settings: batch size, optimizer, augmentation, machine and output folder.
+        seed: of the order of the batches, the augmentation and dropout.
+        progress: whether to draw a bar.
+        technique: made by ``techniques.make``; its guide stays as it is.
+        resume: load what is finished, go on with what is not, begin what is missing. Otherwise an old checkpoint of this
+            name is removed.
+
+    Raises:
+        DataError: there are no images to learn from or to validate on.
+        CheckpointError: the checkpoint to resume from is damaged or belongs to another training.
+        KeyboardInterrupt: by Ctrl-C; what earlier epochs reached can be resumed from.
+    """
+    for part, role in ((train, "learn from"), (validation, "validate on")):
+        if not len(part):
+            raise DataError(f"There are no images for {name} to {role}; ask for more of them.")
+    path = checkpoints.checkpoint_path(settings.output, name)
+    identity = _identity(name, network, train, validation, epochs, settings, seed, technique)
+    learner = Learner(
+        network, technique, train, validation, epochs=epochs, settings=settings, seed=seed, identity=identity
+    )
+    begun = checkpoints.read(path, identity) if resume and path.exists() else None
+    if begun is None and is_main_process():
+        path.unlink(missing_ok=True)
+    with own_randomness(seed), _quiet(), _switches_as_before():
+        trainer = _trainer(name, path, settings, epochs, progress)
+        device = trainer.strategy.root_device
+        if begun is not None and begun["finished"]:
+            learner.load_state_dict(begun["state_dict"])
+            learner.history = list(begun["history"])
+        else:
+            resumed_from = None if begun is None else str(path)
+            del begun  # Lightning reads the file itself
+            network.train()
+            with nullcontext() if technique is None else technique.watching(network, device):
+                _run(trainer, learner, resumed_from)
+    if is_main_process():
+        checkpoints.write_json(path.with_suffix(".json"), learner.history)
+    network.zero_grad(set_to_none=True)
+    return Trained(network.eval().to(device), learner.history)
+
+
+def _identity(
+    name: str,
+    network: nn.Module,
+    train: Examples,
+    validation: Examples,
+    epochs: int,
+    settings: Settings,
+    seed: int,
+    technique: Optional[Technique],
+) -> dict[str, Any]:
+    """What tells this training from another one, in numbers and words that a message can show."""
+    identity = {key: value for key, value in asdict(settings).items() if key in DECISIVE}
+    identity |= {
+        "name": name,
+        "seed": seed,
+        "epochs": epochs,
+        "weights of the network": sum(parameter.numel() for parameter in network.parameters()),
+        "training images": f"{len(train)} ({checkpoints.digest_of_images(train)})",
+        "validation images": f"{len(validation)} ({checkpoints.digest_of_images(validation)})",
+        "technique": None if technique is None else technique.kind,
+    }
+    if technique is not None:
+        identity |= {**technique.options, "guide": checkpoints.digest(technique.guide)}
+    return identity
+
+
+def _trainer(name: str, path: Path, settings: Settings, epochs: int, progress: bool) -> lightning.Trainer:
+    bar = [NamedBar(name)] if progress else []
+    return lightning.Trainer(
+        max_epochs=epochs,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=settings.strategy,
+        precision=settings.precision,  # type: ignore[arg-type]  # Lightning checks it
+        deterministic="warn",
+        logger=False,
+        num_sanity_val_steps=0,
+        # The learner divides its images itself.
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+        plugins=[checkpoints.WholeFiles()],
+        callbacks=[Kept(path), *bar],
+        default_root_dir=settings.output,
+    )
+
+
+def _run(trainer: lightning.Trainer, learner: Learner, checkpoint: Optional[str]) -> None:
+    """``trainer.fit``, with an interrupt that is an interrupt."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    cause: Optional[BaseException] = None
+    try:
+        trainer.fit(learner, ckpt_path=checkpoint)
+    except SystemExit as error:
+        # Lightning answers Ctrl-C by leaving the process; on SIGTERM it leaves too, and shall.
+        cause = error.__context__
+        if not isinstance(cause, KeyboardInterrupt):
+            raise
+    if trainer.interrupted:
+        # Lightning has switched Ctrl-C off for good.
+        signal.signal(signal.SIGINT, on_interrupt)
+        raise KeyboardInterrupt(f"after {len(learner.history)} of {trainer.max_epochs} epochs") from cause
 
 
 class NamedBar(TQDMProgressBar):
@@ -95,93 +185,77 @@ class NamedBar(TQDMProgressBar):
         self.train_progress_bar.set_description(f"{self.name}, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
 
-def fit(
-    name: str, training: Alone, examples: Examples, epochs: int, settings: Settings, seed: int, progress: bool
-) -> ResNet:
-    """Trains, saves ``checkpoints/<name>.ckpt`` in the output folder and returns the network, ready for use.
+class Kept(ModelCheckpoint):
+    """The checkpoint after each epoch, and beside it the history for who looks on; the checkpoint's own is what counts."""
 
-    Args:
-        name: of the network, for the progress bar and the checkpoint.
-        training: the network and its loss.
-        examples: what it learns from.
-        epochs: how long.
-        settings: batch size, device and output folder.
-        seed: of the order of the batches and of the augmentation.
-        progress: whether to draw a bar.
-    """
-    lightning.seed_everything(seed, verbose=False)
-    batches = DataLoader(
-        TensorDataset(examples.pixels, examples.labels),
-        batch_size=min(settings.batch_size, examples.count),
-        shuffle=True,
-        # A last batch of one image would give batch normalisation nothing to normalise by.
-        drop_last=True,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    with _quiet(), _as_before():
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            accelerator=settings.accelerator,
-            devices=1,
-            deterministic="warn",
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=progress,
-            callbacks=[NamedBar(name)] if progress else None,
-            default_root_dir=settings.output,
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            dirpath=path.parent, filename=path.stem, save_on_train_epoch_end=True, enable_version_counter=False
         )
-        trainer.fit(training, batches)
-        trainer.save_checkpoint(settings.output / "checkpoints" / f"{name.lower().replace(' ', '_')}.ckpt")
-    network = training.network
-    assert isinstance(network, ResNet)
-    return network.eval().to(trainer.strategy.root_device)
+        self._history = path.with_suffix(".json")
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        assert isinstance(pl_module, Learner)
+        if trainer.is_global_zero:
+            checkpoints.write_json(self._history, pl_module.history)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that reports: the only one, or the first of those that train together."""
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hides Lightning's notes on hardware, tips and advice on worker processes; warnings of other kinds stay."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             # The images are in memory already: worker processes would only copy them.
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            # Other networks' checkpoints.
+            warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+            # A folder that was moved between two parts of a training.
+            warnings.filterwarnings("ignore", ".*The dirpath has changed from.*")
             # Lightning's, of torch's trees.
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
             warnings.filterwarnings("ignore", ".*LeafSpec.*", DeprecationWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 @contextmanager
-def _as_before() -> Iterator[None]:
-    """Lightning's ``deterministic`` is a switch for the whole process; puts it back."""
-    mode = torch.get_deterministic_debug_mode()
+def _switches_as_before() -> Iterator[None]:
+    """Lightning's ``deterministic`` and ``benchmark`` are switches for the whole process; puts them back."""
+    mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     try:
         yield
     finally:
         torch.set_deterministic_debug_mode(mode)
-
-
-def augment(images: Tensor, shifts: int) -> Tensor:
-    """Mirrors every second image on average and moves each by up to ``shifts`` pixels, repeating the border."""
-    n, _, height, width = images.shape
-    mirrored = torch.rand(n, device=images.device) < 0.5
-    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    padded = nn.functional.pad(images, (shifts,) * 4, mode="replicate")
-    down, right = torch.randint(2 * shifts + 1, (2, n, 1), device=images.device)
-    rows = down + torch.arange(height, device=images.device)
-    columns = right + torch.arange(width, device=images.device)
-    places = torch.arange(n, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[places, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 @torch.no_grad()
-def predict(network: nn.Module, examples: Examples, batch_size: int = 250) -> Tensor:
-    """(N,) predicted labels, on the CPU."""
+def predict(network: nn.Module, examples: Examples, size: Optional[int] = None, batch_size: int = 250) -> Tensor:
+    """(N,) predicted labels, on the CPU, by the network in evaluation mode.
+
+    Args:
+        network: on any device.
+        examples: the images.
+        size: side of the images that the network takes; None: as they are stored.
+        batch_size: images in one forward pass; no result depends on it.
+    """
     device = next(network.parameters()).device
-    batches = examples.pixels.split(batch_size)
-    return torch.cat([network(batch.to(device).float() / 255).argmax(1).cpu() for batch in batches])
+    with evaluating(network):
+        return torch.cat(
+            [
+                network(as_inputs(examples[rows].pixels.to(device), size)).argmax(1).cpu()
+                for rows in torch.arange(len(examples)).split(batch_size)
+            ]
+        )

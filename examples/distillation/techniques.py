@@ -1,0 +1,272 @@
+"""How Students learn from a guide: the losses, which are torchdistill's, and the layers that they look at.
+
+- "response", Hinton et al. 2015: alpha * cross-entropy + (1 - alpha) * temperature^2 * KL divergence between the softened
+  outputs.
+- "attention", Zagoruyko & Komodakis 2017: cross-entropy + attention_weight * the mean squared difference between the
+  attention maps (squared activations, averaged over channels, of unit length), summed over all stages. That is the
+  formula of the authors' code (torchdistill's mode "code"), whose weight is 1,000; equation 2 of their paper sums norms
+  that are not squared, and its weight is about 0.1.
+- "feature", Romero et al. 2015: cross-entropy + hint_weight * the mean squared difference between the features of the
+  middle stage (the second of three, the third of four). Where their widths differ, a connector, a 1x1 convolution with
+  batch normalisation, stands on the Student's side; it learns with the Student and is thrown away. Romero et al. train
+  on hints first and on labels afterwards; here one loss holds both, so that all techniques take the same steps.
+- "random-teacher", a control: "response" with a guide that was never trained. The caller brings that guide.
+- "shuffled-labels", a control: "response" with the guide's outputs exchanged among the images of a batch; hard labels stay.
+
+Where feature maps of Student and guide have different sizes, the larger one is reduced to the smaller one's.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any, Iterator, Optional, Sequence, cast
+
+import torch
+from torch import Tensor, nn
+from torchdistill.core.forward_hook import ForwardHookManager
+from torchdistill.losses.high_level import WeightedSumLoss
+from torchdistill.losses.mid_level import ATLoss, KDLoss, SimpleLossWrapper
+
+from distillation.randomness import own_randomness
+from distillation.settings import CONTROLS, TECHNIQUES, Settings
+
+__all__ = ["Technique", "evaluating", "exchanged", "make"]
+
+Seen = dict[str, dict[str, Tensor]]
+"""torchdistill's record of a pass: by layer, what it took ("input") or gave ("output")."""
+
+LOGITS = "logits"
+"""The networks' outputs in these records."""
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode; each module's own mode comes back afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class Technique(nn.Module):
+    """The loss of a Student that has a guide. Its parameters, if any, are the connector's.
+
+    Made by :func:`make`. It sees both networks' layers only inside :meth:`watching`.
+
+    Args:
+        kind: its name, as in the settings.
+        guide: a network that stays as it is.
+        loss: takes records of both networks' layers and labels.
+        pairs: names of layers, the Student's and the guide's.
+        connector: from the Student's features to as many channels as the guide's, for the only pair.
+        options: the settings that the loss depends on.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        guide: nn.Module,
+        loss: WeightedSumLoss,
+        pairs: Sequence[tuple[str, str]] = (),
+        connector: Optional[nn.Module] = None,
+        options: Optional[dict[str, Any]] = None,
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        # In a list, out of the module tree: the guide is not to be trained, switched to training mode or saved again.
+        self._guide = [guide]
+        self._loss = loss
+        self._pairs = tuple(pairs)
+        self.connector = connector
+        self.options = options or {}
+        self._hooks: Optional[tuple[ForwardHookManager, ForwardHookManager]] = None
+
+    @property
+    def guide(self) -> nn.Module:
+        return self._guide[0]
+
+    @contextmanager
+    def watching(self, network: nn.Module, device: torch.device) -> Iterator[None]:
+        """Brings the guide to the device and evaluation mode, and records both networks' layers; hooks and modes are put
+        back afterwards."""
+        self.guide.to(device)
+        self._hooks = ForwardHookManager(device), ForwardHookManager(device)
+        try:
+            with evaluating(self.guide):
+                of_student, of_guide = self._hooks
+                for path, guide_path in self._pairs:
+                    of_student.add_hook(network, path, requires_input=False, requires_output=True)
+                    of_guide.add_hook(self.guide, guide_path, requires_input=False, requires_output=True)
+                yield
+        finally:
+            for hooks in self._hooks:
+                hooks.clear()
+            self._hooks = None
+
+    def forward(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch that the Student has just passed on.
+
+        Args:
+            images: (N, 3, H, W), what the Student took.
+            logits: (N, classes), its outputs.
+            labels: (N,), the right ones.
+        """
+        if self._hooks is None:
+            raise RuntimeError("The layers are not recorded here: call inside `with technique.watching(...)`.")
+        with torch.no_grad():
+            guide_logits = self.guide(images)
+        student, guide = (_outputs(hooks) for hooks in self._hooks)
+        if self.kind == "shuffled-labels":
+            guide_logits = exchanged(guide_logits)
+        student[LOGITS], guide[LOGITS] = {"output": logits.float()}, {"output": guide_logits.float()}
+        for path, guide_path in self._pairs:
+            mine, theirs = student[path], guide[guide_path]
+            if self.connector is not None:
+                mine["output"] = self.connector(mine["output"])
+            # In half precision squares of activations would leave the range of numbers.
+            mine["output"], theirs["output"] = _of_one_size(mine["output"].float(), theirs["output"].float())
+        return cast(Tensor, self._loss({"student": student, "teacher": guide}, {}, labels))
+
+
+def make(
+    kind: str,
+    guide: nn.Module,
+    network: nn.Module,
+    *,
+    layers: Sequence[str],
+    guide_layers: Sequence[str],
+    settings: Settings,
+    seed: int,
+) -> Technique:
+    """A technique by name.
+
+    Args:
+        kind: one of settings.TECHNIQUES or settings.CONTROLS.
+        guide: the Teacher, or the assistant.
+        network: the Student; only looked at for the shapes of its layers.
+        layers, guide_layers: names of the stages of both, from the first to the last. Where one has more of them than
+            the other, its first ones have no partner.
+        settings: weights, temperature and image size.
+        seed: of the connector's first weights.
+
+    Raises:
+        ValueError: there is no such technique, the networks answer for different numbers of classes, or a layer's output
+            is not (N, C, H, W).
+    """
+    if kind not in (*TECHNIQUES, *CONTROLS):
+        raise ValueError(f"There is no technique {kind!r}; choose among {', '.join((*TECHNIQUES, *CONTROLS))}.")
+    pairs = list(zip(reversed(layers), reversed(guide_layers)))[::-1]
+    if kind == "feature":
+        pairs = [pairs[len(pairs) // 2]]
+    elif kind != "attention":
+        pairs = []
+    shapes = _shapes(network, [path for path, _ in pairs], settings.image_size)
+    guide_shapes = _shapes(guide, [path for _, path in pairs], settings.image_size)
+    if shapes[LOGITS] != guide_shapes[LOGITS]:
+        raise ValueError(
+            f"Student and guide must answer for the same classes; the Student has {shapes[LOGITS][-1]} outputs and the "
+            f"guide {guide_shapes[LOGITS][-1]}."
+        )
+    if kind == "attention":
+        return _attention(guide, pairs, settings)
+    if kind == "feature":
+        (path, guide_path), *_ = pairs
+        return _feature(guide, pairs[0], shapes[path][1], guide_shapes[guide_path][1], settings, seed)
+    return _response(kind, guide, settings)
+
+
+def _response(kind: str, guide: nn.Module, settings: Settings) -> Technique:
+    options = {"temperature": settings.temperature, "alpha": settings.alpha}
+    loss = KDLoss(LOGITS, "output", LOGITS, "output", **options)
+    return Technique(kind, guide, _sum({"response": (loss, 1.0)}), options=options)
+
+
+def _attention(guide: nn.Module, pairs: list[tuple[str, str]], settings: Settings) -> Technique:
+    loss = ATLoss(
+        {
+            path: {"student": {"path": path, "io": "output"}, "teacher": {"path": guide_path, "io": "output"}}
+            for path, guide_path in pairs
+        },
+        mode="code",
+    )
+    terms = {"labels": (_labels(), 1.0), "attention": (loss, settings.attention_weight)}
+    return Technique("attention", guide, _sum(terms), pairs, options={"attention_weight": settings.attention_weight})
+
+
+def _feature(
+    guide: nn.Module, pair: tuple[str, str], channels: int, guide_channels: int, settings: Settings, seed: int
+) -> Technique:
+    path, guide_path = pair
+    loss = SimpleLossWrapper(
+        nn.MSELoss(),
+        input={"is_from_teacher": False, "module_path": path, "io": "output"},
+        target={"is_from_teacher": True, "module_path": guide_path, "io": "output"},
+    )
+    connector: Optional[nn.Module] = None
+    if channels != guide_channels:
+        with own_randomness(seed, "connector"):
+            connector = nn.Sequential(
+                nn.Conv2d(channels, guide_channels, 1, bias=False), nn.BatchNorm2d(guide_channels)
+            )
+    terms = {"labels": (_labels(), 1.0), "hints": (loss, settings.hint_weight)}
+    return Technique("feature", guide, _sum(terms), [pair], connector, {"hint_weight": settings.hint_weight})
+
+
+def _labels() -> SimpleLossWrapper:
+    return SimpleLossWrapper(
+        nn.CrossEntropyLoss(),
+        input={"is_from_teacher": False, "module_path": LOGITS, "io": "output"},
+        target={"uses_label": True},
+    )
+
+
+def _sum(terms: dict[str, tuple[nn.Module, float]]) -> WeightedSumLoss:
+    return WeightedSumLoss(
+        sub_terms={name: {"criterion": loss, "weight": weight} for name, (loss, weight) in terms.items()}
+    )
+
+
+def exchanged(rows: Tensor) -> Tensor:
+    """Rows in another order, drawn from torch's generator, in which none keeps its place: one cycle through all."""
+    if len(rows) < 2:
+        raise ValueError("Outputs can be exchanged among two images or more; got a batch of one.")
+    cycle = torch.randperm(len(rows))
+    order = torch.empty_like(cycle)
+    order[cycle] = cycle.roll(1)
+    return rows[order.to(rows.device)]
+
+
+def _of_one_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    size = min(first.shape[-2:], second.shape[-2:])
+    resized = (
+        maps if maps.shape[-2:] == size else nn.functional.interpolate(maps, size, mode="bilinear", antialias=True)
+        for maps in (first, second)
+    )
+    first, second = resized
+    return first, second
+
+
+def _outputs(hooks: ForwardHookManager) -> Seen:
+    return dict(hooks.pop_io_dict())
+
+
+@torch.no_grad()
+def _shapes(network: nn.Module, paths: Sequence[str], size: int) -> dict[str, torch.Size]:
+    """Shapes of the outputs of layers and of the network, for a grey image."""
+    device = next(network.parameters()).device
+    hooks = ForwardHookManager(device)
+    try:
+        for path in paths:
+            hooks.add_hook(network, path, requires_input=False, requires_output=True)
+        with evaluating(network):
+            logits = network(torch.full((1, 3, size, size), 0.5, device=device))
+        shapes = {path: seen["output"].shape for path, seen in _outputs(hooks).items()}
+    finally:
+        hooks.clear()
+    for path, shape in shapes.items():
+        if len(shape) != 4:
+            raise ValueError(f"Layers must give maps, (N, C, H, W); {path} gives {tuple(shape)}. Name another layer.")
+    return {**shapes, LOGITS: logits.shape}
