@@ -22,7 +22,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from distillation.task import Examples, Task, in_turn
+from distillation.task import Examples, Fold, Task, in_turn
 
 __all__ = ["CLASSES", "Digits", "Scenes", "make_task", "paint_scenes", "split_digits"]
 
@@ -133,14 +133,16 @@ def make_task(seed: int, *, train: int, teacher: int, reference: int, test: int)
     for_training, for_reference, for_test = split_digits(rng)
     generator = torch.Generator().manual_seed(seed)
     held_out = [paint_scenes(d, n, rng).examples for d, n in ((for_reference, reference), (for_test, test))]
-    return Task(
-        name="Handwritten digits in cluttered scenes",
-        classes=[str(label) for label in range(CLASSES)],
+    fold = Fold(
         train=paint_scenes(for_training, train, rng, from_background=FROM_BACKGROUND).examples,
         teacher_train=paint_scenes(for_training, teacher, rng).examples,
         reference=held_out[0],
         test=held_out[1][in_turn(held_out[1].labels, generator)],
-        augment=False,
+    )
+    return Task(
+        name="Handwritten digits in cluttered scenes",
+        classes=[str(label) for label in range(CLASSES)],
+        folds=[fold],
         notes=[
             f"Teacher: a larger network, trained on {teacher} scenes whose labels are all right.",
             f"Student and Base: the same architecture, trained on the same {train} scenes, of whose labels "

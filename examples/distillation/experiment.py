@@ -1,180 +1,132 @@
-"""The whole course: train Teacher, Students and Bases, explain, score, write, print."""
+"""The whole course of an experiment: train, measure, write, print."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Optional
 
 import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
 
-from captum_kd.metrics import compare_transfer
-from distillation.explaining import keep_curves, localization, maps_of
-from distillation.networks import STAGES, Architecture, ResNet
-from distillation.reporting import (
-    EXPLANATIONS,
-    as_record,
-    machine,
-    print_results,
-    save_keep_curves,
-    save_layers,
-    save_report,
-    save_transfer,
-    versions,
-)
+from distillation.measuring import Measurements, measure
+from distillation.networks import build
+from distillation.plan import Plan
+from distillation.randomness import derived, own_randomness
+from distillation.record import Record, open_run, record_of
+from distillation.results import print_results, write_results
 from distillation.settings import Settings
-from distillation.task import Examples, Task
-from distillation.training import Alone, WithTeacher, fit, predict
+from distillation.task import Fold, Task
+from distillation.techniques import make
+from distillation.training import Epoch, fit, is_main_process
 
-__all__ = ["Networks", "run"]
+__all__ = ["run"]
 
-SHIFTS = 3
-"""Pixels by which augmentation moves a 32-pixel image at most."""
-BATCH = 128
-"""Images in one forward pass; no result depends on it."""
-CONFIDENCE = 0.95
+CALIBRATION, BATCH = 1024, 64
+"""Images that an untrained network's batch normalisation takes its statistics from, and those in one forward pass."""
 
 
-class Networks(NamedTuple):
-    """What was trained.
-
-    Attributes:
-        teacher: the Teacher.
-        students: by name, in the order of their seeds.
-        bases: the same.
-    """
-
-    teacher: ResNet
-    students: dict[str, ResNet]
-    bases: dict[str, ResNet]
-
-    def by_name(self) -> dict[str, ResNet]:
-        return {"Teacher": self.teacher, **self.students, **self.bases}
-
-
-def run(task: Task, teacher: Architecture, student: Architecture, settings: Settings, progress: bool) -> dict[str, Any]:
-    """Runs the experiment, writes figures, reports and checkpoints into the output folder, prints the results and
-    returns what ``report.json`` holds. The number of torch's threads afterwards is what it was before.
+def run(task: Task, plan: Plan, settings: Settings, *, progress: bool = True, resume: bool = False) -> Optional[Record]:
+    """Runs the experiment, writes everything into the output folder, prints the results and returns what
+    ``report.json`` holds; None on all but the first of several processes. The number of torch's threads afterwards is
+    what it was before.
 
     Args:
         task: the data.
-        teacher, student: sizes of the networks; Base models have the Student's.
+        plan: who is trained, and by whom.
         settings: everything else.
         progress: whether to draw progress bars.
+        resume: whether to go on with the run that is in the output folder. What is trained is loaded, what is half
+            trained is trained on, with the result of a run without a break.
+
+    Raises:
+        ResumeError: nothing to resume, or a run with other settings or data.
+        KeyboardInterrupt: stopped by the user; the run can be resumed.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads or threads)
     try:
-        return _run(task, teacher, student, settings, progress)
+        return _run(task, plan, settings, progress, resume)
     finally:
         torch.set_num_threads(threads)
 
 
-def _run(task: Task, teacher: Architecture, student: Architecture, settings: Settings, progress: bool) -> dict[str, Any]:
+def _run(task: Task, plan: Plan, settings: Settings, progress: bool, resume: bool) -> Optional[Record]:
+    open_run(task, settings, resume)
     begin = time.perf_counter()
-    settings.output.mkdir(parents=True, exist_ok=True)
-    networks = train(task, teacher, student, settings, progress)
-    trained = time.perf_counter()
-
-    predictions = {name: predict(network, task.test) for name, network in networks.by_name().items()}
-    examples = task.test[: settings.test_images]
-    whole, salient = (
-        compare_transfer(
-            networks.students,
-            networks.bases,
-            STAGES,
-            _batches(examples),
-            teacher=networks.teacher,
-            localize=localize,
-            confidence=CONFIDENCE,
-            seed=settings.seed,
-            show_progress=progress,
-        )
-        for localize in (None, "gradcam")
-    )
-    # Figures and maps are of the first Student beside the first Base.
-    pair = next(iter(networks.students.values())), next(iter(networks.bases.values()))
-    maps = maps_of(*pair, networks.teacher, STAGES[-1], examples, task.reference, progress)
-    curves = keep_curves(pair[0], examples, maps, progress)
-    report: dict[str, Any] = {
-        "task": task.name,
-        "notes": [*task.notes, "Each network starts from random weights of its own."],
-        "classes": list(task.classes),
-        "counts": {
-            "train": task.train.count,
-            "teacher_train": task.teacher_train.count,
-            "reference": task.reference.count,
-            "test": task.test.count,
-            "scores_and_maps": examples.count,
-        },
-        "accuracy": {
-            name: float((labels == task.test.labels).float().mean()) for name, labels in predictions.items()
-        },
-        "scores": whole.to_dict(),
-        "localised_scores": salient.to_dict(),
-        "map_layer": STAGES[-1],
-        "localization": None if examples.masks is None else localization(maps, examples.masks),
-        "keep_curves": {name: as_record(curve) for name, curve in curves.items()},
-        "explanations": EXPLANATIONS,
-        "settings": {**asdict(settings), "teacher": asdict(teacher), "student_and_base": asdict(student)},
-        "versions": versions(),
-        "machine": machine(),
-        "seconds": {"training": trained - begin, "explaining": time.perf_counter() - trained},
-    }
-    shown = {name: predictions[name] for name in (next(iter(networks.students)), next(iter(networks.bases)))}
-    accuracy = report["accuracy"][next(iter(networks.students))]
-    save_transfer(settings.output / "transfer.png", task, maps, examples, shown, settings.rows)
-    save_layers(settings.output / "layers.png", whole)
-    save_layers(settings.output / "layers_localised.png", salient)
-    save_keep_curves(settings.output / "keep_curve.png", curves, accuracy)
-    whole.to_csv(settings.output / "scores.csv")
-    save_report(settings.output / "report.json", report)
-    print_results(report, whole, curves)
-    print(f"\nWrote transfer.png, layers.png, layers_localised.png, keep_curve.png, scores.csv, report.json and "
-          f"checkpoints/ to {settings.output}")  # fmt: skip
-    return report
+    trained = [train(task, plan, fold, number, settings, progress, resume) for number, fold in enumerate(task.folds)]
+    if not is_main_process():
+        return None
+    seconds = {"training": time.perf_counter() - begin}
+    begin = time.perf_counter()
+    measured: list[Measurements] = []
+    for fold, (networks, _) in zip(task.folds, trained):
+        measured.append(measure(networks, plan, fold, settings, progress))
+    seconds["measuring"] = time.perf_counter() - begin
+    record = record_of(task, plan, settings, [history for _, history in trained], measured, seconds)
+    write_results(settings.output, task, record, measured, settings.rows)
+    print_results(record)
+    return record
 
 
-def _batches(examples: Examples) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return list(zip(examples.inputs().split(BATCH), examples.labels.split(BATCH)))
+def train(
+    task: Task, plan: Plan, fold: Fold, number: int, settings: Settings, progress: bool, resume: bool
+) -> tuple[dict[str, nn.Module], dict[str, list[Epoch]]]:
+    """Trains all networks of one fold: guides, Bases, Students. Each starts from a seed of its own.
 
-
-def train(task: Task, teacher: Architecture, student: Architecture, settings: Settings, progress: bool) -> Networks:
-    """Trains all networks; Students and Bases differ in the Teacher, and each from every other one in its seed."""
-    options: dict[str, Any] = {
-        "learning_rate": settings.learning_rate,
-        "shifts": SHIFTS if task.augment else 0,
-    }
+    Returns:
+        The networks and how their training went, by name.
+    """
+    networks: dict[str, nn.Module] = {}
+    histories: dict[str, list[Epoch]] = {}
     classes = len(task.classes)
+    held_out = fold.test
 
-    def seeded(number: int) -> int:
-        # Seeds of different runs must not meet: the Student of seed 0 is not the Base of seed 1.
-        seed = 1000 * settings.seed + number
-        torch.manual_seed(seed)
-        return seed
-
-    seed = seeded(0)
-    guide = fit(
-        "Teacher",
-        Alone(teacher.build(classes), **options),
-        task.teacher_train,
-        settings.teacher_epochs,
-        settings,
-        seed,
-        progress,
-    )
-    students, bases = {}, {}
-    for number in range(settings.pairs):
-        seed, name = seeded(1 + 2 * number), _name("Student", number, settings.pairs)
-        distilling = WithTeacher(
-            student.build(classes), guide, temperature=settings.temperature, alpha=settings.alpha, **options
+    def learn(name: str, architecture: str, kind: Optional[str], guide: Optional[str], is_guide: bool) -> None:
+        # Another one for each network, fold and run, and the same whoever else is trained beside it.
+        seed = derived(settings.seed, number, name)
+        network = seeded(seed, architecture, classes, settings.weights)
+        technique = None
+        if kind is not None and guide is not None:
+            technique = make(
+                kind, networks[guide], network, layers=plan.layers, guide_layers=plan.layers, settings=settings, seed=seed
+            )
+        done = fit(
+            name if len(task.folds) == 1 else f"Fold {number + 1} {name}",
+            network,
+            fold.teacher_train if is_guide else fold.train,
+            held_out,
+            epochs=settings.teacher_epochs if is_guide else settings.epochs,
+            settings=settings,
+            seed=seed,
+            progress=progress,
+            technique=technique,
+            resume=resume,
         )
-        students[name] = fit(name, distilling, task.train, settings.epochs, settings, seed, progress)
-        seed, name = seeded(2 + 2 * number), _name("Base", number, settings.pairs)
-        alone = Alone(student.build(classes), **options)
-        bases[name] = fit(name, alone, task.train, settings.epochs, settings, seed, progress)
-    return Networks(guide, students, bases)
+        networks[name], histories[name] = done.network, done.history
+
+    for guide in plan.guides:
+        if guide.trained:
+            learn(guide.name, guide.network, None if guide.taught_by is None else "response", guide.taught_by, True)
+        else:
+            network = seeded(derived(settings.seed, number, guide.name), guide.network, classes, "none")
+            network.to(_device_of(networks))
+            # Without statistics of its layers a deep network's outputs would be the same for all images, or immense.
+            update_bn(fold.teacher_train[:CALIBRATION].batches(BATCH, settings.image_size), network, _device_of(networks))
+            networks[guide.name] = network.eval()
+    for name in plan.bases(settings.seeds):
+        learn(name, plan.student, None, None, False)
+    for group in plan.groups:
+        for name in group.students(settings.seeds):
+            learn(name, plan.student, group.technique, group.guide, False)
+    return networks, histories
 
 
-def _name(role: str, number: int, pairs: int) -> str:
-    return role if pairs == 1 else f"{role} {number + 1}"
+def seeded(seed: int, architecture: str, classes: int, weights: str) -> nn.Module:
+    """A new network whose random weights depend on the seed alone."""
+    with own_randomness(seed, "weights"):
+        return build(architecture, classes, weights)
+
+
+def _device_of(networks: dict[str, nn.Module]) -> torch.device:
+    return next((next(network.parameters()).device for network in networks.values()), torch.device("cpu"))

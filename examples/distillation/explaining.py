@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional
 
 import torch
 from captum.attr import LayerGradCam
@@ -13,12 +13,25 @@ from captum_kd import UniCAM
 from captum_kd.metrics import KeepCurve, keep_curve, localization_score, random_attributions
 from distillation.task import Examples
 
-__all__ = ["DISTILLED", "RESIDUAL", "keep_curves", "localization", "maps_of", "mean_and_error"]
+__all__ = [
+    "BASE",
+    "DISTILLED",
+    "FROM_TEACHER",
+    "RANDOM",
+    "RESIDUAL",
+    "STUDENT",
+    "keep_curves",
+    "localization",
+    "maps_of",
+    "mean_and_error",
+]
 
-BATCH = 128
+BATCH = 64
 """Images in one forward pass; no result depends on it."""
 
-DISTILLED, RESIDUAL = "UniCAM distilled", "UniCAM residual"
+STUDENT, BASE = "Grad-CAM Student", "Grad-CAM Base"
+DISTILLED, RESIDUAL, FROM_TEACHER = "UniCAM distilled", "UniCAM residual", "UniCAM from the Teacher"
+RANDOM = "random"
 
 
 def maps_of(
@@ -26,52 +39,50 @@ def maps_of(
     base: nn.Module,
     teacher: nn.Module,
     layer: str,
-    examples: Examples,
+    images: Tensor,
     reference: Examples,
     progress: bool,
 ) -> dict[str, Tensor]:
     """Five kinds of maps of the same images at one layer, each (N, 1, h, w) and signed, on the CPU.
 
-    Grad-CAM explains each network's output for the true class. UniCAM's maps are of what one network has and the
-    other lacks, measured against the reference population one image at a time: as far as it follows the labels, and
-    as far as it is the Teacher's.
+    All explain what each network itself predicts: a map of the true label would tell the label to whoever looks at
+    the pixels that it keeps. UniCAM's maps are of what one network has and the other lacks, measured against the
+    reference population one image at a time: as far as it follows the labels, and as far as it is the Teacher's.
 
     Args:
         student, base, teacher: the networks, in evaluation mode.
         layer: dotted name of a layer of all three.
-        examples: the images that are explained.
-        reference: labelled images that none of ``examples`` is among.
+        images: (N, 3, H, W), the images that are explained.
+        reference: labelled images that are none of these.
         progress: whether to draw bars.
     """
     device = next(student.parameters()).device
-    images, labels = examples.inputs().to(device), examples.labels.to(device)
-    known = reference.inputs().to(device), reference.labels.to(device)
+    images = images.to(device)
+    known = reference.inputs(images.shape[-1]).to(device), reference.labels.to(device)
+    answers = {network: _answers(network, images) for network in (student, base)}
     maps = {
-        f"Grad-CAM {name}": torch.cat(
+        name: torch.cat(
             [
                 LayerGradCam(network, network.get_submodule(layer)).attribute(batch, target)
-                for batch, target in zip(images.split(BATCH), labels.split(BATCH))
+                for batch, target in zip(images.split(BATCH), answers[network].split(BATCH))
             ]
         )
-        for name, network in (("Student", student), ("Base", base))
+        for name, network in ((STUDENT, student), (BASE, base))
     }
-    for_labels = UniCAM(student, layer, base)
-    distilled, residual = for_labels.attribute_transfer(
-        images,
-        labels,
-        reference=for_labels.reference(*known, internal_batch_size=BATCH),
-        internal_batch_size=BATCH,
-        show_progress=progress,
-    )
+    options: dict[str, Any] = {"internal_batch_size": BATCH, "show_progress": progress}
+    distilling = UniCAM(student, layer, base)
+    population = distilling.reference(*known, internal_batch_size=BATCH)
+    maps[DISTILLED] = distilling.attribute(images, answers[student], reference=population, **options)
+    maps[RESIDUAL] = distilling.residual().attribute(images, answers[base], reference=population, **options)
     for_teacher = UniCAM(student, layer, base, teacher_func=teacher)
-    taught = for_teacher.attribute(
-        images,
-        reference=for_teacher.reference(known[0], internal_batch_size=BATCH),
-        internal_batch_size=BATCH,
-        show_progress=progress,
-    )
-    maps |= {DISTILLED: distilled, RESIDUAL: residual, "UniCAM from the Teacher": taught}
+    population = for_teacher.reference(known[0], internal_batch_size=BATCH)
+    maps[FROM_TEACHER] = for_teacher.attribute(images, reference=population, **options)
     return {name: values.detach().cpu() for name, values in maps.items()}
+
+
+@torch.no_grad()
+def _answers(network: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([network(batch).argmax(1) for batch in images.split(BATCH)])
 
 
 def localization(maps: Mapping[str, Tensor], masks: Tensor) -> dict[str, Any]:
@@ -92,17 +103,19 @@ def localization(maps: Mapping[str, Tensor], masks: Tensor) -> dict[str, Any]:
     return found
 
 
-def mean_and_error(values: Tensor) -> tuple[float, float | None]:
-    """Mean over images and its standard error; None for a single image."""
+def mean_and_error(values: Tensor) -> tuple[float, Optional[float]]:
+    """Mean and its standard error; None for a single value."""
     n = len(values)
     return float(values.mean()), float(values.std()) / n**0.5 if n > 1 else None
 
 
-def keep_curves(student: nn.Module, examples: Examples, maps: Mapping[str, Tensor], progress: bool) -> dict[str, KeepCurve]:
+def keep_curves(
+    student: nn.Module, images: Tensor, labels: Tensor, maps: Mapping[str, Tensor], progress: bool
+) -> dict[str, KeepCurve]:
     """Accuracy of the Student on images of which only the most salient part is kept, by each map and by chance."""
     device = next(student.parameters()).device
-    names = ("Grad-CAM Student", DISTILLED, RESIDUAL, "UniCAM from the Teacher")
-    chosen = {name: maps[name].to(device) for name in names}
-    chosen["random"] = random_attributions(chosen[DISTILLED])
-    images, labels = examples.inputs().to(device), examples.labels.to(device)
-    return keep_curve(student, images, labels, chosen, max_examples_per_batch=BATCH, show_progress=progress)
+    chosen = {name: values.to(device) for name, values in maps.items() if name != BASE}
+    chosen[RANDOM] = random_attributions(chosen[DISTILLED])
+    return keep_curve(
+        student, images.to(device), labels.to(device), chosen, max_examples_per_batch=BATCH, show_progress=progress
+    )

@@ -1,0 +1,37 @@
+"""ASIRRA, cats and dogs: what do three kinds of distillation transfer?
+
+Trains a Teacher, three Base models, and three Students by each of response-based, attention-based and feature-based
+distillation; then compares every Student with every Base, layer by layer, and shows where they look::
+
+    python examples/asirra.py --data path/to/PetImages
+    python examples/asirra.py --data path/to/kagglecatsanddogs_5340.zip --profile paper --accelerator gpu
+
+Needs Microsoft's Kaggle Cats and Dogs Dataset, the archive or the PetImages folder out of it; its broken and empty
+files are left out and named.
+Takes about TIME_QUICK on two cores; docs/experiments.md says what the paper's profile takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Optional, Sequence
+
+from distillation.photographs import run_photographs
+from distillation.data.petimages import read_petimages
+from distillation.data.pool import Pool
+from distillation.data.sources import find
+from distillation.record import Record
+from distillation.settings import Settings
+
+
+def read(arguments: argparse.Namespace, settings: Settings, progress: bool) -> Pool:
+    return read_petimages(find(arguments.data, "asirra"), settings.image_size, arguments.cache, progress)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
+    """Runs the example with these command line arguments and returns the report that it wrote."""
+    return run_photographs("asirra", __doc__, read, argv, layout="PetImages folder or its zip archive")
+
+
+if __name__ == "__main__":
+    main()

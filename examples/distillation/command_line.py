@@ -1,0 +1,56 @@
+"""The command line that the example scripts share: options in, an experiment out, errors in words."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Callable, Optional
+
+from distillation.checkpoints import CheckpointError
+from distillation.experiment import run
+from distillation.networks import WeightsError
+from distillation.plan import Plan, PlanError
+from distillation.profiles import PROFILES, profile
+from distillation.record import Record, ResumeError
+from distillation.settings import Settings, add_options, settings_from
+from distillation.task import DataError, Task
+
+__all__ = ["INTERRUPTED", "parser_of", "run_example"]
+
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C stopped."""
+
+
+def parser_of(example: str, documentation: Optional[str], *, without: tuple[str, ...] = ()) -> argparse.ArgumentParser:
+    """A parser with the options that all examples have; its help begins with the script's own words."""
+    parser = argparse.ArgumentParser(
+        description=(documentation or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if example != "quickstart":
+        parser.add_argument(
+            "--profile", choices=tuple(PROFILES), default="quick", help="settings to start from; default: %(default)s"
+        )
+    add_options(parser, profile(example, "quick"), without=without)
+    return parser
+
+
+def run_example(
+    parser: argparse.ArgumentParser,
+    arguments: argparse.Namespace,
+    defaults: Settings,
+    make: Callable[[Settings], tuple[Task, Plan]],
+) -> Optional[Record]:
+    """Runs an experiment from the command line. What the user can mend ends in one line and status 2; Ctrl-C in a
+    line that says how to go on, and status 130."""
+    settings = settings_from(arguments, defaults)
+    print(parser.description, flush=True)
+    try:
+        task, plan = make(settings)
+        return run(task, plan, settings, progress=not arguments.no_progress, resume=arguments.resume)
+    except (DataError, PlanError, WeightsError, ResumeError, CheckpointError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(
+            INTERRUPTED,
+            f"\n{parser.prog}: stopped. What is trained is in {settings.output / 'checkpoints'}; the same command with "
+            "--resume goes on from there.\n",
+        )

@@ -1,0 +1,267 @@
+"""The pictures of a run."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Mapping, Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from captum_kd.perturb import keep_relevant
+from captum_kd.visualization import plot_keep_curve, plot_layer_scores, visualize_transfer
+from distillation.explaining import BASE as BASE_MAP
+from distillation.explaining import DISTILLED, FROM_TEACHER, RESIDUAL
+from distillation.explaining import STUDENT as STUDENT_MAP
+from distillation.measuring import Measurements, PairMaps
+from distillation.plan import BASE
+from distillation.record import Record
+from distillation.scoring import SALIENT, WHOLE
+from distillation.task import Task, first_of_each_class
+
+__all__ = ["Picture", "pictures_of"]
+
+Picture = tuple[str, str, Figure]
+"""Name as a file, caption, figure."""
+
+WIDTH = 7.0
+"""Inches."""
+SMALL = 8.0
+"""Points."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Okabe and Ito's, which stay apart with any colour vision."""
+DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+KEPT = 0.5
+
+
+def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], rows: int) -> Iterator[Picture]:
+    """All pictures, in the order of reading. Maps are those of the first fold's first Student of each group."""
+    yield "accuracy", "Accuracy on held-out images over the epochs: means and one SD over seeds and folds.", curves(record)
+    first = measured[0]
+    shown = first_of_each_class(first.shown.labels, rows)
+    yield from _maps(task, first, shown)
+    yield from _layers(record)
+    if any(scores[WHOLE]["seed_control"] for fold in record["folds"] for scores in fold["scores"]):
+        yield (
+            "seed_control",
+            "What Students have and a Base lacks (coloured) beside what a Base has and another Base lacks (grey): each "
+            "point a pair of networks, bars their means. Upper row: how far it follows the labels; below: how far it is the "
+            "Teacher's; at the bottom: the Teacher's and not in the labels.",
+            seeds(record),
+        )
+    for pair in first.first_pairs():
+        yield (
+            f"keep_curve_{_slug(pair.group.name)}",
+            f"{pair.student}: accuracy on images of which only what a map ranks highest is kept.",
+            plot_keep_curve(pair.curves, whole_accuracy=_accuracy_on_shown(first, pair.student), title=pair.student),
+        )
+
+
+def _slug(name: str) -> str:
+    return "_".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split())
+
+
+def _accuracy_on_shown(found: Measurements, network: str) -> float:
+    labels = found.shown.labels
+    return float((found.predictions[network][: len(labels)] == labels).float().mean())
+
+
+# --------------------------------------------------------------------------- accuracy
+
+
+def curves(record: Record) -> Figure:
+    """Accuracy over the epochs: the Teacher and other guides thin, Bases and groups of Students with bands."""
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axis = figure.subplots()
+    plan = record["plan"]
+    members = {guide["name"]: [guide["name"]] for guide in plan["guides"] if guide["trained"]}
+    members[BASE] = plan["bases"]
+    members |= {group["name"]: group["students"] for group in plan["groups"]}
+    for i, (title, names) in enumerate(members.items()):
+        runs = torch.tensor(
+            [
+                [epoch["validation_accuracy"] for epoch in fold["history"][name]]
+                for fold in record["folds"]
+                for name in names
+            ],
+            dtype=torch.float64,
+        )
+        middle = runs.mean(0)
+        epochs = torch.arange(1, runs.shape[1] + 1)
+        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
+        axis.plot(epochs, middle, color=colour, linestyle=dash, marker=MARKERS[i % len(MARKERS)], markersize=3, label=title)
+        if len(runs) > 1:
+            spread = runs.std(0)
+            axis.fill_between(epochs, middle - spread, middle + spread, color=colour, alpha=0.15, linewidth=0)
+    axis.axhline(1 / len(record["classes"]), color="0.5", linewidth=0.8, linestyle=(0, (1, 2)))
+    axis.set_xlabel("epoch", fontsize=SMALL)
+    axis.set_ylabel("accuracy, held out", fontsize=SMALL)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _plain(axis)
+    figure.legend(loc="outside right upper", fontsize=SMALL - 1, frameon=False)
+    return figure
+
+
+def _plain(axis: Axes) -> None:
+    axis.tick_params(labelsize=SMALL - 1)
+    axis.grid(axis="y", color="0.9", linewidth=0.6)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+# --------------------------------------------------------------------------- maps
+
+
+def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
+    chosen = found.shown[shown]
+    # Pictures of more than 128 pixels would make the page slow and show no more at this size.
+    images = chosen.inputs(min(128, found.shown.store.shape[-1]))
+    pairs = found.first_pairs()
+
+    def labels_of(names: Sequence[str]) -> list[str]:
+        return [
+            "\n".join(
+                [
+                    f"true: {task.classes[int(found.shown.labels[row])]}",
+                    *(f"{name}: {task.classes[int(found.predictions[name][row])]}" for name in names),
+                ]
+            )
+            for row in shown.tolist()
+        ]
+
+    if len(pairs) > 1:
+        columns = {f"Grad-CAM {pairs[0].base}": pairs[0].maps[BASE_MAP][shown]}
+        columns |= {f"Grad-CAM {pair.student}": pair.maps[STUDENT_MAP][shown] for pair in pairs}
+        yield (
+            "gradcam",
+            "Grad-CAM of the first Base and of the first Student of each group, each of its own prediction.",
+            visualize_transfer(
+                images, columns, masks=chosen.masks, scale="map", row_labels=labels_of([]), title="Grad-CAM"
+            ),
+        )
+    for pair in pairs:
+        order = (BASE_MAP, STUDENT_MAP, DISTILLED, RESIDUAL, FROM_TEACHER)
+        yield (
+            f"maps_{_slug(pair.group.name)}",
+            f"{pair.student} and {pair.base}: Grad-CAM of each, distilled and residual features, and where the Student looks "
+            "for what it has from the Teacher. The first test image of each class, nobody's choice; each map on its own scale.",
+            visualize_transfer(
+                images,
+                {title: pair.maps[title][shown] for title in order},
+                masks=chosen.masks,
+                # Maps of some images are far weaker than of others; the figure is to show where, the tables how much.
+                scale="map",
+                row_labels=labels_of([pair.student, pair.base]),
+            ),
+        )
+        yield (
+            f"kept_{_slug(pair.group.name)}",
+            f"What is left when the half that a map ranks highest is kept and the rest imputed: {pair.student}, {pair.base}.",
+            _kept(images, pair, shown, labels_of([pair.student, pair.base])),
+        )
+
+
+def _kept(images: Tensor, pair: PairMaps, shown: Tensor, row_labels: list[str]) -> Figure:
+    kept = {
+        title: keep_relevant(images, pair.maps[title][shown], keep=KEPT, generator=torch.Generator().manual_seed(0))
+        for title in (BASE_MAP, STUDENT_MAP, DISTILLED, RESIDUAL)
+    }
+    return visualize_transfer(images, {}, kept=kept, row_labels=row_labels)
+
+
+# --------------------------------------------------------------------------- scores
+
+
+def _layers(record: Record) -> Iterator[Picture]:
+    for view, words in ((WHOLE, "whole images"), (SALIENT, "the half of each image that Grad-CAM calls salient")):
+        for group in record["plan"]["groups"]:
+            rows = _rows_over_folds(record, view, group["students"])
+            several = " Bold: mean over Bases; thin: each Base." if len(record["plan"]["bases"]) > 1 else ""
+            over = " Means over folds; bars: one SD over folds." if len(record["folds"]) > 1 else " Bars: 95 % intervals."
+            # One column of panels a Student: three fit a page.
+            names = list(dict.fromkeys(row["student"] for row in rows))[:3]
+            yield (
+                f"layers_{view}_{_slug(group['name'])}",
+                f"{group['name']}: scores over the layers on {words}.{several}{over}",
+                plot_layer_scores([row for row in rows if row["student"] in names]),
+            )
+
+
+def _rows_over_folds(record: Record, view: str, students: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a report; with several folds their means, the spread over folds in place of intervals."""
+    by_fold = [
+        [row for scores in fold["scores"] for row in scores[view]["rows"] if row["student"] in students]
+        for fold in record["folds"]
+    ]
+    if len(by_fold) == 1:
+        return by_fold[0]
+    merged = []
+    for same in zip(*by_fold):
+        values = torch.tensor([row["value"] for row in same if row["value"] is not None], dtype=torch.float64)
+        value = float(values.mean()) if len(values) else None
+        spread = float(values.std()) if len(values) > 1 else None
+        bounds = (None, None) if value is None or spread is None else (value - spread, value + spread)
+        merged.append({**same[0], "value": value, "low": bounds[0], "high": bounds[1]})
+    return merged
+
+
+def seeds(record: Record) -> Figure:
+    """Scores of single pairs beside their null, for each group and layer, on whole images."""
+    questions = {
+        "rs_distilled": "RS distilled",
+        "teacher_distilled": "Teacher's share",
+        "teacher_only_distilled": "beyond the labels",
+    }
+    layers, groups = record["plan"]["layers"], record["plan"]["groups"]
+    figure = Figure(figsize=(WIDTH, 1.9 * len(questions) + 0.6), layout="constrained")
+    panels = figure.subplots(len(questions), len(layers), sharey="row", squeeze=False)
+    bases = set(record["plan"]["bases"])
+    for number, (line, (question, words)) in enumerate(zip(panels, questions.items())):
+        for axis, layer in zip(line, layers):
+            axis.axhline(0.0, color="0.7", linewidth=0.6)
+            for place, group in enumerate(groups):
+                across, null = _pair_values(record, group, question, layer, bases)
+                colour = COLOURS[place % len(COLOURS)]
+                _points(axis, place - 0.18, null, "0.55")
+                _points(axis, place + 0.18, across, colour)
+            axis.set_xticks(range(len(groups)))
+            _plain(axis)
+            axis.set_xticklabels([])
+            if number == 0:
+                axis.set_title(layer, fontsize=SMALL)
+            if number == len(questions) - 1:
+                axis.set_xticklabels([group["name"] for group in groups], rotation=30, ha="right", fontsize=SMALL - 1)
+        line[0].set_ylabel(words, fontsize=SMALL)
+    return figure
+
+
+def _pair_values(
+    record: Record, group: Mapping[str, Any], question: str, layer: str, bases: set[str]
+) -> tuple[list[float], list[float]]:
+    across, null = [], []
+    for fold in record["folds"]:
+        for scores in fold["scores"]:
+            control = scores[WHOLE]["seed_control"]
+            if scores["teacher"] != group["teacher"] or control is None:
+                continue
+            for row in control["pairs"]:
+                if (row["score"], row["layer"]) == (question, layer) and row["value"] is not None:
+                    if row["model"] in group["students"]:
+                        across.append(row["value"])
+                    elif {row["model"], row["given"]} <= bases:
+                        null.append(row["value"])
+    return across, null
+
+
+def _points(axis: Axes, place: float, values: Sequence[float], colour: str) -> None:
+    if values:
+        # Spread sideways by rank, so that equal values stay apart.
+        offsets = torch.linspace(-0.11, 0.11, len(values)).tolist() if len(values) > 1 else [0.0]
+        axis.plot([place + offset for offset in offsets], values, ".", color=colour, markersize=3, alpha=0.7)
+        middle = sum(values) / len(values)
+        axis.plot([place - 0.15, place + 0.15], [middle, middle], color=colour, linewidth=2)

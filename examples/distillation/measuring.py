@@ -1,0 +1,104 @@
+"""All that is measured on the networks of one fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Mapping, Optional
+
+from torch import Tensor, nn
+
+from captum_kd.metrics import KeepCurve
+from distillation.explaining import keep_curves, localization, maps_of
+from distillation.plan import Group, Plan
+from distillation.scoring import Scores, score
+from distillation.settings import Settings
+from distillation.task import Examples, Fold
+from distillation.training import predict
+
+__all__ = ["Measurements", "PairMaps", "measure"]
+
+
+@dataclass(frozen=True)
+class PairMaps:
+    """Maps of one Student and the Base of the same number, and what was measured on them.
+
+    Attributes:
+        group: the Student's.
+        student, base: their names.
+        maps: by title, (N, 1, h, w), of the fold's first images for maps.
+        curves: by the same titles and "random".
+        localization: None where nobody knows where the evidence is.
+    """
+
+    group: Group
+    student: str
+    base: str
+    maps: Mapping[str, Tensor]
+    curves: Mapping[str, KeepCurve]
+    localization: Optional[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What came out for one fold.
+
+    Attributes:
+        examples: the held-out images that are scored.
+        shown: those that are explained.
+        predictions: by network, (N,) labels of all held-out images.
+        accuracy: by network, on all held-out images.
+        scores: one a Teacher.
+        pairs: of every group, its Students in order.
+    """
+
+    examples: Examples
+    shown: Examples
+    predictions: Mapping[str, Tensor]
+    accuracy: Mapping[str, float]
+    scores: list[Scores]
+    pairs: list[PairMaps]
+
+    def first_pairs(self) -> list[PairMaps]:
+        """Of each group its first Student: what figures show."""
+        return list({pair.group.name: pair for pair in reversed(self.pairs)}.values())[::-1]
+
+
+def measure(
+    networks: Mapping[str, nn.Module], plan: Plan, fold: Fold, settings: Settings, progress: bool
+) -> Measurements:
+    """Predicts, scores and explains the fold's held-out images."""
+    predictions = {name: predict(network, fold.test, settings.image_size) for name, network in networks.items()}
+    examples = fold.test[: settings.test_images]
+    shown = examples[: settings.map_images]
+    return Measurements(
+        examples,
+        shown,
+        predictions,
+        {name: float((labels == fold.test.labels).float().mean()) for name, labels in predictions.items()},
+        score(networks, plan, examples, settings, progress),
+        [
+            _explain(networks, plan, group, student, base, shown, fold.reference, settings, progress)
+            for group in plan.groups
+            for student, base in zip(group.students(settings.seeds), plan.bases(settings.seeds))
+        ],
+    )
+
+
+def _explain(
+    networks: Mapping[str, nn.Module],
+    plan: Plan,
+    group: Group,
+    student: str,
+    base: str,
+    shown: Examples,
+    reference: Examples,
+    settings: Settings,
+    progress: bool,
+) -> PairMaps:
+    images = shown.inputs(settings.image_size)
+    trio = networks[student], networks[base], networks[group.teacher]
+    maps = maps_of(*trio, plan.layers[-1], images, reference, progress)
+    curves = keep_curves(networks[student], images, shown.labels, maps, progress)
+    return PairMaps(
+        group, student, base, maps, curves, None if shown.masks is None else localization(maps, shown.masks)
+    )

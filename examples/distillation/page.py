@@ -1,0 +1,51 @@
+"""``index.html``: everything of a run on one page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Sequence
+
+from jinja2 import Environment, FileSystemLoader
+
+from distillation.record import Record
+from distillation.tables import Table
+
+__all__ = ["page"]
+
+TEMPLATE = "page.html.j2"
+
+
+def page(record: Record, tables: Sequence[Table], pictures: Sequence[tuple[str, str, Path]]) -> str:
+    """The page.
+
+    Args:
+        record: what came out.
+        tables: shown as they are.
+        pictures: name, caption and file of each figure; the files are put into the page.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    shown = [
+        {"name": name, "caption": caption, "data": base64.b64encode(path.read_bytes()).decode("ascii")}
+        for name, caption, path in pictures
+    ]
+    cautions = list(
+        dict.fromkeys(
+            note
+            for fold in record["folds"]
+            for scores in fold["scores"]
+            for view in ("whole", "salient")
+            for note in scores[view]["notes"]
+        )
+    )
+    return environment.get_template(TEMPLATE).render(
+        record=record,
+        tables=[{"title": table.title, "note": table.note, "columns": table.columns, "rows": list(table.shown())}
+                for table in tables],
+        pictures=shown,
+        cautions=cautions,
+        settings=json.dumps({key: record[key] for key in ("settings", "plan", "versions", "machine", "seconds")}, indent=2),
+    )  # fmt: skip

@@ -1,0 +1,86 @@
+"""Experiments on photographs: from a command line and files to a task."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Callable, Optional, Sequence
+
+from distillation.command_line import parser_of, run_example
+from distillation.data.pool import Pool
+from distillation.data.splits import folds_of, split_notes
+from distillation.plan import Plan, technique_plan
+from distillation.profiles import profile
+from distillation.record import Record
+from distillation.settings import Settings
+from distillation.task import Task
+
+__all__ = ["photographs_task", "run_photographs"]
+
+CACHE = Path.home() / ".cache" / "captum_kd"
+
+Read = Callable[[argparse.Namespace, Settings, bool], Pool]
+
+
+def run_photographs(
+    example: str,
+    documentation: Optional[str],
+    read: Read,
+    argv: Optional[Sequence[str]],
+    *,
+    layout: str,
+    options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+    plan: Callable[[argparse.Namespace, Settings], Plan] = lambda arguments, settings: technique_plan(settings),
+    without: tuple[str, ...] = (),
+) -> Optional[Record]:
+    """Runs an example on images that are read from files.
+
+    Args:
+        example: its name in the table of profiles.
+        documentation: what the script says of itself; printed first.
+        read: reads the images.
+        argv: the command line; None: the process' own.
+        layout: what ``--data`` should hold, for its help.
+        options: adds the example's own options.
+        plan: who is trained, from the command line and the settings.
+        without: shared options that make no sense for this example.
+    """
+    parser = parser_of(example, documentation, without=without)
+    parser.add_argument("--data", type=Path, help=f"{layout}; default: {example} in $CAPTUM_KD_DATA")
+    parser.add_argument(
+        "--cache", type=Path, default=CACHE, help="folder for images that were read and weights; default: %(default)s"
+    )
+    options(parser)
+    arguments = parser.parse_args(argv)
+
+    def make(settings: Settings) -> tuple[Task, Plan]:
+        chosen = plan(arguments, settings)
+        pool = read(arguments, settings, not arguments.no_progress)
+        return photographs_task(pool, settings), chosen
+
+    return run_example(parser, arguments, profile(example, arguments.profile), make)
+
+
+def photographs_task(pool: Pool, settings: Settings) -> Task:
+    """An experiment on images read before: who gets which, and what a reader must know of it."""
+    folds = folds_of(pool, settings)
+    first = folds[0]
+    augmented = {
+        "none": "as they are",
+        "shift": "mirrored and shifted at random",
+        "paper": "mirrored, turned, cropped and recoloured at random",
+    }[settings.augmentation]
+    return Task(
+        name=pool.name,
+        classes=pool.classes,
+        folds=folds,
+        notes=[
+            f"{pool.name}: {len(pool.examples):,} images of {len(pool.classes)} classes, taken at {settings.image_size} "
+            "pixels.",
+            *pool.notes,
+            *split_notes(pool, settings),
+            f"{first.reference.count} of the held-out images are UniCAM's reference population.",
+            f"Teachers learn from {first.teacher_train.count} images, Students and Bases from {first.train.count}, "
+            f"{augmented}.",
+        ],
+    )

@@ -1,0 +1,148 @@
+"""Who is trained, and who is taught by whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Sequence
+
+from distillation.networks import stages
+from distillation.settings import Settings
+
+__all__ = ["BASE", "Group", "Guide", "Plan", "PlanError", "capacity_plan", "technique_plan"]
+
+TEACHER, UNTRAINED, OTHER, BASE = "Teacher", "Untrained Teacher", "Other Teacher", "Base"
+
+TITLES = {
+    "response": "Response",
+    "attention": "Attention",
+    "feature": "Feature",
+    "random-teacher": "Control: untrained Teacher",
+    "shuffled-labels": "Control: shuffled soft labels",
+    "other-teacher": "Control: another Teacher",
+}
+
+
+GUIDES = {"random-teacher": UNTRAINED, "other-teacher": OTHER}
+"""Who teaches the Students of a control, if not the Teacher."""
+
+
+class PlanError(ValueError):
+    """Settings that do not go together; the message says which."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A network that teaches.
+
+    Attributes:
+        name: of the network.
+        network: its architecture.
+        taught_by: the guide that it learns from itself, by responses: an assistant. None: from labels alone.
+        trained: false for a network that stays at its random weights.
+    """
+
+    name: str
+    network: str
+    taught_by: Optional[str] = None
+    trained: bool = True
+
+
+@dataclass(frozen=True)
+class Group:
+    """Students that differ in their seeds only.
+
+    Attributes:
+        name: of the group; a Student is called by it and a number.
+        technique: how they learn: one of the settings' techniques, or "shuffled-labels".
+        guide: who teaches them.
+        teacher: the network whose share of what they have is asked for.
+        is_control: whether nothing should come from that Teacher.
+    """
+
+    name: str
+    technique: str
+    guide: str
+    teacher: str
+    is_control: bool = False
+
+    def students(self, seeds: int) -> list[str]:
+        """Their names."""
+        return _numbered(self.name, seeds)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All networks of an experiment but for the Bases, which have the Students' architecture and no guide.
+
+    Attributes:
+        guides: in an order in which they can be trained.
+        groups: of Students.
+        student: architecture of Students and Bases.
+    """
+
+    guides: Sequence[Guide]
+    groups: Sequence[Group]
+    student: str
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            raise PlanError("There is nobody to teach: --techniques and --controls are both none.")
+        odd = [guide.network for guide in self.guides if stages(guide.network) != stages(self.student)]
+        if odd:
+            raise PlanError(
+                f"{odd[0]} has the stages {', '.join(stages(odd[0]))}, {self.student} has {', '.join(stages(self.student))}: "
+                "layers are compared stage by stage. Choose --teacher and --student out of one family."
+            )
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What is compared."""
+        return stages(self.student)
+
+    @property
+    def teachers(self) -> list[str]:
+        """The networks whose share is asked for."""
+        return list(dict.fromkeys(group.teacher for group in self.groups))
+
+    def groups_of(self, teacher: str) -> list[Group]:
+        return [group for group in self.groups if group.teacher == teacher]
+
+    def bases(self, seeds: int) -> list[str]:
+        """Names of the Bases."""
+        return _numbered(BASE, seeds)
+
+
+def _numbered(name: str, seeds: int) -> list[str]:
+    return [name] if seeds == 1 else [f"{name} {number + 1}" for number in range(seeds)]
+
+
+def technique_plan(settings: Settings) -> Plan:
+    """One Teacher, a group of Students for each technique and control."""
+    guides = [Guide(TEACHER, settings.teacher)]
+    only = len(settings.techniques) == 1 and not settings.controls
+    groups = [Group("Student" if only else TITLES[each], each, TEACHER, TEACHER) for each in settings.techniques]
+    for control in settings.controls:
+        technique, guide = control, TEACHER
+        if control in GUIDES:
+            # They learn by responses from somebody else; it is the Teacher whose share must not show.
+            technique, guide = "response", GUIDES[control]
+            guides.append(Guide(guide, settings.teacher, trained=control != "random-teacher"))
+        groups.append(Group(TITLES[control], technique, guide, TEACHER, is_control=True))
+    return Plan(guides, groups, settings.student)
+
+
+def capacity_plan(settings: Settings, teachers: Sequence[str], assistant: str) -> Plan:
+    """Teachers of growing size for one Student, the largest also by way of an assistant (Mirzadeh et al. 2020).
+
+    Args:
+        settings: the technique and the Student's architecture.
+        teachers: architectures, from the smallest to the largest.
+        assistant: the architecture between the largest and the Student.
+    """
+    guides = [Guide(f"Teacher {name}", name) for name in teachers]
+    guides.append(Guide(f"Assistant {assistant}", assistant, taught_by=guides[-1].name))
+    (technique,) = settings.techniques
+    groups = [Group(f"From {guide.network}", technique, guide.name, guide.name) for guide in guides[:-1]]
+    # What reached the Student of the largest Teacher's by the detour.
+    groups.append(Group(f"From {teachers[-1]} by {assistant}", technique, guides[-1].name, guides[-2].name))
+    return Plan(guides, groups, settings.student)

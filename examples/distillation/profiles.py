@@ -1,0 +1,119 @@
+"""The one table of settings: what each example starts from; the command line changes any of it.
+
+``quick`` runs in minutes on two cores. ``paper`` is the protocol of Adhane et al. 2025 as far as the paper tells it:
+ResNets of torchvision on images of 224 pixels, stochastic gradient descent, 20 epochs for the Teacher and 25 for
+Students and Bases, five folds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distillation.settings import TECHNIQUES, Settings
+
+__all__ = ["PROFILES", "profile"]
+
+ALL = 10_000_000
+"""More images than there are."""
+
+PROFILES: dict[str, Settings] = {
+    "quick": Settings(
+        output=Path("outputs"),
+        seed=0,
+        seeds=3,
+        folds=1,
+        techniques=TECHNIQUES,
+        controls=(),
+        teacher="resnet-l",
+        student="resnet-s",
+        weights="none",
+        image_size=32,
+        test_share=0.2,
+        teacher_images=10_000,
+        train_images=10_000,
+        test_images=1000,
+        map_images=200,
+        references=256,
+        rows=6,
+        teacher_epochs=8,
+        epochs=8,
+        batch_size=64,
+        optimizer="adamw",
+        learning_rate=1e-2,
+        augmentation="shift",
+        temperature=4.0,
+        alpha=0.1,
+        attention_weight=1000.0,
+        hint_weight=1.0,
+        threads=0,
+        accelerator="cpu",
+        devices="1",
+        strategy="auto",
+        precision="32-true",
+    ),
+    "paper": Settings(
+        output=Path("outputs"),
+        seed=0,
+        seeds=1,
+        folds=5,
+        techniques=TECHNIQUES,
+        controls=(),
+        teacher="resnet50",
+        student="resnet18",
+        weights="none",
+        image_size=224,
+        test_share=0.2,
+        teacher_images=ALL,
+        train_images=ALL,
+        test_images=1000,
+        map_images=200,
+        references=256,
+        rows=6,
+        teacher_epochs=20,
+        epochs=25,
+        batch_size=32,
+        optimizer="sgd",
+        learning_rate=1e-3,
+        augmentation="paper",
+        temperature=4.0,
+        alpha=0.1,
+        attention_weight=1000.0,
+        hint_weight=1.0,
+        threads=0,
+        accelerator="auto",
+        devices="1",
+        strategy="auto",
+        precision="32-true",
+    ),
+}
+
+DIFFERENCES: dict[str, dict[str, dict[str, Any]]] = {
+    "quick": {
+        # One technique, and one thread: networks this small gain little from more, lose much on a busy machine, and so
+        # repeat on any number of cores.
+        "quickstart": {
+            "seeds": 2, "techniques": ("response",), "teacher": "resnet-m", "teacher_images": 3000, "train_images": 1000,
+            "test_images": 500, "map_images": 200, "teacher_epochs": 4, "epochs": 12, "batch_size": 32,
+            "augmentation": "none", "threads": 1,
+        },
+        "asirra": {"image_size": 48, "references": 64, "teacher_epochs": 16, "epochs": 16, "batch_size": 32},
+        # Some classes have a few dozen images, in the whole data set as well: half of them are held out.
+        "plant_disease": {
+            "image_size": 64, "test_share": 0.5, "references": 30, "teacher_epochs": 40, "epochs": 40, "batch_size": 16,
+        },
+        "own_images": {"image_size": 48, "references": 64, "teacher_epochs": 16, "epochs": 16, "batch_size": 32},
+        "capacity_gap": {"techniques": ("response",), "teacher_images": 5000, "train_images": 5000},
+    },
+    "paper": {
+        "capacity_gap": {"techniques": ("response",)},
+    },
+}
+"""Where an example departs from its profile."""
+
+
+def profile(example: str, name: str) -> Settings:
+    """The settings that an example starts from, with a folder of its own to write to."""
+    changes = DIFFERENCES[name].get(example, {})
+    return replace(PROFILES[name], output=Path("outputs") / example, **changes)

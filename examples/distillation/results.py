@@ -1,0 +1,103 @@
+"""What a run writes and prints. It states what came out and draws no conclusion that the numbers do not."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+from distillation.figures import pictures_of
+from distillation.files import write_text
+from distillation.measuring import Measurements
+from distillation.page import page
+from distillation.record import Record
+from distillation.scoring import SALIENT, WHOLE
+from distillation.tables import Table, tables_of
+from distillation.task import Task
+
+__all__ = ["print_results", "write_results"]
+
+DPI = 150
+
+COLUMNS = (
+    "fold", "group", "student", "base", "teacher", "view", "formula", "layer", "score", "value", "low", "high", "p_value",
+    "n", "unique_share",
+)  # fmt: skip
+
+
+def write_results(folder: Path, task: Task, record: Record, measured: Sequence[Measurements], rows: int) -> None:
+    """Writes ``report.json``, ``scores.csv``, tables as CSV and Markdown, figures, and ``index.html`` with all of it."""
+    (folder / "figures").mkdir(exist_ok=True)
+    (folder / "tables").mkdir(exist_ok=True)
+    write_text(folder / "report.json", json.dumps(record, indent=1) + "\n")
+    write_text(folder / "scores.csv", _scores_csv(record))
+    tables = tables_of(record)
+    for table in tables:
+        write_text(folder / "tables" / f"{table.name}.csv", table.to_csv())
+        write_text(folder / "tables" / f"{table.name}.md", table.to_markdown())
+    pictures = []
+    for name, caption, figure in pictures_of(task, record, measured, rows):
+        path = folder / "figures" / f"{name}.png"
+        figure.savefig(path, dpi=DPI)
+        pictures.append((name, caption, path))
+    write_text(folder / "index.html", page(record, tables, pictures))
+
+
+def _scores_csv(record: Record) -> str:
+    """Every score of every pair, layer, view and formula, one a line."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(_score_rows(record))
+    return text.getvalue()
+
+
+def _score_rows(record: Record) -> Iterator[dict[str, Any]]:
+    group_of = {name: group["name"] for group in record["plan"]["groups"] for name in group["students"]}
+    for number, fold in enumerate(record["folds"], start=1):
+        for scores in fold["scores"]:
+            common = {"fold": number, "teacher": scores["teacher"]}
+            for view in (WHOLE, SALIENT):
+                for row in scores[view]["rows"]:
+                    yield {**common, "group": group_of[row["student"]], "view": view, "formula": "unbiased", **row}
+            for row in scores["published"]:
+                yield {**common, "group": group_of[row["student"]], "formula": "published", **row}
+
+
+def print_results(record: Record) -> None:
+    """The tables that fit a terminal, and where the rest is."""
+    print(f"\n{record['task']}")
+    for note in record["notes"]:
+        print(f"- {note}")
+    for table in tables_of(record):
+        if table.name in ("accuracy", "seed_control", "keep_curves", "localization"):
+            print(f"\n{table.title}\n{table.note}")
+            _print(table)
+        elif table.name.startswith(("scores_", "teacher_share_")):
+            print(f"\n{table.title}: means over pairs")
+            _print(_without_spread(table))
+    seconds = record["seconds"]
+    print(f"\n{seconds['training']:.0f} s of training, {seconds['measuring']:.0f} s of measuring.")
+    print(f"Everything is in {record['settings']['output']}; open index.html there.")
+
+
+def _without_spread(table: Table) -> Table:
+    keep = [place for place, column in enumerate(table.columns) if not column.endswith((" SD", " published"))]
+    return Table(
+        table.name,
+        table.title,
+        table.note,
+        [table.columns[place] for place in keep],
+        [[row[place] for place in keep] for row in table.rows],
+    )
+
+
+def _print(table: Table) -> None:
+    lines = [list(table.columns), *table.shown()]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(table.columns))]
+    numbers = [any(isinstance(row[place], (int, float)) for row in table.rows) for place in range(len(table.columns))]
+    for line in lines:
+        cells = [cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(line, widths, numbers)]
+        print("  " + "  ".join(cells).rstrip())

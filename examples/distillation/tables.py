@@ -1,0 +1,276 @@
+"""A run's numbers as tables: means over networks, pairs or folds with their spread, the published formula beside."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any, Callable, Iterator, Optional, Sequence, Union
+
+from distillation.plan import BASE
+from distillation.record import Record
+from distillation.scoring import SALIENT, WHOLE
+
+__all__ = ["Table", "tables_of"]
+
+Cell = Union[str, int, float, None]
+
+SCORES = {
+    "fss": "FSS",
+    "rs_student": "RS Student",
+    "rs_base": "RS Base",
+    "rs_distilled": "RS distilled",
+    "rs_residual": "RS residual",
+}
+"""The paper's scores."""
+
+SHARES = {
+    "teacher_distilled": "distilled",
+    "teacher_residual": "residual",
+    "teacher_only_distilled": "distilled, beyond the labels",
+    "teacher_only_residual": "residual, beyond the labels",
+    "fss_student_teacher": "FSS Student, Teacher",
+    "fss_base_teacher": "FSS Base, Teacher",
+}
+"""What the paper has no formula for."""
+
+VIEWS = {WHOLE: "whole images", SALIENT: "the salient half of the images"}
+
+QUESTIONS = {
+    "fss": "FSS",
+    "rs_distilled": "RS distilled",
+    "teacher_distilled": "Teacher's share",
+    "teacher_only_distilled": "Teacher's share beyond the labels",
+}
+
+ANSWERS = {True: "yes", False: "no evidence", None: "cannot be decided"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its name as a file, its heading, a note on how to read it, and its cells."""
+
+    name: str
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def to_csv(self) -> str:
+        """RFC 4180, numbers in full."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(self.columns)
+        writer.writerows(["" if cell is None else cell for cell in row] for row in self.rows)
+        return text.getvalue()
+
+    def to_markdown(self) -> str:
+        """Heading, note and table; numbers with three digits."""
+        lines = [f"## {self.title}", "", self.note, ""]
+        lines += ["| " + " | ".join(column.replace("|", "\\|") for column in self.columns) + " |"]
+        lines += ["|" + " --- |" * len(self.columns)]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self.shown()]
+        return "\n".join(lines) + "\n"
+
+    def shown(self) -> Iterator[list[str]]:
+        """The rows as text."""
+        for row in self.rows:
+            yield ["–" if c is None else f"{c:.3f}" if isinstance(c, float) else str(c) for c in row]
+
+
+def tables_of(record: Record) -> list[Table]:
+    """All tables of a run, in the order of reading."""
+    found = [_accuracy(record), *_paper_scores(record), *_teacher_shares(record)]
+    for optional in (_seed_control(record), _keep_curves(record), _localization(record)):
+        if optional.rows:
+            found.append(optional)
+    return found
+
+
+def _spread(values: Sequence[float]) -> tuple[Optional[float], Optional[float]]:
+    """Mean and standard deviation; None where there are too few values."""
+    return (mean(values) if values else None), (stdev(values) if len(values) > 1 else None)
+
+
+def _accuracy(record: Record) -> Table:
+    members = {guide["name"]: [guide["name"]] for guide in record["plan"]["guides"]}
+    members[BASE] = record["plan"]["bases"]
+    members |= {group["name"]: group["students"] for group in record["plan"]["groups"]}
+    rows: list[list[Cell]] = []
+    of_bases = _spread([fold["accuracy"][name] for fold in record["folds"] for name in members[BASE]])[0]
+    for title, names in members.items():
+        values = [fold["accuracy"][name] for fold in record["folds"] for name in names]
+        middle, spread = _spread(values)
+        gain = None if middle is None or of_bases is None or title == BASE else middle - of_bases
+        rows.append([title, len(values), middle, spread, min(values), max(values), gain])
+    return Table(
+        "accuracy",
+        "Accuracy",
+        f"On held-out images; chance is {1 / len(record['classes']):.3f}. SD: over networks of different seeds"
+        f"{' and folds' if len(record['folds']) > 1 else ''}.",
+        ["network", "number", "mean", "SD", "lowest", "highest", "over Base"],
+        rows,
+    )
+
+
+def _score_rows(record: Record, view: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Our scores of one view, of all folds, with the group of each Student."""
+    group_of = {name: group["name"] for group in record["plan"]["groups"] for name in group["students"]}
+    for fold in record["folds"]:
+        for scores in fold["scores"]:
+            for row in scores[view]["rows"]:
+                yield group_of[row["student"]], row
+
+
+def _published_rows(record: Record, view: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    group_of = {name: group["name"] for group in record["plan"]["groups"] for name in group["students"]}
+    for fold in record["folds"]:
+        for scores in fold["scores"]:
+            for row in scores["published"]:
+                if row["view"] == view:
+                    yield group_of[row["student"]], row
+
+
+def _means(
+    rows: Iterator[tuple[str, dict[str, Any]]]
+) -> Callable[[str, str, str], tuple[Optional[float], Optional[float]]]:
+    """A function from group, layer and score to mean and spread of the values there are."""
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for group, row in rows:
+        if row["value"] is not None:
+            values.setdefault((group, row["layer"], row["score"]), []).append(row["value"])
+    return lambda group, layer, score: _spread(values.get((group, layer, score), []))
+
+
+def _places(record: Record) -> Iterator[tuple[str, str]]:
+    for group in record["plan"]["groups"]:
+        for layer in record["plan"]["layers"]:
+            yield group["name"], layer
+
+
+def _paper_scores(record: Record) -> Iterator[Table]:
+    for view, words in VIEWS.items():
+        ours, published = _means(_score_rows(record, view)), _means(_published_rows(record, view))
+        rows: list[list[Cell]] = []
+        for group, layer in _places(record):
+            row: list[Cell] = [group, layer]
+            for score in SCORES:
+                row += [*ours(group, layer, score), published(group, layer, score)[0]]
+            rows.append(row)
+        maps = "" if view == WHOLE else (
+            " Ours localise by Grad-CAM of each network's own prediction; published: by HiResCAM of the true label, which "
+            "tells the label."
+        )
+        yield Table(
+            f"scores_{view}",
+            f"FSS and RS on {words}",
+            "Means over pairs of Student and Base, their SD over these pairs, and the mean by the authors' published "
+            f"formula (biased FSS of unit-length features, averaged over mini-batches of five images of two classes).{maps}",
+            ["group", "layer", *(part for title in SCORES.values() for part in (title, f"{title} SD", f"{title} published"))],
+            rows,
+        )
+
+
+def _teacher_shares(record: Record) -> Iterator[Table]:
+    for view, words in VIEWS.items():
+        ours = _means(_score_rows(record, view))
+        rows: list[list[Cell]] = []
+        for group, layer in _places(record):
+            row: list[Cell] = [group, layer]
+            for score in SHARES:
+                row += ours(group, layer, score)
+            rows.append(row)
+        yield Table(
+            f"teacher_share_{view}",
+            f"The Teacher's share on {words}",
+            "How far what the Student has and the Base lacks (distilled), and the reverse (residual), is the Teacher's; and "
+            "how alike each is to the Teacher. Means and SD over pairs.",
+            ["group", "layer", *(part for title in SHARES.values() for part in (title, f"{title} SD"))],
+            rows,
+        )
+
+
+def _seed_control(record: Record) -> Table:
+    rows: list[list[Cell]] = []
+    folds = record["folds"]
+    bases = set(record["plan"]["bases"])
+    students = {group["name"]: set(group["students"]) for group in record["plan"]["groups"]}
+    for number, fold in enumerate(folds):
+        for scores in fold["scores"]:
+            for view in VIEWS:
+                control = scores[view]["seed_control"] or {"tests": [], "pairs": []}
+                for test in control["tests"]:
+                    group = test["group"] or _only_group(record, scores["teacher"])
+                    asked = [
+                        row
+                        for row in control["pairs"]
+                        if (row["score"], row["layer"]) == (test["score"], test["layer"]) and row["value"] is not None
+                    ]
+                    across = _spread([row["value"] for row in asked if row["model"] in students[group]])
+                    null = _spread([row["value"] for row in asked if {row["model"], row["given"]} <= bases])
+                    rows.append(
+                        [
+                            *([number + 1] if len(folds) > 1 else []), group, view, QUESTIONS[test["score"]], test["layer"],
+                            *across, *null, test["statistic"], test["p_value"], test["adjusted_p_value"],
+                            ANSWERS[test["decision"]],
+                        ]
+                    )  # fmt: skip
+    return Table(
+        "seed_control",
+        "Would another seed have shown the same?",
+        "Means and SD over pairs of Student and Base, and over pairs of Bases, the null; their difference (for FSS the null "
+        "less the Students); p: exact, over all relabellings; corrected: by Holm over the layers.",
+        [
+            *(["fold"] if len(folds) > 1 else []), "group", "view", "score", "layer", "Students", "Students SD", "Bases",
+            "Bases SD", "difference", "p", "p corrected", "answer",
+        ],
+        rows,
+    )  # fmt: skip
+
+
+def _only_group(record: Record, teacher: str) -> str:
+    """The only group that a report without names of groups holds."""
+    (name,) = [group["name"] for group in record["plan"]["groups"] if group["teacher"] == teacher]
+    return str(name)
+
+
+def _keep_curves(record: Record) -> Table:
+    rows: list[list[Cell]] = []
+    for group in record["plan"]["groups"]:
+        found = [each for fold in record["folds"] for each in fold["maps"] if each["group"] == group["name"]]
+        for name in found[0]["keep_curves"]:
+            areas = [each["keep_curves"][name]["area"] for each in found]
+            chance = [each["keep_curves"]["random"]["area"] for each in found]
+            rows.append([group["name"], name, len(areas), *_spread(areas), mean(areas) - mean(chance)])
+    return Table(
+        "keep_curves",
+        "Accuracy with 10 to 90 % of the pixels kept",
+        "Mean accuracy of the Students on images of which only what a map ranks highest is kept. SD: over Students.",
+        ["group", "map", "number", "mean", "SD", "over random"],
+        rows,
+    )
+
+
+def _localization(record: Record) -> Table:
+    rows: list[list[Cell]] = []
+    area = None
+    for fold in record["folds"]:
+        for each in fold["maps"]:
+            if each["localization"] is not None:
+                area = each["localization"]["mask_area"]
+                for name, values in each["localization"]["maps"].items():
+                    energy, hit = values["energy_share"], values["pointing_game"]
+                    rows.append([each["student"], each["base"], name, *energy, *hit, values["empty_maps"]])
+                rows.append(
+                    [each["student"], each["base"], "distilled - residual",
+                     *each["localization"]["distilled_minus_residual"], None, None, None]
+                )  # fmt: skip
+    return Table(
+        "localization",
+        "Maps on the object",
+        f"Share of a map's positive values on the object, which covers {0.0 if area is None else area:.1%} of an image, and "
+        "how often its maximum is there; standard errors over images.",
+        ["Student", "Base", "map", "energy", "energy SE", "maximum", "maximum SE", "empty maps"],
+        rows,
+    )

@@ -1,0 +1,37 @@
+"""Plant Disease (PlantVillage): what do three kinds of distillation transfer?
+
+Trains a Teacher, three Base models, and three Students by each of response-based, attention-based and feature-based
+distillation; then compares every Student with every Base, layer by layer, and shows where they look::
+
+    python examples/plant_disease.py --data path/to/color
+    python examples/plant_disease.py --data path/to/color --profile paper --accelerator gpu
+
+Needs PlantVillage's folder of colour images, one folder a class. Turned, mirrored and recoloured copies of a leaf stay
+on one side of the split.
+Takes about TIME_QUICK on two cores with a few hundred images; docs/experiments.md says what the paper's profile takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Optional, Sequence
+
+from distillation.photographs import run_photographs
+from distillation.data.plantvillage import read_plantvillage
+from distillation.data.pool import Pool
+from distillation.data.sources import find
+from distillation.record import Record
+from distillation.settings import Settings
+
+
+def read(arguments: argparse.Namespace, settings: Settings, progress: bool) -> Pool:
+    return read_plantvillage(find(arguments.data, "plant_disease"), settings.image_size, arguments.cache, progress)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
+    """Runs the example with these command line arguments and returns the report that it wrote."""
+    return run_photographs("plant_disease", __doc__, read, argv, layout="folder color/ of one folder a class")
+
+
+if __name__ == "__main__":
+    main()
