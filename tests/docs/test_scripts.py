@@ -1,6 +1,7 @@
 """The scripts behind the docs' tables and figure run, and what they simulate is what they say."""
 
 import csv
+import json
 import os
 import re
 import subprocess
@@ -105,3 +106,50 @@ def test_true_values_are_those_of_one_large_sample(simulation: ModuleType) -> No
     for name, score in simulation.transfer_scores().items():
         estimate = simulation.jackknife(products, score)
         assert abs(estimate.value - truth[name]) < 4 * estimate.standard_error
+
+
+def made_report(task: str) -> dict[str, object]:
+    """Of two Students and three Bases at one layer, with scores that can be followed by hand."""
+    names = ["Response 1", "Response 2", "Base 1", "Base 2", "Base 3"]
+    values = {"Response 1": 0.5, "Response 2": 0.7}
+    pairs = [
+        {"score": score, "layer": "stage1", "model": model, "given": given, "value": values.get(model, 0.2)}
+        for score in ("fss", "rs_distilled", "teacher_distilled", "teacher_only_distilled")
+        for model in names
+        for given in names
+        if model != given and (model.startswith("Base") or given.startswith("Base"))
+    ]
+    tests = [
+        {
+            "group": None, "score": score, "layer": "stage1", "statistic": 0.4, "p_value": 0.1, "adjusted_p_value": 0.1,
+            "decision": decision,
+        }
+        for score, decision in (
+            ("fss", False), ("rs_distilled", None), ("teacher_distilled", True), ("teacher_only_distilled", True),
+        )
+    ]  # fmt: skip
+    view = {"seed_control": {"tests": tests, "pairs": pairs}}
+    return {
+        "task": task,
+        "plan": {
+            "bases": names[2:],
+            "groups": [{"name": "Response", "students": names[:2], "is_control": False}],
+        },
+        "folds": [{"scores": [{"teacher": "Teacher", "whole": view, "salient": view}]}],
+    }
+
+
+def test_collecting_experiments_writes_one_figure_and_one_table(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(made_report(name)))
+    run("collect_experiments.py", str(tmp_path / "first"), str(tmp_path / "second"), f"--docs={tmp_path}")
+    found = rows(tmp_path / "tables" / "experiments.csv")
+    assert len(found) == 2 * 2 * 4
+    for row in found:
+        assert float(row["students"]) == pytest.approx(0.6) and float(row["null"]) == pytest.approx(0.2)
+        assert row["answer"] == {"fss": "no", "rs_distilled": "undecidable"}.get(row["score"], "yes")
+    text = (tmp_path / "tables" / "experiments.md").read_text()
+    assert "### first" in text and "| Response | stage1 | 0.600 / 0.200, p 0.100 |" in text
+    assert "**0.600 / 0.200, p 0.100**" in text  # where the answer is yes
+    assert matplotlib.image.imread(tmp_path / "images" / "experiments.png").shape[1] > 1000
