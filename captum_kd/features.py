@@ -32,7 +32,8 @@ def global_average_pool(activations: Tensor) -> Tensor:
         >>> global_average_pool(torch.rand(8, 512, 7, 7)).shape
         torch.Size([8, 512])
     """
-    return activations.flatten(2).mean(2) if activations.dim() > 2 else activations
+    # Flattened first, activations in channels-last memory would be copied.
+    return activations.mean(tuple(range(2, activations.dim()))) if activations.dim() > 2 else activations
 
 
 def flatten(activations: Tensor) -> Tensor:

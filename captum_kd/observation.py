@@ -7,19 +7,20 @@ gradient with respect to the features to the activations and weighs them as Grad
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from captum._utils.progress import progress
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_kd._arguments import take_rows
+from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
 from captum_kd.distance import is_finite
 from captum_kd.features import FeatureTransform
 from captum_kd.layers import Caught, Layer, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, find_layout
 
-__all__ = ["LayerPair", "Observation", "Observer", "image_size_of", "precise", "weighted_activations"]
+__all__ = ["LayerPair", "Observation", "Observer", "image_size_of"]
 
 
 class LayerPair(NamedTuple):
@@ -107,23 +108,24 @@ class Observation:
         deeper = any(pair.is_deeper for pair in observer.pairs)
         self._runs_twice = deeper and len(self._batches) > 1 and not features_only
         self._parts: list[list[list[_Part]]] = []  # [batch][device][pair]
-        collected: list[list[Tensor]] = [[] for _ in observer.pairs]
+        collected: dict[Layer, list[Tensor]] = {pair.feature_layer: [] for pair in observer.pairs}
         name = type(observer.forward_func).__name__
         for batch in progress(self._batches, desc=f"Forward passes of {name}") if show_progress else self._batches:
             parts = self._run(batch, with_graph=not (features_only or self._runs_twice))
             for device_parts in parts:
-                for features, part in zip(collected, device_parts):
-                    features.append(part.features.detach())
+                for layer, part in {pair.feature_layer: part for pair, part in zip(observer.pairs, device_parts)}.items():
+                    collected[layer].append(part.features.detach())
             if not (features_only or self._runs_twice):
                 self._parts.append(parts)
-        self.features = [self._joined(pair, features) for pair, features in zip(observer.pairs, collected)]
+        joined = {layer: self._joined(layer, features) for layer, features in collected.items()}
+        self.features = [joined[pair.feature_layer] for pair in observer.pairs]
 
-    def _joined(self, pair: LayerPair, features: list[Tensor]) -> Tensor:
+    def _joined(self, layer: Layer, features: list[Tensor]) -> Tensor:
         first = features[0]
         joined = first if len(features) == 1 else torch.cat([part.to(first.device) for part in features])
         if not is_finite(joined):
             raise ValueError(
-                f"{pair.feature_layer} gives non-finite features (NaN or infinity); check the model's weights, "
+                f"{layer} gives non-finite features (NaN or infinity); check the model's weights, "
                 "its inputs and, in half precision, its range."
             )
         return joined
@@ -149,32 +151,33 @@ class Observation:
             for layer in pair:
                 _check_rows(layer, [device[layer.module] for device in caught], batch.size)
         with torch.inference_mode(False), torch.set_grad_enabled(with_graph):
-            return [
-                [
-                    self._part(pair, device[pair.map_layer.module], device[pair.feature_layer.module], image_size)
-                    for pair in observer.pairs
-                ]
-                for device in caught
-            ]
+            return [self._parts_of(device, image_size) for device in caught]
 
-    def _part(self, pair: LayerPair, at_map: Caught, at_features: Caught, image_size: Optional[Size]) -> _Part:
-        activations: tuple[Tensor, ...] = ()
-        layouts: tuple[Layout, ...] = ()
-        if not (pair.is_deeper and self._features_only):
-            activations = at_map.tensors
-            layouts = self._layouts(pair.map_layer, at_map, image_size)
-        if pair.is_deeper:
-            sources, source_layouts = at_features.tensors, self._layouts(pair.feature_layer, at_features, image_size)
-        else:
+    def _parts_of(self, device: Mapping[nn.Module, Caught], image_size: Optional[Size]) -> list[_Part]:
+        """All pairs' parts of one pass on one device: what several pairs share is there once."""
+        sources: dict[nn.Module, tuple[Tensor, ...]] = {}
+        features: dict[nn.Module, Tensor] = {}
+        layouts: dict[nn.Module, tuple[Layout, ...]] = {}
+        for layer in dict.fromkeys(pair.feature_layer for pair in self._observer.pairs):
+            caught = device[layer.module]
+            tensors = caught.tensors
             if torch.is_grad_enabled():
-                activations = tuple(a if a.requires_grad else _recordable(precise(a)) for a in activations)
-            sources, source_layouts = activations, layouts
-        features = [
-            self._features(pair.feature_layer, layout.to_channels_first(source))
-            for source, layout in zip(sources, source_layouts)
-        ]
-        dtypes = tuple(tensor.dtype for tensor in at_map.tensors)
-        return _Part(activations, layouts, dtypes, features[0] if len(features) == 1 else torch.cat(features, dim=1))
+                tensors = tuple(a if a.requires_grad else _recordable(precise(a)) for a in tensors)
+            sources[layer.module] = tensors
+            layouts[layer.module] = self._layouts(layer, caught, image_size)
+            features[layer.module] = self._features(layer, tensors, layouts[layer.module])
+        parts = []
+        for pair in self._observer.pairs:
+            layer, caught = pair.map_layer, device[pair.map_layer.module]
+            activations: tuple[Tensor, ...] = ()
+            if not (pair.is_deeper and self._features_only):
+                activations = sources[layer.module] if layer.module in sources else caught.tensors
+                if layer.module not in layouts:
+                    layouts[layer.module] = self._layouts(layer, caught, image_size)
+            dtypes = tuple(tensor.dtype for tensor in caught.tensors)
+            of_map = layouts.get(layer.module, ())
+            parts.append(_Part(activations, of_map, dtypes, features[pair.feature_layer.module]))
+        return parts
 
     def _layouts(self, layer: Layer, caught: Caught, image_size: Optional[Size]) -> tuple[Layout, ...]:
         return tuple(
@@ -189,7 +192,12 @@ class Observation:
             for tensor in caught.tensors
         )
 
-    def _features(self, layer: Layer, canonical: Tensor) -> Tensor:
+    def _features(self, layer: Layer, tensors: Sequence[Tensor], layouts: Sequence[Layout]) -> Tensor:
+        """(N, d) features of all of a layer's tensors side by side, float32 or float64."""
+        features = [self._transformed(layer, layout.to_channels_first(a)) for a, layout in zip(tensors, layouts)]
+        return features[0] if len(features) == 1 else torch.cat(features, dim=1)
+
+    def _transformed(self, layer: Layer, canonical: Tensor) -> Tensor:
         canonical = precise(canonical)
         features = self._observer.feature_transform(canonical)
         shape = tuple(features.shape) if isinstance(features, Tensor) else ()
@@ -199,7 +207,7 @@ class Observation:
                 f"feature_transform must turn {tuple(canonical.shape)} of {layer} into "
                 f"({canonical.shape[0]}, d), got {shown}; d must be at least 1."
             )
-        return features
+        return precise(features)  # under autocast a transform with products gives half types
 
     def maps(
         self,
@@ -213,7 +221,8 @@ class Observation:
 
         Args:
             grad_features (sequence of Tensor): for each layer pair the gradient of the objective
-                with respect to :attr:`features`, (n, d).
+                with respect to :attr:`features`, (n, d). Pairs with the same feature layer that are
+                given the same tensor share one backward pass.
             relu_attributions (bool): keep positive attributions only.
             attr_dim_summation (bool): sum over channels.
             grad_kwargs (dict, optional): passed to :func:`torch.autograd.grad`, save for
@@ -223,72 +232,80 @@ class Observation:
             list of tuple of Tensor: for each layer pair the maps of all the layer's tensors,
             (n, 1, ...) or, without summation, (n, C, ...), detached.
         """
-        pieces: list[list[tuple[Tensor, ...]]] = [[] for _ in self._observer.pairs]
+        pairs = self._observer.pairs
+        pieces: list[list[tuple[Tensor, ...]]] = [[] for _ in pairs]
+        # Pairs with one objective of one layer's features share the way back: one backward pass serves them all.
+        groups: dict[tuple[nn.Module, int], list[int]] = {}
+        for number, pair in enumerate(pairs):
+            groups.setdefault((pair.feature_layer.module, id(grad_features[number])), []).append(number)
+        largest: list[list[Tensor]] = [[] for _ in pairs]  # magnitudes of maps in float16
         start = 0
         for index, batch in enumerate(self._batches):
             parts = self._run(batch, with_graph=True) if self._runs_twice else self._parts[index]
             for device_parts in parts:
                 stop = start + device_parts[0].features.shape[0]
-                for number, part in enumerate(device_parts):
-                    gradients = self._gradients(number, part, grad_features[number][start:stop], grad_kwargs)
-                    maps = [
-                        weighted_activations(
-                            layout.to_channels_first(g), layout.to_channels_first(a.detach()), attr_dim_summation
-                        )
-                        for g, a, layout in zip(gradients, part.activations, part.layouts)
-                    ]
-                    if relu_attributions:
-                        maps = [single.relu() for single in maps]
-                    pieces[number].append(tuple(single.to(dtype) for single, dtype in zip(maps, part.dtypes)))
+                for numbers in groups.values():
+                    rows = grad_features[numbers[0]][start:stop]
+                    for number, gradients in zip(numbers, self._gradients(numbers, device_parts, rows, grad_kwargs)):
+                        part = device_parts[number]
+                        maps = _maps(part, gradients, attr_dim_summation)
+                        if relu_attributions:
+                            maps = [single.relu() for single in maps]
+                        halves = (single for single, dtype in zip(maps, part.dtypes) if dtype == torch.float16)
+                        largest[number] += [single.abs().amax() for single in halves]
+                        pieces[number].append(tuple(single.to(dtype) for single, dtype in zip(maps, part.dtypes)))
                 start = stop
+        for pair, magnitudes in zip(pairs, largest):
+            warn_of_lost_digits(magnitudes, str(pair.map_layer))
         return [tuple(_concatenated(tensors) for tensors in zip(*of_pair)) for of_pair in pieces]
 
     def _gradients(
-        self, number: int, part: _Part, grad_features: Tensor, grad_kwargs: Optional[dict[str, Any]]
-    ) -> list[Tensor]:
-        """The objective's gradient at the activations, in float32 at least."""
-        pair = self._observer.pairs[number]
-        # Pairs may share a graph: it is freed with this object, whatever the user says of it.
+        self, numbers: Sequence[int], parts: Sequence[_Part], grad_features: Tensor, grad_kwargs: Optional[dict[str, Any]]
+    ) -> list[list[Tensor]]:
+        """An objective's gradient at the activations of the pairs that share it, in float32 at least."""
+        features = parts[numbers[0]].features
+        activations = [a for number in numbers for a in parts[number].activations]
+        # Groups may share a graph: it is freed with this object, whatever the user says of it.
         kwargs: dict[str, Any] = {"allow_unused": True, **(grad_kwargs or {}), "retain_graph": True}
-        gradients: Sequence[Optional[Tensor]] = [None] * len(part.activations)
+        found: Sequence[Optional[Tensor]] = [None] * len(activations)
         # Unit size on the way through the network, where half types would underflow.
         size = grad_features.abs().amax()
-        size = torch.where(size > 0, size, 1.0).to(part.features.device)
-        if part.features.requires_grad:
-            start = grad_features.to(part.features.device, part.features.dtype) / size
-            gradients = torch.autograd.grad(part.features, part.activations, start, **kwargs)
-        if all(gradient is None for gradient in gradients):
-            if not pair.is_deeper:
-                raise ValueError(
-                    f"The result of feature_transform does not depend on {pair.map_layer} in a way that gradients can "
-                    "follow; feature_transform must be differentiable."
-                )
-            raise ValueError(
-                f"The features of {pair.feature_layer} do not depend on {pair.map_layer}: feature_layer must "
-                "come after layer, on a path that gradients can follow."
-            )
-        return [
-            torch.zeros_like(precise(a)) if g is None else precise(g.detach()) * size
-            for g, a in zip(gradients, part.activations)
-        ]
+        size = torch.where(size > 0, size, 1.0).to(features.device)
+        if features.requires_grad:
+            start = grad_features.to(features.device, features.dtype) / size
+            found = torch.autograd.grad(features, activations, start, **kwargs)
+        gradients = iter(found)
+        results = []
+        for number in numbers:
+            of_pair = [(a, next(gradients)) for a in parts[number].activations]
+            if all(gradient is None for _, gradient in of_pair):
+                raise ValueError(_no_path(self._observer.pairs[number]))
+            results.append([torch.zeros_like(precise(a)) if g is None else precise(g.detach()) * size for a, g in of_pair])
+        return results
+
+
+def _maps(part: _Part, gradients: Sequence[Tensor], attr_dim_summation: bool) -> list[Tensor]:
+    return [
+        weighted_activations(layout.to_channels_first(g), layout.to_channels_first(a.detach()), attr_dim_summation)
+        for g, a, layout in zip(gradients, part.activations, part.layouts)
+    ]
+
+
+def _no_path(pair: LayerPair) -> str:
+    if not pair.is_deeper:
+        return (
+            f"The result of feature_transform does not depend on {pair.map_layer} in a way that gradients can "
+            "follow; feature_transform must be differentiable."
+        )
+    return (
+        f"The features of {pair.feature_layer} do not depend on {pair.map_layer}: feature_layer must "
+        "come after layer, on a path that gradients can follow."
+    )
 
 
 def _recordable(value: Tensor) -> Tensor:
     # A model may run itself in inference mode, whose tensors can begin no graph.
     return (value.clone() if value.is_inference() else value).requires_grad_()
-
-
-def precise(value: Tensor) -> Tensor:
-    """Half types have too few digits for distances and gradients: they are computed in float32."""
-    return value if value.dtype in (torch.float32, torch.float64) else value.float()
-
-
-def weighted_activations(gradient: Tensor, activations: Tensor, attr_dim_summation: bool) -> Tensor:
-    """Grad-CAM: activations (N, C, ...) weighted by their gradient's means over positions, summed over channels."""
-    if gradient.dim() > 2:
-        gradient = gradient.flatten(2).mean(2).reshape(gradient.shape[:2] + (1,) * (gradient.dim() - 2))
-    weighted = gradient * activations
-    return weighted.sum(1, keepdim=True) if attr_dim_summation else weighted
 
 
 def _concatenated(parts: Sequence[Tensor]) -> Tensor:

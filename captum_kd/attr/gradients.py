@@ -43,11 +43,11 @@ def population_gradients(
         target = geometry(teacher)
     elif labels is not None:
         target = label_geometry(labels.to(leaves[0].device), class_embeddings, leaves[0].dtype)
-    gradients = []
+    objectives = []
     for i in (0, 1) if both else (0,):
-        objective = population_objective(sides[i], sides[1 - i], target, _whose(teacher))
-        gradients.append(torch.autograd.grad(objective, leaves[i])[0])
-    return gradients
+        objectives.append(population_objective(sides[i], sides[1 - i], target, _whose(teacher)))
+    # Each objective depends on its own model's features alone: one way back serves both.
+    return list(torch.autograd.grad(objectives, leaves[: len(objectives)]))
 
 
 def reference_gradients(
@@ -75,12 +75,12 @@ def reference_gradients(
         target = added_features(layer.teacher, teacher)
     elif labels is not None:
         target = layer.added_labels(labels.to(leaves[0].device), class_embeddings, direction)
-    gradients = []
+    objectives = []
     for i in (0, 1) if both else (0,):
         # An input's objective depends on its own features alone: the sum keeps them apart.
-        objectives = reference_objective(layer.pairings[order[i]], rows[i], rows[1 - i], target, _whose(teacher))
-        gradients.append(torch.autograd.grad(objectives.sum(), leaves[i])[0])
-    return gradients
+        of_inputs = reference_objective(layer.pairings[order[i]], rows[i], rows[1 - i], target, _whose(teacher))
+        objectives.append(of_inputs.sum())
+    return list(torch.autograd.grad(objectives, leaves[: len(objectives)]))
 
 
 def _leaves(features: tuple[Tensor, Tensor]) -> list[Tensor]:

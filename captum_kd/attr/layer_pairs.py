@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional, Sequence, Union
 
+from torch import nn
+
 from captum_kd._arguments import as_layers
 from captum_kd.layers import Layer, LayerLike, counterpart, resolve_layer
 from captum_kd.observation import LayerPair
 
-__all__ = ["Layers", "layer_pairs", "teacher_layers"]
+__all__ = ["Layers", "check_distinct", "layer_pairs", "teacher_layers"]
 
 Layers = Union[LayerLike, Sequence[LayerLike]]
 
@@ -59,6 +61,27 @@ def teacher_layers(
         layer = _beside(own.feature_layer, at_features, teacher_func, "teacher_func", "teacher_layer")
         pairs.append(LayerPair(layer, layer))
     return tuple(pairs)
+
+
+def check_distinct(*models: Sequence[LayerPair]) -> None:
+    """Checks that no two entries of a list of layers ask for the same maps.
+
+    Args:
+        *models (sequence of LayerPair): the pairs of each model, the Student's first. A map layer may
+            come twice with other feature layers, or beside other layers of the Base.
+
+    Raises:
+        ValueError: naming the layer and the places of both entries.
+    """
+    first_at: dict[tuple[nn.Module, ...], int] = {}
+    for place, pairs in enumerate(zip(*models)):
+        modules = tuple(layer.module for pair in pairs for layer in pair)
+        if modules in first_at:
+            raise ValueError(
+                f"Entries {first_at[modules]} and {place} of layer are the same, {pairs[0].map_layer} with the same "
+                "counterparts and feature layers, and would give the same maps twice; leave one of them out."
+            )
+        first_at[modules] = place
 
 
 def _beside(

@@ -23,7 +23,7 @@ from captum_kd._arguments import (
     check_callable,
 )
 from captum_kd.attr.gradients import population_gradients, reference_gradients
-from captum_kd.attr.layer_pairs import Layers, layer_pairs, teacher_layers
+from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
 from captum_kd.attr.made_with import made_with
 from captum_kd.attr.population import FEW_INPUTS, check_population
 from captum_kd.attr.reference import LayerReference, ReferencePopulation
@@ -185,6 +185,7 @@ class UniCAM(LayerAttribution):
             at_features = teacher_layers(teacher_func, teacher_layer, own)
             hints = hints._replace(last_resort=True)
             self._teacher = Observer(teacher_func, at_features, feature_transform, hints, device_ids)
+        check_distinct(*(observer.pairs for observer in (*self._observers, self._teacher) if observer is not None))
         self._direction = 0
 
     @property
@@ -405,12 +406,12 @@ class UniCAM(LayerAttribution):
             for observer in (*self._observers, self._teacher)
             if observer is not None
         )
-        layers = tuple(
-            LayerReference.of(
-                s, b, None if labels is None else labels.to(s.device), self.class_embeddings, *teacher
-            )
-            for s, b, *teacher in zip(student, base, *extra)
-        )
+        measured: dict[tuple[nn.Module, ...], LayerReference] = {}
+        for objective, s, b, *teacher in zip(self._objectives(), student, base, *extra):
+            if objective not in measured:
+                own_labels = None if labels is None else labels.to(s.device)
+                measured[objective] = LayerReference.of(s, b, own_labels, self.class_embeddings, *teacher)
+        layers = tuple(measured[objective] for objective in self._objectives())
         return ReferencePopulation(layers, self._made_with(attribute_to_layer_input))
 
     def _explain(
@@ -448,22 +449,30 @@ class UniCAM(LayerAttribution):
             if observer is not None
         ]
         *extra, own, other = observations
-        own_gradients, other_gradients = [], []
-        for number in range(len(own.features)):
+        # Maps at several layers may be of one objective, that of a shared feature layer.
+        objectives = self._objectives()
+        found: dict[tuple[nn.Module, ...], list[Tensor]] = {}
+        for number, objective in enumerate(objectives):
+            if objective in found:
+                continue
             first, second, *teacher = _alike([observation.features[number] for observation in (own, other, *extra)])
             aim = (teacher[0] if teacher else None, labels, self.class_embeddings)
             with torch.inference_mode(False), torch.enable_grad():
                 if reference is None:
-                    gradients = population_gradients((first, second), *aim, both)
+                    found[objective] = population_gradients((first, second), *aim, both)
                 else:
                     layer = reference.layers[number].to(first.device)
-                    gradients = reference_gradients(layer, self._direction, (first, second), *aim, both)
-            own_gradients.append(gradients[0])
-            other_gradients.append(gradients[-1])
-        results = [self._format(own.maps(own_gradients, **map_settings))]
-        if both:
-            results.append(self._format(other.maps(other_gradients, **map_settings)))
+                    found[objective] = reference_gradients(layer, self._direction, (first, second), *aim, both)
+        results = []
+        for place, observation in enumerate((own, other) if both else (own,)):
+            maps = observation.maps([found[objective][place] for objective in objectives], **map_settings)
+            results.append(self._format(maps))
         return results
+
+    def _objectives(self) -> list[tuple[nn.Module, ...]]:
+        """What each layer pair's objective is taken from: the feature layers of all models."""
+        observers = [observer for observer in (self._own, self._other, self._teacher) if observer is not None]
+        return [tuple(pair.feature_layer.module for pair in pairs) for pairs in zip(*(o.pairs for o in observers))]
 
     def _labels(self, target: Target, n: int) -> Optional[Tensor]:
         """The labels that the objective needs: none beside a Teacher, whatever ``target`` says."""
