@@ -81,6 +81,18 @@ class UniCAM(LayerAttribution):
     ``NoiseTunnel``, ``infidelity`` and :func:`captum_kd.metrics.sensitivity_max` need this mode.
     Below 30 inputs maps follow chance; prefer a reference of 64 or more.
 
+    Several layers cost one pass of each model: ``layer`` may be a list, and results are then lists,
+    an entry a layer. Layers with a common ``feature_layer`` also share the way back to them; different
+    feature layers behind them take a backward pass each. ``LayerAttribution.interpolate``, Captum's
+    visualisation, its ``infidelity`` and this package's metrics take single entries. ``NoiseTunnel``,
+    ``infidelity`` and ``sensitivity_max`` cannot take lists (Captum knows tensors and tuples): give them
+    one UniCAM a layer.
+
+    Models may be in half precision, run under autocast, be compiled or lie in channels-last memory.
+    The geometry is computed in float32 at least; maps have the layer's own type, as LayerGradCam's do.
+    Maps of many inputs and positions can be too small for float16, which is warned of; bfloat16 has the
+    range. Compiled models are run without their compilation, since compiled code skips hooks.
+
     As in Captum, no ReLU is applied unless asked for. Two deviations from LayerGradCam, both for
     images: token layers of transformers give a map on their grid, (N, 1, h, w), and channels-last
     layers are recognised as such.
@@ -152,8 +164,8 @@ class UniCAM(LayerAttribution):
 
         Raises:
             ValueError: a layer name that does not exist (with close matches) or has no
-                        counterpart, lists of different lengths, malformed class embeddings, a
-                        ``teacher_layer`` without ``teacher_func``.
+                        counterpart, lists of different lengths, the same layers twice in a list,
+                        malformed class embeddings, a ``teacher_layer`` without ``teacher_func``.
             TypeError: models that cannot be called, layers that are neither name nor module.
         """
         for value, argument in (
@@ -274,6 +286,10 @@ class UniCAM(LayerAttribution):
                         reached, non-finite features, features that do not depend on the layer.
             TypeError: labels that are no integers, inputs that are no tensors.
 
+        Warns:
+            UserWarning: fewer than 30 inputs or near-copies of inputs as population, nothing left after
+                        removal, maps that float16 cannot hold.
+
         Examples::
 
             >>> # Student and Base are classifiers of Nx3x32x32 images whose conv4 gives Nx50x8x8.
@@ -287,6 +303,8 @@ class UniCAM(LayerAttribution):
             >>> # Where the Student looks for what it has from a Teacher of another architecture.
             >>> unicam = UniCAM(student, "conv4", base, teacher_func=teacher, teacher_layer="layer4")
             >>> attr = unicam.attribute(images)
+            >>> # Two layers from one pass: a list of two results.
+            >>> attr3, attr4 = UniCAM(student, ["conv3", "conv4"], base).attribute(images, labels)
         """
         (maps,) = self._explain(
             inputs,

@@ -1,59 +1,134 @@
-"""UniCAM against Captum's Grad-CAM on both models, with a Teacher also against one forward pass of it.
+"""UniCAM against Captum's Grad-CAM on both models: batch and reference mode, a Teacher, several layers, types and formats.
 
-Run with ``python tests/benchmarks/bench_attribution.py``; needs torchvision.
+Run with ``python tests/benchmarks/bench_attribution.py``; needs torchvision and less than 4 GB of memory. Set the
+number of threads with ``OMP_NUM_THREADS``. What UniCAM adds to the passes of the models hardly grows with the
+images, so small images and batches are the hard case.
 """
 
+import itertools
 import warnings
+from typing import Any, Callable
 
 import torch
 from captum.attr import LayerGradCam
 from ratios import at_most, ratio
 from torch import Tensor, nn
-from torchvision.models import resnet18, resnet34
+from torchvision.models import resnet18, resnet34, resnet50
 
 from captum_kd import UniCAM
+
+# Model, batch, side of the images, repeats.
+SIZES = (
+    (resnet18, 8, 160, 15),
+    (resnet18, 16, 128, 11),
+    (resnet18, 32, 128, 9),
+    (resnet18, 64, 96, 7),
+    (resnet50, 8, 160, 9),
+    (resnet50, 16, 128, 7),
+    (resnet50, 32, 96, 7),
+    (resnet50, 64, 96, 5),
+)
+REFERENCES = 256
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    student, base = resnet18().eval(), resnet18().eval()
-    # Frozen, as a trained pair is explained. With parameters that require gradients Grad-CAM also
-    # records the graph of the whole network, and UniCAM, which does not, would look better.
-    student.requires_grad_(False), base.requires_grad_(False)
+    print(f"{torch.get_num_threads()} thread(s), {'GPU at hand, not used here' if torch.cuda.is_available() else 'no GPU'}")
+    for build, n, side, repeats in SIZES:
+        against_grad_cam(build, n, side, repeats)
+    trainable_and_taught()
+    several_layers()
+    types_and_formats()
+
+
+def against_grad_cam(build: Callable[[], nn.Module], n: int, side: int, repeats: int) -> None:
+    student, base = frozen_pair(build)
+    unicam = UniCAM(student, student.layer4, base)
+    population = unicam.reference(
+        torch.randn(REFERENCES, 3, 64, 64), torch.arange(REFERENCES) % 10, internal_batch_size=32
+    )
+    x, y = batch(n, side)
+    where = f"{build.__name__}, {n} x {side} px"
+    both = grad_cams(student, base, "layer4", x, y)
+    value = ratio(lambda: unicam.attribute_transfer(x, y), both, repeats)
+    print(at_most(f"attribute_transfer / 2 x LayerGradCam, {where}", value, 1.05), flush=True)
+    value = ratio(lambda: unicam.attribute_transfer(x, y, reference=population), both, repeats)
+    print(at_most(f"the same beside {REFERENCES} references, {where}", value, 1.10), flush=True)
+
+
+def trainable_and_taught() -> None:
+    """Parameters that require gradients let Grad-CAM record the whole network; a Teacher costs its own pass."""
+    student, base = frozen_pair(resnet18)
     teacher = resnet34().eval().requires_grad_(False)
+    x, y = batch(8, 160)
+    taught = UniCAM(student, student.layer4, base, teacher_func=teacher)
     for frozen in (True, False):
         student.requires_grad_(not frozen), base.requires_grad_(not frozen)
-        state = "frozen" if frozen else "trainable"
-        cams = LayerGradCam(student, student.layer4), LayerGradCam(base, base.layer4)
-        unicam = UniCAM(student, student.layer4, base)
+        both = grad_cams(student, base, "layer4", x, y)
 
-        x, y = torch.randn(8, 3, 160, 160), torch.arange(8) % 2
-        value = ratio(
-            lambda: unicam.attribute_transfer(x, y), lambda: [cam.attribute(x, y) for cam in cams], 15
-        )
-        print(at_most(f"attribute_transfer / 2 x LayerGradCam, ResNet-18, 8 x 160 px, {state}", value, 1.10))
+        def with_teacher() -> None:
+            with torch.no_grad():
+                teacher(x)
+            both()
 
-        taught = UniCAM(student, student.layer4, base, teacher_func=teacher)
-        value = ratio(lambda: taught.attribute_transfer(x), lambda: with_teacher(teacher, cams, x, y), 15)
-        name = "the same with a Teacher / the same + a Teacher pass"
-        print(at_most(f"{name}, {state}", value, 1.10))
-
-        population = unicam.reference(torch.randn(256, 3, 96, 96), torch.arange(256) % 10, internal_batch_size=64)
-        x, y = torch.randn(32, 3, 96, 96), torch.arange(32) % 10
-        for name, call in (
-            ("attribute", lambda: unicam.attribute(x, y, reference=population)),
-            ("attribute_transfer", lambda: unicam.attribute_transfer(x, y, reference=population)),
-        ):
-            value = ratio(call, lambda: [cam.attribute(x, y) for cam in cams], 15)
-            print(at_most(f"{name}, 256 references / 2 x LayerGradCam, 32 x 96 px, {state}", value, 1.15))
+        state = f"resnet18, 8 x 160 px, {'frozen' if frozen else 'trainable'}"
+        value = ratio(lambda: taught.attribute_transfer(x), with_teacher, 11)
+        print(at_most(f"with a Teacher / LayerGradCams and a Teacher's pass, {state}", value, 1.05), flush=True)
+        if not frozen:
+            unicam = UniCAM(student, student.layer4, base)
+            value = ratio(lambda: unicam.attribute_transfer(x, y), both, 11)
+            print(at_most(f"attribute_transfer / 2 x LayerGradCam, {state}", value, 1.05), flush=True)
 
 
-def with_teacher(teacher: nn.Module, cams: tuple[LayerGradCam, ...], x: Tensor, y: Tensor) -> None:
-    with torch.no_grad():
-        teacher(x)
-    for cam in cams:
-        cam.attribute(x, y)
+def several_layers() -> None:
+    """Four layers at once, beside one layer and beside a LayerGradCam for each of the four."""
+    stages = ["layer1", "layer2", "layer3", "layer4"]
+    for build, n, side in ((resnet18, 16, 128), (resnet50, 16, 96)):
+        student, base = frozen_pair(build)
+        x, y = batch(n, side)
+        where = f"{build.__name__}, {n} x {side} px"
+        at_once, single = UniCAM(student, stages, base), UniCAM(student, "layer4", base)
+        value = ratio(lambda: at_once.attribute_transfer(x, y), lambda: single.attribute_transfer(x, y), 7)
+        print(at_most(f"four layers / one layer, own features, {where}", value, 1.15), flush=True)
+        deep = UniCAM(student, stages, base, feature_layer="layer4")
+        first = UniCAM(student, "layer1", base, feature_layer="layer4")
+        value = ratio(lambda: deep.attribute_transfer(x, y), lambda: first.attribute_transfer(x, y), 7)
+        print(at_most(f"four layers / the first, all with features of layer4, {where}", value, 1.10), flush=True)
+        cams = [grad_cams(student, base, stage, x, y) for stage in stages]
+        value = ratio(lambda: at_once.attribute_transfer(x, y), lambda: [cam() for cam in cams], 5)
+        print(at_most(f"four layers / four times 2 x LayerGradCam, {where}", value, 0.35), flush=True)
+
+
+def types_and_formats() -> None:
+    """Grad-CAM and UniCAM on the same models in another type or memory format."""
+    for dtype, memory_format in itertools.product(
+        (torch.float32, torch.bfloat16), (torch.contiguous_format, torch.channels_last)
+    ):
+        if (dtype, memory_format) == (torch.float32, torch.contiguous_format):
+            continue
+        student, base = (model.to(dtype, memory_format=memory_format) for model in frozen_pair(resnet18))
+        x, y = batch(16, 128)
+        x = x.to(dtype, memory_format=memory_format)
+        unicam = UniCAM(student, "layer4", base)
+        value = ratio(lambda: unicam.attribute_transfer(x, y), grad_cams(student, base, "layer4", x, y), 7)
+        name = f"{str(dtype)[6:]}, {'channels-last' if memory_format == torch.channels_last else 'contiguous'} memory"
+        print(at_most(f"attribute_transfer / 2 x LayerGradCam, resnet18, 16 x 128 px, {name}", value, 1.05), flush=True)
+
+
+def frozen_pair(build: Callable[[], nn.Module]) -> tuple[Any, Any]:
+    # Frozen, as a trained pair is explained. With parameters that require gradients Grad-CAM also
+    # records the graph of the whole network, and UniCAM, which does not, would look better.
+    return build().eval().requires_grad_(False), build().eval().requires_grad_(False)
+
+
+def batch(n: int, side: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, 3, side, side), torch.arange(n) % 2
+
+
+def grad_cams(student: Any, base: Any, layer: str, x: Tensor, y: Tensor) -> Callable[[], object]:
+    cams = [LayerGradCam(model, model.get_submodule(layer)) for model in (student, base)]
+    return lambda: [cam.attribute(x, y) for cam in cams]
 
 
 if __name__ == "__main__":
