@@ -1,0 +1,87 @@
+"""One small model of every family of image classifiers, with random weights, and the layer to look at.
+
+Nothing is downloaded. Depths and widths are cut where a family's constructor allows it: how a layer is laid
+out does not depend on them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Callable, NamedTuple, Optional
+
+import torch
+from torch import nn
+
+__all__ = ["Family", "Misfit", "build", "layer_name"]
+
+
+class Family(NamedTuple):
+    """A family of architectures and how one member of it is built and looked at."""
+
+    library: str
+    name: str
+    """The module of the library that the family lives in, with a variant where a module holds several."""
+    make: Callable[[], nn.Module]
+    layer: str
+    """As one would write it behind ``model.``; ``[-1]`` is the last of a sequence."""
+    size: tuple[int, int] = (96, 96)
+    note: str = ""
+    hints: dict[str, Any] = {}
+    """What UniCAM has to be told."""
+    outputs: int = 1
+    """Tensors that the layer gives: one map each."""
+
+
+class Misfit(NamedTuple):
+    """A family that cannot be explained by a map over the image, and why."""
+
+    library: str
+    name: str
+    reason: str
+
+
+def build(family: Family, seed: int = 0) -> nn.Module:
+    """The family's small model, in eval mode, weights drawn so that every layer passes on what it is given."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = family.make()
+        _liven(model, family.size)
+    return model.eval()
+
+
+def layer_name(model: nn.Module, layer: str) -> str:
+    """The dotted name of a family's layer in a model: ``blocks[-1]`` of twelve is ``blocks.11``."""
+    name = ""
+    for part in re.findall(r"[^.\[\]]+|\[-1\]", layer):
+        at = model.get_submodule(name)
+        step = list(dict(at.named_children()))[-1] if part == "[-1]" else part
+        name = f"{name}.{step}" if name else step
+    return name
+
+
+def _liven(model: nn.Module, size: tuple[int, int]) -> None:
+    """Initial weights are made for training: branches that begin at zero, and statistics that no data has seen.
+
+    An input's change would drown on its way. Here normalisations begin at one, and batch statistics are
+    those of a few images.
+    """
+    norms: list[Any] = [module for module in model.modules() if "norm" in type(module).__name__.lower()]
+    for module in norms:
+        weight: Optional[torch.Tensor] = getattr(module, "weight", None)
+        if weight is not None and not weight.any():
+            nn.init.ones_(weight)
+    for name, parameter in model.named_parameters():
+        if re.search(r"gamma|layer_?scale|lambda|\bls\d?\b", name) and parameter.abs().max() < 0.1:
+            nn.init.constant_(parameter, 0.1)
+    batch_norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not batch_norms:
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data.abs_()
+    model.eval()
+    for batch_norm in batch_norms:
+        batch_norm.momentum = 1.0
+        batch_norm.train()
+    with torch.no_grad():
+        model(torch.randn(4, 3, *size))
