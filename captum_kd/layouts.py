@@ -239,10 +239,20 @@ def _traced_grid(
     fitting = [(h, w) for h, w in grids if fits(tokens - h * w)]
     # Tokens that attend to a coarser grid of themselves (PVT, SegFormer) show that one later than their own.
     exact = [(h, w) for h, w in fitting if h * w == tokens]
-    if not fitting:
+    # Patches that were merged two by two as tokens (Hugging Face's Swin) show their own grid nowhere.
+    merged = [(h, w) for grid in grids for h, w in _merged(grid) if fits(0) and h * w == tokens]
+    if not (fitting or merged):
         return None
-    h, w = (exact or fitting)[0]
+    h, w = (exact or fitting or merged)[0]
     return (h, w), tokens - h * w
+
+
+def _merged(grid: Size) -> Iterator[Size]:
+    """A grid after one, two, ... mergers of 2 x 2 patches, odd sides padded."""
+    h, w = grid
+    while h * w > 1:
+        h, w = (h + 1) // 2, (w + 1) // 2
+        yield h, w
 
 
 def _grids_ahead(output: Tensor, image_size: Size, seen: Sequence[Trace]) -> Iterator[Size]:

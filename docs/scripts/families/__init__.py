@@ -30,6 +30,9 @@ class Family(NamedTuple):
     """What UniCAM has to be told."""
     outputs: int = 1
     """Tensors that the layer gives: one map each."""
+    positive: bool = True
+    """Whether convolutions of a network with batch normalisation get weights of one sign. Deep networks with
+    weights of both forget where an input was changed; with one sign changes add up."""
 
 
 class Misfit(NamedTuple):
@@ -45,7 +48,7 @@ def build(family: Family, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = family.make()
-        _liven(model, family.size)
+        _liven(model, family.size, family.positive)
     return model.eval()
 
 
@@ -59,26 +62,19 @@ def layer_name(model: nn.Module, layer: str) -> str:
     return name
 
 
-def _liven(model: nn.Module, size: tuple[int, int]) -> None:
+def _liven(model: nn.Module, size: tuple[int, int], positive: bool) -> None:
     """Initial weights are made for training: branches that begin at zero, and statistics that no data has seen.
 
     An input's change would drown on its way. Here normalisations begin at one, and batch statistics are
     those of a few images.
     """
-    norms: list[Any] = [module for module in model.modules() if "norm" in type(module).__name__.lower()]
-    for module in norms:
-        weight: Optional[torch.Tensor] = getattr(module, "weight", None)
-        if weight is not None and not weight.any():
-            nn.init.ones_(weight)
-    for name, parameter in model.named_parameters():
-        if re.search(r"gamma|layer_?scale|lambda|\bls\d?\b", name) and parameter.abs().max() < 0.1:
-            nn.init.constant_(parameter, 0.1)
     batch_norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not batch_norms:
         return
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.data.abs_()
+    if positive:
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.data.copy_(module.weight.data.abs())
     model.eval()
     for batch_norm in batch_norms:
         batch_norm.momentum = 1.0
