@@ -6,13 +6,14 @@ out does not depend on them.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Callable, NamedTuple, Optional
 
 import torch
 from torch import nn
 
-__all__ = ["Family", "Misfit", "build", "layer_name"]
+__all__ = ["Family", "Misfit", "build", "layer_name", "unfilled"]
 
 
 class Family(NamedTuple):
@@ -26,8 +27,6 @@ class Family(NamedTuple):
     """As one would write it behind ``model.``; ``[-1]`` is the last of a sequence."""
     size: tuple[int, int] = (96, 96)
     note: str = ""
-    hints: dict[str, Any] = {}
-    """What UniCAM has to be told."""
     outputs: int = 1
     """Tensors that the layer gives: one map each."""
     positive: bool = True
@@ -52,6 +51,20 @@ def build(family: Family, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
+def unfilled(make: Callable[[], nn.Module]) -> nn.Module:
+    """A model of convolutions, batch normalisations and linear layers without the wait for its millions of weights."""
+    with torch.device("meta"):
+        model = make()
+    model.to_empty(device="cpu")
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return model
+
+
 def layer_name(model: nn.Module, layer: str) -> str:
     """The dotted name of a family's layer in a model: ``blocks[-1]`` of twelve is ``blocks.11``."""
     name = ""
@@ -68,16 +81,30 @@ def _liven(model: nn.Module, size: tuple[int, int], positive: bool) -> None:
     An input's change would drown on its way. Here normalisations begin at one, and batch statistics are
     those of a few images.
     """
+    for module in model.modules():
+        if hasattr(module, "attention_biases") and hasattr(module, "attention_bias_idxs"):
+            _attend_nearby(module)
     batch_norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not batch_norms:
         return
-    if positive:
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight.data.copy_(module.weight.data.abs())
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            if positive:
+                module.weight.data.abs_()
     model.eval()
     for batch_norm in batch_norms:
         batch_norm.momentum = 1.0
         batch_norm.train()
     with torch.no_grad():
         model(torch.randn(4, 3, *size))
+
+
+def _attend_nearby(attention: Any) -> None:
+    """LeViT's attention by offsets, which knows nothing of positions until its biases are trained."""
+    from_first = attention.attention_bias_idxs[0]  # the first query's offsets are the keys' positions
+    side = math.isqrt(len(from_first))
+    rows, columns = torch.arange(len(from_first)) // side, torch.arange(len(from_first)) % side
+    with torch.no_grad():
+        attention.attention_biases.fill_(-10.0)
+        attention.attention_biases[:, from_first] = -3.0 * torch.hypot(rows.float(), columns.float())

@@ -9,7 +9,7 @@ import timm
 from timm.models.convmixer import ConvMixer
 from torch import nn
 
-from families import Family, Misfit
+from families import Family, Misfit, unfilled
 
 __all__ = ["FAMILIES", "MISFITS"]
 
@@ -27,7 +27,6 @@ def _make(model: str, settings: dict[str, Any]) -> nn.Module:
 
 
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": 96}
-TWO_STAGES = {"depths": (1, 1), "dims": (24, 48)}
 FOUR = (1, 1, 1, 1)
 WIDTHS = (16, 24, 32, 40)
 
@@ -40,12 +39,12 @@ FAMILIES = [
     _of("convit_tiny", "blocks[-1]", settings={**SMALL, "local_up_to_layer": 1}),
     Family("timm", "convmixer", partial(ConvMixer, 32, 2, num_classes=5), "blocks[-1]"),
     _of("test_convnext", "stages[-1]"),
-    _of("cpubone_nano", "stages[-1]"),
+    _of("cpubone_nano", "stages[-1]", size=(192, 192)),
     _of("crossvit_tiny_240", "norm[0]", "fine branch", size=(240, 240)),
     _of("crossvit_tiny_240", "norm[-1]", "coarse branch", size=(240, 240)),
     _of("csatv2", "stages[-1]", size=(192, 192)),
     _of("cs3darknet_focus_s", "stages[-1]"),
-    _of("cspnext_tiny", "stages[-1]", settings={"depths": FOUR, "channels": WIDTHS}),
+    _of("cspnext_tiny", "stages[-1]", settings={"depths": FOUR, "channels": WIDTHS}, size=(192, 192)),
     _of("davit_tiny", "stages[-1]", settings={"embed_dims": (16, 24, 32, 40), "num_heads": FOUR}),
     _of("deepseek_vit_412m", "encoder.blocks[-1]", settings={**SMALL, "img_size": 112}, size=(112, 112)),
     _of("deit_tiny_patch16_224", "blocks[-1]", settings=SMALL),
@@ -65,21 +64,21 @@ FAMILIES = [
     _of("fastvit_t8", "stages[-1]"),
     _of("focalnet_tiny_srf", "layers[-1]"),
     _of("gcvit_xxtiny", "stages[-1]", settings={"img_size": 128}, size=(128, 128)),
-    _of("gemma4_vit_167m", "encoder.blocks[-1]", settings={"embed_dim": 48, "depth": 2, "num_heads": 3, "num_kv_heads": 3}),
+    _of("gemma4_vit_167m", "encoder.blocks[-1]", settings={"embed_dim": 48, "depth": 2, "num_heads": 3, "num_kv_heads": 3}, size=(192, 192)),
     _of("ghostnet_050", "blocks[-1]"),
     _of("hardcorenas_b", "blocks[-1]"),
     _of("hgnetv2_b0", "stages[-1]"),
     _of("hiera_tiny_224", "blocks[-1]", settings={"img_size": 128}, size=(128, 128)),
     _of("sam2_hiera_tiny", "blocks[-1]"),
-    _of("hrnet_w18_small", "stage4"),
+    _of("hrnet_w18_small", "incre_modules[-1]"),
     _of("iformer_t", "stages[-1]"),
     _of("inception_next_atto", "stages[-1]"),
     _of("inception_resnet_v2", "conv2d_7b", size=(160, 160)),
     _of("inception_v3", "Mixed_7c", size=(160, 160)),
     _of("inception_v4", "features", size=(160, 160)),
     _of("lcnetv2_small", "stages[-1]"),
-    _of("levit_128s", "stages[-1]", settings={"img_size": 96}),
-    _of("lowformer_b0", "stages[-1]"),
+    _of("levit_128s", "stages[-1]", settings={"img_size": 96}, positive=False),
+    _of("lowformer_b0", "stages[-1]", positive=False),
     _of("test_mambaout", "stages[-1]"),
     _of("maxvit_rmlp_pico_rw_256", "stages[-1]", "MaxViT", settings={"img_size": 128}, size=(128, 128)),
     _of("test_coatnet", "stages[-1]", "CoAtNet", settings={"img_size": 96}),
@@ -98,7 +97,7 @@ FAMILIES = [
     _of("nextvit_small", "stages[-1]"),
     _of("test_nfnet", "stages[-1]"),
     _of("pit_ti_224", "transformers[-1].blocks", settings={"img_size": 96}),
-    _of("pnasnet5large", "cell_11"),
+    Family("timm", "pnasnet", partial(unfilled, partial(_make, "pnasnet5large", {})), "cell_11"),
     _of("pvt_v2_b0", "stages[-1]"),
     _of("qwen3_vit_88m", "encoder.blocks[-1]", settings={"embed_dim": 48, "depth": 2, "num_heads": 3}),
     _of("rdnet_tiny", "dense_stages[-1]"),
