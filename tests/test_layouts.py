@@ -103,6 +103,26 @@ def test_an_exact_fit_does_not_go_before_the_users_prefix_tokens():
     assert layout_of((2, 16, 8), seen=seen, prefix_tokens=12) == Layout((2, 2), 12)
 
 
+@pytest.mark.parametrize(("tokens", "grid"), [(6, (2, 3)), (2, (1, 2))])
+def test_tokens_merged_two_by_two_lie_on_the_grid_ahead_halved(tokens, grid):
+    assert layout_of((2, tokens, 8), (16, 24), [((2, 8, 4, 6), conv())]) == Layout(grid, 0)
+
+
+def test_odd_sides_of_merged_grids_are_padded():
+    assert layout_of((2, 6, 8), (20, 12), [((2, 8, 5, 3), conv())]) == Layout((3, 2), 0)
+
+
+def test_class_tokens_go_before_mergers():
+    """20 tokens are the 4 x 4 ahead with four registers, and a quarter of the 8 x 10 before that."""
+    seen = [((2, 8, 8, 10), nn.Identity()), ((2, 8, 4, 4), conv())]
+    assert layout_of((2, 20, 8), (16, 16), seen) == Layout((4, 4), 4)
+
+
+def test_merged_tokens_have_none_in_front():
+    with pytest.raises(ValueError, match="7 tokens"):
+        layout_of((2, 7, 8), (16, 24), [((2, 8, 4, 6), conv())])
+
+
 def test_grid_from_a_channels_last_output():
     assert layout_of((2, 25, 8), (16, 24), [((2, 4, 6, 8), nn.Identity())]) == Layout((4, 6), 1)
 
