@@ -8,11 +8,13 @@ from typing import Any, Optional, Sequence, Union
 import torch
 from torch import Tensor, nn
 
+from captum_kd._values import as_count, as_flag, check_dense, check_mapping, described
 from captum_kd.layouts import LayoutHints
 
 __all__ = [
     "Target",
     "as_forward_args",
+    "as_grad_kwargs",
     "as_inputs",
     "as_labels",
     "as_layers",
@@ -21,6 +23,8 @@ __all__ = [
     "check_callable",
     "take_rows",
 ]
+
+_GRAD_KWARGS = ("retain_graph", "create_graph", "only_inputs", "allow_unused", "materialize_grads")
 
 Target = Union[None, int, Sequence[int], Tensor]
 
@@ -44,6 +48,7 @@ def as_inputs(inputs: Union[Tensor, tuple[Tensor, ...]], argument: str = "inputs
     for value in values:
         if not isinstance(value, Tensor):
             raise TypeError(f"{argument} must be a tensor or a tuple of tensors, got {type(value).__name__}.")
+        check_dense(value, argument)
         if value.dim() == 0 or value.shape[0] == 0:
             raise ValueError(f"{argument} has shape {tuple(value.shape)}: the first dimension must hold the examples.")
     rows = [value.shape[0] for value in values]
@@ -80,12 +85,15 @@ def as_labels(target: Target, n: int) -> Optional[Tensor]:
         items: list[Any] = list(target) if isinstance(target, (list, tuple, range)) else [target]
         try:
             target = torch.tensor([operator.index(item) for item in items], dtype=torch.long)
+        except (ValueError, OverflowError):
+            raise ValueError(f"target must hold labels that fit into 64 bits, got {described(target)}.") from None
         except TypeError:
             raise TypeError(
                 "target must hold class labels, an int, a list of ints or an (N,) tensor of integers, "
-                f"got {target!r}. (Captum's tuples that select from a multi-dimensional output do not apply: "
+                f"got {described(target)}. (Captum's tuples that select from a multi-dimensional output do not apply: "
                 "the labels say which inputs belong together, not which output to explain.)"
             ) from None
+    check_dense(target, "target")
     if target.is_floating_point() or target.is_complex():
         raise TypeError(f"target must hold integer class labels, got a tensor of {target.dtype}; use target.long().")
     labels = target.detach().to("cpu", torch.long, copy=True)
@@ -98,8 +106,26 @@ def as_labels(target: Target, n: int) -> Optional[Tensor]:
 
 def check_batch_size(value: Optional[int], argument: str) -> None:
     """Raises unless the value is None or a positive integer."""
-    if value is not None and not _is_count(value, 1):
-        raise ValueError(f"{argument} must be a positive integer or None, got {value!r}.")
+    if value is not None:
+        as_count(value, argument, 1, or_none=True)
+
+
+def as_grad_kwargs(grad_kwargs: Any) -> dict[str, bool]:
+    """Keyword arguments for :func:`torch.autograd.grad`, those that go with one gradient of one output.
+
+    Raises:
+        TypeError: no mapping of names to flags.
+        ValueError: a name that does not exist, or would change the gradient's shape.
+    """
+    if grad_kwargs is None:
+        return {}
+    check_mapping(grad_kwargs, "grad_kwargs", "a dict of keyword arguments of torch.autograd.grad, or None")
+    for name, value in grad_kwargs.items():
+        if name not in _GRAD_KWARGS:
+            raise ValueError(f"grad_kwargs may hold {', '.join(_GRAD_KWARGS)}; got {described(name)}.")
+        if value is not None:
+            as_flag(value, f"grad_kwargs[{name!r}]")
+    return dict(grad_kwargs)
 
 
 def as_layout_hints(
@@ -113,12 +139,12 @@ def as_layout_hints(
     """
     if grid is not None:
         if not isinstance(grid, (tuple, list)) or len(grid) != 2 or not all(_is_count(side, 1) for side in grid):
-            raise ValueError(f"grid must be (h, w), two positive integers, got {grid!r}.")
+            raise ValueError(f"grid must be (h, w), two positive integers, got {described(grid)}.")
         grid = (grid[0], grid[1])
-    if prefix_tokens is not None and not _is_count(prefix_tokens, 0):
-        raise ValueError(f"prefix_tokens must be a non-negative integer, got {prefix_tokens!r}.")
+    if prefix_tokens is not None:
+        prefix_tokens = as_count(prefix_tokens, "prefix_tokens", or_none=True)
     if channels_last is not None and not isinstance(channels_last, bool):
-        raise ValueError(f"channels_last must be True, False or None, got {channels_last!r}.")
+        raise ValueError(f"channels_last must be True, False or None, got {described(channels_last)}.")
     return LayoutHints(grid, prefix_tokens, channels_last)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from captum_kd._arguments import check_callable
 from captum_kd._batches import Unpack, device_of, to_device, unpack_batch
+from captum_kd._values import as_count, as_flag
 from captum_kd.distance import is_finite
 from captum_kd.layers import same_random_state
 
@@ -143,9 +144,12 @@ def class_prototypes(
         >>> UniCAM(student, "layer4", base, class_embeddings=table)
     """
     check_callable(feature_func, "feature_func")
-    if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 2):
-        raise ValueError(f"num_classes must be an integer of at least 2 or None, got {num_classes!r}.")
-    if not isinstance(data, Iterable):
+    if num_classes is not None:
+        num_classes = as_count(num_classes, "num_classes", 2, or_none=True)
+    if unpack is not None:
+        check_callable(unpack, "unpack")
+    show_progress = as_flag(show_progress, "show_progress")
+    if not isinstance(data, Iterable) or isinstance(data, (Tensor, str, bytes)):
         raise TypeError(f"data must be a DataLoader or an iterable of batches, got {type(data).__name__}.")
     device = device_of(feature_func)
     sums: dict[int, Tensor] = {}  # by class: labels may come in any order, and be as large as a mistake makes them
@@ -208,9 +212,10 @@ def _prototypes(sums: dict[int, Tensor], counts: dict[int, int], num_classes: Op
     lacking = classes - len(sums)
     if lacking:
         # Of a thousand classes that lack, the first are enough to see what went wrong.
+        named = "" if num_classes is None else " that num_classes says"
         first = [label for label in range(min(classes, len(sums) + 8)) if label not in sums][:8]
         raise ValueError(
-            f"data holds no inputs of {lacking} of the {classes} classes: {', '.join(map(str, first))}"
+            f"data holds no inputs of {lacking} of the {classes} classes{named}: {', '.join(map(str, first))}"
             f"{', ...' if lacking > len(first) else ''}. Pass a loader that holds them, or labels without gaps from 0 on."
         )
     if classes < 2:

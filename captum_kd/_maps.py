@@ -8,6 +8,7 @@ import torch
 from captum.attr import LayerAttribution
 from torch import Tensor
 
+from captum_kd._values import check_dense
 from captum_kd.distance import is_finite
 from captum_kd.layouts import Size
 
@@ -53,6 +54,7 @@ def as_maps(attributions: Any, argument: str, n: int, size: Optional[Size] = Non
     if not isinstance(attributions, Tensor) or not attributions.is_floating_point():
         kind = f"a tensor of {attributions.dtype}" if isinstance(attributions, Tensor) else type(attributions).__name__
         raise TypeError(f"{argument} must be a floating point tensor of shape (N, 1, h, w), got {kind}.")
+    check_dense(attributions, argument)
     shape = tuple(attributions.shape)
     if attributions.dim() != 4 or shape[1] != 1 or 0 in shape[2:]:
         hint = f" Sum over channels first: {argument}.sum(1, keepdim=True)." if attributions.dim() == 4 else ""
@@ -68,7 +70,7 @@ def as_maps(attributions: Any, argument: str, n: int, size: Optional[Size] = Non
     maps = attributions.detach()
     if not is_finite(maps):
         index = int((~torch.isfinite(maps)).flatten(1).any(1).nonzero()[0])
-        raise ValueError(f"{argument} has non-finite values (NaN or infinity) in map {index}.")
+        raise ValueError(f"{argument} has non-finite values (NaN or infinity) in map {index}; all must be finite.")
     return maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
 
 

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from captum_kd._values import check_choice, check_dense
+
 __all__ = [
     "Estimator",
     "Geometry",
@@ -439,8 +441,7 @@ def partial_distance_correlation(
         >>> student, base = torch.randn(100, 64), torch.randn(100, 32)
         >>> partial_distance_correlation(student, student, given=base)  # nearly 1: little to remove
     """
-    if remove_from not in ("x", "both"):
-        raise ValueError(f"remove_from must be 'x' or 'both', got {remove_from!r}.")
+    check_choice(remove_from, "remove_from", ("x", "both"))
     x, y, given = _as_features(x=x, y=y, given=given)
     removed = geometry(given)
     left, right = remove(geometry(x), removed), geometry(y)
@@ -448,8 +449,8 @@ def partial_distance_correlation(
 
 
 def check_estimator(estimator: str) -> None:
-    if estimator not in ("unbiased", "biased"):
-        raise ValueError(f"estimator must be 'unbiased' or 'biased', got {estimator!r}.")
+    """Raises a ValueError for anything but the two names."""
+    check_choice(estimator, "estimator", ("unbiased", "biased"))
 
 
 def _as_features(**features: Tensor) -> list[Tensor]:
@@ -457,6 +458,7 @@ def _as_features(**features: Tensor) -> list[Tensor]:
     for name, value in features.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a tensor of shape (n, ...), got {type(value).__name__}.")
+        check_dense(value, name)
         if value.is_complex():
             raise TypeError(f"{name} must be real, got dtype {value.dtype}; pass torch.view_as_real({name}).")
         if value.dim() == 0 or value.shape[0] < MIN_INPUTS:
@@ -465,7 +467,7 @@ def _as_features(**features: Tensor) -> list[Tensor]:
                 f"{MIN_INPUTS} inputs along the first dimension."
             )
         if value.numel() == 0:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}: its inputs have no features.")
+            raise ValueError(f"{name} has shape {tuple(value.shape)}: its inputs have no features, of which at least one is needed.")
     first_name, first = next(iter(features.items()))
     for name, value in features.items():
         if value.shape[0] != first.shape[0]:
@@ -474,11 +476,11 @@ def _as_features(**features: Tensor) -> list[Tensor]:
                 "both must describe the same inputs in the same order."
             )
         if value.device != first.device:
-            raise ValueError(f"{first_name} is on {first.device} but {name} is on {value.device}.")
+            raise ValueError(f"{first_name} is on {first.device} but {name} is on {value.device}; both must be on one.")
     prepared = {name: _real(value).reshape(value.shape[0], -1) for name, value in features.items()}
     for name, value in prepared.items():
         if not is_finite(value):
-            raise ValueError(f"{name} has non-finite values (NaN or infinity).")
+            raise ValueError(f"{name} has non-finite values (NaN or infinity); all must be finite.")
     dtype = torch.float64 if any(v.dtype == torch.float64 for v in prepared.values()) else torch.float32
     return [value.to(dtype) for value in prepared.values()]
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._class_tables import class_prototypes, classifier_embeddings
+from captum_kd._values import check_dense
 from captum_kd.distance import Estimator, Geometry, center, euclidean_distances
 
 __all__ = [
@@ -58,13 +59,14 @@ def check_class_embeddings(class_embeddings: Optional[Tensor]) -> Optional[Tenso
             "class_embeddings must be a floating point tensor of shape (num_classes, e) or None for "
             f"one-hot, got {_kind(class_embeddings)}."
         )
+    check_dense(class_embeddings, "class_embeddings")
     if class_embeddings.dim() != 2 or class_embeddings.shape[0] < 2 or class_embeddings.shape[1] == 0:
         raise ValueError(
             "class_embeddings must have shape (num_classes, e), one row for each of at least two classes, "
             f"got {tuple(class_embeddings.shape)}."
         )
     if not bool(torch.isfinite(class_embeddings).all()):
-        raise ValueError("class_embeddings has non-finite values (NaN or infinity).")
+        raise ValueError("class_embeddings has non-finite values (NaN or infinity); all must be finite.")
     table = class_embeddings.detach().to("cpu", torch.float64, copy=True)
     largest = float(table.abs().max())
     return table / (math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 1.0)

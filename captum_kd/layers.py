@@ -22,6 +22,7 @@ from captum._utils.common import _sort_key_list
 from torch import Tensor, nn
 
 from captum_kd._fast_path import without_fast_path
+from captum_kd._values import check_dense
 from captum_kd.layouts import Trace
 from captum_kd.names import find, find_like, innermost, name_of, names_in
 
@@ -92,10 +93,10 @@ def counterpart(layer: Layer, forward_func: Callable[..., Any], *, model: str, a
         ValueError: the Student's layer has no name or the other model has none of that name.
     """
     if layer.name is None or not isinstance(forward_func, nn.Module):
-        raise ValueError(
-            f"{argument} cannot be told from {layer} because one of the models is a plain function or "
-            f"does not contain it; pass {argument} as a module."
+        reason = f"{model} is a plain function" if layer.name is not None else (
+            f"{layer.model} is a plain function or does not contain it"
         )
+        raise ValueError(f"{argument} cannot be told from {layer} because {reason}; pass {argument} as a module.")
     found = find_like(forward_func, layer.name)
     if found is None:
         raise ValueError(
@@ -106,11 +107,11 @@ def counterpart(layer: Layer, forward_func: Callable[..., Any], *, model: str, a
 
 
 def _no_such_name(func: nn.Module, name: str, model: str, argument: str) -> str:
-    close = difflib.get_close_matches(name, names_in(func), n=3)
+    close = difflib.get_close_matches(name, filter(None, names_in(func)), n=3)
     hint = f" Close matches: {', '.join(map(repr, close))}." if close else ""
     return (
         f"{argument}={name!r} is no layer of {model} ({type(func).__name__}).{hint} "
-        "Names are those of named_modules()."
+        "Names must be those of named_modules()."
     )
 
 
@@ -254,6 +255,9 @@ def _check_caught(layer: Layer, caught: Mapping[nn.Module, Mapping[torch.device,
     if not caught[layer.module]:
         side = "was given" if at_input else "gave"
         raise ValueError(f"{layer} {side} no floating point tensor; choose a layer whose values are tensors.")
+    for of_device in caught[layer.module].values():
+        for tensor in of_device.tensors:
+            check_dense(tensor, f"What {layer} gives")
 
 
 def _device_order(

@@ -399,7 +399,7 @@ GAPS = torch.tensor([0, 2, 5] * 6 + [0, 0])
         (pooled, [X], {}, TypeError, "no labels can be found; .* unpack="),
         (pooled, TensorDataset(X, Y), {}, TypeError, "DataLoader"),
         (pooled, [(X, GAPS)], {}, ValueError, "no inputs of 3 of the 6 classes: 1, 3, 4. "),
-        (pooled, [(X, Y)], {"num_classes": 4}, ValueError, "no inputs of 1 of the 4 classes: 3. "),
+        (pooled, [(X, Y)], {"num_classes": 4}, ValueError, "no inputs of 1 of the 4 classes that num_classes says: 3. "),
         (pooled, [(X, Y + 10**9)], {}, ValueError, "of the 1000000003 classes: 0, 1, 2, .*, ..."),
         (pooled, [(X, Y)], {"num_classes": 2}, ValueError, "Batch 0 holds the label 2; expected 0 to 1"),
         (pooled, [(X, Y), (X, Y - 1)], {}, ValueError, "Batch 1 holds the label -1; expected 0 and above"),

@@ -59,15 +59,15 @@ def check_population(
 
 def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:
     """Whether most inputs have a companion much nearer than inputs usually are to each other."""
+    n = inputs[0].shape[0]
     sampled = []
     for value in inputs:
-        flat = value.detach().flatten(1)
+        flat = value.detach().reshape(n, -1)
         flat = flat[:, :: max(1, flat.shape[1] // 1024)]
         sampled.append(flat.to(inputs[0].device, torch.float32))
     values = torch.cat(sampled, dim=1)
     if values.numel() == 0 or not is_finite(values):
         return False  # the models will say what is wrong with such inputs
     apart = euclidean_distances(values).fill_diagonal_(torch.inf)
-    n = apart.shape[0]
     usual = apart.flatten().kthvalue(n * (n - 1) // 2).values
     return bool((apart.amin(1) < usual / 4).float().mean() > 0.5)

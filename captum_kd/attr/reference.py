@@ -17,6 +17,7 @@ from typing import Any, Mapping, NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from captum_kd._values import check_mapping, described
 from captum_kd.attr.made_with import check_made_alike
 from captum_kd.distance import center, cross_distances, euclidean_distances, noise_level, u_shift
 from captum_kd.embeddings import MIN_LABEL_SHARE, WAYS_OUT, label_distances
@@ -215,6 +216,12 @@ class ReferencePopulation:
     """
 
     def __init__(self, layers: tuple[LayerReference, ...], made_with: Mapping[str, Any]) -> None:
+        if not isinstance(layers, tuple) or not layers or not all(isinstance(each, LayerReference) for each in layers):
+            raise TypeError(
+                f"layers must be a tuple of at least one LayerReference, got {described(layers)}; populations are made by "
+                "UniCAM.reference()."
+            )
+        check_mapping(made_with, "made_with", "the mapping of settings that UniCAM.reference() notes")
         self.layers = layers
         self.made_with = dict(made_with)
 

@@ -18,10 +18,12 @@ from captum_kd._arguments import (
     as_forward_args,
     as_inputs,
     as_labels,
+    as_grad_kwargs,
     as_layout_hints,
     check_batch_size,
     check_callable,
 )
+from captum_kd._values import as_flag
 from captum_kd.attr.gradients import population_gradients, reference_gradients
 from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
 from captum_kd.attr.made_with import made_with
@@ -400,7 +402,9 @@ class UniCAM(LayerAttribution):
         values = as_inputs(inputs)
         n = values[0].shape[0]
         labels = self._labels(target, n)
+        attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
         check_batch_size(internal_batch_size, "internal_batch_size")
+        show_progress = as_flag(show_progress, "show_progress")
         if n < MIN_INPUTS:
             raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {n}; use 64 or more.")
         if labels is not None:
@@ -448,7 +452,12 @@ class UniCAM(LayerAttribution):
         values = as_inputs(inputs)
         n = values[0].shape[0]
         labels = self._labels(target, n)
+        attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
+        for flag in ("relu_attributions", "attr_dim_summation"):
+            map_settings[flag] = as_flag(map_settings[flag], flag)
+        map_settings["grad_kwargs"] = as_grad_kwargs(map_settings["grad_kwargs"])
         check_batch_size(internal_batch_size, "internal_batch_size")
+        show_progress = as_flag(show_progress, "show_progress")
         if reference is None:
             check_population(values, labels, self.class_embeddings, has_teacher=self._teacher is not None)
         else:

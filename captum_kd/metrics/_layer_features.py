@@ -60,4 +60,4 @@ def check_inputs(inputs: tuple[Tensor, ...], least: int) -> None:
     """Raises a ValueError for too few inputs."""
     n = inputs[0].shape[0]
     if n < least:
-        raise ValueError(f"The score needs at least {least} inputs, got {n}; a few hundred make it stable.")
+        raise ValueError(f"The score needs at least {least} inputs, got {n}; pass more, a few hundred make it stable.")

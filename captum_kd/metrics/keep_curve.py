@@ -22,6 +22,7 @@ from captum_kd._arguments import (
 )
 from captum_kd._maps import as_maps, image_place
 from captum_kd._outputs import OutputTransform, class_scores
+from captum_kd._values import as_flag, as_noise, as_share, check_dense, check_generator, described
 from captum_kd.layers import same_random_state
 from captum_kd.perturb import keep_relevant
 
@@ -61,7 +62,18 @@ class KeepCurve(NamedTuple):
 
     @classmethod
     def of(cls, shares: Sequence[float], correct: Tensor) -> "KeepCurve":
-        """The curve of (k, N) right and wrong answers."""
+        """The curve of (k, N) right and wrong answers.
+
+        Raises:
+            TypeError: answers that are no boolean tensor.
+            ValueError: shares that do not increase inside (0, 1), or another number of answers.
+        """
+        shares = _as_shares(shares)
+        if not isinstance(correct, Tensor) or correct.dtype != torch.bool:
+            raise TypeError(f"correct must be a boolean tensor (shares, inputs), got {described(correct)}.")
+        check_dense(correct, "correct")
+        if correct.dim() != 2 or correct.shape[0] != len(shares) or correct.shape[1] == 0:
+            raise ValueError(f"correct must have shape ({len(shares)}, N), a row for each of the shares, got {tuple(correct.shape)}.")
         at = torch.tensor(shares, dtype=torch.float64)
         right = correct.double()
         areas = right[0] if len(at) == 1 else torch.trapezoid(right, at, dim=0) / (at[-1] - at[0])
@@ -182,9 +194,12 @@ def keep_curve(
         raise TypeError("target must hold the inputs' labels, got None.")
     maps = _named_maps(attributions, images)
     shares = _as_shares(shares)
-    if not isinstance(noise, (int, float)) or not 0 <= noise < math.inf:
-        raise ValueError(f"noise must be a non-negative number, got {noise!r}.")
+    noise = as_noise(noise)
+    check_generator(generator)
     check_batch_size(max_examples_per_batch, "max_examples_per_batch")
+    if output_transform is not None:
+        check_callable(output_transform, "output_transform")
+    show_progress = as_flag(show_progress, "show_progress")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
     correct = {name: torch.empty(len(shares), len(images), dtype=torch.bool) for name in maps}
@@ -237,6 +252,7 @@ def random_attributions(like: Tensor, *, generator: Optional[torch.Generator] = 
 
         >>> keep_curve(student, images, labels, random_attributions(distilled)).area
     """
+    check_generator(generator)
     rows = like.shape[0] if isinstance(like, Tensor) and like.dim() else 0
     maps = as_maps(like, "like", rows)
     source = torch.Generator().manual_seed(_PHASE_SEED) if generator is None else generator
@@ -276,12 +292,13 @@ def _named_maps(attributions: Any, images: Tensor) -> dict[str, Tensor]:
 
 
 def _as_shares(shares: Any) -> tuple[float, ...]:
-    values = shares.tolist() if isinstance(shares, Tensor) else shares
-    if isinstance(values, (int, float)) or not isinstance(values, Sequence) or not values:
-        raise ValueError(f"shares must be a sequence of at least one share, got {shares!r}.")
-    numbers = tuple(float(value) for value in values)
-    if not all(0 < value < 1 for value in numbers):
-        raise ValueError(f"shares must lie inside (0, 1), got {numbers}; at 0 no pixel is left, at 1 none is imputed.")
+    values = shares
+    if isinstance(shares, Tensor):
+        check_dense(shares, "shares")
+        values = shares.tolist()
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
+        raise ValueError(f"shares must be a sequence of at least one share, got {described(shares)}.")
+    numbers = tuple(as_share(value, f"shares[{place}]") for place, value in enumerate(values))
     if any(later <= earlier for earlier, later in zip(numbers, numbers[1:])):
         raise ValueError(f"shares must increase, got {numbers}; pass sorted(set(shares)).")
     return numbers

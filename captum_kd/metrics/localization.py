@@ -10,6 +10,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_kd._maps import as_maps, upsample
+from captum_kd._values import check_dense
 
 __all__ = ["LocalizationScores", "localization_score"]
 
@@ -109,6 +110,7 @@ def _as_masks(masks: Tensor) -> Tensor:
             f"masks must be boolean, True on the object, got {masks.dtype}; pass masks > 0.5, or masks == value for "
             "the object's value in a segmentation."
         )
+    check_dense(masks, "masks")
     shape = tuple(masks.shape)
     if masks.dim() == 3:
         masks = masks.unsqueeze(1)

@@ -9,6 +9,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_kd._arguments import Target, as_inputs, as_labels, as_layout_hints
+from captum_kd._values import as_flag, check_choice, described
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
 from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_class_embeddings, label_geometry
 from captum_kd.features import FeatureTransform, flatten
@@ -98,10 +99,9 @@ def relevance_score(
     values = as_inputs(inputs)
     check_inputs(values, MIN_INPUTS if given is None else MIN_INPUTS + 1)
     check_estimator(estimator)
-    if remove_from not in ("x", "both"):
-        raise ValueError(f"remove_from must be 'x' or 'both', got {remove_from!r}.")
+    check_choice(remove_from, "remove_from", ("x", "both"))
     if given is not None and (not isinstance(given, tuple) or len(given) != 2):
-        raise TypeError("given must be a pair (base_func, base_layer).")
+        raise TypeError(f"given must be a pair (base_func, base_layer), got {described(given)}.")
     if given is not None and estimator != "unbiased":
         raise ValueError("given needs estimator='unbiased': removal is defined for U-centred distances.")
     localiser, base_localiser = as_localisers(
@@ -119,7 +119,7 @@ def relevance_score(
         feature_transform,
         as_layout_hints(grid, prefix_tokens, channels_last),
         max_examples_per_batch,
-        attribute_to_layer_input,
+        as_flag(attribute_to_layer_input, "attribute_to_layer_input"),
         device_ids,
     )
     observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")

@@ -8,6 +8,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_kd._arguments import as_inputs, as_layout_hints
+from captum_kd._values import as_flag
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.layers import LayerLike
@@ -111,7 +112,7 @@ def feature_similarity_score(
         feature_transform,
         as_layout_hints(grid, prefix_tokens, channels_last),
         max_examples_per_batch,
-        attribute_to_layer_input,
+        as_flag(attribute_to_layer_input, "attribute_to_layer_input"),
         device_ids,
     )
     first_observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")

@@ -7,11 +7,12 @@ from typing import NamedTuple, Optional, Union
 import torch
 from torch import Tensor
 
+from captum_kd._values import as_noise, as_number, check_dense, check_generator, described
 from captum_kd.perturb.grids import Buffers, Pixels, by_parity, from_parity
 from captum_kd.perturb.multigrid import Hierarchy
 from captum_kd.perturb.scattered import Scattered
 
-__all__ = ["check_images", "check_noise", "noisy_linear_imputation"]
+__all__ = ["check_images", "noisy_linear_imputation"]
 
 # Numbers of images worked on at once. Passes over images that stay in the cache are several times as fast
 # on a CPU; elsewhere the number bounds the memory.
@@ -75,12 +76,12 @@ def noisy_linear_imputation(
         torch.Size([16, 3, 224, 224])
     """
     check_images(images, "images")
-    check_noise(noise)
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, got {tolerance!r}.")
+    noise = as_noise(noise)
+    tolerance = as_number(tolerance, "tolerance", "a positive number", 0, float("inf"))
+    check_generator(generator)
     mask = _as_mask(images, keep)
     dtype = torch.promote_types(images.dtype, torch.float32)
-    filled = _impute(_known(images, mask).to(dtype), mask, float(tolerance))
+    filled = _impute(_known(images, mask).to(dtype), mask, tolerance)
     if noise > 0:
         where = images.device if generator is None else generator.device
         # One image after the other: in smaller batches the same images get the same noise.
@@ -203,25 +204,21 @@ def check_images(images: Tensor, argument: str) -> None:
             f"{argument} must be a floating point tensor, got {images.dtype}; convert it, "
             "by .float() or torchvision's to_dtype(torch.float32, scale=True)."
         )
+    check_dense(images, argument)
     if images.dim() != 4 or images.numel() == 0:
         raise ValueError(f"{argument} must be images (N, C, H, W), got a tensor of shape {tuple(images.shape)}.")
-
-
-def check_noise(noise: float) -> None:
-    """Raises for standard deviations that are negative or not finite."""
-    if not 0 <= noise < float("inf"):
-        raise ValueError(f"noise must be a standard deviation, 0 or a positive number, got {noise!r}.")
 
 
 def _as_mask(images: Tensor, keep: Tensor) -> Tensor:
     """The mask as (N, 1, H, W) on the images' device."""
     if not isinstance(keep, Tensor):
-        raise TypeError(f"keep must be a boolean tensor, got {type(keep).__name__}.")
+        raise TypeError(f"keep must be a boolean tensor, got {described(keep)}.")
     if keep.dtype != torch.bool:
         raise TypeError(
             f"keep must be a boolean mask (True stays), got a tensor of {keep.dtype}; compare first: keep > 0.5, "
             "or keep.bool() for zeros and ones."
         )
+    check_dense(keep, "keep")
     n, _, height, width = images.shape
     if keep.shape not in ((n, 1, height, width), (n, height, width)):
         raise ValueError(

@@ -9,7 +9,8 @@ import torch
 from captum.attr import LayerAttribution
 from torch import Tensor
 
-from captum_kd.perturb.imputation import check_images, check_noise, noisy_linear_imputation
+from captum_kd._values import as_count, as_noise, as_share, check_dense, check_generator, described
+from captum_kd.perturb.imputation import check_images, noisy_linear_imputation
 
 __all__ = ["keep_relevant", "relevant_pixels"]
 
@@ -54,8 +55,8 @@ def keep_relevant(
         >>> salient = keep_relevant(images, cam.attribute(images, labels), keep=0.3)
     """
     check_images(inputs, "inputs")
-    check_noise(noise)
-    _check_share(keep)
+    noise, keep = as_noise(noise), as_share(keep)
+    check_generator(generator)
     if isinstance(attributions, Tensor) and attributions.dim() > 0 and attributions.shape[0] != inputs.shape[0]:
         raise ValueError(
             f"attributions has shape {tuple(attributions.shape)} for {inputs.shape[0]} inputs; "
@@ -90,7 +91,7 @@ def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0
 
     Raises:
         TypeError: attributions that are no floating point tensor.
-        ValueError: attributions of another shape or not finite, a share outside (0, 1).
+        ValueError: attributions of another shape or not finite, a size without pixels, a share outside (0, 1).
 
     Example::
 
@@ -98,9 +99,11 @@ def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0
         tensor([[[[0, 1],
                   [0, 0]]]], dtype=torch.int32)
     """
-    _check_share(keep)
+    keep = as_share(keep)
     maps = _as_maps(attributions)
-    height, width = size
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise TypeError(f"size must be the images' (H, W), got {described(size)}.")
+    height, width = (as_count(side, "size (H, W)", 1) for side in size)
     pixels = height * width
     count = max(1, min(round(keep * pixels), pixels - 1))
     # Rounded back from float64, so that equal neighbours give equal pixels between them: ties stay ties.
@@ -136,6 +139,7 @@ def _as_maps(attributions: Tensor) -> Tensor:
         )
     if not attributions.is_floating_point():
         raise TypeError(f"attributions must be a floating point tensor, got {attributions.dtype}; use .float().")
+    check_dense(attributions, "attributions")
     maps = attributions.unsqueeze(1) if attributions.dim() == 3 else attributions
     if maps.dim() != 4 or maps.shape[1] != 1 or maps.numel() == 0:
         raise ValueError(
@@ -144,10 +148,5 @@ def _as_maps(attributions: Tensor) -> Tensor:
         )
     broken = (~maps.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
     if broken:
-        raise ValueError(f"attributions of input(s) {', '.join(map(str, broken[:5]))} are not finite (NaN or infinity).")
+        raise ValueError(f"attributions of input(s) {', '.join(map(str, broken[:5]))} are not finite (NaN or infinity); all must be.")
     return maps.to(torch.promote_types(maps.dtype, torch.float32))
-
-
-def _check_share(keep: float) -> None:
-    if not 0 < keep < 1:
-        raise ValueError(f"keep must be a share of the pixels between 0 and 1, both excluded, got {keep!r}.")

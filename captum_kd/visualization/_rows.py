@@ -24,7 +24,7 @@ def checked_rows(
     """(student, base, layer, score) -> (value, low, high), NaN where there is none."""
     records = _records(rows)
     if len(records) == 0:
-        raise ValueError("rows is empty: there is nothing to plot.")
+        raise ValueError("rows is empty: there is nothing to plot; pass at least one record.")
     table: dict[tuple[str, str, str, str], Estimate] = {}
     for row in records:
         absent = [key for key in ("student", "base", "layer", "score", "value") if key not in row]

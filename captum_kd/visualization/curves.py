@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from captum_kd._values import as_number, as_text
 from captum_kd.visualization._style import (
     LABEL_SIZE,
     LINE_HEIGHT,
@@ -81,10 +82,11 @@ def plot_keep_curve(
     if not isinstance(curves, Mapping):
         raise TypeError(f"curves must map names to keep curves, as in {{'distilled': curve}}, got {type(curves).__name__}.")
     if not curves:
-        raise ValueError("curves is empty: there is nothing to plot.")
+        raise ValueError("curves is empty: there is nothing to plot; pass at least one curve.")
     points = {name: _checked_curve(name, curve) for name, curve in curves.items()}
-    if whole_accuracy is not None and not 0.0 <= whole_accuracy <= 1.0:
-        raise ValueError(f"whole_accuracy must be between 0 and 1, got {whole_accuracy}.")
+    if whole_accuracy is not None:
+        whole_accuracy = as_number(whole_accuracy, "whole_accuracy", "between 0 and 1 or None", 0.0, 1.0, closed=True)
+    title = as_text(title, "title")
 
     labels = [wrapped(verbatim(_label(name, curve)), WIDTH - 0.6, TEXT_SIZE) for name, curve in points.items()]
     if whole_accuracy is not None:

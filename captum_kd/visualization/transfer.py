@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from captum.attr import LayerAttribution
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
+from captum_kd._values import as_number, as_text, check_choice, check_dense, described
 from captum_kd.attr import TransferAttributions
 from captum_kd.visualization._panels import (
     SIGNS,
@@ -111,15 +113,19 @@ def visualize_transfer(
         >>> figure = visualize_transfer(images, transfer, kept=kept)
         >>> figure.savefig("transfer.png", dpi=150)
     """
-    _check_option("scale", scale, SCALES)
-    _check_option("sign", sign, tuple(SIGNS))
-    _check_option("method", method, METHODS)
-    if not 0.0 <= outlier_perc < 100.0:
-        raise ValueError(f"outlier_perc is a percentage from 0 to below 100, got {outlier_perc}.")
-    if panel_size is not None and not panel_size > 0.0:
-        raise ValueError(f"panel_size must be a positive number of inches or None, got {panel_size}.")
+    check_choice(scale, "scale", SCALES)
+    check_choice(sign, "sign", tuple(SIGNS))
+    check_choice(method, "method", METHODS)
+    outlier_perc = as_number(outlier_perc, "outlier_perc", "a percentage from 0 to below 100", -1e-300, 100.0)
+    alpha_overlay = as_number(alpha_overlay, "alpha_overlay", "an opacity from 0 to 1", 0.0, 1.0, closed=True)
+    if panel_size is not None:
+        panel_size = as_number(panel_size, "panel_size", "a positive number of inches, at most 100, or None", 0.0, 100.0)
+    if not isinstance(cmap, (str, type(None))) or (cmap is not None and cmap not in colormaps):
+        raise ValueError(f"cmap must be the name of one of matplotlib's colour maps or None, got {described(cmap)}.")
+    title = as_text(title, "title")
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}.")
+    check_dense(images, "images")
     if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"images must have shape (N, 1 or 3, H, W) with N >= 1, got {tuple(images.shape)}.")
     pictures = _as_pictures("images", images, 1e-3)
@@ -128,6 +134,10 @@ def visualize_transfer(
     given_kept: Mapping[str, Tensor] = {} if kept is None else kept
     names = _checked_columns(columns, given_maps, given_kept)
     outlines = None if masks is None else _as_masks("masks", masks, n, height, width)
+    if row_labels is not None and (
+        not isinstance(row_labels, (list, tuple)) or not all(isinstance(text, (str, int)) for text in row_labels)
+    ):
+        raise TypeError(f"row_labels must be a list of texts or None, got {described(row_labels)}.")
     if row_labels is not None and len(row_labels) != n:
         raise ValueError(f"row_labels must hold one text for each of the {n} images, got {len(row_labels)}.")
     panels = {name: _as_maps(name, given_maps[name], n, height, width) for name in names if name in given_maps}
@@ -179,17 +189,16 @@ def visualize_transfer(
 # ----------------------------------------------------------------------------- arguments
 
 
-def _check_option(name: str, value: str, options: Sequence[str]) -> None:
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}.")
-
-
 def _checked_columns(
     columns: Optional[Sequence[str]], maps: Mapping[str, Tensor], kept: Mapping[str, Tensor]
 ) -> list[str]:
     for argument, given in (("maps", maps), ("kept", kept)):
-        if not isinstance(given, Mapping):
-            raise TypeError(f"{argument} must map column titles to tensors, got {type(given).__name__}.")
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+            raise TypeError(f"{argument} must map column titles to tensors, got {described(given)}.")
+    if columns is not None and (
+        not isinstance(columns, (list, tuple)) or not all(isinstance(name, str) for name in columns)
+    ):
+        raise TypeError(f"columns must be a list of column titles or None, got {described(columns)}.")
     known = [INPUT, *maps, *kept]
     if len(set(known)) != len(known):
         twice = sorted({name for name in known if known.count(name) > 1})
@@ -206,6 +215,8 @@ def _checked_columns(
 
 def _as_pictures(name: str, images: Tensor, overshoot: float) -> Array:
     """(N, H, W, 3) between 0 and 1; grey images three times, as Captum wants them."""
+    if images.is_complex():
+        raise TypeError(f"{name} must be real, got {images.dtype}.")
     values = images.detach().float().cpu()
     low, high = float(values.min()), float(values.max())
     if not bool(torch.isfinite(values).all()) or low < -overshoot or high > 1.0 + overshoot:
@@ -221,6 +232,9 @@ def _as_masks(name: str, masks: Tensor, n: int, height: int, width: int) -> Arra
     """(N, H, W), boolean."""
     if not isinstance(masks, Tensor):
         raise TypeError(f"{name} must be a tensor (N, H, W), got {type(masks).__name__}.")
+    check_dense(masks, name)
+    if masks.is_complex():
+        raise TypeError(f"{name} must be real, got {masks.dtype}.")
     flat = masks[:, 0] if masks.dim() == 4 and masks.shape[1] == 1 else masks
     if tuple(flat.shape) != (n, height, width):
         raise ValueError(
@@ -236,6 +250,7 @@ def _as_kept(name: str, kept: Tensor, images: Tensor, pictures: Array) -> Array:
     name = f"The kept pixels of column {name!r}"
     if not isinstance(kept, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(kept).__name__}.")
+    check_dense(kept, name)
     if kept.dtype == torch.bool:
         stays = _as_masks(name, kept, *pictures.shape[:3])[..., None]
         return np.where(stays, pictures, hatched(pictures))
@@ -256,13 +271,16 @@ def _as_maps(name: str, values: Tensor, n: int, height: int, width: int) -> Arra
             f"The maps of column {name!r} must be a tensor (N, 1, h, w), got {type(values).__name__}. Of several layers "
             "or outputs draw one at a time."
         )
-    if values.dim() != 4 or values.shape[0] != n or values.shape[1] != 1:
+    check_dense(values, f"The maps of column {name!r}")
+    if values.is_complex():
+        raise TypeError(f"The maps of column {name!r} must be real, got {values.dtype}.")
+    if 0 in values.shape or values.dim() != 4 or values.shape[0] != n or values.shape[1] != 1:
         raise ValueError(
             f"The maps of column {name!r} must have shape ({n}, 1, h, w), one map for each image, got "
             f"{tuple(values.shape)}. Sum or select channels first."
         )
     if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"The maps of column {name!r} are not finite.")
+        raise ValueError(f"The maps of column {name!r} have non-finite values (NaN or infinity); all must be finite.")
     large = LayerAttribution.interpolate(values.detach().cpu().double(), (height, width), "bilinear")
     array: Array = large[:, 0].numpy()
     return array

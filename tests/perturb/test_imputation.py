@@ -406,7 +406,7 @@ def changed(tensor: Tensor, index, value) -> Tensor:
         ({"images": IMAGES[:0]}, ValueError, r"shape \(0, 3, 6, 5\)"),
         ({"images": changed(IMAGES, (2, 1, 0, 0), torch.nan)}, ValueError, r"Kept pixels of image\(s\) 2 are not finite"),
         ({"images": changed(IMAGES, (slice(1, 3), 1, 0, 0), torch.inf)}, ValueError, r"image\(s\) 1, 2 are not finite"),
-        ({"keep": None}, TypeError, "keep must be a boolean tensor, got NoneType"),
+        ({"keep": None}, TypeError, "keep must be a boolean tensor, got None"),
         ({"keep": KEEP.float()}, TypeError, "boolean mask .*, got a tensor of torch.float32; compare first: keep > 0.5"),
         ({"keep": KEEP.long()}, TypeError, r"keep.bool\(\) for zeros and ones"),
         ({"keep": KEEP[:3]}, ValueError, r"keep has shape \(3, 1, 6, 5\) .* one mask per image, \(4, 1, 6, 5\) or \(4, 6, 5\)"),
@@ -418,9 +418,9 @@ def changed(tensor: Tensor, index, value) -> Tensor:
         ({"noise": -0.1}, ValueError, "noise must be a standard deviation, .* got -0.1"),
         ({"noise": math.nan}, ValueError, "noise must be"),
         ({"noise": math.inf}, ValueError, "noise must be"),
-        ({"tolerance": 0}, ValueError, "tolerance must be positive, got 0"),
-        ({"tolerance": -1.0}, ValueError, "tolerance must be positive"),
-        ({"tolerance": math.nan}, ValueError, "tolerance must be positive"),
+        ({"tolerance": 0}, ValueError, "tolerance must be a positive number, got 0"),
+        ({"tolerance": -1.0}, ValueError, "tolerance must be a positive number"),
+        ({"tolerance": math.nan}, ValueError, "tolerance must be a positive number"),
     ],
 )
 def test_bad_input_is_refused(change, error, words):

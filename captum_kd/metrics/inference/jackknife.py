@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional
 
+from captum_kd._values import as_number
 from captum_kd.distance import MIN_INPUTS
-from captum_kd.metrics.inference.products import Products, Score
+from captum_kd.metrics.inference.products import Products, Score, check_products, check_score
 
 __all__ = ["JackknifeEstimate", "LEAST_WITH_REMOVAL", "jackknife"]
 
@@ -67,11 +68,13 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
         >>> jackknife(products, transfer_scores()["rs_distilled"])
         JackknifeEstimate(value=0.109, standard_error=0.013, low=0.083, high=0.135, p_value=2e-16)
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1 (say 0.95), got {confidence}.")
+    check_products(products)
+    check_score(products, score)
+    score = Score(*score)
+    confidence = as_number(confidence, "confidence", "between 0 and 1 (say 0.95)", 0, 1)
     n = products.without.shape[0]
     if n == 0:
-        raise ValueError("These products hold no leave-one-out values; take them with leave_one_out=True.")
+        raise ValueError("products holds no leave-one-out values; make it with leave_one_out=True.")
     value, defined = products.score(score)
     values, all_defined = products.leave_one_out(score)
     has_removal = any(not isinstance(side, str) for side in score)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from captum_kd._values import as_count, check_dense, described
 from captum_kd.distance import noise_level
 from captum_kd.embeddings import MIN_LABEL_SHARE
 from captum_kd.metrics.inference.rows import check_matrices, raw_norm, u_centred_row_blocks
@@ -81,8 +82,7 @@ def label_permutation_p_value(
     """
     n = check_matrices([distances])
     seen = _classes(labels, class_distances, n)
-    if permutations < 1:
-        raise ValueError(f"permutations must be at least 1, got {permutations}.")
+    permutations, seed = as_count(permutations, "permutations", 1), as_count(seed, "seed")
     size = raw_norm(distances)
     if size == 0:
         return 1.0
@@ -169,27 +169,33 @@ class _ClassSums:
 
 def _classes(labels: Tensor, class_distances: Tensor, n: int) -> _Classes:
     """Checks the labels and keeps the classes that occur."""
+    for argument, value in (("labels", labels), ("class_distances", class_distances)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{argument} must be a tensor, got {described(value)}.")
+        check_dense(value, argument)
     if labels.shape != (n,):
-        raise ValueError(f"Expected {n} labels, one an input; got shape {tuple(labels.shape)}.")
+        raise ValueError(f"labels must be {n} labels, one an input; got shape {tuple(labels.shape)}.")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"Labels must be integers, got {labels.dtype}.")
-    total = class_distances.shape[0]
-    if class_distances.shape != (total, total):
+        raise TypeError(f"labels must be integers, got {labels.dtype}.")
+    total = class_distances.shape[0] if class_distances.dim() else 0
+    if class_distances.shape != (total, total) or total == 0:
         raise ValueError(f"class_distances must be square, got shape {tuple(class_distances.shape)}.")
+    if not class_distances.is_floating_point():
+        raise TypeError(f"class_distances must be floating point, got {class_distances.dtype}.")
     if int(labels.min()) < 0 or int(labels.max()) >= total:
         raise ValueError(
-            f"Labels run from {int(labels.min())} to {int(labels.max())}, but class_distances has "
+            f"labels must be classes of class_distances, but run from {int(labels.min())} to {int(labels.max())} where it has "
             f"{total} classes."
         )
     seen, place, counts = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
     apart = class_distances.detach().to("cpu", torch.float64)[seen][:, seen]
     apart = apart / apart.max().clamp(min=torch.finfo(torch.float64).tiny)
     if not bool(torch.isfinite(apart).all()):
-        raise ValueError("class_distances has non-finite values (NaN or infinity).")
+        raise ValueError("class_distances has non-finite values (NaN or infinity); all must be finite.")
     norm, raw = _label_norms(apart, counts.double(), n)
     if norm <= MIN_LABEL_SHARE * raw:
         raise ValueError(
-            "The labels have no geometry (one label only, all distinct, or one against the rest of "
+            "labels and class_distances have no geometry (labels of one label only, all distinct, or one against the rest of "
             "equals): every permutation scores the same. Use inputs of more classes, several a class."
         )
     return _Classes(place, counts, apart, norm)

@@ -24,6 +24,7 @@ from typing import Mapping, NamedTuple, Optional, Union
 import torch
 from torch import Tensor
 
+from captum_kd._values import as_flag, as_text, check_mapping, described
 from captum_kd.distance import noise_level
 from captum_kd.metrics.inference.rows import check_matrices, raw_norm, u_centred_row_blocks
 
@@ -65,6 +66,9 @@ def transfer_scores(
         >>> transfer_scores("kd seed 1", "base seed 1")["rs_distilled"]
         Score(x=('kd seed 1', 'base seed 1'), y='labels')
     """
+    for argument, name in (("student", student), ("base", base), ("labels", labels)):
+        as_text(name, argument, or_none=False)
+    as_text(teacher, "teacher")
     distilled, residual = (student, base), (base, student)
     scores = {
         "fss": Score(student, base),
@@ -107,11 +111,14 @@ class Products(NamedTuple):
 
         Undefined: one side has no geometry (constant features, or a copy of what is removed).
         """
-        value, defined = self._correlation(self.full, self.noise, score)
+        check_score(self, score)
+        value, defined = self._correlation(self.full, self.noise, Score(*score))
         return float(value), bool(defined)
 
     def leave_one_out(self, score: Score) -> tuple[Tensor, bool]:
         """The score without each input, (n,) float64, and whether all of them are defined."""
+        check_score(self, score)
+        score = Score(*score)
         noise = torch.maximum(self.noise, _LEFT_OUT_SHARE * self.full.diagonal())
         values, defined = self._correlation(self.without, noise, score)
         for side in score:
@@ -124,6 +131,8 @@ class Products(NamedTuple):
 
     def unique_share(self, of: str, given: str) -> Optional[float]:
         """Share of a geometry that is left after removal, 1 - FSS^2; None where one of the two has none."""
+        for argument, name in (("of", of), ("given", given)):
+            check_score(self, Score(as_text(name, argument, or_none=False) or "", name), argument)
         similarity, defined = self.score(Score(of, given))
         return 1.0 - similarity**2 if defined else None
 
@@ -143,9 +152,6 @@ class Products(NamedTuple):
 
     def _places(self, side: Side) -> tuple[int, int]:
         name, given = (side, side) if isinstance(side, str) else side
-        for each in (name, given):
-            if each not in self.names:
-                raise ValueError(f"There is no geometry {each!r}; there are {', '.join(self.names)}.")
         return self.names.index(name), self.names.index(given)
 
 
@@ -203,10 +209,14 @@ def geometry_products(distances: Mapping[str, Tensor], *, leave_one_out: bool = 
         >>> values.shape
         torch.Size([1000])
     """
+    check_mapping(distances, "distances", "a mapping from names to (n, n) tensors")
+    leave_one_out = as_flag(leave_one_out, "leave_one_out")
+    for name in distances:
+        as_text(name, "Each name in distances", or_none=False)
     matrices = list(distances.values())
     n, k = check_matrices(matrices), len(matrices)
     if leave_one_out and n < 5:
-        raise ValueError(f"Leaving one input out needs at least 5 inputs, got {n}.")
+        raise ValueError(f"distances must be of at least 5 inputs where leave_one_out is True, got {n}.")
     norms = [raw_norm(matrix) for matrix in matrices]
     by_row = matrices[0].new_empty((n, k, k), dtype=torch.float64)
     for rows, block in u_centred_row_blocks(matrices):
@@ -221,6 +231,33 @@ def geometry_products(distances: Mapping[str, Tensor], *, leave_one_out: bool = 
     levels = [noise_level(matrix.dtype) * norm for matrix, norm in zip(matrices, norms)]
     noise = total.new_tensor(levels).square() / pairs
     return Products(tuple(distances), total / pairs, without, noise)
+
+
+def check_products(products: object) -> None:
+    """Raises a TypeError for anything but what :func:`geometry_products` returns."""
+    if not isinstance(products, Products):
+        raise TypeError(f"products must be Products, made by geometry_products(), got {described(products)}.")
+
+
+def check_score(products: Products, score: object, argument: str = "score") -> None:
+    """Raises unless both sides of a score are geometries that there are, or pairs of them.
+
+    Raises:
+        TypeError: no pair of sides.
+        ValueError: a side that there is not.
+    """
+    if not isinstance(score, tuple) or len(score) != 2:
+        raise TypeError(f"{argument} must be a Score, a pair of sides, got {described(score)}.")
+    for side in score:
+        names = (side,) if isinstance(side, str) else side
+        if not isinstance(names, tuple) or len(names) != (1 if isinstance(side, str) else 2) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"{argument} must hold names of geometries or pairs (name, given), got {described(side)}.")
+        for name in names:
+            if name not in products.names:
+                raise ValueError(
+                    f"{argument} names the geometry {described(name)}, which is none of those there are: "
+                    f"{', '.join(products.names)}."
+                )
 
 
 def pair_scores(products: Products, models: list[str], target: Side | None = None) -> Tensor:
@@ -242,6 +279,13 @@ def pair_scores(products: Products, models: list[str], target: Side | None = Non
         >>> pair_scores(products, ["student 1", "student 2", "base 1", "base 2"], "labels").shape
         torch.Size([4, 4])
     """
+    check_products(products)
+    if not isinstance(models, (list, tuple)) or not all(isinstance(model, str) for model in models):
+        raise TypeError(f"models must be a list of names of geometries, got {described(models)}.")
+    if target is not None:
+        check_score(products, Score(target, target), "target")
+    for model in models:
+        check_score(products, Score(model, model), "models")
     scores = torch.eye(len(models), dtype=torch.float64) * (target is None)
     for i, first in enumerate(models):
         for j, second in enumerate(models):

@@ -13,6 +13,7 @@ from typing import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from captum_kd._values import check_dense, described
 from captum_kd.distance import MIN_INPUTS, u_shift
 
 # Numbers of float64 in work at once: 2 MB, which stays in a core's cache.
@@ -27,18 +28,22 @@ def check_matrices(distances: Sequence[Tensor]) -> int:
         TypeError: a matrix is not float32 or float64.
     """
     if not distances:
-        raise ValueError("No distance matrix was given; at least one is needed.")
+        raise ValueError("distances is empty; at least one matrix is needed.")
+    for matrix in distances:
+        if not isinstance(matrix, Tensor):
+            raise TypeError(f"distances must be tensors (n, n), got {described(matrix)}.")
+        check_dense(matrix, "distances")
     n = distances[0].shape[0] if distances[0].dim() else 0
     for matrix in distances:
         if tuple(matrix.shape) != (n, n):
             raise ValueError(
-                f"Expected distance matrices of one population, each of shape (n, n); got shapes "
+                f"distances must be matrices of one population, each of shape (n, n); got shapes "
                 f"{[tuple(each.shape) for each in distances]}."
             )
         if matrix.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"Distance matrices must be float32 or float64, got {matrix.dtype}.")
+            raise TypeError(f"distances must be float32 or float64, got {matrix.dtype}.")
     if n < MIN_INPUTS:
-        raise ValueError(f"Distance geometry needs at least {MIN_INPUTS} inputs, got {n}.")
+        raise ValueError(f"distances must be of at least {MIN_INPUTS} inputs, got {n}.")
     return n
 
 
@@ -52,7 +57,7 @@ def raw_norm(distances: Tensor) -> float:
     step = max(1, _BLOCK_NUMBERS // distances.shape[0])
     squares = sum(float(rows.double().square().sum()) for rows in distances.split(step))
     if not math.isfinite(squares):
-        raise ValueError("A distance matrix has non-finite values (NaN or infinity).")
+        raise ValueError("distances has non-finite values (NaN or infinity); all must be finite.")
     return math.sqrt(squares)
 
 

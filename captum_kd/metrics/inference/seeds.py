@@ -15,6 +15,8 @@ from typing import Iterator, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
+from captum_kd._values import as_count, as_flag, as_number, check_dense, described
+
 __all__ = ["SeedTest", "holm", "seed_test"]
 
 MOST_RELABELLINGS = 1_000_000
@@ -83,8 +85,9 @@ def seed_test(
         >>> seed_test(pair_scores(products, students + bases, "labels"), len(students))
         SeedTest(statistic=0.032, p_value=0.05, smallest_p_value=0.05, relabellings=20)
     """
-    models = scores.shape[0]
     check_roles(scores, students, shared_seeds)
+    larger = as_flag(larger, "larger")
+    models = scores.shape[0]
     if not has_every_score(scores):
         raise ValueError(
             "scores has non-finite values off its diagonal: some pairs of models have no score (constant "
@@ -122,6 +125,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Returns:
         list of float: in the given order, at most 1.
 
+    Raises:
+        TypeError: no sequence of numbers.
+        ValueError: one that is outside [0, 1].
+
     Source: Holm 1979.
 
     Example::
@@ -129,6 +136,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
+    if not isinstance(p_values, (list, tuple)):
+        raise TypeError(f"p_values must be a list of numbers, got {described(p_values)}.")
+    p_values = [as_number(p, f"p_values[{place}]", "between 0 and 1", 0, 1, closed=True) for place, p in enumerate(p_values)]
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
     adjusted = [0.0] * len(p_values)
     reached = 0.0
@@ -162,6 +172,10 @@ def _relabellings(
             yield chosen + others
 
 
+def _is_pair(pair: object) -> bool:
+    return isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(each) is int for each in pair)
+
+
 def has_every_score(scores: Tensor) -> bool:
     """Whether every ordered pair of different models has a score."""
     return bool(torch.isfinite(scores.detach().clone().fill_diagonal_(0)).all())
@@ -173,6 +187,12 @@ def check_roles(scores: Tensor, students: int, shared: Sequence[tuple[int, int]]
     Raises:
         ValueError: as :func:`seed_test`, but for missing scores.
     """
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        raise TypeError(f"scores must be a floating point tensor, got {described(scores)}.")
+    check_dense(scores, "scores")
+    students = as_count(students, "students")
+    if not isinstance(shared, (list, tuple)) or not all(_is_pair(pair) for pair in shared):
+        raise TypeError(f"shared_seeds must be a list of pairs (Student, Base) of integers, got {described(shared)}.")
     models = scores.shape[0] if scores.dim() else 0
     bases = models - students
     if tuple(scores.shape) != (models, models):
@@ -180,7 +200,7 @@ def check_roles(scores: Tensor, students: int, shared: Sequence[tuple[int, int]]
     if students < 1 or bases < 2:
         raise ValueError(
             f"The null compares Bases with each other: at least 1 Student and 2 Bases are needed, got "
-            f"{students} and {bases}. Train a Base with another seed."
+            f"students={students} and {bases} Bases. Train a Base with another seed."
         )
     for place, count in ((0, students), (1, bases)):
         named = [pair[place] for pair in shared]

@@ -16,6 +16,7 @@ from torch import Tensor
 from captum_kd._arguments import as_forward_args, as_layout_hints, check_callable
 from captum_kd._batches import Unpack, unpack_batch
 from captum_kd._outputs import OutputTransform
+from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share, check_choice, described
 from captum_kd.distance import Estimator, check_estimator
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
@@ -162,7 +163,12 @@ def compare_transfer(
         >>> report.plot().savefig("layers.png")
     """
     _check_choices(population, localize, localize_target, localize_layer, reference)
-    _check_numbers(keep, noise, confidence, n_permutations, seed)
+    keep, noise = as_share(keep), as_noise(noise)
+    if confidence is not None:
+        confidence = as_number(confidence, "confidence", "between 0 and 1 (say 0.95) or None", 0, 1)
+    n_permutations, seed = as_count(n_permutations, "n_permutations"), as_count(seed, "seed")
+    progression, show_progress = as_flag(progression, "progression"), as_flag(show_progress, "show_progress")
+    attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
     check_estimator(estimator)
     check_callable(feature_transform, "feature_transform")
     for argument, function in (("unpack", unpack), ("output_transform", output_transform)):
@@ -172,7 +178,7 @@ def compare_transfer(
     embeddings = check_class_embeddings(class_embeddings)
     labels, subjects = as_subjects(student, base, teacher, layers)
     if localize_layer is not None and localize_layer not in labels:
-        raise ValueError(f"localize_layer={localize_layer!r} is none of the layers {labels}.")
+        raise ValueError(f"localize_layer={localize_layer!r} is none of the layers; pass one of {labels}.")
     localizer = None
     if localize is not None:
         explain = as_explainer(
@@ -268,32 +274,20 @@ def compare_transfer(
 def _check_choices(
     population: object, localize: object, localize_target: object, localize_layer: object, reference: object
 ) -> None:
-    if population not in ("all", "batch"):
-        raise ValueError(f"population must be 'all' or 'batch', got {population!r}.")
-    if localize_target not in TARGETS:
-        raise ValueError(f"localize_target must be 'predicted' or 'label', got {localize_target!r}.")
+    check_choice(population, "population", ("all", "batch"))
+    check_choice(localize_target, "localize_target", TARGETS)
     if localize is None and localize_layer is not None:
-        raise ValueError("localize_layer was given, but localize=None takes features on whole images.")
-    if localize != "unicam" and reference is not None:
-        raise ValueError(f'reference belongs to localize="unicam"; localize is {localize!r}.')
-
-
-def _check_numbers(keep: object, noise: object, confidence: object, n_permutations: object, seed: object) -> None:
-    if not _is_number(keep) or not 0 < keep < 1:  # type: ignore[operator]
-        raise ValueError(f"keep must be a share between 0 and 1 (0.5 keeps half of the pixels), got {keep!r}.")
-    if not _is_number(noise) or not 0 <= noise < float("inf"):  # type: ignore[operator]
-        raise ValueError(f"noise must be a standard deviation, 0 or more, got {noise!r}.")
-    if confidence is not None and (not _is_number(confidence) or not 0 < confidence < 1):  # type: ignore[operator]
-        raise ValueError(f"confidence must be between 0 and 1 (say 0.95) or None, got {confidence!r}.")
-    for name, value in (("n_permutations", n_permutations), ("seed", seed)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"{name} must be a non-negative integer, got {value!r}.")
-        if value >= 2**63:
-            raise ValueError(f"{name} must be below 2**63, got {value!r}.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+        raise ValueError(
+            f"localize_layer={described(localize_layer)} was given, but localize=None takes features on whole images; leave it "
+            "out, or pass localize."
+        )
+    if localize_layer is not None and not isinstance(localize_layer, str):
+        raise TypeError(f"localize_layer must be one of the layers' names or None, got {described(localize_layer)}.")
+    if not (isinstance(localize, str) and localize == "unicam") and reference is not None:
+        raise ValueError(
+            f'reference belongs to localize="unicam", but localize is {described(localize)}; leave reference out, got '
+            f"{described(reference)}."
+        )
 
 
 def _read(
@@ -337,8 +331,10 @@ def _device(device: Union[str, torch.device]) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"feature_device={device!r} is no device that torch can use here: {error}") from None
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f"feature_device={described(device)} is no device that torch can use here; expected 'cpu' or another: {error}") from None
+    if found.type == "meta":
+        raise ValueError("feature_device must be a device that holds numbers, got 'meta'.")
     return found
 
 

@@ -18,6 +18,7 @@ from captum_kd._arguments import as_inputs, as_labels
 from captum_kd._batches import device_of, to_device
 from captum_kd._maps import as_maps, image_place
 from captum_kd._outputs import OutputTransform
+from captum_kd._values import described
 from captum_kd.attr import UniCAM
 from captum_kd.attr.gradcam import layer_gradcams, predicted_classes
 from captum_kd.attr.reference import ReferencePopulation
@@ -277,7 +278,7 @@ def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[tuple[Tensor, .
             "inputs or more that are not among the data."
         )
     if not isinstance(reference, (tuple, list)) or len(reference) != 2:
-        raise TypeError("reference must be a pair (inputs, labels).")
+        raise TypeError(f"reference must be a pair (inputs, labels), got {described(reference)}.")
     inputs = as_inputs(reference[0], "reference[0]")
     labels = as_labels(reference[1], inputs[0].shape[0])
     if labels is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Optional
 
+from captum_kd._values import as_count
 from captum_kd.metrics.report.scoring import MOST_WIDENED_INPUTS, MOST_WIDENED_NUMBERS
 
 __all__ = ["MemoryLimit"]
@@ -31,9 +32,7 @@ class MemoryLimit:
     """
 
     def __init__(self, limit: Optional[int], data: Iterable[Any], views: int, progression: bool = False) -> None:
-        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit <= 0):
-            raise ValueError(f"memory_limit must be a positive number of bytes or None, got {limit!r}.")
-        self._limit = limit
+        self._limit = None if limit is None else as_count(limit, "memory_limit (in bytes)", 1, or_none=True)
         self._data = data
         self._matrices = views * (2 if progression else 1) + 2  # two in work while distances are taken
         self._expected: Optional[int] = None

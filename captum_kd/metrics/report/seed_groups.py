@@ -9,6 +9,7 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
+from captum_kd._values import described
 from captum_kd.metrics.inference import seed_control, single_pair_sentence
 from captum_kd.metrics.inference.seeds import MOST_RELABELLINGS, relabelling_count
 from captum_kd.metrics.report.subjects import BASE, STUDENT, Subject
@@ -69,7 +70,7 @@ def as_seed_groups(
     if len(bases) < LEAST_BASES or explained_in_pairs:
         if groups is not None or shared:
             reason = "localize='unicam' allows none" if explained_in_pairs else "it needs two Bases of different seeds"
-            raise ValueError(f"groups and shared_seeds are for seed control, but {reason}.")
+            raise ValueError(f"groups and shared_seeds are for seed control, but {reason}; leave them out.")
         return []
     found = []
     base_names = list(bases)
@@ -90,7 +91,9 @@ def _checked_groups(
     groups: Mapping[str, Sequence[str]], students: Mapping[str, Subject]
 ) -> dict[Optional[str], list[str]]:
     if not isinstance(groups, Mapping) or any(isinstance(members, str) for members in groups.values()):
-        raise TypeError("groups must be {name: names of Students}, a list of names for each group.")
+        raise TypeError(
+            f"groups must be {{name: names of Students}}, a list of names for each group, got {described(groups)}."
+        )
     if not groups:
         raise ValueError("groups is an empty mapping; leave it out, or name at least one group of Students.")
     for name, members in groups.items():
@@ -117,7 +120,7 @@ def _checked_seeds(
             raise TypeError(f"shared_seeds must hold pairs (name of a Student, name of a Base), got {pair!r}.")
         if pair[0] not in students or pair[1] not in bases:
             raise ValueError(
-                f"shared_seeds names {tuple(pair)!r}; expected a Student of {list(students)} and a Base of {list(bases)}."
+                f"shared_seeds has the pair {described(tuple(pair))}; expected a Student of {list(students)} and a Base of {list(bases)}."
             )
         checked.append((pair[0], pair[1]))
     for side, role in enumerate(("Student", "Base")):

@@ -65,7 +65,10 @@ def as_subjects(
             raise ValueError(f"{role} is an empty mapping; pass at least one model.")
         named += [(name, role, model) for name, model in by_name.items()]
     if isinstance(teacher, Mapping):
-        raise TypeError("teacher must be one model; a further Teacher or an assistant can be one more Student by name.")
+        raise TypeError(
+            f"teacher must be one model, got a {type(teacher).__name__}; a further Teacher or an assistant can be one more "
+            "Student by name."
+        )
     if teacher is not None:
         named.append((TEACHER, TEACHER, teacher))
     for name, role, model in named:

@@ -8,9 +8,11 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
 
+from captum_kd._values import check_mapping, described
 from captum_kd.metrics.report.table import markdown, plain
 
 if TYPE_CHECKING:
@@ -53,6 +55,13 @@ class TransferReport:
         notes: Sequence[str],
         settings: Mapping[str, Any],
     ) -> None:
+        if not isinstance(rows, (list, tuple)) or not all(isinstance(row, Mapping) for row in rows):
+            raise TypeError(f"rows must be a list of records (dicts), got {described(rows)}.")
+        if seed_control is not None:
+            check_mapping(seed_control, "seed_control", "a mapping or None")
+        if not isinstance(notes, (list, tuple)) or not all(isinstance(note, str) for note in notes):
+            raise TypeError(f"notes must be a list of sentences (str), got {described(notes)}.")
+        check_mapping(settings, "settings", "a mapping")
         self.rows = [dict(row) for row in rows]
         self.seed_control = None if seed_control is None else dict(seed_control)
         self.notes = list(notes)
@@ -95,15 +104,20 @@ class TransferReport:
         return plain(self.to_dict())
 
     def __repr__(self) -> str:
-        students, bases, layers = (len({row[key] for row in self.rows}) for key in ("student", "base", "layer"))
+        students, bases, layers = (len({row.get(key) for row in self.rows}) for key in ("student", "base", "layer"))
         return (
-            f"TransferReport({students} Student(s), {bases} Base(s), {layers} layer(s), {self.settings['n']} inputs; "
+            f"TransferReport({students} Student(s), {bases} Base(s), {layers} layer(s), {self.settings.get('n')} inputs; "
             f"{len(self.rows)} rows)"
         )
 
 
 def _write(path: Union[str, "os.PathLike[str]"], text: str) -> None:
-    target = Path(path)
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a file's path (str or os.PathLike) or None, got {described(path)}.")
+    # What a link points to is replaced, not the link.
+    target = Path(os.path.realpath(path))
+    if not target.name or target.is_dir():
+        raise ValueError(f"path must name a file, got {described(path)}.")
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:

@@ -101,7 +101,7 @@ def test_arguments_are_checked_where_no_pair_has_a_score() -> None:
 
 
 def test_an_unknown_question() -> None:
-    with pytest.raises(ValueError, match="Unknown question 'rs'; there are fss"):
+    with pytest.raises(ValueError, match="question must be 'fss'.* or .*, got 'rs'"):
         seed_control({"a": separated(3, 3)}, 3, "rs")
 
 

@@ -37,7 +37,7 @@ def untouched():
         ({"base": 3}, TypeError, "base must be callable"),
         ({"teacher": {"t": related(2)}}, TypeError, "one model"),
         ({"confidence": 95}, ValueError, "between 0 and 1"),
-        ({"confidence": True}, ValueError, "between 0 and 1"),
+        ({"confidence": True}, TypeError, "between 0 and 1"),
         ({"n_permutations": -1}, ValueError, "n_permutations"),
         ({"seed": 0.5}, ValueError, "seed"),
         ({"seed": 2**63}, ValueError, "seed must be below"),

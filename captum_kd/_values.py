@@ -1,0 +1,152 @@
+"""Single values that users pass: flags, counts, numbers, names of options, texts, dense tensors.
+
+Checked here and nowhere else, so that every function takes the same types (numpy's numbers too) and says the same of
+others. What comes back is plain Python: settings are written into reports.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "as_count",
+    "as_flag",
+    "as_noise",
+    "as_number",
+    "as_share",
+    "as_text",
+    "check_choice",
+    "check_dense",
+    "check_generator",
+    "check_mapping",
+    "described",
+]
+
+MOST = 2**63 - 1
+"""What torch's integers hold."""
+
+
+def described(value: object) -> str:
+    """What came, short enough for a message."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
+    if isinstance(value, (str, bytes, numbers.Number, type(None), list, tuple, dict, set, range)):
+        return reprlib.repr(value)
+    return type(value).__name__
+
+
+def as_flag(value: object, argument: str) -> bool:
+    """True or False, also as 1 and 0.
+
+    Raises:
+        TypeError: anything else, whose truth may be anyone's guess.
+    """
+    is_flag = type(value).__name__ in ("bool_", "bool") or isinstance(value, numbers.Integral)
+    if not is_flag or value not in (0, 1):
+        raise TypeError(f"{argument} must be True or False, got {described(value)}.")
+    return bool(value)
+
+
+def as_count(value: object, argument: str, least: int = 0, *, or_none: bool = False) -> int:
+    """A whole number from ``least`` to 2**63 - 1.
+
+    Args:
+        or_none (bool): whether to say that None would have done; the caller has looked for it.
+
+    Raises:
+        ValueError: anything else; True and False too.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        kind = {0: "a non-negative integer", 1: "a positive integer"}.get(least, f"an integer of at least {least}")
+        raise ValueError(f"{argument} must be {kind}{' or None' * or_none}, got {described(value)}.")
+    if value > MOST:
+        raise ValueError(f"{argument} must be below 2**63, got {described(value)}.")
+    return int(value)
+
+
+def as_number(value: object, argument: str, expected: str, low: float, high: float, *, closed: bool = False) -> float:
+    """A real number between two ends.
+
+    Args:
+        expected (str): what it must be, for the message.
+        low, high (float): the ends; an infinite one leaves the numbers finite.
+        closed (bool): whether the ends are allowed.
+
+    Raises:
+        TypeError: no number.
+        ValueError: one that is not between the ends, or NaN.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be {expected}, got {described(value)}.")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    inside = low <= number <= high if closed else low < number < high
+    if not (inside and math.isfinite(number)):
+        raise ValueError(f"{argument} must be {expected}, got {described(value)}.")
+    return number
+
+
+def as_share(value: object, argument: str = "keep") -> float:
+    """A share of an image's pixels, inside (0, 1)."""
+    return as_number(value, argument, "a share of the pixels between 0 and 1, both excluded", 0, 1)
+
+
+def as_noise(value: object, argument: str = "noise") -> float:
+    """A standard deviation that numbers can be multiplied with in float32."""
+    most = torch.finfo(torch.float32).max
+    return as_number(value, argument, "a standard deviation, 0 or a positive number", 0, most, closed=True)
+
+
+def check_choice(value: object, argument: str, options: Sequence[str]) -> None:
+    """Raises a ValueError unless the value is one of some names."""
+    if not isinstance(value, str) or value not in options:
+        listed = ", ".join(map(repr, options[:-1]))
+        raise ValueError(f"{argument} must be {listed} or {options[-1]!r}, got {described(value)}.")
+
+
+def as_text(value: object, argument: str, *, or_none: bool = True) -> Optional[str]:
+    """A text, or None where that is allowed.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if isinstance(value, str) or (value is None and or_none):
+        return value
+    raise TypeError(f"{argument} must be a text (str){' or None' * or_none}, got {described(value)}.")
+
+
+def check_mapping(value: Any, argument: str, expected: str) -> None:
+    """Raises a TypeError for anything but mappings."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{argument} must be {expected}, got {described(value)}.")
+
+
+def check_generator(value: object, argument: str = "generator") -> None:
+    """Raises a TypeError for anything but torch's generators and None."""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(f"{argument} must be a torch.Generator or None, got {described(value)}.")
+
+
+def check_dense(value: Tensor, argument: str) -> None:
+    """Raises a TypeError for tensors that hold no plain array of numbers: sparse, nested, quantised, on "meta"."""
+    kind = None
+    if value.layout != torch.strided or value.is_nested:
+        kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+    elif value.is_quantized:
+        kind = "quantized"
+    elif value.is_meta:
+        kind = "without values (device 'meta')"
+    if kind is not None:
+        raise TypeError(
+            f"{argument} must be an ordinary dense tensor, got one of shape {tuple(value.shape)} that is {kind}; convert it "
+            "first (to_dense(), dequantize(), to_padded_tensor())."
+        )

@@ -1,0 +1,429 @@
+"""Every public function and class with one valid call, from which fuzzing departs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import tempfile
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+import captum_kd
+import captum_kd.attr
+import captum_kd.distance
+import captum_kd.embeddings
+import captum_kd.features
+import captum_kd.metrics
+import captum_kd.metrics.inference
+import captum_kd.perturb
+import captum_kd.visualization
+from captum_kd import UniCAM
+from captum_kd.metrics import inference
+
+from fuzz.odd import TheModelsOwnError
+
+__all__ = ["BUILDING_BLOCKS", "CASES", "Case", "MODELS", "PUBLIC_MODULES", "is_record", "public_names"]
+
+PACKAGE = str(Path(captum_kd.__file__).parent)
+
+PUBLIC_MODULES: tuple[types.ModuleType, ...] = (
+    captum_kd,
+    captum_kd.attr,
+    captum_kd.distance,
+    captum_kd.embeddings,
+    captum_kd.features,
+    captum_kd.metrics,
+    captum_kd.metrics.inference,
+    captum_kd.perturb,
+    captum_kd.visualization,
+)
+
+BUILDING_BLOCKS = {
+    "captum_kd.distance": {
+        "Geometry", "center", "correlation", "cross_distances", "distances_to_center", "euclidean_distances", "geometry",
+        "inner_product", "is_finite", "noise_level", "remove", "u_shift",
+    },
+    "captum_kd.embeddings": {"label_distances", "label_geometry"},
+}  # fmt: skip
+"""What the package's own modules pass checked tensors between themselves. They run in inner loops and check nothing."""
+
+N = 8
+
+
+class Net(nn.Module):
+    """(N, 3, 12, 12) to 3 classes, with in-place activations, batch normalisation and dropout, in evaluation mode."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv1 = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(4, 5, 3, stride=2, padding=1)
+        self.drop = nn.Dropout(0.2)
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor, *more: Any) -> Tensor:
+        try:
+            for scale in more:
+                x = x * scale
+            hidden = self.relu(self.norm(self.conv1(x)))
+            return self.fc(self.drop(torch.tanh(self.conv2(hidden)).mean((2, 3))))
+        except Exception as error:
+            trace = error.__traceback__
+            while trace is not None:
+                if trace.tb_frame.f_code.co_filename.startswith(PACKAGE):
+                    raise  # a hook's
+                trace = trace.tb_next
+            raise TheModelsOwnError from error
+
+
+with torch.random.fork_rng():
+    MODELS = [Net(seed).eval() for seed in (1, 2, 3)]
+STUDENT, BASE, TEACHER = MODELS
+STUDENT.conv1.requires_grad_(False)
+STUDENT.conv2.weight.grad = torch.ones_like(STUDENT.conv2.weight)
+STUDENT.fc.register_forward_hook(lambda module, args, output: None)
+
+IMAGES = torch.rand(N, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(N) % 3
+MAPS = torch.randn(N, 1, 3, 3, generator=torch.Generator().manual_seed(1))
+MASKS = torch.zeros(N, 12, 12, dtype=torch.bool)
+MASKS[:, 2:7, 3:9] = True
+FEATURES = torch.randn(N, 6, generator=torch.Generator().manual_seed(2))
+OTHERS = torch.randn(N, 4, generator=torch.Generator().manual_seed(3))
+TABLE = torch.randn(3, 4, generator=torch.Generator().manual_seed(4))
+DISTANCES = {name: torch.cdist(x, x) for name, x in (("student", FEATURES), ("base", OTHERS), ("labels", TABLE[LABELS]))}
+SCORES = torch.rand(5, 5, generator=torch.Generator().manual_seed(5))
+ROWS = [
+    {"student": "s", "base": "b", "layer": layer, "score": "fss", "value": 0.5, "low": 0.4, "high": 0.6, "p_value": None,
+     "n": 8, "unique_share": None}
+    for layer in ("layer1", "layer2")
+]  # fmt: skip
+
+
+def _unicam() -> UniCAM:
+    return UniCAM(STUDENT, "conv2", BASE)
+
+
+def _written(method: str, **given: Any) -> str:
+    """In a folder of its own, for relative paths."""
+    report = captum_kd.metrics.TransferReport(ROWS, None, [], {"n": 8})
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            written: str = getattr(report, method)(**given)
+            assert [os.path.getsize(name) for name in os.listdir()] == [len(written.encode())] * (given.get("path") is not None)
+        finally:
+            os.chdir(here)
+    return written
+
+
+def _products() -> inference.Products:
+    return inference.geometry_products(DISTANCES)
+
+
+class Case(NamedTuple):
+    """A public callable and how it is called.
+
+    Attributes:
+        signature (callable): what has the arguments.
+        call (callable): runs it, to an end that uses every argument.
+        valid (callable): arguments of a valid call, made anew.
+        check (callable, optional): raises where a result cannot be right.
+        known_as (dict): other words that messages may use for an argument.
+        draws (bool): whether it draws from torch's global stream, as its documentation says.
+    """
+
+    signature: Callable[..., Any]
+    call: Callable[..., Any]
+    valid: Callable[[], dict[str, Any]]
+    check: Optional[Callable[[Any, dict[str, Any]], None]] = None
+    known_as: dict[str, tuple[str, ...]] = {}
+    draws: bool = False
+
+    @property
+    def arguments(self) -> list[str]:
+        parameters = inspect.signature(self.signature).parameters.values()
+        named = [each.name for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+        return [name for name in named if name not in ("self", "cls")]
+
+
+def _maps_of_inputs(result: Any, given: dict[str, Any]) -> None:
+    """Finite maps, one an input, without graph."""
+    inputs = given["inputs"][0] if isinstance(given["inputs"], tuple) else given["inputs"]
+    for single in result if isinstance(result, (tuple, list)) else [result]:
+        assert single.shape[0] == inputs.shape[0] and not single.requires_grad
+        assert bool(torch.isfinite(single).all())
+
+
+def _score(result: Any, given: dict[str, Any]) -> None:
+    assert result.shape == () and -1 <= float(result) <= 1
+
+
+def _scores(result: Any, given: dict[str, Any]) -> None:
+    for values in result:
+        assert bool(((0 <= values) & (values <= 1)).all())
+
+
+def _like(argument: str) -> Callable[[Any, dict[str, Any]], None]:
+    def check(result: Any, given: dict[str, Any]) -> None:
+        assert result.shape == given[argument].shape and not result.requires_grad
+        assert bool(torch.isfinite(result).all())
+
+    return check
+
+
+def _rows(result: Any, given: dict[str, Any]) -> None:
+    assert all(row["value"] is None or -1 <= row["value"] <= 1 for row in result.rows)
+    result.to_json(), result.to_csv(), str(result), result.to_markdown()
+
+
+def _p_value(result: Any, given: dict[str, Any]) -> None:
+    assert 0 < result <= 1
+
+
+def _drawn(result: Any, given: dict[str, Any]) -> None:
+    result.canvas.draw()
+
+
+def _curve(result: Any, given: dict[str, Any]) -> None:
+    for curve in result.values() if isinstance(result, dict) else [result]:
+        assert 0 <= float(curve.area) <= 1
+
+
+ATTRIBUTE = dict(inputs=IMAGES, target=LABELS)
+# What a model makes of its further arguments shows in what its layers give.
+MODEL_ARGS = {"additional_forward_args": ("layer 'conv", "non-finite logits")}
+
+CASES: dict[str, Case] = {
+    "captum_kd.UniCAM": Case(
+        UniCAM.__init__,
+        lambda **given: UniCAM(**given).attribute_transfer(IMAGES, LABELS).distilled,
+        lambda: dict(forward_func=STUDENT, layer="conv2", base_func=BASE),
+        lambda result, given: _maps_of_inputs(result, {"inputs": IMAGES}),
+        {"base_layer": ("of base_func",), "feature_layer": ("base_feature_layer",), "base_feature_layer": ("of base_func",)},
+    ),
+    "captum_kd.UniCAM.attribute": Case(
+        UniCAM.attribute, lambda **given: _unicam().attribute(**given), lambda: dict(ATTRIBUTE), _maps_of_inputs,
+        MODEL_ARGS,
+    ),
+    "captum_kd.UniCAM.attribute_transfer": Case(
+        UniCAM.attribute_transfer, lambda **given: _unicam().attribute_transfer(**given), lambda: dict(ATTRIBUTE),
+        _maps_of_inputs, MODEL_ARGS,
+    ),
+    "captum_kd.UniCAM.reference": Case(
+        UniCAM.reference, lambda **given: _unicam().reference(**given), lambda: dict(ATTRIBUTE),
+        None, MODEL_ARGS,
+    ),
+    "captum_kd.UniCAM.residual": Case(UniCAM.residual, lambda: _unicam().residual(), dict),
+    "captum_kd.ReferencePopulation": Case(
+        captum_kd.ReferencePopulation.__init__,
+        lambda **given: repr(captum_kd.ReferencePopulation(**given)),
+        lambda: dict(vars(_unicam().reference(IMAGES, LABELS))),
+    ),
+    "captum_kd.flatten": Case(captum_kd.flatten, captum_kd.flatten, lambda: dict(activations=IMAGES)),
+    "captum_kd.flatten_to_unit_length": Case(
+        captum_kd.flatten_to_unit_length, captum_kd.flatten_to_unit_length, lambda: dict(activations=IMAGES)
+    ),
+    "captum_kd.global_average_pool": Case(
+        captum_kd.global_average_pool, captum_kd.global_average_pool, lambda: dict(activations=IMAGES)
+    ),
+    "captum_kd.distance.distance_correlation": Case(
+        captum_kd.distance.distance_correlation, captum_kd.distance.distance_correlation,
+        lambda: dict(x=FEATURES, y=OTHERS), _score,
+    ),
+    "captum_kd.distance.partial_distance_correlation": Case(
+        captum_kd.distance.partial_distance_correlation, captum_kd.distance.partial_distance_correlation,
+        lambda: dict(x=FEATURES, y=OTHERS, given=FEATURES[:, :3]), _score,
+    ),
+    "captum_kd.distance.check_estimator": Case(
+        captum_kd.distance.check_estimator, captum_kd.distance.check_estimator, lambda: dict(estimator="biased")
+    ),
+    "captum_kd.embeddings.check_class_embeddings": Case(
+        captum_kd.embeddings.check_class_embeddings, captum_kd.embeddings.check_class_embeddings,
+        lambda: dict(class_embeddings=TABLE),
+    ),
+    "captum_kd.embeddings.classifier_embeddings": Case(
+        captum_kd.embeddings.classifier_embeddings, captum_kd.embeddings.classifier_embeddings,
+        lambda: dict(module=STUDENT.fc), lambda result, given: _like("weight")(result, {"weight": result}),
+        {"module": ("nn.Linear", "Linear")},
+    ),
+    "captum_kd.embeddings.class_prototypes": Case(
+        captum_kd.embeddings.class_prototypes, captum_kd.embeddings.class_prototypes,
+        lambda: dict(feature_func=STUDENT, data=[(IMAGES, LABELS)]), None, {"data": ("loader", "batch")},
+    ),
+    "captum_kd.metrics.TransferReport": Case(
+        captum_kd.metrics.TransferReport.__init__,
+        lambda **given: repr(captum_kd.metrics.TransferReport(**given)),
+        lambda: dict(rows=ROWS, seed_control=None, notes=["a note"], settings={"n": 8}),
+    ),
+    "captum_kd.metrics.TransferReport.to_json": Case(
+        captum_kd.metrics.TransferReport.to_json,
+        functools.partial(_written, "to_json"), dict,
+    ),
+    "captum_kd.metrics.TransferReport.to_csv": Case(
+        captum_kd.metrics.TransferReport.to_csv,
+        functools.partial(_written, "to_csv"), dict,
+    ),
+    "captum_kd.metrics.TransferReport.plot": Case(
+        captum_kd.metrics.TransferReport.plot,
+        lambda **given: captum_kd.metrics.TransferReport(ROWS, None, [], {"n": 8}).plot(**given), dict, _drawn,
+    ),
+    "captum_kd.metrics.KeepCurve.of": Case(
+        captum_kd.metrics.KeepCurve.of, captum_kd.metrics.KeepCurve.of,
+        lambda: dict(shares=[0.2, 0.5], correct=torch.rand(2, N) > 0.5),
+    ),
+    "captum_kd.metrics.compare_transfer": Case(
+        captum_kd.metrics.compare_transfer, captum_kd.metrics.compare_transfer,
+        lambda: dict(student=STUDENT, base=BASE, layers=["conv2"], data=[(IMAGES, LABELS)], show_progress=False),
+        _rows, {"data": ("loader", "batch"), **MODEL_ARGS},
+    ),
+    "captum_kd.metrics.compare_transfer, localised": Case(
+        captum_kd.metrics.compare_transfer, captum_kd.metrics.compare_transfer,
+        lambda: dict(
+            student={"a": STUDENT, "b": TEACHER}, base={"c": BASE, "d": Net(4).eval()}, layers=["conv1", "conv2"],
+            data=[(IMAGES, LABELS)], show_progress=False, localize="gradcam", teacher=TEACHER, n_permutations=20,
+            confidence=0.9, class_embeddings=TABLE,
+        ),
+        _rows,
+        {"data": ("loader", "batch"), "localize": ("localizes",), **MODEL_ARGS},
+    ),
+    "captum_kd.metrics.feature_similarity_score": Case(
+        captum_kd.metrics.feature_similarity_score, captum_kd.metrics.feature_similarity_score,
+        lambda: dict(forward_func=STUDENT, layer="conv2", base_func=BASE, base_layer="conv2", inputs=IMAGES), _score,
+        MODEL_ARGS,
+    ),
+    "captum_kd.metrics.relevance_score": Case(
+        captum_kd.metrics.relevance_score, captum_kd.metrics.relevance_score,
+        lambda: dict(forward_func=STUDENT, layer="conv2", inputs=IMAGES, target=LABELS), _score,
+        MODEL_ARGS,
+    ),
+    "captum_kd.metrics.relevance_score, localised": Case(
+        captum_kd.metrics.relevance_score, captum_kd.metrics.relevance_score,
+        lambda: dict(
+            forward_func=STUDENT, layer="conv2", inputs=IMAGES, target=LABELS, given=(BASE, "conv2"),
+            attributions=MAPS, base_attributions=MAPS,
+        ),
+        _score, MODEL_ARGS,
+    ),
+    "captum_kd.metrics.keep_curve": Case(
+        captum_kd.metrics.keep_curve, captum_kd.metrics.keep_curve,
+        lambda: dict(forward_func=STUDENT, inputs=IMAGES, target=LABELS, attributions=MAPS, shares=(0.2, 0.6)), _curve,
+        MODEL_ARGS,
+    ),
+    "captum_kd.metrics.localization_score": Case(
+        captum_kd.metrics.localization_score, captum_kd.metrics.localization_score,
+        lambda: dict(attributions=MAPS, masks=MASKS), _scores, {"masks": ("mask",)},
+    ),
+    "captum_kd.metrics.random_attributions": Case(
+        captum_kd.metrics.random_attributions, captum_kd.metrics.random_attributions, lambda: dict(like=MAPS), _like("like")
+    ),
+    "captum_kd.metrics.sensitivity_max": Case(
+        captum_kd.metrics.sensitivity_max, captum_kd.metrics.sensitivity_max,
+        lambda: dict(explanation_func=lambda x: x[0] if isinstance(x, tuple) else x, inputs=IMAGES), draws=True,
+    ),
+    "captum_kd.metrics.inference.geometry_products": Case(
+        inference.geometry_products, inference.geometry_products, lambda: dict(distances=DISTANCES)
+    ),
+    "captum_kd.metrics.inference.holm": Case(inference.holm, inference.holm, lambda: dict(p_values=[0.1, 0.2])),
+    "captum_kd.metrics.inference.jackknife": Case(
+        inference.jackknife, inference.jackknife,
+        lambda: dict(products=_products(), score=inference.transfer_scores()["rs_distilled"]),
+    ),
+    "captum_kd.metrics.inference.label_permutation_p_value": Case(
+        inference.label_permutation_p_value, inference.label_permutation_p_value,
+        lambda: dict(
+            distances=DISTANCES["student"], labels=LABELS, class_distances=torch.cdist(TABLE, TABLE), permutations=20
+        ),
+        _p_value,
+    ),
+    "captum_kd.metrics.inference.pair_scores": Case(
+        inference.pair_scores, inference.pair_scores, lambda: dict(products=_products(), models=["student", "base"])
+    ),
+    "captum_kd.metrics.inference.seed_control": Case(
+        inference.seed_control, inference.seed_control, lambda: dict(scores={"layer": SCORES}, students=2, question="fss")
+    ),
+    "captum_kd.metrics.inference.seed_test": Case(
+        inference.seed_test, inference.seed_test, lambda: dict(scores=SCORES, students=2),
+        lambda result, given: _p_value(result.p_value, given),
+    ),
+    "captum_kd.metrics.inference.single_pair_sentence": Case(
+        inference.single_pair_sentence, inference.single_pair_sentence, lambda: dict(students=1, bases=1)
+    ),
+    "captum_kd.metrics.inference.transfer_scores": Case(inference.transfer_scores, inference.transfer_scores, dict),
+    "captum_kd.metrics.inference.Products.score": Case(
+        inference.Products.score, lambda **given: _products().score(**given),
+        lambda: dict(score=inference.Score("student", "base")),
+    ),
+    "captum_kd.metrics.inference.Products.leave_one_out": Case(
+        inference.Products.leave_one_out, lambda **given: _products().leave_one_out(**given),
+        lambda: dict(score=inference.Score("student", "base")),
+    ),
+    "captum_kd.metrics.inference.Products.unique_share": Case(
+        inference.Products.unique_share, lambda **given: _products().unique_share(**given),
+        lambda: dict(of="student", given="base"),
+    ),
+    "captum_kd.perturb.keep_relevant": Case(
+        captum_kd.perturb.keep_relevant, captum_kd.perturb.keep_relevant, lambda: dict(inputs=IMAGES, attributions=MAPS),
+        _like("inputs"), {"inputs": ("images",)}, draws=True,
+    ),
+    "captum_kd.perturb.noisy_linear_imputation": Case(
+        captum_kd.perturb.noisy_linear_imputation, captum_kd.perturb.noisy_linear_imputation,
+        lambda: dict(images=IMAGES, keep=MASKS), _like("images"), draws=True,
+    ),
+    "captum_kd.perturb.relevant_pixels": Case(
+        captum_kd.perturb.relevant_pixels, captum_kd.perturb.relevant_pixels, lambda: dict(attributions=MAPS, size=(12, 12))
+    ),
+    "captum_kd.visualization.plot_keep_curve": Case(
+        captum_kd.visualization.plot_keep_curve, captum_kd.visualization.plot_keep_curve,
+        lambda: dict(curves={"a": captum_kd.metrics.KeepCurve.of([0.2, 0.5], torch.ones(2, 3) > 0)}), _drawn,
+        {"curves": ("curve",)},
+    ),
+    "captum_kd.visualization.plot_layer_scores": Case(
+        captum_kd.visualization.plot_layer_scores, captum_kd.visualization.plot_layer_scores, lambda: dict(rows=ROWS), _drawn,
+        {"rows": ("row",)},
+    ),
+    "captum_kd.visualization.visualize_transfer": Case(
+        captum_kd.visualization.visualize_transfer, captum_kd.visualization.visualize_transfer,
+        lambda: dict(images=IMAGES[:2], maps={"map": MAPS[:2]}), _drawn, {"kept": ("column",)},
+    ),
+}  # fmt: skip
+
+
+def is_record(value: object) -> bool:
+    """A named tuple holds what it is given; functions that take one check it."""
+    return isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields")
+
+
+def public_names() -> dict[str, Any]:
+    """Callables of the public modules' ``__all__``, and the public methods of their classes, by qualified name."""
+    found: dict[str, Any] = {}
+    seen: dict[int, str] = {}
+    for module in PUBLIC_MODULES:
+        for name in module.__all__:
+            value = getattr(module, name)
+            is_type_hint = typing.get_origin(value) is not None
+            if id(value) in seen or not callable(value) or is_type_hint:
+                continue
+            seen[id(value)] = name
+            if name in BUILDING_BLOCKS.get(module.__name__, ()):
+                continue
+            if not is_record(value):
+                found[f"{module.__name__}.{name}"] = value
+            if isinstance(value, type):
+                for method, function in vars(value).items():
+                    if method.startswith("_") or not inspect.isfunction(getattr(value, method, None)) and not isinstance(
+                        function, classmethod
+                    ):
+                        continue
+                    found[f"{module.__name__}.{name}.{method}"] = function
+    return found

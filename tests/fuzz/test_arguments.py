@@ -1,0 +1,98 @@
+"""Whatever is passed: a right result, or a ValueError or TypeError of the package's own that names the argument."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import re
+import warnings
+from typing import Any, Iterable
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from state import unchanged_state
+from torch import Tensor
+
+from fuzz.cases import BUILDING_BLOCKS, CASES, MODELS, PACKAGE, Case, public_names
+from fuzz.odd import TheModelsOwnError, odd_values
+
+
+EXAMPLES = int(os.environ.get("CAPTUM_KD_FUZZ_EXAMPLES", "15"))
+"""For each function. Some thousands were run when it was written; these few are for every change."""
+
+
+def test_every_public_function_and_method_is_fuzzed():
+    covered = {name.split(",")[0] for name in CASES}
+    without_arguments = {"captum_kd.UniCAM.has_convergence_delta", "captum_kd.metrics.TransferReport.to_dict",
+                         "captum_kd.metrics.TransferReport.to_markdown"}  # fmt: skip
+    passed_by_the_package = {"captum_kd.ReferencePopulation.check"}
+    assert set(public_names()) - without_arguments - passed_by_the_package == covered
+    for module, names in BUILDING_BLOCKS.items():
+        assert names <= set(__import__(module, fromlist=["x"]).__all__)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_valid_calls_are_valid(name):
+    case = CASES[name]
+    arguments = case.valid()
+    assert set(arguments) <= set(case.arguments)
+    check(case, {}, arguments)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].arguments])
+def test_any_arguments(name):
+    case = CASES[name]
+
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+    @given(st.dictionaries(st.sampled_from(case.arguments), odd_values(), min_size=1, max_size=2))
+    def run(odd: dict[str, Any]) -> None:
+        check(case, odd, case.valid())
+
+    run()
+
+
+def check(case: Case, odd: dict[str, Any], valid: dict[str, Any]) -> None:
+    arguments = {**valid, **odd}
+    with unchanged_state(MODELS, list(tensors_in(arguments.values())), except_for=["random"] if case.draws else []):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                result = case.call(**arguments)
+                if case.check is not None:
+                    case.check(result, arguments)
+        except TheModelsOwnError:
+            pass
+        except (ValueError, TypeError) as error:
+            assert odd, error
+            check_message(case, odd, error)
+
+
+def check_message(case: Case, odd: dict[str, Any], error: Exception) -> None:
+    """The error is raised on purpose, names an argument that was changed, what came and what was expected."""
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    file, line = trace.tb_frame.f_code.co_filename, trace.tb_lineno
+    source = linecache.getline(file, line).strip()
+    if not (file.startswith(PACKAGE) and source.startswith("raise ")):
+        raise AssertionError(f"{type(error).__name__} by accident at {file}:{line}: {source}: {error}") from error
+    message = str(error)
+    words = [word for argument in odd for word in (argument, *case.known_as.get(argument, ()))]
+    assert any(re.search(rf"(?<!\w){re.escape(word)}", message, re.I) for word in words), f"names none of {words}: {message}"
+    assert re.search(r"\b(got|has|have|gives?|holds?|is|are|was|were|needs?|yields?|keeps)\b", message), f"what came? {message}"
+    assert re.search(
+        r"must|expected|pass|needs?|choose|should|between|at least|one of|make|use|there are|remove|leave|check|train", message, re.I
+    ), f"what was expected? {message}"
+
+
+def tensors_in(values: Iterable[Any]) -> Iterable[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor) and not value.is_nested and not value.is_quantized:
+            yield value
+        elif isinstance(value, dict):
+            yield from tensors_in(value.values())
+        elif isinstance(value, (tuple, list)):
+            yield from tensors_in(value)
