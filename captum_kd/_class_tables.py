@@ -13,7 +13,7 @@ from captum_kd._arguments import check_callable
 from captum_kd._batches import Unpack, device_of, to_device, unpack_batch
 from captum_kd._values import as_count, as_flag
 from captum_kd.distance import is_finite
-from captum_kd.layers import same_random_state
+from captum_kd.layers import run_model, same_random_state
 
 __all__ = ["class_prototypes", "classifier_embeddings"]
 
@@ -166,7 +166,7 @@ def class_prototypes(
             )
         inputs = to_device(inputs, device)
         with same_random_state(inputs):
-            features = feature_func(*inputs)
+            features = run_model(feature_func, inputs)
         directions = _unit_rows(features, len(labels), number)
         width = width or directions.shape[1]
         if directions.shape[1] != width:

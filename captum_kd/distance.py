@@ -467,7 +467,7 @@ def _as_features(**features: Tensor) -> list[Tensor]:
                 f"{MIN_INPUTS} inputs along the first dimension."
             )
         if value.numel() == 0:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}: its inputs have no features, of which at least one is needed.")
+            raise ValueError(f"{name} has shape {tuple(value.shape)}: its inputs have no features, but must have some.")
     first_name, first = next(iter(features.items()))
     for name, value in features.items():
         if value.shape[0] != first.shape[0]:

@@ -26,7 +26,16 @@ from captum_kd._values import check_dense
 from captum_kd.layouts import Trace
 from captum_kd.names import find, find_like, innermost, name_of, names_in
 
-__all__ = ["Caught", "Layer", "LayerLike", "catch_layers", "counterpart", "resolve_layer", "same_random_state"]
+__all__ = [
+    "Caught",
+    "Layer",
+    "LayerLike",
+    "catch_layers",
+    "counterpart",
+    "resolve_layer",
+    "run_model",
+    "same_random_state",
+]
 
 LayerLike = Union[str, nn.Module]
 
@@ -168,6 +177,18 @@ def catch_layers(
         _check_caught(layer, catcher.caught, at_input)
     devices = _device_order(forward_func, catcher.caught[layers[0].module], device_ids)
     return [{layer.module: catcher.caught[layer.module][device] for layer in layers} for device in devices]
+
+
+def run_model(
+    forward_func: Callable[..., Any], inputs: tuple[Any, ...], additional_forward_args: tuple[Any, ...] = ()
+) -> Any:
+    """What a model returns, without gradients, computed as when its layers are caught.
+
+    On copies, since a model may change what it is given where it lies; and without the fast path of attention, whose
+    answers differ where inputs are padded.
+    """
+    with torch.no_grad(), without_fast_path():
+        return forward_func(*(_copied(value) for value in (*inputs, *additional_forward_args)))
 
 
 class _Catcher:

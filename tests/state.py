@@ -22,7 +22,9 @@ def _digest(value: Tensor) -> Any:
     elif value.device.type == "meta":
         content = "meta"
     else:
-        content = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        flat = value.detach().reshape(-1)
+        plain = torch.empty(flat.shape, dtype=value.dtype, device=value.device).copy_(flat)
+        content = plain.cpu().view(torch.uint8).numpy().tobytes() if value.numel() else b""
     return (tuple(value.shape), str(value.dtype), value.requires_grad, grad, content)
 
 

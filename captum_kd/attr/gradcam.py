@@ -13,7 +13,7 @@ from torch import Tensor
 
 from captum_kd._outputs import OutputTransform, class_scores
 from captum_kd.cam import precise, weighted_activations
-from captum_kd.layers import Layer, catch_layers, same_random_state
+from captum_kd.layers import Layer, catch_layers, run_model, same_random_state
 from captum_kd.layouts import LayoutHints, find_layout
 from captum_kd.observation import image_size_of
 
@@ -137,5 +137,5 @@ def predicted_classes(
         TypeError, ValueError: an output without logits (N, classes), or with non-finite ones.
     """
     with torch.no_grad(), same_random_state(inputs):
-        output = forward_func(*inputs, *additional_forward_args)
+        output = run_model(forward_func, inputs, additional_forward_args)
         return class_scores(output, output_transform, None, model).argmax(1)

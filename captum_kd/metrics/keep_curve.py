@@ -23,7 +23,7 @@ from captum_kd._arguments import (
 from captum_kd._maps import as_maps, image_place
 from captum_kd._outputs import OutputTransform, class_scores
 from captum_kd._values import as_flag, as_noise, as_share, check_dense, check_generator, described
-from captum_kd.layers import same_random_state
+from captum_kd.layers import run_model, same_random_state
 from captum_kd.perturb import keep_relevant
 
 __all__ = ["SHARES", "KeepCurve", "keep_curve", "random_attributions"]
@@ -73,7 +73,7 @@ class KeepCurve(NamedTuple):
             raise TypeError(f"correct must be a boolean tensor (shares, inputs), got {described(correct)}.")
         check_dense(correct, "correct")
         if correct.dim() != 2 or correct.shape[0] != len(shares) or correct.shape[1] == 0:
-            raise ValueError(f"correct must have shape ({len(shares)}, N), a row for each of the shares, got {tuple(correct.shape)}.")
+            raise ValueError(f"correct must have shape ({len(shares)}, N), a row a share, got {tuple(correct.shape)}.")
         at = torch.tensor(shares, dtype=torch.float64)
         right = correct.double()
         areas = right[0] if len(at) == 1 else torch.trapezoid(right, at, dim=0) / (at[-1] - at[0])
@@ -218,7 +218,7 @@ def keep_curve(
                     for part in _parts(group, max_examples_per_batch):
                         batch = list(take_rows(values, part, n))
                         batch[place] = kept[part.start - group.start : part.stop - group.start]
-                        output = forward_func(*batch, *take_rows(args, part, n))
+                        output = run_model(forward_func, tuple(batch), take_rows(args, part, n))
                         logits = class_scores(output, output_transform, labels[part], "forward_func")
                         correct[name][number, part] = logits.argmax(1).cpu() == labels[part]
     curves = {name: KeepCurve.of(shares, answers) for name, answers in correct.items()}

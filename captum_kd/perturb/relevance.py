@@ -148,5 +148,6 @@ def _as_maps(attributions: Tensor) -> Tensor:
         )
     broken = (~maps.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
     if broken:
-        raise ValueError(f"attributions of input(s) {', '.join(map(str, broken[:5]))} are not finite (NaN or infinity); all must be.")
+        which = ", ".join(map(str, broken[:5]))
+        raise ValueError(f"attributions of input(s) {which} are not finite (NaN or infinity); all must be.")
     return maps.to(torch.promote_types(maps.dtype, torch.float32))

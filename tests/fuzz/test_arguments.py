@@ -10,7 +10,6 @@ from typing import Any, Iterable
 
 import hypothesis.strategies as st
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from state import unchanged_state
 from torch import Tensor
@@ -81,7 +80,8 @@ def check_message(case: Case, odd: dict[str, Any], error: Exception) -> None:
         raise AssertionError(f"{type(error).__name__} by accident at {file}:{line}: {source}: {error}") from error
     message = str(error)
     words = [word for argument in odd for word in (argument, *case.known_as.get(argument, ()))]
-    assert any(re.search(rf"(?<!\w){re.escape(word)}", message, re.I) for word in words), f"names none of {words}: {message}"
+    named = any(re.search(rf"(?<!\w){re.escape(word)}", message, re.I) for word in words)
+    assert named, f"names none of {words}: {message}"
     assert re.search(r"\b(got|has|have|gives?|holds?|is|are|was|were|needs?|yields?|keeps)\b", message), f"what came? {message}"
     assert re.search(
         r"must|expected|pass|needs?|choose|should|between|at least|one of|make|use|there are|remove|leave|check|train", message, re.I

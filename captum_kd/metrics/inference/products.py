@@ -249,8 +249,8 @@ def check_score(products: Products, score: object, argument: str = "score") -> N
     if not isinstance(score, tuple) or len(score) != 2:
         raise TypeError(f"{argument} must be a Score, a pair of sides, got {described(score)}.")
     for side in score:
-        names = (side,) if isinstance(side, str) else side
-        if not isinstance(names, tuple) or len(names) != (1 if isinstance(side, str) else 2) or not all(isinstance(name, str) for name in names):
+        names = (side, side) if isinstance(side, str) else side
+        if not isinstance(names, tuple) or len(names) != 2 or not all(isinstance(name, str) for name in names):
             raise TypeError(f"{argument} must hold names of geometries or pairs (name, given), got {described(side)}.")
         for name in names:
             if name not in products.names:

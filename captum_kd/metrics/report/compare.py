@@ -332,7 +332,9 @@ def _device(device: Union[str, torch.device]) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        raise ValueError(f"feature_device={described(device)} is no device that torch can use here; expected 'cpu' or another: {error}") from None
+        raise ValueError(
+            f"feature_device={described(device)} is no device that torch can use here; expected 'cpu' or another: {error}"
+        ) from None
     if found.type == "meta":
         raise ValueError("feature_device must be a device that holds numbers, got 'meta'.")
     return found

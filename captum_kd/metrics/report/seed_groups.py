@@ -120,7 +120,8 @@ def _checked_seeds(
             raise TypeError(f"shared_seeds must hold pairs (name of a Student, name of a Base), got {pair!r}.")
         if pair[0] not in students or pair[1] not in bases:
             raise ValueError(
-                f"shared_seeds has the pair {described(tuple(pair))}; expected a Student of {list(students)} and a Base of {list(bases)}."
+                f"shared_seeds has the pair {described(tuple(pair))}; expected a Student of {list(students)} and a Base of "
+                f"{list(bases)}."
             )
         checked.append((pair[0], pair[1]))
     for side, role in enumerate(("Student", "Base")):

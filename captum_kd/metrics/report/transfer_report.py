@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,6 +112,15 @@ class TransferReport:
         )
 
 
+def _mode(target: Path) -> int:
+    """The permissions that a file has or, where there is none yet, would get: mkstemp's are for its owner alone."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
 def _write(path: Union[str, "os.PathLike[str]"], text: str) -> None:
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path must be a file's path (str or os.PathLike) or None, got {described(path)}.")
@@ -122,11 +132,8 @@ def _write(path: Union[str, "os.PathLike[str]"], text: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
-        # mkstemp makes files that only their owner can read.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
+        os.chmod(name, _mode(target))
         os.replace(name, target)
     except BaseException:
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)
         raise
