@@ -63,14 +63,14 @@ def maps(x: Tensor) -> Tensor:
 CALLS: dict[str, tuple[int, Callable[..., Any]]] = {
     "batch mode": (200, lambda s, b, x, y: UniCAM(s, "conv", b).attribute(x, y)),
     "reference mode": (200, reference_mode),
-    "errors": (200, failing),
-    "similarity": (200, lambda s, b, x, y: feature_similarity_score(s, "conv", b, "conv", x)),
-    "relevance": (200, lambda s, b, x, y: relevance_score(s, "conv", x, y, given=(b, "conv"))),
-    "prototypes": (200, lambda s, b, x, y: class_prototypes(s, [(x, y)])),
-    "keep_relevant": (200, lambda s, b, x, y: keep_relevant(x, maps(x))),
-    "keep curve": (50, lambda s, b, x, y: keep_curve(s, x, y, maps(x), shares=(0.5,))),
-    "sensitivity": (50, lambda s, b, x, y: sensitivity_max(UniCAM(s, "conv", b).attribute, x, target=y)),
-    "report": (30, report),
+    "errors": (50, failing),
+    "similarity": (50, lambda s, b, x, y: feature_similarity_score(s, "conv", b, "conv", x)),
+    "relevance": (50, lambda s, b, x, y: relevance_score(s, "conv", x, y, given=(b, "conv"))),
+    "prototypes": (50, lambda s, b, x, y: class_prototypes(s, [(x, y)])),
+    "keep_relevant": (50, lambda s, b, x, y: keep_relevant(x, maps(x))),
+    "keep curve": (20, lambda s, b, x, y: keep_curve(s, x, y, maps(x), shares=(0.5,))),
+    "sensitivity": (20, lambda s, b, x, y: sensitivity_max(UniCAM(s, "conv", b).attribute, x, target=y)),
+    "report": (10, report),
 }
 
 

@@ -10,6 +10,9 @@ from captum.metrics import sensitivity_max as captum_sensitivity_max
 from captum.metrics._core.sensitivity import default_perturb_func
 from torch import Tensor
 
+from captum_kd._arguments import as_inputs, check_batch_size, check_callable
+from captum_kd._values import as_count, as_number, described
+
 __all__ = ["sensitivity_max"]
 
 TensorOrTuple = Union[Tensor, tuple[Tensor, ...]]
@@ -53,7 +56,8 @@ def sensitivity_max(
 
     Raises:
         TypeError: an explanation that is no tensor or tuple of tensors, such as the list that a
-                    list of layers gives.
+                    list of layers gives; functions that cannot be called.
+        ValueError: a negative radius, no samples, a norm that does not exist.
 
     Examples::
 
@@ -61,13 +65,27 @@ def sensitivity_max(
         >>> sensitivity_max(unicam.attribute, image, target=3, reference=population)
     """
 
+    check_callable(explanation_func, "explanation_func")
+    check_callable(perturb_func, "perturb_func")
+    for value in as_inputs(inputs):
+        if perturb_func is default_perturb_func and not value.is_floating_point():
+            raise TypeError(
+                f"inputs must be floating point for the default perturb_func, got {value.dtype}; pass a perturb_func of your own."
+            )
+    perturb_radius = as_number(perturb_radius, "perturb_radius", "a number, 0 or more", 0, float("inf"), closed=True)
+    n_perturb_samples = as_count(n_perturb_samples, "n_perturb_samples", 1)
+    check_batch_size(max_examples_per_batch, "max_examples_per_batch")
+    is_number = isinstance(norm_ord, (int, float)) and not isinstance(norm_ord, bool) and norm_ord == norm_ord
+    if not (is_number or (isinstance(norm_ord, str) and norm_ord == "fro")):
+        raise ValueError(f"norm_ord must be 'fro' or a number, the order of a vector norm, got {described(norm_ord)}.")
+
     def as_tuple(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         explanation = explanation_func(*args, **kwargs)
         tensors = _format_tensor_into_tuples(explanation) if isinstance(explanation, (Tensor, tuple)) else None
-        if tensors is None or not all(isinstance(tensor, Tensor) for tensor in tensors):
+        if tensors is None or not all(isinstance(tensor, Tensor) and tensor.is_floating_point() for tensor in tensors):
             raise TypeError(
-                f"explanation_func returned {type(explanation).__name__}; sensitivity_max needs a tensor or a tuple "
-                "of tensors. Explain one layer, and one direction, at a time."
+                f"explanation_func returned {type(explanation).__name__}; sensitivity_max needs a floating point tensor or a "
+                "tuple of such. Explain one layer, and one direction, at a time."
             )
         return tuple(tensors)
 

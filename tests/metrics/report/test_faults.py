@@ -88,7 +88,7 @@ def test_an_error_in_the_users_code_passes_through_and_leaves_nothing_behind(mod
 
 
 @pytest.mark.parametrize("localize", [None, "gradcam", "unicam"])
-@pytest.mark.parametrize("run", [1, 2, 5])
+@pytest.mark.parametrize("run", [1, 4])
 def test_an_interrupt_in_a_model_leaves_nothing_behind_and_the_rerun_is_as_if_nothing_had_been(models, localize, run):
     change = {"localize": localize, **({"reference": data()} if localize == "unicam" else {})}
     expected = report_of(*models, change).to_json()
@@ -172,17 +172,18 @@ SETTINGS = {
 }
 
 
-def texts(settings: str) -> tuple[str, str]:
-    found = report_of(related(1), related(2), {"seed": 3, **SETTINGS[settings]})
+def texts(settings: str, models: Any = None) -> tuple[str, str]:
+    found = report_of(*(models or (related(1), related(2))), {"seed": 3, **SETTINGS[settings]})
     return found.to_json(), found.to_csv()
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_same_seed_same_bytes_whatever_the_global_streams(settings):
-    expected = texts(settings)
+    models = related(1), related(2)
+    expected = texts(settings, models)
     torch.manual_seed(5), numpy.random.seed(5), random.seed(5)
-    with unchanged_state([]):
-        assert texts(settings) == expected
+    with unchanged_state(models):
+        assert texts(settings, models) == expected
 
 
 def test_another_process_writes_the_same_bytes():
