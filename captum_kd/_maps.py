@@ -30,14 +30,17 @@ def image_place(inputs: tuple[Tensor, ...], purpose: str) -> int:
     return places[0]
 
 
-def as_maps(attributions: Any, argument: str, n: int, size: Optional[Size] = None) -> Tensor:
+def as_maps(
+    attributions: Any, argument: str, n: Optional[int], size: Optional[Size] = None, *, flat_too: bool = False
+) -> Tensor:
     """Attributions as they came, without graph, known to be one finite map an input.
 
     Args:
         attributions (Any): what a Captum layer attribution returned.
         argument (str): its name, for messages.
-        n (int): number of inputs.
+        n (int, optional): number of inputs; None: as many as there are maps.
         size (tuple, optional): (H, W) of what the maps lie on; they must not be larger.
+        flat_too (bool): whether (N, h, w) will do.
 
     Returns:
         Tensor: (N, 1, h, w), float32 or float64.
@@ -55,12 +58,15 @@ def as_maps(attributions: Any, argument: str, n: int, size: Optional[Size] = Non
         kind = f"a tensor of {attributions.dtype}" if isinstance(attributions, Tensor) else type(attributions).__name__
         raise TypeError(f"{argument} must be a floating point tensor of shape (N, 1, h, w), got {kind}.")
     check_dense(attributions, argument)
+    if flat_too and attributions.dim() == 3:
+        attributions = attributions.unsqueeze(1)
     shape = tuple(attributions.shape)
-    if attributions.dim() != 4 or shape[1] != 1 or 0 in shape[2:]:
-        hint = f" Sum over channels first: {argument}.sum(1, keepdim=True)." if attributions.dim() == 4 else ""
-        hint = f" Pass {argument}.unsqueeze(1)." if attributions.dim() == 3 else hint
-        raise ValueError(f"{argument} must have shape (N, 1, h, w), one map an input, got {shape}.{hint}")
-    if shape[0] != n:
+    if attributions.dim() != 4 or shape[1] != 1 or 0 in shape:
+        hint = " Sum over channels first, by .sum(1, keepdim=True)." if attributions.dim() == 4 and shape[1] > 1 else ""
+        hint = " Add the dimension of channels, by .unsqueeze(1)." if attributions.dim() == 3 else hint
+        expected = "(N, 1, h, w) or (N, h, w)" if flat_too else "(N, 1, h, w)"
+        raise ValueError(f"{argument} must have shape {expected}, one map an input, got {shape}.{hint}")
+    if n is not None and shape[0] != n:
         raise ValueError(f"{argument} has {shape[0]} maps for {n} inputs; pass the maps of these inputs, one each.")
     if size is not None and (shape[2] > size[0] or shape[3] > size[1]):
         raise ValueError(

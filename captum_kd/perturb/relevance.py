@@ -9,7 +9,8 @@ import torch
 from captum.attr import LayerAttribution
 from torch import Tensor
 
-from captum_kd._values import as_count, as_noise, as_share, check_dense, check_generator, described
+from captum_kd._maps import as_maps
+from captum_kd._values import as_count, as_noise, as_share, check_generator, described
 from captum_kd.perturb.imputation import check_images, noisy_linear_imputation
 
 __all__ = ["keep_relevant", "relevant_pixels"]
@@ -57,15 +58,9 @@ def keep_relevant(
     check_images(inputs, "inputs")
     noise, keep = as_noise(noise), as_share(keep)
     check_generator(generator)
-    if isinstance(attributions, Tensor) and attributions.dim() > 0 and attributions.shape[0] != inputs.shape[0]:
-        raise ValueError(
-            f"attributions has shape {tuple(attributions.shape)} for {inputs.shape[0]} inputs; "
-            "pass the maps of these inputs, one for each."
-        )
-    size = (inputs.shape[-2], inputs.shape[-1])
-    return noisy_linear_imputation(
-        inputs, relevant_pixels(attributions, size, keep).to(inputs.device), noise=noise, generator=generator
-    )
+    maps = as_maps(attributions, "attributions", len(inputs), flat_too=True)
+    kept = relevant_pixels(maps, (inputs.shape[-2], inputs.shape[-1]), keep).to(inputs.device)
+    return noisy_linear_imputation(inputs, kept, noise=noise, generator=generator)
 
 
 @torch.no_grad()
@@ -100,7 +95,7 @@ def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0
                   [0, 0]]]], dtype=torch.int32)
     """
     keep = as_share(keep)
-    maps = _as_maps(attributions)
+    maps = as_maps(attributions, "attributions", None, flat_too=True)
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise TypeError(f"size must be the images' (H, W), got {described(size)}.")
     height, width = (as_count(side, "size (H, W)", 1) for side in size)
@@ -128,26 +123,3 @@ def _warn_of_ties(values: Tensor, at_the_cut: Tensor) -> None:
             UserWarning,
             stacklevel=4,
         )
-
-
-def _as_maps(attributions: Tensor) -> Tensor:
-    """(N, 1, h, w), at least float32."""
-    if not isinstance(attributions, Tensor):
-        raise TypeError(
-            f"attributions must be a tensor (N, 1, h, w), got {type(attributions).__name__}; "
-            "of several layers' attributions pass one at a time."
-        )
-    if not attributions.is_floating_point():
-        raise TypeError(f"attributions must be a floating point tensor, got {attributions.dtype}; use .float().")
-    check_dense(attributions, "attributions")
-    maps = attributions.unsqueeze(1) if attributions.dim() == 3 else attributions
-    if maps.dim() != 4 or maps.shape[1] != 1 or maps.numel() == 0:
-        raise ValueError(
-            f"attributions has shape {tuple(attributions.shape)}; pass one map per input, (N, 1, h, w) or (N, h, w). "
-            "Sum over channels first where there are several."
-        )
-    broken = (~maps.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
-    if broken:
-        which = ", ".join(map(str, broken[:5]))
-        raise ValueError(f"attributions of input(s) {which} are not finite (NaN or infinity); all must be.")
-    return maps.to(torch.promote_types(maps.dtype, torch.float32))

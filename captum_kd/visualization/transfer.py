@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
+from captum_kd._maps import as_maps
 from captum_kd._values import as_number, as_text, check_choice, check_dense, described
 from captum_kd.attr import TransferAttributions
 from captum_kd.visualization._panels import (
@@ -266,21 +267,7 @@ def _as_kept(name: str, kept: Tensor, images: Tensor, pictures: Array) -> Array:
 
 def _as_maps(name: str, values: Tensor, n: int, height: int, width: int) -> Array:
     """(N, H, W) float64."""
-    if not isinstance(values, Tensor):
-        raise TypeError(
-            f"The maps of column {name!r} must be a tensor (N, 1, h, w), got {type(values).__name__}. Of several layers "
-            "or outputs draw one at a time."
-        )
-    check_dense(values, f"The maps of column {name!r}")
-    if values.is_complex():
-        raise TypeError(f"The maps of column {name!r} must be real, got {values.dtype}.")
-    if 0 in values.shape or values.dim() != 4 or values.shape[0] != n or values.shape[1] != 1:
-        raise ValueError(
-            f"The maps of column {name!r} must have shape ({n}, 1, h, w), one map for each image, got "
-            f"{tuple(values.shape)}. Sum or select channels first."
-        )
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"The maps of column {name!r} have non-finite values (NaN or infinity); all must be finite.")
-    large = LayerAttribution.interpolate(values.detach().cpu().double(), (height, width), "bilinear")
+    maps = as_maps(values, f"column {name!r} of maps", n)
+    large = LayerAttribution.interpolate(maps.cpu().double(), (height, width), "bilinear")
     array: Array = large[:, 0].numpy()
     return array

@@ -259,7 +259,7 @@ UNFIT = [
     ((maps(), maps()), TypeError, "a tuple of 2, as layers with several outputs, .* choose one"),
     ([maps()], TypeError, "a list of 1, .* choose one"),
     (X, ValueError, r"\(N, 1, h, w\), .*\.sum\(1, keepdim=True\)"),
-    (maps()[:, 0], ValueError, r"unsqueeze\(1\)"),
+    (maps()[:, 0], ValueError, r"by .unsqueeze\(1\)"),
     (maps().long(), TypeError, "tensor of torch.int64"),
     (maps().numpy(), TypeError, "got ndarray"),
 ]

@@ -158,7 +158,7 @@ def spoiled(value: float) -> Tensor:
         ((maps(3), maps(3)), left_half(3), TypeError, r"a tuple of 2, .* choose one, attributions\[0\]"),
         (maps(3).long(), left_half(3), TypeError, "tensor of torch.int64"),
         (None, left_half(3), TypeError, "got NoneType"),
-        (maps(3)[:, 0], left_half(3), ValueError, r"got \(3, 4, 6\). Pass attributions.unsqueeze\(1\)"),
+        (maps(3)[:, 0], left_half(3), ValueError, r"got \(3, 4, 6\). Add the dimension of channels, by .unsqueeze\(1\)"),
         (maps(3).expand(3, 5, 4, 6), left_half(3), ValueError, r"sum\(1, keepdim=True\)"),
     ],
 )

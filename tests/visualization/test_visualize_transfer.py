@@ -88,8 +88,8 @@ def test_figures_stay_out_of_pyplot():
     [
         ({"images": torch.rand(N, 2, 8, 8)}, "images must have shape"),
         ({"images": 255 * torch.rand(N, 3, 8, 8)}, "between 0 and 1"),
-        ({"maps": {"m": torch.rand(N + 1, 1, 4, 4)}}, "'m' must have shape"),
-        ({"maps": {"m": torch.full((N, 1, 4, 4), float("nan"))}}, "'m' have non-finite values"),
+        ({"maps": {"m": torch.rand(N + 1, 1, 4, 4)}}, "column 'm' of maps has 4 maps for 3 inputs"),
+        ({"maps": {"m": torch.full((N, 1, 4, 4), float("nan"))}}, "column 'm' of maps has non-finite values"),
         ({"masks": torch.ones(N, 3, 3)}, "masks must have shape"),
         ({"columns": ["residual"]}, "residual"),
         ({"row_labels": ["one"]}, "row_labels"),
@@ -118,7 +118,7 @@ def test_images_must_be_tensors():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"maps": TransferAttributions([torch.rand(N, 1, 4, 4)], [torch.rand(N, 1, 4, 4)])}, "one at a time"),
+        ({"maps": TransferAttributions([torch.rand(N, 1, 4, 4)], [torch.rand(N, 1, 4, 4)])}, "column 'distilled' of maps is a list of 1, .* choose one"),
         ({"maps": torch.rand(N, 1, 4, 4)}, "maps must map column titles"),
         ({"kept": torch.ones(N, 16, 16, dtype=torch.bool)}, "kept must map column titles"),
         ({"kept": {"kept": torch.ones(N, 16, 16, dtype=torch.long)}}, "use kept.bool"),
