@@ -73,7 +73,7 @@ def as_maps(
             f"{argument} has maps of {shape[2]}x{shape[3]} for {size[0]}x{size[1]} pixels; maps are upsampled, never "
             "reduced: pass the maps of these inputs, at the layer's resolution or the input's."
         )
-    maps = attributions.detach()
+    maps: Tensor = attributions.detach()
     if not is_finite(maps):
         index = int((~torch.isfinite(maps)).flatten(1).any(1).nonzero()[0])
         raise ValueError(f"{argument} has non-finite values (NaN or infinity) in map {index}; all must be finite.")

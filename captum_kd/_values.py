@@ -63,10 +63,10 @@ def as_count(value: object, argument: str, least: int = 0, *, or_none: bool = Fa
     Raises:
         ValueError: anything else; True and False too.
     """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+    if type(value) is bool or not isinstance(value, numbers.Integral) or int(value) < least:
         kind = {0: "a non-negative integer", 1: "a positive integer"}.get(least, f"an integer of at least {least}")
         raise ValueError(f"{argument} must be {kind}{' or None' * or_none}, got {described(value)}.")
-    if value > MOST:
+    if int(value) > MOST:
         raise ValueError(f"{argument} must be below 2**63, got {described(value)}.")
     return int(value)
 
@@ -83,7 +83,7 @@ def as_number(value: object, argument: str, expected: str, low: float, high: flo
         TypeError: no number.
         ValueError: one that is not between the ends, or NaN.
     """
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    if type(value) is bool or not isinstance(value, numbers.Real):
         raise TypeError(f"{argument} must be {expected}, got {described(value)}.")
     try:
         number = float(value)

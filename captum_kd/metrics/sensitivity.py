@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, Optional, Union
 
 from captum._utils.common import _format_tensor_into_tuples
@@ -75,8 +76,7 @@ def sensitivity_max(
     perturb_radius = as_number(perturb_radius, "perturb_radius", "a number, 0 or more", 0, float("inf"), closed=True)
     n_perturb_samples = as_count(n_perturb_samples, "n_perturb_samples", 1)
     check_batch_size(max_examples_per_batch, "max_examples_per_batch")
-    is_number = isinstance(norm_ord, (int, float)) and not isinstance(norm_ord, bool) and norm_ord == norm_ord
-    if not (is_number or (isinstance(norm_ord, str) and norm_ord == "fro")):
+    if not _is_norm(norm_ord):
         raise ValueError(f"norm_ord must be 'fro' or a number, the order of a vector norm, got {described(norm_ord)}.")
 
     def as_tuple(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
@@ -100,3 +100,10 @@ def sensitivity_max(
         **kwargs,
     )
     return sensitivity
+
+
+def _is_norm(norm_ord: Any) -> bool:
+    """Of vectors, by torch.norm: Captum's type hint says str alone, its function takes numbers too."""
+    if isinstance(norm_ord, str):
+        return norm_ord == "fro"
+    return type(norm_ord) in (int, float) and not math.isnan(norm_ord)
