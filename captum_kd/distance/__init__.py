@@ -1,0 +1,48 @@
+"""Distance geometry: how alike two sets of features arrange the same inputs.
+
+A population of ``n`` inputs is described by the Euclidean distances between its features (:mod:`.pairwise`).
+Centring removes what any population has in common; what is left, a :class:`Geometry` (:mod:`.centring`), can be
+multiplied, correlated and removed from another one. All that scores need of it are inner products
+(:mod:`.gram`), which add up over blocks of distances (:mod:`.sources`, :mod:`.sums`), so populations whose
+matrices fit nowhere have the same scores (:mod:`.blockwise`). Everything else in this package calls these
+functions; the formulas are written down nowhere else.
+
+Sources: Szekely, Rizzo & Bakirov 2007 (distance correlation), Szekely & Rizzo
+2014 (U-centring, unbiased estimator, partial distance correlation).
+"""
+
+from captum_kd.distance.centring import (
+    MIN_INPUTS,
+    Estimator,
+    Geometry,
+    center,
+    check_estimator,
+    correlation,
+    geometry,
+    inner_product,
+    noise_level,
+    remove,
+    u_shift,
+)
+from captum_kd.distance.pairwise import cross_distances, distances_to_center, euclidean_distances, is_finite
+from captum_kd.distance.scores import distance_correlation, partial_distance_correlation
+
+__all__ = [
+    "Estimator",
+    "Geometry",
+    "MIN_INPUTS",
+    "center",
+    "check_estimator",
+    "correlation",
+    "cross_distances",
+    "distance_correlation",
+    "distances_to_center",
+    "euclidean_distances",
+    "geometry",
+    "inner_product",
+    "is_finite",
+    "noise_level",
+    "partial_distance_correlation",
+    "remove",
+    "u_shift",
+]

@@ -1,0 +1,120 @@
+"""Inner products of the geometries of features, without a matrix of distances; differentiable.
+
+The way back computes every block of distances a second time and holds one of them: with P and Q centred, the gradient
+of <P, Q> with respect to the distances behind P is Q itself, since centring is a projection.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from captum_kd._values import as_count
+from captum_kd.distance.centring import Estimator, warn_of_no_geometry
+from captum_kd.distance.gram import gram_correlation
+from captum_kd.distance.pairwise import unchecked_distances
+from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
+from captum_kd.distance.sums import BLOCK, PairSums, population_sums, tiles
+
+__all__ = ["MOST_DENSE", "block_correlation", "check_block_size", "chosen_block", "noise_squares", "source_correlation"]
+
+MOST_DENSE = 4096
+"""Inputs up to which whole matrices of distances are held unless a block size is asked for."""
+
+
+def check_block_size(block_size: Optional[int]) -> None:
+    """Raises unless the value is None or a positive integer."""
+    if block_size is not None:
+        as_count(block_size, "block_size", 1, or_none=True)
+
+
+def chosen_block(n: int, block_size: Optional[int]) -> Optional[int]:
+    """Inputs a side of a block; None: whole matrices."""
+    if block_size is None:
+        return None if n <= MOST_DENSE else BLOCK
+    return block_size
+
+
+def noise_squares(sums: PairSums, sources: Sequence[DistanceSource]) -> Tensor:
+    """(k,) squared norms of centred matrices that count as rounding."""
+    levels = sums.products.new_tensor([source.noise for source in sources])
+    return levels.square() * sums.raw_squares()
+
+
+def source_correlation(
+    sources: Sequence[DistanceSource],
+    estimator: Estimator,
+    block_size: int,
+    given: Optional[int] = None,
+    from_both: bool = False,
+) -> Tensor:
+    """Correlation of the first two sources' geometries, the one at ``given`` removed; without graph."""
+    sums = population_sums(sources, block_size=block_size)
+    noise = noise_squares(sums, sources)
+    value, defined = gram_correlation(sums.gram(estimator), noise, 0, 1, given, given if from_both else None)
+    if not bool(defined):
+        warn_of_no_geometry(stacklevel=4)
+    return value
+
+
+def block_correlation(
+    features: Sequence[Tensor],
+    estimator: Estimator,
+    block_size: int,
+    given: Optional[int] = None,
+    from_both: bool = False,
+) -> Tensor:
+    """:func:`source_correlation` of features (n, d) of one dtype, which is also the result's; differentiable once."""
+    gram, noise = _BlockGram.apply(estimator, block_size, *features)
+    value, defined = gram_correlation(gram, noise, 0, 1, given, given if from_both else None)
+    if not bool(defined):
+        warn_of_no_geometry(stacklevel=4)
+    return value.to(features[0].dtype)
+
+
+class _BlockGram(torch.autograd.Function):
+    """(k, k) inner products of the geometries of k sets of features, and the squared norms that are rounding."""
+
+    @staticmethod
+    def forward(ctx: Any, estimator: Estimator, block_size: int, *features: Tensor) -> tuple[Tensor, Tensor]:
+        sources = [FeatureDistances(TensorFeatures(each)) for each in features]
+        sums = population_sums(sources, block_size=block_size)
+        noise = noise_squares(sums, sources)
+        ctx.block_size = block_size
+        ctx.units = [(source.unit, source.dtype) for source in sources]
+        ctx.save_for_backward(sums.u_shifts(estimator), *features)
+        ctx.mark_non_differentiable(noise)
+        return sums.gram(estimator), noise
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Optional[Tensor], ...]:
+        shifts, *features = ctx.saved_tensors
+        weights = grad + grad.T
+        wanted = [place for place, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
+        pulls: list[Optional[Tensor]] = [None] * len(features)
+        for place in wanted:
+            pulls[place] = torch.zeros_like(features[place])
+        for rows, columns in tiles(shifts.shape[1], ctx.block_size):
+            on_diagonal = rows == columns
+            parts = (rows,) if on_diagonal else (rows, columns)
+            leaves = [
+                [(each[part].to(dtype) / unit).detach().requires_grad_() for part in parts]
+                for each, (unit, dtype) in zip(features, ctx.units)
+            ]
+            with torch.enable_grad():
+                distances = [unchecked_distances(*each) for each in leaves]
+            centred = torch.stack([each.detach().to(shifts.dtype) for each in distances])
+            centred.sub_(shifts[:, rows, None]).sub_(shifts[:, None, columns])
+            for place in wanted:
+                # The sums count every pair twice; the distances within one block hold both of them.
+                slope = torch.tensordot(weights[place], centred, 1).mul_(1 if on_diagonal else 2)
+                found = torch.autograd.grad(distances[place], leaves[place], slope.to(distances[place].dtype))
+                pull = pulls[place]
+                assert pull is not None
+                for part, share in zip(parts, found):
+                    pull[part] += share / ctx.units[place][0]
+        return None, None, *pulls

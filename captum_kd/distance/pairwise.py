@@ -1,0 +1,299 @@
+"""Euclidean distances by matrix products: between the rows of whole tensors, or of blocks of them.
+
+Features may be wider than memory: :func:`block_distances` takes them in chunks of columns, each read once
+(twice where pairs are so close that they have to be subtracted one by one).
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any, Callable, ContextManager, Iterable, Optional
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = [
+    "CHUNK",
+    "Chunks",
+    "FEW",
+    "block_distances",
+    "cross_distances",
+    "distances_to_center",
+    "euclidean_distances",
+    "full_precision",
+    "has_float64",
+    "is_finite",
+    "power_of_two",
+    "safe_size",
+    "unchecked_distances",
+]
+
+Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""Gives the columns of two sets of rows, chunk after chunk: (n, c) and (m, c) tensors."""
+
+CHUNK = 16_384
+"""Columns that one matrix product sums over: the rounding of sums over very many would add up."""
+
+FEW = 64
+"""Wide features are all about equally far apart: centring takes 2 or 3 digits away, and over so few inputs the rounding
+of float32 does not average out. Their geometry is computed in float64."""
+
+# Entries of |x|^2 + |y|^2 - 2xy below this share of |x|^2 + |y|^2 have lost too many
+# digits: the distance's error relative to the features' size is eps / (2 sqrt(share)).
+_CLOSE = {torch.float32: 1e-2, torch.float64: 1e-3}
+# Rows of a block of a symmetric product.
+_ROWS = 128
+# Numbers held at once while single pairs are subtracted (3 MB of float64: more leaves the cache).
+_PAIR_BLOCK = 400_000
+
+
+def euclidean_distances(x: Tensor) -> Tensor:
+    r"""Euclidean distances between the rows of ``x``.
+
+    Computed by one matrix product on centred data, so features far from the origin lose no
+    digits. Pairs so close that the product cannot tell them apart are subtracted directly;
+    the distance of coincident rows is exactly 0 and so is its gradient.
+
+    Args:
+        x (Tensor): (n, d), float32 or float64.
+
+    Returns:
+        Tensor: (n, n) of ``x``'s dtype and device, zero on the diagonal. Once differentiable.
+
+    Raises:
+        ValueError: ``x`` has non-finite values.
+
+    Example::
+
+        >>> euclidean_distances(torch.tensor([[0., 0.], [3., 4.]]))
+        tensor([[0., 5.],
+                [5., 0.]])
+    """
+    size = safe_size(x)
+    return unchecked_distances(x) if size == 1 else unchecked_distances(x / size) * size
+
+
+def cross_distances(x: Tensor, y: Tensor) -> Tensor:
+    """Euclidean distances between the rows of ``x`` and those of ``y``.
+
+    As :func:`euclidean_distances`, for two sets.
+
+    Args:
+        x (Tensor): (n, d), float32 or float64.
+        y (Tensor): (m, d), same dtype and device.
+
+    Returns:
+        Tensor: (n, m). Once differentiable in both arguments.
+
+    Raises:
+        ValueError: one of the two has non-finite values.
+    """
+    size = max(safe_size(x), safe_size(y))
+    return unchecked_distances(x, y) if size == 1 else unchecked_distances(x / size, y / size) * size
+
+
+def distances_to_center(x: Tensor) -> Tensor:
+    """Distances up to scale, with the digits that centring takes away.
+
+    Args:
+        x (Tensor): (n, d), float32 or float64.
+
+    Returns:
+        Tensor: (n, n) of ``x``'s dtype, or float64 where n is small. A geometry matters up to scale only:
+        features of a size whose squares would overflow or vanish are scaled first.
+    """
+    size = safe_size(x)
+    scaled = x if size == 1 else x / size
+    few = x.dtype == torch.float32 and x.shape[0] <= FEW and has_float64(x.device)
+    return unchecked_distances(scaled.double() if few else scaled)
+
+
+def unchecked_distances(x: Tensor, y: Optional[Tensor] = None) -> Tensor:
+    """:func:`cross_distances`, or the :func:`euclidean_distances` of ``x``, of features known to be finite and of a size
+    whose squares are safe."""
+    distances: Tensor = _Distances.apply(x, y)
+    return distances
+
+
+def is_finite(x: Tensor) -> bool:
+    """Whether no entry is NaN or infinite, in one pass."""
+    return bool(torch.isfinite(torch.stack(x.detach().aminmax())).all())
+
+
+def safe_size(x: Tensor) -> float:
+    """1 where squares of ``x`` neither overflow nor vanish, else the power of two to divide by, which rounds nothing."""
+    low, high = torch.stack(x.detach().aminmax()).tolist()
+    return power_of_two(high if math.isnan(high) else max(high, -low))
+
+
+def power_of_two(largest: float) -> float:
+    """What to divide features by whose largest absolute value this is; 1 where their squares are safe.
+
+    Raises:
+        ValueError: the value is not finite.
+    """
+    if not math.isfinite(largest):
+        raise ValueError("features have non-finite values (NaN or infinity).")
+    room = torch.finfo(torch.float32).max ** 0.25  # of float64 too: its geometries may be cast to float32
+    return 1.0 if largest == 0 or 1 / room < largest < room else math.ldexp(1.0, math.frexp(largest)[1] - 1)
+
+
+class _Distances(torch.autograd.Function):
+    """Distances with a gradient of two matrix products and none at coincident rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Optional[Tensor]) -> Tensor:
+        shift = (x if y is None else y).mean(0)
+        xs = x - shift
+        ys = xs if y is None else y - shift
+        with full_precision(xs.device):
+            distances, close = block_distances(
+                lambda: zip(xs.split(CHUNK, 1), ys.split(CHUNK, 1)), xs.shape[1], symmetric=y is None
+            )
+        ctx.symmetric = y is None
+        ctx.save_for_backward(xs, ys, distances, close)
+        return distances.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], Optional[Tensor]]:
+        xs, ys, distances, close = ctx.saved_tensors
+        if ctx.symmetric:
+            grad = grad + grad.T
+        # d|x-y| = (x-y)/|x-y|; at |x-y| = 0 the subgradient 0 is taken. The distances may
+        # have been promoted, and the products' operands must be of one dtype.
+        slope = torch.where(distances > 0, grad / distances, 0.0)
+        xs, ys = xs.to(slope.dtype), ys.to(slope.dtype)
+        rows, columns = close
+        single = slope[rows, columns]
+        slope[rows, columns] = 0
+        with full_precision(xs.device):
+            grad_x = slope.sum(1, keepdim=True) * xs - slope @ ys
+            grad_y = None if ctx.symmetric else slope.sum(0)[:, None] * ys - slope.T @ xs
+        for part in _pair_blocks(rows.numel(), xs.shape[1]):
+            pull = single[part, None] * (xs[rows[part]] - ys[columns[part]])
+            grad_x.index_add_(0, rows[part], pull)
+            if grad_y is not None:
+                grad_y.index_add_(0, columns[part], pull, alpha=-1)
+        return grad_x.to(grad.dtype), None if grad_y is None else grad_y.to(grad.dtype)
+
+
+def block_distances(chunks: Chunks, width: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Distances between two sets of rows that were shifted towards their common middle.
+
+    Args:
+        chunks (callable): gives the columns of both sets, at most :data:`CHUNK` at a time; the same ones at each call.
+        width (int): columns in all.
+        symmetric (bool): whether the two sets are one, whose diagonal is then 0.
+
+    Returns:
+        tuple: distances (n, m), float64 where those of float32 would have lost too many digits; and the (2, k) indices
+        of the pairs that were subtracted one by one.
+    """
+    if width <= CHUNK:
+        left, right = next(iter(chunks()))
+        x2 = torch.linalg.vecdot(left, left)
+        y2 = x2 if symmetric else torch.linalg.vecdot(right, right)
+        products = None
+    else:
+        products, x2, y2 = _summed_products(chunks, symmetric)
+        left = right = products  # for their sizes and types only
+    n, m = left.shape[0], y2.shape[0]
+    share, largest = _CLOSE[left.dtype], y2.amax()
+    # Blocks of rows stay in a core's cache from the product to the root; another device has no use for them.
+    step = _ROWS if symmetric and left.device.type == "cpu" else n
+    distances = left.new_empty((n, m) if step < n else 0) if products is None else products
+    found = []
+    for start in range(0, n, step):
+        rows, stop = slice(start, start + step), min(start + step, n) if symmetric else m
+        block = left[rows] @ right[:stop].T if products is None else products[rows, :stop]
+        block.mul_(-2).add_(x2[rows, None]).add_(y2[:stop])
+        if symmetric:
+            block.diagonal(start).fill_(torch.inf)  # never close to itself; set to 0 at the end
+        # One cheap pass decides for nearly all data that no pair is close.
+        if bool((block.amin(1) <= share * (x2[rows] + largest)).any()):
+            close = (block <= share * (x2[rows, None] + y2[:stop])).nonzero().T
+            block[close[0], close[1]] = 0  # rounding may have left them negative
+            found.append(close + close.new_tensor([[start], [0]]))
+        block.sqrt_()
+        if step >= n:
+            distances = block
+        elif products is None:
+            distances[rows, :stop] = block
+        if symmetric and start:
+            distances[:start, rows] = block[:, :start].T
+    if symmetric:
+        distances.fill_diagonal_(0)
+    if not found:
+        return distances, torch.empty((2, 0), dtype=torch.long, device=left.device)
+    close = torch.cat(found, 1)
+    if symmetric and n > step:  # pairs across blocks were met once
+        close = torch.cat([close, close.flip(0)], 1).unique(dim=1)
+    if left.dtype == torch.float32 and close.shape[1] > distances.numel() // 16 and has_float64(left.device):
+        # Tight clusters: a product in float64 is far cheaper than many single pairs.
+        return block_distances(lambda: ((a.double(), b.double()) for a, b in chunks()), width, symmetric)
+    distances[close[0], close[1]] = _single_distances(chunks, close, left.dtype)
+    return distances, close
+
+
+def _summed_products(chunks: Chunks, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Products of all pairs of rows, of a symmetric matrix on and below the diagonal only, and the squared norms."""
+    total: Optional[Tensor] = None
+    for left, right in chunks():
+        products = _lower_products(left) if symmetric else left @ right.T
+        squares = torch.linalg.vecdot(left, left)
+        others = squares if symmetric else torch.linalg.vecdot(right, right)
+        if total is None:
+            total, x2, y2 = products, squares, others
+        else:
+            total, x2, y2 = total.add_(products), x2 + squares, y2 + others
+    assert total is not None
+    return total, x2, y2
+
+
+def _lower_products(xs: Tensor) -> Tensor:
+    """xs @ xs.T in the blocks on and below the diagonal: nearly half of the work is saved."""
+    n = xs.shape[0]
+    products = xs.new_zeros((n, n))
+    for start in range(0, n, _ROWS):
+        rows, stop = slice(start, start + _ROWS), start + _ROWS
+        products[rows, :stop] = xs[rows] @ xs[:stop].T
+    return products
+
+
+def _single_distances(chunks: Chunks, pairs: Tensor, dtype: torch.dtype) -> Tensor:
+    """Distances of some pairs of rows by subtraction."""
+    rows, columns = pairs
+    apart = torch.zeros(rows.shape[0], dtype=dtype, device=rows.device)
+    for left, right in chunks():
+        for part in _pair_blocks(rows.shape[0], left.shape[1]):
+            norms = _row_norms(left[rows[part]] - right[columns[part]])
+            apart[part] = torch.hypot(apart[part], norms)
+    return apart
+
+
+def _row_norms(x: Tensor) -> Tensor:
+    """Norms of rows whose squares may underflow."""
+    size = x.abs().amax(1, keepdim=True)
+    size = torch.where(size > 0, size, 1.0)
+    norms: Tensor = torch.linalg.vector_norm(x / size, dim=1) * size[:, 0]
+    return norms
+
+
+def _pair_blocks(pairs: int, width: int) -> list[slice]:
+    step = max(1, _PAIR_BLOCK // max(1, width))
+    return [slice(start, start + step) for start in range(0, pairs, step)]
+
+
+def full_precision(device: torch.device) -> ContextManager[None]:
+    """Products under a caller's autocast would lose the digits that distances need."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    full: ContextManager[None] = torch.autocast(device.type, enabled=False)
+    return full
+
+
+def has_float64(device: torch.device) -> bool:
+    return device.type != "mps"

@@ -1,0 +1,180 @@
+"""Where distances come from, a block at a time: a matrix that is held, or features that are looked at again.
+
+Whoever consumes blocks (:mod:`captum_kd.distance.sums`) does not know which, nor where the features are.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Iterator, Optional, Protocol
+
+import torch
+from torch import Tensor
+
+from captum_kd.distance.centring import noise_level, u_shift
+from captum_kd.distance.pairwise import CHUNK, FEW, block_distances, full_precision, has_float64, power_of_two
+
+__all__ = ["DistanceSource", "FeatureDistances", "Features", "MatrixDistances", "TensorFeatures"]
+
+# Anchors: inputs from whose distances alone the others' places are guessed.
+_ANCHORS = 256
+# Shifted features that may be kept beside the features themselves (64 MB of float32).
+_KEPT_NUMBERS = 1 << 24
+
+
+class DistanceSource(Protocol):
+    """Distances of one set of features between the inputs of a population.
+
+    Attributes:
+        n (int): inputs.
+        device (torch.device): of the blocks.
+        noise (float): norms at most this share of the distances' norm are rounding.
+    """
+
+    n: int
+    device: torch.device
+    noise: float
+
+    def block(self, rows: slice, columns: slice) -> Tensor:
+        """Distances (r, c), float32 or float64, of two ranges of inputs; 0 where an input meets itself."""
+
+    def shift(self) -> tuple[Tensor, bool]:
+        """A vector u (n,), float64, with D_ij - u_i - u_j small, and whether it is the one that U-centres exactly."""
+
+
+class MatrixDistances:
+    """Distances that are there.
+
+    Args:
+        matrix (Tensor): (n, n) symmetric, zero diagonal, float32 or float64.
+        noise (float, optional): of the features behind them, where they are wider than these; by default that
+            of the matrix's dtype.
+    """
+
+    def __init__(self, matrix: Tensor, noise: Optional[float] = None) -> None:
+        self.matrix = matrix
+        self.n = matrix.shape[0]
+        self.device = matrix.device
+        self.noise = noise_level(matrix.dtype) if noise is None else noise
+
+    def block(self, rows: slice, columns: slice) -> Tensor:
+        return self.matrix[rows, columns]
+
+    def shift(self) -> tuple[Tensor, bool]:
+        return u_shift(self.matrix, _widest(self.device)), True
+
+
+class Features(Protocol):
+    """Features (n, d) that can be read in parts, wherever they are kept.
+
+    Attributes:
+        shape (tuple of int): (n, d).
+        dtype (torch.dtype): float32 or float64, of what is read.
+        device (torch.device): likewise.
+    """
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+
+    def read(self, rows: slice, columns: slice) -> Tensor:
+        """Some columns of some rows."""
+
+    def middle(self) -> Tensor:
+        """(d,) a point in the features' midst, their mean."""
+
+    def largest(self) -> float:
+        """The largest absolute value; not finite where one of them is not."""
+
+
+class TensorFeatures:
+    """Features in a tensor.
+
+    Args:
+        values (Tensor): (n, d), float32 or float64.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self.shape = (values.shape[0], values.shape[1])
+        self.dtype = values.dtype
+        self.device = values.device
+
+    def read(self, rows: slice, columns: slice) -> Tensor:
+        return self.values[rows, columns]
+
+    def middle(self) -> Tensor:
+        return self.values.mean(0)
+
+    def largest(self) -> float:
+        low, high = torch.stack(self.values.aminmax()).tolist()
+        return high if math.isnan(high) else max(high, -low)
+
+
+class FeatureDistances:
+    """Distances that are computed where they are asked for, in units of a power of two.
+
+    Attributes:
+        unit (float): 1 but for features whose squares would overflow or vanish.
+        dtype (torch.dtype): in which they are computed.
+
+    Args:
+        features (Features): (n, d).
+        widen (bool): compute them in float64; features of few inputs always are. Where two models are nearly alike,
+            removal magnifies the rounding of float32.
+
+    Raises:
+        ValueError: non-finite features.
+    """
+
+    def __init__(self, features: Features, widen: bool = False) -> None:
+        self.n, self._width = features.shape
+        self.device = features.device
+        self.noise = noise_level(features.dtype)
+        widen = (widen or self.n <= FEW) and has_float64(self.device)
+        self.dtype = torch.float64 if widen else features.dtype
+        self.unit = power_of_two(features.largest())
+        self._features = features
+        self._middle = features.middle().to(self.dtype) / self.unit
+        self._kept: Optional[Tensor] = None
+        if self.n * self._width <= _KEPT_NUMBERS:
+            self._kept = self._shifted(slice(None), slice(None))
+
+    def block(self, rows: slice, columns: slice) -> Tensor:
+        symmetric = rows == columns
+
+        def chunks() -> Iterator[tuple[Tensor, Tensor]]:
+            for start in range(0, self._width, CHUNK):
+                part = slice(start, min(start + CHUNK, self._width))
+                left = self._read(rows, part)
+                yield left, left if symmetric else self._read(columns, part)
+
+        with torch.no_grad(), full_precision(self.device):
+            return block_distances(chunks, self._width, symmetric)[0]
+
+    def shift(self) -> tuple[Tensor, bool]:
+        step = max(1, self.n // _ANCHORS)
+        if step == 1:  # so few that all can be looked at
+            return u_shift(self.block(slice(0, self.n), slice(0, self.n)), _widest(self.device)), True
+        anchors = slice(0, self.n, step)
+        means = []
+        for start in range(0, self.n, _ANCHORS * 8):
+            rows = slice(start, min(start + _ANCHORS * 8, self.n))
+            means.append(self.block(rows, anchors).mean(1, dtype=_widest(self.device)))
+        found = torch.cat(means)
+        return found - found[anchors].mean() / 2, False
+
+    def matrix(self) -> MatrixDistances:
+        """All distances, computed and held."""
+        return MatrixDistances(self.block(slice(0, self.n), slice(0, self.n)), self.noise)
+
+    def _read(self, rows: slice, columns: slice) -> Tensor:
+        return self._shifted(rows, columns) if self._kept is None else self._kept[rows, columns]
+
+    def _shifted(self, rows: slice, columns: slice) -> Tensor:
+        values = self._features.read(rows, columns).to(self.dtype)
+        return (values if self.unit == 1 else values / self.unit) - self._middle[columns]
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    return torch.float64 if has_float64(device) else torch.float32

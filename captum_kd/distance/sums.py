@@ -1,0 +1,190 @@
+r"""Sums over blocks of distances, from which all inner products of geometries follow.
+
+For distances A and B of n inputs with row sums a and b, U-centring gives
+
+.. math::
+    \langle P, Q\rangle = \sum_{i \ne j} A_{ij} B_{ij} - \frac{2}{n-2}\, a \cdot b + \frac{a_{..}\, b_{..}}{(n-1)(n-2)},
+
+so that nothing of size n x n has to be held. The three terms are nearly equal and their difference is small: digits
+would be lost. But U-centring takes away whatever has the form c_i + c_j, so it can be taken away before: blocks are
+shifted by a guess of what centring will subtract, and the sums are then small where the result is.
+
+The sums of different blocks add up, in any order and wherever they were computed: a process that has some blocks of
+rows and is sent blocks of columns accumulates its share, and the shares are added (:meth:`PairSums.merge`).
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Iterator, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from captum_kd.distance.centring import Estimator
+from captum_kd.distance.sources import DistanceSource
+
+__all__ = ["BLOCK", "PairSums", "population_sums", "tiles"]
+
+BLOCK = 512
+"""Inputs a side of a block: large enough for the matrix product, small enough for a core's cache."""
+
+# Where shifted sums are this much larger than what is left of them, the guess was a bad one (far outliers).
+_BAD_GUESS = 1e4
+
+Watch = Callable[[Sequence[Tensor], slice, slice], None]
+
+
+class PairSums:
+    """Sums of k geometries over pairs of inputs.
+
+    Args:
+        shifts (Tensor): (k, n), float64: the vectors that are taken from rows and columns of every block. All
+            accumulators that are to be merged need the same.
+        by_row (bool): also sum products within rows, for scores with each input left out. Then the shifts must be those
+            that U-centre exactly (:meth:`u_shifts` of a first pass).
+
+    Attributes:
+        rows (Tensor): (k, n) sums of the shifted distances over each row.
+        products (Tensor): (k, k) sums of products over all ordered pairs of different inputs.
+        by_row (Tensor, optional): (n, k, k) the same over each row.
+    """
+
+    def __init__(self, shifts: Tensor, by_row: bool = False) -> None:
+        k, n = shifts.shape
+        self.shifts = shifts
+        self.rows = torch.zeros_like(shifts)
+        self.products = shifts.new_zeros((k, k))
+        self.by_row: Optional[Tensor] = shifts.new_zeros((n, k, k)) if by_row else None
+
+    @property
+    def n(self) -> int:
+        return self.shifts.shape[1]
+
+    def add(self, distances: Sequence[Tensor], rows: slice, columns: slice) -> None:
+        """Takes one block of all k geometries; of a pair of different blocks only one may be given.
+
+        Args:
+            distances (sequence of Tensor): k raw distances (r, c), float32 or float64.
+            rows, columns (slice): the places of the inputs in the population, the same range or ranges
+                without common inputs.
+        """
+        work = self.shifts.new_empty((len(distances), *distances[0].shape))
+        for place, block in enumerate(distances):
+            work[place].copy_(block)
+        work.sub_(self.shifts[:, rows, None]).sub_(self.shifts[:, None, columns])
+        on_diagonal = rows == columns
+        if on_diagonal:
+            work.diagonal(dim1=1, dim2=2).zero_()
+        self.rows[:, rows] += work.sum(2)
+        if not on_diagonal:
+            self.rows[:, columns] += work.sum(1)
+        if self.by_row is None:
+            flat = work.flatten(1)
+            self.products += (flat @ flat.T).mul_(1 if on_diagonal else 2)
+            return
+        of_rows = work.permute(1, 0, 2)
+        found = torch.bmm(of_rows, of_rows.mT)
+        self.by_row[rows] += found
+        self.products += found.sum(0).mul_(1 if on_diagonal else 2)
+        if not on_diagonal:
+            of_columns = work.permute(2, 0, 1).contiguous()
+            self.by_row[columns] += torch.bmm(of_columns, of_columns.mT)
+
+    def merge(self, other: "PairSums") -> None:
+        """Adds the sums over other blocks of the same population, taken with the same shifts."""
+        self.rows += other.rows
+        self.products += other.products
+        if self.by_row is not None and other.by_row is not None:
+            self.by_row += other.by_row
+
+    def gram(self, estimator: Estimator = "unbiased") -> Tensor:
+        """(k, k) inner products of the centred matrices: sums over all entries."""
+        n, totals = self.n, self.rows.sum(1)
+        if estimator == "unbiased":
+            return (
+                self.products
+                - self.rows @ self.rows.T * (2 / (n - 2))
+                + torch.outer(totals, totals) / ((n - 1) * (n - 2))
+            )
+        # Here the diagonal counts; shifted, it is -2c.
+        rows = self.rows - 2 * self.shifts
+        totals = rows.sum(1)
+        products = self.products + 4 * self.shifts @ self.shifts.T
+        return products - rows @ rows.T * (2 / n) + torch.outer(totals, totals) / n**2
+
+    def raw_squares(self) -> Tensor:
+        """(k,) squared Frobenius norms of the raw distances."""
+        shifts, n = self.shifts, self.n
+        found = self.products.diagonal() + 4 * (self.rows * shifts).sum(1)
+        return found + 2 * (n - 2) * shifts.square().sum(1) + 2 * shifts.sum(1).square()
+
+    def u_shifts(self, estimator: Estimator = "unbiased") -> Tensor:
+        """(k, n) the vectors u with P_ij = D_ij - u_i - u_j, for i != j."""
+        n = self.n
+        if estimator == "unbiased":
+            return self.shifts + (self.rows - self.rows.sum(1, keepdim=True) / (2 * (n - 1))) / (n - 2)
+        sums = self.rows + (n - 2) * self.shifts + self.shifts.sum(1, keepdim=True)
+        means = sums / n
+        return means - means.mean(1, keepdim=True) / 2
+
+    def without_each(self) -> Tensor:
+        r"""(n, k, k) inner products with each input left out, as means: over (n - 1)(n - 4).
+
+        With :math:`e_k = \sum_j P_{kj} Q_{kj}`, leaving input k out and centring what is left again gives
+
+        .. math::
+            \langle P, Q\rangle_{(k)} = \frac{\sum_i e_i - 2\,\frac{n-2}{n-3}\, e_k}{(n-1)(n-4)}
+
+        exactly. For raw distances the formula has terms in row sums as well, which here are 0: U-centring takes away
+        whatever has the form u_i + u_j, so a submatrix of P and a submatrix of D centre to the same matrix, and the rows
+        of P without column k sum to :math:`-P_{ik}`. Starting from P, no large sums cancel.
+        """
+        if self.by_row is None:
+            raise ValueError("These sums were not taken by row; pass by_row=True.")
+        n = self.n
+        return (self.products - self.by_row * (2 * (n - 2) / (n - 3))) / ((n - 1) * (n - 4))
+
+
+def tiles(n: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks on and above the diagonal of an (n, n) matrix: each pair of inputs once."""
+    parts = [slice(start, min(start + size, n)) for start in range(0, n, size)]
+    for place, rows in enumerate(parts):
+        for columns in parts[place:]:
+            yield rows, columns
+
+
+def population_sums(
+    sources: Sequence[DistanceSource],
+    *,
+    by_row: bool = False,
+    block_size: int = BLOCK,
+    watch: Optional[Watch] = None,
+) -> PairSums:
+    """The sums over a whole population: one pass over its blocks, or two.
+
+    Args:
+        sources (sequence of DistanceSource): k, of the same inputs, on one device.
+        by_row (bool): also sums within rows. Distances that are not held are then computed twice: the shifts that
+            U-centre exactly are known after one pass only.
+        block_size (int): inputs a side of a block.
+        watch (callable, optional): called with the k distances, rows and columns of each block of the first pass.
+
+    Returns:
+        PairSums: float64 where the device has it.
+    """
+    shifts, exact = zip(*(source.shift() for source in sources))
+    sums = PairSums(torch.stack(shifts), by_row and all(exact))
+    _fill(sums, sources, block_size, watch)
+    left = sums.gram().diagonal()
+    if (by_row and not all(exact)) or bool((sums.products.diagonal() > _BAD_GUESS * left).any() and not all(exact)):
+        sums = PairSums(sums.u_shifts(), by_row)
+        _fill(sums, sources, block_size, None)
+    return sums
+
+
+def _fill(sums: PairSums, sources: Sequence[DistanceSource], block_size: int, watch: Optional[Watch]) -> None:
+    for rows, columns in tiles(sums.n, block_size):
+        distances = [source.block(rows, columns) for source in sources]
+        if watch is not None:
+            watch(distances, rows, columns)
+        sums.add(distances, rows, columns)
