@@ -20,10 +20,12 @@ from captum_kd.distance import Estimator, Geometry, center, euclidean_distances
 
 __all__ = [
     "check_class_embeddings",
+    "check_label_geometry",
     "class_prototypes",
     "classifier_embeddings",
     "label_distances",
     "label_geometry",
+    "label_norms",
 ]
 
 MIN_LABEL_SHARE = 1e-6
@@ -120,13 +122,41 @@ def label_geometry(
         ValueError: labels outside the table, or labels without geometry: one label only, all
             distinct under equidistant embeddings, or one against the rest.
     """
+    check_label_geometry(labels, class_embeddings, estimator, ways_out)
     target = center(label_distances(labels, labels, class_embeddings), estimator)
-    if bool(torch.linalg.matrix_norm(target.matrix) <= MIN_LABEL_SHARE * target.raw_norm):
+    return Geometry(target.matrix.to(dtype), target.raw_norm.to(dtype))
+
+
+def check_label_geometry(
+    labels: Tensor,
+    class_embeddings: Optional[Tensor],
+    estimator: Estimator = "unbiased",
+    ways_out: str = WAYS_OUT,
+) -> None:
+    """Raises what :func:`label_geometry` raises, from the classes alone, whatever the number of inputs."""
+    seen, counts = torch.unique(labels, return_counts=True)
+    norm, raw_norm = label_norms(label_distances(seen, seen, class_embeddings), counts.double(), estimator)
+    if norm <= MIN_LABEL_SHARE * raw_norm:
         raise ValueError(
             f"target gives the {labels.numel()} inputs no geometry: all labels are equal, all are distinct, or "
             f"one stands against the rest (labels: {_some(labels)}). {ways_out}"
         )
-    return Geometry(target.matrix.to(dtype), target.raw_norm.to(dtype))
+
+
+def label_norms(apart: Tensor, counts: Tensor, estimator: Estimator = "unbiased") -> tuple[float, float]:
+    """Frobenius norms of the (n, n) distances between labels, centred and raw.
+
+    Args:
+        apart (Tensor): (c, c) distances between the classes, float64.
+        counts (Tensor): (c,) inputs of each, float64.
+        estimator (str): of the centring.
+    """
+    n = float(counts.sum())
+    by_class = apart @ counts
+    squares, rows, total = counts @ apart.square() @ counts, counts @ by_class.square(), counts @ by_class
+    first, second = (n - 2, (n - 1) * (n - 2)) if estimator == "unbiased" else (n, n * n)
+    square = squares - 2 * rows / first + total.square() / second
+    return float(square.clamp(min=0).sqrt()), float(squares.sqrt())
 
 
 def _kind(value: object) -> str:

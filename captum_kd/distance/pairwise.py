@@ -150,7 +150,7 @@ class _Distances(torch.autograd.Function):
         ys = xs if y is None else y - shift
         with full_precision(xs.device):
             distances, close = block_distances(
-                lambda: zip(xs.split(CHUNK, 1), ys.split(CHUNK, 1)), xs.shape[1], symmetric=y is None
+                lambda: zip(xs.split(CHUNK, 1), ys.split(CHUNK, 1)), symmetric=y is None, single=xs.shape[1] <= CHUNK
             )
         ctx.symmetric = y is None
         ctx.save_for_backward(xs, ys, distances, close)
@@ -180,19 +180,19 @@ class _Distances(torch.autograd.Function):
         return grad_x.to(grad.dtype), None if grad_y is None else grad_y.to(grad.dtype)
 
 
-def block_distances(chunks: Chunks, width: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[Tensor, Tensor]:
     """Distances between two sets of rows that were shifted towards their common middle.
 
     Args:
         chunks (callable): gives the columns of both sets, at most :data:`CHUNK` at a time; the same ones at each call.
-        width (int): columns in all.
         symmetric (bool): whether the two sets are one, whose diagonal is then 0.
+        single (bool): whether there is one chunk only: distances are then finished block by block.
 
     Returns:
         tuple: distances (n, m), float64 where those of float32 would have lost too many digits; and the (2, k) indices
         of the pairs that were subtracted one by one.
     """
-    if width <= CHUNK:
+    if single:
         left, right = next(iter(chunks()))
         x2 = torch.linalg.vecdot(left, left)
         y2 = x2 if symmetric else torch.linalg.vecdot(right, right)
@@ -233,7 +233,9 @@ def block_distances(chunks: Chunks, width: int, symmetric: bool) -> tuple[Tensor
         close = torch.cat([close, close.flip(0)], 1).unique(dim=1)
     if left.dtype == torch.float32 and close.shape[1] > distances.numel() // 16 and has_float64(left.device):
         # Tight clusters: a product in float64 is far cheaper than many single pairs.
-        return block_distances(lambda: ((a.double(), b.double()) for a, b in chunks()), width, symmetric)
+        return block_distances(
+            lambda: ((a.double(), b.double()) for a, b in chunks()), symmetric=symmetric, single=single
+        )
     distances[close[0], close[1]] = _single_distances(chunks, close, left.dtype)
     return distances, close
 

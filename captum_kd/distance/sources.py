@@ -14,10 +14,12 @@ from torch import Tensor
 from captum_kd.distance.centring import noise_level, u_shift
 from captum_kd.distance.pairwise import CHUNK, FEW, block_distances, full_precision, has_float64, power_of_two
 
-__all__ = ["DistanceSource", "FeatureDistances", "Features", "MatrixDistances", "TensorFeatures"]
+__all__ = ["DistanceSource", "FeatureDistances", "Features", "MatrixDistances", "TensorFeatures", "widest"]
 
 # Anchors: inputs from whose distances alone the others' places are guessed.
 _ANCHORS = 256
+# Numbers of a chunk of columns (128 MB of float64).
+_READ_NUMBERS = 1 << 24
 # Shifted features that may be kept beside the features themselves (64 MB of float32).
 _KEPT_NUMBERS = 1 << 24
 
@@ -61,7 +63,7 @@ class MatrixDistances:
         return self.matrix[rows, columns]
 
     def shift(self) -> tuple[Tensor, bool]:
-        return u_shift(self.matrix, _widest(self.device)), True
+        return u_shift(self.matrix, widest(self.device)), True
 
 
 class Features(Protocol):
@@ -142,25 +144,27 @@ class FeatureDistances:
 
     def block(self, rows: slice, columns: slice) -> Tensor:
         symmetric = rows == columns
+        longest = max(len(range(*each.indices(self.n))) for each in (rows, columns))
+        width = max(1, min(CHUNK, _READ_NUMBERS // longest))
 
         def chunks() -> Iterator[tuple[Tensor, Tensor]]:
-            for start in range(0, self._width, CHUNK):
-                part = slice(start, min(start + CHUNK, self._width))
+            for start in range(0, self._width, width):
+                part = slice(start, min(start + width, self._width))
                 left = self._read(rows, part)
                 yield left, left if symmetric else self._read(columns, part)
 
         with torch.no_grad(), full_precision(self.device):
-            return block_distances(chunks, self._width, symmetric)[0]
+            return block_distances(chunks, symmetric=symmetric, single=self._width <= width)[0]
 
     def shift(self) -> tuple[Tensor, bool]:
         step = max(1, self.n // _ANCHORS)
         if step == 1:  # so few that all can be looked at
-            return u_shift(self.block(slice(0, self.n), slice(0, self.n)), _widest(self.device)), True
+            return u_shift(self.block(slice(0, self.n), slice(0, self.n)), widest(self.device)), True
         anchors = slice(0, self.n, step)
         means = []
         for start in range(0, self.n, _ANCHORS * 8):
             rows = slice(start, min(start + _ANCHORS * 8, self.n))
-            means.append(self.block(rows, anchors).mean(1, dtype=_widest(self.device)))
+            means.append(self.block(rows, anchors).mean(1, dtype=widest(self.device)))
         found = torch.cat(means)
         return found - found[anchors].mean() / 2, False
 
@@ -176,5 +180,5 @@ class FeatureDistances:
         return (values if self.unit == 1 else values / self.unit) - self._middle[columns]
 
 
-def _widest(device: torch.device) -> torch.dtype:
+def widest(device: torch.device) -> torch.dtype:
     return torch.float64 if has_float64(device) else torch.float32

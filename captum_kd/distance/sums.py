@@ -28,6 +28,8 @@ __all__ = ["BLOCK", "PairSums", "population_sums", "tiles"]
 BLOCK = 512
 """Inputs a side of a block: large enough for the matrix product, small enough for a core's cache."""
 
+# Numbers of float64 in work at once: 2 MB, which stays in a core's cache.
+_WORK = 1 << 18
 # Where shifted sums are this much larger than what is left of them, the guess was a bad one (far outliers).
 _BAD_GUESS = 1e4
 
@@ -68,27 +70,33 @@ class PairSums:
             rows, columns (slice): the places of the inputs in the population, the same range or ranges
                 without common inputs.
         """
-        work = self.shifts.new_empty((len(distances), *distances[0].shape))
-        for place, block in enumerate(distances):
-            work[place].copy_(block)
-        work.sub_(self.shifts[:, rows, None]).sub_(self.shifts[:, None, columns])
+        (r, c), k = distances[0].shape, len(distances)
         on_diagonal = rows == columns
-        if on_diagonal:
-            work.diagonal(dim1=1, dim2=2).zero_()
-        self.rows[:, rows] += work.sum(2)
-        if not on_diagonal:
-            self.rows[:, columns] += work.sum(1)
-        if self.by_row is None:
-            flat = work.flatten(1)
-            self.products += (flat @ flat.T).mul_(1 if on_diagonal else 2)
-            return
-        of_rows = work.permute(1, 0, 2)
-        found = torch.bmm(of_rows, of_rows.mT)
-        self.by_row[rows] += found
-        self.products += found.sum(0).mul_(1 if on_diagonal else 2)
-        if not on_diagonal:
-            of_columns = work.permute(2, 0, 1).contiguous()
-            self.by_row[columns] += torch.bmm(of_columns, of_columns.mT)
+        weight = 1 if on_diagonal else 2  # both (i, j) and (j, i)
+        step = max(1, _WORK // (k * c))
+        buffer = self.shifts.new_empty((k, min(step, r), c))
+        for start in range(0, r, step):
+            stop = min(start + step, r)
+            here, work = slice(rows.start + start, rows.start + stop), buffer[:, : stop - start]
+            for place, block in enumerate(distances):
+                work[place].copy_(block[start:stop])
+            work.sub_(self.shifts[:, here, None]).sub_(self.shifts[:, None, columns])
+            if on_diagonal:
+                work.diagonal(start, dim1=1, dim2=2).zero_()
+            else:
+                self.rows[:, columns] += work.sum(1)
+            self.rows[:, here] += work.sum(2)
+            if self.by_row is None:
+                flat = work.flatten(1)
+                self.products += (flat @ flat.T).mul_(weight)
+            else:
+                of_rows = work.permute(1, 0, 2)
+                found = torch.bmm(of_rows, of_rows.mT)
+                self.by_row[here] += found
+                self.products += found.sum(0).mul_(weight)
+                if not on_diagonal:
+                    of_columns = work.permute(2, 0, 1).contiguous()
+                    self.by_row[columns] += torch.bmm(of_columns, of_columns.mT)
 
     def merge(self, other: "PairSums") -> None:
         """Adds the sums over other blocks of the same population, taken with the same shifts."""

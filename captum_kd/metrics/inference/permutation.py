@@ -9,7 +9,8 @@ R(P, G) by its numerator alone, and there by sums over classes,
 
 with E the distances between classes and Y the one-hot labels: nothing of size n x n is ever
 permuted. Class sums are additions of whole rows of P, so a relabelling costs n^2 additions at
-most, whatever the number of classes. P's rows sum to 0, so one class (the largest) can be the
+most, whatever the number of classes. They are taken from one block of columns of P after another, which
+all relabellings meet before the next is computed. P's rows sum to 0, so one class (the largest) can be the
 origin: with E_ab - E_al - E_lb in place of E_ab its own sums are never needed.
 
 For the whole model's score only. Permuting labels under a score of distilled features would
@@ -18,21 +19,27 @@ also break what ties the *removed* model to the labels, and reject far too often
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Callable, Iterator, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from captum_kd._values import as_count, check_dense, described
-from captum_kd.distance import noise_level
-from captum_kd.embeddings import MIN_LABEL_SHARE
-from captum_kd.metrics.inference.rows import check_matrices, raw_norm, u_centred_row_blocks
+from captum_kd.distance.sources import DistanceSource
+from captum_kd.distance.sums import PairSums, population_sums
+from captum_kd.embeddings import MIN_LABEL_SHARE, label_norms
+from captum_kd.metrics.inference.matrices import as_sources
 
 __all__ = ["label_permutation_p_value"]
 
 # Numbers of P in work at once: 1 MB, so that rows are added from a core's cache.
 _BLOCK_NUMBERS = 1 << 18
+# Rows whose distances are computed at a time.
+_ROWS = 1024
+# Numbers of P computed together and met by all relabellings: 128 MB.
+_PART_NUMBERS = 1 << 25
 # Sums of classes held at once.
 _SUMS = 1 << 20
 # Relabellings that give the same score must count as equal. In float32 their correlations differ
@@ -42,12 +49,13 @@ _TIE = 8
 
 
 def label_permutation_p_value(
-    distances: Tensor,
+    distances: Union[Tensor, DistanceSource],
     labels: Tensor,
     class_distances: Tensor,
     *,
     permutations: int = 1000,
     seed: int = 0,
+    sums: Optional[PairSums] = None,
 ) -> float:
     r"""P-value of a model's relevance score under permutation of the labels, upper tail.
 
@@ -57,12 +65,14 @@ def label_permutation_p_value(
     is never 0 and the test is exact at any m.
 
     Args:
-        distances (Tensor): (n, n) distances of the model's features, float32 or float64.
+        distances (Tensor or DistanceSource): (n, n) distances of the model's features, float32 or float64, or what
+            gives them block by block.
         labels (Tensor): (n,) integers, rows of ``class_distances``.
         class_distances (Tensor): (c, c) distances between the class embeddings.
         permutations (int): m, at least 1.
         seed (int): of the permutations; the same seed gives the same relabellings for every
             model and layer. The global random state is neither used nor changed.
+        sums (PairSums, optional): of these distances alone, where they were taken already.
 
     Returns:
         float: in [1/(1 + m), 1]; 1 for constant features, whose score no relabelling changes.
@@ -80,24 +90,24 @@ def label_permutation_p_value(
         >>> label_permutation_p_value(euclidean_distances(features), labels, one_hot)
         0.000999000999000999
     """
-    n = check_matrices([distances])
+    source = as_sources([distances])[0]
+    n = source.n
     seen = _classes(labels, class_distances, n)
     permutations, seed = as_count(permutations, "permutations", 1), as_count(seed, "seed")
-    size = raw_norm(distances)
-    if size == 0:
+    found = _ClassSums(source, seen, population_sums([source]) if sums is None else sums)
+    if found.norm <= source.noise * n:  # in units of the distances' norm over n
         return 1.0
-    sums = _ClassSums(distances, seen, unit=size / n)
-    if sums.norm <= noise_level(distances.dtype) * n:
-        return 1.0
-    tie = _TIE * torch.finfo(torch.float32).eps / n**0.5 * sums.norm * seen.norm
-    observed = float(sums(torch.arange(n)[None]))
-    generator = torch.Generator().manual_seed(seed)
-    at_least = 0
-    for start in range(0, permutations, sums.batch):
-        count = min(sums.batch, permutations - start)
-        orders = torch.stack([torch.randperm(n, generator=generator) for _ in range(count)])
-        at_least += int((sums(orders) >= observed - tie).sum())
-    return (1 + at_least) / (1 + permutations)
+
+    def orders() -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        yield torch.arange(n)[None]
+        for start in range(0, permutations, found.batch):
+            count = min(found.batch, permutations - start)
+            yield torch.stack([torch.randperm(n, generator=generator) for _ in range(count)])
+
+    observed, *relabelled = found(orders).tolist()
+    tie = _TIE * torch.finfo(torch.float32).eps / n**0.5 * found.norm * seen.norm
+    return (1 + sum(value >= observed - tie for value in relabelled)) / (1 + permutations)
 
 
 class _Classes(NamedTuple):
@@ -119,49 +129,90 @@ class _Classes(NamedTuple):
 class _ClassSums:
     """<P, G> under relabellings, from sums of P's rows over classes.
 
+    Args:
+        source (DistanceSource): the raw distances behind P.
+        classes (_Classes): behind G.
+        sums (PairSums): of the source alone.
+
     Attributes:
-        norm (float): Frobenius norm of P, in the unit given.
+        norm (float): Frobenius norm of P, in units of the raw distances' norm over n.
         batch (int): relabellings to be asked for at once.
+
+    Raises:
+        ValueError: the distances have non-finite values: a p-value counted by comparisons would come out smallest.
     """
 
-    def __init__(self, distances: Tensor, classes: _Classes, unit: float = 1.0) -> None:
-        n, device = distances.shape[0], distances.device
+    def __init__(self, source: DistanceSource, classes: _Classes, sums: PairSums) -> None:
+        n, device = source.n, source.device
+        raw = float(sums.raw_squares()[0].clamp(min=0).sqrt())
+        if not math.isfinite(raw):
+            raise ValueError("A distance matrix has non-finite values (NaN or infinity).")
+        self._source = source
+        self._shift = sums.u_shifts()[0]
+        self._unit = raw / n or 1.0  # so that float32 holds P, whatever the features' scale
+        self.norm = float(sums.gram()[0, 0].clamp(min=0).sqrt()) / self._unit
         origin = int(classes.counts.argmax())
         others = [each for each in range(len(classes.counts)) if each != origin]
         apart = classes.apart - classes.apart[:, origin, None] - classes.apart[origin]
-        self.apart = apart[others].to(device, torch.float32)  # (c - 1, c); 0 for the origin
-        self.place = classes.place.to(device)
+        self._apart = apart[others].to(device, torch.float32)  # (c - 1, c); 0 for the origin
+        self._place = classes.place.to(device)
         order = classes.place.argsort()
-        self.members = order[classes.place[order] != origin].to(device)
+        self._members = order[classes.place[order] != origin].to(device)
         counts = classes.counts[others]
-        self.starts = (counts.cumsum(0) - counts).to(device)
-        # Blocks of columns, each contiguous. Centred in float64, float32 is enough for what follows.
-        width = min(n, max(32, _BLOCK_NUMBERS // n))
-        self.blocks = [torch.empty(n, min(width, n - s), device=device) for s in range(0, n, width)]
-        square = 0.0
-        for rows, block in u_centred_row_blocks([distances]):
-            block = block / unit  # so that float32 holds it, whatever the features' scale
-            square += float(block.square().sum())
-            for target, part in zip(self.blocks, torch.split(block[:, 0], width, 1)):
-                target[rows] = part
-        self.norm = square**0.5
-        self.batch = max(1, min(64, _SUMS // (len(others) * width)))
+        self._starts = (counts.cumsum(0) - counts).to(device)
+        self._width = min(n, max(32, _BLOCK_NUMBERS // n))
+        self.batch = max(1, min(64, _SUMS // (len(others) * self._width)))
 
-    def __call__(self, orders: Tensor) -> Tensor:
-        """The statistic (batch,) where input ``orders[b, i]`` takes the label of input i."""
-        orders = orders.to(self.place.device)
+    def __call__(self, orders: Callable[[], Iterator[Tensor]]) -> Tensor:
+        """The statistic (relabellings,), float64, where input ``order[i]`` takes the label of input i.
+
+        Args:
+            orders (callable): gives all orders anew, in batches (batch, n).
+        """
+        n = self._source.n
+        step = max(self._width, _PART_NUMBERS // n // self._width * self._width)
+        total: Optional[Tensor] = None
+        for start in range(0, n, step):
+            columns = slice(start, min(start + step, n))
+            blocks = self._blocks(columns)
+            found = torch.cat([self._of_columns(order, blocks, start) for order in orders()])
+            total = found if total is None else total.add_(found)
+        assert total is not None
+        return total.cpu()
+
+    def _blocks(self, columns: slice) -> list[Tensor]:
+        """Some columns of P in blocks, each contiguous. Centred in float64, float32 is enough for what follows."""
+        n = self._source.n
+        widths = [min(self._width, columns.stop - start) for start in range(columns.start, columns.stop, self._width)]
+        blocks = [torch.empty(n, width, device=self._place.device) for width in widths]
+        step = max(1, _BLOCK_NUMBERS // (columns.stop - columns.start))
+        for start in range(0, n, max(step, _ROWS)):
+            rows = slice(start, min(start + max(step, _ROWS), n))
+            distances = self._source.block(rows, columns)
+            for first in range(0, rows.stop - start, step):
+                part = slice(first, min(first + step, rows.stop - start))
+                here = torch.arange(start + part.start, start + part.stop, device=self._shift.device)
+                centred = distances[part].to(self._shift.dtype) - self._shift[here, None]
+                centred.sub_(self._shift[columns]).div_(self._unit)
+                inside = (here >= columns.start) & (here < columns.stop)
+                centred[inside, here[inside] - columns.start] = 0
+                for target, values in zip(blocks, centred.split(self._width, 1)):
+                    target[here] = values.float()
+        return blocks
+
+    def _of_columns(self, orders: Tensor, blocks: list[Tensor], column: int) -> Tensor:
+        orders = orders.to(self._place.device)
         batch, n = orders.shape
-        rows = orders[:, self.members]
+        rows = orders[:, self._members]
         first = torch.arange(batch, device=orders.device)[:, None] * rows.shape[1]
-        starts = (first + self.starts).flatten()
-        labels = torch.empty_like(orders).scatter_(1, orders, self.place.expand(batch, n))
-        total = self.apart.new_zeros(batch, dtype=torch.float64)
-        column = 0
-        for block in self.blocks:
+        starts = (first + self._starts).flatten()
+        labels = torch.empty_like(orders).scatter_(1, orders, self._place.expand(batch, n))
+        total = self._shift.new_zeros(batch)
+        for block in blocks:
             width = block.shape[1]
             by_class = embedding_bag(rows.flatten(), block, starts, mode="sum").view(batch, -1, width)
             there = labels[:, column : column + width].flatten()
-            weights = self.apart.index_select(1, there).view(-1, batch, width).transpose(0, 1)
+            weights = self._apart.index_select(1, there).view(-1, batch, width).transpose(0, 1)
             total += (by_class * weights).sum((1, 2))
             column += width
         return total
@@ -192,20 +243,10 @@ def _classes(labels: Tensor, class_distances: Tensor, n: int) -> _Classes:
     apart = apart / apart.max().clamp(min=torch.finfo(torch.float64).tiny)
     if not bool(torch.isfinite(apart).all()):
         raise ValueError("class_distances has non-finite values (NaN or infinity); all must be finite.")
-    norm, raw = _label_norms(apart, counts.double(), n)
+    norm, raw = label_norms(apart, counts.double())
     if norm <= MIN_LABEL_SHARE * raw:
         raise ValueError(
             "labels and class_distances have no geometry (labels of one label only, all distinct, or one against the rest of "
             "equals): every permutation scores the same. Use inputs of more classes, several a class."
         )
     return _Classes(place, counts, apart, norm)
-
-
-def _label_norms(apart: Tensor, counts: Tensor, n: int) -> tuple[float, float]:
-    """Frobenius norms of the (n, n) label distances, U-centred and raw, from the classes alone."""
-    by_class = apart @ counts
-    squares = counts @ apart.square() @ counts
-    rows = counts @ by_class.square()
-    total = counts @ by_class
-    square = squares - 2 * rows / (n - 2) + total.square() / ((n - 1) * (n - 2))
-    return float(square.clamp(min=0).sqrt()), float(squares.sqrt())

@@ -4,40 +4,32 @@ Every score of this package is algebra on the inner products of a few geometries
 Base, labels, Teacher). So is every leave-one-out score, once the inner products without each
 input are known; they cost one pass over the matrices, not one per input.
 
-For U-centred matrices P and Q of n inputs let :math:`e_k = \sum_j P_{kj} Q_{kj}`. Leaving
-input k out and centring what is left again gives
-
-.. math::
-    \langle P, Q\rangle_{(k)} =
-    \frac{\sum_i e_i - 2\,\frac{n-2}{n-3}\, e_k}{(n-1)(n-4)}
-
-exactly. For raw distances the formula has terms in row sums as well, which here are 0: U-centring
-takes away whatever has the form u_i + u_j, so a submatrix of P and a submatrix of D centre to the
-same matrix, and the rows of P without column k sum to
-:math:`-P_{ik}`. Starting from P, no large sums cancel.
+(:meth:`captum_kd.distance.sums.PairSums.without_each`). Distances may be matrices, or sources that compute them a block
+at a time.
 """
 
 from __future__ import annotations
 
-from typing import Mapping, NamedTuple, Optional, Union
+from typing import Mapping, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
 from captum_kd._values import as_flag, as_text, check_mapping, described
-from captum_kd.distance import noise_level
-from captum_kd.metrics.inference.rows import check_matrices, raw_norm, u_centred_row_blocks
+from captum_kd.distance.blockwise import noise_squares
+from captum_kd.distance.gram import gram_correlation
+from captum_kd.distance.sources import DistanceSource
+from captum_kd.distance.sums import BLOCK, PairSums, population_sums
+from captum_kd.metrics.inference.matrices import as_sources
 
-__all__ = ["Products", "Score", "Side", "geometry_products", "pair_scores", "transfer_scores"]
+__all__ = ["Products", "Score", "Side", "geometry_products", "pair_scores", "products_of", "transfer_scores"]
 
 Side = Union[str, tuple[str, str]]
 """One side of a score: a geometry's name, or (name, given) for what is left once given is removed."""
 
 # A squared norm that fell to this share of what it was computed from is rounding: the
-# difference of two numbers that agree to 12 digits (an input left out) or to 10 (a geometry
-# removed, whose slope is itself rounded).
+# difference of two numbers that agree to 12 digits.
 _LEFT_OUT_SHARE = 1e-12
-_REMOVED_SHARE = 1e-10
 
 
 class Score(NamedTuple):
@@ -137,47 +129,21 @@ class Products(NamedTuple):
         return 1.0 - similarity**2 if defined else None
 
     def _correlation(self, gram: Tensor, noise: Tensor, score: Score) -> tuple[Tensor, Tensor]:
-        x, z = self._places(score.x)
-        y, w = self._places(score.y)
-        slope_x = _slope(gram, noise, x, z)
-        slope_y = _slope(gram, noise, y, w)
-        # <x - a z, y - b w>; without removal the slope is 0 and the place does not matter.
-        product = gram[..., x, y] - slope_x * gram[..., z, y]
-        product = product - slope_y * (gram[..., x, w] - slope_x * gram[..., z, w])
-        square_x, defined_x = _squared_norm(gram, noise, x, z, slope_x)
-        square_y, defined_y = _squared_norm(gram, noise, y, w, slope_y)
-        defined = defined_x & defined_y
-        norms = torch.where(defined, square_x, 1.0).sqrt() * torch.where(defined, square_y, 1.0).sqrt()
-        return torch.where(defined, product / norms, 0.0).clamp(-1, 1), defined
+        x, x_given = self._places(score.x)
+        y, y_given = self._places(score.y)
+        return gram_correlation(gram, noise, x, y, x_given, y_given)
 
     def _places(self, side: Side) -> tuple[int, int]:
         name, given = (side, side) if isinstance(side, str) else side
         return self.names.index(name), self.names.index(given)
 
 
-def _slope(gram: Tensor, noise: Tensor, of: int, given: int) -> Tensor:
-    """Coefficient of what is removed; 0 where nothing is, or where it has no geometry."""
-    square = gram[..., given, given]
-    if of == given:
-        return torch.zeros_like(square)
-    present = square > noise[given]
-    return torch.where(present, gram[..., of, given] / torch.where(present, square, 1.0), 0.0)
-
-
-def _squared_norm(
-    gram: Tensor, noise: Tensor, of: int, given: int, slope: Tensor
-) -> tuple[Tensor, Tensor]:
-    whole = gram[..., of, of]
-    if of == given:
-        return whole, whole > noise[of]
-    square = whole - slope * gram[..., of, given]
-    return square, square > torch.maximum(noise[of], _REMOVED_SHARE * whole)
-
-
-def geometry_products(distances: Mapping[str, Tensor], *, leave_one_out: bool = True) -> Products:
+def geometry_products(
+    distances: Mapping[str, Union[Tensor, DistanceSource]], *, leave_one_out: bool = True, block_size: int = BLOCK
+) -> Products:
     """Inner products of all pairs of geometries, with each input left out as well.
 
-    O(k^2 n^2) operations; of each matrix only a block of rows is ever widened to float64. Matrices
+    O(k^2 n^2) operations; of each matrix only a block is ever widened to float64. Matrices
     that are U-centred already give the same result.
 
     Distances rounded to float32 give scores that are right to 1e-6, except what is left after nearly
@@ -185,9 +151,11 @@ def geometry_products(distances: Mapping[str, Tensor], *, leave_one_out: bool = 
     (:func:`~captum_kd.distance.euclidean_distances` of ``features.double()``) give 1e-11 there too.
 
     Args:
-        distances (mapping of str to Tensor): k raw Euclidean distance matrices of the same
-            inputs, (n, n), float32 or float64, by the name of what they were taken from.
+        distances (mapping of str to Tensor or DistanceSource): k raw Euclidean distance matrices of the same
+            inputs, (n, n), float32 or float64, by the name of what they were taken from; or what gives
+            them block by block, where no matrix is held.
         leave_one_out (bool): whether the products without each input are needed.
+        block_size (int): inputs a side of a block.
 
     Returns:
         Products: float64, on the matrices' device.
@@ -213,24 +181,25 @@ def geometry_products(distances: Mapping[str, Tensor], *, leave_one_out: bool = 
     leave_one_out = as_flag(leave_one_out, "leave_one_out")
     for name in distances:
         as_text(name, "Each name in distances", or_none=False)
-    matrices = list(distances.values())
-    n, k = check_matrices(matrices), len(matrices)
+    sources = as_sources(list(distances.values()))
+    n = sources[0].n
     if leave_one_out and n < 5:
         raise ValueError(f"distances must be of at least 5 inputs where leave_one_out is True, got {n}.")
-    norms = [raw_norm(matrix) for matrix in matrices]
-    by_row = matrices[0].new_empty((n, k, k), dtype=torch.float64)
-    for rows, block in u_centred_row_blocks(matrices):
-        torch.bmm(block, block.mT, out=by_row[rows])
-    total = by_row.sum(0)
-    if leave_one_out:
-        without = (total - by_row.mul_(2 * (n - 2) / (n - 3))) / ((n - 1) * (n - 4))
-    else:
-        without = by_row[:0]
-    pairs = n * (n - 3)
-    # Rounding of the distances themselves, in the unit of a squared norm.
-    levels = [noise_level(matrix.dtype) * norm for matrix, norm in zip(matrices, norms)]
-    noise = total.new_tensor(levels).square() / pairs
-    return Products(tuple(distances), total / pairs, without, noise)
+    return products_of(tuple(distances), sources, population_sums(sources, by_row=leave_one_out, block_size=block_size))
+
+
+def products_of(names: tuple[str, ...], sources: Sequence[DistanceSource], sums: PairSums) -> Products:
+    """Products from sums over blocks that were taken already.
+
+    Raises:
+        ValueError: distances with non-finite values: no comparison with them would ever be true.
+    """
+    noise = noise_squares(sums, sources)
+    if not bool(torch.isfinite(noise).all()):
+        raise ValueError("distances has non-finite values (NaN or infinity); all must be finite.")
+    pairs, k = sums.n * (sums.n - 3), len(names)
+    without = sums.products.new_empty((0, k, k)) if sums.by_row is None else sums.without_each()
+    return Products(names, sums.gram() / pairs, without, noise / pairs)
 
 
 def check_products(products: object) -> None:

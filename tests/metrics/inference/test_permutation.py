@@ -10,6 +10,8 @@ from scipy import stats
 from torch import Tensor
 
 from captum_kd.distance import center, correlation, euclidean_distances
+from captum_kd.distance.sources import MatrixDistances
+from captum_kd.distance.sums import population_sums
 from captum_kd.metrics.inference import permutation
 from captum_kd.metrics.inference.permutation import label_permutation_p_value
 
@@ -38,8 +40,9 @@ def gathered(distances: Tensor, labels: Tensor, class_distances: Tensor, order: 
 def correlations(distances: Tensor, labels: Tensor, class_distances: Tensor, orders: Tensor) -> Tensor:
     """R of relabellings (batch, n) by class sums."""
     classes = permutation._classes(labels, class_distances, len(labels))
-    sums = permutation._ClassSums(distances, classes)
-    return torch.div(sums(orders), sums.norm * classes.norm)
+    source = MatrixDistances(distances)
+    sums = permutation._ClassSums(source, classes, population_sums([source]))
+    return torch.div(sums(lambda: iter(orders.split(2))), sums.norm * classes.norm)
 
 
 @pytest.mark.parametrize("n", [6, 41, 700])
