@@ -25,6 +25,7 @@ __all__ = [
     "full_precision",
     "has_float64",
     "is_finite",
+    "largest_of",
     "power_of_two",
     "safe_size",
     "unchecked_distances",
@@ -119,13 +120,18 @@ def unchecked_distances(x: Tensor, y: Optional[Tensor] = None) -> Tensor:
 
 def is_finite(x: Tensor) -> bool:
     """Whether no entry is NaN or infinite, in one pass."""
-    return bool(torch.isfinite(torch.stack(x.detach().aminmax())).all())
+    return math.isfinite(largest_of(x))
 
 
 def safe_size(x: Tensor) -> float:
     """1 where squares of ``x`` neither overflow nor vanish, else the power of two to divide by, which rounds nothing."""
+    return power_of_two(largest_of(x))
+
+
+def largest_of(x: Tensor) -> float:
+    """The largest absolute value; not finite where one of them is not. One pass."""
     low, high = torch.stack(x.detach().aminmax()).tolist()
-    return power_of_two(high if math.isnan(high) else max(high, -low))
+    return float(high if math.isnan(high) else max(high, -low))
 
 
 def power_of_two(largest: float) -> float:

@@ -5,14 +5,21 @@ Whoever consumes blocks (:mod:`captum_kd.distance.sums`) does not know which, no
 
 from __future__ import annotations
 
-import math
 from typing import Iterator, Optional, Protocol
 
 import torch
 from torch import Tensor
 
 from captum_kd.distance.centring import noise_level, u_shift
-from captum_kd.distance.pairwise import CHUNK, FEW, block_distances, full_precision, has_float64, power_of_two
+from captum_kd.distance.pairwise import (
+    CHUNK,
+    FEW,
+    block_distances,
+    full_precision,
+    has_float64,
+    largest_of,
+    power_of_two,
+)
 
 __all__ = ["DistanceSource", "FeatureDistances", "Features", "MatrixDistances", "TensorFeatures", "widest"]
 
@@ -109,8 +116,7 @@ class TensorFeatures:
         return self.values.mean(0)
 
     def largest(self) -> float:
-        low, high = torch.stack(self.values.aminmax()).tolist()
-        return high if math.isnan(high) else max(high, -low)
+        return largest_of(self.values)
 
 
 class FeatureDistances:

@@ -105,6 +105,13 @@ class PairSums:
         if self.by_row is not None and other.by_row is not None:
             self.by_row += other.by_row
 
+    def of(self, place: int) -> "PairSums":
+        """The sums of one of the geometries by itself."""
+        one = PairSums(self.shifts[place : place + 1])
+        one.rows = self.rows[place : place + 1]
+        one.products = self.products[place : place + 1, place : place + 1]
+        return one
+
     def gram(self, estimator: Estimator = "unbiased") -> Tensor:
         """(k, k) inner products of the centred matrices: sums over all entries."""
         n, totals = self.n, self.rows.sum(1)

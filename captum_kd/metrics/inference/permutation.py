@@ -105,7 +105,8 @@ def label_permutation_p_value(
             count = min(found.batch, permutations - start)
             yield torch.stack([torch.randperm(n, generator=generator) for _ in range(count)])
 
-    observed, *relabelled = found(orders).tolist()
+    scores: list[float] = found(orders).tolist()
+    observed, *relabelled = scores
     tie = _TIE * torch.finfo(torch.float32).eps / n**0.5 * found.norm * seen.norm
     return (1 + sum(value >= observed - tie for value in relabelled)) / (1 + permutations)
 

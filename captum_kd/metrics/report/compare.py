@@ -18,6 +18,7 @@ from captum_kd._batches import Unpack, unpack_batch
 from captum_kd._outputs import OutputTransform
 from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share, check_choice, described
 from captum_kd.distance import Estimator, check_estimator
+from captum_kd.distance.blockwise import check_block_size
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.layers import same_random_state
@@ -26,6 +27,7 @@ from captum_kd.metrics.report.localizing import TARGETS, Localize, Localizer, as
 from captum_kd.metrics.report.memory import MemoryLimit
 from captum_kd.metrics.report.notes import cautions, explanations
 from captum_kd.metrics.report.populations import AllInputs, MiniBatches, Question
+from captum_kd.metrics.report.projection import RandomProjection, relative_error
 from captum_kd.metrics.report.rows import report_rows
 from captum_kd.metrics.report.scoring import ScoreSettings
 from captum_kd.metrics.report.seed_groups import as_seed_groups, control_seeds, without_seed_control
@@ -67,6 +69,9 @@ def compare_transfer(
     shared_seeds: Sequence[tuple[str, str]] = (),
     additional_forward_args: Any = None,
     memory_limit: Optional[int] = DEFAULT_MEMORY_LIMIT,
+    block_size: Optional[int] = None,
+    half_precision: bool = False,
+    random_projection: Optional[int] = None,
     feature_device: Union[str, torch.device] = "cpu",
     grid: Optional[tuple[int, int]] = None,
     prefix_tokens: Optional[int] = None,
@@ -137,8 +142,16 @@ def compare_transfer(
         shared_seeds (sequence of (str, str), optional): (Student, Base) that were trained from the same seed.
         additional_forward_args (Any, optional): Further arguments of all models, the same for every batch.
         memory_limit (int, optional): Bytes that features and distances may take, estimated after the first batch.
-                    None: no limit.
+                    Features that do not fit go to a temporary file, which is gone afterwards whatever happens, and
+                    distances that do not are computed block by block: same scores, more time. None: no limit.
                     Default: 8 GiB
+        block_size (int, optional): Compute distances in blocks of this many inputs a side and hold no (n, n) matrix.
+                    Default: None, matrices up to 4,096 inputs where memory allows, blocks of 512 otherwise
+        half_precision (bool, optional): Keep features in float16, each input's in a unit of its own: half of the space,
+                    and 11 bits of every number.
+        random_projection (int, optional): Project wider features to this many numbers by random signs. Distances then
+                    have a relative standard error of at most about sqrt(0.5 / this number), 1.1 % for 4,096, which
+                    the report's settings state.
         feature_device (str or torch.device, optional): Where features are kept and scored.
                     Default: "cpu"
         grid, prefix_tokens, channels_last: Layout of token and channels-last layers where it cannot be found, as for
@@ -151,7 +164,8 @@ def compare_transfer(
 
     Raises:
         ValueError: unknown or missing layers, names used twice, no batches, too few inputs, labels without geometry,
-                    features that are not finite or need more than ``memory_limit``, arguments out of range.
+                    features that are not finite, a ``memory_limit`` below what one block of distances needs or a
+                    disk that cannot hold the features above it, arguments out of range.
         TypeError: models that cannot be called, batches without labels, arguments of the wrong type.
 
     Examples::
@@ -169,6 +183,8 @@ def compare_transfer(
     n_permutations, seed = as_count(n_permutations, "n_permutations"), as_count(seed, "seed")
     progression, show_progress = as_flag(progression, "progression"), as_flag(show_progress, "show_progress")
     attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
+    half_precision = as_flag(half_precision, "half_precision")
+    _check_storage(population, block_size, half_precision, random_projection)
     check_estimator(estimator)
     check_callable(feature_transform, "feature_transform")
     for argument, function in (("unpack", unpack), ("output_transform", output_transform)):
@@ -214,15 +230,20 @@ def compare_transfer(
         settings=ScoreSettings(estimator, confidence, n_permutations, seed, embeddings, maps_know_labels),
     )
     device = _device(feature_device)
-    limit = MemoryLimit(memory_limit, data, len(viewer.views), progression)
+    limit = MemoryLimit(memory_limit, data, len(viewer.views), progression, block_size)
+    projection = None if random_projection is None else RandomProjection(random_projection, seed)
     taker: Union[AllInputs, MiniBatches] = (
-        AllInputs(limit.check, device) if population == "all" else MiniBatches(question)
+        AllInputs(limit.place, device, half_precision, projection) if population == "all" else MiniBatches(question)
     )
     training = [str(each) for each in subjects if is_training(each.model)]
-    # A loader draws from the global stream, even an unshuffled one.
-    with same_random_state(()):
-        copies = _read(data, taker, viewer, unpack, embeddings, show_progress)
-    rows, matrices, undefined = report_rows(question, taker)
+    try:
+        # A loader draws from the global stream, even an unshuffled one.
+        with same_random_state(()):
+            copies = _read(data, taker, viewer, unpack, embeddings, show_progress)
+        rows, matrices, undefined = report_rows(question, taker)
+    finally:
+        if isinstance(taker, AllInputs):
+            taker.close()
     n = sum(taker.counts.values())
     control = control_seeds(matrices, seed_groups, question.compared)
     doubts = cautions(
@@ -260,6 +281,7 @@ def compare_transfer(
         "seed": seed,
         "class_embeddings": None if embeddings is None else list(embeddings.shape),
         "attribute_to_layer_input": attribute_to_layer_input,
+        "features": _storage(taker, half_precision, random_projection),
         "models": {each.name: each.role for each in subjects},
         "training_mode": training,
         "layers": {
@@ -288,6 +310,30 @@ def _check_choices(
             f'reference belongs to localize="unicam", but localize is {described(localize)}; leave reference out, got '
             f"{described(reference)}."
         )
+
+
+def _check_storage(population: str, block_size: Optional[int], half_precision: bool, projection: Optional[int]) -> None:
+    check_block_size(block_size)
+    if projection is not None and as_count(projection, "random_projection", 1, or_none=True) >= 2**31:
+        raise ValueError(f"random_projection must be a number of features (4096, say) or None, got {projection!r}.")
+    if population == "batch" and (block_size is not None or half_precision or projection is not None):
+        raise ValueError(
+            'block_size, half_precision and random_projection belong to population="all", but population is "batch": '
+            "mini-batches are scored as they come and no features are kept."
+        )
+
+
+def _storage(taker: Union[AllInputs, MiniBatches], half: bool, projection: Optional[int]) -> Optional[dict[str, Any]]:
+    """How features were kept and distances taken, for the report; None for mini-batches."""
+    if not isinstance(taker, AllInputs) or taker.placement is None:
+        return None
+    return {
+        "in_file": taker.placement.in_file,
+        "half_precision": half,
+        "random_projection": projection,
+        "distances_standard_error": None if projection is None else relative_error(projection),
+        "block_size": None if taker.placement.held else taker.placement.block_size,
+    }
 
 
 def _read(

@@ -1,43 +1,71 @@
-"""How much memory a report will need, and what to do where that is too much."""
+"""How much memory a report will need, and where its features and distances go."""
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Optional
+import shutil
+import tempfile
+from typing import Any, Iterable, NamedTuple, Optional
 
 from captum_kd._values import as_count
-from captum_kd.metrics.report.scoring import MOST_WIDENED_INPUTS, MOST_WIDENED_NUMBERS
+from captum_kd.distance.blockwise import MOST_DENSE
+from captum_kd.distance.pairwise import CHUNK
+from captum_kd.distance.sums import BLOCK
 
-__all__ = ["MemoryLimit"]
+__all__ = ["MemoryLimit", "Placement"]
 
 GIB = 2**30
-LABEL_BYTES = 24
-"""A number of the labels' distances and of two matrices that come and go with them, all in float64."""
+MIB = 2**20
+
+# Chunks of features that are in work at once while distances are taken, in float64.
+_CHUNKS = 4
+
+
+class Placement(NamedTuple):
+    """Where things go.
+
+    Attributes:
+        in_file (bool): features in a temporary file.
+        held (bool): one layer's distances as matrices; otherwise they are computed in blocks, as often as needed.
+        block_size (int): inputs a side of a block.
+    """
+
+    in_file: bool
+    held: bool
+    block_size: int
 
 
 class MemoryLimit:
-    """Refuses a report that would not fit, as soon as the first batch has shown what it needs.
+    """Places a report's features and distances so that they keep to a limit.
 
-    Counted are the features of all layers and models, while one layer is scored the copies of one model's features
-    (joined, centred, in float64 where they are not too many), the distances of all models at that layer, and those of
-    the labels.
+    Features stay in memory if they fit beside the distances, and otherwise go to a temporary file. Distances are held if
+    they fit and the inputs are not too many; otherwise they are computed block by block.
 
     Args:
         limit (int, optional): bytes; None for no limit.
         data (iterable): the loader, whose length tells how many inputs are to come.
-        views (int): number of (n, n) distance matrices that are held at a time.
-        progression (bool): whether the last layer's distances are held beside them.
+        views (int): number of distance matrices a layer.
+        progression (bool): whether the last layer's distances are needed beside them.
+        block_size (int, optional): inputs a side of a block, where blocks were asked for.
 
     Raises:
         ValueError: a limit that is no positive integer.
     """
 
-    def __init__(self, limit: Optional[int], data: Iterable[Any], views: int, progression: bool = False) -> None:
+    def __init__(
+        self,
+        limit: Optional[int],
+        data: Iterable[Any],
+        views: int,
+        progression: bool = False,
+        block_size: Optional[int] = None,
+    ) -> None:
         self._limit = None if limit is None else as_count(limit, "memory_limit (in bytes)", 1, or_none=True)
         self._data = data
-        self._matrices = views * (2 if progression else 1) + 2  # two in work while distances are taken
+        self._matrices = views * (2 if progression else 1)
+        self._block_size = block_size
         self._expected: Optional[int] = None
 
-    def check(self, feature_bytes: int, widest: int, inputs: int) -> None:
+    def place(self, feature_bytes: int, widest: int, inputs: int) -> Placement:
         """Called after each batch.
 
         Args:
@@ -46,24 +74,50 @@ class MemoryLimit:
             inputs (int): inputs so far.
 
         Raises:
-            ValueError: all inputs together will need more than the limit; the message names the ways out.
+            ValueError: what is in work at once needs more than the limit, or the file more than the disk has; the
+                message names the ways out.
         """
-        if self._limit is None:
-            return
         if self._expected is None:
             self._expected = _expected_inputs(self._data, inputs)
         n = max(inputs, self._expected)
-        joined = widest * n
-        wide = n <= MOST_WIDENED_INPUTS and joined <= MOST_WIDENED_NUMBERS
-        features = feature_bytes * n // inputs + joined * (4 + (16 if wide else 4))
-        distances = (self._matrices * (8 if n <= MOST_WIDENED_INPUTS else 4) + LABEL_BYTES) * n * n
-        if features + distances > self._limit:
+        block = self._block_size or BLOCK
+        may_hold = self._block_size is None and n <= MOST_DENSE
+        if self._limit is None:
+            return Placement(False, may_hold, block)
+        features = feature_bytes * n // inputs
+        # With two matrices that come and go while distances are taken and repeated inputs sought.
+        held = (self._matrices + 2) * 8 * n * n + self._work(n, n, widest)
+        blocks = self._work(n, min(n, block), widest)
+        if may_hold and features + held <= self._limit:
+            return Placement(False, True, block)
+        if features + blocks <= self._limit and not (may_hold and held <= self._limit):
+            return Placement(False, False, block)
+        if may_hold and held <= self._limit:
+            found = Placement(True, True, block)
+        elif blocks <= self._limit:
+            found = Placement(True, False, block)
+        else:
             raise ValueError(
-                f"{n} inputs need about {features / GIB:.2f} GiB for features and {distances / GIB:.2f} GiB for distances, "
-                f"more than memory_limit={self._limit} ({self._limit / GIB:.2f} GiB). Ways out: fewer layers or models a "
-                "call, feature_transform=global_average_pool, fewer inputs (torch.utils.data.Subset), "
-                'population="batch" (noisy, and another quantity), or a larger memory_limit.'
+                f"{n} inputs of {widest} features need about {blocks / MIB:.3g} MiB while one block of each model's "
+                f"distances is taken, more than memory_limit={self._limit} ({self._limit / MIB:.3g} MiB). "
+                "Ways out: a larger memory_limit, a smaller block_size, fewer models a call, "
+                "feature_transform=global_average_pool, or fewer inputs (torch.utils.data.Subset)."
             )
+        free = shutil.disk_usage(tempfile.gettempdir()).free + feature_bytes
+        if features > free:
+            raise ValueError(
+                f"{n} inputs have {features / GIB:.2f} GiB of features, more than memory_limit={self._limit} "
+                f"({self._limit / GIB:.2f} GiB), and the {free / GIB:.2f} GiB free for temporary files in "
+                f"{tempfile.gettempdir()} (the environment variable TMPDIR) do not hold them either. Ways out: fewer "
+                "layers or models a call, feature_transform=global_average_pool, half_precision=True, "
+                "random_projection=4096, fewer inputs (torch.utils.data.Subset), or a larger memory_limit."
+            )
+        return found
+
+    def _work(self, n: int, side: int, widest: int) -> int:
+        """Bytes of one block of distances of all models, of the features behind it and of sums by input."""
+        k = self._matrices + 1
+        return 8 * (side * side * k + _CHUNKS * side * min(widest, CHUNK) + n * k * k)
 
 
 def _expected_inputs(data: Iterable[Any], batch_size: int) -> int:

@@ -6,22 +6,20 @@ Both take features batch by batch and end with the same :class:`LayerSummary` fo
 from __future__ import annotations
 
 from statistics import mean, stdev
-from typing import Callable, Iterator, NamedTuple, Optional, Protocol, Sequence
+from typing import Callable, Iterator, Mapping, NamedTuple, Optional, Protocol, Sequence
 
 import torch
 from torch import Tensor
 
 from captum_kd.distance import MIN_INPUTS
-from captum_kd.embeddings import label_geometry
+from captum_kd.distance.sources import DistanceSource, TensorFeatures
+from captum_kd.embeddings import check_label_geometry
 from captum_kd.metrics.inference.jackknife import LEAST_WITH_REMOVAL
-from captum_kd.metrics.report.scoring import (
-    Estimate,
-    LayerScores,
-    ScoreSettings,
-    is_of_a_remainder,
-    repeated_inputs,
-    widened_distances,
-)
+from captum_kd.metrics.report.memory import Placement
+from captum_kd.metrics.report.projection import RandomProjection
+from captum_kd.metrics.report.repeats import RepeatedInputs
+from captum_kd.metrics.report.scoring import Estimate, LayerScores, ScoreSettings, distance_source, is_of_a_remainder
+from captum_kd.metrics.report.storage import FeatureStore
 from captum_kd.metrics.report.views import Pair, View
 
 __all__ = ["AllInputs", "LayerSummary", "MiniBatches", "Population", "Question"]
@@ -78,8 +76,9 @@ class Population(Protocol):
     undefined: int
     """Scores of single mini-batches that were not defined and so are in no mean."""
 
-    repeated: int
-    """Inputs that are copies of others, or that no model tells from others."""
+    @property
+    def repeated(self) -> int:
+        """Inputs that are copies of others, or that no model tells from others."""
 
     def add(self, features: dict[str, list[Tensor]], labels: Tensor) -> None:
         """Takes the features of one batch: by view key, one (N, d) tensor a layer."""
@@ -94,42 +93,66 @@ def _count(counts: dict[int, int], labels: Tensor) -> None:
 
 
 class AllInputs:
-    """Scores over all inputs at once; keeps their features.
+    """Scores over all inputs at once; keeps their features, in memory or in temporary files.
 
     Args:
-        check_memory (callable): called with the bytes that features take, the width of the widest and the inputs
-            seen, after each batch.
-        device (torch.device): where features are kept and scored.
+        place (callable): called with the bytes that features take, the width of the widest and the inputs seen, after
+            each batch; says where features and distances go.
+        device (torch.device): where features are scored.
+        half (bool): keep features in half precision.
+        projection (RandomProjection, optional): of wide features.
+
+    Attributes:
+        placement (Placement): of the last batch.
     """
 
-    def __init__(self, check_memory: Callable[[int, int, int], None], device: torch.device) -> None:
+    def __init__(
+        self,
+        place: Callable[[int, int, int], Placement],
+        device: torch.device,
+        half: bool = False,
+        projection: Optional[RandomProjection] = None,
+    ) -> None:
         self.counts: dict[int, int] = {}
         self.left_out = 0
         self.left_out_of_removal = 0
         self.undefined = 0
-        self.repeated = 0
-        self._check_memory = check_memory
+        self.placement: Optional[Placement] = None
+        self._place = place
         self._device = device
-        self._features: dict[str, list[list[Tensor]]] = {}
+        self._half = half
+        self._projection = projection
+        self._stores: dict[str, list[FeatureStore]] = {}
         self._labels: list[Tensor] = []
-        self._bytes = 0
-        self._widest = 0
+        self._repeats = RepeatedInputs()
+
+    @property
+    def repeated(self) -> int:
+        return self._repeats.count
 
     def add(self, features: dict[str, list[Tensor]], labels: Tensor) -> None:
         for key, of_layers in features.items():
-            kept = self._features.setdefault(key, [[] for _ in of_layers])
-            for pieces, values in zip(kept, of_layers):
-                if pieces and pieces[0].shape[1] != values.shape[1]:
+            if key not in self._stores:
+                self._stores[key] = [FeatureStore(self._device, self._half) for _ in of_layers]
+            for place, store in enumerate(self._stores[key]):
+                values = of_layers[place]
+                of_layers[place] = values.new_empty(0)  # so that it goes where the store puts it
+                if self._projection is not None:
+                    values = self._projection(values)
+                if store.shape[0] and store.shape[1] != values.shape[1]:
                     raise ValueError(
-                        f"{key} gives {values.shape[1]} features where earlier batches had {pieces[0].shape[1]}: the "
+                        f"{key} gives {values.shape[1]} features where earlier batches had {store.shape[1]}: the "
                         "inputs differ in size. Resize them, or pass feature_transform=global_average_pool."
                     )
-                pieces.append(values.to(self._device))
-                self._bytes += values.numel() * values.element_size()
-                self._widest = max(self._widest, values.shape[1])
+                store.append(values)
         self._labels.append(labels)
         _count(self.counts, labels)
-        self._check_memory(self._bytes, self._widest, sum(self.counts.values()))
+        every = [store for stores in self._stores.values() for store in stores]
+        size, widest = sum(store.bytes for store in every), max(store.shape[1] for store in every)
+        self.placement = self._place(size, widest, sum(self.counts.values()))
+        if self.placement.in_file:
+            for store in every:
+                store.move_to_file()
 
     def layers(self, question: Question) -> Iterator[LayerSummary]:
         labels = torch.cat(self._labels) if self._labels else torch.empty(0, dtype=torch.long)
@@ -138,24 +161,39 @@ class AllInputs:
                 f"The data hold {len(labels)} inputs; scores with removal need at least {LEAST_WITH_REMOVAL}, and a few "
                 "hundred to be stable."
             )
-        last: dict[str, Tensor] = {}
+        assert self.placement is not None
+        held = self.placement.held
+        last: dict[str, DistanceSource] = {}
         if question.progression:
-            last = {key: widened_distances(torch.cat(kept[-1])) for key, kept in self._features.items()}
-        together: Optional[Tensor] = None
+            last = {key: distance_source(stores[-1], held=held) for key, stores in self._stores.items()}
+        final = len(question.labels) - 1
         for place in range(len(question.labels)):
-            features = {}
-            for key, kept in self._features.items():
-                features[key] = torch.cat(kept[place])
-                kept[place] = []  # the pieces are not needed any more
-            scores = LayerScores(features, labels, question.settings)
-            together = _both(together, repeated_inputs(scores.distances))
-            self.repeated = 0 if together is None else int(together.any(1).sum())
-            yield LayerSummary(
-                [scores.of_pair(pair) for pair in question.pairs],
-                [scores.unique_share(pair) for pair in question.pairs],
-                {key: scores.progression(key, distances) for key, distances in last.items()},
-                scores.pair_matrices(list(question.compared)) if question.compared else {},
-            )
+            sources: dict[str, DistanceSource] = {}
+            for key, stores in self._stores.items():
+                sources[key] = last[key] if last and place == final else distance_source(stores[place], held=held)
+                if held:
+                    stores[place].close()  # the features are not needed any more
+            scores = LayerScores(sources, last, labels, question.settings, self.placement.block_size, self._repeats)
+            summary = _summary(scores, question, last)
+            if place < final or not last:
+                for stores in self._stores.values():
+                    stores[place].close()
+            yield summary
+
+    def close(self) -> None:
+        """Gives up all features, and with them the temporary files."""
+        for stores in self._stores.values():
+            for store in stores:
+                store.close()
+
+
+def _summary(scores: LayerScores, question: Question, last: Mapping[str, DistanceSource]) -> LayerSummary:
+    return LayerSummary(
+        [scores.of_pair(pair) for pair in question.pairs],
+        [scores.unique_share(pair) for pair in question.pairs],
+        {key: scores.progression(key) for key in last},
+        scores.pair_matrices(list(question.compared)) if question.compared else {},
+    )
 
 
 class MiniBatches:
@@ -186,28 +224,25 @@ class MiniBatches:
         self.left_out_of_removal += few
         self.used += 1
         _count(self.counts, labels)
-        last = {
-            key: widened_distances(of_layers[-1]) for key, of_layers in features.items() if question.progression
-        }
+        repeats = RepeatedInputs()
+        by_layer = [
+            {key: distance_source(TensorFeatures(of_layers[place]), held=True) for key, of_layers in features.items()}
+            for place in range(len(question.labels))
+        ]
+        last = by_layer[-1] if question.progression else {}
         summaries = []
-        together: Optional[Tensor] = None
-        for place in range(len(question.labels)):
-            scores = LayerScores({key: of_layers[place] for key, of_layers in features.items()}, labels, settings)
-            together = _both(together, repeated_inputs(scores.distances))
-            estimates = [scores.of_pair(pair) for pair in question.pairs]
-            matrices = scores.pair_matrices(list(question.compared)) if question.compared else {}
+        for sources in by_layer:
+            found = _summary(LayerScores(sources, last, labels, settings, repeats=repeats), question, last)
             if few:
-                estimates = [{k: v for k, v in each.items() if not is_of_a_remainder(k)} for each in estimates]
-                matrices = {"fss": matrices["fss"]} if matrices else {}
-            summaries.append(
-                LayerSummary(
-                    estimates,
-                    [None if few else scores.unique_share(pair) for pair in question.pairs],
-                    {key: scores.progression(key, distances) for key, distances in last.items()},
-                    matrices,
+                found = found._replace(
+                    estimates=[
+                        {k: v for k, v in each.items() if not is_of_a_remainder(k)} for each in found.estimates
+                    ],
+                    unique_shares=[None] * len(question.pairs),
+                    matrices={"fss": found.matrices["fss"]} if found.matrices else {},
                 )
-            )
-        self.repeated += 0 if together is None else int(together.any(1).sum())
+            summaries.append(found)
+        self.repeated += repeats.count
         self._batches.append((len(labels), summaries))
 
     def layers(self, question: Question) -> Iterator[LayerSummary]:
@@ -266,7 +301,7 @@ def _can_be_scored(labels: Tensor, settings: ScoreSettings) -> bool:
     if len(labels) < MIN_INPUTS or int((of_class >= 2).sum()) < 2:
         return False
     try:
-        label_geometry(labels, settings.class_embeddings, torch.float64)
+        check_label_geometry(labels, settings.class_embeddings)
     except ValueError:  # classes that share a point of the embeddings
         return False
     return True
@@ -275,8 +310,3 @@ def _can_be_scored(labels: Tensor, settings: ScoreSettings) -> bool:
 def _mean_or_none(values: Sequence[Optional[float]]) -> Optional[float]:
     known = [value for value in values if value is not None]
     return mean(known) if known else None
-
-
-def _both(first: Optional[Tensor], second: Optional[Tensor]) -> Optional[Tensor]:
-    """Pairs of inputs that are alike in both; None says nothing."""
-    return first if second is None else second if first is None else first & second

@@ -1,7 +1,7 @@
 """From features to scores: one layer of all models over one population.
 
-Distances are taken once for each view; every score, interval and p-value is algebra on their inner products
-(:mod:`captum_kd.metrics.inference`).
+Every score, interval and p-value is algebra on the inner products of the views' distances
+(:mod:`captum_kd.metrics.inference`), all of which come from the same blocks of distances, held or not.
 """
 
 from __future__ import annotations
@@ -11,17 +11,22 @@ from typing import Mapping, NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from captum_kd.distance import Estimator, center, correlation, distances_to_center, noise_level
-from captum_kd.embeddings import WAYS_OUT_OF_SCORE, label_distances, label_geometry
+from captum_kd.distance import Estimator
+from captum_kd.distance.gram import gram_correlation
+from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features
+from captum_kd.distance.sums import BLOCK, PairSums, population_sums
+from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_label_geometry, label_distances
+from captum_kd.labels import LabelDistances
 from captum_kd.metrics.inference import (
     Products,
     Score,
-    geometry_products,
     jackknife,
     label_permutation_p_value,
     pair_scores,
     transfer_scores,
 )
+from captum_kd.metrics.inference.products import Side, products_of
+from captum_kd.metrics.report.repeats import RepeatedInputs
 from captum_kd.metrics.report.subjects import TEACHER
 from captum_kd.metrics.report.views import Pair
 
@@ -32,16 +37,15 @@ __all__ = [
     "ScoreSettings",
     "TESTED_BY_JACKKNIFE",
     "WHOLE",
+    "distance_source",
     "is_of_a_remainder",
-    "repeated_inputs",
-    "widened_distances",
 ]
 
-# 0.5 GiB of float64 features, and 0.13 GiB for a matrix of distances.
-MOST_WIDENED_NUMBERS = 2**26
-MOST_WIDENED_INPUTS = 2**12
+# Distances of more inputs are computed in the features' own precision: twice as fast, and rounding averages out.
+_MOST_WIDENED_INPUTS = 2**12
 
 LABELS = "labels"
+_LAST = "\0last:"
 TEACHER_KEY = f"{TEACHER}:{TEACHER}"
 
 SIMILARITIES = ("fss", "fss_student_teacher", "fss_base_teacher")
@@ -101,39 +105,52 @@ class LayerScores:
     """Scores of one layer.
 
     Args:
-        features (mapping of str to Tensor): (n, d) of each view, by its key; emptied on the way, so that no more
-            than one layer's features of one model are held beside the distances.
+        sources (mapping of str to DistanceSource): of each view, by its key.
+        last (mapping of str to DistanceSource): of the same views at the models' last layer, where progression is asked
+            for.
         labels (Tensor): (n,).
         settings (ScoreSettings): how scores are taken.
+        block_size (int): inputs a side of a block.
+        repeats (RepeatedInputs, optional): told which inputs are alike here.
 
     Raises:
         ValueError: labels without geometry or outside the embeddings.
     """
 
-    def __init__(self, features: dict[str, Tensor], labels: Tensor, settings: ScoreSettings) -> None:
-        label_geometry(labels, settings.class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_SCORE)
-        self.n = labels.shape[0]
+    def __init__(
+        self,
+        sources: Mapping[str, DistanceSource],
+        last: Mapping[str, DistanceSource],
+        labels: Tensor,
+        settings: ScoreSettings,
+        block_size: int = BLOCK,
+        repeats: Optional[RepeatedInputs] = None,
+    ) -> None:
+        check_label_geometry(labels, settings.class_embeddings, ways_out=WAYS_OUT_OF_SCORE)
         self._settings = settings
         self._labels = labels
-        self.distances: dict[str, Tensor] = {}
-        levels: list[float] = []
-        for key in list(features):
-            values = features.pop(key)
-            self.distances[key] = widened_distances(values)
-            levels.append(noise_level(values.dtype) * float(torch.linalg.matrix_norm(self.distances[key])))
-        device = next(iter(self.distances.values())).device
-        goal = label_distances(labels, labels, settings.class_embeddings).to(device)
-        leave_one_out = settings.confidence is not None
-        products = geometry_products({**self.distances, LABELS: goal}, leave_one_out=leave_one_out)
-        # Distances may be wider than the features they come from, whose rounding is what counts.
-        noise = products.noise.clone()
-        noise[:-1] = torch.maximum(noise[:-1], noise.new_tensor(levels).square() / (self.n * (self.n - 3)))
-        self.products: Products = products._replace(noise=noise)
+        self._sources = dict(sources)
+        device = next(iter(sources.values())).device
+        every = {
+            **sources,
+            LABELS: LabelDistances(labels, settings.class_embeddings, device),
+            **{_LAST + key: source for key, source in last.items()},
+        }
+        self._sums: PairSums = population_sums(
+            list(every.values()),
+            by_row=settings.confidence is not None,
+            block_size=block_size,
+            watch=None if repeats is None else repeats.watch(list(sources.values())),
+        )
+        self.products: Products = products_of(tuple(every), list(every.values()), self._sums)
+        self._biased_gram: Optional[Tensor] = None
+        if settings.estimator == "biased":
+            self._biased_gram = self._sums.gram("biased")
         self._p_values: dict[str, Optional[float]] = {}
 
     @property
     def has_teacher(self) -> bool:
-        return TEACHER_KEY in self.distances
+        return TEACHER_KEY in self._sources
 
     def of_pair(self, pair: Pair) -> dict[str, Estimate]:
         """The five scores of a Student and a Base; with a Teacher the twelve."""
@@ -148,22 +165,19 @@ class LayerScores:
         """
         return self.products.unique_share(pair.student.key, pair.base.key)
 
-    def progression(self, key: str, last: Tensor) -> Estimate:
+    def progression(self, key: str) -> Estimate:
         """Similarity of this layer and the model's last one.
 
         Args:
             key (str): the view's.
-            last (Tensor): (n, n) distances of its last layer.
         """
-        confidence = self._settings.confidence
+        score = Score(key, _LAST + key)
         if self._settings.estimator == "biased":
-            return self._biased(self.distances[key], last)
-        both = geometry_products({"here": self.distances[key], "last": last}, leave_one_out=confidence is not None)
-        score = Score("here", "last")
-        value, is_defined = both.score(score)
-        if confidence is None:
+            return self._biased(*score)
+        value, is_defined = self.products.score(score)
+        if self._settings.confidence is None:
             return Estimate(value, is_defined=is_defined)
-        interval = jackknife(both, score, confidence)
+        interval = jackknife(self.products, score, self._settings.confidence)
         return Estimate(value, interval.low, interval.high, None, is_defined)
 
     def pair_matrices(self, keys: list[str]) -> dict[str, Tensor]:
@@ -180,7 +194,7 @@ class LayerScores:
         settings = self._settings
         value, is_defined = self.products.score(score)
         if name in SIMILARITIES and settings.estimator == "biased":
-            return self._biased(*(self.distances[str(side)] for side in score))
+            return self._biased(score.x, score.y)
         if settings.confidence is None:
             return Estimate(value, is_defined=is_defined)
         interval = jackknife(self.products, score, settings.confidence)
@@ -192,17 +206,19 @@ class LayerScores:
                 p_value = interval.p_value
         return Estimate(value, interval.low, interval.high, p_value, is_defined)
 
-    def _biased(self, first: Tensor, second: Tensor) -> Estimate:
+    def _biased(self, first: Side, second: Side) -> Estimate:
         """Leave-one-out values are those of the unbiased estimator: no interval here."""
-        sides = [center(distances, "biased") for distances in (first, second)]
-        is_defined = not any(bool(side.is_negligible()) for side in sides)
-        return Estimate(float(correlation(sides[0], sides[1], warn=False)), is_defined=is_defined)
+        assert self._biased_gram is not None
+        x, y = (self.products.names.index(str(side)) for side in (first, second))
+        noise = self.products.noise * (self._sums.n * (self._sums.n - 3))
+        value, is_defined = gram_correlation(self._biased_gram, noise, x, y)
+        return Estimate(float(value), is_defined=bool(is_defined))
 
     def _biased_pairs(self, keys: list[str]) -> Tensor:
         scores = torch.eye(len(keys), dtype=torch.float64)
         for i, first in enumerate(keys):
             for j, second in enumerate(keys[:i]):
-                found = self._biased(self.distances[first], self.distances[second])
+                found = self._biased(first, second)
                 scores[i, j] = scores[j, i] = found.value if found.is_defined else float("nan")
         return scores
 
@@ -215,34 +231,24 @@ class LayerScores:
             else:
                 seen, places = torch.unique(self._labels, return_inverse=True)
                 self._p_values[key] = label_permutation_p_value(
-                    self.distances[key],
+                    self._sources[key],
                     places,
                     label_distances(seen, seen, settings.class_embeddings),
                     permutations=settings.n_permutations,
                     seed=settings.seed,
+                    sums=self._sums.of(self.products.names.index(key)),
                 )
         return self._p_values[key]
 
 
-def widened_distances(features: Tensor) -> Tensor:
-    """Distances up to scale, in float64 where the features are not too many to be widened.
+def distance_source(features: Features, *, held: bool) -> DistanceSource:
+    """Distances up to scale, in float64 where the inputs are not too many.
 
     Where two models are nearly alike, removal magnifies the rounding of float32 to more than 1e-6 of a score.
+
+    Args:
+        features (Features): (n, d).
+        held (bool): whether to compute all of them now and keep them, or block by block when they are asked for.
     """
-    few = features.shape[0] <= MOST_WIDENED_INPUTS and features.numel() <= MOST_WIDENED_NUMBERS
-    wide = few and features.device.type != "mps"
-    return distances_to_center(features.double() if wide else features)
-
-
-def repeated_inputs(distances: Mapping[str, Tensor]) -> Optional[Tensor]:
-    """(n, n) booleans: pairs of inputs that no model tells apart; None where no model has a geometry."""
-    together: Optional[Tensor] = None
-    for matrix in distances.values():
-        # The same input in another batch may come out different in the last digits. Medians of rows: an outlier
-        # must not make all others look alike.
-        usual = matrix.median(1).values.median()
-        if bool(usual == 0):
-            continue  # this model puts most inputs in one place
-        alike = matrix <= 1e-5 * usual
-        together = alike if together is None else together & alike
-    return None if together is None else together.fill_diagonal_(False)
+    source = FeatureDistances(features, widen=features.shape[0] <= _MOST_WIDENED_INPUTS)
+    return source.matrix() if held else source

@@ -1,0 +1,68 @@
+"""Inputs that no model tells apart, found while blocks of distances pass by."""
+
+from __future__ import annotations
+
+from typing import Callable, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from captum_kd.distance.sources import DistanceSource
+
+__all__ = ["RepeatedInputs"]
+
+# Inputs whose distances say what is usual.
+_SAMPLE = 256
+# The same input in another batch may come out different in the last digits.
+_ALIKE = 1e-5
+
+
+class RepeatedInputs:
+    """Groups of inputs that are alike in every model at every layer."""
+
+    def __init__(self) -> None:
+        self._groups: Optional[Tensor] = None
+
+    @property
+    def count(self) -> int:
+        """Inputs that have at least one other like them; 0 where no model has a geometry."""
+        if self._groups is None:
+            return 0
+        sizes = torch.unique(self._groups, return_counts=True)[1]
+        return int(sizes[sizes > 1].sum())
+
+    def watch(self, sources: Sequence[DistanceSource]) -> Callable[[Sequence[Tensor], slice, slice], None]:
+        """What is to be called with the distances of every block of a layer, each pair of blocks once.
+
+        Args:
+            sources (sequence of DistanceSource): the layer's models, the first of those whose blocks will come.
+        """
+        levels = [_ALIKE * _usual(source) for source in sources]
+        # A model that puts most inputs in one place says nothing.
+        speaking = [place for place, level in enumerate(levels) if level > 0]
+        n = sources[0].n
+        # The first input that each is like, itself at the latest.
+        firsts = {place: torch.arange(n, device=sources[place].device) for place in speaking}
+
+        def see(distances: Sequence[Tensor], rows: slice, columns: slice) -> None:
+            for place in speaking:
+                block = distances[place]
+                if rows != columns and float(block.amin()) > levels[place]:
+                    continue
+                of_row, of_column = (block <= levels[place]).nonzero().T
+                firsts[place].scatter_reduce_(0, of_column + columns.start, of_row + rows.start, "amin")
+            if rows.stop == n and columns.stop == n and speaking:  # the last block
+                self._meet([firsts[place].cpu() for place in speaking])
+
+        return see
+
+    def _meet(self, groups: list[Tensor]) -> None:
+        """Only inputs that share a group in all of these, and did before, stay together."""
+        known = groups if self._groups is None else [self._groups, *groups]
+        self._groups = torch.unique(torch.stack(known, 1), dim=0, return_inverse=True)[1]
+
+
+def _usual(source: DistanceSource) -> float:
+    """Median of rows' medians: an outlier must not make all others look alike."""
+    sample = slice(0, source.n, max(1, source.n // _SAMPLE))
+    return float(source.block(sample, sample).median(1).values.median())

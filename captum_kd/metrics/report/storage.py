@@ -1,0 +1,133 @@
+"""Where a layer's features wait until they are scored: in memory, or in a temporary file.
+
+The file is deleted while it is open (where the system can't, when it is closed), so nothing is left of it however the
+process ends. It is mapped into memory for the length of one read, a part of the rows and columns: what was read before
+does not stay.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from typing import IO, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_kd.distance.pairwise import largest_of
+
+__all__ = ["FeatureStore"]
+
+
+class FeatureStore:
+    """Features (n, d) of one model at one layer, batch after batch.
+
+    Args:
+        device (torch.device): on which features are read.
+        half (bool): keep them in float16, each input's in units of a power of two of its own: 11 bits of each number,
+            whatever the features' size.
+
+    Attributes:
+        shape, dtype, device: of what is read.
+        bytes (int): that the features take, in memory or in the file.
+    """
+
+    def __init__(self, device: torch.device, half: bool = False) -> None:
+        self.device = device
+        self.dtype = torch.float32
+        self.shape = (0, 0)
+        self.bytes = 0
+        self._half = half
+        self._pieces: list[Tensor] = []
+        self._units: list[Tensor] = []
+        self._file: Optional[IO[bytes]] = None
+        self._sum: Optional[Tensor] = None
+        self._largest = 0.0
+
+    @property
+    def in_file(self) -> bool:
+        return self._file is not None
+
+    def append(self, values: Tensor) -> None:
+        """Takes the features (N, d) of a batch, float32 or float64."""
+        values = values.detach()
+        n, width = self.shape
+        if n == 0:
+            self.dtype = values.dtype
+        total = values.sum(0, dtype=torch.float64 if values.device.type != "mps" else None)
+        self._sum = total if self._sum is None else self._sum + total.to(self._sum.device)
+        self._largest = max(self._largest, largest_of(values))
+        self.shape = (n + values.shape[0], values.shape[1])
+        values = values.to(self.device, self.dtype)
+        if self._half:
+            units = torch.exp2(torch.frexp(values.abs().amax(1)).exponent.to(values.dtype))
+            self._units.append(units)
+            values = (values / units[:, None]).half()
+        self.bytes += values.numel() * values.element_size()
+        if self._file is None:
+            self._pieces.append(values)
+        else:
+            self._write(values)
+
+    def move_to_file(self) -> None:
+        """From now on features are kept in a temporary file, those that came before too."""
+        if self._file is not None:
+            return
+        self._file = tempfile.TemporaryFile(prefix="captum_kd_")
+        for place, piece in enumerate(self._pieces):
+            self._write(piece)
+            self._pieces[place] = piece[:0]
+        self._pieces = []
+
+    def read(self, rows: slice, columns: slice) -> Tensor:
+        """Some columns of some rows."""
+        first, stop, step = rows.indices(self.shape[0])
+        if self._file is None:
+            values = self._from_pieces(first, stop, step, columns)
+        else:
+            values = self._from_file(slice(first, stop, step), columns).to(self.device)
+        if self._half:
+            values = values.to(self.dtype) * torch.cat(self._units)[rows, None]
+        return values
+
+    def middle(self) -> Tensor:
+        """(d,) the features' mean."""
+        assert self._sum is not None
+        return (self._sum / self.shape[0]).to(self.device, self.dtype)
+
+    def largest(self) -> float:
+        """The largest absolute value."""
+        return self._largest
+
+    def close(self) -> None:
+        """Gives up the features."""
+        self._pieces = []
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _from_pieces(self, first: int, stop: int, step: int, columns: slice) -> Tensor:
+        found, offset = [], 0
+        for piece in self._pieces:
+            # The first of first, first + step, ... that is in this piece.
+            start = max(first, first + -(-(offset - first) // step) * step) - offset
+            part = piece[start : max(0, stop - offset) : step, columns]
+            if part.shape[0]:
+                found.append(part)
+            offset += piece.shape[0]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _write(self, values: Tensor) -> None:
+        assert self._file is not None
+        self._file.write(values.cpu().contiguous().numpy().data)
+
+    def _from_file(self, rows: slice, columns: slice) -> Tensor:
+        assert self._file is not None
+        self._file.flush()
+        kind = np.float16 if self._half else np.float32 if self.dtype == torch.float32 else np.float64
+        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            whole = np.frombuffer(mapped, kind).reshape(self.shape)
+            values = torch.from_numpy(whole[rows, columns].copy())
+            del whole  # or the map could not be closed
+        return values
