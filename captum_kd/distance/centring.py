@@ -6,6 +6,7 @@ partial distance correlation).
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Literal, NamedTuple, Optional
 
@@ -67,14 +68,19 @@ def noise_level(dtype: torch.dtype) -> float:
     return 32 * torch.finfo(dtype).eps
 
 
-def geometry(x: Tensor, estimator: Estimator = "unbiased") -> Geometry:
+def geometry(x: Tensor, estimator: Estimator = "unbiased", largest: Optional[float] = None) -> Geometry:
     """The centred distances of features.
 
     Args:
         x (Tensor): (n, d), float32 or float64, n >= 4.
         estimator (str): "unbiased" centres for the unbiased estimator, "biased" for the biased one.
+        largest (float, optional): the largest absolute value in ``x``, where that is known.
     """
-    centred = center(distances_to_center(x), estimator)
+    distances = distances_to_center(x, largest)
+    # Nobody else has these distances: where no gradient needs them, they become what is centred.
+    centred = _center(distances, estimator, in_place=not distances.requires_grad)
+    if distances.dtype == x.dtype:
+        return centred
     return Geometry(centred.matrix.to(x.dtype), centred.raw_norm.to(x.dtype))
 
 
@@ -91,15 +97,19 @@ def center(distances: Tensor, estimator: Estimator = "unbiased") -> Geometry:
         distances (Tensor): (n, n), symmetric, zero diagonal.
         estimator (str): "unbiased" or "biased".
     """
-    raw_norm = torch.linalg.matrix_norm(distances.detach())
+    return _center(distances, estimator, in_place=False)
+
+
+def _center(distances: Tensor, estimator: Estimator, in_place: bool) -> Geometry:
+    raw_norm = torch.linalg.vector_norm(distances.detach())
     if estimator == "unbiased":
         shift = u_shift(distances)
-        matrix = (distances - shift[:, None]).sub_(shift).fill_diagonal_(0)
     else:
         means = distances.mean(1)
         shift = means - means.mean() / 2
-        matrix = (distances - shift[:, None]).sub_(shift)
-    return Geometry(matrix, raw_norm)
+    column = shift[:, None]
+    matrix = (distances.sub_(column) if in_place else distances - column).sub_(shift)
+    return Geometry(matrix.fill_diagonal_(0) if estimator == "unbiased" else matrix, raw_norm)
 
 
 def u_shift(distances: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
@@ -123,6 +133,8 @@ def inner_product(p: Geometry, q: Geometry) -> Tensor:
     The inner product of Szekely & Rizzo 2014 is this sum over n(n - 3), that of the biased
     estimator over n^2. Ratios, which are all that is asked for here, do not need the divisor.
     """
+    if p.matrix.dtype == torch.float64:
+        return torch.dot(p.matrix.flatten(), q.matrix.flatten())  # one pass; float32 would lose digits
     return (p.matrix * q.matrix).sum()
 
 
@@ -147,12 +159,16 @@ def correlation(p: Geometry, q: Geometry, *, warn: bool = True) -> Tensor:
         nothing left after removal) the score and its gradient are 0, with a warning.
     """
     product = inner_product(p, q)
-    if bool(p.is_negligible() | q.is_negligible()):
+    squares = [inner_product(each, each) for each in (p, q)]
+    left, right, raw_left, raw_right = torch.stack([*squares, p.raw_norm, q.raw_norm]).tolist()
+    # Square roots first: the product of the two squares may overflow.
+    left, right, level = math.sqrt(left), math.sqrt(right), noise_level(p.matrix.dtype)
+    if left <= level * raw_left or right <= level * raw_right:
         if warn:
             warn_of_no_geometry(stacklevel=4)
         return product * 0
-    # Square roots first: the product of the two squares may overflow.
-    return (product / (inner_product(p, p).sqrt() * inner_product(q, q).sqrt())).clamp(-1, 1)
+    norms = squares[0].sqrt() * squares[1].sqrt() if product.requires_grad else left * right
+    return (product / norms).clamp(-1, 1)
 
 
 def warn_of_no_geometry(stacklevel: int) -> None:

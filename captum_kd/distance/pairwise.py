@@ -95,17 +95,18 @@ def cross_distances(x: Tensor, y: Tensor) -> Tensor:
     return unchecked_distances(x, y) if size == 1 else unchecked_distances(x / size, y / size) * size
 
 
-def distances_to_center(x: Tensor) -> Tensor:
+def distances_to_center(x: Tensor, largest: Optional[float] = None) -> Tensor:
     """Distances up to scale, with the digits that centring takes away.
 
     Args:
         x (Tensor): (n, d), float32 or float64.
+        largest (float, optional): its largest absolute value, where that is known.
 
     Returns:
         Tensor: (n, n) of ``x``'s dtype, or float64 where n is small. A geometry matters up to scale only:
         features of a size whose squares would overflow or vanish are scaled first.
     """
-    size = safe_size(x)
+    size = power_of_two(largest_of(x) if largest is None else largest)
     scaled = x if size == 1 else x / size
     few = x.dtype == torch.float32 and x.shape[0] <= FEW and has_float64(x.device)
     return unchecked_distances(scaled.double() if few else scaled)
@@ -114,8 +115,25 @@ def distances_to_center(x: Tensor) -> Tensor:
 def unchecked_distances(x: Tensor, y: Optional[Tensor] = None) -> Tensor:
     """:func:`cross_distances`, or the :func:`euclidean_distances` of ``x``, of features known to be finite and of a size
     whose squares are safe."""
+    if not (torch.is_grad_enabled() and (x.requires_grad or (y is not None and y.requires_grad))):
+        return _forward(x, y)[2].to(x.dtype)
     distances: Tensor = _Distances.apply(x, y)
     return distances
+
+
+def _forward(x: Tensor, y: Optional[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Shifted rows of both sets, their distances, and the pairs that were subtracted one by one."""
+    shift = (x if y is None else y).mean(0)
+    xs = x - shift
+    ys = xs if y is None else y - shift
+    single = xs.shape[1] <= CHUNK
+
+    def chunks() -> Iterable[tuple[Tensor, Tensor]]:
+        return ((xs, ys),) if single else zip(xs.split(CHUNK, 1), ys.split(CHUNK, 1))
+
+    with full_precision(xs.device):
+        distances, close = block_distances(chunks, symmetric=y is None, single=single)
+    return xs, ys, distances, close
 
 
 def is_finite(x: Tensor) -> bool:
@@ -151,13 +169,7 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Optional[Tensor]) -> Tensor:
-        shift = (x if y is None else y).mean(0)
-        xs = x - shift
-        ys = xs if y is None else y - shift
-        with full_precision(xs.device):
-            distances, close = block_distances(
-                lambda: zip(xs.split(CHUNK, 1), ys.split(CHUNK, 1)), symmetric=y is None, single=xs.shape[1] <= CHUNK
-            )
+        xs, ys, distances, close = _forward(x, y)
         ctx.symmetric = y is None
         ctx.save_for_backward(xs, ys, distances, close)
         return distances.to(x.dtype)
@@ -208,25 +220,29 @@ def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
         left = right = products  # for their sizes and types only
     n, m = left.shape[0], y2.shape[0]
     share, largest = _CLOSE[left.dtype], y2.amax()
+    least = 2 * share * max(float(largest), 0.0 if symmetric else float(x2.amax()))
     # Blocks of rows stay in a core's cache from the product to the root; another device has no use for them.
     step = _ROWS if symmetric and left.device.type == "cpu" else n
-    distances = left.new_empty((n, m) if step < n else 0) if products is None else products
+    whole = step >= n
+    distances = products if products is not None else left if whole else left.new_empty((n, m))
     found = []
     for start in range(0, n, step):
         rows, stop = slice(start, start + step), min(start + step, n) if symmetric else m
-        block = left[rows] @ right[:stop].T if products is None else products[rows, :stop]
-        block.mul_(-2).add_(x2[rows, None]).add_(y2[:stop])
+        if products is not None:
+            block = products[rows, :stop].mul_(-2).add_(x2[rows, None]).add_(y2[:stop])
+        elif whole:
+            block = distances = torch.addmm(y2, left, right.T, alpha=-2).add_(x2[:, None])
+        else:
+            block = torch.addmm(y2[:stop], left[rows], right[:stop].T, alpha=-2).add_(x2[rows, None])
         if symmetric:
             block.diagonal(start).fill_(torch.inf)  # never close to itself; set to 0 at the end
-        # One cheap pass decides for nearly all data that no pair is close.
-        if bool((block.amin(1) <= share * (x2[rows] + largest)).any()):
+        # One cheap pass decides for nearly all data that no pair is close, a second one where norms are uneven.
+        if not float(block.min()) > least and bool((block.amin(1) <= share * (x2[rows] + largest)).any()):
             close = (block <= share * (x2[rows, None] + y2[:stop])).nonzero().T
             block[close[0], close[1]] = 0  # rounding may have left them negative
             found.append(close + close.new_tensor([[start], [0]]))
         block.sqrt_()
-        if step >= n:
-            distances = block
-        elif products is None:
+        if products is None and not whole:
             distances[rows, :stop] = block
         if symmetric and start:
             distances[:start, rows] = block[:, :start].T
@@ -235,7 +251,7 @@ def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
     if not found:
         return distances, torch.empty((2, 0), dtype=torch.long, device=left.device)
     close = torch.cat(found, 1)
-    if symmetric and n > step:  # pairs across blocks were met once
+    if symmetric and not whole:  # pairs across blocks were met once
         close = torch.cat([close, close.flip(0)], 1).unique(dim=1)
     if left.dtype == torch.float32 and close.shape[1] > distances.numel() // 16 and has_float64(left.device):
         # Tight clusters: a product in float64 is far cheaper than many single pairs.
@@ -297,7 +313,7 @@ def _pair_blocks(pairs: int, width: int) -> list[slice]:
 
 def full_precision(device: torch.device) -> ContextManager[None]:
     """Products under a caller's autocast would lose the digits that distances need."""
-    if not torch.amp.is_autocast_available(device.type):
+    if not (torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)):
         return nullcontext()
     full: ContextManager[None] = torch.autocast(device.type, enabled=False)
     return full

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Optional
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from captum_kd._values import check_choice, check_dense
 from captum_kd.distance.blockwise import block_correlation, check_block_size, chosen_block
 from captum_kd.distance.centring import MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
-from captum_kd.distance.pairwise import has_float64, is_finite
+from captum_kd.distance.pairwise import has_float64, largest_of
 
 __all__ = ["distance_correlation", "partial_distance_correlation"]
 
@@ -49,11 +50,11 @@ def distance_correlation(
     """
     check_estimator(estimator)
     check_block_size(block_size)
-    x, y = _as_features(x=x, y=y)
+    (x, y), largest = _as_features(x=x, y=y)
     block = chosen_block(x.shape[0], block_size)
     if block is not None:
         return block_correlation([x, y], estimator, block)
-    return correlation(geometry(x, estimator), geometry(y, estimator))
+    return correlation(geometry(x, estimator, largest[0]), geometry(y, estimator, largest[1]))
 
 
 def partial_distance_correlation(
@@ -89,17 +90,17 @@ def partial_distance_correlation(
     """
     check_choice(remove_from, "remove_from", ("x", "both"))
     check_block_size(block_size)
-    x, y, given = _as_features(x=x, y=y, given=given)
+    (x, y, given), largest = _as_features(x=x, y=y, given=given)
     block = chosen_block(x.shape[0], block_size)
     if block is not None:
         return block_correlation([x, y, given], "unbiased", block, given=2, from_both=remove_from == "both")
-    removed = geometry(given)
-    left, right = remove(geometry(x), removed), geometry(y)
+    own, right, removed = (geometry(each, largest=size) for each, size in zip((x, y, given), largest))
+    left = remove(own, removed)
     return correlation(left, remove(right, removed) if remove_from == "both" else right)
 
 
-def _as_features(**features: Tensor) -> list[Tensor]:
-    """Checks named (n, ...) tensors against each other and brings them to (n, d) of one real dtype."""
+def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:
+    """Checks named (n, ...) tensors against each other; gives (n, d) ones of one real dtype and their largest values."""
     for name, value in features.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a tensor of shape (n, ...), got {type(value).__name__}.")
@@ -123,11 +124,12 @@ def _as_features(**features: Tensor) -> list[Tensor]:
         if value.device != first.device:
             raise ValueError(f"{first_name} is on {first.device} but {name} is on {value.device}; both must be on one.")
     prepared = {name: _real(value).reshape(value.shape[0], -1) for name, value in features.items()}
-    for name, value in prepared.items():
-        if not is_finite(value):
+    largest = [largest_of(value) for value in prepared.values()]
+    for name, size in zip(prepared, largest):
+        if not math.isfinite(size):
             raise ValueError(f"{name} has non-finite values (NaN or infinity); all must be finite.")
     dtype = torch.float64 if any(v.dtype == torch.float64 for v in prepared.values()) else torch.float32
-    return [value.to(dtype) for value in prepared.values()]
+    return [value.to(dtype) for value in prepared.values()], largest
 
 
 def _real(value: Tensor) -> Tensor:

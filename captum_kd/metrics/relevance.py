@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional, Union
 
-import torch
 from captum.log import log_usage
 from torch import Tensor
 
 from captum_kd._arguments import Target, as_inputs, as_labels, as_layout_hints
 from captum_kd._values import as_flag, check_choice, described
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
-from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_class_embeddings, label_geometry
+from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
+from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
+from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_class_embeddings, check_label_geometry, label_geometry
 from captum_kd.features import FeatureTransform, flatten
+from captum_kd.labels import LabelDistances
 from captum_kd.layers import LayerLike
 from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
 from captum_kd.metrics._localised import PerturbFunc, as_localisers
@@ -42,6 +44,7 @@ def relevance_score(
     channels_last: Optional[bool] = None,
     attribute_to_layer_input: bool = False,
     device_ids: Optional[list[int]] = None,
+    block_size: Optional[int] = None,
 ) -> Tensor:
     r"""
     Relevance score (RS): :math:`R(P_S, G)`, the squared distance correlation of a model's features
@@ -75,7 +78,7 @@ def relevance_score(
         base_attributions (Tensor, optional): Maps of the model in ``given``, needed with
                     ``attributions`` where there is one: each model by its own maps.
         perturb_func, feature_transform, estimator, max_examples_per_batch, grid, prefix_tokens,
-        channels_last, attribute_to_layer_input, device_ids: As for
+        channels_last, attribute_to_layer_input, device_ids, block_size: As for
                     :func:`captum_kd.metrics.feature_similarity_score`. ``given`` needs the
                     unbiased estimator.
 
@@ -100,6 +103,7 @@ def relevance_score(
     check_inputs(values, MIN_INPUTS if given is None else MIN_INPUTS + 1)
     check_estimator(estimator)
     check_choice(remove_from, "remove_from", ("x", "both"))
+    check_block_size(block_size)
     if given is not None and (not isinstance(given, tuple) or len(given) != 2):
         raise TypeError(f"given must be a pair (base_func, base_layer), got {described(given)}.")
     if given is not None and estimator != "unbiased":
@@ -114,7 +118,7 @@ def relevance_score(
             f"per input, ({values[0].shape[0]},) integers; feature_similarity_score compares two models without any."
         )
     embeddings = check_class_embeddings(class_embeddings)
-    label_geometry(labels, embeddings, torch.float64, estimator, ways_out=WAYS_OUT_OF_SCORE)
+    check_label_geometry(labels, embeddings, estimator, ways_out=WAYS_OUT_OF_SCORE)
     settings = FeatureSettings(
         feature_transform,
         as_layout_hints(grid, prefix_tokens, channels_last),
@@ -125,10 +129,23 @@ def relevance_score(
     observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")
     base_observer = given and layer_observer(*given, settings, model="given[0]", argument="given[1]")
     features = layer_features(observer, values, additional_forward_args, settings, localiser)
+    removed = None
+    if base_observer is not None:
+        removed = layer_features(base_observer, values, additional_forward_args, settings, base_localiser)
+    block = chosen_block(features.shape[0], block_size)
+    if block is not None:
+        sources: list[DistanceSource] = [
+            FeatureDistances(TensorFeatures(features)),
+            LabelDistances(labels, embeddings, features.device),
+        ]
+        if removed is not None:
+            sources.append(FeatureDistances(TensorFeatures(removed.to(features.device))))
+        given_place = None if removed is None else 2
+        score = source_correlation(sources, estimator, block, given_place, from_both=remove_from == "both")
+        return score.to(features.dtype)
     own = geometry(features, estimator)
     goal = label_geometry(labels.to(features.device), embeddings, features.dtype, estimator)
-    if base_observer is None:
+    if removed is None:
         return correlation(own, goal)
-    removed = layer_features(base_observer, values, additional_forward_args, settings, base_localiser)
     other = geometry(removed).to_like(own)
     return correlation(remove(own, other), remove(goal, other) if remove_from == "both" else goal)

@@ -10,6 +10,8 @@ from torch import Tensor
 from captum_kd._arguments import as_inputs, as_layout_hints
 from captum_kd._values import as_flag
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
+from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
+from captum_kd.distance.sources import FeatureDistances, TensorFeatures
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.layers import LayerLike
 from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
@@ -38,6 +40,7 @@ def feature_similarity_score(
     channels_last: Optional[bool] = None,
     attribute_to_layer_input: bool = False,
     device_ids: Optional[list[int]] = None,
+    block_size: Optional[int] = None,
 ) -> Tensor:
     r"""
     Feature similarity score (FSS): :math:`R(P_S, P_B)`, the squared distance correlation of two
@@ -83,6 +86,9 @@ def feature_similarity_score(
                     cannot be found, as for :class:`captum_kd.UniCAM`.
         attribute_to_layer_input (bool, optional): Use the layers' inputs.
         device_ids (list[int], optional): Device order of DataParallel models.
+        block_size (int, optional): Compute distances in blocks of this many inputs a side and hold no
+                    (n, n) matrix. The score is the same.
+                    Default: None, matrices up to 4,096 inputs, blocks of 512 beyond
 
     Returns:
         Tensor: scalar in [-1, 1], without graph. 0 with a warning for constant features.
@@ -107,6 +113,7 @@ def feature_similarity_score(
     values = as_inputs(inputs)
     check_inputs(values, MIN_INPUTS)
     check_estimator(estimator)
+    check_block_size(block_size)
     localiser, base_localiser = as_localisers(attributions, base_attributions, perturb_func, values, has_base=True)
     settings = FeatureSettings(
         feature_transform,
@@ -119,5 +126,9 @@ def feature_similarity_score(
     second_observer = layer_observer(base_func, base_layer, settings, model="base_func", argument="base_layer")
     first = layer_features(first_observer, values, additional_forward_args, settings, localiser)
     second = layer_features(second_observer, values, additional_forward_args, settings, base_localiser)
+    block = chosen_block(first.shape[0], block_size)
+    if block is not None:
+        sources = [FeatureDistances(TensorFeatures(each.to(first.device))) for each in (first, second)]
+        return source_correlation(sources, estimator, block).to(first.dtype)
     own, other = geometry(first, estimator), geometry(second, estimator)
     return correlation(own, other.to_like(own))

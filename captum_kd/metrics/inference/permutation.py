@@ -107,7 +107,7 @@ def label_permutation_p_value(
 
     scores: list[float] = found(orders).tolist()
     observed, *relabelled = scores
-    tie = _TIE * torch.finfo(torch.float32).eps / n**0.5 * found.norm * seen.norm
+    tie: float = _TIE * torch.finfo(torch.float32).eps / n**0.5 * found.norm * seen.norm
     return (1 + sum(value >= observed - tie for value in relabelled)) / (1 + permutations)
 
 

@@ -110,7 +110,6 @@ def test_memory_of_a_loader_without_length_is_counted_as_it_comes():
         compare(related(1), related(2), "conv2", iter(batches(8)), memory_limit=50_000)
 
 
-
 def state(model):
     return (
         [module.training for module in model.modules()],

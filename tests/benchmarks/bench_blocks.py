@@ -1,0 +1,58 @@
+"""Populations whose distance matrices are not to be held: time over the bare products, and peaks of memory.
+
+Run with ``PYTHONPATH=tests/benchmarks:. python tests/benchmarks/bench_blocks.py [repeats]``.
+"""
+
+import sys
+
+import torch
+from peaks import peak_over_inputs
+from ratios import at_most, ratio, seconds
+from torch import Tensor
+
+from captum_kd.distance import distance_correlation, partial_distance_correlation
+
+BEFORE = """
+import torch
+from captum_kd.distance import distance_correlation, partial_distance_correlation
+small = torch.randn(600, 8)
+distance_correlation(small, small, block_size=256)
+distance_correlation(small, small)
+"""
+
+
+def features(n: int, d: int, count: int) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randn(n, d, generator=draw) for _ in range(count)]
+
+
+def bare_products(*sets: Tensor, block: int = 512) -> None:
+    """The products of all rows with all rows, block by block, and nothing else."""
+    for each in sets:
+        for rows in each.split(block):
+            for columns in each.split(block):
+                rows @ columns.T
+
+
+def main(repeats: int = 3) -> None:
+    n, d = 16_000, 256
+    x, y, z = features(n, d, 3)
+    value = ratio(lambda: distance_correlation(x, y), lambda: bare_products(x, y), repeats)
+    print(at_most(f"ours / bare blocked products, n={n}, d={d}, float32", value, 4), flush=True)
+    value = ratio(lambda: partial_distance_correlation(x, y, z), lambda: bare_products(x, y, z), repeats)
+    print(at_most(f"partial / bare blocked products, n={n}, d={d}, float32", value, 4), flush=True)
+    for name, call in (
+        ("", "distance_correlation(x, y)"),
+        ("partial, ", "partial_distance_correlation(x, y, z)"),
+        ("with gradients, ", "distance_correlation(x.requires_grad_(), y.requires_grad_()).backward()"),
+    ):
+        peak = peak_over_inputs(f"x, y, z = torch.randn(3, {n}, {d})", call, before=BEFORE)
+        print(at_most(f"peak over the inputs in MiB, {name}n={n}, d={d}, float32", peak, 1200), flush=True)
+    few = seconds(lambda: distance_correlation(x[:8000], y[:8000], block_size=512))
+    many = seconds(lambda: distance_correlation(x, y, block_size=512))
+    print(f"seconds at n=8,000 and 16,000: {few:.1f}, {many:.1f}; twice the inputs cost {many / few:.2f} times as much")
+    print(f"by the square of the inputs, n=100,000 takes {many * (100_000 / n) ** 2:.0f} s of this machine's time")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
