@@ -174,9 +174,9 @@ def test_many_inputs_come_in_blocks_by_themselves(monkeypatch):
 @pytest.mark.parametrize("bad", [0, -1, 1.5, True, "all"])
 def test_block_sizes_that_are_none_are_refused(bad):
     x, y, z = triple(6, 2)
-    with pytest.raises(ValueError, match="block_size must be a positive number"):
+    with pytest.raises(ValueError, match="block_size must be a positive integer"):
         distance_correlation(x, y, block_size=bad)
-    with pytest.raises(ValueError, match="block_size must be a positive number"):
+    with pytest.raises(ValueError, match="block_size must be a positive integer"):
         partial_distance_correlation(x, y, z, block_size=bad)
 
 
