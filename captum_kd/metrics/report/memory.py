@@ -64,6 +64,7 @@ class MemoryLimit:
         self._matrices = views * (2 if progression else 1)
         self._block_size = block_size
         self._expected: Optional[int] = None
+        self._written = 0  # bytes that are in the file and so take no more room
 
     def place(self, feature_bytes: int, widest: int, inputs: int) -> Placement:
         """Called after each batch.
@@ -103,7 +104,7 @@ class MemoryLimit:
                 "Ways out: a larger memory_limit, a smaller block_size, fewer models a call, "
                 "feature_transform=global_average_pool, or fewer inputs (torch.utils.data.Subset)."
             )
-        free = shutil.disk_usage(tempfile.gettempdir()).free + feature_bytes
+        free = shutil.disk_usage(tempfile.gettempdir()).free + self._written
         if features > free:
             raise ValueError(
                 f"{n} inputs have {features / GIB:.2f} GiB of features, more than memory_limit={self._limit} "
@@ -112,6 +113,7 @@ class MemoryLimit:
                 "layers or models a call, feature_transform=global_average_pool, half_precision=True, "
                 "random_projection=4096, fewer inputs (torch.utils.data.Subset), or a larger memory_limit."
             )
+        self._written = feature_bytes
         return found
 
     def _work(self, n: int, side: int, widest: int) -> int:
