@@ -572,7 +572,7 @@ X = torch.randn(6, 3)
         ((X, torch.tensor(1.0)), ValueError, r"y has shape \(\)"),
         ((X, X[:5]), ValueError, "x has 6 inputs but y has 5"),
         ((X, X[:, :0]), ValueError, "y has shape .* no features"),
-        ((X, X.to("meta")), ValueError, "x is on cpu but y is on meta"),
+        ((X, X.to("meta")), TypeError, "y must be an ordinary dense tensor.* 'meta'"),
         ((X, X.where(X != X[4, 1], torch.nan)), ValueError, "y has non-finite"),
         ((X.where(X != X[4, 1], -torch.inf), X), ValueError, "x has non-finite"),
     ],

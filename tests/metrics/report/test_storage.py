@@ -135,14 +135,14 @@ def test_a_disk_that_is_too_small_is_said_before_it_is_full(monkeypatch):
     "wrong, words",
     [
         ({"block_size": 0}, "block_size"),
-        ({"half_precision": 1}, "half_precision must be True or False"),
-        ({"random_projection": 0}, "random_projection must be a number of features"),
+        ({"half_precision": "yes"}, "half_precision must be True or False"),
+        ({"random_projection": 0}, "random_projection must be a positive integer"),
         ({"block_size": 8, "population": "batch"}, 'belong to population="all"'),
         ({"random_projection": 8, "population": "batch"}, 'belong to population="all"'),
     ],
 )
 def test_choices_that_cannot_be(wrong, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         compare(related(1), related(2), "conv1", [data()], **wrong)
 
 
