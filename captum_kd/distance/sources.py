@@ -146,7 +146,7 @@ class FeatureDistances:
         self._middle = features.middle().to(self.dtype) / self.unit
         self._kept: Optional[Tensor] = None
         if self.n * self._width <= _KEPT_NUMBERS:
-            self._kept = self._shifted(slice(None), slice(None))
+            self._kept = self._shifted(slice(0, self.n), slice(0, self._width))
 
     def block(self, rows: slice, columns: slice) -> Tensor:
         symmetric = rows == columns
