@@ -124,7 +124,7 @@ def u_shift(distances: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
     """
     n = distances.shape[0]
     sums = distances.sum(1, dtype=dtype)
-    return (sums - sums.sum() / (2 * (n - 1))) / (n - 2)
+    return torch.sub(sums, sums.sum(), alpha=0.5 / (n - 1)) / (n - 2)
 
 
 def inner_product(p: Geometry, q: Geometry) -> Tensor:

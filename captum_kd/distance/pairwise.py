@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, Callable, ContextManager, Iterable, Optional
 
 import torch
@@ -116,9 +117,10 @@ def unchecked_distances(x: Tensor, y: Optional[Tensor] = None) -> Tensor:
     """:func:`cross_distances`, or the :func:`euclidean_distances` of ``x``, of features known to be finite and of a size
     whose squares are safe."""
     if not (torch.is_grad_enabled() and (x.requires_grad or (y is not None and y.requires_grad))):
-        return _forward(x, y)[2].to(x.dtype)
-    distances: Tensor = _Distances.apply(x, y)
-    return distances
+        distances = _forward(x, y)[2]
+        return distances if distances.dtype == x.dtype else distances.to(x.dtype)
+    differentiable: Tensor = _Distances.apply(x, y)
+    return differentiable
 
 
 def _forward(x: Tensor, y: Optional[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -249,7 +251,7 @@ def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
     if symmetric:
         distances.fill_diagonal_(0)
     if not found:
-        return distances, torch.empty((2, 0), dtype=torch.long, device=left.device)
+        return distances, _no_pairs(left.device)
     close = torch.cat(found, 1)
     if symmetric and not whole:  # pairs across blocks were met once
         close = torch.cat([close, close.flip(0)], 1).unique(dim=1)
@@ -260,6 +262,11 @@ def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
         )
     distances[close[0], close[1]] = _single_distances(chunks, close, left.dtype)
     return distances, close
+
+
+@lru_cache
+def _no_pairs(device: torch.device) -> Tensor:
+    return torch.empty((2, 0), dtype=torch.long, device=device)
 
 
 def _summed_products(chunks: Chunks, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -122,14 +122,22 @@ def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:
                 "both must describe the same inputs in the same order."
             )
         if value.device != first.device:
+<<<<<<< HEAD
             raise ValueError(f"{first_name} is on {first.device} but {name} is on {value.device}; both must be on one.")
     prepared = {name: _real(value).reshape(value.shape[0], -1) for name, value in features.items()}
+=======
+            raise ValueError(f"{first_name} is on {first.device} but {name} is on {value.device}.")
+    prepared = {name: _real(value) for name, value in features.items()}
+    prepared = {
+        name: value if value.dim() == 2 else value.reshape(value.shape[0], -1) for name, value in prepared.items()
+    }
+>>>>>>> faa39f3 (Spare small populations a few calls more)
     largest = [largest_of(value) for value in prepared.values()]
     for name, size in zip(prepared, largest):
         if not math.isfinite(size):
             raise ValueError(f"{name} has non-finite values (NaN or infinity); all must be finite.")
     dtype = torch.float64 if any(v.dtype == torch.float64 for v in prepared.values()) else torch.float32
-    return [value.to(dtype) for value in prepared.values()], largest
+    return [value if value.dtype == dtype else value.to(dtype) for value in prepared.values()], largest
 
 
 def _real(value: Tensor) -> Tensor:

@@ -34,7 +34,12 @@ def unicam(**more):
 @ways
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"feature_transform": flatten, "class_embeddings": torch.eye(3)}, {"teacher_func": ConvNet(seed=3)}, {"feature_layer": "conv3"}],
+    [
+        {},
+        {"feature_transform": flatten, "class_embeddings": torch.eye(3)},
+        {"teacher_func": ConvNet(seed=3)},
+        {"feature_layer": "conv3"},
+    ],
     ids=["plain", "embeddings", "teacher", "deeper"],
 )
 def test_copies_of_unicam_explain_alike_and_hold_models_of_their_own(again, settings):

@@ -118,7 +118,10 @@ def test_images_must_be_tensors():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"maps": TransferAttributions([torch.rand(N, 1, 4, 4)], [torch.rand(N, 1, 4, 4)])}, "'distilled' of maps is a list of 1"),
+        (
+            {"maps": TransferAttributions([torch.rand(N, 1, 4, 4)], [torch.rand(N, 1, 4, 4)])},
+            "'distilled' of maps is a list of 1",
+        ),
         ({"maps": torch.rand(N, 1, 4, 4)}, "maps must map column titles"),
         ({"kept": torch.ones(N, 16, 16, dtype=torch.bool)}, "kept must map column titles"),
         ({"kept": {"kept": torch.ones(N, 16, 16, dtype=torch.long)}}, "use kept.bool"),

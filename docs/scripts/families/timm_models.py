@@ -35,7 +35,10 @@ FAMILIES = [
     _of("botnet26t_256", "stages[-1]", settings={"img_size": 128}, size=(128, 128)),
     _of("test_byobnet", "stages[-1]"),
     _of("cait_xxs24_224", "blocks[-1]", settings=SMALL),
-    _of("coat_tiny", "norm4", settings={"img_size": 96, "embed_dims": (16, 16, 16, 16), "serial_depths": FOUR, "parallel_depth": 1}),
+    _of(
+        "coat_tiny", "norm4",
+        settings={"img_size": 96, "embed_dims": (16, 16, 16, 16), "serial_depths": FOUR, "parallel_depth": 1},
+    ),
     _of("convit_tiny", "blocks[-1]", settings={**SMALL, "local_up_to_layer": 1}),
     Family("timm", "convmixer", partial(ConvMixer, 32, 2, num_classes=5), "blocks[-1]"),
     _of("test_convnext", "stages[-1]"),
@@ -64,7 +67,10 @@ FAMILIES = [
     _of("fastvit_t8", "stages[-1]"),
     _of("focalnet_tiny_srf", "layers[-1]"),
     _of("gcvit_xxtiny", "stages[-1]", settings={"img_size": 128}, size=(128, 128)),
-    _of("gemma4_vit_167m", "encoder.blocks[-1]", settings={"embed_dim": 48, "depth": 2, "num_heads": 3, "num_kv_heads": 3}, size=(192, 192)),
+    _of(
+        "gemma4_vit_167m", "encoder.blocks[-1]",
+        settings={"embed_dim": 48, "depth": 2, "num_heads": 3, "num_kv_heads": 3}, size=(192, 192),
+    ),
     _of("ghostnet_050", "blocks[-1]"),
     _of("hardcorenas_b", "blocks[-1]"),
     _of("hgnetv2_b0", "stages[-1]"),

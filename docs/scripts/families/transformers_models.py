@@ -44,7 +44,10 @@ FAMILIES = [
     _of("EfficientNet", "efficientnet.encoder", settings={"width_coefficient": 0.5, "depth_coefficient": 0.2, "hidden_dim": 640}),
     _of("FocalNet", "focalnet.layernorm", settings={**FOUR, "embed_dim": 16, "image_size": 96}),
     _of("HGNetV2", "encoder.stages[-1]"),
-    _of("Hiera", "hiera.encoder.stages[-1]", settings={"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}, size=(224, 224)),
+    _of(
+        "Hiera", "hiera.encoder.stages[-1]",
+        settings={"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}, size=(224, 224),
+    ),
     _of("IJepa", "ijepa.layers[-1]", settings=VIT),
     _of("Levit", "levit.encoder.stages[-1]", settings={"image_size": 96}, positive=False),
     _of("MetaClip2", "vision_model.encoder.layers[-1]", settings={"vision_config": VIT}),
@@ -55,7 +58,10 @@ FAMILIES = [
     _of("PoolFormer", "poolformer.encoder", settings=FOUR),
     _of("PPLCNet", "encoder", settings={"scale": 0.25}, size=(192, 192)),
     _of("Pvt", "pvt.encoder", settings={**FOUR, "image_size": 96, "num_attention_heads": [1, 1, 2, 2]}),
-    _of("PvtV2", "pvt_v2.encoder", settings={**FOUR, "mlp_ratios": [2, 2, 2, 2], "image_size": 96, "num_attention_heads": [1, 1, 2, 2]}),
+    _of(
+        "PvtV2", "pvt_v2.encoder",
+        settings={**FOUR, "mlp_ratios": [2, 2, 2, 2], "image_size": 96, "num_attention_heads": [1, 1, 2, 2]},
+    ),
     _of("RegNet", "regnet.encoder.stages[-1]", settings={"hidden_sizes": [64, 64, 64, 64], "depths": [1, 1, 1, 1]}),
     _of("ResNet", "resnet.encoder.stages[-1]", settings={**FOUR, "embedding_size": 16}),
     _of("Segformer", "segformer.stages[-1]", settings={**FOUR, "num_attention_heads": [1, 1, 2, 2]}),
