@@ -122,16 +122,11 @@ def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:
                 "both must describe the same inputs in the same order."
             )
         if value.device != first.device:
-<<<<<<< HEAD
             raise ValueError(f"{first_name} is on {first.device} but {name} is on {value.device}; both must be on one.")
-    prepared = {name: _real(value).reshape(value.shape[0], -1) for name, value in features.items()}
-=======
-            raise ValueError(f"{first_name} is on {first.device} but {name} is on {value.device}.")
     prepared = {name: _real(value) for name, value in features.items()}
     prepared = {
         name: value if value.dim() == 2 else value.reshape(value.shape[0], -1) for name, value in prepared.items()
     }
->>>>>>> faa39f3 (Spare small populations a few calls more)
     largest = [largest_of(value) for value in prepared.values()]
     for name, size in zip(prepared, largest):
         if not math.isfinite(size):
