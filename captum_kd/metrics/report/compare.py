@@ -16,14 +16,14 @@ from torch import Tensor
 from captum_kd._arguments import as_forward_args, as_layout_hints, check_callable
 from captum_kd._batches import Unpack, unpack_batch
 from captum_kd._outputs import OutputTransform
-from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share, check_choice, described
+from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share
 from captum_kd.distance import Estimator, check_estimator
-from captum_kd.distance.blockwise import check_block_size
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.layers import same_random_state
+from captum_kd.metrics.report.choices import check_choices, check_storage
 from captum_kd.metrics.report.copies import Copies
-from captum_kd.metrics.report.localizing import TARGETS, Localize, Localizer, as_explainer
+from captum_kd.metrics.report.localizing import Localize, Localizer, as_explainer
 from captum_kd.metrics.report.memory import MemoryLimit
 from captum_kd.metrics.report.notes import cautions, explanations
 from captum_kd.metrics.report.populations import AllInputs, MiniBatches, Question
@@ -176,7 +176,7 @@ def compare_transfer(
         >>> print(report)
         >>> report.plot().savefig("layers.png")
     """
-    _check_choices(population, localize, localize_target, localize_layer, reference)
+    check_choices(population, localize, localize_target, localize_layer, reference)
     keep, noise = as_share(keep), as_noise(noise)
     if confidence is not None:
         confidence = as_number(confidence, "confidence", "between 0 and 1 (say 0.95) or None", 0, 1)
@@ -184,7 +184,7 @@ def compare_transfer(
     progression, show_progress = as_flag(progression, "progression"), as_flag(show_progress, "show_progress")
     attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
     half_precision = as_flag(half_precision, "half_precision")
-    _check_storage(population, block_size, half_precision, random_projection)
+    check_storage(population, block_size, half_precision, random_projection)
     check_estimator(estimator)
     check_callable(feature_transform, "feature_transform")
     for argument, function in (("unpack", unpack), ("output_transform", output_transform)):
@@ -291,36 +291,6 @@ def compare_transfer(
         "versions": _versions(),
     }
     return TransferReport(rows, control, notes, settings)
-
-
-def _check_choices(
-    population: object, localize: object, localize_target: object, localize_layer: object, reference: object
-) -> None:
-    check_choice(population, "population", ("all", "batch"))
-    check_choice(localize_target, "localize_target", TARGETS)
-    if localize is None and localize_layer is not None:
-        raise ValueError(
-            f"localize_layer={described(localize_layer)} was given, but localize=None takes features on whole images; leave it "
-            "out, or pass localize."
-        )
-    if localize_layer is not None and not isinstance(localize_layer, str):
-        raise TypeError(f"localize_layer must be one of the layers' names or None, got {described(localize_layer)}.")
-    if not (isinstance(localize, str) and localize == "unicam") and reference is not None:
-        raise ValueError(
-            f'reference belongs to localize="unicam", but localize is {described(localize)}; leave reference out, got '
-            f"{described(reference)}."
-        )
-
-
-def _check_storage(population: str, block_size: Optional[int], half_precision: bool, projection: Optional[int]) -> None:
-    check_block_size(block_size)
-    if projection is not None and as_count(projection, "random_projection", 1, or_none=True) >= 2**31:
-        raise ValueError(f"random_projection must be a number of features (4096, say) or None, got {projection!r}.")
-    if population == "batch" and (block_size is not None or half_precision or projection is not None):
-        raise ValueError(
-            'block_size, half_precision and random_projection belong to population="all", but population is "batch": '
-            "mini-batches are scored as they come and no features are kept."
-        )
 
 
 def _storage(taker: Union[AllInputs, MiniBatches], half: bool, projection: Optional[int]) -> Optional[dict[str, Any]]:
