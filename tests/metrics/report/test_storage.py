@@ -40,7 +40,8 @@ def plain():
     return report()
 
 
-def assert_same(found, expected, tolerance: float = 1e-9) -> None:
+def assert_same(found, expected, tolerance: float = 1e-7) -> None:
+    """Features in float32 of two runs of a network may differ in the last digit, which removal magnifies."""
     assert len(found.rows) == len(expected.rows)
     for one, other in zip(found.rows, expected.rows):
         assert_same_record(one, other, tolerance)
