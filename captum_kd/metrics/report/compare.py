@@ -16,7 +16,7 @@ from torch import Tensor
 from captum_kd._arguments import as_forward_args, as_layout_hints, check_callable
 from captum_kd._batches import Unpack, unpack_batch
 from captum_kd._outputs import OutputTransform
-from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share
+from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share, described
 from captum_kd.distance import Estimator, check_estimator
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
