@@ -115,7 +115,8 @@ def test_odd_sides_of_merged_grids_are_padded():
 def test_class_tokens_go_before_mergers():
     """20 tokens are the 4 x 4 ahead with four registers, and a quarter of the 8 x 10 before that."""
     seen = [((2, 8, 8, 10), nn.Identity()), ((2, 8, 4, 4), conv())]
-    assert layout_of((2, 20, 8), (16, 16), seen) == Layout((4, 4), 4)
+    assert layout_of((2, 20, 8), (16, 20), seen[:1]) == Layout((4, 5), 0)
+    assert layout_of((2, 20, 8), (16, 20), seen) == Layout((4, 4), 4)
 
 
 def test_merged_tokens_have_none_in_front():

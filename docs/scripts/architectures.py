@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import warnings
 from pathlib import Path
 from typing import Iterator, NamedTuple, Union
@@ -155,8 +154,11 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE, help="the page whose table is written anew")
     page: Path = parser.parse_args().page
     text = page.read_text()
-    written = re.sub(f"(?s)({re.escape(BEGIN)}\n).*?(\n{re.escape(END)})", lambda m: m[1] + "\n".join(table()) + m[2], text)
-    page.write_text(written)
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{page} has no lines {BEGIN} and {END} to write the table between.")
+    page.write_text("\n".join([before + BEGIN, *table(), END + after]))
 
 
 if __name__ == "__main__":

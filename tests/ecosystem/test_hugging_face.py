@@ -1,5 +1,6 @@
 """Hugging Face's image classifiers as they are: outputs that are dictionaries, batches of pixel values, pandas."""
 
+from functools import partial
 
 import pytest
 import torch
@@ -76,11 +77,11 @@ def test_scores_of_hugging_face_models(name):
 def test_reports_over_loaders_of_pixel_values_open_in_pandas(name, localize, tmp_path):
     pandas = pytest.importorskip("pandas")
     layer = MODELS[name][1]
+    reference = (pixels(6), torch.arange(6) % 3) if localize == "unicam" else None
     report = compare_transfer(
         {"student": model(name, 1)}, {"base": model("ResNet", 2)},
         {"last": {"student": layer, "base": "resnet.encoder.stages.1"}}, batches(), localize=localize, confidence=0.9,
-        n_permutations=19, show_progress=False,
-        **({"reference": (pixels(6), torch.arange(6) % 3)} if localize == "unicam" else {}),
+        n_permutations=19, show_progress=False, reference=reference,
     )  # fmt: skip
     report.to_csv(tmp_path / "report.csv")
     frame = pandas.read_csv(tmp_path / "report.csv")

@@ -15,10 +15,15 @@ __all__ = ["FAMILIES", "MISFITS"]
 
 
 def _of(model: str, layer: str, name: str = "", **more: Any) -> Family:
-    """A member of the module that the model's entry point lives in; ``settings`` go to its constructor."""
-    settings = more.pop("settings", {})
+    """A member of the module that the model's entry point lives in; ``settings`` go to its constructor.
+
+    ``plain`` networks are made without the wait for their initial weights.
+    """
+    make = partial(_make, model, more.pop("settings", {}))
+    if more.pop("plain", False):
+        make = partial(unfilled, make)
     module = timm.model_entrypoint(model).__module__.rsplit(".", 1)[-1]
-    return Family("timm", f"{module} ({name})" if name else module, partial(_make, model, settings), layer, **more)
+    return Family("timm", f"{module} ({name})" if name else module, make, layer, **more)
 
 
 def _make(model: str, settings: dict[str, Any]) -> nn.Module:
@@ -34,16 +39,17 @@ FAMILIES = [
     _of("beit_base_patch16_224", "blocks[-1]", settings=SMALL),
     _of("botnet26t_256", "stages[-1]", settings={"img_size": 128}, size=(128, 128)),
     _of("test_byobnet", "stages[-1]"),
-    _of("cait_xxs24_224", "blocks[-1]", settings=SMALL),
+    _of("cait_xxs24_224", "blocks[-1]", settings=SMALL, note="Before the class token joins."),
     _of(
         "coat_tiny", "norm4",
         settings={"img_size": 96, "embed_dims": (16, 16, 16, 16), "serial_depths": FOUR, "parallel_depth": 1},
+        note="Parallel blocks give the tokens of three scales.",
     ),
     _of("convit_tiny", "blocks[-1]", settings={**SMALL, "local_up_to_layer": 1}),
     Family("timm", "convmixer", partial(ConvMixer, 32, 2, num_classes=5), "blocks[-1]"),
     _of("test_convnext", "stages[-1]"),
-    _of("cpubone_nano", "stages[-1]", size=(192, 192)),
-    _of("crossvit_tiny_240", "norm[0]", "fine branch", size=(240, 240)),
+    _of("cpubone_nano", "stages[-1]", size=(256, 256)),
+    _of("crossvit_tiny_240", "norm[0]", "fine branch", size=(240, 240), note="Blocks give both branches."),
     _of("crossvit_tiny_240", "norm[-1]", "coarse branch", size=(240, 240)),
     _of("csatv2", "stages[-1]", size=(192, 192)),
     _of("cs3darknet_focus_s", "stages[-1]"),
@@ -59,7 +65,7 @@ FAMILIES = [
     _of("efficientformer_l1", "stages[-1]", size=(224, 224)),
     _of("efficientformerv2_s0", "stages[-1]", settings={"img_size": 96}),
     _of("test_efficientnet", "blocks[-1]"),
-    _of("efficientvim_m1", "stages[-1].blocks[-1].ffn", size=(192, 192)),
+    _of("efficientvim_m1", "stages[-1].blocks[-1].ffn", size=(192, 192), note="The stage gives its hidden states as well."),
     _of("efficientvit_b0", "stages[-1]"),
     _of("efficientvit_m0", "stages[-1]"),
     _of("vit_tiny_patch16_dinov3_qkvb", "blocks[-1]", settings=SMALL),
@@ -74,9 +80,12 @@ FAMILIES = [
     _of("ghostnet_050", "blocks[-1]"),
     _of("hardcorenas_b", "blocks[-1]"),
     _of("hgnetv2_b0", "stages[-1]"),
-    _of("hiera_tiny_224", "blocks[-1]", settings={"img_size": 128}, size=(128, 128)),
+    _of(
+        "hiera_tiny_224", "blocks[-1]",
+        settings={"img_size": 128}, size=(128, 128), note="Earlier stages keep tokens in the order of windows.",
+    ),
     _of("sam2_hiera_tiny", "blocks[-1]"),
-    _of("hrnet_w18_small", "incre_modules[-1]"),
+    _of("hrnet_w18_small", "incre_modules[-1]", note="The coarsest of four branches; `stage4` gives a map of each."),
     _of("iformer_t", "stages[-1]"),
     _of("inception_next_atto", "stages[-1]"),
     _of("inception_resnet_v2", "conv2d_7b", size=(160, 160)),
@@ -94,7 +103,10 @@ FAMILIES = [
     _of("resmlp_12_224", "blocks[-1]", "ResMLP", settings={"img_size": 96}),
     _of("gmlp_ti16_224", "blocks[-1]", "gMLP", settings={"img_size": 96}),
     _of("mobilenetv3_small_050", "blocks[-1]"),
-    _of("mobilenetv5_base", "msfa", settings={"channel_multiplier": 0.25}),
+    _of(
+        "mobilenetv5_base", "msfa",
+        settings={"channel_multiplier": 0.25}, note="Fused to a fixed 16 x 16; `blocks[-1]` before that.",
+    ),
     _of("mobilevit_xxs", "stages[-1]"),
     _of("mvitv2_tiny", "stages[-1]", settings={"img_size": 96}),
     _of("naflexvit_so150m2_patch16_reg1_gap", "blocks[-1]", settings={"embed_dim": 48, "depth": 2, "num_heads": 3}),
@@ -102,8 +114,11 @@ FAMILIES = [
     _of("nest_tiny", "levels[-1]", settings={"img_size": 96}),
     _of("nextvit_small", "stages[-1]"),
     _of("test_nfnet", "stages[-1]"),
-    _of("pit_ti_224", "transformers[-1].blocks", settings={"img_size": 96}),
-    Family("timm", "pnasnet", partial(unfilled, partial(_make, "pnasnet5large", {})), "cell_11"),
+    _of(
+        "pit_ti_224", "transformers[-1].blocks",
+        settings={"img_size": 96}, note="The stage gives the class token as a second tensor.",
+    ),
+    _of("pnasnet5large", "cell_11", plain=True),
     _of("pvt_v2_b0", "stages[-1]"),
     _of("qwen3_vit_88m", "encoder.blocks[-1]", settings={"embed_dim": 48, "depth": 2, "num_heads": 3}),
     _of("rdnet_tiny", "dense_stages[-1]"),
@@ -126,13 +141,15 @@ FAMILIES = [
     _of("swinv2_tiny_window8_256", "layers[-1]", settings={"img_size": 96}),
     _of("swinv2_cr_tiny_224", "stages[-1]", settings={"img_size": 96}),
     _of("tiny_vit_5m_224", "stages[-1]"),
-    _of("tnt_s_legacy_patch16_224", "norm", settings={"img_size": 96}),
+    _of("tnt_s_legacy_patch16_224", "norm", settings={"img_size": 96}, note="Its blocks give the inner tokens as well, folded."),
     _of("tresnet_m", "body.layer4"),
     _of("twins_svt_small", "blocks[-1][-1]", settings={"depths": FOUR}),
     _of("vgg11", "features", settings={"mlp_ratio": 0.01}),
     _of("visformer_tiny", "stage3", settings={"img_size": 96}),
     _of("test_vit", "blocks[-1]", "ViT"),
-    _of("test_vit4", "blocks[-1]", "ViT with registers"),
+    _of(
+        "vit_small_patch14_reg4_dinov2", "blocks[-1]", "ViT with registers", settings={**SMALL, "img_size": 112}, size=(112, 112)
+    ),
     _of("vit_tiny_r_s16_p8_224", "blocks[-1]", settings={"img_size": 128}, size=(128, 128)),
     _of("test_vit_relpos", "blocks[-1]", settings={"img_size": 96}),
     _of("samvit_base_patch16_224", "blocks[-1]", settings={**SMALL, "global_attn_indexes": (1,)}),
