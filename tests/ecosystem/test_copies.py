@@ -13,7 +13,7 @@ from captum_kd.metrics import TransferReport, compare_transfer, keep_curve
 
 N = 8
 
-pytestmark = pytest.mark.filterwarnings("ignore:The population is")
+pytestmark = pytest.mark.filterwarnings("ignore:The population is", "ignore:Only .* inputs")
 
 
 def deep_copy(value):
