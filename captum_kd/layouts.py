@@ -243,7 +243,8 @@ def _traced_grid(
     merged = [(h, w) for grid in grids for h, w in _merged(grid) if fits(0) and h * w == tokens]
     if not (fitting or merged):
         return None
-    h, w = (exact or fitting or merged)[0]
+    # Tables of relative positions may look like a coarse grid where the batch is one image (Swin v2): exact goes first.
+    h, w = (exact or merged or fitting)[0]
     return (h, w), tokens - h * w
 
 

@@ -112,11 +112,9 @@ def test_odd_sides_of_merged_grids_are_padded():
     assert layout_of((2, 6, 8), (20, 12), [((2, 8, 5, 3), conv())]) == Layout((3, 2), 0)
 
 
-def test_class_tokens_go_before_mergers():
-    """20 tokens are the 4 x 4 ahead with four registers, and a quarter of the 8 x 10 before that."""
-    seen = [((2, 8, 8, 10), nn.Identity()), ((2, 8, 4, 4), conv())]
-    assert layout_of((2, 20, 8), (16, 20), seen[:1]) == Layout((4, 5), 0)
-    assert layout_of((2, 20, 8), (16, 20), seen) == Layout((4, 4), 4)
+def test_a_table_of_relative_positions_is_no_grid_with_prefix_tokens():
+    """Swin v2 computes it as (1, 2 w - 1, 2 w - 1, C), which a batch of one image does not tell from its own."""
+    assert layout_of((1, 36, 8), (96, 96), [((1, 8, 24, 24), conv()), ((1, 5, 5, 64), nn.Linear(64, 64))]) == Layout((6, 6), 0)
 
 
 def test_merged_tokens_have_none_in_front():

@@ -52,7 +52,10 @@ def build(family: Family, seed: int = 0) -> nn.Module:
 
 
 def unfilled(make: Callable[[], nn.Module]) -> nn.Module:
-    """A model of convolutions, batch normalisations and linear layers without the wait for its millions of weights."""
+    """A model of convolutions, batch normalisations and linear layers without the wait for its millions of weights.
+
+    :func:`build` draws those of the convolutions anyway.
+    """
     with torch.device("meta"):
         model = make()
     model.to_empty(device="cpu")
@@ -60,8 +63,10 @@ def unfilled(make: Callable[[], nn.Module]) -> nn.Module:
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
-        elif hasattr(module, "reset_parameters"):
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.reset_parameters()
+        elif isinstance(module, nn.Conv2d) and module.bias is not None:
+            nn.init.zeros_(module.bias)
     return model
 
 

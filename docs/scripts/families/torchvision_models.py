@@ -44,7 +44,7 @@ MAXVIT: dict[str, Any] = {
 VIT = {"image_size": 96, "patch_size": 16, "num_layers": 2, "num_heads": 3, "hidden_dim": 48, "mlp_dim": 96, "num_classes": 5}
 
 FAMILIES = [
-    _of("alexnet", "features", make=partial(unfilled, partial(_make, "alexnet", {})), size=(128, 128)),
+    _of("alexnet", "features", size=(128, 128)),
     _of("convnext_tiny", "features"),
     _of("densenet121", "features", make=partial(DenseNet, 4, (2, 2, 2, 2), 8, num_classes=5)),
     _of("efficientnet_b0", "features", size=(192, 192)),
