@@ -8,7 +8,7 @@ distillation; then compares every Student with every Base, layer by layer, and s
 
 Needs Microsoft's Kaggle Cats and Dogs Dataset, the archive or the PetImages folder out of it; its broken and empty
 files are left out and named.
-Takes about TIME_QUICK on two cores; docs/experiments.md says what the paper's profile takes.
+Takes about 15 minutes on two cores; docs/experiments.md says what the paper's profile takes.
 """
 
 from __future__ import annotations

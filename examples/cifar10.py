@@ -8,7 +8,7 @@ distillation; then compares every Student with every Base, layer by layer, and s
 
 Needs CIFAR-10: a folder of train/<class>/ and test/<class>/ images (--data), or a network, from which torchvision
 fetches it (170 MB). The quick profile uses 10,000 of the training images.
-Takes about TIME_QUICK on two cores; docs/experiments.md says what the paper's profile takes.
+Takes about 25 minutes on two cores; docs/experiments.md says what the paper's profile takes.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ distillation; then compares every Student with every Base, layer by layer, and s
 
 Needs PlantVillage's folder of colour images, one folder a class. Turned, mirrored and recoloured copies of a leaf stay
 on one side of the split.
-Takes about TIME_QUICK on two cores with a few hundred images; docs/experiments.md says what the paper's profile takes.
+Takes about 5 minutes on two cores with a few hundred images; docs/experiments.md says what the paper's profile takes.
 """
 
 from __future__ import annotations

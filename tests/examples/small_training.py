@@ -28,6 +28,7 @@ def settings(output: Path, **changes: Any) -> Settings:
         "teacher_images": 100,
         "train_images": 100,
         "test_images": 100,
+        "map_images": 20,
         "references": 10,
         "rows": 1,
         "teacher_epochs": 3,
