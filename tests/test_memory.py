@@ -62,12 +62,12 @@ def maps(x: Tensor) -> Tensor:
 
 CALLS: dict[str, tuple[int, Callable[..., Any]]] = {
     "batch mode": (200, lambda s, b, x, y: UniCAM(s, "conv", b).attribute(x, y)),
-    "reference mode": (200, reference_mode),
+    "reference mode": (60, reference_mode),
     "errors": (50, failing),
     "similarity": (50, lambda s, b, x, y: feature_similarity_score(s, "conv", b, "conv", x)),
     "relevance": (50, lambda s, b, x, y: relevance_score(s, "conv", x, y, given=(b, "conv"))),
     "prototypes": (50, lambda s, b, x, y: class_prototypes(s, [(x, y)])),
-    "keep_relevant": (50, lambda s, b, x, y: keep_relevant(x, maps(x))),
+    "keep_relevant": (40, lambda s, b, x, y: keep_relevant(x, maps(x))),
     "keep curve": (20, lambda s, b, x, y: keep_curve(s, x, y, maps(x), shares=(0.5,))),
     "sensitivity": (20, lambda s, b, x, y: sensitivity_max(UniCAM(s, "conv", b).attribute, x, target=y)),
     "report": (20, report),
