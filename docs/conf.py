@@ -1,0 +1,76 @@
+"""The site: ``python -m sphinx -W -n --keep-going docs build/site`` builds it, without a network."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent))
+
+import captum_kd  # noqa: E402
+
+project = "captum_kd"
+author = "the captum_kd authors"
+copyright = "the captum_kd authors"
+release = version = captum_kd.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["scripts"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+# Docstrings say types and shapes in words; signatures stay readable without them.
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+# "Tensor or tuple[Tensor, ...], optional" is prose, not a name to look up.
+napoleon_use_param = False
+napoleon_use_rtype = False
+
+nitpicky = True
+# Names outside this package: without a network there is no inventory to look them up in.
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|captum|matplotlib|collections|typing|pathlib)\..*"),
+    ("py:exc", r"(Value|Type|Memory|Runtime|Attribute)Error"),
+    ("py:class", r"(Tensor|Geometry|LayerReference|Mapping|Any|[a-z]+)"),
+]
+
+html_theme = "furo"
+html_title = "captum_kd"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_math_renderer = "mathml"
+
+
+def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", inline_renderers=(_inline_math, None), block_renderers=(_block_math, None))
+    app.connect("source-read", _as_page)
+
+
+def _inline_math(translator: Any, node: nodes.Element) -> None:
+    """Formulas as MathML, which browsers draw themselves: no script, in the colour of the text."""
+    translator.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def _block_math(translator: Any, node: nodes.Element) -> None:
+    formula = tex2mathml(node.astext(), as_block=True)
+    translator.body.append(f'<div class="math">{formula}</div>\n')
+    raise nodes.SkipNode
+
+
+def _as_page(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Tables are written by scripts, without a page's title, and reached from the page that shows a part of them."""
+    if docname.startswith("tables/"):
+        title = "" if re.match("# ", source[0]) else f"# All numbers: {Path(docname).name}\n\n"
+        source[0] = f"---\norphan: true\n---\n{title}{source[0]}"
