@@ -146,3 +146,20 @@ def activations(model: nn.Module, layer: str, *args: Any, at_input: bool = False
         model(*args)
     handle.remove()
     return kept[-1]
+
+
+class TinyResNet(nn.Module):
+    """Stages called as torchvision's ResNets call them; (N, 3, 32, 32) to 4 classes, layer4 at 4 x 4."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            nn.Sequential(nn.Conv2d(before, after, 3, stride, padding=1), nn.ReLU(inplace=True))
+            for before, after, stride in ((3, 4, 1), (4, 6, 2), (6, 8, 2), (8, 8, 2))
+        )
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean((2, 3)))

@@ -73,7 +73,7 @@ class UniCAM(LayerAttribution):
     so neither can tell transfer from luck. Labels then play no part: ``target`` is accepted, and
     its form checked, so that Captum's tools and existing calls run unchanged, but it changes
     nothing. A map is no evidence of transfer even so: seeds are the null. A second Base of
-    another seed in the Student's place, R(P_{B'|B}, P_T), follows the Teacher too, for networks
+    another seed in the Student's place, :math:`R(P_{B'|B}, P_T)`, follows the Teacher too, for networks
     trained on one task have much in common; what the Teacher gave is what Students show beyond
     that, over several seeds.
 
@@ -277,7 +277,7 @@ class UniCAM(LayerAttribution):
             show_progress (bool, optional): Show a progress bar over forward passes.
 
         Returns:
-            *Tensor* or *tuple[Tensor, ...]* or *list* of **attributions**:
+            Tensor, tuple[Tensor, ...] or list of attributions:
             (N, 1, ...) with the layer's spatial shape, or (N, C, ...) without summation; without
             graph, in the layer's dtype and on its device. A tuple where the layer has several
             tensors, a list where ``layer`` is a list.

@@ -67,7 +67,7 @@ def plot_keep_curve(
         title (str, optional): a heading over the figure.
 
     Returns:
-        *Figure*, not registered with pyplot, 3.4 inches wide: a column of a page in two columns.
+        Figure: not registered with pyplot, 3.4 inches wide, a column of a page in two columns.
 
     Raises:
         TypeError: curves that are no mapping, or a curve without one of its attributes.

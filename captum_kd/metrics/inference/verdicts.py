@@ -98,11 +98,11 @@ def seed_control(
 
     Args:
         scores (mapping of str to Tensor): by layer, the (M + K, M + K) scores of all ordered pairs,
-            Students first (:func:`~captum_kd.metrics.inference.products.pair_scores`); NaN where a pair
+            Students first (:func:`~captum_kd.metrics.inference.pair_scores`); NaN where a pair
             has none.
         students (int): M.
         question (str): a key of :data:`QUESTIONS`, the score that the matrices hold.
-        shared_seeds (sequence of (int, int)): see :func:`~captum_kd.metrics.inference.seeds.seed_test`.
+        shared_seeds (sequence of (int, int)): see :func:`seed_test`.
         level (float): at which the answer is yes.
 
     Returns:
