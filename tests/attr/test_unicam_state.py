@@ -1,16 +1,14 @@
 """What UniCAM leaves behind: nothing, however a call ends."""
 
 import gc
-import random
 import weakref
 from typing import Any, Callable
 
-import numpy
 import pytest
 import torch
 from models import ConvNet, images, labels
+from state import unchanged_state
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks_of_all_modules
 
 from captum_kd import UniCAM
 
@@ -53,35 +51,6 @@ class Used(nn.Module):
         return self.last(self.drop(self.failing(self.net(x))))
 
 
-def state(*models: nn.Module, values: tuple[Tensor, ...]) -> dict[str, Any]:
-    """Everything that a call might leave changed."""
-    kept: dict[str, Any] = {
-        "random": torch.get_rng_state().tolist(),
-        "numpy": str(numpy.random.get_state()),
-        "python": random.getstate(),
-        "grad mode": torch.is_grad_enabled(),
-        "global hooks": [
-            list(getattr(hooks_of_all_modules, name).items())
-            for name in ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
-        ],
-        "inputs": [(v.requires_grad, v.grad, v.tolist()) for v in values],
-    }
-    for number, model in enumerate(models):
-        for name, module in model.named_modules():
-            kept[f"{number}.{name}"] = (
-                module.training,
-                list(module._forward_hooks.items()),
-                list(module._forward_pre_hooks.items()),
-                list(module._forward_hooks_with_kwargs.items()),
-                list(module._forward_pre_hooks_with_kwargs.items()),
-                list(module._backward_hooks.items()),
-            )
-        for name, parameter in model.named_parameters():
-            grad = None if parameter.grad is None else (id(parameter.grad), parameter.grad.tolist())
-            kept[f"{number}.{name} parameter"] = (parameter.requires_grad, grad, parameter.tolist())
-    return kept
-
-
 @pytest.fixture
 def models():
     return Used(1), Used(2)
@@ -93,15 +62,12 @@ def unchanged(models):
 
     def check(call: Callable[[Tensor], Any], raises: Any = None) -> None:
         x = images(N).requires_grad_()
-        before = state(*models, values=(x,))
-        if raises is None:
-            call(x)
-        else:
-            with pytest.raises(raises):
+        with unchanged_state(models, (x,)):
+            if raises is None:
                 call(x)
-        after = state(*models, values=(x,))
-        assert [key for key in before if before[key] != after[key]] == []
-        assert before.keys() == after.keys()
+            else:
+                with pytest.raises(raises):
+                    call(x)
 
     return check
 

@@ -112,14 +112,6 @@ def processes() -> Iterator[Any]:
         os.environ["PYTHONPATH"] = before
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """By technique: the training without a kill."""
