@@ -13,24 +13,16 @@ Takes about 15 minutes on two cores; docs/experiments.md says what the paper's p
 
 from __future__ import annotations
 
-import argparse
 from typing import Optional, Sequence
 
-from distillation.photographs import run_photographs
 from distillation.data.petimages import read_petimages
-from distillation.data.pool import Pool
-from distillation.data.sources import find
-from distillation.record import Record
-from distillation.settings import Settings
-
-
-def read(arguments: argparse.Namespace, settings: Settings, progress: bool) -> Pool:
-    return read_petimages(find(arguments.data, "asirra"), settings.image_size, arguments.cache, progress)
+from distillation.outcomes import Record
+from distillation.photographs import run_photographs
 
 
 def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
     """Runs the example with these command line arguments and returns the report that it wrote."""
-    return run_photographs("asirra", __doc__, read, argv, layout="PetImages folder or its zip archive")
+    return run_photographs("asirra", __doc__, read_petimages, argv, layout="PetImages folder or its zip archive")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import argparse
 from typing import Optional, Sequence
 
 from cifar10 import read
-from distillation.photographs import run_photographs
 from distillation.networks import NETWORKS
+from distillation.outcomes import Record
+from distillation.photographs import run_photographs
 from distillation.plan import Plan, PlanError, capacity_plan
-from distillation.record import Record
 from distillation.settings import Settings
 
 TEACHERS = {"quick": ("resnet-m", "resnet-l", "resnet-xl"), "paper": ("resnet34", "resnet50", "resnet101")}
@@ -62,6 +62,7 @@ def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
         __doc__,
         read,
         argv,
+        data="cifar10",
         layout="folder of train/<class>/ and test/<class>/ images",
         options=options,
         plan=plan,

@@ -13,20 +13,18 @@ Takes about 25 minutes on two cores; docs/experiments.md says what the paper's p
 
 from __future__ import annotations
 
-import argparse
+from pathlib import Path
 from typing import Optional, Sequence
 
-from distillation.photographs import run_photographs
 from distillation.data.cifar10 import read_cifar10
 from distillation.data.pool import Pool
-from distillation.data.sources import find
-from distillation.record import Record
-from distillation.settings import Settings
+from distillation.outcomes import Record
+from distillation.photographs import run_photographs
 
 
-def read(arguments: argparse.Namespace, settings: Settings, progress: bool) -> Pool:
-    given = find(arguments.data, "cifar10")
-    return read_cifar10(given, arguments.cache, settings.image_size, arguments.cache, progress)
+def read(given: Optional[Path], size: int, cache: Path, progress: bool = True) -> Pool:
+    """The images; what torchvision downloads goes into the cache too."""
+    return read_cifar10(given, cache, size, cache, progress)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:

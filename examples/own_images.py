@@ -13,25 +13,17 @@ Takes minutes on two cores with a few thousand images.
 
 from __future__ import annotations
 
-import argparse
 from typing import Optional, Sequence
 
-from distillation.photographs import run_photographs
 from distillation.data.image_folder import read_image_folder
-from distillation.data.pool import Pool
-from distillation.data.sources import find
-from distillation.record import Record
-from distillation.settings import Settings
-
-
-def read(arguments: argparse.Namespace, settings: Settings, progress: bool) -> Pool:
-    return read_image_folder(find(arguments.data, "own_images"), settings.image_size, arguments.cache, progress)
+from distillation.outcomes import Record
+from distillation.photographs import run_photographs
 
 
 def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
     """Runs the example with these command line arguments and returns the report that it wrote."""
     return run_photographs(
-        "own_images", __doc__, read, argv, layout="folder of <class>/ or of train/<class>/ and test/<class>/ images"
+        "own_images", __doc__, read_image_folder, argv, layout="folder of <class>/ or of train/<class>/ and test/<class>/ images"
     )
 
 

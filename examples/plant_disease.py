@@ -13,24 +13,16 @@ Takes about 5 minutes on two cores with a few hundred images; docs/experiments.m
 
 from __future__ import annotations
 
-import argparse
 from typing import Optional, Sequence
 
-from distillation.photographs import run_photographs
 from distillation.data.plantvillage import read_plantvillage
-from distillation.data.pool import Pool
-from distillation.data.sources import find
-from distillation.record import Record
-from distillation.settings import Settings
-
-
-def read(arguments: argparse.Namespace, settings: Settings, progress: bool) -> Pool:
-    return read_plantvillage(find(arguments.data, "plant_disease"), settings.image_size, arguments.cache, progress)
+from distillation.outcomes import Record
+from distillation.photographs import run_photographs
 
 
 def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
     """Runs the example with these command line arguments and returns the report that it wrote."""
-    return run_photographs("plant_disease", __doc__, read, argv, layout="folder color/ of one folder a class")
+    return run_photographs("plant_disease", __doc__, read_plantvillage, argv, layout="folder color/ of one folder a class")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from typing import Optional, Sequence
 
 from distillation.command_line import parser_of, run_example
 from distillation.digits import make_task
+from distillation.outcomes import Record
 from distillation.plan import Plan, technique_plan
 from distillation.profiles import profile
-from distillation.record import Record
 from distillation.settings import Settings
 from distillation.task import Task
 

@@ -11,14 +11,18 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Iterator, Sequence
+from typing import Iterator, Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 DOCS = Path(__file__).parents[1]
+
+sys.path.insert(0, str(DOCS.parent / "examples"))
+from distillation.drawing import COLOURS, NULL, SMALL, WIDTH, draw_values, prepare_axis  # noqa: E402
+from distillation.outcomes import Record, seed_comparisons  # noqa: E402
 
 QUESTIONS = {
     "fss": "FSS",
@@ -28,45 +32,35 @@ QUESTIONS = {
 }
 DRAWN = ("rs_distilled", "teacher_distilled", "teacher_only_distilled")
 ANSWERS = {True: "yes", False: "no", None: "undecidable"}
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 COLUMNS = (
     "data", "view", "group", "control", "layer", "score", "students", "students_sd", "null", "null_sd", "difference", "p",
     "p_corrected", "answer",
 )  # fmt: skip
 
-Record = dict[str, Any]
-
 
 def records(report: Record) -> Iterator[Record]:
     """One row for each view, group, layer and question of a run."""
-    bases = set(report["plan"]["bases"])
-    groups = {group["name"]: group for group in report["plan"]["groups"]}
-    for scores in report["folds"][0]["scores"]:
-        for view in ("whole", "salient"):
-            control = scores[view]["seed_control"]
-            for test in control["tests"]:
-                name = test["group"] or next(iter(groups))
-                pairs = [p for p in control["pairs"] if (p["score"], p["layer"]) == (test["score"], test["layer"])]
-                students = [p["value"] for p in pairs if p["model"] in groups[name]["students"]]
-                null = [p["value"] for p in pairs if {p["model"], p["given"]} <= bases]
-                yield {
-                    "data": report["task"],
-                    "view": view,
-                    "group": name,
-                    "control": groups[name]["is_control"],
-                    "layer": test["layer"],
-                    "score": test["score"],
-                    "students": mean(students),
-                    "students_sd": stdev(students),
-                    "null": mean(null),
-                    "null_sd": stdev(null),
-                    "difference": test["statistic"],
-                    "p": test["p_value"],
-                    "p_corrected": test["adjusted_p_value"],
-                    "answer": ANSWERS[test["decision"]],
-                    "_students": students,
-                    "_null": null,
-                }
+    controls = {group["name"]: group["is_control"] for group in report["plan"]["groups"]}
+    for each in seed_comparisons(report):
+        if each.fold == 1:
+            yield {
+                "data": report["task"],
+                "view": each.view,
+                "group": each.group,
+                "control": controls[each.group],
+                "layer": each.test["layer"],
+                "score": each.test["score"],
+                "students": mean(each.students),
+                "students_sd": stdev(each.students),
+                "null": mean(each.null),
+                "null_sd": stdev(each.null),
+                "difference": each.test["statistic"],
+                "p": each.test["p_value"],
+                "p_corrected": each.test["adjusted_p_value"],
+                "answer": ANSWERS[each.test["decision"]],
+                "_students": each.students,
+                "_null": each.null,
+            }
 
 
 def write_tables(rows: Sequence[Record], folder: Path) -> None:
@@ -74,7 +68,8 @@ def write_tables(rows: Sequence[Record], folder: Path) -> None:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    lines = []
+    lines = ["# Students and Bases beside their seed null", "", "## Whole images", ""]
+    lines += ["Mean over pairs / mean of the null, and p corrected over the layers; bold: above the null.", ""]
     for data in dict.fromkeys(row["data"] for row in rows):
         lines += [f"### {data}", "", "| group | layer | " + " | ".join(q.replace("\n", " ") for q in QUESTIONS.values()) + " |"]
         lines += ["|" + " --- |" * (2 + len(QUESTIONS))]
@@ -94,7 +89,7 @@ def draw(rows: Sequence[Record]) -> Figure:
     """Points: pairs of networks; bars: their means; a star: above the null after correction over the layers."""
     data = list(dict.fromkeys(row["data"] for row in rows))
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    figure = Figure(figsize=(7.0, 6.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 6.2), layout="constrained")
     panels = figure.subplots(len(DRAWN), len(data), squeeze=False)
     for number, (line, question) in enumerate(zip(panels, DRAWN)):
         for axis, name in zip(line, data):
@@ -105,33 +100,23 @@ def draw(rows: Sequence[Record]) -> Figure:
                 here = {row["group"]: row for row in chosen if row["layer"] == layer}
                 width = 0.85 / (len(groups) + 1)
                 left = place - 0.425 + width / 2
-                _points(axis, left, next(iter(here.values()))["_null"], "0.55", width)
+                draw_values(axis, left, next(iter(here.values()))["_null"], NULL, width)
                 for i, group in enumerate(groups):
                     if group in here:
                         x = left + (i + 1) * width
-                        _points(axis, x, here[group]["_students"], COLOURS[i], width)
+                        draw_values(axis, x, here[group]["_students"], COLOURS[i], width)
                         if here[group]["answer"] == "yes":
                             axis.text(x, max(here[group]["_students"]), "*", ha="center", va="bottom", fontsize=9)
-            axis.set_xticks(range(len(layers)), layers, fontsize=7)
-            axis.tick_params(labelsize=7)
-            axis.grid(axis="y", color="0.9", linewidth=0.6)
+            axis.set_xticks(range(len(layers)), layers)
+            prepare_axis(axis)
             axis.margins(y=0.12)
-            for side in ("top", "right"):
-                axis.spines[side].set_visible(False)
             if number == 0:
-                axis.set_title(name, fontsize=8)
-        line[0].set_ylabel(QUESTIONS[question], fontsize=8)
+                axis.set_title(name, fontsize=SMALL)
+        line[0].set_ylabel(QUESTIONS[question], fontsize=SMALL)
     handles = [panels[0][0].plot([], [], "o", color=colour, markersize=4, label=label)[0]
-               for label, colour in zip(["a Base beside another Base: the null", *groups], ("0.55", *COLOURS))]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7, frameon=False)
+               for label, colour in zip(["a Base beside another Base: the null", *groups], (NULL, *COLOURS))]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=SMALL - 1, frameon=False)
     return figure
-
-
-def _points(axis: Axes, x: float, values: Sequence[float], colour: str, width: float) -> None:
-    step = 0.7 * width / max(1, len(values) - 1)
-    axis.plot([x - 0.35 * width + i * step for i in range(len(values))], values, ".", color=colour, markersize=2.5, alpha=0.6)
-    middle = mean(values)
-    axis.plot([x - 0.45 * width, x + 0.45 * width], [middle, middle], color=colour, linewidth=1.8)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import pickle
 import re
@@ -17,8 +16,10 @@ from torch import Tensor, nn
 
 from distillation.task import Examples
 
-__all__ = ["CheckpointError", "WholeFiles", "checkpoint_path", "digest", "digest_of_images", "read", "write_json"]
+__all__ = ["CheckpointError", "FOLDER", "WholeFiles", "checkpoint_path", "digest", "digest_of_images", "read"]
 
+FOLDER = "checkpoints"
+"""In a run's output folder."""
 KEPT = ("history", "finished", "identity")
 """What these examples add to Lightning's own entries."""
 IMAGES = 64
@@ -54,14 +55,7 @@ def checkpoint_path(output: Path, name: str) -> Path:
     slug = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     if not slug:
         raise ValueError(f"A network's name must hold a letter or a digit, for its file; got {name!r}.")
-    return output / "checkpoints" / f"{slug}.ckpt"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, path)
+    return output / FOLDER / f"{slug}.ckpt"
 
 
 def read(path: Path, identity: dict[str, Any]) -> dict[str, Any]:

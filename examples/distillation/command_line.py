@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Callable, Optional
 
-from distillation.checkpoints import CheckpointError
+from distillation.checkpoints import FOLDER, CheckpointError
 from distillation.experiment import run
 from distillation.networks import WeightsError
 from distillation.plan import Plan, PlanError
 from distillation.profiles import PROFILES, profile
-from distillation.record import Record, ResumeError
+from distillation.outcomes import Record
+from distillation.record import ResumeError
 from distillation.settings import Settings, add_options, settings_from
 from distillation.task import DataError, Task
 
@@ -51,6 +52,6 @@ def run_example(
     except KeyboardInterrupt:
         parser.exit(
             INTERRUPTED,
-            f"\n{parser.prog}: stopped. What is trained is in {settings.output / 'checkpoints'}; the same command with "
+            f"\n{parser.prog}: stopped. What is trained is in {settings.output / FOLDER}; the same command with "
             "--resume goes on from there.\n",
         )

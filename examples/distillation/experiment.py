@@ -9,13 +9,15 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from distillation.measuring import Measurements, measure
+from distillation.measuring import measure
 from distillation.networks import build
+from distillation.outcomes import Record
 from distillation.plan import Plan
 from distillation.randomness import derived, own_randomness
-from distillation.record import Record, open_run, record_of
+from distillation.record import open_run, record_of
 from distillation.results import print_results, write_results
 from distillation.settings import Settings
+from distillation.tables import tables_of
 from distillation.task import Fold, Task
 from distillation.techniques import make
 from distillation.training import Epoch, fit, is_main_process
@@ -59,13 +61,12 @@ def _run(task: Task, plan: Plan, settings: Settings, progress: bool, resume: boo
         return None
     seconds = {"training": time.perf_counter() - begin}
     begin = time.perf_counter()
-    measured: list[Measurements] = []
-    for fold, (networks, _) in zip(task.folds, trained):
-        measured.append(measure(networks, plan, fold, settings, progress))
+    measured = [measure(networks, plan, fold, settings, progress) for fold, (networks, _) in zip(task.folds, trained)]
     seconds["measuring"] = time.perf_counter() - begin
     record = record_of(task, plan, settings, [history for _, history in trained], measured, seconds)
-    write_results(settings.output, task, record, measured, settings.rows)
-    print_results(record)
+    tables = tables_of(record)
+    write_results(settings.output, task, record, tables, measured, settings.rows)
+    print_results(record, tables)
     return record
 
 
@@ -80,7 +81,6 @@ def train(
     networks: dict[str, nn.Module] = {}
     histories: dict[str, list[Epoch]] = {}
     classes = len(task.classes)
-    held_out = fold.test
 
     def learn(name: str, architecture: str, kind: Optional[str], guide: Optional[str], is_guide: bool) -> None:
         # Another one for each network, fold and run, and the same whoever else is trained beside it.
@@ -95,7 +95,7 @@ def train(
             name if len(task.folds) == 1 else f"Fold {number + 1} {name}",
             network,
             fold.teacher_train if is_guide else fold.train,
-            held_out,
+            fold.test,
             epochs=settings.teacher_epochs if is_guide else settings.epochs,
             settings=settings,
             seed=seed,
@@ -110,9 +110,9 @@ def train(
             learn(guide.name, guide.network, None if guide.taught_by is None else "response", guide.taught_by, True)
         else:
             network = seeded(derived(settings.seed, number, guide.name), guide.network, classes, "none")
-            network.to(_device_of(networks))
+            device = _device_of(networks)
             # Without statistics of its layers a deep network's outputs would be the same for all images, or immense.
-            update_bn(fold.teacher_train[:CALIBRATION].batches(BATCH, settings.image_size), network, _device_of(networks))
+            update_bn(fold.teacher_train[:CALIBRATION].batches(BATCH, settings.image_size), network.to(device), device)
             networks[guide.name] = network.eval()
     for name in plan.bases(settings.seeds):
         learn(name, plan.student, None, None, False)

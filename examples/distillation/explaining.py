@@ -40,6 +40,7 @@ def maps_of(
     teacher: nn.Module,
     layer: str,
     images: Tensor,
+    answers: tuple[Tensor, Tensor],
     reference: Examples,
     progress: bool,
 ) -> dict[str, Tensor]:
@@ -53,36 +54,32 @@ def maps_of(
         student, base, teacher: the networks, in evaluation mode.
         layer: dotted name of a layer of all three.
         images: (N, 3, H, W), the images that are explained.
+        answers: (N,) labels that the Student and the Base predict for them.
         reference: labelled images that are none of these.
         progress: whether to draw bars.
     """
     device = next(student.parameters()).device
     images = images.to(device)
     known = reference.inputs(images.shape[-1]).to(device), reference.labels.to(device)
-    answers = {network: _answers(network, images) for network in (student, base)}
+    of_student, of_base = (labels.to(device) for labels in answers)
     maps = {
         name: torch.cat(
             [
                 LayerGradCam(network, network.get_submodule(layer)).attribute(batch, target)
-                for batch, target in zip(images.split(BATCH), answers[network].split(BATCH))
+                for batch, target in zip(images.split(BATCH), labels.split(BATCH))
             ]
         )
-        for name, network in ((STUDENT, student), (BASE, base))
+        for name, network, labels in ((STUDENT, student, of_student), (BASE, base, of_base))
     }
     options: dict[str, Any] = {"internal_batch_size": BATCH, "show_progress": progress}
     distilling = UniCAM(student, layer, base)
     population = distilling.reference(*known, internal_batch_size=BATCH)
-    maps[DISTILLED] = distilling.attribute(images, answers[student], reference=population, **options)
-    maps[RESIDUAL] = distilling.residual().attribute(images, answers[base], reference=population, **options)
+    maps[DISTILLED] = distilling.attribute(images, of_student, reference=population, **options)
+    maps[RESIDUAL] = distilling.residual().attribute(images, of_base, reference=population, **options)
     for_teacher = UniCAM(student, layer, base, teacher_func=teacher)
     population = for_teacher.reference(known[0], internal_batch_size=BATCH)
     maps[FROM_TEACHER] = for_teacher.attribute(images, reference=population, **options)
     return {name: values.detach().cpu() for name, values in maps.items()}
-
-
-@torch.no_grad()
-def _answers(network: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([network(batch).argmax(1) for batch in images.split(BATCH)])
 
 
 def localization(maps: Mapping[str, Tensor], masks: Tensor) -> dict[str, Any]:

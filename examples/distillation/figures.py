@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Sequence
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from captum_kd.perturb import keep_relevant
 from captum_kd.visualization import plot_keep_curve, plot_layer_scores, visualize_transfer
+from distillation.drawing import COLOURS, NULL, SMALL, WIDTH, draw_values, prepare_axis
 from distillation.explaining import BASE as BASE_MAP
 from distillation.explaining import DISTILLED, FROM_TEACHER, RESIDUAL
 from distillation.explaining import STUDENT as STUDENT_MAP
 from distillation.measuring import Measurements, PairMaps
+from distillation.outcomes import SALIENT, WHOLE, Record, seed_comparisons
 from distillation.plan import BASE
-from distillation.record import Record
-from distillation.scoring import SALIENT, WHOLE
 from distillation.task import Task, first_of_each_class
 
 __all__ = ["Picture", "pictures_of"]
@@ -26,12 +25,6 @@ __all__ = ["Picture", "pictures_of"]
 Picture = tuple[str, str, Figure]
 """Name as a file, caption, figure."""
 
-WIDTH = 7.0
-"""Inches."""
-SMALL = 8.0
-"""Points."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Okabe and Ito's, which stay apart with any colour vision."""
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 
@@ -101,17 +94,9 @@ def curves(record: Record) -> Figure:
     axis.set_xlabel("epoch", fontsize=SMALL)
     axis.set_ylabel("accuracy, held out", fontsize=SMALL)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _plain(axis)
+    prepare_axis(axis)
     figure.legend(loc="outside right upper", fontsize=SMALL - 1, frameon=False)
     return figure
-
-
-def _plain(axis: Axes) -> None:
-    axis.tick_params(labelsize=SMALL - 1)
-    axis.grid(axis="y", color="0.9", linewidth=0.6)
-    axis.set_axisbelow(True)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
 
 
 # --------------------------------------------------------------------------- maps
@@ -220,17 +205,21 @@ def seeds(record: Record) -> Figure:
     layers, groups = record["plan"]["layers"], record["plan"]["groups"]
     figure = Figure(figsize=(WIDTH, 1.9 * len(questions) + 0.6), layout="constrained")
     panels = figure.subplots(len(questions), len(layers), sharey="row", squeeze=False)
-    bases = set(record["plan"]["bases"])
+    compared: dict[tuple[str, str, str], tuple[list[float], list[float]]] = {}
+    for each in seed_comparisons(record):
+        if each.view == WHOLE:
+            across, null = compared.setdefault((each.group, each.test["score"], each.test["layer"]), ([], []))
+            across += each.students
+            null += each.null
     for number, (line, (question, words)) in enumerate(zip(panels, questions.items())):
         for axis, layer in zip(line, layers):
             axis.axhline(0.0, color="0.7", linewidth=0.6)
             for place, group in enumerate(groups):
-                across, null = _pair_values(record, group, question, layer, bases)
-                colour = COLOURS[place % len(COLOURS)]
-                _points(axis, place - 0.18, null, "0.55")
-                _points(axis, place + 0.18, across, colour)
+                across, null = compared.get((group["name"], question, layer), ([], []))
+                draw_values(axis, place - 0.18, null, NULL, 0.33)
+                draw_values(axis, place + 0.18, across, COLOURS[place % len(COLOURS)], 0.33)
             axis.set_xticks(range(len(groups)))
-            _plain(axis)
+            prepare_axis(axis)
             axis.set_xticklabels([])
             if number == 0:
                 axis.set_title(layer, fontsize=SMALL)
@@ -238,30 +227,3 @@ def seeds(record: Record) -> Figure:
                 axis.set_xticklabels([group["name"] for group in groups], rotation=30, ha="right", fontsize=SMALL - 1)
         line[0].set_ylabel(words, fontsize=SMALL)
     return figure
-
-
-def _pair_values(
-    record: Record, group: Mapping[str, Any], question: str, layer: str, bases: set[str]
-) -> tuple[list[float], list[float]]:
-    across, null = [], []
-    for fold in record["folds"]:
-        for scores in fold["scores"]:
-            control = scores[WHOLE]["seed_control"]
-            if scores["teacher"] != group["teacher"] or control is None:
-                continue
-            for row in control["pairs"]:
-                if (row["score"], row["layer"]) == (question, layer) and row["value"] is not None:
-                    if row["model"] in group["students"]:
-                        across.append(row["value"])
-                    elif {row["model"], row["given"]} <= bases:
-                        null.append(row["value"])
-    return across, null
-
-
-def _points(axis: Axes, place: float, values: Sequence[float], colour: str) -> None:
-    if values:
-        # Spread sideways by rank, so that equal values stay apart.
-        offsets = torch.linspace(-0.11, 0.11, len(values)).tolist() if len(values) > 1 else [0.0]
-        axis.plot([place + offset for offset in offsets], values, ".", color=colour, markersize=3, alpha=0.7)
-        middle = sum(values) / len(values)
-        axis.plot([place - 0.15, place + 0.15], [middle, middle], color=colour, linewidth=2)

@@ -70,6 +70,7 @@ def measure(
     predictions = {name: predict(network, fold.test, settings.image_size) for name, network in networks.items()}
     examples = fold.test[: settings.test_images]
     shown = examples[: settings.map_images]
+    images = shown.inputs(settings.image_size)
     return Measurements(
         examples,
         shown,
@@ -77,7 +78,7 @@ def measure(
         {name: float((labels == fold.test.labels).float().mean()) for name, labels in predictions.items()},
         score(networks, plan, examples, settings, progress),
         [
-            _explain(networks, plan, group, student, base, shown, fold.reference, settings, progress)
+            _explain(networks, plan, group, (student, base), images, shown, predictions, fold.reference, progress)
             for group in plan.groups
             for student, base in zip(group.students(settings.seeds), plan.bases(settings.seeds))
         ],
@@ -88,16 +89,17 @@ def _explain(
     networks: Mapping[str, nn.Module],
     plan: Plan,
     group: Group,
-    student: str,
-    base: str,
+    pair: tuple[str, str],
+    images: Tensor,
     shown: Examples,
+    predictions: Mapping[str, Tensor],
     reference: Examples,
-    settings: Settings,
     progress: bool,
 ) -> PairMaps:
-    images = shown.inputs(settings.image_size)
+    student, base = pair
+    answers = predictions[student][: len(shown)], predictions[base][: len(shown)]
     trio = networks[student], networks[base], networks[group.teacher]
-    maps = maps_of(*trio, plan.layers[-1], images, reference, progress)
+    maps = maps_of(*trio, plan.layers[-1], images, answers, reference, progress)
     curves = keep_curves(networks[student], images, shown.labels, maps, progress)
     return PairMaps(
         group, student, base, maps, curves, None if shown.masks is None else localization(maps, shown.masks)

@@ -9,7 +9,7 @@ from typing import Sequence
 
 from jinja2 import Environment, FileSystemLoader
 
-from distillation.record import Record
+from distillation.outcomes import SALIENT, WHOLE, Record
 from distillation.tables import Table
 
 __all__ = ["page"]
@@ -37,7 +37,7 @@ def page(record: Record, tables: Sequence[Table], pictures: Sequence[tuple[str, 
             note
             for fold in record["folds"]
             for scores in fold["scores"]
-            for view in ("whole", "salient")
+            for view in (WHOLE, SALIENT)
             for note in scores[view]["notes"]
         )
     )

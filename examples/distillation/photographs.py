@@ -8,10 +8,11 @@ from typing import Callable, Optional, Sequence
 
 from distillation.command_line import parser_of, run_example
 from distillation.data.pool import Pool
+from distillation.data.sources import ENVIRONMENT, find
 from distillation.data.splits import folds_of, split_notes
 from distillation.plan import Plan, technique_plan
 from distillation.profiles import profile
-from distillation.record import Record
+from distillation.outcomes import Record
 from distillation.settings import Settings
 from distillation.task import Task
 
@@ -19,7 +20,8 @@ __all__ = ["photographs_task", "run_photographs"]
 
 CACHE = Path.home() / ".cache" / "captum_kd"
 
-Read = Callable[[argparse.Namespace, Settings, bool], Pool]
+Read = Callable[[Optional[Path], int, Path, bool], Pool]
+"""Takes where the images are, the side that they are to have, the cache and whether to draw a bar."""
 
 
 def run_photographs(
@@ -29,6 +31,7 @@ def run_photographs(
     argv: Optional[Sequence[str]],
     *,
     layout: str,
+    data: Optional[str] = None,
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
     plan: Callable[[argparse.Namespace, Settings], Plan] = lambda arguments, settings: technique_plan(settings),
     without: tuple[str, ...] = (),
@@ -41,12 +44,13 @@ def run_photographs(
         read: reads the images.
         argv: the command line; None: the process' own.
         layout: what ``--data`` should hold, for its help.
+        data: the data set's name in $CAPTUM_KD_DATA; None: the example's.
         options: adds the example's own options.
         plan: who is trained, from the command line and the settings.
         without: shared options that make no sense for this example.
     """
     parser = parser_of(example, documentation, without=without)
-    parser.add_argument("--data", type=Path, help=f"{layout}; default: {example} in $CAPTUM_KD_DATA")
+    parser.add_argument("--data", type=Path, help=f"{layout}; default: {data or example} in ${ENVIRONMENT}")
     parser.add_argument(
         "--cache", type=Path, default=CACHE, help="folder for images that were read and weights; default: %(default)s"
     )
@@ -55,7 +59,8 @@ def run_photographs(
 
     def make(settings: Settings) -> tuple[Task, Plan]:
         chosen = plan(arguments, settings)
-        pool = read(arguments, settings, not arguments.no_progress)
+        source = find(arguments.data, data or example)
+        pool = read(source, settings.image_size, arguments.cache, not arguments.no_progress)
         return photographs_task(pool, settings), chosen
 
     return run_example(parser, arguments, profile(example, arguments.profile), make)

@@ -13,18 +13,16 @@ from typing import Any, Mapping, Sequence
 import torch
 
 from captum_kd.metrics import KeepCurve
+from distillation.checkpoints import FOLDER
 from distillation.files import write_text
 from distillation.measuring import Measurements
+from distillation.outcomes import Record
 from distillation.plan import Plan
 from distillation.settings import Settings
 from distillation.task import Task
 from distillation.training import Epoch, is_main_process
 
-__all__ = ["Record", "ResumeError", "open_run", "record_of"]
-
-Record = dict[str, Any]
-
-CHECKPOINTS = "checkpoints"
+__all__ = ["ResumeError", "open_run", "record_of"]
 
 FREE_TO_CHANGE = {
     "output", "rows", "test_images", "map_images", "threads", "accelerator", "devices", "strategy",
@@ -51,7 +49,7 @@ def open_run(task: Task, settings: Settings, resume: bool) -> None:
         if is_main_process():
             settings.output.mkdir(parents=True, exist_ok=True)
             # What an earlier run left is not this run's.
-            for left in (settings.output / CHECKPOINTS).glob("*.*"):
+            for left in (settings.output / FOLDER).glob("*.*"):
                 left.unlink()
             write_text(path, json.dumps(this, indent=2) + "\n")
         return

@@ -6,15 +6,14 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Sequence
 
 from distillation.figures import pictures_of
 from distillation.files import write_text
 from distillation.measuring import Measurements
+from distillation.outcomes import Record, score_rows
 from distillation.page import page
-from distillation.record import Record
-from distillation.scoring import SALIENT, WHOLE
-from distillation.tables import Table, tables_of
+from distillation.tables import Table
 from distillation.task import Task
 
 __all__ = ["print_results", "write_results"]
@@ -27,13 +26,14 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def write_results(folder: Path, task: Task, record: Record, measured: Sequence[Measurements], rows: int) -> None:
+def write_results(
+    folder: Path, task: Task, record: Record, tables: Sequence[Table], measured: Sequence[Measurements], rows: int
+) -> None:
     """Writes ``report.json``, ``scores.csv``, tables as CSV and Markdown, figures, and ``index.html`` with all of it."""
     (folder / "figures").mkdir(exist_ok=True)
     (folder / "tables").mkdir(exist_ok=True)
     write_text(folder / "report.json", json.dumps(record, indent=1) + "\n")
     write_text(folder / "scores.csv", _scores_csv(record))
-    tables = tables_of(record)
     for table in tables:
         write_text(folder / "tables" / f"{table.name}.csv", table.to_csv())
         write_text(folder / "tables" / f"{table.name}.md", table.to_markdown())
@@ -50,28 +50,16 @@ def _scores_csv(record: Record) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(_score_rows(record))
+    writer.writerows(score_rows(record))
     return text.getvalue()
 
 
-def _score_rows(record: Record) -> Iterator[dict[str, Any]]:
-    group_of = {name: group["name"] for group in record["plan"]["groups"] for name in group["students"]}
-    for number, fold in enumerate(record["folds"], start=1):
-        for scores in fold["scores"]:
-            common = {"fold": number, "teacher": scores["teacher"]}
-            for view in (WHOLE, SALIENT):
-                for row in scores[view]["rows"]:
-                    yield {**common, "group": group_of[row["student"]], "view": view, "formula": "unbiased", **row}
-            for row in scores["published"]:
-                yield {**common, "group": group_of[row["student"]], "formula": "published", **row}
-
-
-def print_results(record: Record) -> None:
+def print_results(record: Record, tables: Sequence[Table]) -> None:
     """The tables that fit a terminal, and where the rest is."""
     print(f"\n{record['task']}")
     for note in record["notes"]:
         print(f"- {note}")
-    for table in tables_of(record):
+    for table in tables:
         if table.name in ("accuracy", "seed_control", "keep_curves", "localization"):
             print(f"\n{table.title}\n{table.note}")
             _print(table)

@@ -11,18 +11,16 @@ from torch import Tensor, nn
 
 from captum_kd import flatten_to_unit_length
 from captum_kd.metrics import TransferReport, compare_transfer
+from distillation.outcomes import SALIENT, WHOLE
 from distillation.plan import Plan
 from distillation.settings import Settings
 from distillation.task import Examples
 
-__all__ = ["SALIENT", "WHOLE", "Scores", "pairs_of_classes", "score"]
+__all__ = ["Scores", "pairs_of_classes", "score"]
 
 CONFIDENCE = 0.95
 BATCH = 64
 """Images in one forward pass; no result depends on it."""
-
-WHOLE, SALIENT = "whole", "salient"
-"""The views: whole images, and each network's images reduced to the half that its own map calls salient."""
 
 PUBLISHED_BATCH = (3, 2)
 """Images of each of the two classes in a mini-batch of the published formula: five is the least for removal."""

@@ -33,39 +33,20 @@ def _at_least(least: int) -> Callable[[str], int]:
     return whole
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, got {value}")
-    return value
+def _number(expected: str, inside: Callable[[float], bool]) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = float(text)
+        if not inside(value):
+            raise argparse.ArgumentTypeError(f"must {expected}, got {value}")
+        return value
+
+    return number
 
 
-def _part(text: str) -> float:
-    value = float(text)
-    if not 0.0 < value < 1.0:
-        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, both excluded, got {value}")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not value >= 0.0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0.0:
-        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
-    return value
-
-
-def _folds(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 (no cross-validation) or more, got {value}")
-    return value
+_share = _number("lie between 0 and 1", lambda value: 0.0 <= value <= 1.0)
+_part = _number("lie between 0 and 1, both excluded", lambda value: 0.0 < value < 1.0)
+_not_negative = _number("not be negative", lambda value: value >= 0.0)
+_positive = _number("be positive", lambda value: value > 0.0)
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -110,7 +91,7 @@ class Settings:
     seed: int = _option("seed of data, initial weights and batches", _at_least(0))
     # Who is trained.
     seeds: int = _option("Students of each technique and Bases, each from a seed of its own", _at_least(1))
-    folds: int = _option("parts of the data that take turns at being held out; 1: no cross-validation", _folds)
+    folds: int = _option("parts of the data that take turns at being held out; 1: no cross-validation", _at_least(1))
     techniques: tuple[str, ...] = _option(
         f"how Students learn from the Teacher, commas between: {', '.join(TECHNIQUES)}", _some_of(*TECHNIQUES)
     )

@@ -6,11 +6,10 @@ import csv
 import io
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any, Callable, Iterator, Optional, Sequence, Union
+from typing import Callable, Iterator, Optional, Sequence, Union
 
+from distillation.outcomes import SALIENT, WHOLE, Record, score_rows, seed_comparisons
 from distillation.plan import BASE
-from distillation.record import Record
-from distillation.scoring import SALIENT, WHOLE
 
 __all__ = ["Table", "tables_of"]
 
@@ -114,32 +113,14 @@ def _accuracy(record: Record) -> Table:
     )
 
 
-def _score_rows(record: Record, view: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Our scores of one view, of all folds, with the group of each Student."""
-    group_of = {name: group["name"] for group in record["plan"]["groups"] for name in group["students"]}
-    for fold in record["folds"]:
-        for scores in fold["scores"]:
-            for row in scores[view]["rows"]:
-                yield group_of[row["student"]], row
-
-
-def _published_rows(record: Record, view: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    group_of = {name: group["name"] for group in record["plan"]["groups"] for name in group["students"]}
-    for fold in record["folds"]:
-        for scores in fold["scores"]:
-            for row in scores["published"]:
-                if row["view"] == view:
-                    yield group_of[row["student"]], row
-
-
 def _means(
-    rows: Iterator[tuple[str, dict[str, Any]]]
+    record: Record, view: str, formula: str
 ) -> Callable[[str, str, str], tuple[Optional[float], Optional[float]]]:
-    """A function from group, layer and score to mean and spread of the values there are."""
+    """A function from group, layer and score to mean and spread of the values there are, over pairs and folds."""
     values: dict[tuple[str, str, str], list[float]] = {}
-    for group, row in rows:
-        if row["value"] is not None:
-            values.setdefault((group, row["layer"], row["score"]), []).append(row["value"])
+    for row in score_rows(record):
+        if (row["view"], row["formula"]) == (view, formula) and row["value"] is not None:
+            values.setdefault((row["group"], row["layer"], row["score"]), []).append(row["value"])
     return lambda group, layer, score: _spread(values.get((group, layer, score), []))
 
 
@@ -151,7 +132,7 @@ def _places(record: Record) -> Iterator[tuple[str, str]]:
 
 def _paper_scores(record: Record) -> Iterator[Table]:
     for view, words in VIEWS.items():
-        ours, published = _means(_score_rows(record, view)), _means(_published_rows(record, view))
+        ours, published = _means(record, view, "unbiased"), _means(record, view, "published")
         rows: list[list[Cell]] = []
         for group, layer in _places(record):
             row: list[Cell] = [group, layer]
@@ -174,7 +155,7 @@ def _paper_scores(record: Record) -> Iterator[Table]:
 
 def _teacher_shares(record: Record) -> Iterator[Table]:
     for view, words in VIEWS.items():
-        ours = _means(_score_rows(record, view))
+        ours = _means(record, view, "unbiased")
         rows: list[list[Cell]] = []
         for group, layer in _places(record):
             row: list[Cell] = [group, layer]
@@ -192,30 +173,15 @@ def _teacher_shares(record: Record) -> Iterator[Table]:
 
 
 def _seed_control(record: Record) -> Table:
-    rows: list[list[Cell]] = []
     folds = record["folds"]
-    bases = set(record["plan"]["bases"])
-    students = {group["name"]: set(group["students"]) for group in record["plan"]["groups"]}
-    for number, fold in enumerate(folds):
-        for scores in fold["scores"]:
-            for view in VIEWS:
-                control = scores[view]["seed_control"] or {"tests": [], "pairs": []}
-                for test in control["tests"]:
-                    group = test["group"] or _only_group(record, scores["teacher"])
-                    asked = [
-                        row
-                        for row in control["pairs"]
-                        if (row["score"], row["layer"]) == (test["score"], test["layer"]) and row["value"] is not None
-                    ]
-                    across = _spread([row["value"] for row in asked if row["model"] in students[group]])
-                    null = _spread([row["value"] for row in asked if {row["model"], row["given"]} <= bases])
-                    rows.append(
-                        [
-                            *([number + 1] if len(folds) > 1 else []), group, view, QUESTIONS[test["score"]], test["layer"],
-                            *across, *null, test["statistic"], test["p_value"], test["adjusted_p_value"],
-                            ANSWERS[test["decision"]],
-                        ]
-                    )  # fmt: skip
+    rows: list[list[Cell]] = [
+        [
+            *([each.fold] if len(folds) > 1 else []), each.group, each.view, QUESTIONS[each.test["score"]],
+            each.test["layer"], *_spread(each.students), *_spread(each.null), each.test["statistic"],
+            each.test["p_value"], each.test["adjusted_p_value"], ANSWERS[each.test["decision"]],
+        ]
+        for each in seed_comparisons(record)
+    ]  # fmt: skip
     return Table(
         "seed_control",
         "Would another seed have shown the same?",
@@ -227,12 +193,6 @@ def _seed_control(record: Record) -> Table:
         ],
         rows,
     )  # fmt: skip
-
-
-def _only_group(record: Record, teacher: str) -> str:
-    """The only group that a report without names of groups holds."""
-    (name,) = [group["name"] for group in record["plan"]["groups"] if group["teacher"] == teacher]
-    return str(name)
 
 
 def _keep_curves(record: Record) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import warnings
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from distillation import checkpoints
+from distillation.files import write_text
 from distillation.learning import Epoch, Learner
 from distillation.randomness import own_randomness
 from distillation.settings import Settings
@@ -104,7 +106,7 @@ def fit(
             with nullcontext() if technique is None else technique.watching(network, device):
                 _run(trainer, learner, resumed_from)
     if is_main_process():
-        checkpoints.write_json(path.with_suffix(".json"), learner.history)
+        _write_history(path.with_suffix(".json"), learner.history)
     network.zero_grad(set_to_none=True)
     return Trained(network.eval().to(device), learner.history)
 
@@ -198,7 +200,11 @@ class Kept(ModelCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
         assert isinstance(pl_module, Learner)
         if trainer.is_global_zero:
-            checkpoints.write_json(self._history, pl_module.history)
+            _write_history(self._history, pl_module.history)
+
+
+def _write_history(path: Path, history: list[Epoch]) -> None:
+    write_text(path, json.dumps(history, indent=2) + "\n")
 
 
 def is_main_process() -> bool:

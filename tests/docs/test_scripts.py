@@ -133,7 +133,7 @@ def made_report(task: str) -> dict[str, object]:
         "task": task,
         "plan": {
             "bases": names[2:],
-            "groups": [{"name": "Response", "students": names[:2], "is_control": False}],
+            "groups": [{"name": "Response", "students": names[:2], "teacher": "Teacher", "is_control": False}],
         },
         "folds": [{"scores": [{"teacher": "Teacher", "whole": view, "salient": view}]}],
     }
