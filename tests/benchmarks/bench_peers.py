@@ -1,7 +1,8 @@
 """Time and peak memory of FSS and RS against the peers, on the same features, each case in a process of its own.
 
-Run with ``PYTHONPATH=tests/benchmarks:. python tests/benchmarks/bench_peers.py [--output docs/tables]``; needs dcor, torchmetrics and a system that can fork, and some ten minutes of one core. What would need more memory than ``--memory`` (GiB) or
-takes longer than ``--seconds`` is not run, and the table says so. Writes ``peers.csv`` and ``peers.md``.
+Run with ``PYTHONPATH=tests/benchmarks:. python tests/benchmarks/bench_peers.py [--output docs/tables]``; needs dcor,
+torchmetrics and a system that can fork, and some ten minutes of one core. What would need more memory than ``--memory``
+(GiB) or takes longer than ``--seconds`` is not run, and the table says so. Writes ``peers.csv`` and ``peers.md``.
 
 Peaks are over the inputs, of the first call. Times are the processor's, all threads together, and the least of several
 calls; a case's calls are not in turn with those of another, so what else the machine does tells in them.
@@ -30,7 +31,7 @@ WIDTH = 256
 WIDTHS = (16, 64, 256, 1024, 4096, 16_384)
 POPULATION = 1000
 # What a case is repeated for, in seconds: the first call tells how often.
-SPAN = 2.0
+SPAN = 1.0
 
 FIELDS = ("job", "peer", "n", "d", "seconds", "peak_mib", "score", "not_run")
 Row = dict[str, Any]
