@@ -445,10 +445,20 @@ def test_a_teacher_without_geometry_warns_and_gives_zeros(mode):
     nn.init.zeros_(teacher.conv2.weight)
     unicam = make(teacher_func=teacher)
     population = unicam.reference(references()) if mode == "reference" else None
-    with pytest.warns(UserWarning, match="Nothing of the geometry of the Teacher") as record:
+    with pytest.warns(UserWarning, match="Nothing of the geometry of the Teacher"):
         both = unicam.attribute_transfer(inputs(), reference=population)
     assert torch.equal(both.distilled, torch.zeros(N, 1, 6, 6))
     assert torch.equal(both.residual, torch.zeros(N, 1, 6, 6))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_teacher_without_geometry_is_warned_of_at_the_call(mode):
+    teacher = teacher_of_width()
+    nn.init.zeros_(teacher.conv2.weight)
+    unicam = make(teacher_func=teacher)
+    population = unicam.reference(references()) if mode == "reference" else None
+    with pytest.warns(UserWarning, match="Nothing of the geometry of the Teacher") as record:
+        unicam.attribute_transfer(inputs(), reference=population)
     assert {warning.filename for warning in record if "Teacher" in str(warning.message)} == {__file__}
 
 

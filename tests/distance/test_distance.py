@@ -551,7 +551,7 @@ def test_correlation_can_be_silent():
         assert float(correlation(geometry(torch.ones(5, 2)), geometry(randn(5, 2)), warn=False)) == 0
 
 
-def test_warning_points_at_the_caller():
+def test_features_without_geometry_are_warned_of_at_the_call():
     with pytest.warns(UserWarning, match=NOTHING_LEFT) as caught:
         distance_correlation(torch.ones(5, 2), randn(5, 2, dtype=torch.float32))
     assert caught[0].filename == __file__
