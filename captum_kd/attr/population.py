@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Optional
 
 import torch
 from torch import Tensor
 
+from captum_kd._warnings import warn_user
 from captum_kd.distance import MIN_INPUTS, euclidean_distances, is_finite
 from captum_kd.embeddings import label_geometry
 
-__all__ = ["FEW_INPUTS", "check_population"]
+__all__ = ["FEW_INPUTS", "check_population", "warn_of_few_inputs"]
 
 FEW_INPUTS = 30
 """Populations smaller than this give maps that follow chance."""
-
-# Frames of a warning: check_population, _explain, attribute, its log_usage wrapper, the caller.
-_TO_THE_USER = 5
 
 
 def check_population(
@@ -40,21 +37,18 @@ def check_population(
         )
     if labels is not None:
         label_geometry(labels, class_embeddings, torch.float64)
-    if n < FEW_INPUTS:
-        warnings.warn(
-            f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. Pass more inputs or a "
-            "reference population of 64 or more (reference=).",
-            UserWarning,
-            stacklevel=_TO_THE_USER,
-        )
+    warn_of_few_inputs(n, "Pass more inputs or a reference population of 64 or more (reference=).")
     if _are_repeated(inputs):
-        warnings.warn(
+        warn_user(
             "Most inputs are near-copies of others, as NoiseTunnel and sensitivity metrics make them. In batch "
             "mode the copies become the population and the maps lose their meaning; pass a population made by "
-            "reference() as reference=, which keeps every input apart.",
-            UserWarning,
-            stacklevel=_TO_THE_USER,
+            "reference() as reference=, which keeps every input apart."
         )
+
+
+def warn_of_few_inputs(n: int, way_out: str) -> None:
+    if n < FEW_INPUTS:
+        warn_user(f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. {way_out}")
 
 
 def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import warnings
 from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
 
 import torch
@@ -27,7 +26,7 @@ from captum_kd._values import as_flag
 from captum_kd.attr.gradients import population_gradients, reference_gradients
 from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
 from captum_kd.attr.made_with import made_with
-from captum_kd.attr.population import FEW_INPUTS, check_population
+from captum_kd.attr.population import check_population, warn_of_few_inputs
 from captum_kd.attr.reference import LayerReference, ReferencePopulation
 from captum_kd.distance import MIN_INPUTS
 from captum_kd.embeddings import WAYS_OUT_OF_POPULATION, check_class_embeddings, label_geometry
@@ -409,13 +408,7 @@ class UniCAM(LayerAttribution):
             raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {n}; use 64 or more.")
         if labels is not None:
             label_geometry(labels, self.class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_POPULATION)
-        if n < FEW_INPUTS:
-            warnings.warn(
-                f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. Make a reference population "
-                "of 64 inputs or more.",
-                UserWarning,
-                stacklevel=2,
-            )
+        warn_of_few_inputs(n, "Make a reference population of 64 inputs or more.")
         student, base, *extra = (
             observer.observe(
                 values,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from captum_kd._maps import as_maps, upsample
 from captum_kd._values import check_dense
+from captum_kd._warnings import warn_user
 
 __all__ = ["LocalizationScores", "localization_score"]
 
@@ -87,11 +87,7 @@ def _energy_share(maps: Tensor, inside: Tensor) -> Tensor:
     energy = positive.sum(1)
     without = energy == 0
     if bool(without.any()):
-        warnings.warn(
-            f"{int(without.sum())} of {len(maps)} maps have no positive energy; their energy share counts as 0.",
-            UserWarning,
-            stacklevel=4,  # past localization_score and its log_usage wrapper
-        )
+        warn_user(f"{int(without.sum())} of {len(maps)} maps have no positive energy; their energy share counts as 0.")
     return (positive * inside).sum(1) / torch.where(without, 1.0, energy)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Optional
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from captum_kd._maps import as_maps
 from captum_kd._values import as_count, as_noise, as_share, check_generator, described
+from captum_kd._warnings import warn_user
 from captum_kd.perturb.imputation import check_images, noisy_linear_imputation
 
 __all__ = ["keep_relevant", "relevant_pixels"]
@@ -116,10 +116,8 @@ def _warn_of_ties(values: Tensor, at_the_cut: Tensor) -> None:
     last, next_one = values.gather(1, at_the_cut).unbind(1)
     tied = (last == next_one) & ((values == last[:, None]).sum(1) > max(4, _MANY_TIED * values.shape[1]))
     if bool(tied.any()):
-        warnings.warn(
+        warn_user(
             f"{int(tied.sum())} of {len(tied)} maps have one value at many pixels on both sides of the cut; of these the "
             "upper ones stay, whatever they show. Maps without negative values do this: pass signed ones "
-            "(relu_attributions=False).",
-            UserWarning,
-            stacklevel=4,
+            "(relu_attributions=False)."
         )
