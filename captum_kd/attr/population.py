@@ -1,4 +1,4 @@
-"""Batch mode: whether a batch can be its own population."""
+"""Whether inputs can be a population: a batch its own, or a reference to which inputs are added later."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from captum_kd._warnings import warn_user
 from captum_kd.distance import MIN_INPUTS, euclidean_distances, is_finite
-from captum_kd.embeddings import label_geometry
+from captum_kd.embeddings import WAYS_OUT_OF_POPULATION, label_geometry
 
-__all__ = ["FEW_INPUTS", "check_population", "warn_of_few_inputs"]
+__all__ = ["FEW_INPUTS", "check_population", "check_reference_inputs"]
 
 FEW_INPUTS = 30
 """Populations smaller than this give maps that follow chance."""
@@ -37,7 +37,7 @@ def check_population(
         )
     if labels is not None:
         label_geometry(labels, class_embeddings, torch.float64)
-    warn_of_few_inputs(n, "Pass more inputs or a reference population of 64 or more (reference=).")
+    _warn_of_few(n, "Pass more inputs or a reference population of 64 or more (reference=).")
     if _are_repeated(inputs):
         warn_user(
             "Most inputs are near-copies of others, as NoiseTunnel and sensitivity metrics make them. In batch "
@@ -46,7 +46,20 @@ def check_population(
         )
 
 
-def warn_of_few_inputs(n: int, way_out: str) -> None:
+def check_reference_inputs(n: int, labels: Optional[Tensor], class_embeddings: Optional[Tensor]) -> None:
+    """Checks the inputs of a reference population before any model runs; warns of small populations.
+
+    Raises:
+        ValueError: fewer than 4 inputs, or labels without geometry.
+    """
+    if n < MIN_INPUTS:
+        raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {n}; use 64 or more.")
+    if labels is not None:
+        label_geometry(labels, class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_POPULATION)
+    _warn_of_few(n, "Make a reference population of 64 inputs or more.")
+
+
+def _warn_of_few(n: int, way_out: str) -> None:
     if n < FEW_INPUTS:
         warn_user(f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. {way_out}")
 
