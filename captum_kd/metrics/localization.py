@@ -11,6 +11,7 @@ from torch import Tensor
 from captum_kd._maps import as_maps, upsample
 from captum_kd._values import check_dense
 from captum_kd._warnings import warn_user
+from captum_kd.distance.sources import widest
 
 __all__ = ["LocalizationScores", "localization_score"]
 
@@ -75,7 +76,7 @@ def localization_score(attributions: Tensor, masks: Tensor) -> LocalizationScore
     maps = as_maps(attributions, "attributions", masks.shape[0], (masks.shape[2], masks.shape[3]))
     dtype = maps.dtype
     # Sums over a large image lose digits in float32, and the products of interpolation its ties.
-    wide = maps if maps.device.type == "mps" else maps.double()
+    wide = maps.to(widest(maps.device))
     size = wide.abs().amax((1, 2, 3), keepdim=True)
     wide = upsample(wide / torch.where(size > 0, size, 1.0), (masks.shape[2], masks.shape[3])).flatten(1)
     inside = masks.to(wide.device).flatten(1)
