@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import warnings
 from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
 
 import torch
@@ -13,24 +12,14 @@ from captum.attr._utils.attribution import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_kd._arguments import (
-    Target,
-    as_forward_args,
-    as_inputs,
-    as_labels,
-    as_grad_kwargs,
-    as_layout_hints,
-    check_batch_size,
-    check_callable,
-)
-from captum_kd._values import as_flag
+from captum_kd._arguments import Target, as_layout_hints, check_callable
+from captum_kd.attr.call import Call, checked_map_settings
 from captum_kd.attr.gradients import population_gradients, reference_gradients
 from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
 from captum_kd.attr.made_with import made_with
-from captum_kd.attr.population import FEW_INPUTS, check_population
+from captum_kd.attr.population import check_population, check_reference_inputs
 from captum_kd.attr.reference import LayerReference, ReferencePopulation
-from captum_kd.distance import MIN_INPUTS
-from captum_kd.embeddings import WAYS_OUT_OF_POPULATION, check_class_embeddings, label_geometry
+from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, global_average_pool
 from captum_kd.observation import Observer
 
@@ -309,16 +298,17 @@ class UniCAM(LayerAttribution):
             >>> attr3, attr4 = UniCAM(student, ["conv3", "conv4"], base).attribute(images, labels)
         """
         (maps,) = self._explain(
-            inputs,
-            target,
-            additional_forward_args,
-            attribute_to_layer_input,
-            dict(
-                relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation, grad_kwargs=grad_kwargs
+            Call.checked(
+                inputs,
+                target,
+                additional_forward_args,
+                attribute_to_layer_input,
+                internal_batch_size,
+                show_progress,
+                has_teacher=self._teacher is not None,
             ),
+            checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs),
             reference,
-            internal_batch_size,
-            show_progress,
             both=False,
         )
         return maps
@@ -352,16 +342,17 @@ class UniCAM(LayerAttribution):
             >>> distilled, residual = unicam.attribute_transfer(images, labels)
         """
         distilled, residual = self._explain(
-            inputs,
-            target,
-            additional_forward_args,
-            attribute_to_layer_input,
-            dict(
-                relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation, grad_kwargs=grad_kwargs
+            Call.checked(
+                inputs,
+                target,
+                additional_forward_args,
+                attribute_to_layer_input,
+                internal_batch_size,
+                show_progress,
+                has_teacher=self._teacher is not None,
             ),
+            checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs),
             reference,
-            internal_batch_size,
-            show_progress,
             both=True,
         )
         return TransferAttributions(distilled, residual)
@@ -399,120 +390,85 @@ class UniCAM(LayerAttribution):
             >>> population = unicam.reference(images, labels)  # 64 images, say
             >>> attr = unicam.attribute(image, target=3, reference=population)  # image: 1x3x224x224
         """
-        values = as_inputs(inputs)
-        n = values[0].shape[0]
-        labels = self._labels(target, n)
-        attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
-        check_batch_size(internal_batch_size, "internal_batch_size")
-        show_progress = as_flag(show_progress, "show_progress")
-        if n < MIN_INPUTS:
-            raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {n}; use 64 or more.")
-        if labels is not None:
-            label_geometry(labels, self.class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_POPULATION)
-        if n < FEW_INPUTS:
-            warnings.warn(
-                f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. Make a reference population "
-                "of 64 inputs or more.",
-                UserWarning,
-                stacklevel=2,
-            )
-        student, base, *extra = (
-            observer.observe(
-                values,
-                as_forward_args(additional_forward_args),
-                at_input=attribute_to_layer_input,
-                features_only=True,
-                internal_batch_size=internal_batch_size,
-                show_progress=show_progress,
-            ).features
+        call = Call.checked(
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input,
+            internal_batch_size,
+            show_progress,
+            has_teacher=self._teacher is not None,
+        )
+        check_reference_inputs(call.n, call.labels, self.class_embeddings)
+        student, base, *teacher = (
+            call.observe(observer, features_only=True).features
             for observer in (*self._observers, self._teacher)
             if observer is not None
         )
         measured: dict[tuple[nn.Module, ...], LayerReference] = {}
-        for objective, s, b, *teacher in zip(self._objectives(), student, base, *extra):
+        for objective, s, b, *t in zip(self._objectives(), student, base, *teacher):
             if objective not in measured:
-                own_labels = None if labels is None else labels.to(s.device)
-                measured[objective] = LayerReference.of(s, b, own_labels, self.class_embeddings, *teacher)
+                labels = None if call.labels is None else call.labels.to(s.device)
+                measured[objective] = LayerReference.of(s, b, labels, self.class_embeddings, *t)
         layers = tuple(measured[objective] for objective in self._objectives())
-        return ReferencePopulation(layers, self._made_with(attribute_to_layer_input))
+        return ReferencePopulation(layers, self._made_with(call.at_input))
 
     def _explain(
-        self,
-        inputs: Union[Tensor, tuple[Tensor, ...]],
-        target: Target,
-        additional_forward_args: Any,
-        attribute_to_layer_input: bool,
-        map_settings: dict[str, Any],
-        reference: Optional[ReferencePopulation],
-        internal_batch_size: Optional[int],
-        show_progress: bool,
-        both: bool,
+        self, call: Call, map_settings: dict[str, Any], reference: Optional[ReferencePopulation], *, both: bool
     ) -> list[Any]:
         """Maps of this object's direction and, if asked for, of the other one."""
-        values = as_inputs(inputs)
-        n = values[0].shape[0]
-        labels = self._labels(target, n)
-        attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
-        for flag in ("relu_attributions", "attr_dim_summation"):
-            map_settings[flag] = as_flag(map_settings[flag], flag)
-        map_settings["grad_kwargs"] = as_grad_kwargs(map_settings["grad_kwargs"])
-        check_batch_size(internal_batch_size, "internal_batch_size")
-        show_progress = as_flag(show_progress, "show_progress")
         if reference is None:
-            check_population(values, labels, self.class_embeddings, has_teacher=self._teacher is not None)
+            check_population(call.inputs, call.labels, self.class_embeddings, has_teacher=self._teacher is not None)
         else:
-            self._check_reference(reference, labels, attribute_to_layer_input)
+            self._check_reference(reference, call)
         # The Teacher first: what it kept is gone before the other two keep their activations.
-        observations = [
-            observer.observe(
-                values,
-                as_forward_args(additional_forward_args),
-                at_input=attribute_to_layer_input,
-                features_only=features_only,
-                internal_batch_size=internal_batch_size,
-                show_progress=show_progress,
-            )
-            for observer, features_only in ((self._teacher, True), (self._own, False), (self._other, not both))
-            if observer is not None
+        teacher = None if self._teacher is None else call.observe(self._teacher, features_only=True).features
+        own, other = call.observe(self._own), call.observe(self._other, features_only=not both)
+        gradients = self._gradients(own.features, other.features, teacher, call.labels, reference, both)
+        return [
+            self._format(observation.maps([of_pair[place] for of_pair in gradients], **map_settings))
+            for place, observation in enumerate((own, other) if both else (own,))
         ]
-        *extra, own, other = observations
-        # Maps at several layers may be of one objective, that of a shared feature layer.
+
+    def _gradients(
+        self,
+        own: Sequence[Tensor],
+        other: Sequence[Tensor],
+        teacher: Optional[Sequence[Tensor]],
+        labels: Optional[Tensor],
+        reference: Optional[ReferencePopulation],
+        both: bool,
+    ) -> list[list[Tensor]]:
+        """For each layer pair the objectives' gradients at the features, of one direction or of both."""
         objectives = self._objectives()
+        # Maps at several layers may be of one objective, that of a shared feature layer.
         found: dict[tuple[nn.Module, ...], list[Tensor]] = {}
         for number, objective in enumerate(objectives):
             if objective in found:
                 continue
-            first, second, *teacher = _alike([observation.features[number] for observation in (own, other, *extra)])
-            aim = (teacher[0] if teacher else None, labels, self.class_embeddings)
+            features = [own[number], other[number], *([] if teacher is None else [teacher[number]])]
+            first, second, *third = _alike(features)
+            aim = (third[0] if third else None, labels, self.class_embeddings)
             with torch.inference_mode(False), torch.enable_grad():
                 if reference is None:
                     found[objective] = population_gradients((first, second), *aim, both)
                 else:
                     layer = reference.layers[number].to(first.device)
                     found[objective] = reference_gradients(layer, self._direction, (first, second), *aim, both)
-        results = []
-        for place, observation in enumerate((own, other) if both else (own,)):
-            maps = observation.maps([found[objective][place] for objective in objectives], **map_settings)
-            results.append(self._format(maps))
-        return results
+        return [found[objective] for objective in objectives]
 
     def _objectives(self) -> list[tuple[nn.Module, ...]]:
         """What each layer pair's objective is taken from: the feature layers of all models."""
         observers = [observer for observer in (self._own, self._other, self._teacher) if observer is not None]
         return [tuple(pair.feature_layer.module for pair in pairs) for pairs in zip(*(o.pairs for o in observers))]
 
-    def _labels(self, target: Target, n: int) -> Optional[Tensor]:
-        """The labels that the objective needs: none beside a Teacher, whatever ``target`` says."""
-        labels = as_labels(target, n)
-        return labels if self._teacher is None else None
-
-    def _check_reference(self, reference: object, labels: Optional[Tensor], attribute_to_layer_input: bool) -> None:
+    def _check_reference(self, reference: object, call: Call) -> None:
         if not isinstance(reference, ReferencePopulation):
             raise TypeError(
                 f"reference must be a ReferencePopulation made by UniCAM.reference(), got {type(reference).__name__}."
             )
-        reference.check(self._made_with(attribute_to_layer_input))
-        if labels is None:
+        reference.check(self._made_with(call.at_input))
+        if call.labels is None:
             return
         if not reference.is_labelled:
             raise ValueError(
@@ -521,7 +477,7 @@ class UniCAM(LayerAttribution):
             )
         layer = reference.layers[0]
         assert layer.labels is not None
-        layer.added_labels(labels.to(layer.labels.points.device), self.class_embeddings, self._direction)
+        layer.added_labels(call.labels.to(layer.labels.points.device), self.class_embeddings, self._direction)
 
     def _made_with(self, attribute_to_layer_input: bool) -> dict[str, Any]:
         """What a reference population has to share with the calls that use it."""

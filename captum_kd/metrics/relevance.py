@@ -7,8 +7,8 @@ from typing import Any, Callable, Optional, Union
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._arguments import Target, as_inputs, as_labels, as_layout_hints
-from captum_kd._values import as_flag, check_choice, described
+from captum_kd._arguments import Target, as_inputs, as_labels
+from captum_kd._values import check_choice, described
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
@@ -119,11 +119,13 @@ def relevance_score(
         )
     embeddings = check_class_embeddings(class_embeddings)
     check_label_geometry(labels, embeddings, estimator, ways_out=WAYS_OUT_OF_SCORE)
-    settings = FeatureSettings(
+    settings = FeatureSettings.checked(
         feature_transform,
-        as_layout_hints(grid, prefix_tokens, channels_last),
         max_examples_per_batch,
-        as_flag(attribute_to_layer_input, "attribute_to_layer_input"),
+        grid,
+        prefix_tokens,
+        channels_last,
+        attribute_to_layer_input,
         device_ids,
     )
     observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")

@@ -7,8 +7,7 @@ from typing import Any, Callable, Optional, Union
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._arguments import as_inputs, as_layout_hints
-from captum_kd._values import as_flag
+from captum_kd._arguments import as_inputs
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
 from captum_kd.distance.sources import FeatureDistances, TensorFeatures
@@ -115,11 +114,13 @@ def feature_similarity_score(
     check_estimator(estimator)
     check_block_size(block_size)
     localiser, base_localiser = as_localisers(attributions, base_attributions, perturb_func, values, has_base=True)
-    settings = FeatureSettings(
+    settings = FeatureSettings.checked(
         feature_transform,
-        as_layout_hints(grid, prefix_tokens, channels_last),
         max_examples_per_batch,
-        as_flag(attribute_to_layer_input, "attribute_to_layer_input"),
+        grid,
+        prefix_tokens,
+        channels_last,
+        attribute_to_layer_input,
         device_ids,
     )
     first_observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._values import as_noise, as_number, check_dense, check_generator, described
+from captum_kd.distance.pairwise import has_float64
 from captum_kd.perturb.grids import Buffers, Pixels, by_parity, from_parity
 from captum_kd.perturb.multigrid import Hierarchy
 from captum_kd.perturb.scattered import Scattered
@@ -119,9 +120,9 @@ def _impute(known: Tensor, keep: Tensor, tolerance: float) -> Tensor:
     target = tolerance * torch.where(span < 1, 2.0, 1 / scale.half.clamp(min=0.5))
     target = target.clamp(min=torch.finfo(known.dtype).eps)
     # float32 leaves an error that grows with the way from a hole's middle to its rim; where less is asked
-    # for, float64 is used (MPS has none).
+    # for, float64 is used.
     rounding = torch.finfo(known.dtype).eps * max(height, width) ** 1.5 / min(height, width) ** 0.5
-    precise = bool((target < 5 * rounding).any()) and known.device.type != "mps"
+    precise = bool((target < 5 * rounding).any()) and has_float64(known.device)
     work = torch.float64 if precise else known.dtype
     block = max(1, (_CPU_BLOCK if known.device.type == "cpu" else _DEVICE_BLOCK) // (channels * height * width))
     filled, buffers = torch.empty_like(known), Buffers()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Optional
 
 import torch
-from captum.attr import LayerAttribution
 from torch import Tensor
 
-from captum_kd._maps import as_maps
+from captum_kd._maps import as_maps, upsample
 from captum_kd._values import as_count, as_noise, as_share, check_generator, described
+from captum_kd._warnings import warn_user
+from captum_kd.distance.sources import widest
 from captum_kd.perturb.imputation import check_images, noisy_linear_imputation
 
 __all__ = ["keep_relevant", "relevant_pixels"]
@@ -102,8 +102,7 @@ def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0
     pixels = height * width
     count = max(1, min(round(keep * pixels), pixels - 1))
     # Rounded back from float64, so that equal neighbours give equal pixels between them: ties stay ties.
-    precise = maps if maps.device.type == "mps" else maps.double()  # which has no float64
-    upsampled = LayerAttribution.interpolate(precise, (height, width), interpolate_mode="bilinear").to(maps.dtype)
+    upsampled = upsample(maps.to(widest(maps.device)), (height, width)).to(maps.dtype)
     order = upsampled.flatten(1).argsort(dim=1, descending=True, stable=True)
     if count < pixels:
         _warn_of_ties(upsampled.flatten(1), order[:, count - 1 : count + 1])
@@ -116,10 +115,8 @@ def _warn_of_ties(values: Tensor, at_the_cut: Tensor) -> None:
     last, next_one = values.gather(1, at_the_cut).unbind(1)
     tied = (last == next_one) & ((values == last[:, None]).sum(1) > max(4, _MANY_TIED * values.shape[1]))
     if bool(tied.any()):
-        warnings.warn(
+        warn_user(
             f"{int(tied.sum())} of {len(tied)} maps have one value at many pixels on both sides of the cut; of these the "
             "upper ones stay, whatever they show. Maps without negative values do this: pass signed ones "
-            "(relu_attributions=False).",
-            UserWarning,
-            stacklevel=4,
+            "(relu_attributions=False)."
         )

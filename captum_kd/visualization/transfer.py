@@ -7,13 +7,12 @@ from typing import Any, Mapping, Optional, Sequence, Union
 import numpy as np
 import numpy.typing as npt
 import torch
-from captum.attr import LayerAttribution
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
-from captum_kd._maps import as_maps
+from captum_kd._maps import as_maps, upsample
 from captum_kd._values import as_number, as_text, check_choice, check_dense, described
 from captum_kd.attr import TransferAttributions
 from captum_kd.visualization._panels import (
@@ -268,6 +267,5 @@ def _as_kept(name: str, kept: Tensor, images: Tensor, pictures: Array) -> Array:
 def _as_maps(name: str, values: Tensor, n: int, height: int, width: int) -> Array:
     """(N, H, W) float64."""
     maps = as_maps(values, f"column {name!r} of maps", n)
-    large = LayerAttribution.interpolate(maps.cpu().double(), (height, width), "bilinear")
-    array: Array = large[:, 0].numpy()
+    array: Array = upsample(maps.cpu().double(), (height, width))[:, 0].numpy()
     return array
