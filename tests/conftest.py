@@ -4,6 +4,7 @@ from typing import Iterator
 
 import pytest
 import torch
+from workers import Workers
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +14,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    found = Workers(str(tmp_path_factory.mktemp("workers")))
+    yield found
+    found.close()

@@ -86,10 +86,21 @@ def noisy_linear_imputation(
     if noise > 0:
         where = images.device if generator is None else generator.device
         # One image after the other: in smaller batches the same images get the same noise.
-        drawn = [torch.randn(images.shape[1:], dtype=dtype, device=where, generator=generator) for _ in images]
+        drawn = [_drawn(images, where, generator) for _ in images]
         filled = filled + noise * torch.stack(drawn).to(images.device)
     filled = filled.to(images.dtype)
     return torch.where(mask, images, filled, out=filled)
+
+
+def skip_noise(images: Tensor, count: int, generator: torch.Generator) -> None:
+    """Draws the noise of so many images like these and drops it, as if they had come before."""
+    for _ in range(count):
+        _drawn(images, generator.device, generator)
+
+
+def _drawn(images: Tensor, device: torch.device, generator: Optional[torch.Generator]) -> Tensor:
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    return torch.randn(images.shape[1:], dtype=dtype, device=device, generator=generator)
 
 
 # ------------------------------------------------------------------------------ solution

@@ -21,6 +21,7 @@ from captum_kd.distance import Estimator, check_estimator
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.layers import same_random_state
+from captum_kd.metrics.report.agreement import agree, check_models
 from captum_kd.metrics.report.choices import check_choices, check_storage
 from captum_kd.metrics.report.copies import Copies
 from captum_kd.metrics.report.localizing import Localize, Localizer, as_explainer
@@ -31,9 +32,11 @@ from captum_kd.metrics.report.projection import RandomProjection, relative_error
 from captum_kd.metrics.report.rows import report_rows
 from captum_kd.metrics.report.scoring import ScoreSettings
 from captum_kd.metrics.report.seed_groups import as_seed_groups, control_seeds, without_seed_control
+from captum_kd.metrics.report.spread import announced_inputs, repeated_by_sampler
 from captum_kd.metrics.report.subjects import TEACHER, Layers, Model, Models, as_subjects, is_training
 from captum_kd.metrics.report.transfer_report import TransferReport
 from captum_kd.metrics.report.views import Viewer, pairs_of
+from captum_kd.processes import Processes, as_processes
 
 __all__ = ["compare_transfer"]
 
@@ -78,6 +81,7 @@ def compare_transfer(
     channels_last: Optional[bool] = None,
     attribute_to_layer_input: bool = False,
     device_ids: Optional[list[int]] = None,
+    process_group: Any = None,
 ) -> TransferReport:
     r"""
     What Students have and Bases lack, and the reverse, layer by layer: FSS, RS of Student and Base, RS of distilled
@@ -158,6 +162,11 @@ def compare_transfer(
                     :class:`captum_kd.UniCAM`.
         attribute_to_layer_input (bool, optional): Use the layers' inputs.
         device_ids (list[int], optional): Device order of DataParallel models.
+        process_group (ProcessGroup, optional): Several processes share the inputs, ``torch.distributed.group.WORLD``
+                    say: each calls this with the same arguments but for ``data``, its own share, which may be of
+                    any size and even empty, and gets the report over all shares, in the processes' order.
+                    Features go from process to process a block at a time (docs/distributed.md).
+                    Default: None, ``data`` is all there is
 
     Returns:
         TransferReport: rows (Student x Base x layer x score), seed control, notes, settings.
@@ -167,6 +176,7 @@ def compare_transfer(
                     features that are not finite, a ``memory_limit`` below what one block of distances needs or a
                     disk that cannot hold the features above it, arguments out of range.
         TypeError: models that cannot be called, batches without labels, arguments of the wrong type.
+        RuntimeError: another process failed (with its number and error), or ended without a word.
 
     Examples::
 
@@ -176,90 +186,131 @@ def compare_transfer(
         >>> print(report)
         >>> report.plot().savefig("layers.png")
     """
-    check_choices(population, localize, localize_target, localize_layer, reference)
-    keep, noise = as_share(keep), as_noise(noise)
-    if confidence is not None:
-        confidence = as_number(confidence, "confidence", "between 0 and 1 (say 0.95) or None", 0, 1)
-    n_permutations, seed = as_count(n_permutations, "n_permutations"), as_count(seed, "seed")
-    progression, show_progress = as_flag(progression, "progression"), as_flag(show_progress, "show_progress")
-    attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
-    half_precision = as_flag(half_precision, "half_precision")
-    check_storage(population, block_size, half_precision, random_projection)
-    check_estimator(estimator)
-    check_callable(feature_transform, "feature_transform")
-    for argument, function in (("unpack", unpack), ("output_transform", output_transform)):
-        if function is not None:
-            check_callable(function, argument)
-    hints = as_layout_hints(grid, prefix_tokens, channels_last)
-    embeddings = check_class_embeddings(class_embeddings)
-    labels, subjects = as_subjects(student, base, teacher, layers)
-    if localize_layer is not None and localize_layer not in labels:
-        raise ValueError(f"localize_layer={localize_layer!r} is none of the layers; pass one of {labels}.")
-    localizer = None
-    if localize is not None:
-        explain = as_explainer(
-            localize,
-            output_transform=output_transform,
-            reference=reference,
-            class_embeddings=embeddings,
-            hints=hints,
-            at_input=attribute_to_layer_input,
-            device_ids=device_ids,
+    processes = as_processes(process_group)
+    with processes.together("checking its arguments"):
+        check_choices(population, localize, localize_target, localize_layer, reference)
+        keep, noise = as_share(keep), as_noise(noise)
+        if confidence is not None:
+            confidence = as_number(confidence, "confidence", "between 0 and 1 (say 0.95) or None", 0, 1)
+        n_permutations, seed = as_count(n_permutations, "n_permutations"), as_count(seed, "seed")
+        progression, show_progress = as_flag(progression, "progression"), as_flag(show_progress, "show_progress")
+        attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
+        half_precision = as_flag(half_precision, "half_precision")
+        check_storage(population, block_size, half_precision, random_projection)
+        check_estimator(estimator)
+        check_callable(feature_transform, "feature_transform")
+        for argument, function in (("unpack", unpack), ("output_transform", output_transform)):
+            if function is not None:
+                check_callable(function, argument)
+        hints = as_layout_hints(grid, prefix_tokens, channels_last)
+        embeddings = check_class_embeddings(class_embeddings)
+        labels, subjects = as_subjects(student, base, teacher, layers)
+        check_models(subjects, processes)
+        if localize_layer is not None and localize_layer not in labels:
+            raise ValueError(f"localize_layer={localize_layer!r} is none of the layers; pass one of {labels}.")
+        localizer = None
+        if localize is not None:
+            explain = as_explainer(
+                localize,
+                output_transform=output_transform,
+                reference=reference,
+                class_embeddings=embeddings,
+                hints=hints,
+                at_input=attribute_to_layer_input,
+                device_ids=device_ids,
+            )
+            place = None if localize_layer is None else labels.index(localize_layer)
+            localizer = Localizer(explain, localize_target, place, len(labels), keep, noise, seed)
+        maps_know_labels = localizer is not None and localize_target == "label"
+        in_pairs = localize == "unicam"
+        pairs = pairs_of(subjects, explained_in_pairs=in_pairs)
+        seed_groups = as_seed_groups(subjects, groups, shared_seeds, explained_in_pairs=in_pairs)
+        viewer = Viewer(
+            subjects,
+            pairs,
+            hints,
+            {"feature_transform": feature_transform, "device_ids": device_ids},
+            localizer,
+            as_forward_args(additional_forward_args),
+            attribute_to_layer_input,
         )
-        place = None if localize_layer is None else labels.index(localize_layer)
-        localizer = Localizer(explain, localize_target, place, len(labels), keep, noise, seed)
-    maps_know_labels = localizer is not None and localize_target == "label"
-    in_pairs = localize == "unicam"
-    pairs = pairs_of(subjects, explained_in_pairs=in_pairs)
-    seed_groups = as_seed_groups(subjects, groups, shared_seeds, explained_in_pairs=in_pairs)
-    viewer = Viewer(
+        question = Question(
+            labels=labels,
+            pairs=pairs,
+            views=viewer.views,
+            compared=[each.key for each in subjects if each.role != TEACHER] if seed_groups else [],
+            progression=progression,
+            settings=ScoreSettings(estimator, confidence, n_permutations, seed, embeddings, maps_know_labels),
+        )
+        device = _device(feature_device)
+        limit = MemoryLimit(memory_limit, data, len(viewer.views), progression, block_size, processes.size)
+        projection = None if random_projection is None else RandomProjection(random_projection, seed)
+        taker: Union[AllInputs, MiniBatches] = (
+            AllInputs(limit.place, device, half_precision, projection, processes)
+            if population == "all"
+            else MiniBatches(question, processes)
+        )
+        training = [str(each) for each in subjects if is_training(each.model)]
+        announced = None if localizer is None else announced_inputs(data, unpack)
+    agree(
+        processes,
         subjects,
-        pairs,
-        hints,
-        {"feature_transform": feature_transform, "device_ids": device_ids},
-        localizer,
-        as_forward_args(additional_forward_args),
-        attribute_to_layer_input,
+        labels,
+        embeddings,
+        {
+            "localize": localize if localize is None or isinstance(localize, str) else _name(localize),
+            "localize_target": localize_target,
+            "localize_layer": localize_layer,
+            "keep": keep,
+            "noise": noise,
+            "confidence": confidence,
+            "n_permutations": n_permutations,
+            "seed": seed,
+            "population": population,
+            "estimator": estimator,
+            "feature_transform": _name(feature_transform),
+            "progression": progression,
+            "groups": None if groups is None else {name: list(members) for name, members in groups.items()},
+            "shared_seeds": [tuple(each) for each in shared_seeds],
+            "block_size": block_size,
+            "half_precision": half_precision,
+            "random_projection": random_projection,
+            "attribute_to_layer_input": attribute_to_layer_input,
+        },
     )
-    question = Question(
-        labels=labels,
-        pairs=pairs,
-        views=viewer.views,
-        compared=[each.key for each in subjects if each.role != TEACHER] if seed_groups else [],
-        progression=progression,
-        settings=ScoreSettings(estimator, confidence, n_permutations, seed, embeddings, maps_know_labels),
-    )
-    device = _device(feature_device)
-    limit = MemoryLimit(memory_limit, data, len(viewer.views), progression, block_size)
-    projection = None if random_projection is None else RandomProjection(random_projection, seed)
-    taker: Union[AllInputs, MiniBatches] = (
-        AllInputs(limit.place, device, half_precision, projection) if population == "all" else MiniBatches(question)
-    )
-    training = [str(each) for each in subjects if is_training(each.model)]
+    noise_by_process = localizer is not None and not _begin_noise(localizer, processes, announced)
     try:
         # A loader draws from the global stream, even an unshuffled one.
-        with same_random_state(()):
-            copies = _read(data, taker, viewer, unpack, embeddings, show_progress)
+        with processes.together("reading its data"), same_random_state(()):
+            copies = _read(data, taker, viewer, unpack, embeddings, show_progress and processes.rank == 0)
+        own = copies.seen
+        copies.share(processes)
+        if copies.seen == 0:
+            raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
         rows, matrices, undefined = report_rows(question, taker)
     finally:
         if isinstance(taker, AllInputs):
             taker.close()
     n = sum(taker.counts.values())
+    everyone = processes.gather((own, training, 0 if localizer is None else localizer.empty, own == (announced or own)))
+    training = list(dict.fromkeys(name for _, names, _, _ in everyone for name in names))
     control = control_seeds(matrices, seed_groups, question.compared)
     doubts = cautions(
         rows,
         n=n,
         # Noise on imputed pixels tells copies apart, so that only the inputs themselves show them.
-        repeated=max(copies, taker.repeated if localizer is None else 0),
+        repeated=max(copies.count, taker.repeated if localizer is None else 0),
         left_out=taker.left_out,
         left_out_of_removal=taker.left_out_of_removal,
         undefined=undefined,
         undefined_in_batches=taker.undefined,
         training=training,
         maps_know_labels=maps_know_labels,
-        empty_maps=0 if localizer is None else localizer.empty,
+        empty_maps=sum(empty for _, _, empty, _ in everyone),
+        repeated_by_sampler=repeated_by_sampler(data) if processes.size > 1 else 0,
+        noise_by_process=noise_by_process or not all(as_announced for _, _, _, as_announced in everyone),
     )
-    for doubt in doubts:
+    for doubt in doubts if processes.rank == 0 else []:
         warnings.warn(doubt, UserWarning, stacklevel=3)
     notes = [*doubts, *explanations(rows, population=population, estimator=estimator, confidence=confidence)]
     if control is None:
@@ -288,9 +339,21 @@ def compare_transfer(
             label: {each.name: each.layers[place].name or type(each.layers[place].module).__name__ for each in subjects}
             for place, label in enumerate(labels)
         },
+        "processes": None if process_group is None else [count for count, *_ in everyone],
         "versions": _versions(),
     }
     return TransferReport(rows, control, notes, settings)
+
+
+def _begin_noise(localizer: Localizer, processes: Processes, announced: Optional[int]) -> bool:
+    """Lets imputed pixels have the noise that they would have in one process; whether that is possible."""
+    everyone = processes.gather(announced)
+    before = everyone[: processes.rank]
+    if any(count is None for count in everyone) and processes.size > 1:
+        localizer.begin_apart(processes.rank)
+        return False
+    localizer.begin(sum(before))
+    return True
 
 
 def _storage(taker: Union[AllInputs, MiniBatches], half: bool, projection: Optional[int]) -> Optional[dict[str, Any]]:
@@ -313,8 +376,8 @@ def _read(
     unpack: Optional[Unpack],
     class_embeddings: Optional[Tensor],
     show_progress: bool,
-) -> int:
-    """One pass over the loader; the number of inputs that are copies of others."""
+) -> Copies:
+    """One pass over the loader; what is known of inputs that are copies of others."""
     if isinstance(data, (Tensor, str, Mapping)) or not hasattr(data, "__iter__"):
         raise TypeError(
             f"data must be a DataLoader or another iterable of batches (inputs, labels), got {type(data).__name__}. "
@@ -331,9 +394,7 @@ def _read(
             )
         copies.add(inputs)
         taker.add(viewer.features(inputs, labels), labels)
-    if copies.seen == 0:
-        raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
-    return copies.count
+    return copies
 
 
 def _versions() -> dict[str, str]:

@@ -26,6 +26,8 @@ def cautions(
     training: Sequence[str],
     maps_know_labels: bool,
     empty_maps: int,
+    repeated_by_sampler: int = 0,
+    noise_by_process: bool = False,
 ) -> list[str]:
     """Reasons for doubt that this report's own numbers give.
 
@@ -39,6 +41,8 @@ def cautions(
         training (sequence of str): models in training mode.
         maps_know_labels (bool): whether features were localised by maps of the inputs' own labels.
         empty_maps (int): constant maps that images were reduced by.
+        repeated_by_sampler (int): inputs that a DistributedSampler gave a second time.
+        noise_by_process (bool): whether imputed pixels' noise depends on which process had an input.
     """
     found = []
     if training:
@@ -63,6 +67,16 @@ def cautions(
         found.append(
             f"{repeated} of {n} inputs are copies of others, or no model tells them apart: copies push scores up, even "
             "of independent features. Leave them out."
+        )
+    if repeated_by_sampler:
+        found.append(
+            f"The DistributedSampler gave {repeated_by_sampler} inputs a second time, so that all processes get as many: they "
+            "count twice. Give each process a torch.utils.data.Subset of its own; shares may be uneven."
+        )
+    if noise_by_process:
+        found.append(
+            "The processes could not know how many inputs the others would read, so imputed pixels have other noise than in "
+            "one process. A DataLoader over a data set of known length, or a list of batches, gives the same."
         )
     if left_out:
         found.append(
