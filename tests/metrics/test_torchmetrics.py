@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, Sequence
 
 import pytest
@@ -226,6 +229,84 @@ def test_without_torchmetrics_the_module_names_the_extra() -> None:
     assert "captum_kd[distributed]" in without("import captum_kd.metrics.torchmetrics")
 
 
+LOOP = '''
+import json
+import lightning, torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Subset, TensorDataset
+from captum_kd.metrics.torchmetrics import FeatureSimilarityScore, LayerFeatures, TransferScores
+from models import ConvNet, images, labels
+
+torch.set_num_threads(1)
+
+
+class Loop(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.student = ConvNet(seed=1)
+        self.fss, self.scores = FeatureSimilarityScore(), TransferScores()
+        self.of_student, self.of_base = LayerFeatures(self.student, "conv2"), LayerFeatures(ConvNet(seed=2), "conv2")
+        self.found = []
+
+    def training_step(self, batch, _):
+        return self.student(batch[0]).square().mean()
+
+    def validation_step(self, batch, _):
+        x, y = batch
+        self.fss.update(self.of_student(x), self.of_base(x))
+        self.scores.update(self.of_student(x), self.of_base(x), y)
+        self.log("fss", self.fss, on_epoch=True)
+
+    def on_validation_epoch_end(self):
+        self.log_dict(self.scores.compute(), sync_dist=False)
+        self.scores.reset()
+
+    def on_train_epoch_end(self):
+        kept = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        wide = ConvNet(seed=1)
+        wide.load_state_dict(self.student.state_dict())
+        self.found.append((kept, float(self.expected(wide))))
+
+    def expected(self, student):
+        from captum_kd.metrics import feature_similarity_score
+        return feature_similarity_score(student, "conv2", ConvNet(seed=2), "conv2", images(33))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.5)
+
+
+data, loop = TensorDataset(images(33), labels(33)), Loop()
+trainer = lightning.Trainer(
+    max_epochs=2, accelerator="cpu", devices=2, strategy="ddp",
+    num_sanity_val_steps=0, logger=False, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+    use_distributed_sampler=False,
+)
+share = Subset(data, [range(20), range(20, 33)][trainer.global_rank])
+trainer.fit(loop, DataLoader(Subset(data, range(8)), 4), DataLoader(share, 7))
+with open(f"found{trainer.global_rank}.json", "w") as file:
+    json.dump(loop.found, file)
+'''
+
+
+def test_a_lightning_loop_of_two_processes_logs_the_scores_of_all_inputs_epoch_after_epoch(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    script = tmp_path / "loop.py"
+    script.write_text(LOOP)
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join([str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")])
+    launch = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, two = (json.loads((tmp_path / f"found{rank}.json").read_text()) for rank in (0, 1))
+    assert one == two
+    (first, wanted), (second, wanted_then) = one
+    assert first["fss"] != second["fss"]  # the Student learns
+    for kept, score in ((first, wanted), (second, wanted_then)):
+        close(kept["fss"], score)
+        assert set(kept) == {"fss", *TransferScores.SCORES}
+
+
 # ------------------------------------------------------------------------------ several processes
 
 
@@ -296,12 +377,14 @@ def gathered(group: Any) -> Any:
     rank = as_processes(group).rank
     student, base, y = (value[10 * rank : 10 * rank + 10] for value in features(20))
     metric = filled(TransferScores(process_group=group, dist_sync_fn=gather), student, base, y)
-    return metric.compute(), asked, [len(each) for each in metric.student]
+    whole = filled(RelevanceScore(process_group=group, dist_sync_fn=gather_all_tensors), student, y)
+    return metric.compute(), asked, [len(each) for each in metric.student], whole.compute()
 
 
 def test_a_sync_function_of_the_users_gathers_as_for_other_metrics(workers: Workers) -> None:
-    for found, asked, kept in of(workers.run(2, gathered)):
+    for found, asked, kept, relevance_of_student in of(workers.run(2, gathered)):
         close(found, expected(*features(20)))
+        close(relevance_of_student, found["rs_student"])
         assert asked == [10, 10, 10] and kept == [7, 3]
 
 

@@ -32,7 +32,7 @@ from captum_kd.metrics.report.projection import RandomProjection, relative_error
 from captum_kd.metrics.report.rows import report_rows
 from captum_kd.metrics.report.scoring import ScoreSettings
 from captum_kd.metrics.report.seed_groups import as_seed_groups, control_seeds, without_seed_control
-from captum_kd.metrics.report.spread import announced_inputs, repeated_by_sampler
+from captum_kd.metrics.report.spread import announced_inputs, repeated_by_sampler, shares_of_sampler
 from captum_kd.metrics.report.subjects import TEACHER, Layers, Model, Models, as_subjects, is_training
 from captum_kd.metrics.report.transfer_report import TransferReport
 from captum_kd.metrics.report.views import Viewer, pairs_of
@@ -308,6 +308,7 @@ def compare_transfer(
         maps_know_labels=maps_know_labels,
         empty_maps=sum(empty for _, _, empty, _ in everyone),
         repeated_by_sampler=repeated_by_sampler(data) if processes.size > 1 else 0,
+        shares=shares_of_sampler(data) if process_group is None else 1,
         noise_by_process=noise_by_process or not all(as_announced for _, _, _, as_announced in everyone),
     )
     for doubt in doubts if processes.rank == 0 else []:
