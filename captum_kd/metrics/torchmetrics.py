@@ -259,7 +259,8 @@ class _GeometryMetric(Metric):
         if self.labelled:
             check_label_geometry(whole, self._embeddings, self.estimator, ways_out=WAYS_OUT_OF_SCORE)
             sources.append(LabelDistances(whole, self._embeddings, device))
-        walk: Walk = OneProcess() if self._shared_by is None else ShardWalk(shards, processes)
+        width = sum(each for each, _ in kinds.values())
+        walk: Walk = OneProcess() if self._shared_by is None else ShardWalk(shards, processes, width)
         sums = population_sums(sources, block_size=self.block_size, walk=walk)
         dtype = max((dtype for _, dtype in kinds.values()), key=_WIDTHS.index)
         return _Products(sums.gram(self.estimator), noise_squares(sums, sources), dtype)

@@ -93,8 +93,9 @@ class _OverProcesses(Spread):
             all(each.held for each in found) and self._shards.n <= MOST_DENSE,
             found[0].block_size,
         )
-        in_file = own is not None and own.in_file
-        self.walk = ShardWalk(self._shards, self._processes, self._file if in_file else None)
+        of_layers = zip(*self._widths.values())
+        widest = max(sum(width for width, _ in of_layer) for of_layer in of_layers)
+        self.walk = ShardWalk(self._shards, self._processes, 2 * widest, self._file if common.in_file else None)
         return common
 
     def keys(self, stores: Stores) -> Sequence[str]:
