@@ -13,8 +13,15 @@ import torch.distributed as dist
 TIMEOUT = 120
 
 
+def context() -> Any:
+    """Starts processes from one that has imported what takes long. It uses no threads, which a fork would lose."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["captum_kd.metrics", "lightning.pytorch", "captum_kd.metrics.torchmetrics"])
+    return found
+
+
 class Workers:
-    """Processes that are started once, since a start costs seconds, and run one function after the other.
+    """Processes that are started once and run one function after the other.
 
     Args:
         folder (str): an empty one, in which they find each other.
@@ -22,12 +29,11 @@ class Workers:
     """
 
     def __init__(self, folder: str, most: int = 3) -> None:
-        context = multiprocessing.get_context("spawn")
         self._pipes = []
         self._processes = []
         for rank in range(most):
-            here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there, rank, most, folder), daemon=True)
+            here, there = context().Pipe()
+            process = context().Process(target=_work, args=(there, rank, most, folder), daemon=True)
             process.start()
             self._pipes.append(here)
             self._processes.append(process)

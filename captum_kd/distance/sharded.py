@@ -25,6 +25,8 @@ __all__ = ["Room", "ShardWalk", "ShardedDistances", "ShardedFeatures", "Shards"]
 
 # Numbers of one message (64 MB of float32).
 _MESSAGE_NUMBERS = 1 << 24
+# Numbers of a block of visitors in memory (128 MB of float32).
+_VISITING_NUMBERS = 1 << 25
 # Rows of a sample that are looked at together.
 _SAMPLE_ROWS = 64
 
@@ -344,14 +346,24 @@ class ShardWalk:
     Args:
         shards (Shards): the same division in all processes.
         processes (Processes): all of them.
-        room (callable, optional): makes a place for a block of visitors' features, by default in memory.
+        width (int): numbers of an input in all sets of features that travel together: what visits at once is bounded.
+        room (callable, optional): makes a place for a block of visitors' features where these are not to be in memory; in
+            all processes or in none.
     """
 
     def __init__(
-        self, shards: Shards, processes: Processes, room: Optional[Callable[[torch.device], Room]] = None
+        self,
+        shards: Shards,
+        processes: Processes,
+        width: int,
+        room: Optional[Callable[[torch.device], Room]] = None,
     ) -> None:
         self.shards = shards
         self.processes = processes
+        # Of small shares too only a part visits at a time.
+        self._most = max(1, -(-max(shards.sizes) // 2))
+        if room is None:
+            self._most = max(1, min(self._most, _VISITING_NUMBERS // width))
         self._room: Callable[[torch.device], Room] = _InMemory if room is None else room
 
     def total(self, *values: Tensor) -> None:
@@ -374,10 +386,9 @@ class ShardWalk:
                 start = self.shards.own.start
                 meet(slice(rows.start + start, rows.stop + start), slice(columns.start + start, columns.stop + start))
             for encounter in self.shards.encounters():
-                blocks = self._visits(encounter, travelling, block_size, failure) if travelling else parts(
-                    encounter.visitors, block_size
-                )
-                for visitors in blocks:
+                size = min(block_size, self._most)
+                there = parts(encounter.visitors, size)
+                for visitors in self._visits(encounter, travelling, size, failure) if travelling else there:
                     for hosts in parts(encounter.hosts, block_size):
                         meet(*sorted((hosts, visitors), key=lambda each: each.start))
             for features in travelling:

@@ -232,14 +232,13 @@ class _GeometryMetric(Metric):
     def _compare(self, used: Sequence[str], least: int) -> "_Products":
         """Inner products of all geometries, the labels' last; collective where the metric is synced."""
         processes = as_processes(self._shared_by)
-        own = {name: list(getattr(self, name)) for name in used}
-        labels = list(getattr(self, "target")) if self.labelled else []
-        here = {name: torch.cat(values) if values else None for name, values in own.items()}
+        here = {name: _joined(getattr(self, name)) for name in used}
+        labels = _joined(getattr(self, "target")) if self.labelled else None
         seen = processes.gather(
             {
                 "n": next((len(values) for values in here.values() if values is not None), 0),
                 "kinds": {name: (values.shape[1], values.dtype) for name, values in here.items() if values is not None},
-                "labels": torch.cat(labels).cpu() if labels else torch.empty(0, dtype=torch.long),
+                "labels": torch.empty(0, dtype=torch.long) if labels is None else labels.long().cpu(),
             }
         )
         shards = Shards([each["n"] for each in seen], processes.rank)
@@ -260,7 +259,8 @@ class _GeometryMetric(Metric):
         if self.labelled:
             check_label_geometry(whole, self._embeddings, self.estimator, ways_out=WAYS_OUT_OF_SCORE)
             sources.append(LabelDistances(whole, self._embeddings, device))
-        walk: Walk = OneProcess() if self._shared_by is None else ShardWalk(shards, processes)
+        width = sum(each for each, _ in kinds.values())
+        walk: Walk = OneProcess() if self._shared_by is None else ShardWalk(shards, processes, width)
         sums = population_sums(sources, block_size=self.block_size, walk=walk)
         dtype = max((dtype for _, dtype in kinds.values()), key=_WIDTHS.index)
         return _Products(sums.gram(self.estimator), noise_squares(sums, sources), dtype)
@@ -384,7 +384,7 @@ class RelevanceScore(_GeometryMetric):
 
     def compute(self) -> Tensor:
         """Scalar in [-1, 1]."""
-        removes = any(as_processes(self._shared_by).gather(bool(self.given)))
+        removes = any(as_processes(self._shared_by).gather(_joined(self.given) is not None))
         if removes:
             return self._compare(("features", "given"), MIN_INPUTS + 1).score(0, 2, 1, self.remove_from == "both")
         return self._compare(("features",), MIN_INPUTS).score(0, 1)
@@ -446,6 +446,12 @@ class TransferScores(_GeometryMetric):
 
     def _nothing(self) -> dict[str, Tensor]:
         return {name: torch.tensor(torch.nan, device=self.device) for name in self.SCORES}
+
+
+def _joined(state: Union[Tensor, list[Tensor]]) -> Optional[Tensor]:
+    """A state as one tensor, None where there is nothing in it; a function that gathers states has joined them."""
+    joined = state if isinstance(state, Tensor) else torch.cat(state) if state else None
+    return joined if joined is not None and joined.shape[0] else None
 
 
 def _as_rows(values: Any, name: str) -> Tensor:

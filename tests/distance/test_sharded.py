@@ -31,7 +31,7 @@ def spread(group: Any, sizes: Sequence[int], whole: Sequence[Tensor], widen: boo
     processes = as_processes(group)
     shards = Shards(sizes, processes.rank)
     own = [TensorFeatures(each[shards.own]) for each in whole]
-    walk = ShardWalk(shards, processes)
+    walk = ShardWalk(shards, processes, sum(each.shape[1] for each in own))
     return walk, [ShardedDistances(ShardedFeatures(each, shards, processes), widen) for each in own]
 
 
@@ -105,23 +105,24 @@ def walk_size(group: Any) -> int:
     return as_processes(group).size
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_features_travel_in_blocks_and_no_more_than_half_of_them(workers: Workers, size: int) -> None:
-    n, block = 60, 7
+@pytest.mark.parametrize(("size", "block"), [(2, 7), (3, 7), (2, 512)])
+def test_features_travel_in_blocks_and_no_more_than_half_of_them(workers: Workers, size: int, block: int) -> None:
+    n = 60
     share = n // size
     for rank, (sent, most, width) in enumerate(of(workers.run(size, received, n, 5, block))):
         rows = {2: [share, share // 2], 3: [share] * 3}[size][rank]
         assert sent == rows * width * 4 and sent <= n * width * 4 / 2
-        assert most <= block
+        assert most <= min(block, share // 2)
 
 
 def small_messages(group: Any, sizes: Sequence[int]) -> Tensor:
-    sharded._MESSAGE_NUMBERS, before = 20, sharded._MESSAGE_NUMBERS
+    before = sharded._MESSAGE_NUMBERS, sharded._VISITING_NUMBERS
+    sharded._MESSAGE_NUMBERS, sharded._VISITING_NUMBERS = 20, 90
     try:
         walk, sources = spread(group, sizes, features(sum(sizes)))
         return population_sums(sources, block_size=5, walk=walk).gram()
     finally:
-        sharded._MESSAGE_NUMBERS = before
+        sharded._MESSAGE_NUMBERS, sharded._VISITING_NUMBERS = before
 
 
 def test_blocks_come_in_messages_of_a_few_rows(workers: Workers) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import pickle
+import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, Sequence
 
 import pytest
 import torch
 from models import ConvNet, images, labels
 from torch import Tensor
-from workers import Workers, of
+from torch.utils.data import DataLoader, Subset, TensorDataset
+from workers import Workers, context, of
 
 from captum_kd.distance import distance_correlation, partial_distance_correlation
 from captum_kd.metrics import feature_similarity_score, relevance_score
@@ -214,16 +219,18 @@ def test_layer_features_are_no_submodule():
     assert LayerFeatures(ConvNet(), "conv1")(images(N)).shape == (N, 576)
 
 
-def without(statement: str) -> str:
-    script = f"import sys; sys.modules['torchmetrics'] = None; {statement}"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False)
-    return done.stderr
-
-
 def test_without_torchmetrics_the_module_names_the_extra() -> None:
-    assert without("import captum_kd.metrics") == ""
-    assert "ImportError: captum_kd.metrics.torchmetrics needs torchmetrics" in without("import captum_kd.metrics.torchmetrics")
-    assert "captum_kd[distributed]" in without("import captum_kd.metrics.torchmetrics")
+    script = """
+import sys
+sys.modules["torchmetrics"] = None
+import captum_kd.metrics
+try:
+    import captum_kd.metrics.torchmetrics
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    assert "captum_kd.metrics.torchmetrics needs torchmetrics" in done.stdout and "captum_kd[distributed]" in done.stdout
 
 
 # ------------------------------------------------------------------------------ several processes
@@ -296,12 +303,14 @@ def gathered(group: Any) -> Any:
     rank = as_processes(group).rank
     student, base, y = (value[10 * rank : 10 * rank + 10] for value in features(20))
     metric = filled(TransferScores(process_group=group, dist_sync_fn=gather), student, base, y)
-    return metric.compute(), asked, [len(each) for each in metric.student]
+    whole = filled(RelevanceScore(process_group=group, dist_sync_fn=gather_all_tensors), student, y)
+    return metric.compute(), asked, [len(each) for each in metric.student], whole.compute()
 
 
 def test_a_sync_function_of_the_users_gathers_as_for_other_metrics(workers: Workers) -> None:
-    for found, asked, kept in of(workers.run(2, gathered)):
+    for found, asked, kept, relevance_of_student in of(workers.run(2, gathered)):
         close(found, expected(*features(20)))
+        close(relevance_of_student, found["rs_student"])
         assert asked == [10, 10, 10] and kept == [7, 3]
 
 
@@ -327,3 +336,74 @@ def test_errors_are_the_same_in_all_processes(workers: Workers) -> None:
         assert isinstance(error, ValueError) and "student of width 4 and torch.float32" in str(error)
     one, two = of(workers.run(2, too_few))
     assert one == two
+
+
+def lightning_loop(rank: int, folder: str, port: str) -> None:
+    """Two epochs of two processes, whose validation data are shared unevenly; writes what was logged, and what should be."""
+    import lightning.pytorch as lightning
+
+    torch.set_num_threads(1)
+    # As torchrun sets them.
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none",
+    }  # fmt: skip
+
+    class Loop(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student = ConvNet(seed=1)
+            self.fss, self.scores = FeatureSimilarityScore(), TransferScores()
+            self.of_student, self.of_base = LayerFeatures(self.student, "conv2"), LayerFeatures(ConvNet(seed=2), "conv2")
+            self.found: list[Any] = []
+
+        def training_step(self, batch: Any, _: int) -> Tensor:
+            return self.student(batch[0]).square().mean()
+
+        def validation_step(self, batch: Any, _: int) -> None:
+            x, y = batch
+            self.fss.update(self.of_student(x), self.of_base(x))
+            self.scores.update(self.of_student(x), self.of_base(x), y)
+            self.log("fss", self.fss, on_epoch=True)
+
+        def on_validation_epoch_end(self) -> None:
+            self.log_dict(self.scores.compute())
+            self.scores.reset()
+
+        def on_train_epoch_end(self) -> None:
+            kept = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            wanted = feature_similarity_score(self.student, "conv2", ConvNet(seed=2), "conv2", images(N))
+            self.found.append((kept, float(wanted)))
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.5)
+
+    everything, loop = TensorDataset(images(N), labels(N)), Loop()
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", num_sanity_val_steps=0, logger=False,
+        enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
+        default_root_dir=folder,
+    )  # fmt: skip
+    share = Subset(everything, [range(20), range(20, N)][rank])
+    trainer.fit(loop, DataLoader(Subset(everything, range(8)), 4), DataLoader(share, 7))
+    Path(folder, f"{rank}.json").write_text(json.dumps(loop.found))
+
+
+def test_a_lightning_loop_of_two_processes_logs_the_scores_of_all_inputs_epoch_after_epoch(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    jobs = [context().Process(target=lightning_loop, args=(rank, str(tmp_path), port)) for rank in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(120)
+        job.kill()
+    one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one == two
+    (first, wanted), (second, wanted_then) = one
+    assert first["fss"] != second["fss"]  # the Student learns
+    for kept, score in ((first, wanted), (second, wanted_then)):
+        close(kept["fss"], score)
+        assert set(kept) == {"fss", *TransferScores.SCORES}

@@ -35,8 +35,6 @@ def agree(
     arguments: Mapping[str, object],
 ) -> None:
     """Raises a ValueError in all processes unless all have the same layers, models, classes and arguments."""
-    if type(processes) is Processes:
-        return
     values: dict[str, object] = {"layers": list(labels), "student, base, teacher": [str(each) for each in subjects]}
     for subject in subjects:
         values[f"layers of {subject}"] = [layer.name for layer in subject.layers]

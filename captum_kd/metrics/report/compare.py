@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import warnings
-from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Sequence, Union
 
 import captum
 import numpy
@@ -13,10 +13,11 @@ from captum._utils.progress import progress
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._arguments import as_forward_args, as_layout_hints, check_callable
+from captum_kd._arguments import as_forward_args, as_inputs, as_layout_hints, check_callable
 from captum_kd._batches import Unpack, unpack_batch
 from captum_kd._outputs import OutputTransform
 from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share, described
+from captum_kd.attr.fingerprints import digest_of_tensors
 from captum_kd.distance import Estimator, check_estimator
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
@@ -32,7 +33,7 @@ from captum_kd.metrics.report.projection import RandomProjection, relative_error
 from captum_kd.metrics.report.rows import report_rows
 from captum_kd.metrics.report.scoring import ScoreSettings
 from captum_kd.metrics.report.seed_groups import as_seed_groups, control_seeds, without_seed_control
-from captum_kd.metrics.report.spread import announced_inputs, repeated_by_sampler
+from captum_kd.metrics.report.spread import announced_inputs, repeated_by_sampler, shares_of_sampler
 from captum_kd.metrics.report.subjects import TEACHER, Layers, Model, Models, as_subjects, is_training
 from captum_kd.metrics.report.transfer_report import TransferReport
 from captum_kd.metrics.report.views import Viewer, pairs_of
@@ -251,33 +252,35 @@ def compare_transfer(
             else MiniBatches(question, processes)
         )
         training = [str(each) for each in subjects if is_training(each.model)]
-        announced = None if localizer is None else announced_inputs(data, unpack)
-    agree(
-        processes,
-        subjects,
-        labels,
-        embeddings,
-        {
-            "localize": localize if localize is None or isinstance(localize, str) else _name(localize),
-            "localize_target": localize_target,
-            "localize_layer": localize_layer,
-            "keep": keep,
-            "noise": noise,
-            "confidence": confidence,
-            "n_permutations": n_permutations,
-            "seed": seed,
-            "population": population,
-            "estimator": estimator,
-            "feature_transform": _name(feature_transform),
-            "progression": progression,
-            "groups": None if groups is None else {name: list(members) for name, members in groups.items()},
-            "shared_seeds": [tuple(each) for each in shared_seeds],
-            "block_size": block_size,
-            "half_precision": half_precision,
-            "random_projection": random_projection,
-            "attribute_to_layer_input": attribute_to_layer_input,
-        },
-    )
+        announced = announced_inputs(data, unpack) if localizer is not None and processes.size > 1 else None
+    if process_group is not None:
+        agree(
+            processes,
+            subjects,
+            labels,
+            embeddings,
+            {
+                "localize": localize if localize is None or isinstance(localize, str) else _name(localize),
+                "localize_target": localize_target,
+                "localize_layer": localize_layer,
+                "reference": None if reference is None else digest_of_tensors(as_inputs(reference[0], "reference[0]")),
+                "keep": keep,
+                "noise": noise,
+                "confidence": confidence,
+                "n_permutations": n_permutations,
+                "seed": seed,
+                "population": population,
+                "estimator": estimator,
+                "feature_transform": _name(feature_transform),
+                "progression": progression,
+                "groups": None if groups is None else {name: list(members) for name, members in groups.items()},
+                "shared_seeds": [tuple(each) for each in shared_seeds],
+                "block_size": block_size,
+                "half_precision": half_precision,
+                "random_projection": random_projection,
+                "attribute_to_layer_input": attribute_to_layer_input,
+            },
+        )
     noise_by_process = localizer is not None and not _begin_noise(localizer, processes, announced)
     try:
         # A loader draws from the global stream, even an unshuffled one.
@@ -292,8 +295,10 @@ def compare_transfer(
         if isinstance(taker, AllInputs):
             taker.close()
     n = sum(taker.counts.values())
-    everyone = processes.gather((own, training, 0 if localizer is None else localizer.empty, own == (announced or own)))
-    training = list(dict.fromkeys(name for _, names, _, _ in everyone for name in names))
+    everyone = processes.gather(
+        _Seen(own, training, 0 if localizer is None else localizer.empty, repeated_by_sampler(data), announced in (own, None))
+    )
+    training = list(dict.fromkeys(name for each in everyone for name in each.training))
     control = control_seeds(matrices, seed_groups, question.compared)
     doubts = cautions(
         rows,
@@ -306,9 +311,10 @@ def compare_transfer(
         undefined_in_batches=taker.undefined,
         training=training,
         maps_know_labels=maps_know_labels,
-        empty_maps=sum(empty for _, _, empty, _ in everyone),
-        repeated_by_sampler=repeated_by_sampler(data) if processes.size > 1 else 0,
-        noise_by_process=noise_by_process or not all(as_announced for _, _, _, as_announced in everyone),
+        empty_maps=sum(each.empty_maps for each in everyone),
+        repeated_by_sampler=max(each.repeated for each in everyone) if processes.size > 1 else 0,
+        shares=shares_of_sampler(data) if process_group is None else 1,
+        noise_by_process=noise_by_process or not all(each.as_announced for each in everyone),
     )
     for doubt in doubts if processes.rank == 0 else []:
         warnings.warn(doubt, UserWarning, stacklevel=3)
@@ -339,10 +345,28 @@ def compare_transfer(
             label: {each.name: each.layers[place].name or type(each.layers[place].module).__name__ for each in subjects}
             for place, label in enumerate(labels)
         },
-        "processes": None if process_group is None else [count for count, *_ in everyone],
+        "processes": None if process_group is None else [each.inputs for each in everyone],
         "versions": _versions(),
     }
     return TransferReport(rows, control, notes, settings)
+
+
+class _Seen(NamedTuple):
+    """What one process has seen.
+
+    Attributes:
+        inputs (int): their number.
+        training (list of str): models in training mode.
+        empty_maps (int): constant maps.
+        repeated (int): inputs that its sampler gives a second time, to all processes together.
+        as_announced (bool): whether there were as many inputs as it had told the others.
+    """
+
+    inputs: int
+    training: list[str]
+    empty_maps: int
+    repeated: int
+    as_announced: bool
 
 
 def _begin_noise(localizer: Localizer, processes: Processes, announced: Optional[int]) -> bool:

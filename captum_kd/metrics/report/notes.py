@@ -27,6 +27,7 @@ def cautions(
     maps_know_labels: bool,
     empty_maps: int,
     repeated_by_sampler: int = 0,
+    shares: int = 1,
     noise_by_process: bool = False,
 ) -> list[str]:
     """Reasons for doubt that this report's own numbers give.
@@ -42,6 +43,7 @@ def cautions(
         maps_know_labels (bool): whether features were localised by maps of the inputs' own labels.
         empty_maps (int): constant maps that images were reduced by.
         repeated_by_sampler (int): inputs that a DistributedSampler gave a second time.
+        shares (int): that a DistributedSampler makes of the data, of which this report has seen one.
         noise_by_process (bool): whether imputed pixels' noise depends on which process had an input.
     """
     found = []
@@ -72,6 +74,11 @@ def cautions(
         found.append(
             f"The DistributedSampler gave {repeated_by_sampler} inputs a second time, so that all processes get as many: they "
             "count twice. Give each process a torch.utils.data.Subset of its own; shares may be uneven."
+        )
+    if shares > 1:
+        found.append(
+            f"data is one of {shares} shares that a DistributedSampler makes, and these scores are of this share alone. Pass "
+            "process_group=torch.distributed.group.WORLD for those of all."
         )
     if noise_by_process:
         found.append(

@@ -10,6 +10,7 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 
 from captum_kd._batches import Unpack, unpack_batch
 from captum_kd.distance.blockwise import MOST_DENSE
@@ -21,7 +22,7 @@ from captum_kd.metrics.report.scoring import distance_source, is_to_be_widened
 from captum_kd.metrics.report.storage import FeatureStore
 from captum_kd.processes import Processes
 
-__all__ = ["Spread", "announced_inputs", "as_spread", "repeated_by_sampler", "total_counts"]
+__all__ = ["Spread", "announced_inputs", "as_spread", "repeated_by_sampler", "shares_of_sampler", "total_counts"]
 
 Stores = Mapping[str, Sequence[FeatureStore]]
 
@@ -92,8 +93,9 @@ class _OverProcesses(Spread):
             all(each.held for each in found) and self._shards.n <= MOST_DENSE,
             found[0].block_size,
         )
-        in_file = own is not None and own.in_file
-        self.walk = ShardWalk(self._shards, self._processes, self._file if in_file else None)
+        of_layers = zip(*self._widths.values())
+        widest = max(sum(width for width, _ in of_layer) for of_layer in of_layers)
+        self.walk = ShardWalk(self._shards, self._processes, 2 * widest, self._file if common.in_file else None)
         return common
 
     def keys(self, stores: Stores) -> Sequence[str]:
@@ -134,13 +136,16 @@ def total_counts(processes: Processes, counts: Mapping[int, int]) -> dict[int, i
 
 def repeated_by_sampler(data: Iterable[Any]) -> int:
     """Inputs that a DistributedSampler gives a second time, so that all processes get as many."""
-    sampler: Any = getattr(data, "sampler", None)
-    if not hasattr(sampler, "num_replicas") or not hasattr(sampler, "total_size") or not hasattr(sampler, "dataset"):
+    sampler = getattr(data, "sampler", None)
+    if not isinstance(sampler, DistributedSampler):
         return 0
-    try:
-        return max(0, int(sampler.total_size) - len(sampler.dataset))
-    except (TypeError, NotImplementedError):
-        return 0
+    return max(0, int(sampler.total_size) - len(sampler.dataset))  # type: ignore[arg-type]
+
+
+def shares_of_sampler(data: Iterable[Any]) -> int:
+    """How many shares a DistributedSampler makes of its data set."""
+    sampler = getattr(data, "sampler", None)
+    return int(sampler.num_replicas) if isinstance(sampler, DistributedSampler) else 1
 
 
 def announced_inputs(data: Iterable[Any], unpack: Optional[Unpack]) -> Optional[int]:

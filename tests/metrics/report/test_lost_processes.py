@@ -2,90 +2,73 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any, Iterator
 
 import pytest
-
-SCRIPT = '''
-import datetime, os, signal, sys, time
 import torch
 import torch.distributed as dist
-from captum_kd.distance import sharded
-from captum_kd.metrics import compare_transfer
 from models import ConvNet, images, labels
+from workers import context
 
-torch.set_num_threads(1)
-dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=20))
-rank, when = dist.get_rank(), sys.argv[1]
+from captum_kd.distance.sharded import ShardWalk
+from captum_kd.metrics import compare_transfer
+from captum_kd.processes import LostProcess
 
-
-def end():
-    print("begun", flush=True)
-    os.kill(os.getpid(), signal.SIGKILL) if when != "asleep" else time.sleep(600)
+TIMEOUT = 8
 
 
-class Loader:
-    def __iter__(self):
-        yield images(8, seed=rank), labels(8)
-        if when == "reading" and rank == 1:
-            end()
-        yield images(8, seed=5 + rank), labels(8)
+def job(rank: int, when: str, folder: str, pipe: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    group = dist.new_group([0, 1], timeout=datetime.timedelta(seconds=TIMEOUT))
 
+    def end(*_: Any) -> None:
+        pipe.send("begun")
+        os.kill(os.getpid(), signal.SIGKILL) if when != "asleep" else time.sleep(600)
 
-if when != "reading" and rank == 1:
-    send = sharded.ShardWalk._outgoing
-    sharded.ShardWalk._outgoing = lambda *given: end() or send(*given)
-student, base = ConvNet(seed=1).eval(), ConvNet(seed=2).eval()
-try:
-    compare_transfer(student, base, "conv1", Loader(), block_size=4, show_progress=False, process_group=dist.group.WORLD)
-except RuntimeError as error:
-    print(f"{type(error).__name__}: {error}", flush=True)
-    os._exit(3)
-'''
+    class Loader:
+        def __iter__(self) -> Iterator[Any]:
+            yield images(8, seed=rank), labels(8)
+            if when == "reading" and rank == 1:
+                end()
+            yield images(8, seed=5 + rank), labels(8)
+
+    if when != "reading" and rank == 1:
+        ShardWalk._outgoing = end  # type: ignore[method-assign, assignment]
+    student, base = ConvNet(seed=1).eval(), ConvNet(seed=2).eval()
+    try:
+        compare_transfer(student, base, "conv1", Loader(), block_size=4, show_progress=False, process_group=group)
+    except Exception as error:
+        pipe.send(error)
+        os._exit(3)
 
 
 @pytest.mark.parametrize("when", ["reading", "exchanging", "asleep"])
 def test_others_do_not_wait_for_ever(when: str, tmp_path: Path) -> None:
-    script = tmp_path / "job.py"
-    script.write_text(SCRIPT)
-    tests = Path(__file__).parents[2]
-    path = os.pathsep.join([str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")])
-    common = {
-        **os.environ, "PYTHONPATH": path, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(),
-        "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(script), when], env={**common, "RANK": str(rank)}, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
+    pipes = [context().Pipe() for _ in range(2)]
+    jobs = [context().Process(target=job, args=(rank, when, str(tmp_path), pipes[rank][1])) for rank in range(2)]
     try:
-        assert jobs[1].stdout is not None and "begun" in jobs[1].stdout.readline()
+        for each in jobs:
+            each.start()
+        assert pipes[1][0].poll(120) and pipes[1][0].recv() == "begun"
         started = time.monotonic()
-        told, _ = jobs[0].communicate(timeout=60)
-        assert jobs[0].returncode == 3, told
-        assert "LostProcess: Process 0 of 2 waits in vain for another one, which has ended" in told
-        assert "timeout of init_process_group" in told
-        # The timeout is that of the group; a process that has ended is missed at once.
-        assert time.monotonic() - started < (50 if when == "asleep" else 15)
+        assert pipes[0][0].poll(60)
+        error = pipes[0][0].recv()
+        assert isinstance(error, LostProcess)
+        assert "Process 0 of 2 waits in vain for another one, which has ended or took longer than the timeout" in str(error)
+        # A process that has ended is missed at once.
+        assert when == "asleep" or time.monotonic() - started < TIMEOUT
+        jobs[0].join(10)
+        assert jobs[0].exitcode == 3
         if when != "asleep":
-            assert jobs[1].wait(10) == -signal.SIGKILL
+            jobs[1].join(10)
+            assert jobs[1].exitcode == -signal.SIGKILL
     finally:
-        for job in jobs:
-            job.kill()
-            job.communicate()
-
-
-def free_port() -> str:
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
+        for each in jobs:
+            each.kill()
+            each.join()

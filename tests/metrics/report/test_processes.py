@@ -161,6 +161,13 @@ def test_what_a_distributed_sampler_repeats_is_told(workers: Workers) -> None:
         assert any("2 of 33 inputs are copies" in note for note in found["notes"])
 
 
+def test_a_share_of_a_sampler_by_itself_is_told() -> None:
+    dataset = TensorDataset(*data(32))
+    loader = DataLoader(dataset, 5, sampler=DistributedSampler(dataset, 2, 1, shuffle=False))
+    found = compare_transfer(related(1), related(2), LAYERS, loader, show_progress=False)
+    assert any("data is one of 2 shares that a DistributedSampler makes" in note for note in found.notes)
+
+
 def from_loader(group: Any, known: bool) -> dict[str, Any]:
     """Localised, where the length of the others' data is known, and where it is not."""
     rank = as_processes(group).rank
