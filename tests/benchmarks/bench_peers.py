@@ -1,7 +1,7 @@
-"""Time and peak memory of FSS and RS against the peers, on the same features, each case in a process of its own.
+"""Time and peak memory of FSS and RS against the peers, on the same features, each peer in processes of its own.
 
 Run with ``PYTHONPATH=tests/benchmarks:. python tests/benchmarks/bench_peers.py [--output docs/tables]``; needs dcor,
-torchmetrics and a system that can fork, and some ten minutes of one core. What would need more memory than ``--memory``
+torchmetrics and Linux, and some ten minutes of one core. What would need more memory than ``--memory``
 (GiB) or takes longer than ``--seconds`` is not run, and the table says so. Writes ``peers.csv`` and ``peers.md``.
 
 Peaks are over the inputs, of the first call. Times are the processor's, all threads together, and the least of several
@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import argparse
 import csv
+import ctypes
+import json
 import math
 import resource
 import signal
+import subprocess
+import sys
 import time
 import warnings
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Iterator, Optional, Sequence
 
@@ -47,39 +49,47 @@ def cases(largest: int) -> Iterator[tuple[str, int, int]]:
             yield "FSS", min(POPULATION, largest), d
 
 
-def measure(job: str, peer: str, n: int, d: int, most: int, limit: int) -> Row:
-    """One case, in a process that is forked for it: what it needs to import is there, and what it leaves goes with it."""
-    row: Row = {"job": job, "peer": peer, "n": n, "d": d, "not_run": reason_not_to(PEERS[peer], job, n, d, most)}
-    if row["not_run"] is None:
-        fork = get_context("fork")
-        receiver, sender = fork.Pipe(duplex=False)
-        process = fork.Process(target=_measure_here, args=(job, peer, n, d, limit, sender))
-        process.start()
-        sender.close()
-        try:
-            row.update(receiver.recv())
-        except EOFError:
-            process.join()
-            if process.exitcode != -signal.SIGXCPU:
-                raise RuntimeError(f"{peer} ended with {process.exitcode} at n={n}, d={d}.") from None
-            row["not_run"] = f"longer than {limit} s"
-        process.join()
-    return row
+def measured(peer: str, wanted: Sequence[tuple[str, int, int]], most: int, limit: int) -> list[Row]:
+    """All cases of one peer, in processes of its own: a new one after a case that took too long."""
+    rows = [
+        {"job": job, "peer": peer, "n": n, "d": d, "not_run": reason_not_to(PEERS[peer], job, n, d, most)}
+        for job, n, d in wanted
+    ]
+    left = [row for row in rows if row["not_run"] is None]
+    while left:
+        order = json.dumps([peer, [(row["job"], row["n"], row["d"]) for row in left], limit])
+        done = subprocess.run([sys.executable, __file__, "--work", order], stdout=subprocess.PIPE, text=True)
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        for row, numbers in zip(left, found):
+            row.update(numbers)
+        left = left[len(found) :]
+        if left and done.returncode != -signal.SIGXCPU:
+            raise RuntimeError(f"{peer} ended with {done.returncode} at {left[0]}.")
+        if left:
+            left.pop(0)["not_run"] = f"longer than {limit} s"
+    return rows
 
 
-def _measure_here(job: str, peer: str, n: int, d: int, limit: int, sender: Connection) -> None:
-    score, inputs = PEERS[peer].score, make_inputs(job, n, d)
-    score(*make_inputs(job, 128, 4))
-    begun = math.ceil(time.process_time())
-    resource.setrlimit(resource.RLIMIT_CPU, (begun + limit, begun + limit + 5))
-    held, begin = start(), time.process_time()
-    value = score(*inputs)
-    times, peak = [time.process_time() - begin], high_mark() - held
-    while sum(times) < min(SPAN, limit / 2) and len(times) < 50:
-        begin = time.process_time()
-        score(*inputs)
-        times.append(time.process_time() - begin)
-    sender.send({"seconds": f"{min(times):.3g}", "peak_mib": f"{max(0.0, peak):.1f}", "score": f"{value:.6f}"})
+def work(peer: str, wanted: Sequence[tuple[str, int, int]], limit: int) -> None:
+    """Measures in this process, a line a case; the system ends it where a case takes longer than the limit."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    score = PEERS[peer].score
+    for job, n, d in wanted:
+        score(*make_inputs(job, 128, 4))
+        inputs = make_inputs(job, n, d)
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + limit, resource.RLIM_INFINITY))
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier cases left would not count otherwise
+        held, begin = start(), time.process_time()
+        value = score(*inputs)
+        times, peak = [time.process_time() - begin], high_mark() - held
+        while sum(times) < min(SPAN, limit / 2) and len(times) < 50:
+            begin = time.process_time()
+            score(*inputs)
+            times.append(time.process_time() - begin)
+        numbers = {"seconds": f"{min(times):.3g}", "peak_mib": f"{max(0.0, peak):.1f}", "score": f"{value:.6f}"}
+        print(json.dumps(numbers), flush=True)
+        del inputs
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -113,16 +123,17 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=8, help="GiB that a case may need; default: %(default)s")
     parser.add_argument("--seconds", type=int, default=120, help="of the processor that a call may take; default: %(default)s")
     parser.add_argument("--output", type=Path, help="folder of peers.csv and peers.md; default: print only")
+    parser.add_argument("--work", help=argparse.SUPPRESS)  # what a process of its own measures, as JSON
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    for peer in PEERS.values():  # imports, once for all
-        peer.score(*make_inputs("RS", 128, 4))
-    rows = []
-    for job, n, d in cases(options.largest):
-        for peer in PEERS:
-            rows.append(measure(job, peer, n, d, int(options.memory * 2**30), options.seconds))
-            print({key: value for key, value in rows[-1].items() if value is not None}, flush=True)
+    if options.work:
+        work(*json.loads(options.work))
+        return
+    wanted = list(cases(options.largest))
+    by_peer = {}
+    for peer in PEERS:
+        by_peer[peer] = measured(peer, wanted, int(options.memory * 2**30), options.seconds)
+        print(*by_peer[peer], sep="\n", flush=True)
+    rows = [row for of_case in zip(*by_peer.values()) for row in of_case]
     print(markdown(rows))
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
