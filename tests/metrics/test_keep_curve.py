@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import ConvNet, images, labels
+from models import ConvNet, forbidden, images, labels
 from torch import Tensor, nn
 
 from captum_kd.metrics import KeepCurve, keep_curve, random_attributions
@@ -315,10 +315,6 @@ def test_random_maps_of_unfit_maps_are_refused():
 
 
 # --------------------------------------------------------------------------------- errors
-
-
-def forbidden(*_):
-    raise AssertionError("no model should have run")
 
 
 def spoiled() -> Tensor:

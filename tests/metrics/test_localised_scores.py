@@ -8,7 +8,7 @@ import torch
 from captum.attr import LayerGradCam
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import ConvNet, SeveralOutputs, activations, images, labels
+from models import ConvNet, SeveralOutputs, Untouched, activations, forbidden, images, labels
 from torch import Tensor, nn
 
 from captum_kd import UniCAM
@@ -17,11 +17,6 @@ from captum_kd.perturb import keep_relevant
 
 N = 16
 F64 = torch.float64
-
-
-@pytest.fixture(scope="module")
-def dcor():
-    return pytest.importorskip("dcor")  # imported late: it compiles for seconds
 
 
 @pytest.fixture(scope="module")
@@ -233,16 +228,6 @@ def test_a_function_that_works_in_place_does_not_reach_the_images(pair):
 
 
 # -------------------------------------------------------------------------------- errors
-
-
-def forbidden(*_):
-    raise AssertionError("nothing should have run")
-
-
-class Untouched(ConvNet):
-    """A model that must not run."""
-
-    forward = forbidden
 
 
 def spoiled(value: float) -> Tensor:
