@@ -42,11 +42,11 @@ class KeepCurve(NamedTuple):
         shares (Tensor): (k,) shares that are kept, float64, increasing.
         accuracy (Tensor): (k,) float64.
         area (Tensor): scalar, the area under the curve over the range of the shares (trapezoids), divided by that
-            range: the mean accuracy, in [0, 1]. Of a single share, the accuracy there.
+            range: the mean accuracy, in [0, 1]. With a single share it is the accuracy there.
         area_standard_error (Tensor or None): scalar, of the area as a mean over inputs; None for a single input.
             It is the spread of one curve. Curves of one call share inputs and noise, so test their differences on
             ``areas``, input by input.
-        areas (Tensor): (N,) the area of each input's own curve of 0 and 1; their mean is ``area``.
+        areas (Tensor): (N,) the area under each input's own curve of zeros and ones; their mean is ``area``.
         correct (Tensor): (k, N) boolean, whether the model was right about input i at share j.
     """
 
@@ -62,7 +62,7 @@ class KeepCurve(NamedTuple):
         """The curve of (k, N) right and wrong answers.
 
         Raises:
-            TypeError: answers that are no boolean tensor.
+            TypeError: answers that are not a boolean tensor.
             ValueError: shares that do not increase inside (0, 1), or another number of answers.
         """
         shares = _as_shares(shares)
@@ -70,7 +70,7 @@ class KeepCurve(NamedTuple):
             raise TypeError(f"correct must be a boolean tensor (shares, inputs), got {described(correct)}.")
         check_dense(correct, "correct")
         if correct.dim() != 2 or correct.shape[0] != len(shares) or correct.shape[1] == 0:
-            raise ValueError(f"correct must have shape ({len(shares)}, N), a row a share, got {tuple(correct.shape)}.")
+            raise ValueError(f"correct must have shape ({len(shares)}, N), one row per share, got {tuple(correct.shape)}.")
         at = torch.tensor(shares, dtype=torch.float64)
         right = correct.double()
         areas = right[0] if len(at) == 1 else torch.trapezoid(right, at, dim=0) / (at[-1] - at[0])
@@ -133,13 +133,13 @@ def keep_curve(
     images no model has seen, and their outline gives the map away.
 
     With several maps by name it answers whether what UniCAM calls distilled matters more for the
-    task than what it calls residual, than Grad-CAM and than chance (:func:`random_attributions`).
-    Maps that explain the true labels carry them: what they keep may be classified better than the whole image. Compare
-    maps of one kind with each other, or explain predictions.
+    task than what it calls residual, what Grad-CAM shows, or chance (:func:`random_attributions`).
+    Maps that explain the true labels give them away: what they keep may be classified better than the
+    whole image. Compare maps of one kind with each other, or explain predictions.
 
-    All curves of a call are of the same inputs under the same noise; compare them in pairs, by
-    ``areas``. Close to a curve's right end nearly all of the image is there, whatever the map:
-    differences are at the left.
+    All curves of a call are of the same inputs under the same noise, so compare them input by input,
+    by ``areas``. Near a curve's right end nearly all of the image is there, whatever the map;
+    differences show at the left.
 
     Source: Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods"
     (ROAD), ICML 2022, in its keeping order.

@@ -293,9 +293,9 @@ def test_arguments_without_their_counterpart_are_refused():
 @pytest.mark.parametrize(
     "x, words",
     [
-        (X.flatten(1), r"one input of images .*; 0 of the inputs are: \(16, 432\)"),
+        (X.flatten(1), r"one input of images .*, but 0 of the inputs are; they have the shapes \(16, 432\)"),
         ((X, X), "2 of the inputs are"),
-        (X.long(), "floating point; 0 of"),
+        (X.long(), "floating point, but 0 of"),
     ],
 )
 def test_there_must_be_one_image(x, words):
