@@ -16,7 +16,7 @@ _FEW_BITS_OF_FLOAT16 = 2.0**-16
 
 
 def precise(value: Tensor) -> Tensor:
-    """Half types have too few digits for distances and gradients: they are computed in float32."""
+    """The value in float32 if its type is a half one, which has too few digits for distances and gradients."""
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
 
 

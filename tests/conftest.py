@@ -1,10 +1,16 @@
 """All tests run on one thread: threads only slow down models this small, most of all on a busy machine."""
 
-from typing import Iterator
+from typing import Any, Iterator
 
 import pytest
 import torch
 from workers import Workers
+
+
+@pytest.fixture(scope="session")
+def dcor() -> Any:
+    """The reference implementation, imported by the tests that use it: it compiles for seconds."""
+    return pytest.importorskip("dcor")
 
 
 @pytest.fixture(autouse=True)

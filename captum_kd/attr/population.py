@@ -31,9 +31,9 @@ def check_population(
     beside = "with a Teacher" if has_teacher else "with labels" if labels is not None else "without labels"
     if n < least:
         raise ValueError(
-            f"UniCAM compares inputs with each other: {n} input(s) are no population. It needs at least {least} "
-            f"{beside}. Pass more inputs, or a population made by reference() as reference=, beside which a single "
-            "input can be explained."
+            f"UniCAM compares inputs with each other, so {n} input(s) are too few: it needs at least {least} {beside}. "
+            "Pass more inputs, or a population made by reference() as reference=, with which even a single input can be "
+            "explained."
         )
     if labels is not None:
         label_geometry(labels, class_embeddings, torch.float64)

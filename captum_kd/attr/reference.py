@@ -201,9 +201,9 @@ def _pairing(p: Tensor, q: Tensor, t: Tensor, floor: Tensor) -> Pairing:
 class ReferencePopulation:
     """A fixed population for :meth:`captum_kd.UniCAM.attribute`, made by :meth:`captum_kd.UniCAM.reference`.
 
-    Holds the detached features of both models and the labels, or the Teacher's features where there
-    is a Teacher; no model. It can be used again and again, deep-copied, pickled, and serves
-    distilled and residual maps alike. It remembers how it was made; using it otherwise is an error.
+    It holds the detached features of both models and the labels, or the Teacher's features where there
+    is a Teacher, but no model. It can be reused, deep-copied and pickled, and serves distilled and
+    residual maps alike. It remembers how it was made; using it otherwise is an error.
 
     Attributes:
         layers (tuple of LayerReference): the population at each pair of layers.

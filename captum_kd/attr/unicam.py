@@ -56,33 +56,33 @@ class UniCAM(LayerAttribution):
     and weighs the activations. Swapping the models (:meth:`residual`) shows what the Student left
     behind.
 
-    With a Teacher (``teacher_func``) the objective is :math:`J = R(P_{S|B}, P_T)`, P_T the geometry
-    of the Teacher's features of the same inputs: where the Student looks for what it has from the
-    Teacher and the Base has not. Neither labels nor the objective without them look at the Teacher,
-    so neither can tell transfer from luck. Labels then play no part: ``target`` is accepted, and
-    its form checked, so that Captum's tools and existing calls run unchanged, but it changes
-    nothing. A map is no evidence of transfer even so: seeds are the null. A second Base of
-    another seed in the Student's place, :math:`R(P_{B'|B}, P_T)`, follows the Teacher too, for networks
-    trained on one task have much in common; what the Teacher gave is what Students show beyond
-    that, over several seeds.
+    With a Teacher (``teacher_func``) the objective is :math:`J = R(P_{S|B}, P_T)`, with P_T the
+    geometry of the Teacher's features of the same inputs. The map then shows where the Student looks
+    for what it has from the Teacher and the Base has not. The other two objectives never look at
+    the Teacher, so they cannot tell transfer from luck. Labels play no part in this one:
+    ``target`` is accepted and its form checked, so that Captum's tools and existing calls run
+    unchanged, but it changes nothing. Even so, a map is no evidence of transfer; other seeds are the
+    null. A second Base of another seed in the Student's place, :math:`R(P_{B'|B}, P_T)`, follows the
+    Teacher too, because networks trained on one task have much in common. What the Teacher gave is
+    what Students show beyond that, over several seeds.
 
-    A map depends on the population. In batch mode, the paper's, the inputs are the population:
-    other companions, another map. In reference mode (``reference=``) every input is added on its
+    A map depends on the population. In batch mode, the paper's, the inputs are the population: in
+    other company, an input has another map. In reference mode (``reference=``) every input is added on its
     own to a fixed population, so its map is the same alone and in any batch; single images,
     ``NoiseTunnel``, ``infidelity`` and :func:`captum_kd.metrics.sensitivity_max` need this mode.
     Below 30 inputs maps follow chance; prefer a reference of 64 or more.
 
-    Several layers cost one pass of each model: ``layer`` may be a list, and results are then lists,
-    an entry a layer. Layers with a common ``feature_layer`` also share the way back to them; different
-    feature layers behind them take a backward pass each. ``LayerAttribution.interpolate``, Captum's
-    visualisation, its ``infidelity`` and this package's metrics take single entries. ``NoiseTunnel``,
-    ``infidelity`` and ``sensitivity_max`` cannot take lists (Captum knows tensors and tuples): give them
-    one UniCAM a layer.
+    Several layers cost one pass of each model: ``layer`` may be a list, and results are then lists
+    with one entry per layer. Layers with a common ``feature_layer`` also share one backward pass from
+    it; otherwise each feature layer takes a backward pass of its own. ``LayerAttribution.interpolate``,
+    Captum's visualisation and this package's metrics take single entries of these lists.
+    ``NoiseTunnel``, ``infidelity`` and ``sensitivity_max`` cannot call a UniCAM that returns lists
+    (Captum knows only tensors and tuples): give them one UniCAM per layer.
 
-    Models may be in half precision, run under autocast, be compiled or lie in channels-last memory.
-    The geometry is computed in float32 at least; maps have the layer's own type, as LayerGradCam's do.
-    Maps of many inputs and positions can be too small for float16, which is warned of; bfloat16 has the
-    range. Compiled models are run without their compilation, since compiled code skips hooks.
+    Models may be in half precision, run under autocast, be compiled or use channels-last memory.
+    The geometry is computed in float32 at least; maps have the layer's own dtype, as LayerGradCam's
+    do. Maps of many inputs and positions can be too small for float16, and a warning says so; bfloat16
+    has the range. Compiled models are run uncompiled, since compiled code skips hooks.
 
     As in Captum, no ReLU is applied unless asked for. Two deviations from LayerGradCam, both for
     images: token layers of transformers give a map on their grid, (N, 1, h, w), and channels-last
@@ -135,7 +135,7 @@ class UniCAM(LayerAttribution):
                         transformed one by one and concatenated.
                         Default: :func:`captum_kd.global_average_pool`
             class_embeddings (Tensor, optional): (num_classes, e), a point for each class, from
-                        which the labels' geometry is taken. Without effect beside a Teacher.
+                        which the labels' geometry is taken. Has no effect with a Teacher.
                         Default: None, one-hot
             grid (tuple, optional): (h, w) of a layer's tokens where it cannot be found.
             prefix_tokens (int, optional): Number of class or register tokens in front.
@@ -244,8 +244,8 @@ class UniCAM(LayerAttribution):
 
             inputs (Tensor or tuple[Tensor, ...]): Inputs of both models, examples first.
             target (int, list or Tensor, optional): Labels of the inputs, (N,) integers; a single
-                        one applies to all inputs. None: the objective without labels. Without
-                        effect beside a Teacher.
+                        one applies to all inputs. None: the objective without labels. Has no
+                        effect with a Teacher.
             additional_forward_args (Any, optional): Further arguments of both models, as in
                         Captum; tensors with one row per input go along with the inputs.
             attribute_to_layer_input (bool, optional): Attribute to the layers' inputs, of map and
@@ -267,18 +267,18 @@ class UniCAM(LayerAttribution):
 
         Returns:
             Tensor, tuple[Tensor, ...] or list of attributions:
-            (N, 1, ...) with the layer's spatial shape, or (N, C, ...) without summation; without
-            graph, in the layer's dtype and on its device. A tuple where the layer has several
-            tensors, a list where ``layer`` is a list.
+            (N, 1, ...) with the layer's spatial shape, or (N, C, ...) without summation; detached,
+            in the layer's dtype and on its device. A tuple where the layer has several tensors, a
+            list where ``layer`` is a list.
 
         Raises:
             ValueError: fewer than 4 inputs (5 with labels or a Teacher), labels without geometry
                         or outside the embeddings, a reference made otherwise, a layer never
                         reached, non-finite features, features that do not depend on the layer.
-            TypeError: labels that are no integers, inputs that are no tensors.
+            TypeError: labels that are not integers, inputs that are not tensors.
 
         Warns:
-            UserWarning: fewer than 30 inputs or near-copies of inputs as population, nothing left after
+            UserWarning: a population of fewer than 30 inputs or of near-copies, nothing left after
                         removal, maps that float16 cannot hold.
 
         Examples::
@@ -372,7 +372,7 @@ class UniCAM(LayerAttribution):
         Args:
             inputs (Tensor or tuple[Tensor, ...]): m >= 4 inputs; 64 or more are advisable.
             target (int, list or Tensor, optional): their labels; without them only the objective
-                without labels can be used. Without effect beside a Teacher.
+                without labels can be used. Have no effect with a Teacher.
             additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress:
                 as in :meth:`attribute`.
 

@@ -62,7 +62,7 @@ def localization_score(attributions: Tensor, masks: Tensor) -> LocalizationScore
         and in their dtype (float32 for half types).
 
     Raises:
-        TypeError: masks that are not boolean, maps that are no floating point tensor.
+        TypeError: masks that are not boolean, maps that are not a floating point tensor.
         ValueError: a mask that is empty (named by its index), another number of masks than maps,
                     maps of another shape, larger than the masks, or with non-finite values.
 

@@ -38,7 +38,7 @@ def noisy_linear_imputation(
     neighbours (direct ones 1/6, diagonal ones 1/12, renormalised at the image's border), plus Gaussian
     noise. The removed pixels of an image are one linear system; kept pixels stay as they are, to the bit.
 
-    A black or blurred region tells the model where something was removed. Imputed regions hardly do.
+    A black or blurred region tells the model where something was removed; an imputed region hardly does.
 
     All images and channels are solved together, by conjugate gradients with one multigrid cycle as
     preconditioner, or with the diagonal where all holes are small, each image with its own mask.
@@ -53,9 +53,9 @@ def noisy_linear_imputation(
         noise (float, optional): Standard deviation of the noise on imputed pixels, in the images' units.
                     0 gives the solution itself.
         tolerance (float, optional): Largest error of the solution, before noise, in the images' units;
-                    where a channel's kept values span less than 1, a share of what they span, so that
-                    faint images are solved too. Images of 0..255 that need no more than a hundredth of a
-                    grey level are done sooner with 0.01. Rounding to the images' dtype comes on top.
+                    where a channel's kept values span less than 1, as a share of that span, so that faint
+                    images are solved too. For images of 0..255 a hundredth of a grey level, 0.01, is enough
+                    and takes less time. Rounding to the images' dtype comes on top.
         generator (torch.Generator, optional): Source of the noise, on the CPU or the images' device, drawn
                     image after image: batches in turn get the same noise as all images at once. With it
                     torch's global state is not touched and results repeat; without it the noise comes
@@ -65,7 +65,7 @@ def noisy_linear_imputation(
         Tensor: like ``images``, without graph. Half precision is computed in float32 and rounded at the end.
 
     Raises:
-        TypeError: images that are no floating point tensor, or a mask that is not boolean.
+        TypeError: images that are not a floating point tensor, or a mask that is not boolean.
         ValueError: shapes that do not fit, a mask that keeps nothing of an image, kept pixels that are
                     not finite, negative noise, or a tolerance that is not positive.
 

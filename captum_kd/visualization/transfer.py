@@ -59,7 +59,7 @@ def visualize_transfer(
     panel_size: Optional[float] = None,
     title: Optional[str] = None,
 ) -> Figure:
-    """Draws one row an image: the image, and one map or perturbed version of it in each further column.
+    """Draws one row per image: the image, and one map or perturbed version of it in each further column.
 
     Maps come as attribution methods return them, at the layer's resolution, and are enlarged bilinearly by
     ``LayerAttribution.interpolate``. A map without anything to show is drawn as the bare image with the caption
@@ -68,7 +68,7 @@ def visualize_transfer(
     Args:
         images (Tensor): (N, C, H, W) with C = 1 or 3 and values between 0 and 1, as ``imshow`` wants them. Undo
             the network's normalisation first.
-        maps (mapping of str to Tensor, or TransferAttributions): column title -> maps (N, 1, h, w), one an
+        maps (mapping of str to Tensor, or TransferAttributions): column title -> maps (N, 1, h, w), one for each
             image, of any resolution: Grad-CAM of each model, distilled, residual, the Teacher's.
             ``attribute_transfer``'s result for one layer becomes the columns "distilled" and "residual". Long
             titles are wrapped, line breaks in them stay. May be empty.

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from state import unchanged_state
 from torch import Tensor
 
-from fuzz.cases import BUILDING_BLOCKS, CASES, MODELS, PACKAGE, Case, public_names
+from fuzz.cases import BUILDING_BLOCKS, CASES, Case, public_names
 from fuzz.odd import TheModelsOwnError, odd_values
+from fuzz.values import MODELS, PACKAGE
 
 
 EXAMPLES = int(os.environ.get("CAPTUM_KD_FUZZ_EXAMPLES", "15"))

@@ -37,8 +37,8 @@ def cautions(
         n (int): number of inputs.
         repeated (int): inputs that are copies of others, or that no model tells from others.
         left_out, left_out_of_removal (int): mini-batches that were not used, at all or for scores with removal.
-        undefined (sequence of str): scores that are 0 for want of a geometry, in words.
-        undefined_in_batches (int): scores of single mini-batches that are in no mean for want of a geometry.
+        undefined (sequence of str): scores that are 0 because a side has no geometry, in words.
+        undefined_in_batches (int): scores of single mini-batches left out of the means because a side has no geometry.
         training (sequence of str): models in training mode.
         maps_know_labels (bool): whether features were localised by maps of the inputs' own labels.
         empty_maps (int): constant maps that images were reduced by.
