@@ -155,7 +155,7 @@ class AllInputs:
                 store.move_to_file()
 
     def layers(self, question: Question) -> Iterator[LayerSummary]:
-        labels = torch.cat(self._labels) if self._labels else torch.empty(0, dtype=torch.long)
+        labels = torch.cat(self._labels) if self._labels else torch.empty(0, dtype=torch.long, device="cpu")
         if len(labels) < LEAST_WITH_REMOVAL:
             raise ValueError(
                 f"The data hold {len(labels)} inputs; scores with removal need at least {LEAST_WITH_REMOVAL}, and a few "
