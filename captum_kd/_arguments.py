@@ -8,7 +8,7 @@ from typing import Any, Optional, Sequence, Union
 import torch
 from torch import Tensor, nn
 
-from captum_kd._values import as_count, as_flag, check_dense, check_mapping, described
+from captum_kd._values import as_count, as_flag, check_dense, check_mapping, check_untransformed, described
 from captum_kd.layouts import LayoutHints
 
 __all__ = [
@@ -49,6 +49,7 @@ def as_inputs(inputs: Union[Tensor, tuple[Tensor, ...]], argument: str = "inputs
         if not isinstance(value, Tensor):
             raise TypeError(f"{argument} must be a tensor or a tuple of tensors, got {type(value).__name__}.")
         check_dense(value, argument)
+        check_untransformed(value, argument)
         if value.dim() == 0 or value.shape[0] == 0:
             raise ValueError(f"{argument} has shape {tuple(value.shape)}: the first dimension must hold the examples.")
     rows = [value.shape[0] for value in values]
@@ -84,7 +85,7 @@ def as_labels(target: Target, n: int) -> Optional[Tensor]:
     if not isinstance(target, Tensor):
         items: list[Any] = list(target) if isinstance(target, (list, tuple, range)) else [target]
         try:
-            target = torch.tensor([operator.index(item) for item in items], dtype=torch.long)
+            target = torch.tensor([operator.index(item) for item in items], dtype=torch.long, device="cpu")
         except (ValueError, OverflowError):
             raise ValueError(f"target must hold labels that fit into 64 bits, got {described(target)}.") from None
         except TypeError:

@@ -8,7 +8,7 @@ import torch
 from captum.attr import LayerAttribution
 from torch import Tensor
 
-from captum_kd._values import check_dense
+from captum_kd._values import check_dense, check_untransformed
 from captum_kd.distance import is_finite
 from captum_kd.layouts import Size
 
@@ -59,6 +59,7 @@ def as_maps(
         kind = f"a tensor of {attributions.dtype}" if isinstance(attributions, Tensor) else type(attributions).__name__
         raise TypeError(f"{argument} must be a floating point tensor of shape (N, 1, h, w), got {kind}.")
     check_dense(attributions, argument)
+    check_untransformed(attributions, argument)
     if flat_too and attributions.dim() == 3:
         attributions = attributions.unsqueeze(1)
     shape = tuple(attributions.shape)

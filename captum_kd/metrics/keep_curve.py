@@ -71,7 +71,7 @@ class KeepCurve(NamedTuple):
         check_dense(correct, "correct")
         if correct.dim() != 2 or correct.shape[0] != len(shares) or correct.shape[1] == 0:
             raise ValueError(f"correct must have shape ({len(shares)}, N), one row per share, got {tuple(correct.shape)}.")
-        at = torch.tensor(shares, dtype=torch.float64)
+        at = torch.tensor(shares, dtype=torch.float64, device="cpu")
         right = correct.double()
         areas = right[0] if len(at) == 1 else torch.trapezoid(right, at, dim=0) / (at[-1] - at[0])
         error = areas.std() / math.sqrt(len(areas)) if len(areas) > 1 else None
@@ -199,7 +199,7 @@ def keep_curve(
     show_progress = as_flag(show_progress, "show_progress")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
-    correct = {name: torch.empty(len(shares), len(images), dtype=torch.bool) for name in maps}
+    correct = {name: torch.empty(len(shares), len(images), dtype=torch.bool, device="cpu") for name in maps}
     args = as_forward_args(additional_forward_args)
     n = len(images)
     at_once = max(1, _REDUCED_AT_ONCE // images[0].numel())

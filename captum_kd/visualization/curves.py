@@ -162,5 +162,5 @@ def _as_number(name: str, value: Any) -> float:
 
 
 def _as_array(values: Any) -> Array:
-    array: Array = torch.as_tensor(values).detach().double().cpu().numpy()
+    array: Array = torch.as_tensor(values, device="cpu").detach().double().cpu().numpy()
     return array

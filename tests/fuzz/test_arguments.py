@@ -10,10 +10,12 @@ from typing import Any, Iterable
 
 import hypothesis.strategies as st
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from state import unchanged_state
 from torch import Tensor
 
+from captum_kd.metrics import TransferReport
 from fuzz.cases import BUILDING_BLOCKS, CASES, Case, public_names
 from fuzz.odd import TheModelsOwnError, odd_values
 from fuzz.values import MODELS, PACKAGE
@@ -52,6 +54,40 @@ def test_any_arguments(name):
         check(case, odd, case.valid())
 
     run()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_users_default_device_and_dtype_change_nothing(name, dtype):
+    """What is made inside is made where and as it is needed; "meta" stands for any device that is not the inputs'."""
+    case = CASES[name]
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected = shown(case.call(**case.valid()))
+        torch.manual_seed(0)
+        arguments = case.valid()
+        torch.set_default_dtype(dtype)
+        try:
+            with torch.device("meta"):
+                found = shown(case.call(**arguments))
+        finally:
+            torch.set_default_dtype(before)
+    assert found == expected
+
+
+def shown(result: Any) -> Any:
+    """Tensors as numbers, reports as they are written, objects as they say they are: comparable by ``==``."""
+    if isinstance(result, Tensor):
+        return str(result.dtype), result.tolist()
+    if isinstance(result, TransferReport):
+        return result.to_dict()
+    if isinstance(result, dict):
+        return {key: shown(value) for key, value in result.items()}
+    if isinstance(result, (tuple, list)):
+        return [shown(value) for value in result]
+    return result if isinstance(result, (str, int, float, type(None))) else type(result)
 
 
 def check(case: Case, odd: dict[str, Any], valid: dict[str, Any]) -> None:

@@ -102,10 +102,10 @@ def label_permutation_p_value(
 
     def orders() -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        yield torch.arange(n)[None]
+        yield torch.arange(n, device="cpu")[None]
         for start in range(0, permutations, found.batch):
             count = min(found.batch, permutations - start)
-            yield torch.stack([torch.randperm(n, generator=generator) for _ in range(count)])
+            yield torch.stack([torch.randperm(n, generator=generator, device="cpu") for _ in range(count)])
 
     scores: list[float] = (found(orders) if isinstance(walk, OneProcess) else found.shared(orders, walk)).tolist()
     observed, *relabelled = scores
@@ -217,7 +217,7 @@ class _ClassSums:
         """Some columns of P in blocks, each contiguous. Centred in float64, float32 is enough for what follows."""
         n = self._source.n
         widths = [min(self._width, columns.stop - start) for start in range(columns.start, columns.stop, self._width)]
-        blocks = [torch.empty(n, width, device=self._place.device) for width in widths]
+        blocks = [torch.empty(n, width, dtype=torch.float32, device=self._place.device) for width in widths]
         step = max(1, _BLOCK_NUMBERS // (columns.stop - columns.start))
         for start in range(0, n, max(step, _ROWS)):
             rows = slice(start, min(start + max(step, _ROWS), n))

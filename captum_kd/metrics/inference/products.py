@@ -254,7 +254,7 @@ def pair_scores(products: Products, models: list[str], target: Side | None = Non
         check_score(products, Score(target, target), "target")
     for model in models:
         check_score(products, Score(model, model), "models")
-    scores = torch.eye(len(models), dtype=torch.float64) * (target is None)
+    scores = torch.eye(len(models), dtype=torch.float64, device="cpu") * (target is None)
     for i, first in enumerate(models):
         for j, second in enumerate(models):
             if i != j:

@@ -222,7 +222,7 @@ class LayerScores:
         return Estimate(float(value), is_defined=bool(is_defined))
 
     def _biased_pairs(self, keys: list[str]) -> Tensor:
-        scores = torch.eye(len(keys), dtype=torch.float64)
+        scores = torch.eye(len(keys), dtype=torch.float64, device="cpu")
         for i, first in enumerate(keys):
             for j, second in enumerate(keys[:i]):
                 found = self._biased(first, second)
