@@ -38,7 +38,7 @@ class Spread:
 
     def labels(self, own: Sequence[Tensor]) -> Tensor:
         """(n,) of all inputs, from those of this process' batches."""
-        return torch.cat(list(own)) if own else torch.empty(0, dtype=torch.long)
+        return torch.cat(list(own)) if own else torch.empty(0, dtype=torch.long, device="cpu")
 
     def placement(self, own: Optional[Placement], stores: Stores) -> Placement:
         """How all processes keep features and distances."""
