@@ -9,7 +9,7 @@ is outlined, and it is all the evidence that there is.
 import warnings
 
 from captum.attr import LayerGradCam
-from digit_models import accuracy, base, reference, student, test
+from small_networks import accuracy, base, reference, student, test
 
 from captum_kd import UniCAM
 from captum_kd.metrics import localization_score

@@ -5,7 +5,7 @@ A report, and the one equation to read it with
 Similarity and relevance of every layer in one pass over a loader, with 95 % intervals.
 """
 
-from digit_models import base, student, test
+from small_networks import base, student, test
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_kd.metrics import compare_transfer

@@ -8,7 +8,7 @@ accuracy up with few pixels; random maps of the same smoothness are the baseline
 
 import torch
 from captum.attr import LayerGradCam
-from digit_models import accuracy, base, reference, student, test
+from small_networks import accuracy, base, reference, student, test
 
 from captum_kd import UniCAM
 from captum_kd.metrics import keep_curve, random_attributions

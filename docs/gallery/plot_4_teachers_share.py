@@ -7,7 +7,7 @@ correlation of what the Student has and the Base lacks with the Teacher's own ar
 with what the labels say removed from the Teacher first.
 """
 
-from digit_models import base, reference, student, teacher, test
+from small_networks import base, reference, student, teacher, test
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_kd import UniCAM

@@ -7,7 +7,7 @@ least that can decide it at one layer: if distillation made no difference, all t
 would be alike, so the smallest p is 1 / 20.
 """
 
-from digit_models import base, student, teacher, test
+from small_networks import base, student, teacher, test
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -7,7 +7,7 @@ token, two blocks of attention. Name a block, and the map comes out on the grid 
 """
 
 import torch
-from digit_models import CLASSES, Convolutions, accuracy, base, reference, student, test
+from small_networks import CLASSES, Convolutions, accuracy, base, reference, student, test
 from torch import Tensor, nn
 
 from captum_kd import UniCAM
