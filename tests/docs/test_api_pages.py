@@ -15,6 +15,14 @@ MODULES = [
     "captum_kd.perturb",
     "captum_kd.visualization",
 ]
+SHARED_INSIDE = {
+    "captum_kd.distance": {"MIN_INPUTS", "check_estimator", "distances_to_center", "is_finite", "noise_level", "u_shift"},
+    "captum_kd.embeddings": {
+        "check_class_embeddings", "check_label_geometry", "label_distances", "label_geometry", "label_norms",
+    },
+    "captum_kd.metrics.inference": {"single_pair_sentence"},
+}  # fmt: skip
+"""What modules of the package take from one another and the reference does not promise to users."""
 DIRECTIVE = re.compile(r"^\.\. (?:auto(?:class|function|data)|py:data|currentmodule):: ([\w.]+)$", re.MULTILINE)
 
 
@@ -33,8 +41,8 @@ def documented() -> set[str]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_public_name_is_on_a_page(module: str) -> None:
-    names = importlib.import_module(module).__all__
-    assert [name for name in names if f"{module}.{name}" not in documented() and not name.startswith("__")] == []
+    names = set(importlib.import_module(module).__all__)
+    assert {name for name in names if f"{module}.{name}" not in documented()} == SHARED_INSIDE.get(module, set())
 
 
 def test_pages_document_public_names_only() -> None:
