@@ -29,6 +29,8 @@ from captum_kd.metrics.report.storage import FeatureStore
 
 Row = dict[str, Any]
 FITTED = [Case(n, d, k) for n in (1024, 2048, 4096) for d in (16, 256, 2048) for k in (1, 2, 4)]
+# Blocks of one size could not tell products of features from reading them again.
+FITTED += [Case(2048, d, 2, block=block) for d in (16, 256, 2048) for block in (64, 128, 1024)]
 # Sizes between and beyond those of the fit, the last one eight times as many inputs, 64 times as many pairs.
 HELD_OUT = [
     Case(3000, 100, 3), Case(3000, 1000, 2), Case(8192, 64, 2), Case(8192, 512, 3), Case(16_000, 256, 2),

@@ -21,7 +21,7 @@ def make_inputs(job: str, n: int, d: int) -> list[Tensor]:
     draw = torch.Generator().manual_seed(0)
     labels = torch.eye(CLASSES)[torch.arange(n) % CLASSES]
     common = labels @ torch.randn(CLASSES, d, generator=draw)
-    x, y = (common * share + torch.randn(n, d, generator=draw) for share in (0.5, 0.2))
+    x, y = (common * share + torch.randn(n, d, generator=draw) for share in (1.0, 0.7))
     return [x, y] if job == "FSS" else [x, y, labels]
 
 
