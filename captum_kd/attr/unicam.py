@@ -22,6 +22,7 @@ from captum_kd._arguments import (
     as_layout_hints,
     check_batch_size,
     check_callable,
+    check_device_ids,
 )
 from captum_kd._values import as_flag
 from captum_kd.attr.gradients import population_gradients, reference_gradients
@@ -181,6 +182,7 @@ class UniCAM(LayerAttribution):
         elif teacher_layer is not None:
             raise ValueError("teacher_layer was given without teacher_func; pass the Teacher, or neither of the two.")
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
+        check_device_ids(device_ids)
         own, other = layer_pairs(forward_func, layer, base_func, base_layer, feature_layer, base_feature_layer)
         self._several = not isinstance(layer, (str, nn.Module))
         modules = [pair.map_layer.module for pair in own]

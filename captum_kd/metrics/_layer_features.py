@@ -6,7 +6,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from torch import Tensor
 
-from captum_kd._arguments import as_forward_args, check_batch_size, check_callable
+from captum_kd._arguments import as_forward_args, check_batch_size, check_callable, check_device_ids
 from captum_kd.features import FeatureTransform
 from captum_kd.layers import LayerLike, resolve_layer
 from captum_kd.layouts import LayoutHints
@@ -33,6 +33,7 @@ def layer_observer(
     check_callable(forward_func, model)
     check_callable(settings.feature_transform, "feature_transform")
     check_batch_size(settings.max_examples_per_batch, "max_examples_per_batch")
+    check_device_ids(settings.device_ids)
     found = resolve_layer(forward_func, layer, model=model, argument=argument)
     pairs = (LayerPair(found, found),)
     return Observer(forward_func, pairs, settings.feature_transform, settings.hints, settings.device_ids)
