@@ -21,6 +21,7 @@ __all__ = [
     "as_layout_hints",
     "check_batch_size",
     "check_callable",
+    "check_device_ids",
     "take_rows",
 ]
 
@@ -127,6 +128,13 @@ def as_grad_kwargs(grad_kwargs: Any) -> dict[str, bool]:
         if value is not None:
             as_flag(value, f"grad_kwargs[{name!r}]")
     return dict(grad_kwargs)
+
+
+def check_device_ids(device_ids: Any) -> None:
+    """Raises a TypeError unless device_ids is None or a list of device numbers."""
+    if device_ids is not None:
+        if not isinstance(device_ids, (list, tuple)) or not all(_is_count(each, 0) for each in device_ids):
+            raise TypeError(f"device_ids must be a list of device numbers or None, got {described(device_ids)}.")
 
 
 def as_layout_hints(

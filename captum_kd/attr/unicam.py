@@ -12,7 +12,7 @@ from captum.attr._utils.attribution import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_kd._arguments import Target, as_layout_hints, check_callable
+from captum_kd._arguments import Target, as_layout_hints, check_callable, check_device_ids
 from captum_kd.attr.call import Call, checked_map_settings
 from captum_kd.attr.gradients import population_gradients, reference_gradients
 from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
@@ -170,6 +170,7 @@ class UniCAM(LayerAttribution):
         elif teacher_layer is not None:
             raise ValueError("teacher_layer was given without teacher_func; pass the Teacher, or neither of the two.")
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
+        check_device_ids(device_ids)
         own, other = layer_pairs(forward_func, layer, base_func, base_layer, feature_layer, base_feature_layer)
         self._several = not isinstance(layer, (str, nn.Module))
         modules = [pair.map_layer.module for pair in own]

@@ -6,7 +6,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from torch import Tensor
 
-from captum_kd._arguments import as_forward_args, as_layout_hints, check_batch_size, check_callable
+from captum_kd._arguments import as_forward_args, as_layout_hints, check_batch_size, check_callable, check_device_ids
 from captum_kd._values import as_flag
 from captum_kd.features import FeatureTransform
 from captum_kd.layers import LayerLike, resolve_layer
@@ -40,6 +40,7 @@ class FeatureSettings(NamedTuple):
         """Arguments and errors are those of :func:`captum_kd.metrics.feature_similarity_score`."""
         check_callable(feature_transform, "feature_transform")
         check_batch_size(max_examples_per_batch, "max_examples_per_batch")
+        check_device_ids(device_ids)
         return cls(
             feature_transform,
             as_layout_hints(grid, prefix_tokens, channels_last),

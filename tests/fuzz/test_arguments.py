@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import os
 import re
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from captum_kd.metrics import TransferReport
 from fuzz.cases import BUILDING_BLOCKS, CASES, Case, public_names
-from fuzz.odd import TheModelsOwnError, odd_values
+from fuzz.odd import Opaque, TheModelsOwnError, odd_values
 from fuzz.values import MODELS, PACKAGE
 
 
@@ -41,6 +42,29 @@ def test_the_valid_calls_are_valid(name):
     arguments = case.valid()
     assert set(arguments) <= set(case.arguments)
     check(case, {}, arguments)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].arguments])
+def test_every_argument_is_looked_at(name):
+    """Chance may pass one over; and what is no argument for anything must be refused whoever is given it."""
+    case = CASES[name]
+    assert [argument for argument in case.arguments if not check(case, {argument: Opaque()}, case.valid())] == []
+
+
+def test_no_argument_is_out_of_the_cases_sight():
+    """Of all public functions only one passes on what it does not name: Captum's signature."""
+    collecting = {
+        name
+        for name, case in CASES.items()
+        for each in inspect.signature(case.signature).parameters.values()
+        if each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+    }
+    assert collecting == {"captum_kd.metrics.sensitivity_max"}
+    for name, function in public_names().items():
+        if name in CASES and not isinstance(function, type):
+            signatures = (getattr(each, "__wrapped__", each) for each in (function, CASES[name].signature))
+            assert len({getattr(each, "__func__", each).__qualname__ for each in signatures}) == 1, name
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -90,7 +114,8 @@ def shown(result: Any) -> Any:
     return result if isinstance(result, (str, int, float, type(None))) else type(result)
 
 
-def check(case: Case, odd: dict[str, Any], valid: dict[str, Any]) -> None:
+def check(case: Case, odd: dict[str, Any], valid: dict[str, Any]) -> bool:
+    """Whether the call was refused."""
     arguments = {**valid, **odd}
     with unchanged_state(MODELS, list(tensors_in(arguments.values())), except_for=["random"] if case.draws else []):
         try:
@@ -100,10 +125,12 @@ def check(case: Case, odd: dict[str, Any], valid: dict[str, Any]) -> None:
                 if case.check is not None:
                     case.check(result, arguments)
         except TheModelsOwnError:
-            pass
+            return True
         except (ValueError, TypeError) as error:
             assert odd, error
             check_message(case, odd, error)
+            return True
+    return False
 
 
 def check_message(case: Case, odd: dict[str, Any], error: Exception) -> None:

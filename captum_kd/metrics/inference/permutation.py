@@ -95,6 +95,8 @@ def label_permutation_p_value(
     source = as_sources([distances])[0]
     n = source.n
     seen = _classes(labels, class_distances, n)
+    if not (sums is None or isinstance(sums, PairSums)):
+        raise TypeError(f"sums must be what population_sums() gave for these distances, or None; got {described(sums)}.")
     permutations, seed = as_count(permutations, "permutations", 1), as_count(seed, "seed")
     found = _ClassSums(source, seen, population_sums([source], walk=walk) if sums is None else sums)
     if found.norm <= source.noise * n:  # in units of the distances' norm over n

@@ -14,7 +14,7 @@ from typing import Mapping, NamedTuple, Optional, Sequence, Union
 import torch
 from torch import Tensor
 
-from captum_kd._values import as_flag, as_text, check_mapping, described
+from captum_kd._values import as_count, as_flag, as_text, check_mapping, described
 from captum_kd.distance.blockwise import noise_squares
 from captum_kd.distance.gram import gram_correlation
 from captum_kd.distance.sources import DistanceSource
@@ -178,6 +178,7 @@ def geometry_products(
     """
     check_mapping(distances, "distances", "a mapping from names to (n, n) tensors")
     leave_one_out = as_flag(leave_one_out, "leave_one_out")
+    block_size = as_count(block_size, "block_size", 1)
     for name in distances:
         as_text(name, "Each name in distances", or_none=False)
     sources = as_sources(list(distances.values()))

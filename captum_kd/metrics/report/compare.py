@@ -13,7 +13,7 @@ from captum._utils.progress import progress
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._arguments import as_forward_args, as_inputs, as_layout_hints, check_callable
+from captum_kd._arguments import as_forward_args, as_inputs, as_layout_hints, check_callable, check_device_ids
 from captum_kd._batches import Unpack, unpack_batch
 from captum_kd._outputs import OutputTransform
 from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share, described
@@ -204,6 +204,7 @@ def compare_transfer(
             if function is not None:
                 check_callable(function, argument)
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
+        check_device_ids(device_ids)
         embeddings = check_class_embeddings(class_embeddings)
         labels, subjects = as_subjects(student, base, teacher, layers)
         check_models(subjects, processes)
