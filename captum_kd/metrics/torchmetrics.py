@@ -273,7 +273,7 @@ class _Products:
     def score(self, x: int, y: int, given: Optional[int] = None, from_both: bool = False) -> Tensor:
         value, defined = gram_correlation(self.gram, self.noise, x, y, given, given if from_both else None)
         if not bool(defined):
-            warn_of_no_geometry(stacklevel=5)
+            warn_of_no_geometry()
         return value.to(self.dtype)
 
 

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import platform
-import warnings
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence, Union
 
-import captum
-import numpy
 import torch
-from captum._utils.progress import progress
 from captum.log import log_usage
 from torch import Tensor
 
 from captum_kd._arguments import as_forward_args, as_inputs, as_layout_hints, check_callable, check_device_ids
-from captum_kd._batches import Unpack, unpack_batch
+from captum_kd._batches import Unpack
 from captum_kd._outputs import OutputTransform
-from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share, described
+from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share
+from captum_kd._warnings import warn_user
 from captum_kd.attr.fingerprints import digest_of_tensors
 from captum_kd.distance import Estimator, check_estimator
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.layers import same_random_state
 from captum_kd.metrics.report.agreement import agree, check_models
-from captum_kd.metrics.report.choices import check_choices, check_storage
-from captum_kd.metrics.report.copies import Copies
+from captum_kd.metrics.report.choices import as_device, check_choices, check_storage
 from captum_kd.metrics.report.localizing import Localize, Localizer, as_explainer
 from captum_kd.metrics.report.memory import MemoryLimit
 from captum_kd.metrics.report.notes import cautions, explanations
 from captum_kd.metrics.report.populations import AllInputs, MiniBatches, Question
-from captum_kd.metrics.report.projection import RandomProjection, relative_error
+from captum_kd.metrics.report.projection import RandomProjection
+from captum_kd.metrics.report.reading import read_data
 from captum_kd.metrics.report.rows import report_rows
 from captum_kd.metrics.report.scoring import ScoreSettings
 from captum_kd.metrics.report.seed_groups import as_seed_groups, control_seeds, without_seed_control
-from captum_kd.metrics.report.spread import announced_inputs, repeated_by_sampler, shares_of_sampler
+from captum_kd.metrics.report.settings import name_of, storage_settings, versions
+from captum_kd.metrics.report.spread import announced_inputs, begin_noise, repeated_by_sampler, shares_of_sampler
 from captum_kd.metrics.report.subjects import TEACHER, Layers, Model, Models, as_subjects, is_training
 from captum_kd.metrics.report.transfer_report import TransferReport
 from captum_kd.metrics.report.views import Viewer, pairs_of
-from captum_kd.processes import Processes, as_processes
+from captum_kd.processes import as_processes
 
 __all__ = ["compare_transfer"]
 
@@ -244,7 +241,7 @@ def compare_transfer(
             progression=progression,
             settings=ScoreSettings(estimator, confidence, n_permutations, seed, embeddings, maps_know_labels),
         )
-        device = _device(feature_device)
+        device = as_device(feature_device)
         limit = MemoryLimit(memory_limit, data, len(viewer.views), progression, block_size, processes.size)
         projection = None if random_projection is None else RandomProjection(random_projection, seed)
         taker: Union[AllInputs, MiniBatches] = (
@@ -261,7 +258,7 @@ def compare_transfer(
             labels,
             embeddings,
             {
-                "localize": localize if localize is None or isinstance(localize, str) else _name(localize),
+                "localize": localize if localize is None or isinstance(localize, str) else name_of(localize),
                 "localize_target": localize_target,
                 "localize_layer": localize_layer,
                 "reference": None if reference is None else digest_of_tensors(as_inputs(reference[0], "reference[0]")),
@@ -272,7 +269,7 @@ def compare_transfer(
                 "seed": seed,
                 "population": population,
                 "estimator": estimator,
-                "feature_transform": _name(feature_transform),
+                "feature_transform": name_of(feature_transform),
                 "progression": progression,
                 "groups": None if groups is None else {name: list(members) for name, members in groups.items()},
                 "shared_seeds": [tuple(each) for each in shared_seeds],
@@ -282,11 +279,11 @@ def compare_transfer(
                 "attribute_to_layer_input": attribute_to_layer_input,
             },
         )
-    noise_by_process = localizer is not None and not _begin_noise(localizer, processes, announced)
+    noise_by_process = localizer is not None and not begin_noise(localizer, processes, announced)
     try:
         # A loader draws from the global stream, even an unshuffled one.
         with processes.together("reading its data"), same_random_state(()):
-            copies = _read(data, taker, viewer, unpack, embeddings, show_progress and processes.rank == 0)
+            copies = read_data(data, taker, viewer, unpack, embeddings, show_progress and processes.rank == 0)
         own = copies.seen
         copies.share(processes)
         if copies.seen == 0:
@@ -318,7 +315,7 @@ def compare_transfer(
         noise_by_process=noise_by_process or not all(each.as_announced for each in everyone),
     )
     for doubt in doubts if processes.rank == 0 else []:
-        warnings.warn(doubt, UserWarning, stacklevel=3)
+        warn_user(doubt)
     notes = [*doubts, *explanations(rows, population=population, estimator=estimator, confidence=confidence)]
     if control is None:
         notes.append(without_seed_control(subjects, in_pairs))
@@ -328,8 +325,8 @@ def compare_transfer(
         "population": population,
         "batches": {"used": taker.used, "left_out": taker.left_out} if isinstance(taker, MiniBatches) else None,
         "estimator": estimator,
-        "feature_transform": _name(feature_transform),
-        "localize": localize if localize is None or isinstance(localize, str) else _name(localize),
+        "feature_transform": name_of(feature_transform),
+        "localize": localize if localize is None or isinstance(localize, str) else name_of(localize),
         "localize_target": None if localize is None else localize_target,
         "localize_layer": localize_layer,
         "keep": None if localize is None else keep,
@@ -339,7 +336,7 @@ def compare_transfer(
         "seed": seed,
         "class_embeddings": None if embeddings is None else list(embeddings.shape),
         "attribute_to_layer_input": attribute_to_layer_input,
-        "features": _storage(taker, half_precision, random_projection),
+        "features": storage_settings(taker, half_precision, random_projection),
         "models": {each.name: each.role for each in subjects},
         "training_mode": training,
         "layers": {
@@ -347,7 +344,7 @@ def compare_transfer(
             for place, label in enumerate(labels)
         },
         "processes": None if process_group is None else [each.inputs for each in everyone],
-        "versions": _versions(),
+        "versions": versions(),
     }
     return TransferReport(rows, control, notes, settings)
 
@@ -368,79 +365,3 @@ class _Seen(NamedTuple):
     empty_maps: int
     repeated: int
     as_announced: bool
-
-
-def _begin_noise(localizer: Localizer, processes: Processes, announced: Optional[int]) -> bool:
-    """Lets imputed pixels have the noise that they would have in one process; whether that is possible."""
-    everyone = processes.gather(announced)
-    before = everyone[: processes.rank]
-    if any(count is None for count in everyone) and processes.size > 1:
-        localizer.begin_apart(processes.rank)
-        return False
-    localizer.begin(sum(before))
-    return True
-
-
-def _storage(taker: Union[AllInputs, MiniBatches], half: bool, projection: Optional[int]) -> Optional[dict[str, Any]]:
-    """How features were kept and distances taken, for the report; None for mini-batches."""
-    if not isinstance(taker, AllInputs) or taker.placement is None:
-        return None
-    return {
-        "in_file": taker.placement.in_file,
-        "half_precision": half,
-        "random_projection": projection,
-        "distances_standard_error": None if projection is None else relative_error(projection),
-        "block_size": None if taker.placement.held else taker.placement.block_size,
-    }
-
-
-def _read(
-    data: Iterable[Any],
-    taker: Union[AllInputs, MiniBatches],
-    viewer: Viewer,
-    unpack: Optional[Unpack],
-    class_embeddings: Optional[Tensor],
-    show_progress: bool,
-) -> Copies:
-    """One pass over the loader; what is known of inputs that are copies of others."""
-    if isinstance(data, (Tensor, str, Mapping)) or not hasattr(data, "__iter__"):
-        raise TypeError(
-            f"data must be a DataLoader or another iterable of batches (inputs, labels), got {type(data).__name__}. "
-            "A single batch is data=[(inputs, labels)]."
-        )
-    copies = Copies()
-    for batch in progress(data, desc="Comparing models") if show_progress else data:
-        inputs, labels = unpack_batch(batch, unpack)
-        if class_embeddings is not None and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_embeddings):
-            wrong = labels[(labels < 0) | (labels >= len(class_embeddings))][0]
-            raise ValueError(
-                f"The data hold the label {int(wrong)}, but class_embeddings has rows for the labels 0 to "
-                f"{len(class_embeddings) - 1} only."
-            )
-        copies.add(inputs)
-        taker.add(viewer.features(inputs, labels), labels)
-    return copies
-
-
-def _versions() -> dict[str, str]:
-    import captum_kd  # not at the top: the package imports this file
-
-    modules = {"captum": captum, "captum_kd": captum_kd, "numpy": numpy, "torch": torch}
-    return {"python": platform.python_version(), **{name: str(each.__version__) for name, each in modules.items()}}
-
-
-def _device(device: Union[str, torch.device]) -> torch.device:
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"feature_device={described(device)} is no device that torch can use here; expected 'cpu' or another: {error}"
-        ) from None
-    if found.type == "meta":
-        raise ValueError("feature_device must be a device that holds numbers, got 'meta'.")
-    return found
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__qualname__", type(function).__qualname__))

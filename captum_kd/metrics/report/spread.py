@@ -17,12 +17,13 @@ from captum_kd.distance.blockwise import MOST_DENSE
 from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, ShardWalk
 from captum_kd.distance.sources import DistanceSource, Features, TensorFeatures
 from captum_kd.distance.sums import OneProcess, Walk
+from captum_kd.metrics.report.localizing import Localizer
 from captum_kd.metrics.report.memory import Placement
 from captum_kd.metrics.report.scoring import distance_source, is_to_be_widened
 from captum_kd.metrics.report.storage import FeatureStore
 from captum_kd.processes import Processes
 
-__all__ = ["Spread", "announced_inputs", "as_spread", "repeated_by_sampler", "shares_of_sampler", "total_counts"]
+__all__ = ["Spread", "announced_inputs", "as_spread", "begin_noise", "repeated_by_sampler", "shares_of_sampler", "total_counts"]
 
 Stores = Mapping[str, Sequence[FeatureStore]]
 
@@ -160,3 +161,14 @@ def announced_inputs(data: Iterable[Any], unpack: Optional[Unpack]) -> Optional[
     if batch_size is None:
         return None
     return count // batch_size * batch_size if getattr(data, "drop_last", False) else count
+
+
+def begin_noise(localizer: Localizer, processes: Processes, announced: Optional[int]) -> bool:
+    """Lets imputed pixels have the noise that they would have in one process; whether that is possible."""
+    everyone = processes.gather(announced)
+    before = everyone[: processes.rank]
+    if any(count is None for count in everyone) and processes.size > 1:
+        localizer.begin_apart(processes.rank)
+        return False
+    localizer.begin(sum(before))
+    return True
