@@ -87,7 +87,8 @@ def work(peer: str, wanted: Sequence[tuple[str, int, int]], limit: int) -> None:
             begin = time.process_time()
             score(*inputs)
             times.append(time.process_time() - begin)
-        numbers = {"seconds": f"{min(times):.3g}", "peak_mib": f"{max(0.0, peak):.1f}", "score": f"{value:.6f}"}
+        # The mean: the system counts a process' time in ticks, in which a short call may be seen as none at all.
+        numbers = {"seconds": f"{sum(times) / len(times):.3g}", "peak_mib": f"{max(0.0, peak):.1f}", "score": f"{value:.6f}"}
         print(json.dumps(numbers), flush=True)
         del inputs
 
