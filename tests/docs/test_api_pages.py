@@ -12,6 +12,7 @@ MODULES = [
     "captum_kd.embeddings",
     "captum_kd.metrics",
     "captum_kd.metrics.inference",
+    "captum_kd.metrics.torchmetrics",
     "captum_kd.perturb",
     "captum_kd.visualization",
 ]
