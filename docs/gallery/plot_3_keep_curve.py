@@ -29,7 +29,8 @@ maps = {
     "residual": residual,
     "random": random_attributions(distilled, generator=torch.Generator().manual_seed(0)),
 }
-curves = keep_curve(kd, test.images, test.labels, maps, generator=torch.Generator().manual_seed(0))
+shares = (0.1, 0.2, 0.3, 0.5, 0.7)
+curves = keep_curve(kd, test.images, test.labels, maps, shares=shares, generator=torch.Generator().manual_seed(0))
 figure = plot_keep_curve(curves, whole_accuracy=accuracy(kd))
 
 # %%

@@ -78,13 +78,13 @@ class Convolutions(nn.Module):
 
 def train(network: nn.Module, scenes: Scenes, epochs: int, teacher: Optional[nn.Module] = None, rate: float = 0.02) -> nn.Module:
     """By cross-entropy, and where there is a Teacher by its softened answers too (Hinton et al., 2015)."""
-    batches = epochs * -(-len(scenes.labels) // 32)
+    batches = epochs * -(-len(scenes.labels) // 64)
     optimizer = torch.optim.AdamW(network.parameters(), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, batches)
     with torch.no_grad():
         softened = None if teacher is None else (teacher(scenes.images) / 4).softmax(1)
     for _ in range(epochs):
-        for rows in torch.randperm(len(scenes.labels)).split(32):
+        for rows in torch.randperm(len(scenes.labels)).split(64):
             logits = network(scenes.images[rows])
             loss = nn.functional.cross_entropy(logits, scenes.labels[rows])
             if softened is not None:
@@ -100,19 +100,19 @@ def train(network: nn.Module, scenes: Scenes, epochs: int, teacher: Optional[nn.
 @cache
 def teacher() -> nn.Module:
     torch.manual_seed(0)
-    return train(Convolutions(24), teachers_lesson, epochs=3)
+    return train(Convolutions(20), teachers_lesson, epochs=3)
 
 
 @cache
 def student(seed: int, make: Callable[[], nn.Module] = lambda: Convolutions(12), rate: float = 0.02) -> nn.Module:
     torch.manual_seed(seed)
-    return train(make(), lesson, epochs=10, teacher=teacher(), rate=rate)
+    return train(make(), lesson, epochs=12, teacher=teacher(), rate=rate)
 
 
 @cache
 def base(seed: int, make: Callable[[], nn.Module] = lambda: Convolutions(12), rate: float = 0.02) -> nn.Module:
     torch.manual_seed(seed)
-    return train(make(), lesson, epochs=10, rate=rate)
+    return train(make(), lesson, epochs=12, rate=rate)
 
 
 def accuracy(network: nn.Module) -> float:
