@@ -78,7 +78,7 @@ def as_labels(target: Target, n: int) -> Optional[Tensor]:
     """Labels as an (n,) tensor of int64 on the CPU, a copy; None stays None.
 
     Raises:
-        TypeError: labels that are no integers.
+        TypeError: labels that are not integers.
         ValueError: another number of labels than inputs.
     """
     if target is None:
@@ -116,7 +116,7 @@ def as_grad_kwargs(grad_kwargs: Any) -> dict[str, bool]:
     """Keyword arguments for :func:`torch.autograd.grad`, those that go with one gradient of one output.
 
     Raises:
-        TypeError: no mapping of names to flags.
+        TypeError: not a mapping of names to flags.
         ValueError: a name that does not exist, or would change the gradient's shape.
     """
     if grad_kwargs is None:
@@ -143,8 +143,8 @@ def as_layout_hints(
     """The three layout arguments, checked.
 
     Raises:
-        ValueError: a grid that is no pair of positive integers, a negative number of prefix tokens, or a
-            channels_last that is no boolean.
+        ValueError: a grid that is not a pair of positive integers, a negative number of prefix tokens, or a
+            channels_last that is not a boolean.
     """
     if grid is not None:
         if not isinstance(grid, (tuple, list)) or len(grid) != 2 or not all(_is_count(side, 1) for side in grid):

@@ -60,7 +60,7 @@ def as_count(value: object, argument: str, least: int = 0, *, or_none: bool = Fa
     """A whole number from ``least`` to 2**63 - 1.
 
     Args:
-        or_none (bool): whether to say that None would have done; the caller has looked for it.
+        or_none (bool): whether the message says that None is allowed too; the caller has already looked for it.
 
     Raises:
         ValueError: anything else; True and False too.

@@ -339,7 +339,7 @@ def test_several_inputs_reach_the_extractor():
 
 def test_an_extractor_stays_as_it_is():
     """Mode, gradients and the global random state; no graph is recorded."""
-    model = nn.Sequential(ConvNet(), nn.Dropout(0.5)).train()
+    model = nn.Sequential(ConvNet(), nn.Linear(3, 64), nn.Dropout(0.5)).train()
     graphs = []
     model.register_forward_hook(lambda module, args, output: graphs.append(output.requires_grad))
     state = torch.get_rng_state()
@@ -399,7 +399,7 @@ GAPS = torch.tensor([0, 2, 5] * 6 + [0, 0])
         (pooled, [X], {}, TypeError, "no labels can be found; .* unpack="),
         (pooled, TensorDataset(X, Y), {}, TypeError, "DataLoader"),
         (pooled, [(X, GAPS)], {}, ValueError, "no inputs of 3 of the 6 classes: 1, 3, 4. "),
-        (pooled, [(X, Y)], {"num_classes": 4}, ValueError, "no inputs of 1 of the 4 classes that num_classes says: 3. "),
+        (pooled, [(X, Y)], {"num_classes": 4}, ValueError, "no inputs of 1 of the 4 classes that num_classes asks for: 3. "),
         (pooled, [(X, Y + 10**9)], {}, ValueError, "of the 1000000003 classes: 0, 1, 2, .*, ..."),
         (pooled, [(X, Y)], {"num_classes": 2}, ValueError, "Batch 0 holds the label 2; expected 0 to 1"),
         (pooled, [(X, Y), (X, Y - 1)], {}, ValueError, "Batch 1 holds the label -1; expected 0 and above"),
@@ -410,7 +410,7 @@ GAPS = torch.tensor([0, 2, 5] * 6 + [0, 0])
         (lambda x: (x,), [(X, Y)], {}, TypeError, "must return a tensor .* got tuple"),
         (lambda x: x.mean(), [(X, Y)], {}, ValueError, r"\(N, ...\) features for N = 20 inputs, got \(\)"),
         (lambda x: x[:3], [(X, Y)], {}, ValueError, r"N = 20 inputs, got \(3, 3, 12, 12\)"),
-        (changing_width, [(X, Y), (X[:2], Y[:2])], {}, ValueError, "6 features an input in batch 1, 24 before"),
+        (changing_width, [(X, Y), (X[:2], Y[:2])], {}, ValueError, "6 features per input in batch 1, but 24 before"),
         (spoiled(torch.nan), [(X, Y), (X, Y)], {}, ValueError, "non-finite .* input 1 of batch 0"),
         (spoiled(0.0), [(X, Y)], {}, ValueError, "only zeros for input 1 of batch 0"),
         (lambda x: x, [(torch.cat([X, -X]), torch.cat([Y, Y]))], {}, ValueError, "features of class 0 cancel"),

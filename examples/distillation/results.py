@@ -48,7 +48,7 @@ def write_results(
 
 
 def _scores_csv(record: Record) -> str:
-    """Every score of every pair, layer, view and formula, one a line."""
+    """Every score of every pair, layer, view and formula, one per line."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
     writer.writeheader()

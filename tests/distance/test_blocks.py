@@ -117,11 +117,18 @@ def test_constant_features_score_zero_with_a_warning(constant):
     x, y, _ = triple(20, 3)
     x, y = (torch.ones_like(x), y) if constant == "x" else (x, torch.ones_like(y))
     x.requires_grad_()
-    with pytest.warns(UserWarning, match="no geometry") as caught:
+    with pytest.warns(UserWarning, match="no geometry"):
         found = distance_correlation(x, y, block_size=6)
-    assert caught[0].filename == __file__
     found.backward()
     assert float(found.detach()) == 0 and x.grad is not None and x.grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_constant_features_are_warned_of_at_the_call(requires_grad):
+    x = torch.ones(20, 3, requires_grad=requires_grad)
+    with pytest.warns(UserWarning, match="no geometry") as caught:
+        distance_correlation(x, triple(20, 3)[1].to(x), block_size=6)
+    assert caught[0].filename == __file__
 
 
 def test_nothing_is_left_of_a_copy_and_constant_features_remove_nothing():

@@ -17,8 +17,9 @@ from state import unchanged_state
 from torch import Tensor
 
 from captum_kd.metrics import TransferReport
-from fuzz.cases import BUILDING_BLOCKS, CASES, MODELS, PACKAGE, Case, public_names
+from fuzz.cases import BUILDING_BLOCKS, CASES, Case, public_names
 from fuzz.odd import Opaque, TheModelsOwnError, odd_values
+from fuzz.values import MODELS, PACKAGE
 
 
 EXAMPLES = int(os.environ.get("CAPTUM_KD_FUZZ_EXAMPLES", "15"))

@@ -2,8 +2,7 @@ r"""Inner products of geometries over a population, and over it with each input 
 
 Every score of this package is algebra on the inner products of a few geometries (Student,
 Base, labels, Teacher). So is every leave-one-out score, once the inner products without each
-input are known; they cost one pass over the matrices, not one per input.
-
+input are known; they cost one pass over the matrices, not one per input
 (:meth:`captum_kd.distance.sums.PairSums.without_each`). Distances may be matrices, or sources that compute them a block
 at a time.
 """

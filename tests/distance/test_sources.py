@@ -1,0 +1,132 @@
+"""Distances that are asked for a block at a time are those of all features at once."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from captum_kd.distance import center, euclidean_distances, noise_level
+from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures
+
+FLOATS = [torch.float32, torch.float64]
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def whole(source: FeatureDistances) -> Tensor:
+    return source.block(slice(0, source.n), slice(0, source.n))
+
+
+# ---------------------------------------------------------------------------- a matrix that is held
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_matrix_is_its_own_source(dtype):
+    matrix = euclidean_distances(random(9, 4, dtype=dtype))
+    source = MatrixDistances(matrix)
+    assert (source.n, source.device, source.noise) == (9, matrix.device, noise_level(dtype))
+    assert torch.equal(source.block(slice(2, 5), slice(4, 9)), matrix[2:5, 4:9])
+    shift, exact = source.shift()
+    assert exact is True and shift.dtype == torch.float64
+    centred = matrix.double() - shift[:, None] - shift
+    torch.testing.assert_close(centred.fill_diagonal_(0), center(matrix.double()).matrix)
+
+
+def test_the_noise_of_a_matrix_may_be_that_of_narrower_features():
+    assert MatrixDistances(torch.zeros(4, 4), noise=0.0).noise == 0.0
+
+
+# ---------------------------------------------------------------------------- features in a tensor
+
+
+def test_features_in_a_tensor():
+    values = random(6, 5, dtype=torch.float32)
+    features = TensorFeatures(values)
+    assert (features.shape, features.dtype, features.device) == ((6, 5), torch.float32, values.device)
+    assert torch.equal(features.read(slice(1, 4), slice(2, 5)), values[1:4, 2:5])
+    torch.testing.assert_close(features.middle(), values.mean(0))
+    assert features.largest() == float(values.abs().max())
+
+
+# ---------------------------------------------------------------------------- features that are looked at again
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("kept", [True, False], ids=["shifted features kept", "read again"])
+@pytest.mark.parametrize("width", [3, 17])
+def test_blocks_are_those_of_all_distances(width, kept, dtype, monkeypatch):
+    monkeypatch.setattr("captum_kd.distance.sources.CHUNK", 5)
+    if not kept:
+        monkeypatch.setattr("captum_kd.distance.sources._KEPT_NUMBERS", 0)
+    x = random(80, width, dtype=dtype) + 100
+    source = FeatureDistances(TensorFeatures(x))
+    expected = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {}
+    for rows, columns in [(slice(0, 80), slice(0, 80)), (slice(0, 30), slice(30, 80)), (slice(70, 80), slice(0, 7))]:
+        found = source.block(rows, columns)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), expected[rows, columns], **tolerance)
+    assert whole(source).diagonal().count_nonzero() == 0
+    assert torch.equal(source.matrix().matrix, whole(source)) and source.matrix().noise == source.noise
+
+
+@pytest.mark.parametrize("numbers", [1, 40, 400])
+def test_columns_are_read_in_parts_that_memory_holds(numbers, monkeypatch):
+    monkeypatch.setattr("captum_kd.distance.sources._READ_NUMBERS", numbers)
+    monkeypatch.setattr("captum_kd.distance.sources._KEPT_NUMBERS", 0)
+    x, reads = random(10, 7), []
+
+    class Watched(TensorFeatures):
+        def read(self, rows: slice, columns: slice) -> Tensor:
+            reads.append(super().read(rows, columns))
+            return reads[-1]
+
+    source = FeatureDistances(Watched(x))
+    torch.testing.assert_close(source.block(slice(0, 4), slice(4, 10)), torch.cdist(x[:4], x[4:]))
+    assert max(read.numel() for read in reads) <= max(numbers, 6)  # at least one column of the longer side
+    assert all(read.shape[1] == min(7, max(1, numbers // 6)) for read in reads[:2])
+
+
+@pytest.mark.parametrize(
+    ("n", "dtype", "widen", "expected"),
+    [
+        (64, torch.float32, False, torch.float64),
+        (65, torch.float32, False, torch.float32),
+        (65, torch.float32, True, torch.float64),
+        (65, torch.float64, False, torch.float64),
+    ],
+)
+def test_distances_of_few_features_are_float64(n, dtype, widen, expected):
+    source = FeatureDistances(TensorFeatures(random(n, 3, dtype=dtype)), widen)
+    assert source.dtype == expected and whole(source).dtype == expected
+    assert source.noise == noise_level(dtype)  # of the features, however they are computed
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_distances_are_in_units_of_a_power_of_two(size):
+    x = random(8, 4, dtype=torch.float32)
+    source = FeatureDistances(TensorFeatures((x.double() * size).float()))
+    assert (source.unit == 1) == (size == 1)
+    torch.testing.assert_close(whole(source) * (source.unit / size), torch.cdist(x.double(), x.double()), rtol=1e-5, atol=1e-6)
+
+
+def test_features_have_to_be_finite():
+    with pytest.raises(ValueError, match="non-finite"):
+        FeatureDistances(TensorFeatures(torch.tensor([[1.0], [float("nan")], [2.0], [3.0]])))
+
+
+@pytest.mark.parametrize("n", [20, 511, 512, 1100])
+def test_a_guess_of_what_centring_takes(n):
+    """Exact where all distances can be looked at; elsewhere what is left is small beside the distances."""
+    x = random(n, 3)
+    shift, exact = FeatureDistances(TensorFeatures(x)).shift()
+    assert exact == (n < 512) and shift.shape == (n,) and shift.dtype == torch.float64
+    distances = euclidean_distances(x)
+    left = (distances - shift[:, None] - shift).fill_diagonal_(0)
+    best = center(distances).matrix
+    if exact:
+        torch.testing.assert_close(left, best)
+    else:
+        assert best.norm() <= left.norm() < 1.2 * best.norm()
+        assert (left - best).abs().amax() < 0.2 * distances.mean()

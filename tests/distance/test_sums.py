@@ -1,0 +1,200 @@
+"""Sums over blocks give the inner products of centred matrices, whatever was taken from the blocks before."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from captum_kd.distance import center, u_shift
+from captum_kd.distance.sources import MatrixDistances
+from captum_kd.distance.sums import PairSums, population_sums, tiles
+
+N, K = 23, 3
+SHIFTS = ("none", "any", "exact")
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def distances(n: int = N) -> list[Tensor]:
+    return [torch.cdist(x, x).fill_diagonal_(0) for x in (random(n, width, seed=width) for width in range(1, K + 1))]
+
+
+def shifts_of(kind: str, matrices: list[Tensor]) -> Tensor:
+    n = len(matrices[0])
+    if kind == "none":
+        return torch.zeros(len(matrices), n, dtype=torch.float64)
+    return random(len(matrices), n, seed=9) if kind == "any" else torch.stack([u_shift(each) for each in matrices])
+
+
+def summed(matrices: list[Tensor], shifts: Tensor, size: int, by_row: bool = False) -> PairSums:
+    sums = PairSums(shifts, by_row)
+    for rows, columns in tiles(len(matrices[0]), size):
+        sums.add([each[rows, columns] for each in matrices], rows, columns)
+    return sums
+
+
+def products(matrices: list[Tensor]) -> Tensor:
+    flat = torch.stack(matrices).flatten(1)
+    return flat @ flat.T
+
+
+def without(matrix: Tensor, k: int) -> Tensor:
+    rest = [i for i in range(len(matrix)) if i != k]
+    return matrix[rest][:, rest]
+
+
+@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+@pytest.mark.parametrize("kind", SHIFTS)
+@pytest.mark.parametrize("size", [5, N, 100])
+def test_inner_products_do_not_depend_on_what_was_taken_before(size, kind, estimator):
+    matrices = distances()
+    sums = summed(matrices, shifts_of(kind, matrices), size)
+    expected = products([center(each, estimator).matrix for each in matrices])
+    torch.testing.assert_close(sums.gram(estimator), expected, rtol=1e-11, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", SHIFTS)
+@pytest.mark.parametrize("size", [5, N])
+def test_norms_of_the_raw_distances(size, kind):
+    matrices = distances()
+    sums = summed(matrices, shifts_of(kind, matrices), size)
+    torch.testing.assert_close(sums.raw_squares(), torch.stack([each.square().sum() for each in matrices]))
+
+
+@pytest.mark.parametrize("kind", SHIFTS)
+@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+def test_shifts_that_centre_exactly(estimator, kind):
+    matrices = distances()
+    found = summed(matrices, shifts_of(kind, matrices), 7).u_shifts(estimator)
+    off_diagonal = ~torch.eye(N, dtype=torch.bool)
+    for matrix, shift in zip(matrices, found):
+        centred = matrix - shift[:, None] - shift
+        torch.testing.assert_close(centred[off_diagonal], center(matrix, estimator).matrix[off_diagonal])
+
+
+@pytest.mark.parametrize("size", [4, N])
+def test_rows_and_products_are_sums_over_pairs_of_different_inputs(size):
+    matrices, shifts = distances(), random(K, N, seed=9)
+    sums = summed(matrices, shifts, size, by_row=True)
+    shifted = torch.stack([each - shift[:, None] - shift for each, shift in zip(matrices, shifts)])
+    shifted.diagonal(dim1=1, dim2=2).zero_()
+    torch.testing.assert_close(sums.rows, shifted.sum(2))
+    torch.testing.assert_close(sums.products, products(list(shifted)))
+    assert sums.by_row is not None
+    torch.testing.assert_close(sums.by_row, torch.einsum("aij,bij->iab", shifted, shifted))
+
+
+@pytest.mark.parametrize("size", [5, N])
+def test_inner_products_without_each_input(size):
+    """By taking the input out of the distances and centring again."""
+    matrices = distances()
+    found = summed(matrices, shifts_of("exact", matrices), size, by_row=True).without_each()
+    assert found.shape == (N, K, K)
+    for k in range(N):
+        left = [center(without(each, k)).matrix for each in matrices]
+        torch.testing.assert_close(found[k], products(left) / ((N - 1) * (N - 4)), rtol=1e-10, atol=1e-12)
+
+
+def test_inner_products_without_each_input_need_sums_by_row():
+    matrices = distances()
+    with pytest.raises(ValueError, match="by_row=True"):
+        summed(matrices, shifts_of("exact", matrices), N).without_each()
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_shares_of_the_blocks_add_up(by_row):
+    matrices, shifts = distances(), random(K, N, seed=9)
+    whole = summed(matrices, shifts, 5, by_row)
+    shares = [PairSums(shifts, by_row) for _ in range(2)]
+    for place, (rows, columns) in enumerate(tiles(N, 5)):
+        shares[place % 2].add([each[rows, columns] for each in matrices], rows, columns)
+    shares[0].merge(shares[1])
+    for name in ("rows", "products", "by_row"):
+        found, expected = getattr(shares[0], name), getattr(whole, name)
+        assert (found is None) == (expected is None)
+        if expected is not None:
+            torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("place", range(K))
+def test_one_of_several_geometries_by_itself(place):
+    matrices, shifts = distances(), random(K, N, seed=9)
+    sums = summed(matrices, shifts, 6)
+    alone = summed(matrices[place : place + 1], shifts[place : place + 1], 6)
+    one = sums.of(place)
+    torch.testing.assert_close(one.gram(), alone.gram())
+    torch.testing.assert_close(one.u_shifts(), alone.u_shifts())
+    torch.testing.assert_close(one.raw_squares(), alone.raw_squares())
+
+
+def test_work_in_parts_of_a_block_gives_the_same(monkeypatch):
+    matrices, shifts = distances(), random(K, N, seed=9)
+    whole = summed(matrices, shifts, 9, by_row=True)
+    monkeypatch.setattr("captum_kd.distance.sums._WORK", 4 * K * 9)
+    parts = summed(matrices, shifts, 9, by_row=True)
+    torch.testing.assert_close(parts.rows, whole.rows)
+    torch.testing.assert_close(parts.products, whole.products)
+    torch.testing.assert_close(parts.by_row, whole.by_row)
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, 1), (7, 3), (9, 3), (5, 10)])
+def test_tiles_cover_every_pair_once(n, size):
+    met = torch.zeros(n, n, dtype=torch.long)
+    for rows, columns in tiles(n, size):
+        assert 0 < rows.stop - rows.start <= size and 0 < columns.stop - columns.start <= size
+        met[rows, columns] += 1
+        if rows != columns:
+            met[columns, rows] += 1
+    assert (met == 1).all()
+
+
+class Guessed(MatrixDistances):
+    """Distances whose shift is not the exact one, and that count how often their blocks are asked for."""
+
+    def __init__(self, matrix: Tensor, shift: Tensor) -> None:
+        super().__init__(matrix)
+        self.guess, self.asked = shift, 0
+
+    def block(self, rows: slice, columns: slice) -> Tensor:
+        self.asked += 1
+        return super().block(rows, columns)
+
+    def shift(self) -> tuple[Tensor, bool]:
+        return self.guess, False
+
+
+@pytest.mark.parametrize(
+    ("guess", "by_row", "passes"),
+    [(0.0, False, 1), (1e4, False, 2), (0.0, True, 2)],
+    ids=["good guess", "bad guess", "by row"],
+)
+def test_a_second_pass_is_made_only_where_it_is_needed(guess, by_row, passes):
+    matrix = distances()[2]
+    source = Guessed(matrix, torch.full((N,), guess, dtype=torch.float64))
+    watched: list[tuple[slice, slice]] = []
+
+    def watch(blocks, rows, columns):
+        assert len(blocks) == 1 and torch.equal(blocks[0], matrix[rows, columns])
+        watched.append((rows, columns))
+
+    sums = population_sums([source], by_row=by_row, block_size=8, watch=watch)
+    assert source.asked == passes * 6
+    assert watched == list(tiles(N, 8))
+    torch.testing.assert_close(sums.gram(), products([center(matrix).matrix]), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_distances_that_are_held_are_read_once(by_row):
+    reads = []
+
+    class Counted(MatrixDistances):
+        def block(self, rows: slice, columns: slice) -> Tensor:
+            reads.append((rows, columns))
+            return super().block(rows, columns)
+
+    matrices = distances()
+    sums = population_sums([Counted(each) for each in matrices], by_row=by_row, block_size=8)
+    assert len(reads) == K * 6
+    assert (sums.by_row is not None) == by_row
+    torch.testing.assert_close(sums.gram(), products([center(each).matrix for each in matrices]))
