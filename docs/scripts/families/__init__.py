@@ -1,6 +1,6 @@
 """One small model of every family of image classifiers, with random weights, and the layer to look at.
 
-Nothing is downloaded. Depths and widths are cut where a family's constructor allows it: how a layer is laid
+Nothing is downloaded. Depths and widths are cut where that can be done: how a layer is laid
 out does not depend on them.
 """
 
@@ -55,13 +55,19 @@ def build(family: Family, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def unfilled(make: Callable[[], nn.Module]) -> nn.Module:
+def unfilled(make: Callable[[], nn.Module], part: int = 1) -> nn.Module:
     """A model of convolutions, batch normalisations and linear layers without the wait for its millions of weights.
 
     :func:`build` draws those of the convolutions anyway.
+
+    Args:
+        make: gives the model, of five classes.
+        part: one of so many channels is kept, for constructors that do not let widths be chosen.
     """
     with torch.device("meta"):
         model = make()
+        for module in model.modules():
+            _narrow(module, part)
     model.to_empty(device="cpu")
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -72,6 +78,30 @@ def unfilled(make: Callable[[], nn.Module]) -> nn.Module:
         elif isinstance(module, nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)
     return model
+
+
+def _narrow(module: nn.Module, part: int) -> None:
+    """One of so many of a module's channels, save for images' three and logits' five."""
+
+    def kept(channels: int) -> int:
+        assert channels in (3, 5) or channels % part == 0, channels
+        return channels if channels in (3, 5) else channels // part
+
+    if isinstance(module, nn.Conv2d):
+        module.in_channels, module.out_channels = kept(module.in_channels), kept(module.out_channels)
+        module.groups = module.groups if module.groups == 1 else kept(module.groups)
+        shape = (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+        module.weight = nn.Parameter(torch.empty(shape))
+        module.bias = None if module.bias is None else nn.Parameter(torch.empty(module.out_channels))
+    elif isinstance(module, nn.Linear):
+        module.in_features, module.out_features = kept(module.in_features), kept(module.out_features)
+        module.weight = nn.Parameter(torch.empty(module.out_features, module.in_features))
+        module.bias = nn.Parameter(torch.empty(module.out_features))
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.num_features = kept(module.num_features)
+        for tensors in (module._parameters, module._buffers):
+            tensors.update({name: value[: module.num_features] for name, value in tensors.items() if value.dim()})
+        module.weight, module.bias = nn.Parameter(module.weight), nn.Parameter(module.bias)
 
 
 def layer_name(model: nn.Module, layer: str) -> str:

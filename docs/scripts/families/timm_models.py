@@ -7,6 +7,8 @@ from typing import Any
 
 import timm
 from timm.models.convmixer import ConvMixer
+from timm.models.focalnet import FocalNet
+from timm.models.nest import Nest
 from torch import nn
 
 from families import Family, Misfit, unfilled
@@ -17,11 +19,11 @@ __all__ = ["FAMILIES", "MISFITS"]
 def _of(model: str, layer: str, name: str = "", **more: Any) -> Family:
     """A member of the module that the model's entry point lives in; ``settings`` go to its constructor.
 
-    ``plain`` networks are made without the wait for their initial weights.
+    Of ``plain`` networks one of so many channels is kept, and they are made without the wait for their initial weights.
     """
     make = partial(_make, model, more.pop("settings", {}))
-    if more.pop("plain", False):
-        make = partial(unfilled, make)
+    if plain := more.pop("plain", 0):
+        make = partial(unfilled, make, plain)
     module = timm.model_entrypoint(model).__module__.rsplit(".", 1)[-1]
     return Family("timm", f"{module} ({name})" if name else module, make, layer, **more)
 
@@ -36,7 +38,7 @@ FOUR = (1, 1, 1, 1)
 WIDTHS = (16, 24, 32, 40)
 SWIN = {"img_size": 96, "embed_dim": 24, "depths": FOUR, "num_heads": (1, 2, 2, 2)}
 CROSS = {"depth": ((1, 1, 0),)}
-XCEPTION = [{"in_chs": ins, "out_chs": outs, "stride": 2} for ins, outs in ((64, 32), (32, 32), (32, 40))]
+XCEPTION = [{"in_chs": ins, "out_chs": outs, "stride": 2} for ins, outs in ((64, 24), (24, 24), (24, 32), (32, 40))]
 
 FAMILIES = [
     _of("beit_base_patch16_224", "blocks[-1]", settings=SMALL),
@@ -74,7 +76,7 @@ FAMILIES = [
     _of("vit_tiny_patch16_dinov3_qkvb", "blocks[-1]", settings=SMALL),
     _of("fasternet_t0", "stages[-1]"),
     _of("fastvit_t8", "stages[-1]", settings={"layers": FOUR}),
-    _of("focalnet_tiny_srf", "layers[-1]"),
+    Family("timm", "focalnet", partial(FocalNet, depths=FOUR, embed_dim=16, num_classes=5), "layers[-1]"),
     _of("gcvit_xxtiny", "stages[-1]", settings={"img_size": 128}, size=(128, 128)),
     _of(
         "gemma4_vit_167m", "encoder.blocks[-1]",
@@ -92,9 +94,9 @@ FAMILIES = [
     _of("hrnet_w18_small", "incre_modules[-1]", note="The coarsest of four branches; `stage4` gives a map of each."),
     _of("iformer_t", "stages[-1]"),
     _of("inception_next_atto", "stages[-1]"),
-    _of("inception_resnet_v2", "conv2d_7b", size=(160, 160), plain=True),
-    _of("inception_v3", "Mixed_7c", size=(160, 160), plain=True),
-    _of("inception_v4", "features", size=(160, 160), plain=True),
+    _of("inception_resnet_v2", "conv2d_7b", size=(160, 160), plain=8),
+    _of("inception_v3", "Mixed_7c", size=(160, 160), plain=8),
+    _of("inception_v4", "features", size=(160, 160), plain=8),
     _of("lcnetv2_small", "stages[-1]"),
     _of("levit_128s", "stages[-1]", settings={"img_size": 96}, positive=False),
     _of("lowformer_b0", "stages[-1]", positive=False),
@@ -115,26 +117,26 @@ FAMILIES = [
     _of("mvitv2_tiny", "stages[-1]", settings={"img_size": 96}),
     _of("naflexvit_so150m2_patch16_reg1_gap", "blocks[-1]", settings={"embed_dim": 48, "depth": 2, "num_heads": 3}),
     _of("nasnetalarge", "cell_17", settings={"stem_size": 8, "num_features": 384}),
-    _of("nest_tiny", "levels[-1]", settings={"img_size": 96}),
+    Family("timm", "nest", partial(Nest, img_size=96, embed_dims=(24, 48, 96), depths=(1, 1, 1), num_classes=5), "levels[-1]"),
     _of("nextvit_small", "stages[-1]"),
     _of("test_nfnet", "stages[-1]"),
     _of(
         "pit_ti_224", "transformers[-1].blocks",
         settings={"img_size": 96}, note="The stage gives the class token as a second tensor.",
     ),
-    _of("pnasnet5large", "cell_11", plain=True),
+    _of("pnasnet5large", "cell_11", plain=6),
     _of("pvt_v2_b0", "stages[-1]"),
     _of("qwen3_vit_88m", "encoder.blocks[-1]", settings={"embed_dim": 48, "depth": 2, "num_heads": 3}),
     _of("rdnet_tiny", "dense_stages[-1]", settings={"num_init_features": 16, "growth_rates": (16,) * 7}),
     _of("regnetx_002", "s4"),
     _of("repghostnet_050", "blocks[-1]"),
     _of("repvit_m1", "stages[-1]", settings={"depth": (1, 1, 2, 1), "embed_dim": WIDTHS}),
-    _of("res2next50", "layer4", settings={"layers": FOUR}, plain=True),
+    _of("res2next50", "layer4", settings={"layers": FOUR}, plain=1),
     _of("resnest14d", "layer4"),
     _of("test_resnet", "layer4"),
     _of("resnetv2_18", "stages[-1]", settings={"layers": FOUR}),
     _of("rexnet_100", "features[-1]"),
-    _of("selecsls42", "head", plain=True),
+    _of("selecsls42", "head", plain=8),
     _of("legacy_seresnet18", "layer4", settings={"layers": FOUR}),
     _of(
         "sequencer2d_s", "stages[-1]",
@@ -166,7 +168,7 @@ FAMILIES = [
     _of("vitamin_small_224", "blocks[-1]", settings={"img_size": 96, "depth": 2}),
     _of("volo_d1_224", "network[-1]", settings={"img_size": 96}),
     _of("ese_vovnet19b_slim_dw", "stages[-1]"),
-    _of("legacy_xception", "conv4", plain=True),
+    _of("legacy_xception", "conv4", plain=8),
     _of("xception41p", "blocks[-1]", settings={"block_cfg": XCEPTION}),
     _of("xcit_nano_12_p8_224", "blocks[-1]", settings={"depth": 2}),
 ]

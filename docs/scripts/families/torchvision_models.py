@@ -50,8 +50,8 @@ FAMILIES = [
     _of("convnext_tiny", "features", make=partial(ConvNeXt, CONVNEXT, num_classes=5)),
     _of("densenet121", "features", make=partial(DenseNet, 4, (2, 2, 2, 2), 8, num_classes=5)),
     _of("efficientnet_b0", "features", size=(192, 192)),
-    _of("googlenet", "inception5b", settings=INCEPTION),
-    _of("inception_v3", "Mixed_7c", settings=INCEPTION, size=(160, 160)),
+    _of("googlenet", "inception5b", make=partial(unfilled, partial(_make, "googlenet", INCEPTION), 8)),
+    _of("inception_v3", "Mixed_7c", make=partial(unfilled, partial(_make, "inception_v3", INCEPTION), 8), size=(160, 160)),
     _of("maxvit_t", "blocks[-1]", make=partial(MaxVit, **MAXVIT)),
     _of("mnasnet0_5", "layers", size=(192, 192)),
     _of("mobilenet_v2", "features", settings={"width_mult": 0.35}, size=(192, 192)),
@@ -62,7 +62,7 @@ FAMILIES = [
     _of("squeezenet1_1", "features"),
     _of("swin_t", "features", name="Swin", make=partial(SwinTransformer, **SWIN)),
     _of("swin_v2_t", "features", name="Swin v2", make=partial(SwinTransformer, **SWIN_V2)),
-    _of("vgg11_bn", "features", make=partial(unfilled, partial(_make, "vgg11_bn", {}))),
+    _of("vgg11_bn", "features", make=partial(unfilled, partial(_make, "vgg11_bn", {}), 8)),
     _of("vit_b_16", "encoder.layers[-1]", make=partial(torchvision.models.VisionTransformer, **VIT)),
 ]
 MISFITS: list[Misfit] = []
