@@ -339,7 +339,7 @@ def test_several_inputs_reach_the_extractor():
 
 def test_an_extractor_stays_as_it_is():
     """Mode, gradients and the global random state; no graph is recorded."""
-    model = nn.Sequential(ConvNet(), nn.Dropout(0.5)).train()
+    model = nn.Sequential(ConvNet(), nn.Linear(3, 64), nn.Dropout(0.5)).train()
     graphs = []
     model.register_forward_hook(lambda module, args, output: graphs.append(output.requires_grad))
     state = torch.get_rng_state()
