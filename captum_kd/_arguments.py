@@ -8,7 +8,7 @@ from typing import Any, Optional, Sequence, Union
 import torch
 from torch import Tensor, nn
 
-from captum_kd._values import as_count, as_flag, check_dense, check_mapping, described
+from captum_kd._values import as_count, as_flag, check_dense, check_mapping, check_untransformed, described
 from captum_kd.layouts import LayoutHints
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "as_layout_hints",
     "check_batch_size",
     "check_callable",
+    "check_device_ids",
     "take_rows",
 ]
 
@@ -49,6 +50,7 @@ def as_inputs(inputs: Union[Tensor, tuple[Tensor, ...]], argument: str = "inputs
         if not isinstance(value, Tensor):
             raise TypeError(f"{argument} must be a tensor or a tuple of tensors, got {type(value).__name__}.")
         check_dense(value, argument)
+        check_untransformed(value, argument)
         if value.dim() == 0 or value.shape[0] == 0:
             raise ValueError(f"{argument} has shape {tuple(value.shape)}: the first dimension must hold the examples.")
     rows = [value.shape[0] for value in values]
@@ -76,7 +78,7 @@ def as_labels(target: Target, n: int) -> Optional[Tensor]:
     """Labels as an (n,) tensor of int64 on the CPU, a copy; None stays None.
 
     Raises:
-        TypeError: labels that are no integers.
+        TypeError: labels that are not integers.
         ValueError: another number of labels than inputs.
     """
     if target is None:
@@ -84,7 +86,7 @@ def as_labels(target: Target, n: int) -> Optional[Tensor]:
     if not isinstance(target, Tensor):
         items: list[Any] = list(target) if isinstance(target, (list, tuple, range)) else [target]
         try:
-            target = torch.tensor([operator.index(item) for item in items], dtype=torch.long)
+            target = torch.tensor([operator.index(item) for item in items], dtype=torch.long, device="cpu")
         except (ValueError, OverflowError):
             raise ValueError(f"target must hold labels that fit into 64 bits, got {described(target)}.") from None
         except TypeError:
@@ -114,7 +116,7 @@ def as_grad_kwargs(grad_kwargs: Any) -> dict[str, bool]:
     """Keyword arguments for :func:`torch.autograd.grad`, those that go with one gradient of one output.
 
     Raises:
-        TypeError: no mapping of names to flags.
+        TypeError: not a mapping of names to flags.
         ValueError: a name that does not exist, or would change the gradient's shape.
     """
     if grad_kwargs is None:
@@ -128,14 +130,21 @@ def as_grad_kwargs(grad_kwargs: Any) -> dict[str, bool]:
     return dict(grad_kwargs)
 
 
+def check_device_ids(device_ids: Any) -> None:
+    """Raises a TypeError unless device_ids is None or a list of device numbers."""
+    if device_ids is not None:
+        if not isinstance(device_ids, (list, tuple)) or not all(_is_count(each, 0) for each in device_ids):
+            raise TypeError(f"device_ids must be a list of device numbers or None, got {described(device_ids)}.")
+
+
 def as_layout_hints(
     grid: Optional[tuple[int, int]], prefix_tokens: Optional[int], channels_last: Optional[bool]
 ) -> LayoutHints:
     """The three layout arguments, checked.
 
     Raises:
-        ValueError: a grid that is no pair of positive integers, a negative number of prefix tokens, or a
-            channels_last that is no boolean.
+        ValueError: a grid that is not a pair of positive integers, a negative number of prefix tokens, or a
+            channels_last that is not a boolean.
     """
     if grid is not None:
         if not isinstance(grid, (tuple, list)) or len(grid) != 2 or not all(_is_count(side, 1) for side in grid):

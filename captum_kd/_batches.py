@@ -45,8 +45,8 @@ def unpack_batch(batch: Any, unpack: Optional[Unpack] = None) -> Batch:
         Batch: inputs as a tuple of tensors, labels as (N,) int64 on the CPU.
 
     Raises:
-        TypeError: a batch in which inputs and labels cannot be told apart, or holds no labels; inputs that
-            are no tensors; labels that are no integers; an ``unpack`` that returns something else than a pair.
+        TypeError: a batch that holds no labels, or in which they cannot be told from the inputs; inputs that
+            are not tensors; labels that are not integers; an ``unpack`` that does not return a pair.
         ValueError: a mapping without the keys, no examples, or another number of labels than inputs.
     """
     if unpack is not None:
@@ -83,7 +83,7 @@ def _labels(labels: Any, n: int) -> Tensor:
         raise TypeError(f"The loader yields None for labels. {WAY_OUT}")
     if isinstance(labels, Tensor) and labels.dim() == 2 and labels.shape[1] > 1:
         raise ValueError(
-            f"The labels of a batch have shape {tuple(labels.shape)}; expected one class a label, ({n},). Turn one-hot "
+            f"The labels of a batch have shape {tuple(labels.shape)}; expected one class per input, ({n},). Turn one-hot "
             "rows into classes with labels.argmax(1) in unpack=."
         )
     if isinstance(labels, Tensor) and labels.dim() == 2:

@@ -24,8 +24,8 @@ CANCELLED = 1e-6
 def classifier_embeddings(module: nn.Module) -> Tensor:
     """Class embeddings from a classifier's weights: one row for each class.
 
-    Classes that a model finds alike have rows that point alike. With two classes every table gives the same
-    scores and maps as one-hot.
+    The rows of classes that a model finds similar point in similar directions. With two classes every table gives
+    the same scores and maps as one-hot.
 
     Args:
         module (nn.Module): the final layer, an ``nn.Linear`` or a 1x1 ``nn.Conv2d``; or a whole model whose
@@ -37,9 +37,9 @@ def classifier_embeddings(module: nn.Module) -> Tensor:
         Tensor: (num_classes, e), a detached copy, of the weights' dtype and on their device.
 
     Raises:
-        TypeError: no module.
-        ValueError: a model in which no layer, or more than one, is the classifier (the candidates are named);
-            a layer with fewer than two classes, not yet initialised, or with non-finite weights.
+        TypeError: not a module.
+        ValueError: a model in which no layer, or more than one, may be the classifier (the candidates are named);
+            a layer with fewer than two classes, without weights yet, or with non-finite ones.
 
     Example::
 
@@ -171,8 +171,8 @@ def class_prototypes(
         width = width or directions.shape[1]
         if directions.shape[1] != width:
             raise ValueError(
-                f"feature_func gives {directions.shape[1]} features an input in batch {number}, {width} before; all "
-                "inputs need the same size, or features pooled over positions."
+                f"feature_func gives {directions.shape[1]} features per input in batch {number}, but {width} before; "
+                "all inputs need the same size, or features must be pooled over positions."
             )
         for label in labels.unique().tolist():
             of_class = directions[labels == label]
@@ -186,7 +186,7 @@ def _unit_rows(features: Any, n: int, batch: int) -> Tensor:
     if not isinstance(features, Tensor):
         raise TypeError(
             f"feature_func must return a tensor (N, ...), got {type(features).__name__}; wrap it in a function that "
-            "takes the tensor out (pooler_output, say)."
+            "takes the tensor out (pooler_output, for example)."
         )
     if features.dim() < 2 or features.shape[0] != n or features.numel() == 0:
         raise ValueError(f"feature_func must give (N, ...) features for N = {n} inputs, got {tuple(features.shape)}.")
@@ -211,8 +211,8 @@ def _prototypes(sums: dict[int, Tensor], counts: dict[int, int], num_classes: Op
     classes = max(sums) + 1 if num_classes is None else num_classes
     lacking = classes - len(sums)
     if lacking:
-        # Of a thousand classes that lack, the first are enough to see what went wrong.
-        named = "" if num_classes is None else " that num_classes says"
+        # Of a thousand missing classes the first are enough to see what went wrong.
+        named = "" if num_classes is None else " that num_classes asks for"
         first = [label for label in range(min(classes, len(sums) + 8)) if label not in sums][:8]
         raise ValueError(
             f"data holds no inputs of {lacking} of the {classes} classes{named}: {', '.join(map(str, first))}"

@@ -8,7 +8,7 @@ import torch
 from captum.attr import LayerAttribution
 from torch import Tensor
 
-from captum_kd._values import check_dense
+from captum_kd._values import check_dense, check_untransformed
 from captum_kd.distance import is_finite
 from captum_kd.layouts import Size
 
@@ -25,7 +25,8 @@ def image_place(inputs: tuple[Tensor, ...], purpose: str) -> int:
     if len(places) != 1:
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
         raise ValueError(
-            f"{purpose} exactly one input of images (N, C, H, W), floating point; {len(places)} of the inputs are: {shapes}."
+            f"{purpose} exactly one input of images (N, C, H, W), floating point, but {len(places)} of the inputs are; they "
+            f"have the shapes {shapes}."
         )
     return places[0]
 
@@ -33,7 +34,7 @@ def image_place(inputs: tuple[Tensor, ...], purpose: str) -> int:
 def as_maps(
     attributions: Any, argument: str, n: Optional[int], size: Optional[Size] = None, *, flat_too: bool = False
 ) -> Tensor:
-    """Attributions as they came, without graph, known to be one finite map an input.
+    """Attributions, detached and checked to be one finite map per input.
 
     Args:
         attributions (Any): what a Captum layer attribution returned.
@@ -52,12 +53,13 @@ def as_maps(
     if isinstance(attributions, (tuple, list)):
         raise TypeError(
             f"{argument} is a {type(attributions).__name__} of {len(attributions)}, as layers with several outputs, "
-            f"lists of layers and both directions of a transfer give them; choose one, {argument}[0] say."
+            f"lists of layers and both directions of a transfer give them; choose one, {argument}[0] for example."
         )
     if not isinstance(attributions, Tensor) or not attributions.is_floating_point():
         kind = f"a tensor of {attributions.dtype}" if isinstance(attributions, Tensor) else type(attributions).__name__
         raise TypeError(f"{argument} must be a floating point tensor of shape (N, 1, h, w), got {kind}.")
     check_dense(attributions, argument)
+    check_untransformed(attributions, argument)
     if flat_too and attributions.dim() == 3:
         attributions = attributions.unsqueeze(1)
     shape = tuple(attributions.shape)
@@ -65,7 +67,7 @@ def as_maps(
         hint = " Sum over channels first, by .sum(1, keepdim=True)." if attributions.dim() == 4 and shape[1] > 1 else ""
         hint = " Add the dimension of channels, by .unsqueeze(1)." if attributions.dim() == 3 else hint
         expected = "(N, 1, h, w) or (N, h, w)" if flat_too else "(N, 1, h, w)"
-        raise ValueError(f"{argument} must have shape {expected}, one map an input, got {shape}.{hint}")
+        raise ValueError(f"{argument} must have shape {expected}, one map per input, got {shape}.{hint}")
     if n is not None and shape[0] != n:
         raise ValueError(f"{argument} has {shape[0]} maps for {n} inputs; pass the maps of these inputs, one each.")
     if size is not None and (shape[2] > size[0] or shape[3] > size[1]):

@@ -45,7 +45,7 @@ def class_scores(output: Any, output_transform: Optional[OutputTransform], label
         raise ValueError(f"{model} gives logits of {rows} rows for {labels.shape[0]} inputs.")
     if classes < 2:
         raise ValueError(
-            f"{model} gives one logit an input; two classes need two: "
+            f"{model} gives one logit per input, but two classes need two: pass "
             "output_transform=lambda out: torch.cat([torch.zeros_like(out), out], 1)."
         )
     outside = None if labels is None else labels[(labels < 0) | (labels >= classes)]

@@ -26,7 +26,9 @@ __all__ = [
     "check_dense",
     "check_generator",
     "check_mapping",
+    "check_untransformed",
     "described",
+    "is_transformed",
 ]
 
 MOST = 2**63 - 1
@@ -58,7 +60,7 @@ def as_count(value: object, argument: str, least: int = 0, *, or_none: bool = Fa
     """A whole number from ``least`` to 2**63 - 1.
 
     Args:
-        or_none (bool): whether to say that None would have done; the caller has looked for it.
+        or_none (bool): whether the message says that None is allowed too; the caller has already looked for it.
 
     Raises:
         ValueError: anything else; True and False too.
@@ -149,4 +151,18 @@ def check_dense(value: Tensor, argument: str) -> None:
         raise TypeError(
             f"{argument} must be an ordinary dense tensor, got one of shape {tuple(value.shape)} that is {kind}; convert it "
             "first (to_dense(), dequantize(), to_padded_tensor())."
+        )
+
+
+def is_transformed(value: Tensor) -> bool:
+    """Whether a tensor is inside one of torch.func's transforms, in which no values can be looked at."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(value))
+
+
+def check_untransformed(value: Tensor, argument: str) -> None:
+    """Raises a TypeError for tensors inside one of torch.func's transforms."""
+    if is_transformed(value):
+        raise TypeError(
+            f"{argument} must be an ordinary tensor, got one inside a transform of torch.func (vmap, grad, ...); make the "
+            "call outside of it."
         )

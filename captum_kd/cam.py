@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Sequence
 
 import torch
 from torch import Tensor
+
+from captum_kd._warnings import warn_user
 
 __all__ = ["precise", "warn_of_lost_digits", "weighted_activations"]
 
 # Below this float16 keeps fewer than 8 bits, what bfloat16 has everywhere; its smallest step is 2^-24.
 _FEW_BITS_OF_FLOAT16 = 2.0**-16
 
-# Frames of a warning: warn_of_lost_digits, Observation.maps, _explain, attribute, its log_usage wrapper, the caller.
-_TO_THE_USER = 6
-
 
 def precise(value: Tensor) -> Tensor:
-    """Half types have too few digits for distances and gradients: they are computed in float32."""
+    """The value in float32 if its type is a half one, which has too few digits for distances and gradients."""
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
 
 
@@ -45,9 +43,7 @@ def warn_of_lost_digits(largest: Sequence[Tensor], layer: str) -> None:
     reach = float(torch.stack([single.to(largest[0].device) for single in largest]).amax())
     if 0 < reach < _FEW_BITS_OF_FLOAT16 or reach > torch.finfo(torch.float16).max:
         lost = "are lost" if reach > 1 else "keep only a few of their bits"
-        warnings.warn(
+        warn_user(
             f"The maps of {layer} reach {reach:.1e}, where values of its type, float16, {lost}. Explain the model in "
-            "bfloat16 or float32: model.bfloat16(), or model.float().",
-            UserWarning,
-            stacklevel=_TO_THE_USER,
+            "bfloat16 or float32: model.bfloat16(), or model.float()."
         )

@@ -2,8 +2,8 @@
 
 Without embeddings classes are one-hot, all equally far apart. :func:`classifier_embeddings` and
 :func:`class_prototypes` place them by what a model has learned; any (num_classes, e) tensor will do
-(a text model's vectors of the class names, say: none is ever loaded here). With two classes the choice
-cannot matter: two points have one distance, whose size scores and maps do not depend on.
+(a text model's vectors of the class names, for example; this package loads none). With two classes the choice
+cannot matter: two points have one distance, and scores and maps do not depend on its size.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ FeatureTransform = Callable[[Tensor], Tensor]
 
 
 def global_average_pool(activations: Tensor) -> Tensor:
-    """Means over all positions: what a channel says, wherever it says it.
+    """Means over all positions: how strongly each channel responds, wherever it does.
 
     UniCAM's default, as the authors' maps use it.
 

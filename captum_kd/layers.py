@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import functools
 import sys
 import threading
 import warnings
@@ -22,7 +23,8 @@ from captum._utils.common import _sort_key_list
 from torch import Tensor, nn
 
 from captum_kd._fast_path import without_fast_path
-from captum_kd._values import check_dense
+from captum_kd._overlapping import Overlapping
+from captum_kd._values import check_dense, check_untransformed, is_transformed
 from captum_kd.layouts import Trace
 from captum_kd.names import find, find_like, innermost, name_of, names_in
 
@@ -76,12 +78,13 @@ def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: 
         argument (str): the argument that gave the layer, for messages.
 
     Raises:
-        ValueError: no such name (with close matches), or a name for a plain function.
+        ValueError: no such name (with close matches), a name for a plain function, or a layer in TorchScript.
         TypeError: neither name nor module.
     """
     if isinstance(layer, nn.Module):
         module = innermost(layer)
-        return Layer(module, name_of(forward_func, module) if isinstance(forward_func, nn.Module) else None, model)
+        name = name_of(forward_func, module) if isinstance(forward_func, nn.Module) else None
+        return _that_calls_hooks(Layer(module, name, model))
     if not isinstance(layer, str):
         raise TypeError(f"{argument} must be an nn.Module or a dotted name, got {type(layer).__name__}.")
     if not isinstance(forward_func, nn.Module):
@@ -92,14 +95,14 @@ def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: 
     found = find(forward_func, layer) if layer else None
     if found is None:
         raise ValueError(_no_such_name(forward_func, layer, model, argument))
-    return Layer(found.module, found.name, model)
+    return _that_calls_hooks(Layer(found.module, found.name, model))
 
 
 def counterpart(layer: Layer, forward_func: Callable[..., Any], *, model: str, argument: str) -> Layer:
     """Another model's layer of the same dotted name as the Student's; that model itself for the whole Student.
 
     Raises:
-        ValueError: the Student's layer has no name or the other model has none of that name.
+        ValueError: the Student's layer has no name or the other model has none of that name, or it is TorchScript.
     """
     if layer.name is None or not isinstance(forward_func, nn.Module):
         reason = f"{model} is a plain function" if layer.name is not None else (
@@ -112,7 +115,16 @@ def counterpart(layer: Layer, forward_func: Callable[..., Any], *, model: str, a
             f"{argument} was not given, and {model} has no counterpart of {layer}: "
             f"{_no_such_name(forward_func, layer.name, model, argument)} Pass {argument} if the architectures differ."
         )
-    return Layer(found.module, found.name, model)
+    return _that_calls_hooks(Layer(found.module, found.name, model))
+
+
+def _that_calls_hooks(layer: Layer) -> Layer:
+    if isinstance(layer.module, torch.jit.ScriptModule):
+        raise ValueError(
+            f"{layer} is TorchScript, which calls no hooks, so that nobody can look inside; pass the model that was "
+            "scripted or traced."
+        )
+    return layer
 
 
 def _no_such_name(func: nn.Module, name: str, model: str, argument: str) -> str:
@@ -174,7 +186,7 @@ def catch_layers(
         # And tensors of inference mode can neither be changed nor recorded outside of it.
         forward_func(*(_copied(value) for value in (*inputs, *additional_forward_args)))
     for layer in layers:
-        _check_caught(layer, catcher.caught, at_input)
+        _check_caught(layer, catcher.caught, at_input, isinstance(forward_func, torch.fx.GraphModule))
     devices = _device_order(forward_func, catcher.caught[layers[0].module], device_ids)
     return [{layer.module: catcher.caught[layer.module][device] for layer in layers} for device in devices]
 
@@ -207,13 +219,15 @@ class _Catcher:
     def catching(self, module: nn.Module) -> Iterator[None]:
         # Replicas of a DataParallel model share the hooks but are other objects: the module that
         # was asked for is bound here.
-        def at_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def at_input(running: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not self._is_of_this_pass(running):
+                return None
             if not _tensors_in(args):
                 return args, self._catch(module, kwargs)
             return self._catch(module, args), kwargs
 
-        def at_output(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            return self._catch(module, output)
+        def at_output(running: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            return self._catch(module, output) if self._is_of_this_pass(running) else None
 
         if self.at_input:
             handle = module.register_forward_pre_hook(at_input, with_kwargs=True)
@@ -227,19 +241,21 @@ class _Catcher:
     @contextmanager
     def tracing(self) -> Iterator[None]:
         # A hook on all modules, since a plain function does not say which modules it will call.
-        # Other threads' models are told apart by the thread, save for replicas of this one.
         def trace(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, Tensor) and output.dim() == 4:
-                if threading.get_ident() == self.thread or getattr(module, "_is_replica", False):
-                    n, a, b, c = output.shape
-                    keeps_shape = any(isinstance(arg, Tensor) and arg.shape == output.shape for arg in args)
-                    self.seen[output.device].append(Trace((n, a, b, c), module, keeps_shape))
+            if isinstance(output, Tensor) and output.dim() == 4 and self._is_of_this_pass(module):
+                n, a, b, c = output.shape
+                keeps_shape = any(isinstance(arg, Tensor) and arg.shape == output.shape for arg in args)
+                self.seen[output.device].append(Trace((n, a, b, c), module, keeps_shape))
 
         handle = nn.modules.module.register_module_forward_hook(trace)
         try:
             yield
         finally:
             handle.remove()
+
+    def _is_of_this_pass(self, running: nn.Module) -> bool:
+        """Other threads may run the same model meanwhile; a data-parallel model runs replicas in threads of its own."""
+        return threading.get_ident() == self.thread or getattr(running, "_is_replica", False)
 
     def _catch(self, module: nn.Module, value: Any) -> Any:
         """Keeps copies of the tensors in ``value``; returns what the model goes on with."""
@@ -265,20 +281,24 @@ class _Catcher:
 
     def _root(self, tensor: Tensor, device: torch.device) -> Tensor:
         # Behind an earlier root the graph has to hold together, so that its gradient is whole.
-        if device in self.rooted and tensor.requires_grad:
+        if device in self.rooted and tensor.requires_grad or is_transformed(tensor):  # the latter is refused behind the pass
             return tensor
         return tensor.detach().requires_grad_()
 
 
-def _check_caught(layer: Layer, caught: Mapping[nn.Module, Mapping[torch.device, Caught]], at_input: bool) -> None:
+def _check_caught(
+    layer: Layer, caught: Mapping[nn.Module, Mapping[torch.device, Caught]], at_input: bool, is_graph: bool
+) -> None:
     if layer.module not in caught:
-        raise ValueError(f"The forward pass never reached {layer}; choose a layer that the model runs.")
+        graph = " Exported graphs run operations, not modules: torch.export.unflatten() gives them back." * is_graph
+        raise ValueError(f"The forward pass never reached {layer}; choose a layer that the model runs.{graph}")
     if not caught[layer.module]:
         side = "was given" if at_input else "gave"
         raise ValueError(f"{layer} {side} no floating point tensor; choose a layer whose values are tensors.")
     for of_device in caught[layer.module].values():
         for tensor in of_device.tensors:
             check_dense(tensor, f"What {layer} gives")
+            check_untransformed(tensor, f"What {layer} gives")
 
 
 def _device_order(
@@ -304,29 +324,44 @@ def _device_order(
 
 
 @contextmanager
-def _eager() -> Iterator[None]:
+def _uncompiled() -> Iterator[None]:
     # Compiled models skip hooks registered after their first call. Where nothing was ever
     # compiled the switch is not worth the import of the compiler.
     if "torch._dynamo" not in sys.modules:
         yield
         return
-    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+    try:
+        stance = torch.compiler.set_stance("force_eager")
+    except RuntimeError as error:
+        raise ValueError(
+            "Layers cannot be looked at inside a function that torch.compile compiles, since compiled code skips hooks; make "
+            "the call outside of it, or in a function marked with torch.compiler.disable."
+        ) from error
+    with warnings.catch_warnings(), stance:
         # That a hook on all modules also runs for the compiled wrappers does no harm here.
         warnings.filterwarnings("ignore", message="Using `torch.compile")
         yield
 
 
+_eager = Overlapping(_uncompiled)
+
+
 def same_random_state(inputs: tuple[Any, ...]) -> ContextManager[None]:
-    """The global random state, of the CPU and of the inputs' devices, afterwards is what it was before."""
+    """The global random state, of the CPU and of the inputs' devices, afterwards is what it was before.
+
+    Of calls that overlap in several threads the state before the first one comes back behind the last.
+    """
     # Dropout of a model in training mode draws numbers; the caller's stream must not notice.
     devices = {value.device for value in inputs if isinstance(value, Tensor) and value.device.type != "cpu"}
     kind = next(iter(devices)).type if devices else "cuda"
     has_state = hasattr(getattr(torch, kind, None), "get_rng_state")
-    fork: ContextManager[None] = torch.random.fork_rng(
-        [device.index for device in devices if has_state and device.index is not None],
-        device_type=kind if has_state else "cuda",
-    )
-    return fork
+    indices = sorted(device.index for device in devices if has_state and device.index is not None)
+    return _fork(tuple(indices), kind if has_state else "cuda")()
+
+
+@functools.lru_cache(maxsize=None)
+def _fork(devices: tuple[int, ...], device_type: str) -> Overlapping:
+    return Overlapping(functools.partial(torch.random.fork_rng, devices, device_type=device_type))
 
 
 def _copied(value: Any) -> Any:

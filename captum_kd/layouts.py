@@ -125,7 +125,7 @@ def find_layout(
 def _where_unclear(
     output: Tensor, module: nn.Module, image_size: Optional[Size], seen: Sequence[Trace], hints: LayoutHints
 ) -> LayoutHints:
-    """What of hints about another model's layers helps with this (N, T, C) or (N, C, L): none, if it tells by itself."""
+    """The hints about another model's layers that help with this (N, T, C) or (N, C, L): none where it speaks for itself."""
     if isinstance(module, _CHANNELS_FIRST_1D) or _traced_grid(output, image_size, seen, None) is not None:
         return LayoutHints()
     if hints.grid is None:
@@ -214,7 +214,7 @@ def _token_grid(
         side = math.isqrt(max(tokens - prefix, 0))
         if side > 0 and side * side == tokens - prefix:
             return (side, side), prefix
-    inputs = "inputs that are no images" if image_size is None else f"images of {image_size[0]} x {image_size[1]}"
+    inputs = "inputs that are not images" if image_size is None else f"images of {image_size[0]} x {image_size[1]}"
     front = "" if hints.prefix_tokens is None else f", {hints.prefix_tokens} of them in front of the grid by prefix_tokens"
     raise ValueError(
         f"{where} gives {tokens} tokens (shape {tuple(output.shape)}) for {inputs}{front}, and no layer before it "

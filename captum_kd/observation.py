@@ -121,8 +121,7 @@ class Observation:
         self.features = [joined[pair.feature_layer] for pair in observer.pairs]
 
     def _joined(self, layer: Layer, features: list[Tensor]) -> Tensor:
-        first = features[0]
-        joined = first if len(features) == 1 else torch.cat([part.to(first.device) for part in features])
+        joined = _concatenated(features)
         if not is_finite(joined):
             raise ValueError(
                 f"{layer} gives non-finite features (NaN or infinity); check the model's weights, "
@@ -239,25 +238,28 @@ class Observation:
         for number, pair in enumerate(pairs):
             groups.setdefault((pair.feature_layer.module, id(grad_features[number])), []).append(number)
         largest: list[list[Tensor]] = [[] for _ in pairs]  # magnitudes of maps in float16
-        start = 0
-        for index, batch in enumerate(self._batches):
-            parts = self._run(batch, with_graph=True) if self._runs_twice else self._parts[index]
-            for device_parts in parts:
-                stop = start + device_parts[0].features.shape[0]
-                for numbers in groups.values():
-                    rows = grad_features[numbers[0]][start:stop]
-                    for number, gradients in zip(numbers, self._gradients(numbers, device_parts, rows, grad_kwargs)):
-                        part = device_parts[number]
-                        maps = _maps(part, gradients, attr_dim_summation)
-                        if relu_attributions:
-                            maps = [single.relu() for single in maps]
-                        halves = (single for single, dtype in zip(maps, part.dtypes) if dtype == torch.float16)
-                        largest[number] += [single.abs().amax() for single in halves]
-                        pieces[number].append(tuple(single.to(dtype) for single, dtype in zip(maps, part.dtypes)))
-                start = stop
+        for rows, parts in self._parts_in_order():
+            for numbers in groups.values():
+                gradients = self._gradients(numbers, parts, grad_features[numbers[0]][rows], grad_kwargs)
+                for number, of_pair in zip(numbers, gradients):
+                    maps = _maps(parts[number], of_pair, attr_dim_summation)
+                    if relu_attributions:
+                        maps = [single.relu() for single in maps]
+                    typed = list(zip(maps, parts[number].dtypes))
+                    largest[number] += [single.abs().amax() for single, dtype in typed if dtype == torch.float16]
+                    pieces[number].append(tuple(single.to(dtype) for single, dtype in typed))
         for pair, magnitudes in zip(pairs, largest):
             warn_of_lost_digits(magnitudes, str(pair.map_layer))
         return [tuple(_concatenated(tensors) for tensors in zip(*of_pair)) for of_pair in pieces]
+
+    def _parts_in_order(self) -> Iterator[tuple[slice, list[_Part]]]:
+        """Every pass and device's parts, and which inputs they are of; made again where no graph was kept."""
+        start = 0
+        for index, batch in enumerate(self._batches):
+            for parts in self._run(batch, with_graph=True) if self._runs_twice else self._parts[index]:
+                stop = start + parts[0].features.shape[0]
+                yield slice(start, stop), parts
+                start = stop
 
     def _gradients(
         self, numbers: Sequence[int], parts: Sequence[_Part], grad_features: Tensor, grad_kwargs: Optional[dict[str, Any]]
@@ -309,6 +311,7 @@ def _recordable(value: Tensor) -> Tensor:
 
 
 def _concatenated(parts: Sequence[Tensor]) -> Tensor:
+    """What several passes and devices gave, on the first one's device."""
     return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
+sys.path.insert(0, str(DOCS / "gallery"))
 
 import captum_kd  # noqa: E402
 
@@ -21,8 +23,8 @@ author = "the captum_kd authors"
 copyright = "the captum_kd authors"
 release = version = captum_kd.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["scripts"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_gallery"]
+exclude_patterns = ["scripts", "gallery"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
@@ -43,6 +45,25 @@ nitpick_ignore_regex = [
     ("py:exc", r"(Value|Type|Memory|Runtime|Attribute)Error"),
     ("py:class", r"(Tensor|Geometry|LayerReference|Mapping|Any|[a-z]+)"),
 ]
+
+# What an example shows depends on the package, not only on its own text, and one that is gone leaves its page behind:
+# every build starts from an empty folder and runs all of them.
+shutil.rmtree(DOCS / "auto_gallery", ignore_errors=True)
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "ignore_pattern": "figures\\.py",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "image_scrapers": ("figures.of_block",),
+    "reset_modules": (),
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "min_reported_time": 1e6,
+    "write_computation_times": False,
+    "backreferences_dir": None,
+}
 
 html_theme = "furo"
 html_title = "captum_kd"

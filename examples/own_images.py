@@ -6,7 +6,7 @@ distillation; then compares every Student with every Base, layer by layer, and s
     python examples/own_images.py --data path/to/images
     python examples/own_images.py --data path/to/images --image-size 32 --seeds 5 --techniques response
 
-Needs a folder of images, one folder a class; or train/ and test/ folders of such. Broken files are left out and named,
+Needs a folder of images, one folder per class, or train/ and test/ folders of such. Broken files are left out and named,
 turned and mirrored copies of an image stay on one side of the split.
 Takes minutes on two cores with a few thousand images.
 """

@@ -6,7 +6,7 @@ distillation; then compares every Student with every Base, layer by layer, and s
     python examples/plant_disease.py --data path/to/color
     python examples/plant_disease.py --data path/to/color --profile paper --accelerator gpu
 
-Needs PlantVillage's folder of colour images, one folder a class. Turned, mirrored and recoloured copies of a leaf stay
+Needs PlantVillage's folder of colour images, one folder per class. Turned, mirrored and recoloured copies of a leaf stay
 on one side of the split.
 Takes about 5 minutes on two cores with a few hundred images; docs/experiments.md says what the paper's profile takes.
 """
@@ -22,7 +22,7 @@ from distillation.photographs import run_photographs
 
 def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
     """Runs the example with these command line arguments and returns the report that it wrote."""
-    return run_photographs("plant_disease", __doc__, read_plantvillage, argv, layout="folder color/ of one folder a class")
+    return run_photographs("plant_disease", __doc__, read_plantvillage, argv, layout="folder color/ of one folder per class")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,17 @@ class ConvNet(nn.Module):
         return self.fc(self.pool(torch.tanh(self.conv3(x))).flatten(1))
 
 
+def forbidden(*_: Any) -> Any:
+    """In the place of what must not run."""
+    raise AssertionError("nothing should have run")
+
+
+class Untouched(ConvNet):
+    """A model that must not run."""
+
+    forward = forbidden
+
+
 class TwoInputs(nn.Module):
     """A model of two inputs and an additional argument per example."""
 

@@ -49,7 +49,10 @@ def added() -> set[str]:
 
 @pytest.mark.parametrize(
     "package",
-    ["dcor", "numba", "matplotlib", "torchvision", "timm", "sklearn", "scipy", "lightning", "pytorch_lightning", "PIL"],
+    [
+        "dcor", "numba", "matplotlib", "torchvision", "timm", "sklearn", "scipy", "lightning", "pytorch_lightning",
+        "torchmetrics", "PIL",
+    ],
 )
 def test_import_does_not_load(added, package):
     assert not {name for name in added if name.split(".")[0] == package}

@@ -2,18 +2,21 @@
 
 import threading
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import pytest
 import torch
 from captum.attr import LayerGradCam
-from models import activations, images, labels
+from models import ConvNet, activations, images, labels
 from reference import literal
 from torch import Tensor, nn
 
 from captum_kd import UniCAM
-from captum_kd.layers import catch_layers, resolve_layer
+from captum_kd._overlapping import Overlapping
+from captum_kd.layers import catch_layers, resolve_layer, same_random_state
 from captum_kd.metrics import feature_similarity_score
 
 N, M = 8, 10
@@ -202,6 +205,89 @@ def test_grids_of_other_threads_models_are_not_seen():
     """Theirs, 3 x 3 with 8 prefix tokens for 17, would be the later one."""
     unicam = UniCAM(Interrupted(), "tokens", Interrupted())
     assert unicam.attribute(images(N, 16, 16)).shape == (N, 1, 4, 4)
+
+
+class Meeting(ConvNet):
+    """Waits in the middle of a pass until another thread is there too, in a pass of the same model."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=1)
+        self.barrier = threading.Barrier(2)
+        self.conv3.register_forward_hook(self._wait)
+
+    def _wait(self, *args: Any) -> None:
+        self.barrier.wait(60)
+
+
+def in_two_threads(run: Callable[[int], Any]) -> list[Any]:
+    """What ``run(0)`` and ``run(1)`` return when they run at once."""
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(run, range(2)))
+
+
+@pytest.mark.parametrize("features", [None, "conv3"])
+@pytest.mark.parametrize("at_input", [False, True])
+def test_threads_that_look_at_one_model_at_once_see_their_own_inputs(features, at_input):
+    model, base = Meeting(), ConvNet(seed=2)
+    options = {"attribute_to_layer_input": at_input}
+
+    def attribute(student: nn.Module, thread: int) -> Tensor:
+        unicam = UniCAM(student, "conv2", base, feature_layer=features)
+        return unicam.attribute(images(N, seed=thread), labels(N), **options)
+
+    found = in_two_threads(lambda thread: attribute(model, thread))
+    torch.testing.assert_close(found, [attribute(ConvNet(seed=1), thread) for thread in range(2)])
+
+
+def test_a_change_of_the_process_lasts_from_the_first_of_several_threads_to_the_last():
+    """Each undoing its own would undo the other's: one end and one beginning lie between those of the other."""
+    events: list[str] = []
+
+    @contextmanager
+    def change() -> Iterator[None]:
+        events.append("made")
+        yield
+        events.append("undone")
+
+    shared = Overlapping(change)
+    second_is_in, first_is_out = threading.Event(), threading.Event()
+
+    def run(thread: int) -> None:
+        if thread == 0:
+            with shared():
+                assert second_is_in.wait(60)
+            events.append("first is out")
+            first_is_out.set()
+        else:
+            with shared():
+                second_is_in.set()
+                assert first_is_out.wait(60)
+
+    in_two_threads(run)
+    assert events == ["made", "first is out", "undone"]
+    with pytest.raises(KeyError), shared():
+        raise KeyError
+    assert events[3:] == ["made", "undone"]
+
+
+def test_the_random_state_is_as_it_was_before_the_first_of_two_threads():
+    first_has_drawn, second_has_drawn = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with same_random_state(()):
+            torch.rand(3)
+            first_has_drawn.set()
+            assert second_has_drawn.wait(60)
+
+    before = torch.get_rng_state()
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert first_has_drawn.wait(60)
+    with same_random_state(()):
+        torch.rand(3)
+        second_has_drawn.set()
+        thread.join()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # ----------------------------------------------------------------------------- containers

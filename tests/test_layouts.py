@@ -222,7 +222,7 @@ def test_hints_are_heard_without_images(shape, hints, expected):
     [
         ({"grid": (5, 5)}, r"grid=\(5, 5\) .* does not fit layer 'blocks.1' .*17 tokens"),
         ({"grid": (4, 4), "prefix_tokens": 0}, "does not fit"),
-        ({"prefix_tokens": 2}, r"17 tokens .* inputs that are no images, 2 of them in front .*Pass grid=\(h, w\)"),
+        ({"prefix_tokens": 2}, r"17 tokens .* inputs that are not images, 2 of them in front .*Pass grid=\(h, w\)"),
     ],
 )
 def test_hints_that_do_not_fit_are_an_error_without_images_too(hints, message):

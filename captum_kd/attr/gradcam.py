@@ -46,9 +46,9 @@ def layer_gradcams(
         output_transform (callable, optional): from the model's output to logits (N, classes), see
             :func:`captum_kd._outputs.class_scores`.
         high_resolution (bool): HiResCAM (Draelos & Carin 2020), which the authors' scores use: gradient times
-            activation position by position, without the mean over positions. Of the log-odds of the softmax
-            output: up to a positive factor a map the same as of that output, whose gradient vanishes where a
-            model is sure.
+            activation position by position, without the mean over positions. What is explained is then the log-odds
+            of the softmax output: up to a positive factor their map is that of the output itself, whose gradient
+            vanishes where a model is sure.
         hints (LayoutHints): layout of token and channels-last layers where it cannot be found.
         at_input (bool): explain the layers' inputs instead of their outputs.
         device_ids (sequence of int, optional): device order of DataParallel models.
@@ -59,7 +59,7 @@ def layer_gradcams(
     Raises:
         ValueError: a layer never reached, with several tensors, without positions, or on which the scores do not
             depend; labels without an output.
-        TypeError: an output that is no (N, classes) tensor.
+        TypeError: an output that is not an (N, classes) tensor.
     """
     outputs: list[Any] = []
 

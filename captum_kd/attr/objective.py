@@ -13,19 +13,16 @@ what is left: J is 0 then, not the correlation of rounding errors.
 
 from __future__ import annotations
 
-import warnings
 from typing import Optional
 
 import torch
 from torch import Tensor
 
+from captum_kd._warnings import warn_user
 from captum_kd.attr.reference import AddedRows, Pairing
 from captum_kd.distance import Geometry, correlation, remove
 
 __all__ = ["population_objective", "reference_objective"]
-
-# Frames of a warning: _warn, the objective, its gradients, _explain, attribute, its log_usage wrapper, the caller.
-_TO_THE_USER = 7
 
 
 def population_objective(
@@ -117,18 +114,14 @@ def _share_of(concerned: Tensor) -> str:
 
 
 def _warn_nothing_left(which: str) -> None:
-    warnings.warn(
+    warn_user(
         f"Nothing of the features is left for {which} after the other model's were removed (they are constant, or "
-        "the same up to rotation and scale); these maps are zero.",
-        UserWarning,
-        stacklevel=_TO_THE_USER,
+        "the same up to rotation and scale); these maps are zero."
     )
 
 
 def _warn_no_target(which: str, whose: str) -> None:
-    warnings.warn(
+    warn_user(
         f"Nothing of the geometry of the {whose} is left for {which} once the other model's is removed (it is "
-        "constant, or the same up to scale), so nothing can follow it; these maps are zero.",
-        UserWarning,
-        stacklevel=_TO_THE_USER,
+        "constant, or the same up to scale), so nothing can follow it; these maps are zero."
     )

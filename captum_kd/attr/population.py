@@ -1,23 +1,20 @@
-"""Batch mode: whether a batch can be its own population."""
+"""Whether inputs can be a population: a batch its own, or a reference to which inputs are added later."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Optional
 
 import torch
 from torch import Tensor
 
+from captum_kd._warnings import warn_user
 from captum_kd.distance import MIN_INPUTS, euclidean_distances, is_finite
-from captum_kd.embeddings import label_geometry
+from captum_kd.embeddings import WAYS_OUT_OF_POPULATION, label_geometry
 
-__all__ = ["FEW_INPUTS", "check_population"]
+__all__ = ["FEW_INPUTS", "check_population", "check_reference_inputs"]
 
 FEW_INPUTS = 30
 """Populations smaller than this give maps that follow chance."""
-
-# Frames of a warning: check_population, _explain, attribute, its log_usage wrapper, the caller.
-_TO_THE_USER = 5
 
 
 def check_population(
@@ -34,27 +31,37 @@ def check_population(
     beside = "with a Teacher" if has_teacher else "with labels" if labels is not None else "without labels"
     if n < least:
         raise ValueError(
-            f"UniCAM compares inputs with each other: {n} input(s) are no population. It needs at least {least} "
-            f"{beside}. Pass more inputs, or a population made by reference() as reference=, beside which a single "
-            "input can be explained."
+            f"UniCAM compares inputs with each other, so {n} input(s) are too few: it needs at least {least} {beside}. "
+            "Pass more inputs, or a population made by reference() as reference=, with which even a single input can be "
+            "explained."
         )
     if labels is not None:
         label_geometry(labels, class_embeddings, torch.float64)
-    if n < FEW_INPUTS:
-        warnings.warn(
-            f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. Pass more inputs or a "
-            "reference population of 64 or more (reference=).",
-            UserWarning,
-            stacklevel=_TO_THE_USER,
-        )
+    _warn_of_few(n, "Pass more inputs or a reference population of 64 or more (reference=).")
     if _are_repeated(inputs):
-        warnings.warn(
+        warn_user(
             "Most inputs are near-copies of others, as NoiseTunnel and sensitivity metrics make them. In batch "
             "mode the copies become the population and the maps lose their meaning; pass a population made by "
-            "reference() as reference=, which keeps every input apart.",
-            UserWarning,
-            stacklevel=_TO_THE_USER,
+            "reference() as reference=, which keeps every input apart."
         )
+
+
+def check_reference_inputs(n: int, labels: Optional[Tensor], class_embeddings: Optional[Tensor]) -> None:
+    """Checks the inputs of a reference population before any model runs; warns of small populations.
+
+    Raises:
+        ValueError: fewer than 4 inputs, or labels without geometry.
+    """
+    if n < MIN_INPUTS:
+        raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {n}; use 64 or more.")
+    if labels is not None:
+        label_geometry(labels, class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_POPULATION)
+    _warn_of_few(n, "Make a reference population of 64 inputs or more.")
+
+
+def _warn_of_few(n: int, way_out: str) -> None:
+    if n < FEW_INPUTS:
+        warn_user(f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. {way_out}")
 
 
 def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:

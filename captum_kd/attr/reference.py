@@ -20,6 +20,7 @@ from torch import Tensor
 from captum_kd._values import check_mapping, described
 from captum_kd.attr.made_with import check_made_alike
 from captum_kd.distance import center, cross_distances, euclidean_distances, noise_level, u_shift
+from captum_kd.distance.sources import widest
 from captum_kd.embeddings import MIN_LABEL_SHARE, WAYS_OUT, label_distances
 
 __all__ = [
@@ -133,7 +134,7 @@ class LayerReference(NamedTuple):
         teacher: Optional[Tensor] = None,
     ) -> "LayerReference":
         """Measures a population once and for all, from (m, d) features and (m,) labels or (m, e) Teacher's features."""
-        wide = torch.float64 if student.device.type != "mps" else torch.float32
+        wide = widest(student.device)
         base = base.to(student.device)
         first, second = (euclidean_distances(features).to(wide) for features in (student, base))
         p, q = center(first).matrix, center(second).matrix
@@ -200,9 +201,9 @@ def _pairing(p: Tensor, q: Tensor, t: Tensor, floor: Tensor) -> Pairing:
 class ReferencePopulation:
     """A fixed population for :meth:`captum_kd.UniCAM.attribute`, made by :meth:`captum_kd.UniCAM.reference`.
 
-    Holds the detached features of both models and the labels, or the Teacher's features where there
-    is a Teacher; no model. It can be used again and again, deep-copied, pickled, and serves
-    distilled and residual maps alike. It remembers how it was made; using it otherwise is an error.
+    It holds the detached features of both models and the labels, or the Teacher's features where there
+    is a Teacher, but no model. It can be reused, deep-copied and pickled, and serves distilled and
+    residual maps alike. It remembers how it was made; using it otherwise is an error.
 
     Attributes:
         layers (tuple of LayerReference): the population at each pair of layers.

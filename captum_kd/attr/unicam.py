@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import warnings
 from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
 
 import torch
@@ -13,24 +12,14 @@ from captum.attr._utils.attribution import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_kd._arguments import (
-    Target,
-    as_forward_args,
-    as_inputs,
-    as_labels,
-    as_grad_kwargs,
-    as_layout_hints,
-    check_batch_size,
-    check_callable,
-)
-from captum_kd._values import as_flag
+from captum_kd._arguments import Target, as_layout_hints, check_callable, check_device_ids
+from captum_kd.attr.call import Call, checked_map_settings
 from captum_kd.attr.gradients import population_gradients, reference_gradients
 from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
 from captum_kd.attr.made_with import made_with
-from captum_kd.attr.population import FEW_INPUTS, check_population
+from captum_kd.attr.population import check_population, check_reference_inputs
 from captum_kd.attr.reference import LayerReference, ReferencePopulation
-from captum_kd.distance import MIN_INPUTS
-from captum_kd.embeddings import WAYS_OUT_OF_POPULATION, check_class_embeddings, label_geometry
+from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, global_average_pool
 from captum_kd.observation import Observer
 
@@ -67,33 +56,33 @@ class UniCAM(LayerAttribution):
     and weighs the activations. Swapping the models (:meth:`residual`) shows what the Student left
     behind.
 
-    With a Teacher (``teacher_func``) the objective is :math:`J = R(P_{S|B}, P_T)`, P_T the geometry
-    of the Teacher's features of the same inputs: where the Student looks for what it has from the
-    Teacher and the Base has not. Neither labels nor the objective without them look at the Teacher,
-    so neither can tell transfer from luck. Labels then play no part: ``target`` is accepted, and
-    its form checked, so that Captum's tools and existing calls run unchanged, but it changes
-    nothing. A map is no evidence of transfer even so: seeds are the null. A second Base of
-    another seed in the Student's place, :math:`R(P_{B'|B}, P_T)`, follows the Teacher too, for networks
-    trained on one task have much in common; what the Teacher gave is what Students show beyond
-    that, over several seeds.
+    With a Teacher (``teacher_func``) the objective is :math:`J = R(P_{S|B}, P_T)`, with P_T the
+    geometry of the Teacher's features of the same inputs. The map then shows where the Student looks
+    for what it has from the Teacher and the Base has not. The other two objectives never look at
+    the Teacher, so they cannot tell transfer from luck. Labels play no part in this one:
+    ``target`` is accepted and its form checked, so that Captum's tools and existing calls run
+    unchanged, but it changes nothing. Even so, a map is no evidence of transfer; other seeds are the
+    null. A second Base of another seed in the Student's place, :math:`R(P_{B'|B}, P_T)`, follows the
+    Teacher too, because networks trained on one task have much in common. What the Teacher gave is
+    what Students show beyond that, over several seeds.
 
-    A map depends on the population. In batch mode, the paper's, the inputs are the population:
-    other companions, another map. In reference mode (``reference=``) every input is added on its
+    A map depends on the population. In batch mode, the paper's, the inputs are the population: in
+    other company, an input has another map. In reference mode (``reference=``) every input is added on its
     own to a fixed population, so its map is the same alone and in any batch; single images,
     ``NoiseTunnel``, ``infidelity`` and :func:`captum_kd.metrics.sensitivity_max` need this mode.
     Below 30 inputs maps follow chance; prefer a reference of 64 or more.
 
-    Several layers cost one pass of each model: ``layer`` may be a list, and results are then lists,
-    an entry a layer. Layers with a common ``feature_layer`` also share the way back to them; different
-    feature layers behind them take a backward pass each. ``LayerAttribution.interpolate``, Captum's
-    visualisation, its ``infidelity`` and this package's metrics take single entries. ``NoiseTunnel``,
-    ``infidelity`` and ``sensitivity_max`` cannot take lists (Captum knows tensors and tuples): give them
-    one UniCAM a layer.
+    Several layers cost one pass of each model: ``layer`` may be a list, and results are then lists
+    with one entry per layer. Layers with a common ``feature_layer`` also share one backward pass from
+    it; otherwise each feature layer takes a backward pass of its own. ``LayerAttribution.interpolate``,
+    Captum's visualisation and this package's metrics take single entries of these lists.
+    ``NoiseTunnel``, ``infidelity`` and ``sensitivity_max`` cannot call a UniCAM that returns lists
+    (Captum knows only tensors and tuples): give them one UniCAM per layer.
 
-    Models may be in half precision, run under autocast, be compiled or lie in channels-last memory.
-    The geometry is computed in float32 at least; maps have the layer's own type, as LayerGradCam's do.
-    Maps of many inputs and positions can be too small for float16, which is warned of; bfloat16 has the
-    range. Compiled models are run without their compilation, since compiled code skips hooks.
+    Models may be in half precision, run under autocast, be compiled or use channels-last memory.
+    The geometry is computed in float32 at least; maps have the layer's own dtype, as LayerGradCam's
+    do. Maps of many inputs and positions can be too small for float16, and a warning says so; bfloat16
+    has the range. Compiled models are run uncompiled, since compiled code skips hooks.
 
     As in Captum, no ReLU is applied unless asked for. Two deviations from LayerGradCam, both for
     images: token layers of transformers give a map on their grid, (N, 1, h, w), and channels-last
@@ -146,7 +135,7 @@ class UniCAM(LayerAttribution):
                         transformed one by one and concatenated.
                         Default: :func:`captum_kd.global_average_pool`
             class_embeddings (Tensor, optional): (num_classes, e), a point for each class, from
-                        which the labels' geometry is taken. Without effect beside a Teacher.
+                        which the labels' geometry is taken. Has no effect with a Teacher.
                         Default: None, one-hot
             grid (tuple, optional): (h, w) of a layer's tokens where it cannot be found.
             prefix_tokens (int, optional): Number of class or register tokens in front.
@@ -181,6 +170,7 @@ class UniCAM(LayerAttribution):
         elif teacher_layer is not None:
             raise ValueError("teacher_layer was given without teacher_func; pass the Teacher, or neither of the two.")
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
+        check_device_ids(device_ids)
         own, other = layer_pairs(forward_func, layer, base_func, base_layer, feature_layer, base_feature_layer)
         self._several = not isinstance(layer, (str, nn.Module))
         modules = [pair.map_layer.module for pair in own]
@@ -255,8 +245,8 @@ class UniCAM(LayerAttribution):
 
             inputs (Tensor or tuple[Tensor, ...]): Inputs of both models, examples first.
             target (int, list or Tensor, optional): Labels of the inputs, (N,) integers; a single
-                        one applies to all inputs. None: the objective without labels. Without
-                        effect beside a Teacher.
+                        one applies to all inputs. None: the objective without labels. Has no
+                        effect with a Teacher.
             additional_forward_args (Any, optional): Further arguments of both models, as in
                         Captum; tensors with one row per input go along with the inputs.
             attribute_to_layer_input (bool, optional): Attribute to the layers' inputs, of map and
@@ -278,18 +268,18 @@ class UniCAM(LayerAttribution):
 
         Returns:
             Tensor, tuple[Tensor, ...] or list of attributions:
-            (N, 1, ...) with the layer's spatial shape, or (N, C, ...) without summation; without
-            graph, in the layer's dtype and on its device. A tuple where the layer has several
-            tensors, a list where ``layer`` is a list.
+            (N, 1, ...) with the layer's spatial shape, or (N, C, ...) without summation; detached,
+            in the layer's dtype and on its device. A tuple where the layer has several tensors, a
+            list where ``layer`` is a list.
 
         Raises:
             ValueError: fewer than 4 inputs (5 with labels or a Teacher), labels without geometry
                         or outside the embeddings, a reference made otherwise, a layer never
                         reached, non-finite features, features that do not depend on the layer.
-            TypeError: labels that are no integers, inputs that are no tensors.
+            TypeError: labels that are not integers, inputs that are not tensors.
 
         Warns:
-            UserWarning: fewer than 30 inputs or near-copies of inputs as population, nothing left after
+            UserWarning: a population of fewer than 30 inputs or of near-copies, nothing left after
                         removal, maps that float16 cannot hold.
 
         Examples::
@@ -309,16 +299,17 @@ class UniCAM(LayerAttribution):
             >>> attr3, attr4 = UniCAM(student, ["conv3", "conv4"], base).attribute(images, labels)
         """
         (maps,) = self._explain(
-            inputs,
-            target,
-            additional_forward_args,
-            attribute_to_layer_input,
-            dict(
-                relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation, grad_kwargs=grad_kwargs
+            Call.checked(
+                inputs,
+                target,
+                additional_forward_args,
+                attribute_to_layer_input,
+                internal_batch_size,
+                show_progress,
+                has_teacher=self._teacher is not None,
             ),
+            checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs),
             reference,
-            internal_batch_size,
-            show_progress,
             both=False,
         )
         return maps
@@ -352,16 +343,17 @@ class UniCAM(LayerAttribution):
             >>> distilled, residual = unicam.attribute_transfer(images, labels)
         """
         distilled, residual = self._explain(
-            inputs,
-            target,
-            additional_forward_args,
-            attribute_to_layer_input,
-            dict(
-                relu_attributions=relu_attributions, attr_dim_summation=attr_dim_summation, grad_kwargs=grad_kwargs
+            Call.checked(
+                inputs,
+                target,
+                additional_forward_args,
+                attribute_to_layer_input,
+                internal_batch_size,
+                show_progress,
+                has_teacher=self._teacher is not None,
             ),
+            checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs),
             reference,
-            internal_batch_size,
-            show_progress,
             both=True,
         )
         return TransferAttributions(distilled, residual)
@@ -381,7 +373,7 @@ class UniCAM(LayerAttribution):
         Args:
             inputs (Tensor or tuple[Tensor, ...]): m >= 4 inputs; 64 or more are advisable.
             target (int, list or Tensor, optional): their labels; without them only the objective
-                without labels can be used. Without effect beside a Teacher.
+                without labels can be used. Have no effect with a Teacher.
             additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress:
                 as in :meth:`attribute`.
 
@@ -399,120 +391,85 @@ class UniCAM(LayerAttribution):
             >>> population = unicam.reference(images, labels)  # 64 images, say
             >>> attr = unicam.attribute(image, target=3, reference=population)  # image: 1x3x224x224
         """
-        values = as_inputs(inputs)
-        n = values[0].shape[0]
-        labels = self._labels(target, n)
-        attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
-        check_batch_size(internal_batch_size, "internal_batch_size")
-        show_progress = as_flag(show_progress, "show_progress")
-        if n < MIN_INPUTS:
-            raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {n}; use 64 or more.")
-        if labels is not None:
-            label_geometry(labels, self.class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_POPULATION)
-        if n < FEW_INPUTS:
-            warnings.warn(
-                f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. Make a reference population "
-                "of 64 inputs or more.",
-                UserWarning,
-                stacklevel=2,
-            )
-        student, base, *extra = (
-            observer.observe(
-                values,
-                as_forward_args(additional_forward_args),
-                at_input=attribute_to_layer_input,
-                features_only=True,
-                internal_batch_size=internal_batch_size,
-                show_progress=show_progress,
-            ).features
+        call = Call.checked(
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input,
+            internal_batch_size,
+            show_progress,
+            has_teacher=self._teacher is not None,
+        )
+        check_reference_inputs(call.n, call.labels, self.class_embeddings)
+        student, base, *teacher = (
+            call.observe(observer, features_only=True).features
             for observer in (*self._observers, self._teacher)
             if observer is not None
         )
         measured: dict[tuple[nn.Module, ...], LayerReference] = {}
-        for objective, s, b, *teacher in zip(self._objectives(), student, base, *extra):
+        for objective, s, b, *t in zip(self._objectives(), student, base, *teacher):
             if objective not in measured:
-                own_labels = None if labels is None else labels.to(s.device)
-                measured[objective] = LayerReference.of(s, b, own_labels, self.class_embeddings, *teacher)
+                labels = None if call.labels is None else call.labels.to(s.device)
+                measured[objective] = LayerReference.of(s, b, labels, self.class_embeddings, *t)
         layers = tuple(measured[objective] for objective in self._objectives())
-        return ReferencePopulation(layers, self._made_with(attribute_to_layer_input))
+        return ReferencePopulation(layers, self._made_with(call.at_input))
 
     def _explain(
-        self,
-        inputs: Union[Tensor, tuple[Tensor, ...]],
-        target: Target,
-        additional_forward_args: Any,
-        attribute_to_layer_input: bool,
-        map_settings: dict[str, Any],
-        reference: Optional[ReferencePopulation],
-        internal_batch_size: Optional[int],
-        show_progress: bool,
-        both: bool,
+        self, call: Call, map_settings: dict[str, Any], reference: Optional[ReferencePopulation], *, both: bool
     ) -> list[Any]:
         """Maps of this object's direction and, if asked for, of the other one."""
-        values = as_inputs(inputs)
-        n = values[0].shape[0]
-        labels = self._labels(target, n)
-        attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
-        for flag in ("relu_attributions", "attr_dim_summation"):
-            map_settings[flag] = as_flag(map_settings[flag], flag)
-        map_settings["grad_kwargs"] = as_grad_kwargs(map_settings["grad_kwargs"])
-        check_batch_size(internal_batch_size, "internal_batch_size")
-        show_progress = as_flag(show_progress, "show_progress")
         if reference is None:
-            check_population(values, labels, self.class_embeddings, has_teacher=self._teacher is not None)
+            check_population(call.inputs, call.labels, self.class_embeddings, has_teacher=self._teacher is not None)
         else:
-            self._check_reference(reference, labels, attribute_to_layer_input)
+            self._check_reference(reference, call)
         # The Teacher first: what it kept is gone before the other two keep their activations.
-        observations = [
-            observer.observe(
-                values,
-                as_forward_args(additional_forward_args),
-                at_input=attribute_to_layer_input,
-                features_only=features_only,
-                internal_batch_size=internal_batch_size,
-                show_progress=show_progress,
-            )
-            for observer, features_only in ((self._teacher, True), (self._own, False), (self._other, not both))
-            if observer is not None
+        teacher = None if self._teacher is None else call.observe(self._teacher, features_only=True).features
+        own, other = call.observe(self._own), call.observe(self._other, features_only=not both)
+        gradients = self._gradients(own.features, other.features, teacher, call.labels, reference, both)
+        return [
+            self._format(observation.maps([of_pair[place] for of_pair in gradients], **map_settings))
+            for place, observation in enumerate((own, other) if both else (own,))
         ]
-        *extra, own, other = observations
-        # Maps at several layers may be of one objective, that of a shared feature layer.
+
+    def _gradients(
+        self,
+        own: Sequence[Tensor],
+        other: Sequence[Tensor],
+        teacher: Optional[Sequence[Tensor]],
+        labels: Optional[Tensor],
+        reference: Optional[ReferencePopulation],
+        both: bool,
+    ) -> list[list[Tensor]]:
+        """For each layer pair the objectives' gradients at the features, of one direction or of both."""
         objectives = self._objectives()
+        # Maps at several layers may be of one objective, that of a shared feature layer.
         found: dict[tuple[nn.Module, ...], list[Tensor]] = {}
         for number, objective in enumerate(objectives):
             if objective in found:
                 continue
-            first, second, *teacher = _alike([observation.features[number] for observation in (own, other, *extra)])
-            aim = (teacher[0] if teacher else None, labels, self.class_embeddings)
+            features = [own[number], other[number], *([] if teacher is None else [teacher[number]])]
+            first, second, *third = _alike(features)
+            aim = (third[0] if third else None, labels, self.class_embeddings)
             with torch.inference_mode(False), torch.enable_grad():
                 if reference is None:
                     found[objective] = population_gradients((first, second), *aim, both)
                 else:
                     layer = reference.layers[number].to(first.device)
                     found[objective] = reference_gradients(layer, self._direction, (first, second), *aim, both)
-        results = []
-        for place, observation in enumerate((own, other) if both else (own,)):
-            maps = observation.maps([found[objective][place] for objective in objectives], **map_settings)
-            results.append(self._format(maps))
-        return results
+        return [found[objective] for objective in objectives]
 
     def _objectives(self) -> list[tuple[nn.Module, ...]]:
         """What each layer pair's objective is taken from: the feature layers of all models."""
         observers = [observer for observer in (self._own, self._other, self._teacher) if observer is not None]
         return [tuple(pair.feature_layer.module for pair in pairs) for pairs in zip(*(o.pairs for o in observers))]
 
-    def _labels(self, target: Target, n: int) -> Optional[Tensor]:
-        """The labels that the objective needs: none beside a Teacher, whatever ``target`` says."""
-        labels = as_labels(target, n)
-        return labels if self._teacher is None else None
-
-    def _check_reference(self, reference: object, labels: Optional[Tensor], attribute_to_layer_input: bool) -> None:
+    def _check_reference(self, reference: object, call: Call) -> None:
         if not isinstance(reference, ReferencePopulation):
             raise TypeError(
                 f"reference must be a ReferencePopulation made by UniCAM.reference(), got {type(reference).__name__}."
             )
-        reference.check(self._made_with(attribute_to_layer_input))
-        if labels is None:
+        reference.check(self._made_with(call.at_input))
+        if call.labels is None:
             return
         if not reference.is_labelled:
             raise ValueError(
@@ -521,7 +478,7 @@ class UniCAM(LayerAttribution):
             )
         layer = reference.layers[0]
         assert layer.labels is not None
-        layer.added_labels(labels.to(layer.labels.points.device), self.class_embeddings, self._direction)
+        layer.added_labels(call.labels.to(layer.labels.points.device), self.class_embeddings, self._direction)
 
     def _made_with(self, attribute_to_layer_input: bool) -> dict[str, Any]:
         """What a reference population has to share with the calls that use it."""

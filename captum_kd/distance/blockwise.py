@@ -56,7 +56,7 @@ def source_correlation(
     noise = noise_squares(sums, sources)
     value, defined = gram_correlation(sums.gram(estimator), noise, 0, 1, given, given if from_both else None)
     if not bool(defined):
-        warn_of_no_geometry(stacklevel=4)
+        warn_of_no_geometry()
     return value
 
 
@@ -71,7 +71,7 @@ def block_correlation(
     gram, noise = _BlockGram.apply(estimator, block_size, *features)
     value, defined = gram_correlation(gram, noise, 0, 1, given, given if from_both else None)
     if not bool(defined):
-        warn_of_no_geometry(stacklevel=4)
+        warn_of_no_geometry()
     return value.to(features[0].dtype)
 
 

@@ -7,13 +7,13 @@ partial distance correlation).
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Literal, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
 from captum_kd._values import check_choice
+from captum_kd._warnings import warn_user
 from captum_kd.distance.pairwise import distances_to_center
 
 __all__ = [
@@ -165,19 +165,17 @@ def correlation(p: Geometry, q: Geometry, *, warn: bool = True) -> Tensor:
     left, right, level = math.sqrt(left), math.sqrt(right), noise_level(p.matrix.dtype)
     if left <= level * raw_left or right <= level * raw_right:
         if warn:
-            warn_of_no_geometry(stacklevel=4)
+            warn_of_no_geometry()
         return product * 0
     norms = squares[0].sqrt() * squares[1].sqrt() if product.requires_grad else left * right
     return (product / norms).clamp(-1, 1)
 
 
-def warn_of_no_geometry(stacklevel: int) -> None:
-    """Warns of a score that is 0 for want of a geometry; the level is that of ``warnings.warn``."""
-    warnings.warn(
+def warn_of_no_geometry() -> None:
+    """Warns of a score that is 0 for want of a geometry."""
+    warn_user(
         "A score is 0 because one side has no geometry: its features are constant, or a "
-        "rotated, scaled copy of what was removed from them.",
-        UserWarning,
-        stacklevel=stacklevel,
+        "rotated, scaled copy of what was removed from them."
     )
 
 

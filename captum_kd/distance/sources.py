@@ -130,12 +130,13 @@ class FeatureDistances:
         features (Features): (n, d).
         widen (bool): compute them in float64; features of few inputs always are. Where two models are nearly alike,
             removal magnifies the rounding of float32.
+        keep (bool): shifted copies of few features, so that they are read once.
 
     Raises:
         ValueError: non-finite features.
     """
 
-    def __init__(self, features: Features, widen: bool = False) -> None:
+    def __init__(self, features: Features, widen: bool = False, keep: bool = True) -> None:
         self.n, self._width = features.shape
         self.device = features.device
         self.noise = noise_level(features.dtype)
@@ -145,7 +146,7 @@ class FeatureDistances:
         self._features = features
         self._middle = features.middle().to(self.dtype) / self.unit
         self._kept: Optional[Tensor] = None
-        if self.n * self._width <= _KEPT_NUMBERS:
+        if keep and self.n * self._width <= _KEPT_NUMBERS:
             self._kept = self._shifted(slice(0, self.n), slice(0, self._width))
 
     def block(self, rows: slice, columns: slice) -> Tensor:

@@ -15,7 +15,7 @@ rows and is sent blocks of columns accumulates its share, and the shares are add
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, Optional, Sequence
+from typing import Callable, Iterator, Optional, Protocol, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch import Tensor
 from captum_kd.distance.centring import Estimator
 from captum_kd.distance.sources import DistanceSource
 
-__all__ = ["BLOCK", "PairSums", "population_sums", "tiles"]
+__all__ = ["BLOCK", "OneProcess", "PairSums", "Walk", "population_sums", "tiles"]
 
 BLOCK = 512
 """Inputs a side of a block: large enough for the matrix product, small enough for a core's cache."""
@@ -168,12 +168,41 @@ def tiles(n: int, size: int) -> Iterator[tuple[slice, slice]]:
             yield rows, columns
 
 
+class Walk(Protocol):
+    """A way through the pairs of a population: which blocks this process takes, and how shares are added up."""
+
+    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Watch) -> None:
+        """Calls a function with the distances, rows and columns of each block of this process' share. Over all processes
+        every pair of inputs comes once; rows are the same as columns or lie before them."""
+
+    def total(self, *values: Tensor) -> None:
+        """Replaces tensors by their sums over all processes."""
+
+    def least(self, *values: Tensor) -> None:
+        """Replaces tensors by the smallest of each entry over all processes."""
+
+
+class OneProcess:
+    """All blocks are this process'."""
+
+    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Watch) -> None:
+        for rows, columns in tiles(sources[0].n, block_size):
+            see([source.block(rows, columns) for source in sources], rows, columns)
+
+    def total(self, *values: Tensor) -> None:
+        pass
+
+    def least(self, *values: Tensor) -> None:
+        pass
+
+
 def population_sums(
     sources: Sequence[DistanceSource],
     *,
     by_row: bool = False,
     block_size: int = BLOCK,
     watch: Optional[Watch] = None,
+    walk: Walk = OneProcess(),
 ) -> PairSums:
     """The sums over a whole population: one pass over its blocks, or two.
 
@@ -183,23 +212,28 @@ def population_sums(
             U-centre exactly are known after one pass only.
         block_size (int): inputs a side of a block.
         watch (callable, optional): called with the k distances, rows and columns of each block of the first pass.
+        walk (Walk): where several processes share the population.
 
     Returns:
         PairSums: float64 where the device has it.
     """
     shifts, exact = zip(*(source.shift() for source in sources))
     sums = PairSums(torch.stack(shifts), by_row and all(exact))
-    _fill(sums, sources, block_size, watch)
+    _fill(sums, sources, block_size, watch, walk)
     left = sums.gram().diagonal()
     if (by_row and not all(exact)) or bool((sums.products.diagonal() > _BAD_GUESS * left).any() and not all(exact)):
         sums = PairSums(sums.u_shifts(), by_row)
-        _fill(sums, sources, block_size, None)
+        _fill(sums, sources, block_size, None, walk)
     return sums
 
 
-def _fill(sums: PairSums, sources: Sequence[DistanceSource], block_size: int, watch: Optional[Watch]) -> None:
-    for rows, columns in tiles(sums.n, block_size):
-        distances = [source.block(rows, columns) for source in sources]
+def _fill(
+    sums: PairSums, sources: Sequence[DistanceSource], block_size: int, watch: Optional[Watch], walk: Walk
+) -> None:
+    def see(distances: Sequence[Tensor], rows: slice, columns: slice) -> None:
         if watch is not None:
             watch(distances, rows, columns)
         sums.add(distances, rows, columns)
+
+    walk.each(sources, block_size, see)
+    walk.total(sums.rows, sums.products, *([] if sums.by_row is None else [sums.by_row]))

@@ -1,7 +1,8 @@
 """Scores for pairs of models and their attributions, after captum.metrics."""
 
-from captum_kd.metrics.keep_curve import KeepCurve, keep_curve, random_attributions
+from captum_kd.metrics.keep_curve import KeepCurve, keep_curve
 from captum_kd.metrics.localization import LocalizationScores, localization_score
+from captum_kd.metrics.random_maps import random_attributions
 from captum_kd.metrics.relevance import relevance_score
 from captum_kd.metrics.report import TransferReport, compare_transfer
 from captum_kd.metrics.sensitivity import sensitivity_max

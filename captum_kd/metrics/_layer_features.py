@@ -6,7 +6,8 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from torch import Tensor
 
-from captum_kd._arguments import as_forward_args, check_batch_size, check_callable
+from captum_kd._arguments import as_forward_args, as_layout_hints, check_batch_size, check_callable, check_device_ids
+from captum_kd._values import as_flag
 from captum_kd.features import FeatureTransform
 from captum_kd.layers import LayerLike, resolve_layer
 from captum_kd.layouts import LayoutHints
@@ -17,7 +18,7 @@ __all__ = ["FeatureSettings", "check_inputs", "layer_features", "layer_observer"
 
 
 class FeatureSettings(NamedTuple):
-    """How features are taken; the same for every model of one score."""
+    """How features are taken; the same for every model of one score. Made by :meth:`checked`."""
 
     feature_transform: FeatureTransform
     hints: LayoutHints
@@ -25,14 +26,35 @@ class FeatureSettings(NamedTuple):
     attribute_to_layer_input: bool
     device_ids: Optional[list[int]]
 
+    @classmethod
+    def checked(
+        cls,
+        feature_transform: FeatureTransform,
+        max_examples_per_batch: Optional[int],
+        grid: Optional[tuple[int, int]],
+        prefix_tokens: Optional[int],
+        channels_last: Optional[bool],
+        attribute_to_layer_input: bool,
+        device_ids: Optional[list[int]],
+    ) -> FeatureSettings:
+        """Arguments and errors are those of :func:`captum_kd.metrics.feature_similarity_score`."""
+        check_callable(feature_transform, "feature_transform")
+        check_batch_size(max_examples_per_batch, "max_examples_per_batch")
+        check_device_ids(device_ids)
+        return cls(
+            feature_transform,
+            as_layout_hints(grid, prefix_tokens, channels_last),
+            max_examples_per_batch,
+            as_flag(attribute_to_layer_input, "attribute_to_layer_input"),
+            device_ids,
+        )
+
 
 def layer_observer(
     forward_func: Callable[..., Any], layer: LayerLike, settings: FeatureSettings, *, model: str, argument: str
 ) -> Observer:
-    """What will take the features of one layer. Checks everything that can be checked before a model runs."""
+    """What will take the features of one layer; checks model and layer before any model runs."""
     check_callable(forward_func, model)
-    check_callable(settings.feature_transform, "feature_transform")
-    check_batch_size(settings.max_examples_per_batch, "max_examples_per_batch")
     found = resolve_layer(forward_func, layer, model=model, argument=argument)
     pairs = (LayerPair(found, found),)
     return Observer(forward_func, pairs, settings.feature_transform, settings.hints, settings.device_ids)

@@ -66,7 +66,7 @@ def as_localisers(
         has_base (bool): whether a second model takes part.
 
     Raises:
-        TypeError: maps that are no tensor (a tuple says to choose one), a perturb_func that cannot be called.
+        TypeError: maps that are not a tensor (of a tuple, choose one), a perturb_func that cannot be called.
         ValueError: maps of one of the two models only, or of a Base that there is not; perturb_func without maps;
             maps of another batch or size, or with non-finite values; no input, or several, that are images.
     """

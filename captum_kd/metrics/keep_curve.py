@@ -26,16 +26,13 @@ from captum_kd._values import as_flag, as_noise, as_share, check_dense, check_ge
 from captum_kd.layers import run_model, same_random_state
 from captum_kd.perturb import keep_relevant
 
-__all__ = ["SHARES", "KeepCurve", "keep_curve", "random_attributions"]
+__all__ = ["SHARES", "KeepCurve", "keep_curve"]
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 # Numbers (pixels times channels) of the images that are reduced at once. Not max_examples_per_batch: how images
 # are grouped decides which random numbers each gets, and the batch size must not change the result.
 _REDUCED_AT_ONCE = 20_000_000
-
-# Not 0: maps by chance must not repeat the noise of the images, or of maps that a caller has drawn.
-_PHASE_SEED = 0x9E3779B9
 
 
 class KeepCurve(NamedTuple):
@@ -45,11 +42,11 @@ class KeepCurve(NamedTuple):
         shares (Tensor): (k,) shares that are kept, float64, increasing.
         accuracy (Tensor): (k,) float64.
         area (Tensor): scalar, the area under the curve over the range of the shares (trapezoids), divided by that
-            range: the mean accuracy, in [0, 1]. Of a single share, the accuracy there.
+            range: the mean accuracy, in [0, 1]. With a single share it is the accuracy there.
         area_standard_error (Tensor or None): scalar, of the area as a mean over inputs; None for a single input.
             It is the spread of one curve. Curves of one call share inputs and noise, so test their differences on
             ``areas``, input by input.
-        areas (Tensor): (N,) the area of each input's own curve of 0 and 1; their mean is ``area``.
+        areas (Tensor): (N,) the area under each input's own curve of zeros and ones; their mean is ``area``.
         correct (Tensor): (k, N) boolean, whether the model was right about input i at share j.
     """
 
@@ -65,7 +62,7 @@ class KeepCurve(NamedTuple):
         """The curve of (k, N) right and wrong answers.
 
         Raises:
-            TypeError: answers that are no boolean tensor.
+            TypeError: answers that are not a boolean tensor.
             ValueError: shares that do not increase inside (0, 1), or another number of answers.
         """
         shares = _as_shares(shares)
@@ -73,8 +70,8 @@ class KeepCurve(NamedTuple):
             raise TypeError(f"correct must be a boolean tensor (shares, inputs), got {described(correct)}.")
         check_dense(correct, "correct")
         if correct.dim() != 2 or correct.shape[0] != len(shares) or correct.shape[1] == 0:
-            raise ValueError(f"correct must have shape ({len(shares)}, N), a row a share, got {tuple(correct.shape)}.")
-        at = torch.tensor(shares, dtype=torch.float64)
+            raise ValueError(f"correct must have shape ({len(shares)}, N), one row per share, got {tuple(correct.shape)}.")
+        at = torch.tensor(shares, dtype=torch.float64, device="cpu")
         right = correct.double()
         areas = right[0] if len(at) == 1 else torch.trapezoid(right, at, dim=0) / (at[-1] - at[0])
         error = areas.std() / math.sqrt(len(areas)) if len(areas) > 1 else None
@@ -136,13 +133,13 @@ def keep_curve(
     images no model has seen, and their outline gives the map away.
 
     With several maps by name it answers whether what UniCAM calls distilled matters more for the
-    task than what it calls residual, than Grad-CAM and than chance (:func:`random_attributions`).
-    Maps that explain the true labels carry them: what they keep may be classified better than the whole image. Compare
-    maps of one kind with each other, or explain predictions.
+    task than what it calls residual, what Grad-CAM shows, or chance (:func:`random_attributions`).
+    Maps that explain the true labels give them away: what they keep may be classified better than the
+    whole image. Compare maps of one kind with each other, or explain predictions.
 
-    All curves of a call are of the same inputs under the same noise; compare them in pairs, by
-    ``areas``. Close to a curve's right end nearly all of the image is there, whatever the map:
-    differences are at the left.
+    All curves of a call are of the same inputs under the same noise, so compare them input by input,
+    by ``areas``. Near a curve's right end nearly all of the image is there, whatever the map;
+    differences show at the left.
 
     Source: Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods"
     (ROAD), ICML 2022, in its keeping order.
@@ -202,7 +199,7 @@ def keep_curve(
     show_progress = as_flag(show_progress, "show_progress")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
-    correct = {name: torch.empty(len(shares), len(images), dtype=torch.bool) for name in maps}
+    correct = {name: torch.empty(len(shares), len(images), dtype=torch.bool, device="cpu") for name in maps}
     args = as_forward_args(additional_forward_args)
     n = len(images)
     at_once = max(1, _REDUCED_AT_ONCE // images[0].numel())
@@ -223,52 +220,6 @@ def keep_curve(
                         correct[name][number, part] = logits.argmax(1).cpu() == labels[part]
     curves = {name: KeepCurve.of(shares, answers) for name, answers in correct.items()}
     return curves if isinstance(attributions, Mapping) else curves[""]
-
-
-def random_attributions(like: Tensor, *, generator: Optional[torch.Generator] = None) -> Tensor:
-    """Maps by chance, as smooth as given ones: the baseline of :func:`keep_curve`.
-
-    Each map has the values of its counterpart, ties included, and nearly its power spectrum (so its resolution and
-    smoothness are alike), but random phases (so it lies anywhere). Independent noise would be no fair baseline:
-    from the scattered pixels that it keeps the rest of an image is imputed far better than from connected ones. With
-    30 % of CIFAR-10 images kept the mean squared error is .041 for one round bump on 8x8 positions, .027 for its
-    random counterparts, .016 for independent noise at these positions and .006 at each pixel. A constant map, which
-    has no spectrum, gets independent noise.
-
-    Args:
-        like (Tensor): (N, 1, h, w) maps.
-        generator (torch.Generator, optional): source of the phases.
-            Default: one of a fixed seed; the global random state is not touched
-
-    Returns:
-        Tensor: like ``like``, without graph; float32 for half types.
-
-    Raises:
-        TypeError, ValueError: maps of another type or shape, or with non-finite values.
-
-    Source: Theiler et al., "Testing for nonlinearity in time series: the method of surrogate data", Physica D, 1992.
-
-    Example::
-
-        >>> keep_curve(student, images, labels, random_attributions(distilled)).area
-    """
-    check_generator(generator)
-    rows = like.shape[0] if isinstance(like, Tensor) and like.dim() else 0
-    maps = as_maps(like, "like", rows)
-    source = torch.Generator().manual_seed(_PHASE_SEED) if generator is None else generator
-    drawn = torch.randn(maps.shape, generator=source, device=source.device, dtype=maps.dtype).to(maps.device)
-    means = maps.mean((2, 3), keepdim=True)
-    size = (maps - means).abs().amax((2, 3), keepdim=True)
-    has_shape = size > 32 * torch.finfo(maps.dtype).eps * means.abs()
-    amplitudes = torch.fft.rfft2((maps - means) / torch.where(has_shape, size, 1.0)).abs()
-    phases = torch.fft.rfft2(drawn)
-    surrogates = torch.fft.irfft2(amplitudes * phases / phases.abs().clamp(min=1e-20), s=maps.shape[2:])
-    # The k-th largest number becomes the k-th largest of the map.
-    order = surrogates.flatten(2).argsort(2)
-    values = maps.flatten(2).sort(2).values
-    placed = torch.empty_like(values).scatter_(2, order, values).view(maps.shape)
-    random: Tensor = torch.where(has_shape, placed, drawn)
-    return random
 
 
 def _parts(rows: slice, size: Optional[int]) -> Iterator[slice]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,8 @@ from torch import Tensor
 
 from captum_kd._maps import as_maps, upsample
 from captum_kd._values import check_dense
+from captum_kd._warnings import warn_user
+from captum_kd.distance.sources import widest
 
 __all__ = ["LocalizationScores", "localization_score"]
 
@@ -61,7 +62,7 @@ def localization_score(attributions: Tensor, masks: Tensor) -> LocalizationScore
         and in their dtype (float32 for half types).
 
     Raises:
-        TypeError: masks that are not boolean, maps that are no floating point tensor.
+        TypeError: masks that are not boolean, maps that are not a floating point tensor.
         ValueError: a mask that is empty (named by its index), another number of masks than maps,
                     maps of another shape, larger than the masks, or with non-finite values.
 
@@ -75,7 +76,7 @@ def localization_score(attributions: Tensor, masks: Tensor) -> LocalizationScore
     maps = as_maps(attributions, "attributions", masks.shape[0], (masks.shape[2], masks.shape[3]))
     dtype = maps.dtype
     # Sums over a large image lose digits in float32, and the products of interpolation its ties.
-    wide = maps if maps.device.type == "mps" else maps.double()
+    wide = maps.to(widest(maps.device))
     size = wide.abs().amax((1, 2, 3), keepdim=True)
     wide = upsample(wide / torch.where(size > 0, size, 1.0), (masks.shape[2], masks.shape[3])).flatten(1)
     inside = masks.to(wide.device).flatten(1)
@@ -87,11 +88,7 @@ def _energy_share(maps: Tensor, inside: Tensor) -> Tensor:
     energy = positive.sum(1)
     without = energy == 0
     if bool(without.any()):
-        warnings.warn(
-            f"{int(without.sum())} of {len(maps)} maps have no positive energy; their energy share counts as 0.",
-            UserWarning,
-            stacklevel=4,  # past localization_score and its log_usage wrapper
-        )
+        warn_user(f"{int(without.sum())} of {len(maps)} maps have no positive energy; their energy share counts as 0.")
     return (positive * inside).sum(1) / torch.where(without, 1.0, energy)
 
 

@@ -7,8 +7,8 @@ from typing import Any, Callable, Optional, Union
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._arguments import Target, as_inputs, as_labels, as_layout_hints
-from captum_kd._values import as_flag, check_choice, described
+from captum_kd._arguments import Target, as_inputs, as_labels
+from captum_kd._values import check_choice, described
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
@@ -48,13 +48,13 @@ def relevance_score(
 ) -> Tensor:
     r"""
     Relevance score (RS): :math:`R(P_S, G)`, the squared distance correlation of a model's features
-    and the labels' embeddings; with ``given`` that of what is left of the features when another
+    and the labels' embeddings; with ``given``, of what is left of these features once another
     model's are removed, :math:`R(P_{S|B}, G)`.
 
     A positive score of distilled features is no evidence of transfer by itself: with F the
     similarity of the two models, RS(S|B) - RS(B|S) = (RS_S - RS_B) sqrt((1 + F) / (1 - F)), the
-    difference of the whole scores magnified by similarity. Scores depend on the shares of the
-    classes; compare them on identical inputs only.
+    difference of the whole scores magnified by similarity. Scores depend on how frequent each
+    class is, so compare them on identical inputs only.
 
     Source: Adhane et al., WACV 2025; Szekely & Rizzo 2014.
 
@@ -90,7 +90,7 @@ def relevance_score(
         ValueError: too few inputs, labels without geometry or outside the embeddings, unknown
                     layers, non-finite features; attributions of one of two models only, of
                     another batch or size, or with non-finite values.
-        TypeError: labels that are no integers, inputs that are no tensors, attributions of layers
+        TypeError: labels that are not integers, inputs that are not tensors, attributions of layers
                     with several outputs (choose one).
 
     Examples::
@@ -119,11 +119,13 @@ def relevance_score(
         )
     embeddings = check_class_embeddings(class_embeddings)
     check_label_geometry(labels, embeddings, estimator, ways_out=WAYS_OUT_OF_SCORE)
-    settings = FeatureSettings(
+    settings = FeatureSettings.checked(
         feature_transform,
-        as_layout_hints(grid, prefix_tokens, channels_last),
         max_examples_per_batch,
-        as_flag(attribute_to_layer_input, "attribute_to_layer_input"),
+        grid,
+        prefix_tokens,
+        channels_last,
+        attribute_to_layer_input,
         device_ids,
     )
     observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")

@@ -34,10 +34,10 @@ def sensitivity_max(
     Largest change of an explanation under small perturbations of its input
     (:func:`captum.metrics.sensitivity_max`), for layer attributions.
 
-    Captum's function hands the inputs over as a tuple and takes the explanations for one too. A
-    layer attribution answers with a bare tensor, whose rows are then taken for inputs: values are
-    sqrt(k) too large for one input and k samples, and two inputs raise an error. Here the
-    explanation is put into a tuple first; everything else is Captum's.
+    Captum's function passes the inputs as a tuple and expects the explanation to be one too. A
+    layer attribution returns a bare tensor, whose rows are then taken for separate explanations:
+    values are too large by sqrt(k) for one input and k samples, and two inputs raise an error. Here
+    the explanation is put into a tuple first; everything else is Captum's.
 
     Population-based explanations need a fixed population: pass ``reference=`` through the keyword
     arguments when ``explanation_func`` is ``UniCAM(...).attribute``. Without it the perturbed
@@ -56,7 +56,7 @@ def sensitivity_max(
         Tensor: (N,) sensitivities, relative to the norm of the unperturbed explanation.
 
     Raises:
-        TypeError: an explanation that is no tensor or tuple of tensors, such as the list that a
+        TypeError: an explanation that is neither a tensor nor a tuple of tensors, such as the list that a
                     list of layers gives; functions that cannot be called.
         ValueError: a negative radius, no samples, a norm that does not exist.
 

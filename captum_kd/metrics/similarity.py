@@ -7,8 +7,7 @@ from typing import Any, Callable, Optional, Union
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._arguments import as_inputs, as_layout_hints
-from captum_kd._values import as_flag
+from captum_kd._arguments import as_inputs
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
 from captum_kd.distance.sources import FeatureDistances, TensorFeatures
@@ -44,11 +43,11 @@ def feature_similarity_score(
 ) -> Tensor:
     r"""
     Feature similarity score (FSS): :math:`R(P_S, P_B)`, the squared distance correlation of two
-    models' features of the same inputs. 1 when the geometries agree up to scale, about 0 for
-    unrelated features.
+    models' features of the same inputs. It is 1 when the geometries agree up to scale, and about 0
+    for unrelated features.
 
     Two networks that look at the same images are never independent, not even untrained ones: a
-    high score is no finding by itself. Compare it with the score of two Base models of different
+    high score is not a finding by itself. Compare it with the score of two Base models of different
     seeds.
 
     Source: Adhane et al., WACV 2025, with the unbiased estimator of Szekely & Rizzo 2014 over all
@@ -58,7 +57,7 @@ def feature_similarity_score(
 
     Args:
 
-        forward_func (Callable): One model, the Student say.
+        forward_func (Callable): One model, for example the Student.
         layer (str or torch.nn.Module): Its layer, a dotted name or the module.
         base_func (Callable): The other model.
         base_layer (str or torch.nn.Module): Its layer.
@@ -72,9 +71,9 @@ def feature_similarity_score(
         base_attributions (Tensor, optional): Maps of ``base_func``, needed with ``attributions``:
                     each model is explained, and its images are reduced, by its own maps.
         perturb_func (Callable, optional): From (inputs, attributions) to reduced inputs. It is
-                    called once for each model with all images, each time from the same state of the
-                    global random generators (seed 0), which is given back afterwards: both models'
-                    images get the same noise, and results repeat. Another share is
+                    called once for each model with all images, each time with the global random
+                    generators seeded with 0 and restored afterwards: both models' images get the
+                    same noise, and results repeat. For another share pass
                     ``functools.partial(keep_relevant, keep=0.3)``.
                     Default: :func:`captum_kd.perturb.keep_relevant`, 50 % of the pixels
         feature_transform (Callable, optional): From (N, C, ...) to (N, d).
@@ -96,7 +95,7 @@ def feature_similarity_score(
     Raises:
         ValueError: fewer than 4 inputs, unknown layers, non-finite features; attributions of one
                     model only, of another batch or size, or with non-finite values.
-        TypeError: models that cannot be called, inputs that are no tensors, attributions of layers
+        TypeError: models that cannot be called, inputs that are not tensors, attributions of layers
                     with several outputs (choose one).
 
     Examples::
@@ -115,11 +114,13 @@ def feature_similarity_score(
     check_estimator(estimator)
     check_block_size(block_size)
     localiser, base_localiser = as_localisers(attributions, base_attributions, perturb_func, values, has_base=True)
-    settings = FeatureSettings(
+    settings = FeatureSettings.checked(
         feature_transform,
-        as_layout_hints(grid, prefix_tokens, channels_last),
         max_examples_per_batch,
-        as_flag(attribute_to_layer_input, "attribute_to_layer_input"),
+        grid,
+        prefix_tokens,
+        channels_last,
+        attribute_to_layer_input,
         device_ids,
     )
     first_observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")

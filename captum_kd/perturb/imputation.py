@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._values import as_noise, as_number, check_dense, check_generator, described
+from captum_kd.distance.pairwise import has_float64
 from captum_kd.perturb.grids import Buffers, Pixels, by_parity, from_parity
 from captum_kd.perturb.multigrid import Hierarchy
 from captum_kd.perturb.scattered import Scattered
@@ -37,7 +38,7 @@ def noisy_linear_imputation(
     neighbours (direct ones 1/6, diagonal ones 1/12, renormalised at the image's border), plus Gaussian
     noise. The removed pixels of an image are one linear system; kept pixels stay as they are, to the bit.
 
-    A black or blurred region tells the model where something was removed. Imputed regions hardly do.
+    A black or blurred region tells the model where something was removed; an imputed region hardly does.
 
     All images and channels are solved together, by conjugate gradients with one multigrid cycle as
     preconditioner, or with the diagonal where all holes are small, each image with its own mask.
@@ -52,9 +53,9 @@ def noisy_linear_imputation(
         noise (float, optional): Standard deviation of the noise on imputed pixels, in the images' units.
                     0 gives the solution itself.
         tolerance (float, optional): Largest error of the solution, before noise, in the images' units;
-                    where a channel's kept values span less than 1, a share of what they span, so that
-                    faint images are solved too. Images of 0..255 that need no more than a hundredth of a
-                    grey level are done sooner with 0.01. Rounding to the images' dtype comes on top.
+                    where a channel's kept values span less than 1, as a share of that span, so that faint
+                    images are solved too. For images of 0..255 a hundredth of a grey level, 0.01, is enough
+                    and takes less time. Rounding to the images' dtype comes on top.
         generator (torch.Generator, optional): Source of the noise, on the CPU or the images' device, drawn
                     image after image: batches in turn get the same noise as all images at once. With it
                     torch's global state is not touched and results repeat; without it the noise comes
@@ -64,7 +65,7 @@ def noisy_linear_imputation(
         Tensor: like ``images``, without graph. Half precision is computed in float32 and rounded at the end.
 
     Raises:
-        TypeError: images that are no floating point tensor, or a mask that is not boolean.
+        TypeError: images that are not a floating point tensor, or a mask that is not boolean.
         ValueError: shapes that do not fit, a mask that keeps nothing of an image, kept pixels that are
                     not finite, negative noise, or a tolerance that is not positive.
 
@@ -85,10 +86,21 @@ def noisy_linear_imputation(
     if noise > 0:
         where = images.device if generator is None else generator.device
         # One image after the other: in smaller batches the same images get the same noise.
-        drawn = [torch.randn(images.shape[1:], dtype=dtype, device=where, generator=generator) for _ in images]
+        drawn = [_drawn(images, where, generator) for _ in images]
         filled = filled + noise * torch.stack(drawn).to(images.device)
     filled = filled.to(images.dtype)
     return torch.where(mask, images, filled, out=filled)
+
+
+def skip_noise(images: Tensor, count: int, generator: torch.Generator) -> None:
+    """Draws the noise of so many images like these and drops it, as if they had come before."""
+    for _ in range(count):
+        _drawn(images, generator.device, generator)
+
+
+def _drawn(images: Tensor, device: torch.device, generator: Optional[torch.Generator]) -> Tensor:
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    return torch.randn(images.shape[1:], dtype=dtype, device=device, generator=generator)
 
 
 # ------------------------------------------------------------------------------ solution
@@ -119,9 +131,9 @@ def _impute(known: Tensor, keep: Tensor, tolerance: float) -> Tensor:
     target = tolerance * torch.where(span < 1, 2.0, 1 / scale.half.clamp(min=0.5))
     target = target.clamp(min=torch.finfo(known.dtype).eps)
     # float32 leaves an error that grows with the way from a hole's middle to its rim; where less is asked
-    # for, float64 is used (MPS has none).
+    # for, float64 is used.
     rounding = torch.finfo(known.dtype).eps * max(height, width) ** 1.5 / min(height, width) ** 0.5
-    precise = bool((target < 5 * rounding).any()) and known.device.type != "mps"
+    precise = bool((target < 5 * rounding).any()) and has_float64(known.device)
     work = torch.float64 if precise else known.dtype
     block = max(1, (_CPU_BLOCK if known.device.type == "cpu" else _DEVICE_BLOCK) // (channels * height * width))
     filled, buffers = torch.empty_like(known), Buffers()

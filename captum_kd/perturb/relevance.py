@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Optional
 
 import torch
-from captum.attr import LayerAttribution
 from torch import Tensor
 
-from captum_kd._maps import as_maps
+from captum_kd._maps import as_maps, upsample
 from captum_kd._values import as_count, as_noise, as_share, check_generator, described
+from captum_kd._warnings import warn_user
+from captum_kd.distance.sources import widest
 from captum_kd.perturb.imputation import check_images, noisy_linear_imputation
 
 __all__ = ["keep_relevant", "relevant_pixels"]
@@ -46,8 +46,8 @@ def keep_relevant(
         Tensor: like ``inputs``, without graph.
 
     Raises:
-        TypeError: inputs or attributions that are no floating point tensors.
-        ValueError: inputs that are no images, attributions of another batch, with several channels or not
+        TypeError: inputs or attributions that are not floating point tensors.
+        ValueError: inputs that are not images, attributions of another batch, with several channels or not
                     finite, a share outside (0, 1), negative noise, kept pixels that are not finite.
 
     Example::
@@ -69,23 +69,23 @@ def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0
     Which pixels of an image an attribution calls most relevant.
 
     Maps are upsampled bilinearly (:meth:`captum.attr.LayerAttribution.interpolate`) and their pixels ranked
-    by signed value: what speaks against comes last. Of pixels with equal values those with the lower index,
-    row by row, go first, on every device, so that even a constant map keeps its share; where many are equal at
-    the cut, a warning says so.
+    by signed value, so that evidence against the class comes last. Ties go to the pixel with the lower index, row by
+    row, on every device, so that even a constant map keeps its share; where many pixels are tied at the cut, a
+    warning says so.
 
     Args:
 
         attributions (Tensor): (N, 1, h, w) or (N, h, w), floating point.
         size (tuple[int, int]): (H, W) of the images.
-        keep (float, optional): Share of the pixels that stays: ``round(keep * H * W)`` of each image,
-                    Python's rounding (of halves to even), at least 1 and at most H * W - 1, of a single
-                    pixel that one.
+        keep (float, optional): Share of the pixels that stays: ``round(keep * H * W)`` of each image, rounded
+                    as Python does it (halves to even), at least 1 and at most H * W - 1; the only pixel of a
+                    1 x 1 image stays.
 
     Returns:
         Tensor: (N, 1, H, W), boolean, True for the pixels that stay, on the attributions' device.
 
     Raises:
-        TypeError: attributions that are no floating point tensor.
+        TypeError: attributions that are not a floating point tensor.
         ValueError: attributions of another shape or not finite, a size without pixels, a share outside (0, 1).
 
     Example::
@@ -102,8 +102,7 @@ def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0
     pixels = height * width
     count = max(1, min(round(keep * pixels), pixels - 1))
     # Rounded back from float64, so that equal neighbours give equal pixels between them: ties stay ties.
-    precise = maps if maps.device.type == "mps" else maps.double()  # which has no float64
-    upsampled = LayerAttribution.interpolate(precise, (height, width), interpolate_mode="bilinear").to(maps.dtype)
+    upsampled = upsample(maps.to(widest(maps.device)), (height, width)).to(maps.dtype)
     order = upsampled.flatten(1).argsort(dim=1, descending=True, stable=True)
     if count < pixels:
         _warn_of_ties(upsampled.flatten(1), order[:, count - 1 : count + 1])
@@ -116,10 +115,8 @@ def _warn_of_ties(values: Tensor, at_the_cut: Tensor) -> None:
     last, next_one = values.gather(1, at_the_cut).unbind(1)
     tied = (last == next_one) & ((values == last[:, None]).sum(1) > max(4, _MANY_TIED * values.shape[1]))
     if bool(tied.any()):
-        warnings.warn(
+        warn_user(
             f"{int(tied.sum())} of {len(tied)} maps have one value at many pixels on both sides of the cut; of these the "
-            "upper ones stay, whatever they show. Maps without negative values do this: pass signed ones "
-            "(relu_attributions=False).",
-            UserWarning,
-            stacklevel=4,
+            "upper ones stay, whatever they show. Maps without negative values often do this: pass signed ones "
+            "(relu_attributions=False)."
         )

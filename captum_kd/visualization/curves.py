@@ -55,7 +55,7 @@ class Curve(Protocol):
 def plot_keep_curve(
     curves: Mapping[str, Curve], *, whole_accuracy: Optional[float] = None, title: Optional[str] = None
 ) -> Figure:
-    """Draws accuracy against the share of pixels that are kept, one line a curve.
+    """Draws accuracy against the share of pixels that are kept, one line per curve.
 
     The legend gives the area under each curve, plus or minus one standard error where the curve has one.
 
@@ -70,9 +70,9 @@ def plot_keep_curve(
         Figure: not registered with pyplot, 3.4 inches wide, a column of a page in two columns.
 
     Raises:
-        TypeError: curves that are no mapping, or a curve without one of its attributes.
+        TypeError: curves that are not a mapping, or a curve without one of its attributes.
         ValueError: no curves, shares and accuracies of different lengths, not finite or outside [0, 1], shares
-            that do not increase, or an area or standard error that is no finite, non-negative number.
+            that do not increase, or an area or standard error that is not a finite, non-negative number.
 
     Examples::
 
@@ -162,5 +162,5 @@ def _as_number(name: str, value: Any) -> float:
 
 
 def _as_array(values: Any) -> Array:
-    array: Array = torch.as_tensor(values).detach().double().cpu().numpy()
+    array: Array = torch.as_tensor(values, device="cpu").detach().double().cpu().numpy()
     return array

@@ -103,7 +103,7 @@ def plot_layer_scores(
         *Figure*, not registered with pyplot, at most 7 inches wide.
 
     Raises:
-        TypeError: rows that are neither records nor a report, or values that are no numbers.
+        TypeError: rows that are neither records nor a report, or values that are not numbers.
         ValueError: no rows, a record without one of its keys, a score that does not exist, an infinite value, an
             interval that ends before it begins, or two records for the same student, base, layer and score.
 
@@ -172,7 +172,7 @@ def plot_layer_scores(
 
 
 class _Band(NamedTuple):
-    """Panels, a kind of score and a Student each, in rows; below them a legend for all, or one a column."""
+    """Rows of panels, each of one kind of score and one Student; below them a legend for all, or one per column."""
 
     panels: list[list[tuple[str, str]]]
     legends: list[str]

@@ -7,13 +7,12 @@ from typing import Any, Mapping, Optional, Sequence, Union
 import numpy as np
 import numpy.typing as npt
 import torch
-from captum.attr import LayerAttribution
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
-from captum_kd._maps import as_maps
+from captum_kd._maps import as_maps, upsample
 from captum_kd._values import as_number, as_text, check_choice, check_dense, described
 from captum_kd.attr import TransferAttributions
 from captum_kd.visualization._panels import (
@@ -60,7 +59,7 @@ def visualize_transfer(
     panel_size: Optional[float] = None,
     title: Optional[str] = None,
 ) -> Figure:
-    """Draws one row an image: the image, and one map or perturbed version of it in each further column.
+    """Draws one row per image: the image, and one map or perturbed version of it in each further column.
 
     Maps come as attribution methods return them, at the layer's resolution, and are enlarged bilinearly by
     ``LayerAttribution.interpolate``. A map without anything to show is drawn as the bare image with the caption
@@ -69,7 +68,7 @@ def visualize_transfer(
     Args:
         images (Tensor): (N, C, H, W) with C = 1 or 3 and values between 0 and 1, as ``imshow`` wants them. Undo
             the network's normalisation first.
-        maps (mapping of str to Tensor, or TransferAttributions): column title -> maps (N, 1, h, w), one an
+        maps (mapping of str to Tensor, or TransferAttributions): column title -> maps (N, 1, h, w), one for each
             image, of any resolution: Grad-CAM of each model, distilled, residual, the Teacher's.
             ``attribute_transfer``'s result for one layer becomes the columns "distilled" and "residual". Long
             titles are wrapped, line breaks in them stay. May be empty.
@@ -268,6 +267,5 @@ def _as_kept(name: str, kept: Tensor, images: Tensor, pictures: Array) -> Array:
 def _as_maps(name: str, values: Tensor, n: int, height: int, width: int) -> Array:
     """(N, H, W) float64."""
     maps = as_maps(values, f"column {name!r} of maps", n)
-    large = LayerAttribution.interpolate(maps.cpu().double(), (height, width), "bilinear")
-    array: Array = large[:, 0].numpy()
+    array: Array = upsample(maps.cpu().double(), (height, width))[:, 0].numpy()
     return array

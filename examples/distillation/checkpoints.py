@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import re
 import zipfile
@@ -14,6 +13,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
+from distillation.files import whole_file
 from distillation.task import Examples
 
 __all__ = ["CheckpointError", "FOLDER", "WholeFiles", "checkpoint_path", "digest", "digest_of_images", "read"]
@@ -31,17 +31,11 @@ class CheckpointError(RuntimeError):
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lightning's way to files, by a file beside the old one that takes its place once it is complete on the disk."""
+    """Lightning's way to files, whole or not at all."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Optional[Any] = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        with open(part, "wb") as file:
+        with whole_file(Path(path)) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: Optional[bool] = True

@@ -11,7 +11,7 @@ from distillation.networks import WeightsError
 from distillation.plan import Plan, PlanError
 from distillation.profiles import PROFILES, profile
 from distillation.outcomes import Record
-from distillation.record import ResumeError
+from distillation.record import ResumeError, is_begun
 from distillation.settings import Settings, add_options, settings_from
 from distillation.task import DataError, Task
 
@@ -50,8 +50,7 @@ def run_example(
     except (DataError, PlanError, WeightsError, ResumeError, CheckpointError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     except KeyboardInterrupt:
-        parser.exit(
-            INTERRUPTED,
-            f"\n{parser.prog}: stopped. What is trained is in {settings.output / FOLDER}; the same command with "
-            "--resume goes on from there.\n",
-        )
+        way_on = "Nothing was trained yet: give the same command again."
+        if is_begun(settings):
+            way_on = f"What is trained is in {settings.output / FOLDER}; the same command with --resume goes on from there."
+        parser.exit(INTERRUPTED, f"\n{parser.prog}: stopped. {way_on}\n")

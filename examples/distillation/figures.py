@@ -41,9 +41,9 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
     if any(scores[WHOLE]["seed_control"] for fold in record["folds"] for scores in fold["scores"]):
         yield (
             "seed_control",
-            "What Students have and a Base lacks (coloured) beside what a Base has and another Base lacks (grey): each "
-            "point a pair of networks, bars their means. Upper row: how far it follows the labels; below: how far it is the "
-            "Teacher's; at the bottom: the Teacher's and not in the labels.",
+            "What Students have and a Base lacks (coloured) beside what a Base has and another Base lacks (grey). Each point "
+            "is a pair of networks, bars are their means. Upper row: how far it follows the labels; below: how far it is "
+            "the Teacher's; at the bottom: the Teacher's and not in the labels.",
             seeds(record),
         )
     for pair in first.first_pairs():

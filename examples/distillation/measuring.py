@@ -47,7 +47,7 @@ class Measurements:
         shown: those that are explained.
         predictions: by network, (N,) labels of all held-out images.
         accuracy: by network, on all held-out images.
-        scores: one a Teacher.
+        scores: one per Teacher.
         pairs: of every group, its Students in order.
     """
 

@@ -22,7 +22,10 @@ from distillation.settings import Settings
 from distillation.task import Task
 from distillation.training import Epoch, is_main_process
 
-__all__ = ["ResumeError", "open_run", "record_of"]
+__all__ = ["ResumeError", "is_begun", "open_run", "record_of"]
+
+RUN = "run.json"
+"""Written before anything is trained."""
 
 FREE_TO_CHANGE = {
     "output", "rows", "test_images", "map_images", "threads", "accelerator", "devices", "strategy",
@@ -36,13 +39,18 @@ class ResumeError(RuntimeError):
     """A run that cannot be resumed; the message says why and what to do."""
 
 
+def is_begun(settings: Settings) -> bool:
+    """Whether the output folder holds a run that can be resumed."""
+    return (settings.output / RUN).is_file()
+
+
 def open_run(task: Task, settings: Settings, resume: bool) -> None:
     """Writes down what the run is, or checks that the one to be resumed is the same.
 
     Raises:
         ResumeError: nothing to resume, or a run with other settings or data.
     """
-    path = settings.output / "run.json"
+    path = settings.output / RUN
     options = _plain(settings)
     this = {"settings": options, "data": _fingerprint(task)}
     if not resume:
@@ -53,9 +61,12 @@ def open_run(task: Task, settings: Settings, resume: bool) -> None:
                 left.unlink()
             write_text(path, json.dumps(this, indent=2) + "\n")
         return
-    if not path.is_file():
+    if not is_begun(settings):
         raise ResumeError(f"There is no run to resume in {settings.output}. Leave out --resume to begin one.")
-    before = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ResumeError(f"{path} is damaged ({error}). Leave out --resume to begin anew.") from error
     changed = [
         f"{name} was {before['settings'].get(name)}, is {value}"
         for name, value in options.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Sequence
 
 from distillation.figures import pictures_of
-from distillation.files import write_text
+from distillation.files import whole_file, write_text
 from distillation.measuring import Measurements
 from distillation.outcomes import Record, score_rows
 from distillation.page import page
@@ -29,9 +29,10 @@ COLUMNS = (
 def write_results(
     folder: Path, task: Task, record: Record, tables: Sequence[Table], measured: Sequence[Measurements], rows: int
 ) -> None:
-    """Writes ``report.json``, ``scores.csv``, tables as CSV and Markdown, figures, and ``index.html`` with all of it."""
-    (folder / "figures").mkdir(exist_ok=True)
-    (folder / "tables").mkdir(exist_ok=True)
+    """Writes ``report.json``, ``scores.csv``, tables as CSV and Markdown, figures, and ``index.html`` with all of it.
+
+    Each is written whole or not at all, the page last.
+    """
     write_text(folder / "report.json", json.dumps(record, indent=1) + "\n")
     write_text(folder / "scores.csv", _scores_csv(record))
     for table in tables:
@@ -40,13 +41,14 @@ def write_results(
     pictures = []
     for name, caption, figure in pictures_of(task, record, measured, rows):
         path = folder / "figures" / f"{name}.png"
-        figure.savefig(path, dpi=DPI)
+        with whole_file(path) as file:
+            figure.savefig(file, dpi=DPI, format="png")
         pictures.append((name, caption, path))
     write_text(folder / "index.html", page(record, tables, pictures))
 
 
 def _scores_csv(record: Record) -> str:
-    """Every score of every pair, layer, view and formula, one a line."""
+    """Every score of every pair, layer, view and formula, one per line."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
     writer.writeheader()

@@ -396,6 +396,62 @@ def test_errors_of_the_model_pass_unchanged():
         UniCAM(student, "mix", base).attribute(torch.randn(N, 4), labels(N))
 
 
+class OfTransform(nn.Module):
+    """Runs a model inside a transform of torch.func."""
+
+    def __init__(self, model: nn.Module, run) -> None:
+        super().__init__()
+        self.model = model
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.model, x)
+
+
+@pytest.mark.parametrize("features", [None, "model.conv3"])
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda model, x: torch.vmap(lambda one: model(one[None])[0])(x),
+        lambda model, x: torch.func.grad(lambda each: model(each).sum())(x),
+    ],
+    ids=["vmap", "grad"],
+)
+def test_layers_inside_a_transform_of_torch_func(pair, run, features):
+    student, base = (OfTransform(model, run) for model in pair)
+    with pytest.raises(TypeError, match="What layer .* of forward_func gives must be .* torch.func"):
+        UniCAM(student, "model.conv2", base, feature_layer=features).attribute(images(N), labels(N))
+
+
+def test_calls_inside_a_transform_of_torch_func(unicam, runs):
+    with pytest.raises(TypeError, match="inputs must be .* torch.func .* outside"):
+        torch.vmap(lambda x: unicam.attribute(x, labels(N)))(torch.stack([images(N), images(N)]))
+    with pytest.raises(TypeError, match="inputs must be .* torch.func .* outside"):
+        torch.func.grad(lambda x: unicam.attribute(x, labels(N)).sum())(images(N))
+    assert runs == []
+
+
+def test_layers_in_torchscript(pair):
+    def convolutions() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+
+    scripted, traced = torch.jit.script(convolutions()), torch.jit.trace(ConvNet(seed=1), images(N))
+    for model, layer in ((scripted, "0"), (traced, "conv2"), (lambda x: traced(x), traced.conv2)):
+        with pytest.raises(ValueError, match="of forward_func is TorchScript.* pass the model that was"):
+            UniCAM(model, layer, convolutions(), "0")
+    with pytest.raises(ValueError, match="of base_func is TorchScript.* pass the model that was"):
+        UniCAM(pair[0], "conv2", traced)
+
+
+def test_graphs_of_operations():
+    student, base = (torch.export.export(ConvNet(seed=seed), (images(N),)) for seed in (1, 2))
+    with pytest.raises(ValueError, match="never reached layer 'conv2'.* torch.export.unflatten"):
+        UniCAM(student.module(), "conv2", base.module()).attribute(images(N), labels(N))
+    found = UniCAM(torch.export.unflatten(student), "conv2", torch.export.unflatten(base))
+    expected = UniCAM(ConvNet(seed=1), "conv2", ConvNet(seed=2)).attribute(images(N), labels(N))
+    torch.testing.assert_close(found.attribute(images(N), labels(N)), expected)
+
+
 def test_outputs_in_a_dict_are_no_error():
     """Captum answers with an AttributeError."""
     student, base = SeveralOutputs("dict", seed=1), SeveralOutputs("dict", seed=2)

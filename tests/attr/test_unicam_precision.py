@@ -10,6 +10,7 @@ from models import ConvNet, images, labels
 from torch import Tensor, nn
 
 from captum_kd import UniCAM, flatten, global_average_pool
+from captum_kd.layers import catch_layers, resolve_layer
 
 N, M = 12, 16
 
@@ -235,3 +236,10 @@ def test_compiled_half_models_in_channels_last_memory():
     for found, single in zip(unicam_of(*wrapped, "conv3").attribute(x, labels(N)), expected):
         assert found.dtype == torch.bfloat16
         assert relative_difference(found, single) < TOLERANCE[torch.bfloat16]
+
+
+def test_inside_a_compiled_function_is_an_error_that_says_where_to_call():
+    student = ConvNet(seed=1)
+    layer = resolve_layer(student, "conv2", model="forward_func", argument="layer")
+    with pytest.raises(ValueError, match="torch.compile compiles.* outside"):
+        torch.compile(lambda x: catch_layers(student, [layer], (x,)), backend="eager")(images(N))

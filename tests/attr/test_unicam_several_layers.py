@@ -7,23 +7,16 @@ import pytest
 import torch
 from captum.attr import LayerAttribution, NoiseTunnel
 from captum.metrics import infidelity
-from models import ConvNet, SeveralOutputs, images, labels
+from conv_pairs import N, inputs, pair
+from models import ConvNet, SeveralOutputs, labels
 from torch import Tensor, nn
 
 from captum_kd import UniCAM
 from captum_kd.metrics import sensitivity_max
 
-N, M = 8, 12
+M = 12
 
 pytestmark = pytest.mark.filterwarnings("ignore:The population is")
-
-
-def pair() -> tuple[nn.Module, nn.Module]:
-    return ConvNet(seed=1).double(), ConvNet(seed=2).double()
-
-
-def inputs(n: int = N, seed: int = 0) -> Tensor:
-    return images(n, seed=seed, dtype=torch.float64)
 
 
 class CountsPasses(nn.Module):

@@ -30,13 +30,13 @@ def inlined(x: Tensor, y: Tensor) -> Tensor:
 
 
 def least_seconds(*calls: Callable[[], object], repeats: int) -> list[float]:
-    """The shortest time of each call, taken in turn: others only ever make it longer."""
+    """The least time of the processor that each call took, taken in turn: others only ever make it longer."""
     least = [float("inf")] * len(calls)
     for _ in range(repeats):
         for place, call in enumerate(calls):
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            least[place] = min(least[place], time.perf_counter() - start)
+            least[place] = min(least[place], time.process_time() - start)
     return least
 
 

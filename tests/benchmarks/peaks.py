@@ -42,10 +42,19 @@ def peak_over_inputs(inputs: str, call: str, *, before: str = "") -> float:
         call (str): the statements to be measured.
         before (str): statements that bring in libraries and pay for first calls, on small inputs.
     """
+    return peak_and_words(inputs, call, before=before)[0]
+
+
+def peak_and_words(inputs: str, call: str, *, before: str = "") -> tuple[float, str]:
+    """The same, with what the statements wrote to the standard error stream.
+
+    Raises:
+        RuntimeError: they failed.
+    """
     script = "\n".join(
         ["from peaks import high_mark, start", before, inputs, "_held = start()", call, "print(high_mark() - _held)"]
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return float(done.stdout.split()[-1])
+    return float(done.stdout.split()[-1]), done.stderr

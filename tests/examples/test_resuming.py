@@ -87,6 +87,7 @@ def killed_while_writing(output: Path, kind: Optional[str]) -> None:
 def interrupted(output: Path, kind: Optional[str]) -> None:
     """Ctrl-C in the second epoch; leaves what it found by the exit status."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a shell inherits none
     handler = signal.getsignal(signal.SIGINT)
     network = Small()
     at_step(network, STEPS + 2, signal.SIGINT)

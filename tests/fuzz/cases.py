@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
-import tempfile
 import types
 import typing
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import torch
-from torch import Tensor, nn
 
 import captum_kd
 import captum_kd.attr
@@ -27,11 +23,12 @@ import captum_kd.visualization
 from captum_kd import UniCAM
 from captum_kd.metrics import inference
 
-from fuzz.odd import TheModelsOwnError
+from fuzz.values import (
+    BASE, DISTANCES, FEATURES, IMAGES, LABELS, MAPS, MASKS, N, OTHERS, ROWS, SCORES, STUDENT, TABLE, TEACHER, Net,
+    products, unicam, written,
+)  # fmt: skip
 
-__all__ = ["BUILDING_BLOCKS", "CASES", "Case", "MODELS", "PUBLIC_MODULES", "is_record", "public_names"]
-
-PACKAGE = str(Path(captum_kd.__file__).parent)
+__all__ = ["BUILDING_BLOCKS", "CASES", "Case", "public_names"]
 
 PUBLIC_MODULES: tuple[types.ModuleType, ...] = (
     captum_kd,
@@ -53,82 +50,6 @@ BUILDING_BLOCKS = {
     "captum_kd.embeddings": {"check_label_geometry", "label_distances", "label_geometry", "label_norms"},
 }  # fmt: skip
 """What the package's own modules pass checked tensors between themselves. They run in inner loops and check nothing."""
-
-N = 8
-
-
-class Net(nn.Module):
-    """(N, 3, 12, 12) to 3 classes, with in-place activations, batch normalisation and dropout, in evaluation mode."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.conv1 = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(4, 5, 3, stride=2, padding=1)
-        self.drop = nn.Dropout(0.2)
-        self.fc = nn.Linear(5, 3)
-
-    def forward(self, x: Tensor, *more: Any) -> Tensor:
-        try:
-            for scale in more:
-                x = x * scale
-            hidden = self.relu(self.norm(self.conv1(x)))
-            return self.fc(self.drop(torch.tanh(self.conv2(hidden)).mean((2, 3))))
-        except Exception as error:
-            trace = error.__traceback__
-            while trace is not None:
-                if trace.tb_frame.f_code.co_filename.startswith(PACKAGE):
-                    raise  # a hook's
-                trace = trace.tb_next
-            raise TheModelsOwnError from error
-
-
-with torch.random.fork_rng():
-    MODELS = [Net(seed).eval() for seed in (1, 2, 3)]
-STUDENT, BASE, TEACHER = MODELS
-STUDENT.conv1.requires_grad_(False)
-STUDENT.conv2.weight.grad = torch.ones_like(STUDENT.conv2.weight)
-STUDENT.fc.register_forward_hook(lambda module, args, output: None)
-
-IMAGES = torch.rand(N, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-LABELS = torch.arange(N) % 3
-MAPS = torch.randn(N, 1, 3, 3, generator=torch.Generator().manual_seed(1))
-MASKS = torch.zeros(N, 12, 12, dtype=torch.bool)
-MASKS[:, 2:7, 3:9] = True
-FEATURES = torch.randn(N, 6, generator=torch.Generator().manual_seed(2))
-OTHERS = torch.randn(N, 4, generator=torch.Generator().manual_seed(3))
-TABLE = torch.randn(3, 4, generator=torch.Generator().manual_seed(4))
-DISTANCES = {name: torch.cdist(x, x) for name, x in (("student", FEATURES), ("base", OTHERS), ("labels", TABLE[LABELS]))}
-SCORES = torch.rand(5, 5, generator=torch.Generator().manual_seed(5))
-ROWS = [
-    {"student": "s", "base": "b", "layer": layer, "score": "fss", "value": 0.5, "low": 0.4, "high": 0.6, "p_value": None,
-     "n": 8, "unique_share": None}
-    for layer in ("layer1", "layer2")
-]  # fmt: skip
-
-
-def _unicam() -> UniCAM:
-    return UniCAM(STUDENT, "conv2", BASE)
-
-
-def _written(method: str, **given: Any) -> str:
-    """In a folder of its own, for relative paths."""
-    report = captum_kd.metrics.TransferReport(ROWS, None, [], {"n": 8})
-    here = os.getcwd()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        try:
-            written: str = getattr(report, method)(**given)
-            assert [os.path.getsize(name) for name in os.listdir()] == [len(written.encode())] * (given.get("path") is not None)
-        finally:
-            os.chdir(here)
-    return written
-
-
-def _products() -> inference.Products:
-    return inference.geometry_products(DISTANCES)
 
 
 class Case(NamedTuple):
@@ -213,22 +134,22 @@ CASES: dict[str, Case] = {
         {"base_layer": ("of base_func",), "feature_layer": ("base_feature_layer",), "base_feature_layer": ("of base_func",)},
     ),
     "captum_kd.UniCAM.attribute": Case(
-        UniCAM.attribute, lambda **given: _unicam().attribute(**given), lambda: dict(ATTRIBUTE), _maps_of_inputs,
+        UniCAM.attribute, lambda **given: unicam().attribute(**given), lambda: dict(ATTRIBUTE), _maps_of_inputs,
         MODEL_ARGS,
     ),
     "captum_kd.UniCAM.attribute_transfer": Case(
-        UniCAM.attribute_transfer, lambda **given: _unicam().attribute_transfer(**given), lambda: dict(ATTRIBUTE),
+        UniCAM.attribute_transfer, lambda **given: unicam().attribute_transfer(**given), lambda: dict(ATTRIBUTE),
         _maps_of_inputs, MODEL_ARGS,
     ),
     "captum_kd.UniCAM.reference": Case(
-        UniCAM.reference, lambda **given: _unicam().reference(**given), lambda: dict(ATTRIBUTE),
+        UniCAM.reference, lambda **given: unicam().reference(**given), lambda: dict(ATTRIBUTE),
         None, MODEL_ARGS,
     ),
-    "captum_kd.UniCAM.residual": Case(UniCAM.residual, lambda: _unicam().residual(), dict),
+    "captum_kd.UniCAM.residual": Case(UniCAM.residual, lambda: unicam().residual(), dict),
     "captum_kd.ReferencePopulation": Case(
         captum_kd.ReferencePopulation.__init__,
         lambda **given: repr(captum_kd.ReferencePopulation(**given)),
-        lambda: dict(vars(_unicam().reference(IMAGES, LABELS))),
+        lambda: dict(vars(unicam().reference(IMAGES, LABELS))),
     ),
     "captum_kd.flatten": Case(captum_kd.flatten, captum_kd.flatten, lambda: dict(activations=IMAGES)),
     "captum_kd.flatten_to_unit_length": Case(
@@ -268,11 +189,11 @@ CASES: dict[str, Case] = {
     ),
     "captum_kd.metrics.TransferReport.to_json": Case(
         captum_kd.metrics.TransferReport.to_json,
-        functools.partial(_written, "to_json"), dict,
+        functools.partial(written, "to_json"), dict,
     ),
     "captum_kd.metrics.TransferReport.to_csv": Case(
         captum_kd.metrics.TransferReport.to_csv,
-        functools.partial(_written, "to_csv"), dict,
+        functools.partial(written, "to_csv"), dict,
     ),
     "captum_kd.metrics.TransferReport.plot": Case(
         captum_kd.metrics.TransferReport.plot,
@@ -337,7 +258,7 @@ CASES: dict[str, Case] = {
     "captum_kd.metrics.inference.holm": Case(inference.holm, inference.holm, lambda: dict(p_values=[0.1, 0.2])),
     "captum_kd.metrics.inference.jackknife": Case(
         inference.jackknife, inference.jackknife,
-        lambda: dict(products=_products(), score=inference.transfer_scores()["rs_distilled"]),
+        lambda: dict(products=products(), score=inference.transfer_scores()["rs_distilled"]),
     ),
     "captum_kd.metrics.inference.label_permutation_p_value": Case(
         inference.label_permutation_p_value, inference.label_permutation_p_value,
@@ -347,7 +268,7 @@ CASES: dict[str, Case] = {
         _p_value,
     ),
     "captum_kd.metrics.inference.pair_scores": Case(
-        inference.pair_scores, inference.pair_scores, lambda: dict(products=_products(), models=["student", "base"])
+        inference.pair_scores, inference.pair_scores, lambda: dict(products=products(), models=["student", "base"])
     ),
     "captum_kd.metrics.inference.seed_control": Case(
         inference.seed_control, inference.seed_control, lambda: dict(scores={"layer": SCORES}, students=2, question="fss")
@@ -361,15 +282,15 @@ CASES: dict[str, Case] = {
     ),
     "captum_kd.metrics.inference.transfer_scores": Case(inference.transfer_scores, inference.transfer_scores, dict),
     "captum_kd.metrics.inference.Products.score": Case(
-        inference.Products.score, lambda **given: _products().score(**given),
+        inference.Products.score, lambda **given: products().score(**given),
         lambda: dict(score=inference.Score("student", "base")),
     ),
     "captum_kd.metrics.inference.Products.leave_one_out": Case(
-        inference.Products.leave_one_out, lambda **given: _products().leave_one_out(**given),
+        inference.Products.leave_one_out, lambda **given: products().leave_one_out(**given),
         lambda: dict(score=inference.Score("student", "base")),
     ),
     "captum_kd.metrics.inference.Products.unique_share": Case(
-        inference.Products.unique_share, lambda **given: _products().unique_share(**given),
+        inference.Products.unique_share, lambda **given: products().unique_share(**given),
         lambda: dict(of="student", given="base"),
     ),
     "captum_kd.perturb.keep_relevant": Case(
@@ -399,7 +320,7 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
-def is_record(value: object) -> bool:
+def _is_record(value: object) -> bool:
     """A named tuple holds what it is given; functions that take one check it."""
     return isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields")
 
@@ -417,7 +338,7 @@ def public_names() -> dict[str, Any]:
             seen[id(value)] = name
             if name in BUILDING_BLOCKS.get(module.__name__, ()):
                 continue
-            if not is_record(value):
+            if not _is_record(value):
                 found[f"{module.__name__}.{name}"] = value
             if isinstance(value, type):
                 for method, function in vars(value).items():

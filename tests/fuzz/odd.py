@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FIXED", "TheModelsOwnError", "any_tensor", "odd_values"]
+__all__ = ["FIXED", "Opaque", "TheModelsOwnError", "any_tensor", "odd_values"]
 
 
 class TheModelsOwnError(Exception):

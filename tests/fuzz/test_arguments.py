@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import os
 import re
@@ -10,12 +11,15 @@ from typing import Any, Iterable
 
 import hypothesis.strategies as st
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from state import unchanged_state
 from torch import Tensor
 
-from fuzz.cases import BUILDING_BLOCKS, CASES, MODELS, PACKAGE, Case, public_names
-from fuzz.odd import TheModelsOwnError, odd_values
+from captum_kd.metrics import TransferReport
+from fuzz.cases import BUILDING_BLOCKS, CASES, Case, public_names
+from fuzz.odd import Opaque, TheModelsOwnError, odd_values
+from fuzz.values import MODELS, PACKAGE
 
 
 EXAMPLES = int(os.environ.get("CAPTUM_KD_FUZZ_EXAMPLES", "15"))
@@ -42,6 +46,29 @@ def test_the_valid_calls_are_valid(name):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].arguments])
+def test_every_argument_is_looked_at(name):
+    """Chance may pass one over; and what is no argument for anything must be refused whoever is given it."""
+    case = CASES[name]
+    assert [argument for argument in case.arguments if not check(case, {argument: Opaque()}, case.valid())] == []
+
+
+def test_no_argument_is_out_of_the_cases_sight():
+    """Of all public functions only one passes on what it does not name: Captum's signature."""
+    collecting = {
+        name
+        for name, case in CASES.items()
+        for each in inspect.signature(case.signature).parameters.values()
+        if each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+    }
+    assert collecting == {"captum_kd.metrics.sensitivity_max"}
+    for name, function in public_names().items():
+        if name in CASES and not isinstance(function, type):
+            signatures = (getattr(each, "__wrapped__", each) for each in (function, CASES[name].signature))
+            assert len({getattr(each, "__func__", each).__qualname__ for each in signatures}) == 1, name
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].arguments])
 def test_any_arguments(name):
     case = CASES[name]
 
@@ -53,7 +80,42 @@ def test_any_arguments(name):
     run()
 
 
-def check(case: Case, odd: dict[str, Any], valid: dict[str, Any]) -> None:
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_users_default_device_and_dtype_change_nothing(name, dtype):
+    """What is made inside is made where and as it is needed; "meta" stands for any device that is not the inputs'."""
+    case = CASES[name]
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected = shown(case.call(**case.valid()))
+        torch.manual_seed(0)
+        arguments = case.valid()
+        torch.set_default_dtype(dtype)
+        try:
+            with torch.device("meta"):
+                found = shown(case.call(**arguments))
+        finally:
+            torch.set_default_dtype(before)
+    assert found == expected
+
+
+def shown(result: Any) -> Any:
+    """Tensors as numbers, reports as they are written, objects as they say they are: comparable by ``==``."""
+    if isinstance(result, Tensor):
+        return str(result.dtype), result.tolist()
+    if isinstance(result, TransferReport):
+        return result.to_dict()
+    if isinstance(result, dict):
+        return {key: shown(value) for key, value in result.items()}
+    if isinstance(result, (tuple, list)):
+        return [shown(value) for value in result]
+    return result if isinstance(result, (str, int, float, type(None))) else type(result)
+
+
+def check(case: Case, odd: dict[str, Any], valid: dict[str, Any]) -> bool:
+    """Whether the call was refused."""
     arguments = {**valid, **odd}
     with unchanged_state(MODELS, list(tensors_in(arguments.values())), except_for=["random"] if case.draws else []):
         try:
@@ -63,10 +125,12 @@ def check(case: Case, odd: dict[str, Any], valid: dict[str, Any]) -> None:
                 if case.check is not None:
                     case.check(result, arguments)
         except TheModelsOwnError:
-            pass
+            return True
         except (ValueError, TypeError) as error:
             assert odd, error
             check_message(case, odd, error)
+            return True
+    return False
 
 
 def check_message(case: Case, odd: dict[str, Any], error: Exception) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import ConvNet, images, labels
+from models import ConvNet, forbidden, images, labels
 from torch import Tensor, nn
 
 from captum_kd.metrics import KeepCurve, keep_curve, random_attributions
@@ -317,10 +317,6 @@ def test_random_maps_of_unfit_maps_are_refused():
 # --------------------------------------------------------------------------------- errors
 
 
-def forbidden(*_):
-    raise AssertionError("no model should have run")
-
-
 def spoiled() -> Tensor:
     attributions = maps()
     attributions[4] = torch.nan
@@ -369,7 +365,7 @@ def test_unfit_arguments_are_refused_before_the_model_runs(change, error, words)
         (lambda x: x, TypeError, r"gives no logits \(N, classes\), got shape \(9, 3, 12, 12\); pass output_transform="),
         (lambda x: (bright(x),), TypeError, "got tuple"),
         (lambda x: bright(x)[:4], ValueError, "logits of 4 rows for 9 inputs"),
-        (lambda x: bright(x)[:, :1], ValueError, "one logit an input; two classes need two: output_transform="),
+        (lambda x: bright(x)[:, :1], ValueError, "one logit per input, but two classes need two: pass output_transform="),
         (bright, ValueError, "the label 2, but forward_func gives logits of the classes 0 to 1 only"),
         (lambda x: x[:, :, 0, 0] / 0, ValueError, "non-finite logits"),
     ],

@@ -8,7 +8,7 @@ import torch
 from captum.attr import LayerGradCam
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import ConvNet, SeveralOutputs, activations, images, labels
+from models import ConvNet, SeveralOutputs, Untouched, activations, forbidden, images, labels
 from torch import Tensor, nn
 
 from captum_kd import UniCAM
@@ -17,11 +17,6 @@ from captum_kd.perturb import keep_relevant
 
 N = 16
 F64 = torch.float64
-
-
-@pytest.fixture(scope="module")
-def dcor():
-    return pytest.importorskip("dcor")  # imported late: it compiles for seconds
 
 
 @pytest.fixture(scope="module")
@@ -235,16 +230,6 @@ def test_a_function_that_works_in_place_does_not_reach_the_images(pair):
 # -------------------------------------------------------------------------------- errors
 
 
-def forbidden(*_):
-    raise AssertionError("nothing should have run")
-
-
-class Untouched(ConvNet):
-    """A model that must not run."""
-
-    forward = forbidden
-
-
 def spoiled(value: float) -> Tensor:
     attributions = maps()
     attributions[3, 0, 1, 2] = value
@@ -308,9 +293,9 @@ def test_arguments_without_their_counterpart_are_refused():
 @pytest.mark.parametrize(
     "x, words",
     [
-        (X.flatten(1), r"one input of images .*; 0 of the inputs are: \(16, 432\)"),
+        (X.flatten(1), r"one input of images .*, but 0 of the inputs are; they have the shapes \(16, 432\)"),
         ((X, X), "2 of the inputs are"),
-        (X.long(), "floating point; 0 of"),
+        (X.long(), "floating point, but 0 of"),
     ],
 )
 def test_there_must_be_one_image(x, words):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Columns, ConvNet, activations, images, labels
+from models import Columns, ConvNet, Untouched, activations, forbidden, images, labels
 from torch import Tensor, nn
 
 from captum_kd import global_average_pool
@@ -17,11 +17,6 @@ N = 20
 F64 = torch.float64
 TABLE = torch.randn(3, 4, generator=torch.Generator().manual_seed(7), dtype=F64)
 EMBEDDINGS = {"one-hot": None, "table": TABLE}
-
-
-@pytest.fixture(scope="module")
-def dcor():
-    return pytest.importorskip("dcor")  # imported late: it compiles for seconds
 
 
 @pytest.fixture
@@ -35,16 +30,6 @@ def inputs(n: int = N) -> Tensor:
 
 def embedded(y: Tensor, table: Tensor | None):
     return (torch.eye(3, dtype=F64) if table is None else table)[y].numpy()
-
-
-def forbidden(*_):
-    raise AssertionError("no model should have run")
-
-
-class Untouched(ConvNet):
-    """A model that must not run."""
-
-    forward = forbidden
 
 
 # ------------------------------------------------------------------------------- values

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import Columns, ConvNet, TinyTransformer, TwoInputs, activations, images
+from models import Columns, ConvNet, TinyTransformer, TwoInputs, Untouched, activations, forbidden, images
 from torch import Tensor, nn
 
 from captum_kd import flatten_to_unit_length, global_average_pool
@@ -11,11 +11,6 @@ from captum_kd.metrics import feature_similarity_score
 N = 20
 F64 = torch.float64
 LAYERS = ["conv1", "relu1", "conv2", "conv3", "pool", "fc"]
-
-
-@pytest.fixture(scope="module")
-def dcor():
-    return pytest.importorskip("dcor")  # imported late: it compiles for seconds
 
 
 @pytest.fixture
@@ -29,16 +24,6 @@ def inputs(n: int = N) -> Tensor:
 
 def gaussians(n: int, width: int, seed: int) -> Tensor:
     return torch.randn(n, width, generator=torch.Generator().manual_seed(seed), dtype=F64)
-
-
-def forbidden(*_):
-    raise AssertionError("no model should have run")
-
-
-class Untouched(ConvNet):
-    """A model that must not run."""
-
-    forward = forbidden
 
 
 # ------------------------------------------------------------------------------- values

@@ -20,7 +20,7 @@ also break what ties the *removed* model to the labels, and reject far too often
 from __future__ import annotations
 
 import math
-from typing import Callable, Iterator, NamedTuple, Optional, Union
+from typing import Callable, Iterator, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from torch.nn.functional import embedding_bag
 
 from captum_kd._values import as_count, check_dense, described
 from captum_kd.distance.sources import DistanceSource
-from captum_kd.distance.sums import PairSums, population_sums
+from captum_kd.distance.sums import BLOCK, OneProcess, PairSums, Walk, population_sums
 from captum_kd.embeddings import MIN_LABEL_SHARE, label_norms
 from captum_kd.metrics.inference.matrices import as_sources
 
@@ -56,6 +56,7 @@ def label_permutation_p_value(
     permutations: int = 1000,
     seed: int = 0,
     sums: Optional[PairSums] = None,
+    walk: Walk = OneProcess(),
 ) -> float:
     r"""P-value of a model's relevance score under permutation of the labels, upper tail.
 
@@ -73,6 +74,7 @@ def label_permutation_p_value(
         seed (int): of the permutations; the same seed gives the same relabellings for every
             model and layer. The global random state is neither used nor changed.
         sums (PairSums, optional): of these distances alone, where they were taken already.
+        walk (Walk): where several processes share the population.
 
     Returns:
         float: in [1/(1 + m), 1]; 1 for constant features, whose score no relabelling changes.
@@ -93,19 +95,21 @@ def label_permutation_p_value(
     source = as_sources([distances])[0]
     n = source.n
     seen = _classes(labels, class_distances, n)
+    if not (sums is None or isinstance(sums, PairSums)):
+        raise TypeError(f"sums must be what population_sums() gave for these distances, or None; got {described(sums)}.")
     permutations, seed = as_count(permutations, "permutations", 1), as_count(seed, "seed")
-    found = _ClassSums(source, seen, population_sums([source]) if sums is None else sums)
+    found = _ClassSums(source, seen, population_sums([source], walk=walk) if sums is None else sums)
     if found.norm <= source.noise * n:  # in units of the distances' norm over n
         return 1.0
 
     def orders() -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        yield torch.arange(n)[None]
+        yield torch.arange(n, device="cpu")[None]
         for start in range(0, permutations, found.batch):
             count = min(found.batch, permutations - start)
-            yield torch.stack([torch.randperm(n, generator=generator) for _ in range(count)])
+            yield torch.stack([torch.randperm(n, generator=generator, device="cpu") for _ in range(count)])
 
-    scores: list[float] = found(orders).tolist()
+    scores: list[float] = (found(orders) if isinstance(walk, OneProcess) else found.shared(orders, walk)).tolist()
     observed, *relabelled = scores
     tie: float = _TIE * torch.finfo(torch.float32).eps / n**0.5 * found.norm * seen.norm
     return (1 + sum(value >= observed - tie for value in relabelled)) / (1 + permutations)
@@ -158,6 +162,8 @@ class _ClassSums:
         self._apart = apart[others].to(device, torch.float32)  # (c - 1, c); 0 for the origin
         self._place = classes.place.to(device)
         order = classes.place.argsort()
+        self._rank = torch.empty(len(classes.counts), dtype=torch.long, device=device)
+        self._rank[others + [origin]] = torch.arange(len(classes.counts), device=device)  # the origin comes last
         self._members = order[classes.place[order] != origin].to(device)
         counts = classes.counts[others]
         self._starts = (counts.cumsum(0) - counts).to(device)
@@ -181,11 +187,39 @@ class _ClassSums:
         assert total is not None
         return total.cpu()
 
+    def shared(self, orders: Callable[[], Iterator[Tensor]], walk: Walk) -> Tensor:
+        """The same where no process has whole columns: any block of P has its share, and counts twice off the diagonal."""
+        kept: list[tuple[Tensor, slice, slice]] = []
+        total: Optional[Tensor] = None
+
+        def add() -> None:
+            nonlocal total
+            if kept:
+                found = torch.cat([self._of_blocks(order, kept) for order in orders()])
+                total = found if total is None else total.add_(found)
+                kept.clear()
+
+        def see(distances: Sequence[Tensor], rows: slice, columns: slice) -> None:
+            centred = distances[0].to(self._shift.dtype) - self._shift[rows, None]
+            centred.sub_(self._shift[columns]).div_(self._unit)
+            if rows == columns:
+                centred.fill_diagonal_(0)
+            kept.append((centred.float(), rows, columns))
+            if sum(block.numel() for block, _, _ in kept) >= _PART_NUMBERS:
+                add()
+
+        walk.each([self._source], BLOCK, see)
+        add()
+        if total is None:  # a process without inputs
+            total = self._shift.new_zeros(sum(len(order) for order in orders()))
+        walk.total(total)
+        return total.cpu()
+
     def _blocks(self, columns: slice) -> list[Tensor]:
         """Some columns of P in blocks, each contiguous. Centred in float64, float32 is enough for what follows."""
         n = self._source.n
         widths = [min(self._width, columns.stop - start) for start in range(columns.start, columns.stop, self._width)]
-        blocks = [torch.empty(n, width, device=self._place.device) for width in widths]
+        blocks = [torch.empty(n, width, dtype=torch.float32, device=self._place.device) for width in widths]
         step = max(1, _BLOCK_NUMBERS // (columns.stop - columns.start))
         for start in range(0, n, max(step, _ROWS)):
             rows = slice(start, min(start + max(step, _ROWS), n))
@@ -216,6 +250,21 @@ class _ClassSums:
             weights = self._apart.index_select(1, there).view(-1, batch, width).transpose(0, 1)
             total += (by_class * weights).sum((1, 2))
             column += width
+        return total
+
+    def _of_blocks(self, orders: Tensor, blocks: Sequence[tuple[Tensor, slice, slice]]) -> Tensor:
+        orders = orders.to(self._place.device)
+        labels = torch.empty_like(orders).scatter_(1, orders, self._place.expand(*orders.shape))
+        members, classes = self._rank[labels], self._apart.shape[0]
+        total = self._shift.new_zeros(len(orders))
+        for block, rows, columns in blocks:
+            inside, order = members[:, rows].sort(dim=1, stable=True)
+            counts = torch.searchsorted(inside, torch.arange(classes + 1, device=orders.device).expand(len(orders), -1))
+            counts = counts.diff(dim=1).flatten()  # of each class but the origin, which comes last
+            bags = embedding_bag(order[inside < classes], block, counts.cumsum(0) - counts, mode="sum")
+            weights = self._apart.index_select(1, labels[:, columns].flatten()).view(classes, len(orders), -1)
+            found = (bags.view(len(orders), classes, -1) * weights.transpose(0, 1)).sum((1, 2))
+            total += found if rows == columns else 2 * found
         return total
 
 

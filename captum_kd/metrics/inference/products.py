@@ -2,8 +2,7 @@ r"""Inner products of geometries over a population, and over it with each input 
 
 Every score of this package is algebra on the inner products of a few geometries (Student,
 Base, labels, Teacher). So is every leave-one-out score, once the inner products without each
-input are known; they cost one pass over the matrices, not one per input.
-
+input are known; they cost one pass over the matrices, not one per input
 (:meth:`captum_kd.distance.sums.PairSums.without_each`). Distances may be matrices, or sources that compute them a block
 at a time.
 """
@@ -15,7 +14,7 @@ from typing import Mapping, NamedTuple, Optional, Sequence, Union
 import torch
 from torch import Tensor
 
-from captum_kd._values import as_flag, as_text, check_mapping, described
+from captum_kd._values import as_count, as_flag, as_text, check_mapping, described
 from captum_kd.distance.blockwise import noise_squares
 from captum_kd.distance.gram import gram_correlation
 from captum_kd.distance.sources import DistanceSource
@@ -179,6 +178,7 @@ def geometry_products(
     """
     check_mapping(distances, "distances", "a mapping from names to (n, n) tensors")
     leave_one_out = as_flag(leave_one_out, "leave_one_out")
+    block_size = as_count(block_size, "block_size", 1)
     for name in distances:
         as_text(name, "Each name in distances", or_none=False)
     sources = as_sources(list(distances.values()))
@@ -255,7 +255,7 @@ def pair_scores(products: Products, models: list[str], target: Side | None = Non
         check_score(products, Score(target, target), "target")
     for model in models:
         check_score(products, Score(model, model), "models")
-    scores = torch.eye(len(models), dtype=torch.float64) * (target is None)
+    scores = torch.eye(len(models), dtype=torch.float64, device="cpu") * (target is None)
     for i, first in enumerate(models):
         for j, second in enumerate(models):
             if i != j:

@@ -94,15 +94,15 @@ def seed_test(
             "features, or one model a copy of another). Leave the layer or the model out."
         )
     values = scores.detach().to("cpu", torch.float64, copy=True).fill_diagonal_(0)
-    counted = torch.ones(models, models, dtype=torch.float64).fill_diagonal_(0)
+    counted = torch.ones(models, models, dtype=torch.float64, device="cpu").fill_diagonal_(0)
     for s, b in shared_seeds:
         counted[s, students + b] = counted[students + b, s] = 0
     number = relabelling_count(students, models - students, len(shared_seeds))
     relabellings = _relabellings(students, models, shared_seeds)
     statistics = []
     while batch := list(islice(relabellings, _BATCH)):
-        role = torch.zeros(len(batch), models, dtype=torch.float64)
-        role.scatter_(1, torch.tensor(batch), 1.0)
+        role = torch.zeros(len(batch), models, dtype=torch.float64, device="cpu")
+        role.scatter_(1, torch.tensor(batch, device="cpu"), 1.0)
         statistics.append(_statistics(values, counted, role, larger))
     every = torch.cat(statistics)
     observed = float(every[0])  # the true labels come first

@@ -1,4 +1,4 @@
-"""Seed control in words: one plain sentence a layer, "cannot be decided" included."""
+"""Seed control in words: one plain sentence per layer, "cannot be decided" included."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def seed_control(
         level (float): at which the answer is yes.
 
     Returns:
-        list of SeedVerdict: one a layer, in the mapping's order. No layer can be decided where even
+        list of SeedVerdict: one per layer, in the mapping's order. No layer can be decided where even
         the most extreme relabelling would not reach the level after correction; nor one where a pair
         of models has no score, which is then left out of the correction (whether a layer is left out
         does not depend on which models are called Students).

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Union
+
+import torch
 
 from captum_kd._values import as_count, check_choice, described
 from captum_kd.distance.blockwise import check_block_size
 from captum_kd.metrics.report.localizing import TARGETS
 
-__all__ = ["check_choices", "check_storage"]
+__all__ = ["as_device", "check_choices", "check_storage"]
 
 
 def check_choices(
@@ -41,3 +43,17 @@ def check_storage(population: str, block_size: Optional[int], half_precision: bo
             'block_size, half_precision and random_projection belong to population="all", but population is "batch": '
             "mini-batches are scored as they come and no features are kept."
         )
+
+
+def as_device(device: Union[str, torch.device]) -> torch.device:
+    """Where features are to be kept."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"feature_device={described(device)} is no device that torch can use here; expected 'cpu' or another: {error}"
+        ) from None
+    if found.type == "meta":
+        raise ValueError("feature_device must be a device that holds numbers, got 'meta'.")
+    return found

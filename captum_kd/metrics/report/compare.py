@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-import platform
-import warnings
-from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, Union
+from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence, Union
 
-import captum
-import numpy
 import torch
-from captum._utils.progress import progress
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._arguments import as_forward_args, as_layout_hints, check_callable
-from captum_kd._batches import Unpack, unpack_batch
+from captum_kd._arguments import as_forward_args, as_inputs, as_layout_hints, check_callable, check_device_ids
+from captum_kd._batches import Unpack
 from captum_kd._outputs import OutputTransform
-from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share, described
+from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share
+from captum_kd._warnings import warn_user
+from captum_kd.attr.fingerprints import digest_of_tensors
 from captum_kd.distance import Estimator, check_estimator
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.layers import same_random_state
-from captum_kd.metrics.report.choices import check_choices, check_storage
-from captum_kd.metrics.report.copies import Copies
+from captum_kd.metrics.report.agreement import agree, check_models
+from captum_kd.metrics.report.choices import as_device, check_choices, check_storage
 from captum_kd.metrics.report.localizing import Localize, Localizer, as_explainer
 from captum_kd.metrics.report.memory import MemoryLimit
 from captum_kd.metrics.report.notes import cautions, explanations
 from captum_kd.metrics.report.populations import AllInputs, MiniBatches, Question
-from captum_kd.metrics.report.projection import RandomProjection, relative_error
+from captum_kd.metrics.report.projection import RandomProjection
+from captum_kd.metrics.report.reading import read_data
 from captum_kd.metrics.report.rows import report_rows
 from captum_kd.metrics.report.scoring import ScoreSettings
 from captum_kd.metrics.report.seed_groups import as_seed_groups, control_seeds, without_seed_control
+from captum_kd.metrics.report.settings import name_of, storage_settings, versions
+from captum_kd.metrics.report.spread import announced_inputs, begin_noise, repeated_by_sampler, shares_of_sampler
 from captum_kd.metrics.report.subjects import TEACHER, Layers, Model, Models, as_subjects, is_training
 from captum_kd.metrics.report.transfer_report import TransferReport
 from captum_kd.metrics.report.views import Viewer, pairs_of
+from captum_kd.processes import as_processes
 
 __all__ = ["compare_transfer"]
 
@@ -78,6 +79,7 @@ def compare_transfer(
     channels_last: Optional[bool] = None,
     attribute_to_layer_input: bool = False,
     device_ids: Optional[list[int]] = None,
+    process_group: Any = None,
 ) -> TransferReport:
     r"""
     What Students have and Bases lack, and the reverse, layer by layer: FSS, RS of Student and Base, RS of distilled
@@ -158,6 +160,11 @@ def compare_transfer(
                     :class:`captum_kd.UniCAM`.
         attribute_to_layer_input (bool, optional): Use the layers' inputs.
         device_ids (list[int], optional): Device order of DataParallel models.
+        process_group (ProcessGroup, optional): Several processes share the inputs, ``torch.distributed.group.WORLD``
+                    say: each calls this with the same arguments but for ``data``, its own share, which may be of
+                    any size and even empty, and gets the report over all shares, in the processes' order.
+                    Features go from process to process a block at a time (docs/distributed.md).
+                    Default: None, ``data`` is all there is
 
     Returns:
         TransferReport: rows (Student x Base x layer x score), seed control, notes, settings.
@@ -167,6 +174,7 @@ def compare_transfer(
                     features that are not finite, a ``memory_limit`` below what one block of distances needs or a
                     disk that cannot hold the features above it, arguments out of range.
         TypeError: models that cannot be called, batches without labels, arguments of the wrong type.
+        RuntimeError: another process failed (with its number and error), or ended without a word.
 
     Examples::
 
@@ -176,91 +184,138 @@ def compare_transfer(
         >>> print(report)
         >>> report.plot().savefig("layers.png")
     """
-    check_choices(population, localize, localize_target, localize_layer, reference)
-    keep, noise = as_share(keep), as_noise(noise)
-    if confidence is not None:
-        confidence = as_number(confidence, "confidence", "between 0 and 1 (say 0.95) or None", 0, 1)
-    n_permutations, seed = as_count(n_permutations, "n_permutations"), as_count(seed, "seed")
-    progression, show_progress = as_flag(progression, "progression"), as_flag(show_progress, "show_progress")
-    attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
-    half_precision = as_flag(half_precision, "half_precision")
-    check_storage(population, block_size, half_precision, random_projection)
-    check_estimator(estimator)
-    check_callable(feature_transform, "feature_transform")
-    for argument, function in (("unpack", unpack), ("output_transform", output_transform)):
-        if function is not None:
-            check_callable(function, argument)
-    hints = as_layout_hints(grid, prefix_tokens, channels_last)
-    embeddings = check_class_embeddings(class_embeddings)
-    labels, subjects = as_subjects(student, base, teacher, layers)
-    if localize_layer is not None and localize_layer not in labels:
-        raise ValueError(f"localize_layer={localize_layer!r} is none of the layers; pass one of {labels}.")
-    localizer = None
-    if localize is not None:
-        explain = as_explainer(
-            localize,
-            output_transform=output_transform,
-            reference=reference,
-            class_embeddings=embeddings,
-            hints=hints,
-            at_input=attribute_to_layer_input,
-            device_ids=device_ids,
+    processes = as_processes(process_group)
+    with processes.together("checking its arguments"):
+        check_choices(population, localize, localize_target, localize_layer, reference)
+        keep, noise = as_share(keep), as_noise(noise)
+        if confidence is not None:
+            confidence = as_number(confidence, "confidence", "between 0 and 1 (say 0.95) or None", 0, 1)
+        n_permutations, seed = as_count(n_permutations, "n_permutations"), as_count(seed, "seed")
+        progression, show_progress = as_flag(progression, "progression"), as_flag(show_progress, "show_progress")
+        attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
+        half_precision = as_flag(half_precision, "half_precision")
+        check_storage(population, block_size, half_precision, random_projection)
+        check_estimator(estimator)
+        check_callable(feature_transform, "feature_transform")
+        for argument, function in (("unpack", unpack), ("output_transform", output_transform)):
+            if function is not None:
+                check_callable(function, argument)
+        hints = as_layout_hints(grid, prefix_tokens, channels_last)
+        check_device_ids(device_ids)
+        embeddings = check_class_embeddings(class_embeddings)
+        labels, subjects = as_subjects(student, base, teacher, layers)
+        check_models(subjects, processes)
+        if localize_layer is not None and localize_layer not in labels:
+            raise ValueError(f"localize_layer={localize_layer!r} is none of the layers; pass one of {labels}.")
+        localizer = None
+        if localize is not None:
+            explain = as_explainer(
+                localize,
+                output_transform=output_transform,
+                reference=reference,
+                class_embeddings=embeddings,
+                hints=hints,
+                at_input=attribute_to_layer_input,
+                device_ids=device_ids,
+            )
+            place = None if localize_layer is None else labels.index(localize_layer)
+            localizer = Localizer(explain, localize_target, place, len(labels), keep, noise, seed)
+        maps_know_labels = localizer is not None and localize_target == "label"
+        in_pairs = localize == "unicam"
+        pairs = pairs_of(subjects, explained_in_pairs=in_pairs)
+        seed_groups = as_seed_groups(subjects, groups, shared_seeds, explained_in_pairs=in_pairs)
+        viewer = Viewer(
+            subjects,
+            pairs,
+            hints,
+            {"feature_transform": feature_transform, "device_ids": device_ids},
+            localizer,
+            as_forward_args(additional_forward_args),
+            attribute_to_layer_input,
         )
-        place = None if localize_layer is None else labels.index(localize_layer)
-        localizer = Localizer(explain, localize_target, place, len(labels), keep, noise, seed)
-    maps_know_labels = localizer is not None and localize_target == "label"
-    in_pairs = localize == "unicam"
-    pairs = pairs_of(subjects, explained_in_pairs=in_pairs)
-    seed_groups = as_seed_groups(subjects, groups, shared_seeds, explained_in_pairs=in_pairs)
-    viewer = Viewer(
-        subjects,
-        pairs,
-        hints,
-        {"feature_transform": feature_transform, "device_ids": device_ids},
-        localizer,
-        as_forward_args(additional_forward_args),
-        attribute_to_layer_input,
-    )
-    question = Question(
-        labels=labels,
-        pairs=pairs,
-        views=viewer.views,
-        compared=[each.key for each in subjects if each.role != TEACHER] if seed_groups else [],
-        progression=progression,
-        settings=ScoreSettings(estimator, confidence, n_permutations, seed, embeddings, maps_know_labels),
-    )
-    device = _device(feature_device)
-    limit = MemoryLimit(memory_limit, data, len(viewer.views), progression, block_size)
-    projection = None if random_projection is None else RandomProjection(random_projection, seed)
-    taker: Union[AllInputs, MiniBatches] = (
-        AllInputs(limit.place, device, half_precision, projection) if population == "all" else MiniBatches(question)
-    )
-    training = [str(each) for each in subjects if is_training(each.model)]
+        question = Question(
+            labels=labels,
+            pairs=pairs,
+            views=viewer.views,
+            compared=[each.key for each in subjects if each.role != TEACHER] if seed_groups else [],
+            progression=progression,
+            settings=ScoreSettings(estimator, confidence, n_permutations, seed, embeddings, maps_know_labels),
+        )
+        device = as_device(feature_device)
+        limit = MemoryLimit(memory_limit, data, len(viewer.views), progression, block_size, processes.size)
+        projection = None if random_projection is None else RandomProjection(random_projection, seed)
+        taker: Union[AllInputs, MiniBatches] = (
+            AllInputs(limit.place, device, half_precision, projection, processes)
+            if population == "all"
+            else MiniBatches(question, processes)
+        )
+        training = [str(each) for each in subjects if is_training(each.model)]
+        announced = announced_inputs(data, unpack) if localizer is not None and processes.size > 1 else None
+    if process_group is not None:
+        agree(
+            processes,
+            subjects,
+            labels,
+            embeddings,
+            {
+                "localize": localize if localize is None or isinstance(localize, str) else name_of(localize),
+                "localize_target": localize_target,
+                "localize_layer": localize_layer,
+                "reference": None if reference is None else digest_of_tensors(as_inputs(reference[0], "reference[0]")),
+                "keep": keep,
+                "noise": noise,
+                "confidence": confidence,
+                "n_permutations": n_permutations,
+                "seed": seed,
+                "population": population,
+                "estimator": estimator,
+                "feature_transform": name_of(feature_transform),
+                "progression": progression,
+                "groups": None if groups is None else {name: list(members) for name, members in groups.items()},
+                "shared_seeds": [tuple(each) for each in shared_seeds],
+                "block_size": block_size,
+                "half_precision": half_precision,
+                "random_projection": random_projection,
+                "attribute_to_layer_input": attribute_to_layer_input,
+            },
+        )
+    noise_by_process = localizer is not None and not begin_noise(localizer, processes, announced)
     try:
         # A loader draws from the global stream, even an unshuffled one.
-        with same_random_state(()):
-            copies = _read(data, taker, viewer, unpack, embeddings, show_progress)
+        with processes.together("reading its data"), same_random_state(()):
+            copies = read_data(data, taker, viewer, unpack, embeddings, show_progress and processes.rank == 0)
+        own = copies.seen
+        copies.share(processes)
+        if copies.seen == 0:
+            raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
         rows, matrices, undefined = report_rows(question, taker)
     finally:
         if isinstance(taker, AllInputs):
             taker.close()
     n = sum(taker.counts.values())
+    everyone = processes.gather(
+        _Seen(own, training, 0 if localizer is None else localizer.empty, repeated_by_sampler(data), announced in (own, None))
+    )
+    training = list(dict.fromkeys(name for each in everyone for name in each.training))
     control = control_seeds(matrices, seed_groups, question.compared)
     doubts = cautions(
         rows,
         n=n,
         # Noise on imputed pixels tells copies apart, so that only the inputs themselves show them.
-        repeated=max(copies, taker.repeated if localizer is None else 0),
+        repeated=max(copies.count, taker.repeated if localizer is None else 0),
         left_out=taker.left_out,
         left_out_of_removal=taker.left_out_of_removal,
         undefined=undefined,
         undefined_in_batches=taker.undefined,
         training=training,
         maps_know_labels=maps_know_labels,
-        empty_maps=0 if localizer is None else localizer.empty,
+        empty_maps=sum(each.empty_maps for each in everyone),
+        repeated_by_sampler=max(each.repeated for each in everyone) if processes.size > 1 else 0,
+        shares=shares_of_sampler(data) if process_group is None else 1,
+        noise_by_process=noise_by_process or not all(each.as_announced for each in everyone),
     )
-    for doubt in doubts:
-        warnings.warn(doubt, UserWarning, stacklevel=3)
+    for doubt in doubts if processes.rank == 0 else []:
+        warn_user(doubt)
     notes = [*doubts, *explanations(rows, population=population, estimator=estimator, confidence=confidence)]
     if control is None:
         notes.append(without_seed_control(subjects, in_pairs))
@@ -270,8 +325,8 @@ def compare_transfer(
         "population": population,
         "batches": {"used": taker.used, "left_out": taker.left_out} if isinstance(taker, MiniBatches) else None,
         "estimator": estimator,
-        "feature_transform": _name(feature_transform),
-        "localize": localize if localize is None or isinstance(localize, str) else _name(localize),
+        "feature_transform": name_of(feature_transform),
+        "localize": localize if localize is None or isinstance(localize, str) else name_of(localize),
         "localize_target": None if localize is None else localize_target,
         "localize_layer": localize_layer,
         "keep": None if localize is None else keep,
@@ -281,80 +336,32 @@ def compare_transfer(
         "seed": seed,
         "class_embeddings": None if embeddings is None else list(embeddings.shape),
         "attribute_to_layer_input": attribute_to_layer_input,
-        "features": _storage(taker, half_precision, random_projection),
+        "features": storage_settings(taker, half_precision, random_projection),
         "models": {each.name: each.role for each in subjects},
         "training_mode": training,
         "layers": {
             label: {each.name: each.layers[place].name or type(each.layers[place].module).__name__ for each in subjects}
             for place, label in enumerate(labels)
         },
-        "versions": _versions(),
+        "processes": None if process_group is None else [each.inputs for each in everyone],
+        "versions": versions(),
     }
     return TransferReport(rows, control, notes, settings)
 
 
-def _storage(taker: Union[AllInputs, MiniBatches], half: bool, projection: Optional[int]) -> Optional[dict[str, Any]]:
-    """How features were kept and distances taken, for the report; None for mini-batches."""
-    if not isinstance(taker, AllInputs) or taker.placement is None:
-        return None
-    return {
-        "in_file": taker.placement.in_file,
-        "half_precision": half,
-        "random_projection": projection,
-        "distances_standard_error": None if projection is None else relative_error(projection),
-        "block_size": None if taker.placement.held else taker.placement.block_size,
-    }
+class _Seen(NamedTuple):
+    """What one process has seen.
 
+    Attributes:
+        inputs (int): their number.
+        training (list of str): models in training mode.
+        empty_maps (int): constant maps.
+        repeated (int): inputs that its sampler gives a second time, to all processes together.
+        as_announced (bool): whether there were as many inputs as it had told the others.
+    """
 
-def _read(
-    data: Iterable[Any],
-    taker: Union[AllInputs, MiniBatches],
-    viewer: Viewer,
-    unpack: Optional[Unpack],
-    class_embeddings: Optional[Tensor],
-    show_progress: bool,
-) -> int:
-    """One pass over the loader; the number of inputs that are copies of others."""
-    if isinstance(data, (Tensor, str, Mapping)) or not hasattr(data, "__iter__"):
-        raise TypeError(
-            f"data must be a DataLoader or another iterable of batches (inputs, labels), got {type(data).__name__}. "
-            "A single batch is data=[(inputs, labels)]."
-        )
-    copies = Copies()
-    for batch in progress(data, desc="Comparing models") if show_progress else data:
-        inputs, labels = unpack_batch(batch, unpack)
-        if class_embeddings is not None and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_embeddings):
-            wrong = labels[(labels < 0) | (labels >= len(class_embeddings))][0]
-            raise ValueError(
-                f"The data hold the label {int(wrong)}, but class_embeddings has rows for the labels 0 to "
-                f"{len(class_embeddings) - 1} only."
-            )
-        copies.add(inputs)
-        taker.add(viewer.features(inputs, labels), labels)
-    if copies.seen == 0:
-        raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
-    return copies.count
-
-
-def _versions() -> dict[str, str]:
-    import captum_kd  # not at the top: the package imports this file
-
-    modules = {"captum": captum, "captum_kd": captum_kd, "numpy": numpy, "torch": torch}
-    return {"python": platform.python_version(), **{name: str(each.__version__) for name, each in modules.items()}}
-
-
-def _device(device: Union[str, torch.device]) -> torch.device:
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"feature_device={described(device)} is no device that torch can use here; expected 'cpu' or another: {error}"
-        ) from None
-    if found.type == "meta":
-        raise ValueError("feature_device must be a device that holds numbers, got 'meta'.")
-    return found
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__qualname__", type(function).__qualname__))
+    inputs: int
+    training: list[str]
+    empty_maps: int
+    repeated: int
+    as_announced: bool

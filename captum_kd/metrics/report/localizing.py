@@ -25,6 +25,7 @@ from captum_kd.attr.reference import ReferencePopulation
 from captum_kd.layouts import LayoutHints
 from captum_kd.metrics.report.subjects import Subject, hints_for
 from captum_kd.perturb import keep_relevant
+from captum_kd.perturb.imputation import skip_noise
 
 __all__ = ["Explainer", "LOCALIZERS", "Localize", "Localizer", "TARGETS", "Task", "as_explainer"]
 
@@ -101,8 +102,18 @@ class Localizer:
         self._keep = keep
         self._noise = noise
         self._seed = seed
+        self._before = 0
+        self._begun: Optional[Tensor] = None
         self.empty = 0
         self._streams: dict[tuple[str, int], torch.Generator] = {}
+
+    def begin(self, before: int) -> None:
+        """Inputs of the same data that other processes have, ahead of this one's first."""
+        self._before = before
+
+    def begin_apart(self, rank: int) -> None:
+        """For a process that cannot know how many these are: a stream of its own."""
+        self._seed = (self._seed + rank * 2**40) % 2**63
 
     def reduce(
         self,
@@ -136,12 +147,24 @@ class Localizer:
             checked = as_maps(values, f"What localizes {subject.layers[place]}", len(images), size)
             flat = checked.flatten(1)
             self.empty += int((flat.amax(1) == flat.amin(1)).sum())
-            stream = self._streams.setdefault((key, place), torch.Generator().manual_seed(self._seed))
+            stream = self._stream(key, place, images)
             image = keep_relevant(
                 images, checked.to(images.device), keep=self._keep, noise=self._noise, generator=stream
             )
             reduced.append((*inputs[:at], image, *inputs[at + 1 :]))
         return reduced
+
+    def _stream(self, key: str, place: int, images: Tensor) -> torch.Generator:
+        if (key, place) not in self._streams:
+            stream = torch.Generator()
+            if self._begun is None:
+                stream.manual_seed(self._seed)
+                if self._noise > 0:
+                    skip_noise(images, self._before, stream)
+                self._begun = stream.get_state()
+            stream.set_state(self._begun)  # all streams are alike: what is ahead is drawn once
+            self._streams[key, place] = stream
+        return self._streams[key, place]
 
 
 def as_explainer(

@@ -46,6 +46,7 @@ class MemoryLimit:
         views (int): number of distance matrices a layer.
         progression (bool): whether the last layer's distances are needed beside them.
         block_size (int, optional): inputs a side of a block, where blocks were asked for.
+        processes (int): that share the inputs about evenly; the limit is that of each.
 
     Raises:
         ValueError: a limit that is no positive integer.
@@ -58,11 +59,13 @@ class MemoryLimit:
         views: int,
         progression: bool = False,
         block_size: Optional[int] = None,
+        processes: int = 1,
     ) -> None:
         self._limit = None if limit is None else as_count(limit, "memory_limit (in bytes)", 1, or_none=True)
         self._data = data
         self._matrices = views * (2 if progression else 1)
         self._block_size = block_size
+        self._processes = processes
         self._expected: Optional[int] = None
         self._written = 0  # bytes that are in the file and so take no more room
 
@@ -87,7 +90,8 @@ class MemoryLimit:
             return Placement(False, may_hold, block)
         features = feature_bytes * n // inputs
         # With two matrices that come and go while distances are taken and repeated inputs sought.
-        held = (self._matrices + 2) * 8 * n * n + self._work(n, n, widest)
+        # Each of several processes has the distances between its inputs and about half of all.
+        held = (self._matrices + 2) * 8 * n * n * max(1, self._processes // 2) + self._work(n, n, widest)
         blocks = self._work(n, min(n, block), widest)
         if may_hold and features + held <= self._limit:
             return Placement(False, True, block)

@@ -26,6 +26,9 @@ def cautions(
     training: Sequence[str],
     maps_know_labels: bool,
     empty_maps: int,
+    repeated_by_sampler: int = 0,
+    shares: int = 1,
+    noise_by_process: bool = False,
 ) -> list[str]:
     """Reasons for doubt that this report's own numbers give.
 
@@ -34,11 +37,14 @@ def cautions(
         n (int): number of inputs.
         repeated (int): inputs that are copies of others, or that no model tells from others.
         left_out, left_out_of_removal (int): mini-batches that were not used, at all or for scores with removal.
-        undefined (sequence of str): scores that are 0 for want of a geometry, in words.
-        undefined_in_batches (int): scores of single mini-batches that are in no mean for want of a geometry.
+        undefined (sequence of str): scores that are 0 because a side has no geometry, in words.
+        undefined_in_batches (int): scores of single mini-batches left out of the means because a side has no geometry.
         training (sequence of str): models in training mode.
         maps_know_labels (bool): whether features were localised by maps of the inputs' own labels.
         empty_maps (int): constant maps that images were reduced by.
+        repeated_by_sampler (int): inputs that a DistributedSampler gave a second time.
+        shares (int): that a DistributedSampler makes of the data, of which this report has seen one.
+        noise_by_process (bool): whether imputed pixels' noise depends on which process had an input.
     """
     found = []
     if training:
@@ -63,6 +69,21 @@ def cautions(
         found.append(
             f"{repeated} of {n} inputs are copies of others, or no model tells them apart: copies push scores up, even "
             "of independent features. Leave them out."
+        )
+    if repeated_by_sampler:
+        found.append(
+            f"The DistributedSampler gave {repeated_by_sampler} inputs a second time, so that all processes get as many: they "
+            "count twice. Give each process a torch.utils.data.Subset of its own; shares may be uneven."
+        )
+    if shares > 1:
+        found.append(
+            f"data is one of {shares} shares that a DistributedSampler makes, and these scores are of this share alone. Pass "
+            "process_group=torch.distributed.group.WORLD for those of all."
+        )
+    if noise_by_process:
+        found.append(
+            "The processes could not know how many inputs the others would read, so imputed pixels have other noise than in "
+            "one process. A DataLoader over a data set of known length, or a list of batches, gives the same."
         )
     if left_out:
         found.append(

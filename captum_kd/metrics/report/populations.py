@@ -19,8 +19,10 @@ from captum_kd.metrics.report.memory import Placement
 from captum_kd.metrics.report.projection import RandomProjection
 from captum_kd.metrics.report.repeats import RepeatedInputs
 from captum_kd.metrics.report.scoring import Estimate, LayerScores, ScoreSettings, distance_source, is_of_a_remainder
+from captum_kd.metrics.report.spread import as_spread, total_counts
 from captum_kd.metrics.report.storage import FeatureStore
 from captum_kd.metrics.report.views import Pair, View
+from captum_kd.processes import Processes
 
 __all__ = ["AllInputs", "LayerSummary", "MiniBatches", "Population", "Question"]
 
@@ -101,6 +103,7 @@ class AllInputs:
         device (torch.device): where features are scored.
         half (bool): keep features in half precision.
         projection (RandomProjection, optional): of wide features.
+        processes (Processes, optional): that have the other inputs.
 
     Attributes:
         placement (Placement): of the last batch.
@@ -112,6 +115,7 @@ class AllInputs:
         device: torch.device,
         half: bool = False,
         projection: Optional[RandomProjection] = None,
+        processes: Processes = Processes(),
     ) -> None:
         self.counts: dict[int, int] = {}
         self.left_out = 0
@@ -122,6 +126,8 @@ class AllInputs:
         self._device = device
         self._half = half
         self._projection = projection
+        self._processes = processes
+        self._spread = as_spread(processes, device)
         self._stores: dict[str, list[FeatureStore]] = {}
         self._labels: list[Tensor] = []
         self._repeats = RepeatedInputs()
@@ -155,29 +161,32 @@ class AllInputs:
                 store.move_to_file()
 
     def layers(self, question: Question) -> Iterator[LayerSummary]:
-        labels = torch.cat(self._labels) if self._labels else torch.empty(0, dtype=torch.long)
+        spread, stores = self._spread, self._stores
+        labels = spread.labels(self._labels)
+        self.counts = total_counts(self._processes, self.counts)
         if len(labels) < LEAST_WITH_REMOVAL:
             raise ValueError(
                 f"The data hold {len(labels)} inputs; scores with removal need at least {LEAST_WITH_REMOVAL}, and a few "
                 "hundred to be stable."
             )
-        assert self.placement is not None
-        held = self.placement.held
+        placed = self.placement = spread.placement(self.placement, stores)
         last: dict[str, DistanceSource] = {}
         if question.progression:
-            last = {key: distance_source(stores[-1], held=held) for key, stores in self._stores.items()}
+            last = {key: spread.source(key, -1, stores, placed) for key in spread.keys(stores)}
         final = len(question.labels) - 1
         for place in range(len(question.labels)):
             sources: dict[str, DistanceSource] = {}
-            for key, stores in self._stores.items():
-                sources[key] = last[key] if last and place == final else distance_source(stores[place], held=held)
-                if held:
-                    stores[place].close()  # the features are not needed any more
-            scores = LayerScores(sources, last, labels, question.settings, self.placement.block_size, self._repeats)
+            for key in spread.keys(stores):
+                sources[key] = last[key] if last and place == final else spread.source(key, place, stores, placed)
+                if placed.held and key in stores:
+                    stores[key][place].close()  # the features are not needed any more
+            scores = LayerScores(
+                sources, last, labels, question.settings, placed.block_size, self._repeats, spread.walk
+            )
             summary = _summary(scores, question, last)
             if place < final or not last:
-                for stores in self._stores.values():
-                    stores[place].close()
+                for of_layers in stores.values():
+                    of_layers[place].close()
             yield summary
 
     def close(self) -> None:
@@ -204,7 +213,7 @@ class MiniBatches:
     Intervals come from the spread over batches and are those of the mean over batches of this size.
     """
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Question, processes: Processes = Processes()) -> None:
         self.counts: dict[int, int] = {}
         self.left_out = 0
         self.left_out_of_removal = 0
@@ -212,6 +221,7 @@ class MiniBatches:
         self.used = 0
         self.repeated = 0
         self._question = question
+        self._processes = processes
         self._batches: list[tuple[int, list[LayerSummary]]] = []
 
     def add(self, features: dict[str, list[Tensor]], labels: Tensor) -> None:
@@ -246,6 +256,7 @@ class MiniBatches:
         self._batches.append((len(labels), summaries))
 
     def layers(self, question: Question) -> Iterator[LayerSummary]:
+        self._share()
         if not self._batches:
             raise ValueError(
                 f"None of the {self.left_out} mini-batches has two classes of two inputs or more, as "
@@ -277,6 +288,15 @@ class MiniBatches:
                     for name in questions
                 },
             )
+
+    def _share(self) -> None:
+        """Every process has all processes' batches from here on; of these there are scores only."""
+        processes = self._processes
+        self.counts = total_counts(processes, self.counts)
+        self._batches = [batch for batches in processes.gather(self._batches) for batch in batches]
+        numbers = (self.left_out, self.left_out_of_removal, self.used, self.repeated)
+        totals = (sum(each) for each in zip(*processes.gather(numbers)))
+        self.left_out, self.left_out_of_removal, self.used, self.repeated = totals
 
     def _mean(self, sizes: Sequence[int], estimates: Sequence[Optional[Estimate]]) -> Estimate:
         """Over the batches that define the score; those for which it was not taken have None."""

@@ -43,7 +43,7 @@ class RandomProjection:
         key = (d, device)
         if key not in self._tables:
             draw = torch.Generator().manual_seed(self._seed)
-            place = torch.randint(self.width, (d,), generator=draw)
-            sign = torch.randint(2, (d,), generator=draw, dtype=torch.int8)
+            place = torch.randint(self.width, (d,), generator=draw, device=draw.device)
+            sign = torch.randint(2, (d,), generator=draw, dtype=torch.int8, device=draw.device)
             self._tables[key] = place.to(device), (2 * sign - 1).to(device)
         return self._tables[key]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance.sources import DistanceSource
+from captum_kd.distance.sums import Walk
 
 __all__ = ["RepeatedInputs"]
 
@@ -22,6 +23,7 @@ class RepeatedInputs:
 
     def __init__(self) -> None:
         self._groups: Optional[Tensor] = None
+        self._firsts: list[Tensor] = []
 
     @property
     def count(self) -> int:
@@ -51,13 +53,17 @@ class RepeatedInputs:
                     continue
                 of_row, of_column = (block <= levels[place]).nonzero().T
                 firsts[place].scatter_reduce_(0, of_column + columns.start, of_row + rows.start, "amin")
-            if rows.stop == n and columns.stop == n and speaking:  # the last block
-                self._meet([firsts[place].cpu() for place in speaking])
 
+        self._firsts = list(firsts.values())
         return see
 
-    def _meet(self, groups: list[Tensor]) -> None:
-        """Only inputs that share a group in all of these, and did before, stay together."""
+    def end(self, walk: Walk) -> None:
+        """To be called after the last block: only inputs that are alike in all of these models, and were before, are."""
+        groups, self._firsts = self._firsts, []
+        if not groups:
+            return
+        walk.least(*groups)
+        groups = [each.cpu() for each in groups]
         known = groups if self._groups is None else [self._groups, *groups]
         self._groups = torch.unique(torch.stack(known, 1), dim=0, return_inverse=True)[1]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_kd.distance import Estimator
 from captum_kd.distance.gram import gram_correlation
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features
-from captum_kd.distance.sums import BLOCK, PairSums, population_sums
+from captum_kd.distance.sums import BLOCK, OneProcess, PairSums, Walk, population_sums
 from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_label_geometry, label_distances
 from captum_kd.labels import LabelDistances
 from captum_kd.metrics.inference import (
@@ -39,6 +39,7 @@ __all__ = [
     "WHOLE",
     "distance_source",
     "is_of_a_remainder",
+    "is_to_be_widened",
 ]
 
 # Distances of more inputs are computed in the features' own precision: twice as fast, and rounding averages out.
@@ -112,6 +113,7 @@ class LayerScores:
         settings (ScoreSettings): how scores are taken.
         block_size (int): inputs a side of a block.
         repeats (RepeatedInputs, optional): told which inputs are alike here.
+        walk (Walk): where several processes share the population.
 
     Raises:
         ValueError: labels without geometry or outside the embeddings.
@@ -125,10 +127,12 @@ class LayerScores:
         settings: ScoreSettings,
         block_size: int = BLOCK,
         repeats: Optional[RepeatedInputs] = None,
+        walk: Walk = OneProcess(),
     ) -> None:
         check_label_geometry(labels, settings.class_embeddings, ways_out=WAYS_OUT_OF_SCORE)
         self._settings = settings
         self._labels = labels
+        self._walk = walk
         self._sources = dict(sources)
         device = next(iter(sources.values())).device
         every = {
@@ -141,7 +145,10 @@ class LayerScores:
             by_row=settings.confidence is not None,
             block_size=block_size,
             watch=None if repeats is None else repeats.watch(list(sources.values())),
+            walk=walk,
         )
+        if repeats is not None:
+            repeats.end(walk)
         self.products: Products = products_of(tuple(every), list(every.values()), self._sums)
         self._biased_gram: Optional[Tensor] = None
         if settings.estimator == "biased":
@@ -215,7 +222,7 @@ class LayerScores:
         return Estimate(float(value), is_defined=bool(is_defined))
 
     def _biased_pairs(self, keys: list[str]) -> Tensor:
-        scores = torch.eye(len(keys), dtype=torch.float64)
+        scores = torch.eye(len(keys), dtype=torch.float64, device="cpu")
         for i, first in enumerate(keys):
             for j, second in enumerate(keys[:i]):
                 found = self._biased(first, second)
@@ -237,6 +244,7 @@ class LayerScores:
                     permutations=settings.n_permutations,
                     seed=settings.seed,
                     sums=self._sums.of(self.products.names.index(key)),
+                    walk=self._walk,
                 )
         return self._p_values[key]
 
@@ -250,5 +258,10 @@ def distance_source(features: Features, *, held: bool) -> DistanceSource:
         features (Features): (n, d).
         held (bool): whether to compute all of them now and keep them, or block by block when they are asked for.
     """
-    source = FeatureDistances(features, widen=features.shape[0] <= _MOST_WIDENED_INPUTS)
+    source = FeatureDistances(features, widen=is_to_be_widened(features))
     return source.matrix() if held else source
+
+
+def is_to_be_widened(features: Features) -> bool:
+    """Whether distances of so few inputs are computed in float64."""
+    return features.shape[0] <= _MOST_WIDENED_INPUTS

@@ -146,7 +146,7 @@ def control_seeds(
         return None
     tests = []
     for group in groups:
-        places = torch.tensor([compared.index(key) for key in group.keys])
+        places = torch.tensor([compared.index(key) for key in group.keys], device="cpu")
         for name, by_layer in matrices.items():
             scores = {label: matrix[places][:, places] for label, matrix in by_layer.items()}
             for verdict in seed_control(scores, group.students, name, shared_seeds=group.shared_seeds):

@@ -1,8 +1,8 @@
 """Where a layer's features wait until they are scored: in memory, or in a temporary file.
 
 The file is deleted while it is open (where the system can't, when it is closed), so nothing is left of it however the
-process ends. It is mapped into memory for the length of one read, a part of the rows and columns: what was read before
-does not stay.
+process ends. A read maps it into memory a window at a time, since pages of a file that are mapped count as the process'
+memory: what was read before does not stay.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from torch import Tensor
 from captum_kd.distance.pairwise import largest_of
 
 __all__ = ["FeatureStore"]
+
+# Bytes of the file that are mapped at once: few enough to be forgotten beside the features in work, and so many that
+# mapping them takes no time beside copying them.
+_WINDOW = 64 * 2**20
 
 
 class FeatureStore:
@@ -125,9 +129,35 @@ class FeatureStore:
     def _from_file(self, rows: slice, columns: slice) -> Tensor:
         assert self._file is not None
         self._file.flush()
-        kind = np.float16 if self._half else np.float32 if self.dtype == torch.float32 else np.float64
-        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            whole = np.frombuffer(mapped, kind).reshape(self.shape)
-            values = torch.from_numpy(whole[rows, columns].copy())
-            del whole  # or the map could not be closed
-        return values
+        kind = np.dtype(np.float16 if self._half else np.float32 if self.dtype == torch.float32 else np.float64)
+        n, width = self.shape
+        chosen_rows, chosen_columns = range(n)[rows], range(width)[columns]
+        values = np.empty((len(chosen_rows), len(chosen_columns)), kind)
+        # As many whole rows as a window has room for; of rows that are wider, one at a time and a part of it.
+        height = max(1, _WINDOW // (kind.itemsize * width * chosen_rows.step))
+        breadth = max(1, _WINDOW // (kind.itemsize * chosen_columns.step))
+        for top in range(0, len(chosen_rows), height):
+            for left in range(0, len(chosen_columns), breadth):
+                place = slice(top, top + height), slice(left, left + breadth)
+                _copy_window(self._file, width, chosen_rows[place[0]], chosen_columns[place[1]], values[place])
+        return torch.from_numpy(values)
+
+
+def _copy_window(file: IO[bytes], width: int, rows: range, columns: range, into: np.ndarray) -> None:
+    """Copies some entries of a matrix in a file, of which all between the first and the last are mapped.
+
+    Args:
+        file (file): the rows of a matrix one after the other, from its beginning on.
+        width (int): numbers of a row.
+        rows, columns (range): which entries; neither is empty.
+        into (np.ndarray): of their shape and of the file's type.
+    """
+    size = into.itemsize
+    first, last = rows[0] * width + columns[0], rows[-1] * width + columns[-1]
+    begin = first * size // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    length = (last + 1) * size - begin
+    with mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=begin) as mapped:
+        strides = (rows.step * width * size, columns.step * size)
+        window = np.ndarray(into.shape, into.dtype, mapped, first * size - begin, strides)
+        into[...] = window
+        del window  # or the map could not be closed

@@ -55,7 +55,7 @@ def as_subjects(
     """The layers' labels and the models, Students first, then Bases, then the Teacher.
 
     Raises:
-        TypeError: models that cannot be called, names that are no text, layers of another form.
+        TypeError: models that cannot be called, names that are not strings, layers of another form.
         ValueError: no models or layers, names that are used twice, layers missing in one of the models.
     """
     named: list[tuple[str, str, Model]] = []

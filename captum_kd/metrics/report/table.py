@@ -170,7 +170,7 @@ def _one_line(text: str) -> str:
 
 
 def _verdicts(tests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence a test; one for all layers of a question that none of them can decide."""
+    """One sentence per test, or one for all layers of a question that none of them can decide."""
     families: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for test in tests:
         families.setdefault((test["group"], test["score"]), []).append(test)

@@ -34,7 +34,7 @@ class TransferReport:
             ``layer``, ``score``, ``value`` (None where no mini-batch could give one), ``low``, ``high``,
             ``p_value`` (None where not asked for or not defined), ``n`` and ``unique_share`` (1 - FSS^2, on the rows of
             distilled and residual features).
-        seed_control (dict or None): ``tests``, one a question, group and layer (see
+        seed_control (dict or None): ``tests``, one for each question, group and layer (see
             :class:`captum_kd.metrics.inference.SeedVerdict`), the ``groups`` and ``shared_seeds`` they rest on, and
             ``pairs``, the scores of single pairs of models, one of them a Base: ``score`` of ``model`` after
             ``given``'s features are removed, between Bases the null. None without at least two Bases.

@@ -1,7 +1,7 @@
 """Features of every model at every layer, batch after batch; on whole images or on their salient part.
 
 A :class:`View` is one model's features as one comparison needs them. On whole images, and where each model is
-explained by itself, there is one view a model. UniCAM explains a Student beside a Base, so there every pair has
+explained by itself, there is one view per model. UniCAM explains a Student beside a Base, so there every pair has
 views of its own.
 """
 
@@ -87,7 +87,7 @@ class Viewer:
         self._at_input = at_input
 
     def features(self, inputs: tuple[Tensor, ...], labels: Tensor) -> dict[str, list[Tensor]]:
-        """Features (N, d) of a batch: by the view's key, one tensor a layer.
+        """Features (N, d) of a batch: by the view's key, one tensor per layer.
 
         Args:
             inputs (tuple of Tensor): the batch, on any device.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torchvision
 from torch import nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.densenet import DenseNet
 from torchvision.models.maxvit import MaxVit
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
@@ -37,6 +38,7 @@ SWIN: dict[str, Any] = {
     "patch_size": [4, 4], "embed_dim": 16, "depths": [1, 1, 1], "num_heads": [1, 2, 4], "window_size": [3, 3], "num_classes": 5
 }
 SWIN_V2 = {**SWIN, "block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
+CONVNEXT = [CNBlockConfig(ins, outs, 1) for ins, outs in ((16, 24), (24, 32), (32, 40), (40, None))]
 MAXVIT: dict[str, Any] = {
     "input_size": (96, 96), "stem_channels": 16, "partition_size": 3, "block_channels": [16, 24, 32], "block_layers": [1, 1, 1],
     "head_dim": 8, "stochastic_depth_prob": 0.0, "num_classes": 5,
@@ -45,7 +47,7 @@ VIT = {"image_size": 96, "patch_size": 16, "num_layers": 2, "num_heads": 3, "hid
 
 FAMILIES = [
     _of("alexnet", "features", size=(128, 128)),
-    _of("convnext_tiny", "features"),
+    _of("convnext_tiny", "features", make=partial(ConvNeXt, CONVNEXT, num_classes=5)),
     _of("densenet121", "features", make=partial(DenseNet, 4, (2, 2, 2, 2), 8, num_classes=5)),
     _of("efficientnet_b0", "features", size=(192, 192)),
     _of("googlenet", "inception5b", settings=INCEPTION),

@@ -30,7 +30,7 @@ TURNS = {
 """What makes an image of that orientation upright."""
 
 FAULTS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
-"""What Pillow's readers raise on bytes that are no image, or not a whole one."""
+"""What Pillow's readers raise on bytes that are not an image, or not a whole one."""
 
 
 class Unreadable(Exception):

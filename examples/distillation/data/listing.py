@@ -1,4 +1,4 @@
-"""Which images there are: class folders, without what is no image by its name."""
+"""Which images there are: class folders, without what is not an image by its name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Listing:
     Attributes:
         classes: names, in the order of the labels.
         entries: image files, sorted within each class.
-        others: files in class folders that are no images by their names, and folders there.
+        others: files in class folders that are not images by their names, and folders there.
     """
 
     classes: list[str]

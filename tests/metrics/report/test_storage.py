@@ -1,5 +1,6 @@
 """Reports whose features or distances do not fit: the same scores, and no file that stays."""
 
+import mmap
 import os
 import pathlib
 import tempfile
@@ -12,6 +13,7 @@ from population import batches, compare, data, related
 from torch import Tensor
 
 from captum_kd.metrics import feature_similarity_score, relevance_score
+from captum_kd.metrics.report import storage
 from captum_kd.metrics.report.memory import MemoryLimit
 from captum_kd.metrics.report.projection import RandomProjection, relative_error
 from captum_kd.metrics.report.storage import FeatureStore
@@ -194,6 +196,49 @@ def test_stores_give_back_what_they_were_given(sizes, width, bounds, step, moved
     assert store.largest() == float(joined.abs().max())
     torch.testing.assert_close(store.middle(), joined.mean(0))
     assert store.in_file == (moved_after < len(sizes))
+    store.close()
+
+
+def store_in_file(n: int, width: int, half: bool = False, dtype: torch.dtype = torch.float32) -> tuple[FeatureStore, Tensor]:
+    """Integers, which half types keep too."""
+    values = torch.randint(-999, 1000, (n, width), generator=torch.Generator().manual_seed(n)).to(dtype)
+    store = FeatureStore(CPU, half)
+    store.move_to_file()
+    store.append(values)
+    return store, values
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("window", [1, 100, 3000, 20_000, 2**20], ids=lambda size: f"windows of {size} bytes")
+def test_reads_go_through_the_file_in_windows(window, dtype, half, monkeypatch):
+    """Windows smaller than a row, smaller than the rows wanted and larger than all; few begin where a page does."""
+    monkeypatch.setattr(storage, "_WINDOW", window)
+    store, values = store_in_file(23, 701, half, dtype)
+    for rows in (slice(0, 23), slice(5, 6), slice(1, 22, 3), slice(7, 23, 16)):
+        for columns in (slice(0, 701), slice(13, 14), slice(699, 701), slice(100, 600, 7)):
+            assert torch.equal(store.read(rows, columns), values[rows, columns])
+    assert store.read(slice(4, 4), slice(0, 701)).shape == (0, 701)
+    store.close()
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_no_more_of_the_file_is_mapped_than_a_window(step, monkeypatch):
+    """But for what lies between a window's first number and the page before it."""
+    mapped: list[int] = []
+
+    class Watched(mmap.mmap):
+        def __new__(cls, fileno, length, **settings):
+            mapped.append(length)
+            assert settings["offset"] % mmap.ALLOCATIONGRANULARITY == 0
+            return super().__new__(cls, fileno, length, **settings)
+
+    monkeypatch.setattr(storage, "_WINDOW", 30_000)
+    store, values = store_in_file(40, 5000)
+    monkeypatch.setattr(storage.mmap, "mmap", Watched)
+    rows = slice(3, 40, step)
+    assert torch.equal(store.read(rows, slice(17, 5000)), values[rows, 17:])
+    assert len(mapped) > 10 and max(mapped) <= 30_000 + mmap.ALLOCATIONGRANULARITY
     store.close()
 
 

@@ -1,0 +1,40 @@
+"""What belongs to the whole process and is changed for the time of a pass, by several threads at once if need be."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import Callable, ContextManager, Iterator, Optional
+
+__all__ = ["Overlapping"]
+
+
+class Overlapping:
+    """A change of the process's state that overlapping threads share: the first to come makes it, the last to go
+    undoes it. If each did so by itself, one would undo it under the others, and the others would bring it back for good.
+
+    Args:
+        make (callable): gives the context whose entry is the change and whose exit undoes it.
+    """
+
+    def __init__(self, make: Callable[[], ContextManager[object]]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._made: Optional[ContextManager[object]] = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if self._holders == 0:
+                self._made = self._make()
+                self._made.__enter__()
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if self._holders == 0 and self._made is not None:
+                    made, self._made = self._made, None
+                    made.__exit__(None, None, None)

@@ -1,0 +1,51 @@
+"""One pass over the loader."""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Mapping, Optional, Union
+
+from captum._utils.progress import progress
+from torch import Tensor
+
+from captum_kd._batches import Unpack, unpack_batch
+from captum_kd.metrics.report.copies import Copies
+from captum_kd.metrics.report.populations import AllInputs, MiniBatches
+from captum_kd.metrics.report.views import Viewer
+
+__all__ = ["read_data"]
+
+
+def read_data(
+    data: Iterable[Any],
+    taker: Union[AllInputs, MiniBatches],
+    viewer: Viewer,
+    unpack: Optional[Unpack],
+    class_embeddings: Optional[Tensor],
+    show_progress: bool,
+) -> Copies:
+    """Takes the features of every batch.
+
+    Returns:
+        Copies: what is known of inputs that are copies of others.
+
+    Raises:
+        TypeError: data that are no iterable of batches.
+        ValueError: a label that the class embeddings have no row for.
+    """
+    if isinstance(data, (Tensor, str, Mapping)) or not hasattr(data, "__iter__"):
+        raise TypeError(
+            f"data must be a DataLoader or another iterable of batches (inputs, labels), got {type(data).__name__}. "
+            "A single batch is data=[(inputs, labels)]."
+        )
+    copies = Copies()
+    for batch in progress(data, desc="Comparing models") if show_progress else data:
+        inputs, labels = unpack_batch(batch, unpack)
+        if class_embeddings is not None and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_embeddings):
+            wrong = labels[(labels < 0) | (labels >= len(class_embeddings))][0]
+            raise ValueError(
+                f"The data hold the label {int(wrong)}, but class_embeddings has rows for the labels 0 to "
+                f"{len(class_embeddings) - 1} only."
+            )
+        copies.add(inputs)
+        taker.add(viewer.features(inputs, labels), labels)
+    return copies

@@ -1,0 +1,174 @@
+"""Where a report's inputs are: all in this process, or some of them in each of several.
+
+What each process has read becomes one population here, whose inputs are numbered process after process.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Iterable, Mapping, Optional, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DistributedSampler
+
+from captum_kd._batches import Unpack, unpack_batch
+from captum_kd.distance.blockwise import MOST_DENSE
+from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, ShardWalk
+from captum_kd.distance.sources import DistanceSource, Features, TensorFeatures
+from captum_kd.distance.sums import OneProcess, Walk
+from captum_kd.metrics.report.localizing import Localizer
+from captum_kd.metrics.report.memory import Placement
+from captum_kd.metrics.report.scoring import distance_source, is_to_be_widened
+from captum_kd.metrics.report.storage import FeatureStore
+from captum_kd.processes import Processes
+
+__all__ = ["Spread", "announced_inputs", "as_spread", "begin_noise", "repeated_by_sampler", "shares_of_sampler", "total_counts"]
+
+Stores = Mapping[str, Sequence[FeatureStore]]
+
+
+class Spread:
+    """All inputs in one process.
+
+    Attributes:
+        walk (Walk): through the pairs of inputs.
+    """
+
+    walk: Walk = OneProcess()
+
+    def labels(self, own: Sequence[Tensor]) -> Tensor:
+        """(n,) of all inputs, from those of this process' batches."""
+        return torch.cat(list(own)) if own else torch.empty(0, dtype=torch.long, device="cpu")
+
+    def placement(self, own: Optional[Placement], stores: Stores) -> Placement:
+        """How all processes keep features and distances."""
+        assert own is not None
+        return own
+
+    def keys(self, stores: Stores) -> Sequence[str]:
+        """Of all views, also where this process has seen no inputs."""
+        return list(stores)
+
+    def source(self, key: str, place: int, stores: Stores, placement: Placement) -> DistanceSource:
+        """The distances between all inputs."""
+        return distance_source(stores[key][place], held=placement.held)
+
+
+class _OverProcesses(Spread):
+    """Each process has some of the inputs; maybe none.
+
+    Args:
+        processes (Processes): all of them.
+        device (torch.device): where features are scored.
+    """
+
+    def __init__(self, processes: Processes, device: torch.device) -> None:
+        self._processes = processes
+        self._device = device
+        self._widths: dict[str, list[tuple[int, torch.dtype]]] = {}
+        self._shards = Shards([0] * processes.size, processes.rank)
+
+    def labels(self, own: Sequence[Tensor]) -> Tensor:
+        shares = self._processes.gather(super().labels(own))
+        self._shards = Shards([len(share) for share in shares], self._processes.rank)
+        return torch.cat(shares)
+
+    def placement(self, own: Optional[Placement], stores: Stores) -> Placement:
+        seen = {key: [(store.shape[1], store.dtype) for store in of_layers] for key, of_layers in stores.items()}
+        everyone: list[tuple[Optional[Placement], dict[str, Any]]] = self._processes.gather((own, seen))
+        known = [(rank, each) for rank, (_, each) in enumerate(everyone) if each]
+        first_rank, self._widths = known[0]
+        for rank, other in known[1:]:
+            for key, of_layers in other.items():
+                for one, two in zip(self._widths[key], of_layers):
+                    if one != two:
+                        raise ValueError(
+                            f"{key} gives {one[0]} features of {one[1]} in process {first_rank} and {two[0]} of {two[1]} in "
+                            f"process {rank}: the inputs differ in size, or the models in precision. Resize them, or pass "
+                            "feature_transform=global_average_pool; load the models in one dtype."
+                        )
+        found = [placement for placement, _ in everyone if placement is not None]
+        common = Placement(
+            any(each.in_file for each in found),
+            all(each.held for each in found) and self._shards.n <= MOST_DENSE,
+            found[0].block_size,
+        )
+        of_layers = zip(*self._widths.values())
+        widest = max(sum(width for width, _ in of_layer) for of_layer in of_layers)
+        self.walk = ShardWalk(self._shards, self._processes, 2 * widest, self._file if common.in_file else None)
+        return common
+
+    def keys(self, stores: Stores) -> Sequence[str]:
+        return list(self._widths)
+
+    def source(self, key: str, place: int, stores: Stores, placement: Placement) -> DistanceSource:
+        width, dtype = self._widths[key][place]
+        own: Features
+        if stores:
+            own = stores[key][place]
+        else:  # this process has seen no inputs
+            own = TensorFeatures(torch.empty((0, width), dtype=dtype, device=self._device))
+        shared = ShardedFeatures(own, self._shards, self._processes)
+        found = ShardedDistances(shared, widen=is_to_be_widened(shared))
+        if placement.held:
+            assert isinstance(self.walk, ShardWalk)
+            found.hold(self.walk, placement.block_size)
+        return found
+
+    def _file(self, device: torch.device) -> FeatureStore:
+        store = FeatureStore(device)
+        store.move_to_file()
+        return store
+
+
+def as_spread(processes: Processes, device: torch.device) -> Spread:
+    """One process that has nobody to speak to takes the shorter way."""
+    return Spread() if type(processes) is Processes else _OverProcesses(processes, device)
+
+
+def total_counts(processes: Processes, counts: Mapping[int, int]) -> dict[int, int]:
+    """Inputs of each class over all processes."""
+    total: Counter[int] = Counter()
+    for each in processes.gather(dict(counts)):
+        total.update(each)
+    return dict(total)
+
+
+def repeated_by_sampler(data: Iterable[Any]) -> int:
+    """Inputs that a DistributedSampler gives a second time, so that all processes get as many."""
+    sampler = getattr(data, "sampler", None)
+    if not isinstance(sampler, DistributedSampler):
+        return 0
+    return max(0, int(sampler.total_size) - len(sampler.dataset))  # type: ignore[arg-type]
+
+
+def shares_of_sampler(data: Iterable[Any]) -> int:
+    """How many shares a DistributedSampler makes of its data set."""
+    sampler = getattr(data, "sampler", None)
+    return int(sampler.num_replicas) if isinstance(sampler, DistributedSampler) else 1
+
+
+def announced_inputs(data: Iterable[Any], unpack: Optional[Unpack]) -> Optional[int]:
+    """How many inputs are to come, before any is read; None where nobody can say so."""
+    if isinstance(data, (list, tuple)):
+        return sum(len(unpack_batch(batch, unpack).labels) for batch in data)
+    batch_size = getattr(data, "batch_size", None)
+    try:
+        count = len(data.sampler)  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, NotImplementedError):
+        return None
+    if batch_size is None:
+        return None
+    return count // batch_size * batch_size if getattr(data, "drop_last", False) else count
+
+
+def begin_noise(localizer: Localizer, processes: Processes, announced: Optional[int]) -> bool:
+    """Lets imputed pixels have the noise that they would have in one process; whether that is possible."""
+    everyone = processes.gather(announced)
+    before = everyone[: processes.rank]
+    if any(count is None for count in everyone) and processes.size > 1:
+        localizer.begin_apart(processes.rank)
+        return False
+    localizer.begin(sum(before))
+    return True

@@ -1,0 +1,487 @@
+"""FSS, RS and a pair's five scores as ``torchmetrics`` metrics, for evaluation loops, Lightning's among them.
+
+Scores are taken over all inputs at once, so features are what a metric keeps between updates. In several processes each keeps
+its own: where torchmetrics would gather states, features visit the other processes a block at a time
+(:mod:`captum_kd.distance.sharded`), and only sums are added up. Needs ``pip install 'captum_kd[distributed]'``.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union, cast
+
+import torch
+from torch import Tensor
+
+from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints
+from captum_kd._batches import device_of, to_device
+from captum_kd._values import check_choice, described
+from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator
+from captum_kd.distance.blockwise import check_block_size, noise_squares
+from captum_kd.distance.centring import warn_of_no_geometry
+from captum_kd.distance.gram import gram_correlation
+from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, ShardWalk
+from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
+from captum_kd.distance.sums import BLOCK, OneProcess, Walk, population_sums
+from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_class_embeddings, check_label_geometry
+from captum_kd.features import FeatureTransform, flatten
+from captum_kd.labels import LabelDistances
+from captum_kd.layers import LayerLike
+from captum_kd.metrics._layer_features import FeatureSettings, layer_features, layer_observer
+from captum_kd.processes import Processes, as_processes
+
+try:
+    from torchmetrics import Metric
+    from torchmetrics.utilities.exceptions import TorchMetricsUserError
+except ImportError as error:
+    raise ImportError(
+        "captum_kd.metrics.torchmetrics needs torchmetrics, which is not installed: pip install 'captum_kd[distributed]'."
+    ) from error
+
+__all__ = ["FeatureSimilarityScore", "LayerFeatures", "RelevanceScore", "TransferScores"]
+
+FEW_WIDENED = 2**12
+"""Distances of so few inputs are computed in float64, as in a report."""
+
+_WIDTHS = (torch.float32, torch.float64)
+
+
+class LayerFeatures:
+    """Features of a model's layer, to update metrics with.
+
+    No module: a metric or LightningModule that has one as an attribute does not get the model as a submodule.
+
+    Args:
+        model (callable): the model.
+        layer (str or nn.Module): its layer, a dotted name or the module.
+        feature_transform (callable): from (N, C, ...) to (N, d).
+        grid, prefix_tokens, channels_last, attribute_to_layer_input: as for
+            :func:`captum_kd.metrics.feature_similarity_score`.
+
+    Raises:
+        ValueError, TypeError: as :func:`captum_kd.metrics.feature_similarity_score`.
+
+    Example::
+
+        >>> features = LayerFeatures(student, "layer4")
+        >>> features(images).shape
+        torch.Size([16, 512])
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        layer: LayerLike,
+        *,
+        feature_transform: FeatureTransform = flatten,
+        grid: Optional[tuple[int, int]] = None,
+        prefix_tokens: Optional[int] = None,
+        channels_last: Optional[bool] = None,
+        attribute_to_layer_input: bool = False,
+    ) -> None:
+        hints = as_layout_hints(grid, prefix_tokens, channels_last)
+        self._settings = FeatureSettings(feature_transform, hints, None, attribute_to_layer_input, None)
+        self._observer = layer_observer(model, layer, self._settings, model="model", argument="layer")
+        self._model = model
+
+    def __call__(self, inputs: Union[Tensor, tuple[Tensor, ...]], *args: Any) -> Tensor:
+        """Detached features (N, d), float32 or float64, on the layer's device."""
+        values = to_device(as_inputs(inputs), device_of(self._model))
+        return layer_features(self._observer, values, as_forward_args(args or None), self._settings)
+
+
+class _GeometryMetric(Metric):
+    """Keeps sets of features of the same inputs, and maybe labels; compares them when asked.
+
+    Args:
+        names (sequence of str): of the sets of features.
+        labelled (bool): whether labels are kept.
+        class_embeddings (Tensor, optional): of the labels.
+        estimator (str): of similarity.
+        block_size (int, optional): inputs a side of a block.
+        settings: those of every ``torchmetrics.Metric``.
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        labelled: bool,
+        class_embeddings: Optional[Tensor],
+        estimator: Estimator,
+        block_size: Optional[int],
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        check_estimator(estimator)
+        check_block_size(block_size)
+        self.estimator = estimator
+        self.block_size = BLOCK if block_size is None else block_size
+        self.names = tuple(names)
+        self.labelled = labelled
+        self._embeddings = check_class_embeddings(class_embeddings)
+        for name in self.names:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+        if labelled:
+            self.add_state("target", default=[], dist_reduce_fx="cat")
+
+    # ------------------------------------------------------------------ keeping
+
+    def _keep(self, features: Mapping[str, Optional[Tensor]], target: Any = None) -> None:
+        n: Optional[int] = None
+        rows: dict[str, Tensor] = {}
+        for name, values in features.items():
+            if values is None:
+                continue
+            rows[name] = _as_rows(values, name)
+            n = len(rows[name]) if n is None else n
+            if len(rows[name]) != n:
+                raise ValueError(
+                    f"{name} has {len(rows[name])} inputs where {next(iter(rows))} has {n}; both must describe the same "
+                    "inputs in the same order."
+                )
+            before: list[Tensor] = getattr(self, name)
+            if before and before[0].shape[1] != rows[name].shape[1]:
+                raise ValueError(
+                    f"{name} has {rows[name].shape[1]} features an input where earlier updates had {before[0].shape[1]}; "
+                    "inputs must be of one size, or features pooled over positions (global_average_pool)."
+                )
+        labels = None
+        if self.labelled:
+            labels = as_labels(target, n or 0)
+            if labels is None:
+                raise TypeError(f"target must be one label for each of the {n} inputs, got None.")
+        for name, values in rows.items():
+            getattr(self, name).append(values)
+        if labels is not None:
+            getattr(self, "target").append(labels.to(next(iter(rows.values())).device))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Takes a batch and gives its own score: NaN where it has too few inputs or labels without geometry. With
+        ``dist_sync_on_step`` the batches of all processes count as one."""
+        batch = self._alone()
+        batch.update(*args, **kwargs)
+        self.update(*args, **kwargs)
+        try:
+            value = batch.compute()
+        except ValueError:  # a batch may well be too small; what compute() makes of all of them counts
+            value = self._nothing()
+        self._forward_cache = value
+        return value
+
+    def _alone(self) -> "_GeometryMetric":
+        """A metric like this one that has seen nothing."""
+        kept = {name: getattr(self, name) for name in (*self._defaults, "process_group", "_computed")}
+        try:
+            for name in kept:
+                setattr(self, name, [] if name in self._defaults else None)
+            alone = cast(_GeometryMetric, self.clone())
+        finally:
+            for name, value in kept.items():
+                setattr(self, name, value)
+        alone.process_group = self.process_group
+        alone.sync_on_compute = alone._to_sync = self.dist_sync_on_step
+        return alone
+
+    def _nothing(self) -> Any:
+        return torch.tensor(torch.nan, device=self.device)
+
+    # ------------------------------------------------------------------ several processes
+
+    def sync(
+        self,
+        dist_sync_fn: Optional[Callable[..., Any]] = None,
+        process_group: Optional[Any] = None,
+        should_sync: bool = True,
+        distributed_available: Optional[Callable[[], bool]] = None,
+    ) -> None:
+        """From here to :meth:`unsync`, :meth:`compute` is over the inputs of all processes. States stay as they are: each
+        process' own. A ``dist_sync_fn`` gathers them, as it does for every other metric."""
+        if dist_sync_fn is not None:
+            super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
+            return
+        if self._is_synced and should_sync:
+            raise TorchMetricsUserError("The metric has already been synced.")
+        available = distributed_available or self.distributed_available_fn
+        if not should_sync or not (callable(available) and available()):
+            return
+        self._cache = {}
+        self._is_synced = True
+        self._shared_by = process_group or self.process_group or torch.distributed.group.WORLD
+
+    def unsync(self, should_unsync: bool = True) -> None:
+        super().unsync(should_unsync)
+        if should_unsync:
+            self._shared_by = None
+
+    @contextmanager
+    def sync_context(self, *args: Any, should_unsync: bool = True, **kwargs: Any) -> Iterator[None]:
+        self.sync(*args, **kwargs)
+        try:
+            yield
+        finally:  # a score that could not be taken leaves a metric that can go on
+            self.unsync(should_unsync=self._is_synced and should_unsync)
+
+    _shared_by: Optional[Any] = None
+
+    # ------------------------------------------------------------------ scores
+
+    def _compare(self, used: Sequence[str], least: int) -> "_Products":
+        """Inner products of all geometries, the labels' last; collective where the metric is synced."""
+        processes = as_processes(self._shared_by)
+        here = {name: _joined(getattr(self, name)) for name in used}
+        labels = _joined(getattr(self, "target")) if self.labelled else None
+        seen = processes.gather(
+            {
+                "n": next((len(values) for values in here.values() if values is not None), 0),
+                "kinds": {name: (values.shape[1], values.dtype) for name, values in here.items() if values is not None},
+                "labels": torch.empty(0, dtype=torch.long) if labels is None else labels.long().cpu(),
+            }
+        )
+        shards = Shards([each["n"] for each in seen], processes.rank)
+        if shards.n < least:
+            raise ValueError(
+                f"The metric has seen {shards.n} inputs; its score needs at least {least}, and a few hundred to be stable."
+            )
+        kinds = _common([each["kinds"] for each in seen])
+        device = next((values.device for values in here.values() if values is not None), self.device)
+        whole = torch.cat([each["labels"] for each in seen])
+        sources: list[DistanceSource] = []
+        for name in used:
+            width, dtype = kinds[name]
+            features = here[name]
+            if features is None:
+                features = torch.empty((0, width), dtype=dtype, device=device)
+            sources.append(_distances(TensorFeatures(features), shards, processes))
+        if self.labelled:
+            check_label_geometry(whole, self._embeddings, self.estimator, ways_out=WAYS_OUT_OF_SCORE)
+            sources.append(LabelDistances(whole, self._embeddings, device))
+        width = sum(each for each, _ in kinds.values())
+        walk: Walk = OneProcess() if self._shared_by is None else ShardWalk(shards, processes, width)
+        sums = population_sums(sources, block_size=self.block_size, walk=walk)
+        dtype = max((dtype for _, dtype in kinds.values()), key=_WIDTHS.index)
+        return _Products(sums.gram(self.estimator), noise_squares(sums, sources), dtype)
+
+
+class _Products:
+    def __init__(self, gram: Tensor, noise: Tensor, dtype: torch.dtype) -> None:
+        self.gram, self.noise, self.dtype = gram, noise, dtype
+
+    def score(self, x: int, y: int, given: Optional[int] = None, from_both: bool = False) -> Tensor:
+        value, defined = gram_correlation(self.gram, self.noise, x, y, given, given if from_both else None)
+        if not bool(defined):
+            warn_of_no_geometry()
+        return value.to(self.dtype)
+
+
+class FeatureSimilarityScore(_GeometryMetric):
+    """FSS over all inputs of an evaluation loop: the squared distance correlation of two models' features.
+
+    ``update`` takes both models' features of the same inputs, ``compute`` gives the score over all inputs since the last
+    ``reset``, in all processes. The numbers are those of :func:`captum_kd.metrics.feature_similarity_score` over all inputs
+    at once; it is no mean over batches.
+
+    Args:
+        estimator (str): "unbiased" or "biased".
+        block_size (int, optional): distances are computed in blocks of this many inputs a side, and no (n, n) matrix is held.
+            Default: None, 512
+        settings: keyword arguments of every ``torchmetrics.Metric``. ``compute_on_cpu=True`` keeps features on the CPU;
+            ``sync_on_compute=False`` leaves the other processes out; a ``dist_sync_fn`` gathers all features in each process
+            instead of sending them around in blocks.
+
+    Raises:
+        ValueError: (``compute``) fewer than 4 inputs, non-finite features, features of other widths or types in another process.
+
+    Example::
+
+        >>> fss = FeatureSimilarityScore()
+        >>> student_features, base_features = LayerFeatures(student, "layer4"), LayerFeatures(base, "layer4")
+        >>> for images, labels in loader:
+        ...     fss.update(student_features(images), base_features(images))
+        >>> fss.compute()
+        tensor(0.7104)
+    """
+
+    student: list[Tensor]
+    base: list[Tensor]
+
+    def __init__(self, *, estimator: Estimator = "unbiased", block_size: Optional[int] = None, **settings: Any) -> None:
+        super().__init__(("student", "base"), False, None, estimator, block_size, **settings)
+
+    def update(self, student: Tensor, base: Tensor) -> None:
+        """Takes features of the same inputs.
+
+        Args:
+            student (Tensor): (N, ...), flattened here.
+            base (Tensor): (N, ...).
+        """
+        self._keep({"student": student, "base": base})
+
+    def compute(self) -> Tensor:
+        """Scalar in [-1, 1]."""
+        return self._compare(("student", "base"), MIN_INPUTS).score(0, 1)
+
+
+class RelevanceScore(_GeometryMetric):
+    """RS over all inputs of an evaluation loop: the squared distance correlation of features and labels, of the features
+    as they are, or of what is left when another model's are removed.
+
+    The numbers are those of :func:`captum_kd.metrics.relevance_score` over all inputs at once.
+
+    Args:
+        class_embeddings (Tensor, optional): (num_classes, e); one-hot without.
+        estimator (str): "unbiased" or "biased"; removal needs the unbiased one.
+        remove_from (str): "x", the features only, or "both", the labels' geometry too.
+        block_size (int, optional): as for :class:`FeatureSimilarityScore`.
+        settings: as for :class:`FeatureSimilarityScore`.
+
+    Raises:
+        ValueError: (``compute``) fewer than 4 inputs, 5 with ``given``, labels without geometry or outside the embeddings,
+            non-finite features; updates with and without ``given``.
+
+    Example::
+
+        >>> distilled = RelevanceScore()
+        >>> for images, labels in loader:
+        ...     distilled.update(student_features(images), labels, given=base_features(images))
+        >>> distilled.compute()
+        tensor(0.1093)
+    """
+
+    features: list[Tensor]
+    given: list[Tensor]
+    target: list[Tensor]
+
+    def __init__(
+        self,
+        class_embeddings: Optional[Tensor] = None,
+        *,
+        estimator: Estimator = "unbiased",
+        remove_from: str = "x",
+        block_size: Optional[int] = None,
+        **settings: Any,
+    ) -> None:
+        check_choice(remove_from, "remove_from", ("x", "both"))
+        super().__init__(("features", "given"), True, class_embeddings, estimator, block_size, **settings)
+        self.remove_from = remove_from
+
+    def update(self, features: Tensor, target: Any, given: Optional[Tensor] = None) -> None:
+        """Takes features and labels of the same inputs.
+
+        Args:
+            features (Tensor): (N, ...), flattened here.
+            target (Tensor or list): (N,) integers.
+            given (Tensor, optional): (N, ...) features that are removed; with all updates or with none.
+        """
+        if self.features and (given is None) == bool(self.given):
+            raise ValueError("given was passed with some updates and left out of others; pass it always or never.")
+        if given is not None and self.estimator != "unbiased":
+            raise ValueError("given needs estimator='unbiased': removal is defined for U-centred distances.")
+        self._keep({"features": features, "given": given}, target)
+
+    def compute(self) -> Tensor:
+        """Scalar in [-1, 1]."""
+        removes = any(as_processes(self._shared_by).gather(_joined(self.given) is not None))
+        if removes:
+            return self._compare(("features", "given"), MIN_INPUTS + 1).score(0, 2, 1, self.remove_from == "both")
+        return self._compare(("features",), MIN_INPUTS).score(0, 1)
+
+
+class TransferScores(_GeometryMetric):
+    """The five scores of a Student and a Base over all inputs of an evaluation loop, from one exchange of features: ``fss``,
+    ``rs_student``, ``rs_base``, ``rs_distilled`` and ``rs_residual``, as a report has them, without intervals.
+
+    Args:
+        class_embeddings (Tensor, optional): (num_classes, e); one-hot without.
+        block_size (int, optional): as for :class:`FeatureSimilarityScore`.
+        settings: as for :class:`FeatureSimilarityScore`.
+
+    Raises:
+        ValueError: (``compute``) as :class:`RelevanceScore`.
+
+    Example::
+
+        >>> scores = TransferScores()
+        >>> for images, labels in loader:
+        ...     scores.update(student_features(images), base_features(images), labels)
+        >>> scores.compute()["rs_distilled"]
+        tensor(0.1093)
+    """
+
+    student: list[Tensor]
+    base: list[Tensor]
+    target: list[Tensor]
+
+    SCORES: Mapping[str, tuple[int, int, Optional[int]]] = {
+        "fss": (0, 1, None),
+        "rs_student": (0, 2, None),
+        "rs_base": (1, 2, None),
+        "rs_distilled": (0, 2, 1),
+        "rs_residual": (1, 2, 0),
+    }
+    """Places of the two sides among Student, Base and labels, and of what is removed from the first."""
+
+    def __init__(
+        self, class_embeddings: Optional[Tensor] = None, *, block_size: Optional[int] = None, **settings: Any
+    ) -> None:
+        super().__init__(("student", "base"), True, class_embeddings, "unbiased", block_size, **settings)
+
+    def update(self, student: Tensor, base: Tensor, target: Any) -> None:
+        """Takes features and labels of the same inputs.
+
+        Args:
+            student (Tensor): (N, ...), flattened here.
+            base (Tensor): (N, ...).
+            target (Tensor or list): (N,) integers.
+        """
+        self._keep({"student": student, "base": base}, target)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars in [-1, 1] by the score's name."""
+        found = self._compare(("student", "base"), MIN_INPUTS + 1)
+        return {name: found.score(*sides) for name, sides in self.SCORES.items()}
+
+    def _nothing(self) -> dict[str, Tensor]:
+        return {name: torch.tensor(torch.nan, device=self.device) for name in self.SCORES}
+
+
+def _joined(state: Union[Tensor, list[Tensor]]) -> Optional[Tensor]:
+    """A state as one tensor, None where there is nothing in it; a function that gathers states has joined them."""
+    joined = state if isinstance(state, Tensor) else torch.cat(state) if state else None
+    return joined if joined is not None and joined.shape[0] else None
+
+
+def _as_rows(values: Any, name: str) -> Tensor:
+    if not isinstance(values, Tensor) or values.is_complex():
+        raise TypeError(f"{name} must be a real tensor of features (N, ...), got {described(values)}.")
+    if values.dim() == 0 or values.shape[0] and values[0].numel() == 0:
+        raise ValueError(f"{name} must be features (N, ...) of some inputs, got shape {tuple(values.shape)}.")
+    rows = values.detach().flatten(1) if values.dim() > 1 else values.detach()[:, None]
+    return rows if rows.dtype in _WIDTHS else rows.float()
+
+
+def _common(kinds: Sequence[Mapping[str, tuple[int, torch.dtype]]]) -> Mapping[str, tuple[int, torch.dtype]]:
+    """Width and type of each set of features, in all processes that have any."""
+    known = [(rank, each) for rank, each in enumerate(kinds) if each]
+    first_rank, first = known[0]
+    for rank, other in known[1:]:
+        if other != first:
+            raise ValueError(
+                f"Features differ among the processes: {_told(first)} in process {first_rank}, {_told(other)} in process {rank}. "
+                "All must come from the same layers, of inputs of one size, in one dtype."
+            )
+    return first
+
+
+def _told(kinds: Mapping[str, tuple[int, torch.dtype]]) -> str:
+    return ", ".join(f"{name} of width {width} and {dtype}" for name, (width, dtype) in kinds.items())
+
+
+def _distances(features: TensorFeatures, shards: Shards, processes: Processes) -> DistanceSource:
+    widen = shards.n <= FEW_WIDENED
+    if type(processes) is Processes:
+        return FeatureDistances(features, widen)
+    return ShardedDistances(ShardedFeatures(features, shards, processes), widen)

@@ -1,0 +1,59 @@
+"""Features and choices that are refused."""
+
+import pytest
+import torch
+
+from captum_kd.distance import (
+    cross_distances,
+    distance_correlation,
+    euclidean_distances,
+    geometry,
+    is_finite,
+    partial_distance_correlation,
+)
+
+X = torch.randn(6, 3)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, words",
+    [
+        (([[1.0]], X), TypeError, "x must be a tensor of shape .* got list"),
+        ((X, X.numpy()), TypeError, "y must be a tensor .* got ndarray"),
+        ((X, X.to(torch.complex64)), TypeError, "y must be real, got dtype torch.complex64"),
+        ((X[:3], X[:3]), ValueError, r"x has shape \(3, 3\); .* at least 4"),
+        ((X, torch.tensor(1.0)), ValueError, r"y has shape \(\)"),
+        ((X, X[:5]), ValueError, "x has 6 inputs but y has 5"),
+        ((X, X[:, :0]), ValueError, "y has shape .* no features"),
+        ((X, X.to("meta")), TypeError, "y must be an ordinary dense tensor.* 'meta'"),
+        ((X, X.where(X != X[4, 1], torch.nan)), ValueError, "y has non-finite"),
+        ((X.where(X != X[4, 1], -torch.inf), X), ValueError, "x has non-finite"),
+    ],
+)
+def test_unfit_features_are_refused(arguments, error, words):
+    with pytest.raises(error, match=words):
+        distance_correlation(*arguments)
+    with pytest.raises(error, match=words):
+        partial_distance_correlation(*arguments, X)
+
+
+def test_unfit_features_to_remove_are_refused_by_name():
+    with pytest.raises(ValueError, match="given has 5"):
+        partial_distance_correlation(X, X, X[:5])
+
+
+def test_unknown_choices_are_refused():
+    with pytest.raises(ValueError, match="estimator must be 'unbiased' or 'biased', got 'u'"):
+        distance_correlation(X, X, estimator="u")
+    with pytest.raises(ValueError, match="remove_from must be 'x' or 'both', got 'y'"):
+        partial_distance_correlation(X, X, X, remove_from="y")
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_distances_of_non_finite_features_are_refused(bad):
+    x = X.clone()
+    x[2, 1] = bad
+    assert is_finite(X) and not is_finite(x)
+    for function in (euclidean_distances, geometry, lambda x: cross_distances(x, X), lambda x: cross_distances(X, x)):
+        with pytest.raises(ValueError, match="non-finite"):
+            function(x)

@@ -1,0 +1,79 @@
+"""What the numbers' types change: float32 follows float64, half types and integers are computed in wider ones."""
+
+import pytest
+import torch
+from samples import F64, FEATURES, clusters, each, partial, randn, score, triple
+
+from captum_kd.distance import correlation, distance_correlation, geometry
+
+SINGLE = {
+    "far from the origin": each(lambda f: f + 1e4, *triple(40, 8)),
+    "one far column": each(lambda f: torch.cat([f, torch.full((40, 1), 1e6)], 1), *triple(40, 8)),
+    "near-duplicates": each(lambda f: torch.cat([f[:20], f[:20] + 1e-5 * randn(20, 8, seed=9)]), *triple(40, 8)),
+    "near-duplicates far from the origin": each(
+        lambda f: 1e3 + torch.cat([f[:20], f[:20] + 1e-3 * randn(20, 8, seed=9)]), *triple(40, 8)
+    ),
+    "tight clusters": [clusters(40, 8, width, seed) for seed, width in ((0, 1e-2), (2, 1e-3), (4, 1e-1))],
+    "very wide": triple(16, 20_000),
+    "very wide, far from the origin": each(lambda f: f + 1e3, *triple(16, 20_000)),
+    "heavy tails": each(lambda f: torch.tan(1.5 * torch.tanh(f)), *triple(40, 8)),
+    **{kind: FEATURES[kind] for kind in ("random", "duplicated", "one-dimensional", "badly scaled columns", "sparse")},
+}
+
+
+@pytest.mark.parametrize("kind", SINGLE)
+def test_float32_follows_float64(kind):
+    single = each(lambda f: f.float(), *SINGLE[kind])
+    double = each(lambda f: f.double(), *single)
+    assert distance_correlation(*single[:2]).dtype == torch.float32
+    for estimator in ("unbiased", "biased"):
+        expected = score(*double[:2], estimator=estimator)
+        assert score(*single[:2], estimator=estimator) == pytest.approx(expected, abs=1e-5)
+    for side in ("x", "both"):
+        expected = partial(*double, remove_from=side)
+        assert partial(*single, remove_from=side) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_computed_in_float32(dtype):
+    x, y, z = each(lambda f: f.to(dtype), *triple(30, 5))
+    found = distance_correlation(x, y)
+    assert found.dtype == torch.float32
+    assert float(found) == pytest.approx(score(x.double(), y.double()), abs=1e-6)
+    assert partial(x, y, z) == pytest.approx(partial(x.double(), y.double(), z.double()), abs=1e-6)
+
+
+def test_half_types_that_overflow_when_squared():
+    x, y, _ = each(lambda f: (1e4 * f).half(), *triple(30, 5))
+    assert score(x, y) == pytest.approx(score(x.double(), y.double()), abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64, torch.bool])
+def test_integers_are_exact(dtype):
+    x, y, _ = triple(30, 5)
+    x = (x > 0) if dtype == torch.bool else (10 * x).abs().to(dtype)
+    assert score(x, y) == pytest.approx(score(x.double(), y), abs=1e-14)
+
+
+def test_large_integers_keep_all_digits():
+    """Seconds since 1970 differ in digits that float32 does not have."""
+    seconds = 1_700_000_000 + torch.arange(20) ** 2
+    y = randn(20, 3, dtype=torch.float32)
+    assert score(seconds, y) == pytest.approx(score(torch.arange(20) ** 2, y), abs=1e-12)
+
+
+def test_one_side_in_float64_is_enough():
+    x, y, _ = triple(30, 5)
+    found = distance_correlation(x.float(), y)
+    assert found.dtype == F64
+    assert float(found) == pytest.approx(score(x.float().double(), y), abs=1e-14)
+
+
+def test_geometries_of_different_types_meet_in_the_first():
+    """Also where the second one's size is beyond float32."""
+    x, y, _ = triple(30, 5)
+    own = geometry(x.float())
+    for size in (1, 1e60, 1e-60):
+        other = geometry(y * size).to_like(own)
+        assert other.matrix.dtype == torch.float32
+        assert float(correlation(own, other)) == pytest.approx(score(x, y), abs=1e-6)

@@ -1,0 +1,209 @@
+"""Sums over processes are those of one process."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from workers import Workers, of
+
+from captum_kd.distance import sharded
+from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, ShardWalk
+from captum_kd.distance.sources import FeatureDistances, TensorFeatures
+from captum_kd.distance.sums import OneProcess, PairSums, population_sums
+from captum_kd.metrics.inference import label_permutation_p_value
+from captum_kd.processes import as_processes
+
+SIZES: list[tuple[int, ...]] = [(23, 23), (40, 7), (0, 46), (46, 0), (15, 16, 16), (30, 1, 16), (0, 45, 2)]
+
+
+def features(n: int, count: int = 3, dtype: torch.dtype = torch.float32, d: int = 5) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(n)
+    common = torch.randn(n, 3, generator=draw)
+    return [
+        torch.cat([common, torch.randn(n, d + each, generator=draw)], 1).to(dtype) * 3**each for each in range(count)
+    ]
+
+
+def spread(group: Any, sizes: Sequence[int], whole: Sequence[Tensor], widen: bool = True) -> Any:
+    processes = as_processes(group)
+    shards = Shards(sizes, processes.rank)
+    own = [TensorFeatures(each[shards.own]) for each in whole]
+    walk = ShardWalk(shards, processes, sum(each.shape[1] for each in own))
+    return walk, [ShardedDistances(ShardedFeatures(each, shards, processes), widen) for each in own]
+
+
+def sums_of(group: Any, sizes: Sequence[int], by_row: bool, block: int, held: bool) -> Any:
+    walk, sources = spread(group, sizes, features(sum(sizes)))
+    if held:
+        for source in sources:
+            source.hold(walk, block)
+    sums = population_sums(sources, by_row=by_row, block_size=block, walk=walk)
+    return sums.gram(), sums.gram("biased"), sums.raw_squares(), sums.without_each() if by_row else None
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize(("by_row", "block", "held"), [(False, 512, False), (True, 4, False), (True, 16, True)])
+def test_sums_are_those_of_one_process(
+    workers: Workers, sizes: tuple[int, ...], by_row: bool, block: int, held: bool
+) -> None:
+    whole = population_sums([FeatureDistances(TensorFeatures(each), True) for each in features(sum(sizes))], by_row=by_row)
+    expected = whole.gram(), whole.gram("biased"), whole.raw_squares(), whole.without_each() if by_row else None
+    for found in of(workers.run(len(sizes), sums_of, sizes, by_row, block, held)):
+        for ours, theirs in zip(found, expected):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+def test_every_pair_is_met_once_and_work_is_even(size: int) -> None:
+    counts = [6 + 2 * rank for rank in range(size)]
+    met = torch.zeros(sum(counts), sum(counts), dtype=torch.long)
+    for rank in range(size):
+        shards = Shards(counts, rank)
+        pairs = counts[rank] ** 2 / 2
+        for encounter in shards.encounters():
+            met[encounter.hosts, encounter.visitors] += 1
+            met[encounter.visitors, encounter.hosts] += 1
+            pairs += len(range(*encounter.hosts.indices(shards.n))) * len(range(*encounter.visitors.indices(shards.n)))
+        met[shards.own, shards.own] += 1
+        assert pairs == pytest.approx(counts[rank] * shards.n / 2, rel=0.3)
+    assert bool((met == 1).all())
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_what_one_sends_is_what_the_other_expects(size: int) -> None:
+    counts = [5, 0, 4, 9, 3][:size]
+    steps = [list(Shards(counts, rank).encounters()) for rank in range(size)]
+    for rank, own in enumerate(steps):
+        for step, encounter in enumerate(own):
+            theirs = steps[encounter.to][step]
+            assert theirs.source == rank and theirs.visitors == encounter.out
+
+
+def received(group: Any, n: int, d: int, block: int) -> tuple[int, int, int]:
+    """Bytes sent, and the most rows of others that were here at once."""
+    walk, sources = spread(group, [n // walk_size(group)] * walk_size(group), features(n, 1, d=d), False)
+    most = 0
+    welcome = ShardedFeatures.welcome
+
+    def watch(self: ShardedFeatures, rows: slice, room: Any) -> None:
+        nonlocal most
+        most = max(most, rows.stop - rows.start)
+        welcome(self, rows, room)
+
+    ShardedFeatures.welcome = watch  # type: ignore[method-assign]
+    try:
+        population_sums(sources, block_size=block, walk=walk)
+    finally:
+        ShardedFeatures.welcome = welcome  # type: ignore[method-assign]
+    return walk.processes.sent, most, sources[0].features.shape[1]
+
+
+def walk_size(group: Any) -> int:
+    return as_processes(group).size
+
+
+@pytest.mark.parametrize(("size", "block"), [(2, 7), (3, 7), (2, 512)])
+def test_features_travel_in_blocks_and_no_more_than_half_of_them(workers: Workers, size: int, block: int) -> None:
+    n = 60
+    share = n // size
+    for rank, (sent, most, width) in enumerate(of(workers.run(size, received, n, 5, block))):
+        rows = {2: [share, share // 2], 3: [share] * 3}[size][rank]
+        assert sent == rows * width * 4 and sent <= n * width * 4 / 2
+        assert most <= min(block, share // 2)
+
+
+def small_messages(group: Any, sizes: Sequence[int]) -> Tensor:
+    before = sharded._MESSAGE_NUMBERS, sharded._VISITING_NUMBERS
+    sharded._MESSAGE_NUMBERS, sharded._VISITING_NUMBERS = 20, 90
+    try:
+        walk, sources = spread(group, sizes, features(sum(sizes)))
+        return population_sums(sources, block_size=5, walk=walk).gram()
+    finally:
+        sharded._MESSAGE_NUMBERS, sharded._VISITING_NUMBERS = before
+
+
+def test_blocks_come_in_messages_of_a_few_rows(workers: Workers) -> None:
+    whole = population_sums([FeatureDistances(TensorFeatures(each), True) for each in features(30)])
+    for found in of(workers.run(3, small_messages, (11, 12, 7))):
+        torch.testing.assert_close(found, whole.gram(), rtol=1e-9, atol=1e-12)
+
+
+def sampled(group: Any, sizes: Sequence[int], step: int, held: bool) -> Tensor:
+    walk, (source,) = spread(group, sizes, features(sum(sizes), 1))
+    if held:
+        source.hold(walk, 8)
+    places = slice(0, source.n, step)
+    found: Tensor = source.block(places, places)
+    return found
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("step", [1, 7])
+def test_a_sample_is_that_of_one_process(workers: Workers, step: int, held: bool) -> None:
+    sizes = (70, 3, 80)
+    places = slice(0, sum(sizes), step)
+    expected = FeatureDistances(TensorFeatures(features(sum(sizes), 1)[0]), True).block(places, places)
+    for found in of(workers.run(3, sampled, sizes, step, held)):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def p_value(group: Any, sizes: Sequence[int], classes: int) -> float:
+    walk, (source,) = spread(group, sizes, features(sum(sizes), 1))
+    return label_permutation_p_value(source, *labelled(sum(sizes), classes), permutations=200, seed=3, walk=walk)
+
+
+def labelled(n: int, classes: int) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(classes)
+    y = torch.randint(classes, (n,), generator=draw)
+    points = torch.randn(classes, 3, generator=draw)
+    return y, torch.cdist(points, points)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("sizes", [(31, 30), (0, 20, 41)], ids=str)
+def test_p_values_are_those_of_one_process(workers: Workers, sizes: tuple[int, ...], classes: int) -> None:
+    source = FeatureDistances(TensorFeatures(features(sum(sizes), 1)[0]), True)
+    expected = label_permutation_p_value(source, *labelled(sum(sizes), classes), permutations=200, seed=3)
+    assert 0.01 < expected < 0.99
+    assert of(workers.run(len(sizes), p_value, sizes, classes)) == [expected] * len(sizes)
+
+
+def failing_block(group: Any) -> None:
+    walk, sources = spread(group, (9, 9, 9), features(27))
+
+    def fail(distances: Sequence[Tensor], rows: slice, columns: slice) -> None:
+        if walk.processes.rank == 1:
+            raise OSError("the disk is full")
+
+    walk.each(sources, 4, fail)
+
+
+def test_an_error_in_the_middle_of_an_exchange_is_everybodys(workers: Workers) -> None:
+    found = workers.run(3, failing_block)
+    assert isinstance(found[1], OSError) and "disk is full" in str(found[1])
+    for rank in (0, 2):
+        assert isinstance(found[rank], RuntimeError)
+        assert "Process 1 failed while comparing inputs" in str(found[rank]) and "the disk is full" in str(found[rank])
+
+
+def not_finite(group: Any) -> None:
+    rank = as_processes(group).rank
+    values = torch.full((4, 3), torch.nan if rank == 1 else 1.0)
+    shards = Shards((4, 4), rank)
+    ShardedDistances(ShardedFeatures(TensorFeatures(values), shards, as_processes(group)))
+
+
+def test_features_that_are_not_finite_are_an_error_in_all_processes(workers: Workers) -> None:
+    for error in workers.run(2, not_finite):
+        assert isinstance(error, ValueError) and "non-finite" in str(error)
+
+
+def test_a_walk_of_one_process_takes_all_blocks() -> None:
+    seen: list[tuple[int, int]] = []
+    source = FeatureDistances(TensorFeatures(features(10, 1)[0]))
+    OneProcess().each([source], 4, lambda distances, rows, columns: seen.append((rows.start, columns.start)))
+    assert seen == [(0, 0), (0, 4), (0, 8), (4, 4), (4, 8), (8, 8)]
+    assert isinstance(population_sums([source]), PairSums)

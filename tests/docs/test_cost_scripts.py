@@ -1,0 +1,112 @@
+"""The cost model counts what is done and finds constants again; peers compute one quantity; the figure comes of the table."""
+
+import csv
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib.image
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SIZES = [(64, 256), (1000, 256), (16_000, 256), (1000, 16), (1000, 4096)]
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("docs/scripts", "tests/benchmarks"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+
+
+@pytest.fixture
+def model() -> ModuleType:
+    pytest.importorskip("scipy")
+    pytest.importorskip("torchvision")
+    import cost_model
+
+    return cost_model
+
+
+# ------------------------------------------------------------------------------ cost model
+
+
+def test_counts_follow_the_blocks() -> None:
+    from cost_terms import Case, count
+
+    one = count(Case(200, 10, wide=2, light=1, block=512))
+    assert one.blocks == 3 and one.reread == 2 * 2 * 10 * 200
+    assert one.products == 2 * 10 * 2 * 200 * 200 / 2
+    assert one.distances == 3 * 200**2 and one.sums == 2 * 9 * 200**2
+    many = count(Case(1024, 10, wide=1, block=512))
+    assert many.blocks == 3  # two on the diagonal and one beside it
+    assert many.reread == 3 * 2 * 512 * 10
+    few = count(Case(1024, 10, wide=1, block=256))
+    assert few.reread > many.reread and few.products == many.products
+
+
+def test_the_fit_finds_constants_again(model: ModuleType) -> None:
+    constants = [2e-11, 3e-9, 1e-10, 4e-10, 2e-5]
+    rows = []
+    for case in model.FITTED:
+        counts = model.count(case)
+        rows.append({"counts": counts, "seconds": sum(a * b for a, b in zip(constants, counts))})
+    assert model.fit(rows) == pytest.approx(constants, rel=1e-4)
+    assert model.predicted(model.FITTED[0], constants) == pytest.approx(rows[0]["seconds"])
+
+
+def test_forecasts_share_the_work() -> None:
+    from cost_terms import EIGHT_H100, H100, Case, Setting, forecast
+
+    case, setting = Case(1_000_000, 2048, 2, 1), Setting(8.2e9, 100_352)
+    one, eight = forecast(case, setting, H100), forecast(case, setting, EIGHT_H100)
+    assert one["sending"] == 0 < eight["sending"]
+    for term in ("networks", "products", "distances", "sums", "starting kernels"):
+        assert one[term] == pytest.approx(8 * eight[term])
+    # By hand: 10^12 pairs both ways, half of them taken, 2 x 2048 operations each, of two models.
+    assert one["products"] == pytest.approx(2 * 2048 * 2 * 0.5e12 / (67e12 * 0.6), rel=1e-2)
+    assert one["networks"] == pytest.approx(2e6 * 8.2e9 / (67e12 * 0.4))
+    wide = forecast(case._replace(d=802_816), setting, H100)
+    assert max(wide, key=lambda term: wide[term]) == "reading features"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.01, "below 0.1 s"), (0.52, "0.5 s"), (104, "104 s"), (125, "2.1 min"), (36_000, "10 h"), (2e6, "23 days")],
+)
+def test_times_in_words(model: ModuleType, seconds: float, words: str) -> None:
+    assert model.said(seconds) == words
+
+
+# ----------------------------------------------------------------------------------- peers
+
+
+@pytest.mark.parametrize("job", ["FSS", "RS"])
+@pytest.mark.parametrize(("peer", "package"), [("broadcasting", "torch"), ("dcor", "dcor"), ("gathering", "torchmetrics")])
+def test_peers_compute_what_this_package_does(peer: str, package: str, job: str) -> None:
+    pytest.importorskip(package)
+    from peers import PEERS, make_inputs
+
+    inputs = make_inputs(job, 96, 12)
+    found = PEERS[peer].score(*inputs)
+    assert found == pytest.approx(PEERS["captum_kd"].score(*inputs), abs=1e-5)
+    assert 0.05 < found < 1
+
+
+def test_peers_that_need_too_much_are_not_run() -> None:
+    from peers import PEERS, reason_not_to
+
+    gib = 2**30
+    assert reason_not_to(PEERS["broadcasting"], "FSS", 4000, 256, 8 * gib) == "would need 30.5 GiB"
+    assert reason_not_to(PEERS["broadcasting"], "FSS", 1000, 256, 8 * gib) is None
+    assert all(reason_not_to(PEERS["captum_kd"], job, 16_000, 256, gib) is None for job in ("FSS", "RS"))
+
+
+def test_slopes_are_exponents_and_the_figure_is_drawn(tmp_path: Path) -> None:
+    import plot_cost
+
+    assert plot_cost.slope([1, 10, 100, 1000], [5, 5, 5e2, 5e4]) == pytest.approx(2)
+    assert plot_cost.slope([10], [3]) is None
+    rows = [["FSS", peer, n, d, n * n * d / 1e8, n / 10, ""] for peer in ("one", "two") for n, d in SIZES]
+    with open(tmp_path / "peers.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["job", "peer", "n", "d", "seconds", "peak_mib", "not_run"], *rows])
+    plot_cost.main([f"--table={tmp_path / 'peers.csv'}", f"--output={tmp_path / 'cost.png'}"])
+    assert matplotlib.image.imread(tmp_path / "cost.png").shape[1] > 1000
