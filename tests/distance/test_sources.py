@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_kd.distance import center, euclidean_distances, noise_level
+from captum_kd.distance import center, correlation, euclidean_distances, geometry, noise_level, remove
+from captum_kd.distance.blockwise import source_correlation
 from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures
 
 FLOATS = [torch.float32, torch.float64]
@@ -130,3 +131,28 @@ def test_a_guess_of_what_centring_takes(n):
     else:
         assert best.norm() <= left.norm() < 1.2 * best.norm()
         assert (left - best).abs().amax() < 0.2 * distances.mean()
+
+
+# ---------------------------------------------------------------------------- scores
+
+
+@pytest.mark.parametrize("block_size", [7, 100])
+@pytest.mark.parametrize("held", [True, False], ids=["matrices", "features"])
+def test_scores_of_sources_are_those_of_geometries(held, block_size):
+    three = [random(30, width, seed=width) for width in (2, 3, 4)]
+    sources = [MatrixDistances(euclidean_distances(x)) if held else FeatureDistances(TensorFeatures(x)) for x in three]
+    p, q, g = (geometry(x) for x in three)
+    biased = correlation(*(geometry(x, "biased") for x in three[:2]))
+    for found, expected in [
+        (source_correlation(sources, "unbiased", block_size), correlation(p, q)),
+        (source_correlation(sources, "biased", block_size), biased),
+        (source_correlation(sources, "unbiased", block_size, 2), correlation(remove(p, g), q)),
+        (source_correlation(sources, "unbiased", block_size, 2, True), correlation(remove(p, g), remove(q, g))),
+    ]:
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_sources_without_geometry_score_zero_with_a_warning():
+    sources = [FeatureDistances(TensorFeatures(x)) for x in (torch.ones(9, 2, dtype=torch.float64), random(9, 2))]
+    with pytest.warns(UserWarning, match="no geometry"):
+        assert float(source_correlation(sources, "unbiased", 4)) == 0

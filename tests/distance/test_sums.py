@@ -96,12 +96,6 @@ def test_inner_products_without_each_input(size):
         torch.testing.assert_close(found[k], products(left) / ((N - 1) * (N - 4)), rtol=1e-10, atol=1e-12)
 
 
-def test_inner_products_without_each_input_need_sums_by_row():
-    matrices = distances()
-    with pytest.raises(ValueError, match="by_row=True"):
-        summed(matrices, shifts_of("exact", matrices), N).without_each()
-
-
 @pytest.mark.parametrize("by_row", [False, True])
 def test_shares_of_the_blocks_add_up(by_row):
     matrices, shifts = distances(), random(K, N, seed=9)
@@ -136,17 +130,6 @@ def test_work_in_parts_of_a_block_gives_the_same(monkeypatch):
     torch.testing.assert_close(parts.rows, whole.rows)
     torch.testing.assert_close(parts.products, whole.products)
     torch.testing.assert_close(parts.by_row, whole.by_row)
-
-
-@pytest.mark.parametrize(("n", "size"), [(1, 1), (7, 3), (9, 3), (5, 10)])
-def test_tiles_cover_every_pair_once(n, size):
-    met = torch.zeros(n, n, dtype=torch.long)
-    for rows, columns in tiles(n, size):
-        assert 0 < rows.stop - rows.start <= size and 0 < columns.stop - columns.start <= size
-        met[rows, columns] += 1
-        if rows != columns:
-            met[columns, rows] += 1
-    assert (met == 1).all()
 
 
 class Guessed(MatrixDistances):
