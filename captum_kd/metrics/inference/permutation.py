@@ -97,6 +97,8 @@ def label_permutation_p_value(
     seen = _classes(labels, class_distances, n)
     if not (sums is None or isinstance(sums, PairSums)):
         raise TypeError(f"sums must be what population_sums() gave for these distances, or None; got {described(sums)}.")
+    if not callable(getattr(walk, "each", None)):
+        raise TypeError(f"walk must go through pairs of inputs, as OneProcess() does, got {described(walk)}.")
     permutations, seed = as_count(permutations, "permutations", 1), as_count(seed, "seed")
     found = _ClassSums(source, seen, population_sums([source], walk=walk) if sums is None else sums)
     if found.norm <= source.noise * n:  # in units of the distances' norm over n
