@@ -9,6 +9,7 @@ from torch import Tensor
 
 from captum_kd._warnings import warn_user
 from captum_kd.distance import MIN_INPUTS, euclidean_distances, is_finite
+from captum_kd.distance.centring import LEAST_WITH_REMOVAL
 from captum_kd.embeddings import WAYS_OUT_OF_POPULATION, label_geometry
 
 __all__ = ["FEW_INPUTS", "check_population", "check_reference_inputs"]
@@ -26,8 +27,7 @@ def check_population(
         ValueError: fewer than 4 inputs, 5 with labels or a Teacher; labels without geometry.
     """
     n = inputs[0].shape[0]
-    # The U-centred matrices of 4 inputs span 2 dimensions: after removal a score can only flip its sign.
-    least = MIN_INPUTS + 1 if has_teacher or labels is not None else MIN_INPUTS
+    least = LEAST_WITH_REMOVAL if has_teacher or labels is not None else MIN_INPUTS
     beside = "with a Teacher" if has_teacher else "with labels" if labels is not None else "without labels"
     if n < least:
         raise ValueError(

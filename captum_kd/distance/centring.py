@@ -19,6 +19,7 @@ from captum_kd.distance.pairwise import distances_to_center
 __all__ = [
     "Estimator",
     "Geometry",
+    "LEAST_WITH_REMOVAL",
     "MIN_INPUTS",
     "center",
     "check_estimator",
@@ -35,6 +36,8 @@ Estimator = Literal["unbiased", "biased"]
 
 MIN_INPUTS = 4
 """U-centring divides by (n - 3): fewer inputs have no geometry."""
+LEAST_WITH_REMOVAL = MIN_INPUTS + 1
+"""The U-centred matrices of 4 inputs span 2 dimensions: after removal a score can only flip its sign."""
 
 
 class Geometry(NamedTuple):

@@ -21,8 +21,10 @@ from captum_kd.distance.pairwise import (
     power_of_two,
 )
 
-__all__ = ["DistanceSource", "FeatureDistances", "Features", "MatrixDistances", "TensorFeatures", "widest"]
+__all__ = ["DistanceSource", "FeatureDistances", "Features", "MatrixDistances", "TensorFeatures", "is_to_be_widened", "widest"]
 
+# Distances of more inputs are computed in the features' own precision: twice as fast, and rounding averages out.
+_MOST_WIDENED_INPUTS = 2**12
 # Anchors: inputs from whose distances alone the others' places are guessed.
 _ANCHORS = 256
 # Numbers of a chunk of columns (128 MB of float64).
@@ -189,3 +191,8 @@ class FeatureDistances:
 
 def widest(device: torch.device) -> torch.dtype:
     return torch.float64 if has_float64(device) else torch.float32
+
+
+def is_to_be_widened(features: Features) -> bool:
+    """Whether a population's distances, of so few inputs, are to be computed in float64."""
+    return features.shape[0] <= _MOST_WIDENED_INPUTS

@@ -10,6 +10,7 @@ from torch import Tensor
 from captum_kd._arguments import Target, as_inputs, as_labels
 from captum_kd._values import check_choice, described
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
+from captum_kd.distance.centring import LEAST_WITH_REMOVAL
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
 from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_class_embeddings, check_label_geometry, label_geometry
@@ -100,7 +101,7 @@ def relevance_score(
         >>> residual = relevance_score(base, "layer3", images, labels, given=(student, "layer3"))
     """
     values = as_inputs(inputs)
-    check_inputs(values, MIN_INPUTS if given is None else MIN_INPUTS + 1)
+    check_inputs(values, MIN_INPUTS if given is None else LEAST_WITH_REMOVAL)
     check_estimator(estimator)
     check_choice(remove_from, "remove_from", ("x", "both"))
     check_block_size(block_size)

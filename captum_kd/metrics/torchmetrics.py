@@ -18,10 +18,10 @@ from captum_kd._batches import device_of, to_device
 from captum_kd._values import check_choice, described
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator
 from captum_kd.distance.blockwise import check_block_size, noise_squares
-from captum_kd.distance.centring import warn_of_no_geometry
+from captum_kd.distance.centring import LEAST_WITH_REMOVAL, warn_of_no_geometry
 from captum_kd.distance.gram import gram_correlation
 from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, ShardWalk
-from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
+from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures, is_to_be_widened
 from captum_kd.distance.sums import BLOCK, OneProcess, Walk, population_sums
 from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_class_embeddings, check_label_geometry
 from captum_kd.features import FeatureTransform, flatten
@@ -39,9 +39,6 @@ except ImportError as error:
     ) from error
 
 __all__ = ["FeatureSimilarityScore", "LayerFeatures", "RelevanceScore", "TransferScores"]
-
-FEW_WIDENED = 2**12
-"""Distances of so few inputs are computed in float64, as in a report."""
 
 _WIDTHS = (torch.float32, torch.float64)
 
@@ -386,7 +383,7 @@ class RelevanceScore(_GeometryMetric):
         """Scalar in [-1, 1]."""
         removes = any(as_processes(self._shared_by).gather(_joined(self.given) is not None))
         if removes:
-            return self._compare(("features", "given"), MIN_INPUTS + 1).score(0, 2, 1, self.remove_from == "both")
+            return self._compare(("features", "given"), LEAST_WITH_REMOVAL).score(0, 2, 1, self.remove_from == "both")
         return self._compare(("features",), MIN_INPUTS).score(0, 1)
 
 
@@ -441,7 +438,7 @@ class TransferScores(_GeometryMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars in [-1, 1] by the score's name."""
-        found = self._compare(("student", "base"), MIN_INPUTS + 1)
+        found = self._compare(("student", "base"), LEAST_WITH_REMOVAL)
         return {name: found.score(*sides) for name, sides in self.SCORES.items()}
 
     def _nothing(self) -> dict[str, Tensor]:
@@ -481,7 +478,7 @@ def _told(kinds: Mapping[str, tuple[int, torch.dtype]]) -> str:
 
 
 def _distances(features: TensorFeatures, shards: Shards, processes: Processes) -> DistanceSource:
-    widen = shards.n <= FEW_WIDENED
     if type(processes) is Processes:
-        return FeatureDistances(features, widen)
-    return ShardedDistances(ShardedFeatures(features, shards, processes), widen)
+        return FeatureDistances(features, is_to_be_widened(features))
+    shared = ShardedFeatures(features, shards, processes)
+    return ShardedDistances(shared, is_to_be_widened(shared))

@@ -10,13 +10,10 @@ from __future__ import annotations
 from typing import NamedTuple, Optional
 
 from captum_kd._values import as_number
-from captum_kd.distance import MIN_INPUTS
+from captum_kd.distance.centring import LEAST_WITH_REMOVAL
 from captum_kd.metrics.inference.products import Products, Score, check_products, check_score
 
-__all__ = ["JackknifeEstimate", "LEAST_WITH_REMOVAL", "jackknife"]
-
-LEAST_WITH_REMOVAL = MIN_INPUTS + 1
-"""The U-centred matrices of 4 inputs span 2 dimensions: after removal a score can only flip its sign."""
+__all__ = ["JackknifeEstimate", "jackknife"]
 
 
 class JackknifeEstimate(NamedTuple):

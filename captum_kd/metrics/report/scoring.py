@@ -13,7 +13,7 @@ from torch import Tensor
 
 from captum_kd.distance import Estimator
 from captum_kd.distance.gram import gram_correlation
-from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features
+from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features, is_to_be_widened
 from captum_kd.distance.sums import BLOCK, OneProcess, PairSums, Walk, population_sums
 from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_label_geometry, label_distances
 from captum_kd.labels import LabelDistances
@@ -39,11 +39,8 @@ __all__ = [
     "WHOLE",
     "distance_source",
     "is_of_a_remainder",
-    "is_to_be_widened",
 ]
 
-# Distances of more inputs are computed in the features' own precision: twice as fast, and rounding averages out.
-_MOST_WIDENED_INPUTS = 2**12
 
 LABELS = "labels"
 _LAST = "\0last:"
@@ -260,8 +257,3 @@ def distance_source(features: Features, *, held: bool) -> DistanceSource:
     """
     source = FeatureDistances(features, widen=is_to_be_widened(features))
     return source.matrix() if held else source
-
-
-def is_to_be_widened(features: Features) -> bool:
-    """Whether distances of so few inputs are computed in float64."""
-    return features.shape[0] <= _MOST_WIDENED_INPUTS

@@ -15,11 +15,11 @@ from torch.utils.data import DistributedSampler
 from captum_kd._batches import Unpack, unpack_batch
 from captum_kd.distance.blockwise import MOST_DENSE
 from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, ShardWalk
-from captum_kd.distance.sources import DistanceSource, Features, TensorFeatures
+from captum_kd.distance.sources import DistanceSource, Features, TensorFeatures, is_to_be_widened
 from captum_kd.distance.sums import OneProcess, Walk
 from captum_kd.metrics.report.localizing import Localizer
 from captum_kd.metrics.report.memory import Placement
-from captum_kd.metrics.report.scoring import distance_source, is_to_be_widened
+from captum_kd.metrics.report.scoring import distance_source
 from captum_kd.metrics.report.storage import FeatureStore
 from captum_kd.processes import Processes
 
