@@ -12,13 +12,14 @@ together have, divided by W, for each process: :math:`\tfrac12 n d` numbers alto
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Protocol, Sequence
 
 import torch
 from torch import Tensor
 
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features, TensorFeatures, widest
-from captum_kd.distance.sums import Watch, tiles
+from captum_kd.distance.sums import Watch, parts
 from captum_kd.processes import Processes
 
 __all__ = ["Room", "ShardWalk", "ShardedDistances", "ShardedFeatures", "Shards"]
@@ -382,9 +383,8 @@ class ShardWalk:
             failure.run(lambda: see([source.block(rows, columns) for source in sources], rows, columns))
 
         with self.processes.together("comparing inputs"):
-            for rows, columns in tiles(self.shards.own.stop - self.shards.own.start, block_size):
-                start = self.shards.own.start
-                meet(slice(rows.start + start, rows.stop + start), slice(columns.start + start, columns.stop + start))
+            for rows, columns in combinations_with_replacement(parts(self.shards.own, block_size), 2):
+                meet(rows, columns)
             for encounter in self.shards.encounters():
                 size = min(block_size, self._most)
                 there = parts(encounter.visitors, size)
@@ -455,12 +455,6 @@ def _messages(travelling: Sequence[ShardedFeatures], rows: slice, block_size: in
             pieces = list(parts(block, max(1, _MESSAGE_NUMBERS // features.shape[1])))
             for piece in pieces:
                 yield _Message(source, piece, block, source == len(travelling) - 1 and piece is pieces[-1])
-
-
-def parts(whole: slice, size: int) -> Iterator[slice]:
-    """A range in parts of a size, the last one smaller."""
-    for start in range(whole.start, whole.stop, size):
-        yield slice(start, min(start + size, whole.stop))
 
 
 def _length(rows: slice) -> int:

@@ -15,6 +15,7 @@ rows and is sent blocks of columns accumulates its share, and the shares are add
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
 from typing import Callable, Iterator, Optional, Protocol, Sequence
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from captum_kd.distance.centring import Estimator
 from captum_kd.distance.sources import DistanceSource
 
-__all__ = ["BLOCK", "OneProcess", "PairSums", "Walk", "population_sums", "tiles"]
+__all__ = ["BLOCK", "OneProcess", "PairSums", "Walk", "parts", "population_sums", "tiles"]
 
 BLOCK = 512
 """Inputs a side of a block: large enough for the matrix product, small enough for a core's cache."""
@@ -162,10 +163,13 @@ class PairSums:
 
 def tiles(n: int, size: int) -> Iterator[tuple[slice, slice]]:
     """Blocks on and above the diagonal of an (n, n) matrix: each pair of inputs once."""
-    parts = [slice(start, min(start + size, n)) for start in range(0, n, size)]
-    for place, rows in enumerate(parts):
-        for columns in parts[place:]:
-            yield rows, columns
+    return combinations_with_replacement(parts(slice(0, n), size), 2)
+
+
+def parts(whole: slice, size: int) -> Iterator[slice]:
+    """A range in parts of a size, the last one smaller."""
+    for start in range(whole.start, whole.stop, size):
+        yield slice(start, min(start + size, whole.stop))
 
 
 class Walk(Protocol):
