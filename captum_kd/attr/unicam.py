@@ -298,20 +298,11 @@ class UniCAM(LayerAttribution):
             >>> # Two layers from one pass: a list of two results.
             >>> attr3, attr4 = UniCAM(student, ["conv3", "conv4"], base).attribute(images, labels)
         """
-        (maps,) = self._explain(
-            Call.checked(
-                inputs,
-                target,
-                additional_forward_args,
-                attribute_to_layer_input,
-                internal_batch_size,
-                show_progress,
-                has_teacher=self._teacher is not None,
-            ),
-            checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs),
-            reference,
-            both=False,
+        call = self._call(
+            inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
+        map_settings = checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs)
+        (maps,) = self._explain(call, map_settings, reference, both=False)
         return maps
 
     @log_usage()
@@ -342,20 +333,11 @@ class UniCAM(LayerAttribution):
             >>> # 64 images; the layer gives 64x512x7x7 in both models: two maps of 64x1x7x7.
             >>> distilled, residual = unicam.attribute_transfer(images, labels)
         """
-        distilled, residual = self._explain(
-            Call.checked(
-                inputs,
-                target,
-                additional_forward_args,
-                attribute_to_layer_input,
-                internal_batch_size,
-                show_progress,
-                has_teacher=self._teacher is not None,
-            ),
-            checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs),
-            reference,
-            both=True,
+        call = self._call(
+            inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
+        map_settings = checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs)
+        distilled, residual = self._explain(call, map_settings, reference, both=True)
         return TransferAttributions(distilled, residual)
 
     def reference(
@@ -391,14 +373,8 @@ class UniCAM(LayerAttribution):
             >>> population = unicam.reference(images, labels)  # 64 images, say
             >>> attr = unicam.attribute(image, target=3, reference=population)  # image: 1x3x224x224
         """
-        call = Call.checked(
-            inputs,
-            target,
-            additional_forward_args,
-            attribute_to_layer_input,
-            internal_batch_size,
-            show_progress,
-            has_teacher=self._teacher is not None,
+        call = self._call(
+            inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
         check_reference_inputs(call.n, call.labels, self.class_embeddings)
         student, base, *teacher = (
@@ -413,6 +389,10 @@ class UniCAM(LayerAttribution):
                 measured[objective] = LayerReference.of(s, b, labels, self.class_embeddings, *t)
         layers = tuple(measured[objective] for objective in self._objectives())
         return ReferencePopulation(layers, self._made_with(call.at_input))
+
+    def _call(self, *arguments: Any) -> Call:
+        """The arguments of :meth:`Call.checked`, for these models."""
+        return Call.checked(*arguments, has_teacher=self._teacher is not None)
 
     def _explain(
         self, call: Call, map_settings: dict[str, Any], reference: Optional[ReferencePopulation], *, both: bool
