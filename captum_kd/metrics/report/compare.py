@@ -220,6 +220,7 @@ def compare_transfer(
             )
             place = None if localize_layer is None else labels.index(localize_layer)
             localizer = Localizer(explain, localize_target, place, len(labels), keep, noise, seed)
+        explained_by = localize if localize is None or isinstance(localize, str) else name_of(localize)
         maps_know_labels = localizer is not None and localize_target == "label"
         in_pairs = localize == "unicam"
         pairs = pairs_of(subjects, explained_in_pairs=in_pairs)
@@ -258,7 +259,7 @@ def compare_transfer(
             labels,
             embeddings,
             {
-                "localize": localize if localize is None or isinstance(localize, str) else name_of(localize),
+                "localize": explained_by,
                 "localize_target": localize_target,
                 "localize_layer": localize_layer,
                 "reference": None if reference is None else digest_of_tensors(as_inputs(reference[0], "reference[0]")),
@@ -326,7 +327,7 @@ def compare_transfer(
         "batches": {"used": taker.used, "left_out": taker.left_out} if isinstance(taker, MiniBatches) else None,
         "estimator": estimator,
         "feature_transform": name_of(feature_transform),
-        "localize": localize if localize is None or isinstance(localize, str) else name_of(localize),
+        "localize": explained_by,
         "localize_target": None if localize is None else localize_target,
         "localize_layer": localize_layer,
         "keep": None if localize is None else keep,

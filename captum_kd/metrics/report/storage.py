@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance.pairwise import largest_of
+from captum_kd.distance.sources import widest
 
 __all__ = ["FeatureStore"]
 
@@ -59,7 +60,7 @@ class FeatureStore:
         n, width = self.shape
         if n == 0:
             self.dtype = values.dtype
-        total = values.sum(0, dtype=torch.float64 if values.device.type != "mps" else None)
+        total = values.sum(0, dtype=widest(values.device))
         self._sum = total if self._sum is None else self._sum + total.to(self._sum.device)
         self._largest = max(self._largest, largest_of(values))
         self.shape = (n + values.shape[0], values.shape[1])
