@@ -13,12 +13,16 @@ from captum_kd import UniCAM, global_average_pool
 pytestmark = pytest.mark.filterwarnings("ignore:The population is")
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_teacher_without_geometry_warns_and_gives_zeros(mode):
+def beside_a_teacher_without_geometry(mode):
     teacher = teacher_of_width()
     nn.init.zeros_(teacher.conv2.weight)
     unicam = make(teacher_func=teacher)
-    population = unicam.reference(references()) if mode == "reference" else None
+    return unicam, unicam.reference(references()) if mode == "reference" else None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_teacher_without_geometry_warns_and_gives_zeros(mode):
+    unicam, population = beside_a_teacher_without_geometry(mode)
     with pytest.warns(UserWarning, match="Nothing of the geometry of the Teacher"):
         both = unicam.attribute_transfer(inputs(), reference=population)
     assert torch.equal(both.distilled, torch.zeros(N, 1, 6, 6))
@@ -27,10 +31,7 @@ def test_a_teacher_without_geometry_warns_and_gives_zeros(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_teacher_without_geometry_is_warned_of_at_the_call(mode):
-    teacher = teacher_of_width()
-    nn.init.zeros_(teacher.conv2.weight)
-    unicam = make(teacher_func=teacher)
-    population = unicam.reference(references()) if mode == "reference" else None
+    unicam, population = beside_a_teacher_without_geometry(mode)
     with pytest.warns(UserWarning, match="Nothing of the geometry of the Teacher") as record:
         unicam.attribute_transfer(inputs(), reference=population)
     assert {warning.filename for warning in record if "Teacher" in str(warning.message)} == {__file__}
