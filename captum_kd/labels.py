@@ -35,7 +35,7 @@ class LabelDistances:
         self._counts = counts.to(device, widest(device))
         self._apart = label_distances(seen, seen, class_embeddings).to(device, widest(device))
 
-    def block(self, rows: slice, columns: slice) -> Tensor:
+    def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
         return self._apart[self._place[rows]][:, self._place[columns]]
 
     def shift(self) -> tuple[Tensor, bool]:

@@ -17,7 +17,7 @@ from captum_kd.distance.centring import Estimator, warn_of_no_geometry
 from captum_kd.distance.gram import gram_correlation
 from captum_kd.distance.pairwise import unchecked_distances
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
-from captum_kd.distance.sums import BLOCK, PairSums, population_sums, tiles
+from captum_kd.distance.sums import PairSums, block_side, population_sums, tiles
 
 __all__ = ["MOST_DENSE", "block_correlation", "check_block_size", "chosen_block", "noise_squares", "source_correlation"]
 
@@ -31,10 +31,10 @@ def check_block_size(block_size: Optional[int]) -> None:
         as_count(block_size, "block_size", 1, or_none=True)
 
 
-def chosen_block(n: int, block_size: Optional[int]) -> Optional[int]:
-    """Inputs a side of a block; None: whole matrices."""
+def chosen_block(features: Tensor, block_size: Optional[int]) -> Optional[int]:
+    """Inputs a side of a block of the distances of features (n, d); None: whole matrices."""
     if block_size is None:
-        return None if n <= MOST_DENSE else BLOCK
+        return None if features.shape[0] <= MOST_DENSE else block_side(features.device)
     return block_size
 
 
@@ -84,7 +84,7 @@ class _BlockGram(torch.autograd.Function):
         sums = population_sums(sources, block_size=block_size)
         noise = noise_squares(sums, sources)
         ctx.block_size = block_size
-        ctx.units = [(source.unit, source.dtype) for source in sources]
+        ctx.units = [(source.unit, source.dtype, source.apart) for source in sources]
         ctx.save_for_backward(sums.u_shifts(estimator), *features)
         ctx.mark_non_differentiable(noise)
         return sums.gram(estimator), noise
@@ -103,10 +103,10 @@ class _BlockGram(torch.autograd.Function):
             parts = (rows,) if on_diagonal else (rows, columns)
             leaves = [
                 [(each[part].to(dtype) / unit).detach().requires_grad_() for part in parts]
-                for each, (unit, dtype) in zip(features, ctx.units)
+                for each, (unit, dtype, _) in zip(features, ctx.units)
             ]
             with torch.enable_grad():
-                distances = [unchecked_distances(*each) for each in leaves]
+                distances = [unchecked_distances(*each, apart=apart) for each, (_, _, apart) in zip(leaves, ctx.units)]
             centred = torch.stack([each.detach().to(shifts.dtype) for each in distances])
             centred.sub_(shifts[:, rows, None]).sub_(shifts[:, None, columns])
             for place in wanted:

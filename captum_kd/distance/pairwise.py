@@ -26,8 +26,10 @@ __all__ = [
     "full_precision",
     "has_float64",
     "is_finite",
+    "is_queued",
     "largest_of",
     "power_of_two",
+    "quick_distances",
     "safe_size",
     "unchecked_distances",
 ]
@@ -113,17 +115,17 @@ def distances_to_center(x: Tensor, largest: Optional[float] = None) -> Tensor:
     return unchecked_distances(scaled.double() if few else scaled)
 
 
-def unchecked_distances(x: Tensor, y: Optional[Tensor] = None) -> Tensor:
+def unchecked_distances(x: Tensor, y: Optional[Tensor] = None, *, apart: bool = False) -> Tensor:
     """:func:`cross_distances`, or the :func:`euclidean_distances` of ``x``, of features known to be finite and of a size
-    whose squares are safe."""
+    whose squares are safe; and, where they are known to be ``apart``, without a pair that has to be subtracted."""
     if not (torch.is_grad_enabled() and (x.requires_grad or (y is not None and y.requires_grad))):
-        distances = _forward(x, y)[2]
+        distances = _forward(x, y, apart)[2]
         return distances if distances.dtype == x.dtype else distances.to(x.dtype)
-    differentiable: Tensor = _Distances.apply(x, y)
+    differentiable: Tensor = _Distances.apply(x, y, apart)
     return differentiable
 
 
-def _forward(x: Tensor, y: Optional[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward(x: Tensor, y: Optional[Tensor], apart: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Shifted rows of both sets, their distances, and the pairs that were subtracted one by one."""
     shift = (x if y is None else y).mean(0)
     xs = x - shift
@@ -134,7 +136,10 @@ def _forward(x: Tensor, y: Optional[Tensor]) -> tuple[Tensor, Tensor, Tensor, Te
         return ((xs, ys),) if single else zip(xs.split(CHUNK, 1), ys.split(CHUNK, 1))
 
     with full_precision(xs.device):
-        distances, close = block_distances(chunks, symmetric=y is None, single=single)
+        if apart:
+            distances, close = quick_distances(chunks, symmetric=y is None, single=single)[0], _no_pairs(xs.device)
+        else:
+            distances, close = block_distances(chunks, symmetric=y is None, single=single)
     return xs, ys, distances, close
 
 
@@ -170,15 +175,15 @@ class _Distances(torch.autograd.Function):
     """Distances with a gradient of two matrix products and none at coincident rows."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Optional[Tensor]) -> Tensor:
-        xs, ys, distances, close = _forward(x, y)
+    def forward(ctx: Any, x: Tensor, y: Optional[Tensor], apart: bool) -> Tensor:
+        xs, ys, distances, close = _forward(x, y, apart)
         ctx.symmetric = y is None
         ctx.save_for_backward(xs, ys, distances, close)
         return distances.to(x.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], Optional[Tensor]]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         xs, ys, distances, close = ctx.saved_tensors
         if ctx.symmetric:
             grad = grad + grad.T
@@ -197,7 +202,7 @@ class _Distances(torch.autograd.Function):
             grad_x.index_add_(0, rows[part], pull)
             if grad_y is not None:
                 grad_y.index_add_(0, columns[part], pull, alpha=-1)
-        return grad_x.to(grad.dtype), None if grad_y is None else grad_y.to(grad.dtype)
+        return grad_x.to(grad.dtype), None if grad_y is None else grad_y.to(grad.dtype), None
 
 
 def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[Tensor, Tensor]:
@@ -224,7 +229,7 @@ def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
     share, largest = _CLOSE[left.dtype], y2.amax()
     least = 2 * share * max(float(largest), 0.0 if symmetric else float(x2.amax()))
     # Blocks of rows stay in a core's cache from the product to the root; another device has no use for them.
-    step = _ROWS if symmetric and left.device.type == "cpu" else n
+    step = n if is_queued(left.device) or not symmetric else _ROWS
     whole = step >= n
     distances = products if products is not None else left if whole else left.new_empty((n, m))
     found = []
@@ -266,6 +271,29 @@ def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
     return distances, close
 
 
+def quick_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[Tensor, Tensor]:
+    """:func:`block_distances` without subtracting any pair, so that nothing has to be asked of the device.
+
+    Returns:
+        tuple: distances (n, m), and whether some pair is so close that its distance has lost too many digits: a Boolean
+        without dimensions, which nobody has looked at.
+    """
+    if single:
+        left, right = next(iter(chunks()))
+        x2 = torch.linalg.vecdot(left, left)
+        y2 = x2 if symmetric else torch.linalg.vecdot(right, right)
+        squares = torch.addmm(y2, left, right.T, alpha=-2)
+    else:
+        squares, x2, y2 = _summed_products(chunks, symmetric)
+        squares.mul_(-2).add_(y2)
+    squares.add_(x2[:, None])
+    if symmetric:
+        squares.fill_diagonal_(torch.inf)
+    doubt = (squares.amin(1) <= _CLOSE[squares.dtype] * (x2 + y2.amax())).any()
+    distances = squares.clamp_(min=0).sqrt_()
+    return (distances.fill_diagonal_(0) if symmetric else distances), doubt
+
+
 @lru_cache
 def _no_pairs(device: torch.device) -> Tensor:
     return torch.empty((2, 0), dtype=torch.long, device=device)
@@ -287,7 +315,10 @@ def _summed_products(chunks: Chunks, symmetric: bool) -> tuple[Tensor, Tensor, T
 
 
 def _lower_products(xs: Tensor) -> Tensor:
-    """xs @ xs.T in the blocks on and below the diagonal: nearly half of the work is saved."""
+    """xs @ xs.T in the blocks on and below the diagonal: nearly half of the work is saved. Another device than the CPU, which
+    would rather start one kernel than many, does all of it."""
+    if is_queued(xs.device):
+        return xs @ xs.T
     n = xs.shape[0]
     products = xs.new_zeros((n, n))
     for start in range(0, n, _ROWS):
@@ -326,6 +357,11 @@ def full_precision(device: torch.device) -> ContextManager[None]:
         return nullcontext()
     full: ContextManager[None] = torch.autocast(device.type, enabled=False)
     return full
+
+
+def is_queued(device: torch.device) -> bool:
+    """Whether a device works behind the host, which then loses time wherever it has to know a result."""
+    return device.type not in ("cpu", "meta")
 
 
 def has_float64(device: torch.device) -> bool:

@@ -51,7 +51,7 @@ def distance_correlation(
     check_estimator(estimator)
     check_block_size(block_size)
     (x, y), largest = _as_features(x=x, y=y)
-    block = chosen_block(x.shape[0], block_size)
+    block = chosen_block(x, block_size)
     if block is not None:
         return block_correlation([x, y], estimator, block)
     return correlation(geometry(x, estimator, largest[0]), geometry(y, estimator, largest[1]))
@@ -91,7 +91,7 @@ def partial_distance_correlation(
     check_choice(remove_from, "remove_from", ("x", "both"))
     check_block_size(block_size)
     (x, y, given), largest = _as_features(x=x, y=y, given=given)
-    block = chosen_block(x.shape[0], block_size)
+    block = chosen_block(x, block_size)
     if block is not None:
         return block_correlation([x, y, given], "unbiased", block, given=2, from_both=remove_from == "both")
     own, right, removed = (geometry(each, largest=size) for each, size in zip((x, y, given), largest))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features, TensorFeatures, widest
-from captum_kd.distance.sums import Watch, parts
+from captum_kd.distance.sums import Meeting, parts
 from captum_kd.processes import Processes
 
 __all__ = ["Room", "ShardWalk", "ShardedDistances", "ShardedFeatures", "Shards"]
@@ -180,20 +180,20 @@ class ShardedDistances(FeatureDistances):
         self.shift()
         held: dict[tuple[int, int], Tensor] = {}
 
-        def see(distances: Sequence[Tensor], rows: slice, columns: slice) -> None:
-            held[rows.start, columns.start] = distances[0]
+        def see(rows: slice, columns: slice) -> None:
+            held[rows.start, columns.start] = self.block(rows, columns)
 
         walk.each([self], block_size, see)
         self._held = held
 
-    def block(self, rows: slice, columns: slice) -> Tensor:
+    def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
         """Of two ranges of inputs, one of them this process' own; of a sample, a slice with a step, in all processes at the
         same time."""
         if rows.step is not None:
             return self.sample(rows.step)
         if self._held is not None:
             return self._held[rows.start, columns.start]
-        return super().block(rows, columns)
+        return super().block(rows, columns, doubts)
 
     def shift(self) -> tuple[Tensor, bool]:
         r"""Inputs of many features lie about at right angles, seen from the middle, so that with r their distances from it
@@ -373,14 +373,14 @@ class ShardWalk:
     def least(self, *values: Tensor) -> None:
         self.processes.least(*values)
 
-    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Watch) -> None:
+    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
         travelling = [
             source.features for source in sources if isinstance(source, ShardedDistances) and not source.is_held
         ]
         failure = Late()
 
         def meet(rows: slice, columns: slice) -> None:
-            failure.run(lambda: see([source.block(rows, columns) for source in sources], rows, columns))
+            failure.run(lambda: see(rows, columns))
 
         with self.processes.together("comparing inputs"):
             for rows, columns in combinations_with_replacement(parts(self.shards.own, block_size), 2):

@@ -17,8 +17,10 @@ from captum_kd.distance.pairwise import (
     block_distances,
     full_precision,
     has_float64,
+    is_queued,
     largest_of,
     power_of_two,
+    quick_distances,
 )
 
 __all__ = ["DistanceSource", "FeatureDistances", "Features", "MatrixDistances", "TensorFeatures", "is_to_be_widened", "widest"]
@@ -46,8 +48,12 @@ class DistanceSource(Protocol):
     device: torch.device
     noise: float
 
-    def block(self, rows: slice, columns: slice) -> Tensor:
-        """Distances (r, c), float32 or float64, of two ranges of inputs; 0 where an input meets itself."""
+    def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
+        """Distances (r, c), float32 or float64, of two ranges of inputs; 0 where an input meets itself.
+
+        With ``doubts``, digits of pairs that are close may be missing, and a Boolean tensor that says whether they are is
+        appended, unless it is known that none are: the device is not asked for it.
+        """
 
     def shift(self) -> tuple[Tensor, bool]:
         """A vector u (n,), float64, with D_ij - u_i - u_j small, and whether it is the one that U-centres exactly."""
@@ -68,7 +74,7 @@ class MatrixDistances:
         self.device = matrix.device
         self.noise = noise_level(matrix.dtype) if noise is None else noise
 
-    def block(self, rows: slice, columns: slice) -> Tensor:
+    def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
         return self.matrix[rows, columns]
 
     def shift(self) -> tuple[Tensor, bool]:
@@ -127,6 +133,7 @@ class FeatureDistances:
     Attributes:
         unit (float): 1 but for features whose squares would overflow or vanish.
         dtype (torch.dtype): in which they are computed.
+        apart (bool): whether all inputs are known to be so far apart that no pair of them has to be subtracted.
 
     Args:
         features (Features): (n, d).
@@ -137,6 +144,8 @@ class FeatureDistances:
     Raises:
         ValueError: non-finite features.
     """
+
+    apart = False
 
     def __init__(self, features: Features, widen: bool = False, keep: bool = True) -> None:
         self.n, self._width = features.shape
@@ -151,7 +160,7 @@ class FeatureDistances:
         if keep and self.n * self._width <= _KEPT_NUMBERS:
             self._kept = self._shifted(slice(0, self.n), slice(0, self._width))
 
-    def block(self, rows: slice, columns: slice) -> Tensor:
+    def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
         symmetric = rows == columns
         longest = max(len(range(*each.indices(self.n))) for each in (rows, columns))
         width = max(1, min(CHUNK, _READ_NUMBERS // longest))
@@ -163,7 +172,12 @@ class FeatureDistances:
                 yield left, left if symmetric else self._read(columns, part)
 
         with torch.no_grad(), full_precision(self.device):
-            return block_distances(chunks, symmetric=symmetric, single=self._width <= width)[0]
+            if doubts is None and not self.apart:
+                return block_distances(chunks, symmetric=symmetric, single=self._width <= width)[0]
+            distances, doubt = quick_distances(chunks, symmetric=symmetric, single=self._width <= width)
+        if doubts is not None and not self.apart:
+            doubts.append(doubt)
+        return distances
 
     def shift(self) -> tuple[Tensor, bool]:
         step = max(1, self.n // _ANCHORS)
@@ -173,7 +187,9 @@ class FeatureDistances:
         means = []
         for start in range(0, self.n, _ANCHORS * 8):
             rows = slice(start, min(start + _ANCHORS * 8, self.n))
-            means.append(self.block(rows, anchors).mean(1, dtype=widest(self.device)))
+            # A guess needs no more digits than the device gives without being asked.
+            doubts: Optional[list[Tensor]] = [] if is_queued(self.device) else None
+            means.append(self.block(rows, anchors, doubts).mean(1, dtype=widest(self.device)))
         found = torch.cat(means)
         return found - found[anchors].mean() / 2, False
 

@@ -22,19 +22,27 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance.centring import Estimator
-from captum_kd.distance.sources import DistanceSource
+from captum_kd.distance.pairwise import is_queued
+from captum_kd.distance.sources import DistanceSource, FeatureDistances
 
-__all__ = ["BLOCK", "OneProcess", "PairSums", "Walk", "parts", "population_sums", "tiles"]
+__all__ = ["Meeting", "OneProcess", "PairSums", "Walk", "Watch", "block_side", "parts", "population_sums", "tiles"]
 
-BLOCK = 512
-"""Inputs a side of a block: large enough for the matrix product, small enough for a core's cache."""
-
+# Inputs a side of a block on a CPU: large enough for the matrix product, small enough for a core's cache.
+_CPU_BLOCK = 512
+# And on a GPU, where a kernel takes microseconds to start.
+_DEVICE_BLOCK = 4096
 # Numbers of float64 in work at once: 2 MB, which stays in a core's cache.
-_WORK = 1 << 18
+_CPU_WORK = 1 << 18
+# 256 MB, of a GPU's memory.
+_DEVICE_WORK = 1 << 25
 # Where shifted sums are this much larger than what is left of them, the guess was a bad one (far outliers).
 _BAD_GUESS = 1e4
 
+Meeting = Callable[[slice, slice], None]
+"""Called with the rows and columns of a block."""
+
 Watch = Callable[[Sequence[Tensor], slice, slice], None]
+"""Called with the distances, rows and columns of a block."""
 
 
 class PairSums:
@@ -74,7 +82,7 @@ class PairSums:
         (r, c), k = distances[0].shape, len(distances)
         on_diagonal = rows == columns
         weight = 1 if on_diagonal else 2  # both (i, j) and (j, i)
-        step = max(1, _WORK // (k * c))
+        step = max(1, (_DEVICE_WORK if is_queued(self.shifts.device) else _CPU_WORK) // (k * c))
         buffer = self.shifts.new_empty((k, min(step, r), c))
         for start in range(0, r, step):
             stop = min(start + step, r)
@@ -161,6 +169,11 @@ class PairSums:
         return (self.products - self.by_row * (2 * (n - 2) / (n - 3))) / ((n - 1) * (n - 4))
 
 
+def block_side(device: torch.device) -> int:
+    """Inputs a side of a block, unless a user asks for another number."""
+    return _DEVICE_BLOCK if is_queued(device) else _CPU_BLOCK
+
+
 def tiles(n: int, size: int) -> Iterator[tuple[slice, slice]]:
     """Blocks on and above the diagonal of an (n, n) matrix: each pair of inputs once."""
     return combinations_with_replacement(parts(slice(0, n), size), 2)
@@ -175,9 +188,10 @@ def parts(whole: slice, size: int) -> Iterator[slice]:
 class Walk(Protocol):
     """A way through the pairs of a population: which blocks this process takes, and how shares are added up."""
 
-    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Watch) -> None:
-        """Calls a function with the distances, rows and columns of each block of this process' share. Over all processes
-        every pair of inputs comes once; rows are the same as columns or lie before them."""
+    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
+        """Calls a function with the rows and columns of each block of this process' share, while the sources have what they
+        need to give its distances. Over all processes every pair of inputs comes once; rows are the same as columns or lie
+        before them."""
 
     def total(self, *values: Tensor) -> None:
         """Replaces tensors by their sums over all processes."""
@@ -189,9 +203,9 @@ class Walk(Protocol):
 class OneProcess:
     """All blocks are this process'."""
 
-    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Watch) -> None:
+    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
         for rows, columns in tiles(sources[0].n, block_size):
-            see([source.block(rows, columns) for source in sources], rows, columns)
+            see(rows, columns)
 
     def total(self, *values: Tensor) -> None:
         pass
@@ -204,8 +218,8 @@ def population_sums(
     sources: Sequence[DistanceSource],
     *,
     by_row: bool = False,
-    block_size: int = BLOCK,
-    watch: Optional[Watch] = None,
+    block_size: Optional[int] = None,
+    watch: Optional[Callable[[], Watch]] = None,
     walk: Walk = OneProcess(),
 ) -> PairSums:
     """The sums over a whole population: one pass over its blocks, or two.
@@ -214,30 +228,65 @@ def population_sums(
         sources (sequence of DistanceSource): k, of the same inputs, on one device.
         by_row (bool): also sums within rows. Distances that are not held are then computed twice: the shifts that
             U-centre exactly are known after one pass only.
-        block_size (int): inputs a side of a block.
-        watch (callable, optional): called with the k distances, rows and columns of each block of the first pass.
+        block_size (int, optional): inputs a side of a block; default: :func:`block_side`.
+        watch (callable, optional): makes what is to be called with the k distances, rows and columns of each block. Where the
+            first pass has to be made again, it makes another one, and what the one before saw does not count.
         walk (Walk): where several processes share the population.
 
     Returns:
         PairSums: float64 where the device has it.
     """
+    block_size = block_side(sources[0].device) if block_size is None else block_size
     shifts, exact = zip(*(source.shift() for source in sources))
-    sums = PairSums(torch.stack(shifts), by_row and all(exact))
-    _fill(sums, sources, block_size, watch, walk)
+    sums = _filled(torch.stack(shifts), by_row and all(exact), sources, block_size, watch, walk)
     left = sums.gram().diagonal()
     if (by_row and not all(exact)) or bool((sums.products.diagonal() > _BAD_GUESS * left).any() and not all(exact)):
-        sums = PairSums(sums.u_shifts(), by_row)
-        _fill(sums, sources, block_size, None, walk)
+        sums = _filled(sums.u_shifts(), by_row, sources, block_size, None, walk)
     return sums
 
 
-def _fill(
-    sums: PairSums, sources: Sequence[DistanceSource], block_size: int, watch: Optional[Watch], walk: Walk
-) -> None:
-    def see(distances: Sequence[Tensor], rows: slice, columns: slice) -> None:
-        if watch is not None:
-            watch(distances, rows, columns)
+def _filled(
+    shifts: Tensor,
+    by_row: bool,
+    sources: Sequence[DistanceSource],
+    block_size: int,
+    watch: Optional[Callable[[], Watch]],
+    walk: Walk,
+) -> PairSums:
+    """One pass over all blocks. On a GPU it is made in the hope that no pair is close, and made again if one was: looking at
+    every block for close pairs would have the host wait for each."""
+    if is_queued(shifts.device):
+        doubts: list[Tensor] = []
+        sums = _one_pass(shifts, by_row, sources, block_size, watch, walk, doubts)
+        doubt = torch.stack(doubts).any() if doubts else shifts.new_zeros(())
+        found = doubt.to(shifts.dtype).reshape(1)
+        walk.total(found)
+        if not bool(found):
+            for source in sources:
+                if isinstance(source, FeatureDistances):
+                    source.apart = True
+            return sums
+    return _one_pass(shifts, by_row, sources, block_size, watch, walk, None)
+
+
+def _one_pass(
+    shifts: Tensor,
+    by_row: bool,
+    sources: Sequence[DistanceSource],
+    block_size: int,
+    watch: Optional[Callable[[], Watch]],
+    walk: Walk,
+    doubts: Optional[list[Tensor]],
+) -> PairSums:
+    sums = PairSums(shifts, by_row)
+    look = None if watch is None else watch()
+
+    def see(rows: slice, columns: slice) -> None:
+        distances = [source.block(rows, columns, doubts) for source in sources]
+        if look is not None:
+            look(distances, rows, columns)
         sums.add(distances, rows, columns)
 
     walk.each(sources, block_size, see)
     walk.total(sums.rows, sums.products, *([] if sums.by_row is None else [sums.by_row]))
+    return sums

@@ -135,7 +135,7 @@ def relevance_score(
     removed = None
     if base_observer is not None:
         removed = layer_features(base_observer, values, additional_forward_args, settings, base_localiser)
-    block = chosen_block(features.shape[0], block_size)
+    block = chosen_block(features, block_size)
     if block is not None:
         sources: list[DistanceSource] = [
             FeatureDistances(TensorFeatures(features)),

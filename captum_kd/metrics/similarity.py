@@ -127,7 +127,7 @@ def feature_similarity_score(
     second_observer = layer_observer(base_func, base_layer, settings, model="base_func", argument="base_layer")
     first = layer_features(first_observer, values, additional_forward_args, settings, localiser)
     second = layer_features(second_observer, values, additional_forward_args, settings, base_localiser)
-    block = chosen_block(first.shape[0], block_size)
+    block = chosen_block(first, block_size)
     if block is not None:
         sources = [FeatureDistances(TensorFeatures(each.to(first.device))) for each in (first, second)]
         return source_correlation(sources, estimator, block).to(first.dtype)

@@ -22,7 +22,7 @@ from captum_kd.distance.centring import LEAST_WITH_REMOVAL, warn_of_no_geometry
 from captum_kd.distance.gram import gram_correlation
 from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, ShardWalk
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures, is_to_be_widened
-from captum_kd.distance.sums import BLOCK, OneProcess, Walk, population_sums
+from captum_kd.distance.sums import OneProcess, Walk, population_sums
 from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_class_embeddings, check_label_geometry
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.labels import LabelDistances
@@ -116,7 +116,7 @@ class _GeometryMetric(Metric):
         check_estimator(estimator)
         check_block_size(block_size)
         self.estimator = estimator
-        self.block_size = BLOCK if block_size is None else block_size
+        self.block_size = block_size
         self.names = tuple(names)
         self.labelled = labelled
         self._embeddings = check_class_embeddings(class_embeddings)

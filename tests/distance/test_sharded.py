@@ -174,7 +174,7 @@ def test_p_values_are_those_of_one_process(workers: Workers, sizes: tuple[int, .
 def failing_block(group: Any) -> None:
     walk, sources = spread(group, (9, 9, 9), features(27))
 
-    def fail(distances: Sequence[Tensor], rows: slice, columns: slice) -> None:
+    def fail(rows: slice, columns: slice) -> None:
         if walk.processes.rank == 1:
             raise OSError("the disk is full")
 
@@ -204,6 +204,6 @@ def test_features_that_are_not_finite_are_an_error_in_all_processes(workers: Wor
 def test_a_walk_of_one_process_takes_all_blocks() -> None:
     seen: list[tuple[int, int]] = []
     source = FeatureDistances(TensorFeatures(features(10, 1)[0]))
-    OneProcess().each([source], 4, lambda distances, rows, columns: seen.append((rows.start, columns.start)))
+    OneProcess().each([source], 4, lambda rows, columns: seen.append((rows.start, columns.start)))
     assert seen == [(0, 0), (0, 4), (0, 8), (4, 4), (4, 8), (8, 8)]
     assert isinstance(population_sums([source]), PairSums)

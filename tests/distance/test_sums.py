@@ -1,5 +1,7 @@
 """Sums over blocks give the inner products of centred matrices, whatever was taken from the blocks before."""
 
+from typing import Optional
+
 import pytest
 import torch
 from torch import Tensor
@@ -125,7 +127,7 @@ def test_one_of_several_geometries_by_itself(place):
 def test_work_in_parts_of_a_block_gives_the_same(monkeypatch):
     matrices, shifts = distances(), random(K, N, seed=9)
     whole = summed(matrices, shifts, 9, by_row=True)
-    monkeypatch.setattr("captum_kd.distance.sums._WORK", 4 * K * 9)
+    monkeypatch.setattr("captum_kd.distance.sums._CPU_WORK", 4 * K * 9)
     parts = summed(matrices, shifts, 9, by_row=True)
     torch.testing.assert_close(parts.rows, whole.rows)
     torch.testing.assert_close(parts.products, whole.products)
@@ -139,9 +141,9 @@ class Guessed(MatrixDistances):
         super().__init__(matrix)
         self.guess, self.asked = shift, 0
 
-    def block(self, rows: slice, columns: slice) -> Tensor:
+    def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
         self.asked += 1
-        return super().block(rows, columns)
+        return super().block(rows, columns, doubts)
 
     def shift(self) -> tuple[Tensor, bool]:
         return self.guess, False
@@ -161,7 +163,7 @@ def test_a_second_pass_is_made_only_where_it_is_needed(guess, by_row, passes):
         assert len(blocks) == 1 and torch.equal(blocks[0], matrix[rows, columns])
         watched.append((rows, columns))
 
-    sums = population_sums([source], by_row=by_row, block_size=8, watch=watch)
+    sums = population_sums([source], by_row=by_row, block_size=8, watch=lambda: watch)
     assert source.asked == passes * 6
     assert watched == list(tiles(N, 8))
     torch.testing.assert_close(sums.gram(), products([center(matrix).matrix]), rtol=1e-10, atol=0)
@@ -172,9 +174,9 @@ def test_distances_that_are_held_are_read_once(by_row):
     reads = []
 
     class Counted(MatrixDistances):
-        def block(self, rows: slice, columns: slice) -> Tensor:
+        def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
             reads.append((rows, columns))
-            return super().block(rows, columns)
+            return super().block(rows, columns, doubts)
 
     matrices = distances()
     sums = population_sums([Counted(each) for each in matrices], by_row=by_row, block_size=8)

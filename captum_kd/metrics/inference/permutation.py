@@ -28,7 +28,7 @@ from torch.nn.functional import embedding_bag
 
 from captum_kd._values import as_count, check_dense, described
 from captum_kd.distance.sources import DistanceSource
-from captum_kd.distance.sums import BLOCK, OneProcess, PairSums, Walk, population_sums
+from captum_kd.distance.sums import OneProcess, PairSums, Walk, block_side, population_sums
 from captum_kd.embeddings import MIN_LABEL_SHARE, label_norms
 from captum_kd.metrics.inference.matrices import as_sources
 
@@ -201,8 +201,9 @@ class _ClassSums:
                 total = found if total is None else total.add_(found)
                 kept.clear()
 
-        def see(distances: Sequence[Tensor], rows: slice, columns: slice) -> None:
-            centred = distances[0].to(self._shift.dtype) - self._shift[rows, None]
+        def see(rows: slice, columns: slice) -> None:
+            distances = self._source.block(rows, columns)
+            centred = distances.to(self._shift.dtype) - self._shift[rows, None]
             centred.sub_(self._shift[columns]).div_(self._unit)
             if rows == columns:
                 centred.fill_diagonal_(0)
@@ -210,7 +211,7 @@ class _ClassSums:
             if sum(block.numel() for block, _, _ in kept) >= _PART_NUMBERS:
                 add()
 
-        walk.each([self._source], BLOCK, see)
+        walk.each([self._source], block_side(self._source.device), see)
         add()
         if total is None:  # a process without inputs
             total = self._shift.new_zeros(sum(len(order) for order in orders()))
@@ -228,11 +229,12 @@ class _ClassSums:
             distances = self._source.block(rows, columns)
             for first in range(0, rows.stop - start, step):
                 part = slice(first, min(first + step, rows.stop - start))
-                here = torch.arange(start + part.start, start + part.stop, device=self._shift.device)
+                here = slice(start + part.start, start + part.stop)
                 centred = distances[part].to(self._shift.dtype) - self._shift[here, None]
                 centred.sub_(self._shift[columns]).div_(self._unit)
-                inside = (here >= columns.start) & (here < columns.stop)
-                centred[inside, here[inside] - columns.start] = 0
+                both = range(max(here.start, columns.start), min(here.stop, columns.stop))
+                if both:
+                    centred[both[0] - here.start :, both[0] - columns.start :].diagonal()[: len(both)] = 0
                 for target, values in zip(blocks, centred.split(self._width, 1)):
                     target[here] = values.float()
         return blocks

@@ -18,7 +18,7 @@ from captum_kd._values import as_count, as_flag, as_text, check_mapping, describ
 from captum_kd.distance.blockwise import noise_squares
 from captum_kd.distance.gram import gram_correlation
 from captum_kd.distance.sources import DistanceSource
-from captum_kd.distance.sums import BLOCK, PairSums, population_sums
+from captum_kd.distance.sums import PairSums, population_sums
 from captum_kd.metrics.inference.matrices import as_sources
 
 __all__ = ["Products", "Score", "Side", "geometry_products", "pair_scores", "products_of", "transfer_scores"]
@@ -138,7 +138,7 @@ class Products(NamedTuple):
 
 
 def geometry_products(
-    distances: Mapping[str, Union[Tensor, DistanceSource]], *, leave_one_out: bool = True, block_size: int = BLOCK
+    distances: Mapping[str, Union[Tensor, DistanceSource]], *, leave_one_out: bool = True, block_size: Optional[int] = None
 ) -> Products:
     """Inner products of all pairs of geometries, with each input left out as well.
 
@@ -154,7 +154,7 @@ def geometry_products(
             inputs, (n, n), float32 or float64, by the name of what they were taken from; or what gives
             them block by block, where no matrix is held.
         leave_one_out (bool): whether the products without each input are needed.
-        block_size (int): inputs a side of a block.
+        block_size (int, optional): inputs a side of a block; default: 512 on the CPU, 4,096 on a GPU.
 
     Returns:
         Products: float64, on the matrices' device.
@@ -178,7 +178,7 @@ def geometry_products(
     """
     check_mapping(distances, "distances", "a mapping from names to (n, n) tensors")
     leave_one_out = as_flag(leave_one_out, "leave_one_out")
-    block_size = as_count(block_size, "block_size", 1)
+    block_size = None if block_size is None else as_count(block_size, "block_size", 1)
     for name in distances:
         as_text(name, "Each name in distances", or_none=False)
     sources = as_sources(list(distances.values()))

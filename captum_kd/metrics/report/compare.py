@@ -243,7 +243,7 @@ def compare_transfer(
             settings=ScoreSettings(estimator, confidence, n_permutations, seed, embeddings, maps_know_labels),
         )
         device = as_device(feature_device)
-        limit = MemoryLimit(memory_limit, data, len(viewer.views), progression, block_size, processes.size)
+        limit = MemoryLimit(memory_limit, data, len(viewer.views), progression, block_size, processes.size, device)
         projection = None if random_projection is None else RandomProjection(random_projection, seed)
         taker: Union[AllInputs, MiniBatches] = (
             AllInputs(limit.place, device, half_precision, projection, processes)

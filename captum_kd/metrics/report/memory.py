@@ -6,13 +6,16 @@ import shutil
 import tempfile
 from typing import Any, Iterable, NamedTuple, Optional
 
+import torch
+
 from captum_kd._values import as_count
 from captum_kd.distance.blockwise import MOST_DENSE
 from captum_kd.distance.pairwise import CHUNK
-from captum_kd.distance.sums import BLOCK
+from captum_kd.distance.sums import block_side
 
 __all__ = ["MemoryLimit", "Placement"]
 
+CPU = torch.device("cpu")
 GIB = 2**30
 MIB = 2**20
 
@@ -47,6 +50,7 @@ class MemoryLimit:
         progression (bool): whether the last layer's distances are needed beside them.
         block_size (int, optional): inputs a side of a block, where blocks were asked for.
         processes (int): that share the inputs about evenly; the limit is that of each.
+        device (torch.device): where features are scored.
 
     Raises:
         ValueError: a limit that is no positive integer.
@@ -60,12 +64,14 @@ class MemoryLimit:
         progression: bool = False,
         block_size: Optional[int] = None,
         processes: int = 1,
+        device: torch.device = CPU,
     ) -> None:
         self._limit = None if limit is None else as_count(limit, "memory_limit (in bytes)", 1, or_none=True)
         self._data = data
         self._matrices = views * (2 if progression else 1)
         self._block_size = block_size
         self._processes = processes
+        self._device = device
         self._expected: Optional[int] = None
         self._written = 0  # bytes that are in the file and so take no more room
 
@@ -84,7 +90,7 @@ class MemoryLimit:
         if self._expected is None:
             self._expected = _expected_inputs(self._data, inputs)
         n = max(inputs, self._expected)
-        block = self._block_size or BLOCK
+        block = self._block_size or block_side(self._device)
         may_hold = self._block_size is None and n <= MOST_DENSE
         if self._limit is None:
             return Placement(False, may_hold, block)

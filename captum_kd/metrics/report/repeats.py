@@ -7,6 +7,7 @@ from typing import Callable, Optional, Sequence
 import torch
 from torch import Tensor
 
+from captum_kd.distance.pairwise import is_queued
 from captum_kd.distance.sources import DistanceSource
 from captum_kd.distance.sums import Walk
 
@@ -49,6 +50,12 @@ class RepeatedInputs:
         def see(distances: Sequence[Tensor], rows: slice, columns: slice) -> None:
             for place in speaking:
                 block = distances[place]
+                if is_queued(block.device):
+                    # A GPU's queue goes on: nobody asks it whether there are any.
+                    of_rows = torch.arange(rows.start, rows.stop, device=block.device)[:, None]
+                    first = torch.where(block <= levels[place], of_rows, n).amin(0)
+                    torch.minimum(firsts[place][columns], first, out=firsts[place][columns])
+                    continue
                 if rows != columns and float(block.amin()) > levels[place]:
                     continue
                 of_row, of_column = (block <= levels[place]).nonzero().T

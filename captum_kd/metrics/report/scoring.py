@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_kd.distance import Estimator
 from captum_kd.distance.gram import gram_correlation
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features, is_to_be_widened
-from captum_kd.distance.sums import BLOCK, OneProcess, PairSums, Walk, population_sums
+from captum_kd.distance.sums import OneProcess, PairSums, Walk, population_sums
 from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_label_geometry, label_distances
 from captum_kd.labels import LabelDistances
 from captum_kd.metrics.inference import (
@@ -108,7 +108,7 @@ class LayerScores:
             for.
         labels (Tensor): (n,).
         settings (ScoreSettings): how scores are taken.
-        block_size (int): inputs a side of a block.
+        block_size (int, optional): inputs a side of a block.
         repeats (RepeatedInputs, optional): told which inputs are alike here.
         walk (Walk): where several processes share the population.
 
@@ -122,7 +122,7 @@ class LayerScores:
         last: Mapping[str, DistanceSource],
         labels: Tensor,
         settings: ScoreSettings,
-        block_size: int = BLOCK,
+        block_size: Optional[int] = None,
         repeats: Optional[RepeatedInputs] = None,
         walk: Walk = OneProcess(),
     ) -> None:
@@ -141,7 +141,7 @@ class LayerScores:
             list(every.values()),
             by_row=settings.confidence is not None,
             block_size=block_size,
-            watch=None if repeats is None else repeats.watch(list(sources.values())),
+            watch=None if repeats is None else lambda: repeats.watch(list(sources.values())),
             walk=walk,
         )
         if repeats is not None:

@@ -1,0 +1,150 @@
+"""The way for devices that work behind the host, taken on the CPU: the same values, and no question while blocks pass by."""
+
+from typing import Optional
+
+import pytest
+import torch
+from counted_questions import asked
+from torch import Tensor
+
+from captum_kd.distance import distance_correlation, partial_distance_correlation
+from captum_kd.distance.pairwise import block_distances, quick_distances
+from captum_kd.distance.sources import FeatureDistances, TensorFeatures
+from captum_kd.distance.sums import PairSums, population_sums
+from captum_kd.labels import LabelDistances
+from captum_kd.metrics.inference import label_permutation_p_value
+from captum_kd.metrics.report.repeats import RepeatedInputs
+
+MODULES = ("distance.pairwise", "distance.sources", "distance.sums", "metrics.report.repeats")
+N = 600
+
+
+@pytest.fixture
+def queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in MODULES:
+        monkeypatch.setattr(f"captum_kd.{module}.is_queued", lambda device: True)
+
+
+def features(n: int = N, d: int = 7, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def apart(n: int = N, d: int = 600, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """So many features that no two inputs are close."""
+    return features(n, d, seed, dtype)
+
+
+def sources(*sets: Tensor) -> list[FeatureDistances]:
+    return [FeatureDistances(TensorFeatures(each)) for each in sets]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_distances_of_inputs_that_are_apart_are_the_careful_ones(symmetric, parts):
+    x, y = apart(40), apart(30, seed=1)
+    y = x if symmetric else y
+
+    def chunks():
+        return zip(x.chunk(parts, 1), y.chunk(parts, 1))
+
+    found, doubt = quick_distances(chunks, symmetric=symmetric, single=parts == 1)
+    expected, close = block_distances(chunks, symmetric=symmetric, single=parts == 1)
+    assert not doubt and close.shape[1] == 0
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("distance", [0.0, 1e-3, 1.0])
+def test_a_pair_that_is_close_raises_a_doubt(symmetric, distance):
+    x = apart(40)
+    y = x.clone() if symmetric else apart(30, seed=1)
+    y[7] = x[3] + distance / 600**0.5
+    x = y if symmetric else x
+    found, doubt = quick_distances(lambda: [(x, y)], symmetric=symmetric, single=True)
+    assert doubt
+    assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("copies", [0, 5])
+@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_are_those_of_the_cpu(queued, monkeypatch, by_row, copies, dtype):
+    x, y = apart(dtype=dtype), apart(seed=1, dtype=dtype)
+    x[:copies] = x[copies : 2 * copies]
+    held = sources(x, y)
+    found = population_sums(held, by_row=by_row, block_size=128)
+    monkeypatch.undo()
+    expected = population_sums(sources(x, y), by_row=by_row, block_size=128)
+    torch.testing.assert_close(found.gram(), expected.gram(), rtol=1e-7 if dtype == torch.float64 else 1e-5, atol=0)
+    # One pass of doubt settles it for all that follow.
+    assert [each.apart for each in held] == [copies == 0] * 2
+
+
+@pytest.mark.parametrize("copies", [0, 5])
+def test_scores_and_gradients_are_those_of_the_cpu(queued, monkeypatch, copies):
+    def run() -> tuple[Tensor, Tensor]:
+        x, y, z = (apart(dtype=torch.float64, seed=seed) for seed in range(3))
+        x[:copies] = x[copies : 2 * copies]
+        x.requires_grad_()
+        value = partial_distance_correlation(x, y, z, block_size=200) + distance_correlation(x, y, block_size=200)
+        value.backward()
+        assert x.grad is not None
+        return value.detach(), x.grad
+
+    value, grad = run()
+    monkeypatch.undo()
+    expected, slope = run()
+    torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
+    torch.testing.assert_close(grad, slope, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_the_number_of_blocks_adds_no_questions(queued, by_row):
+    x, y = apart(), apart(seed=1)
+    labels = torch.arange(N) % 5
+
+    def score(block_size: int) -> None:
+        geometries = [*sources(x, y), LabelDistances(labels, None, x.device)]
+        repeats = RepeatedInputs()
+        population_sums(
+            geometries, by_row=by_row, block_size=block_size, watch=lambda: repeats.watch(geometries[:2])
+        ).gram()
+
+    assert asked(lambda: score(300)) == asked(lambda: score(50)) < 60
+
+
+def test_gradients_add_no_questions_with_blocks(queued):
+    def score(block_size: int) -> None:
+        x = apart().requires_grad_()
+        distance_correlation(x, apart(seed=1), block_size=block_size).backward()
+
+    assert asked(lambda: score(300)) == asked(lambda: score(50)) < 40
+
+
+def test_permutations_ask_only_for_their_orders(queued):
+    source, points = sources(apart())[0], torch.eye(3)
+    labels = torch.arange(N) % 3
+
+    def test(permutations: int) -> Optional[float]:
+        return label_permutation_p_value(source, labels, torch.cdist(points, points), permutations=permutations, seed=1)
+
+    population_sums([source])
+    assert asked(lambda: test(40)) == asked(lambda: test(60))
+
+
+@pytest.mark.parametrize("copies", [0, 4])
+def test_repeated_inputs_are_found(queued, copies):
+    x, y = apart(), apart(seed=1)
+    for each in (x, y):
+        each[:copies] = each[300 : 300 + copies]
+    held = sources(x, y)
+    repeats = RepeatedInputs()
+    sums: PairSums = population_sums(held, block_size=128, watch=lambda: repeats.watch(held))
+
+    class Alone:
+        def least(self, *values: Tensor) -> None:
+            pass
+
+    repeats.end(Alone())  # type: ignore[arg-type]
+    assert repeats.count == 2 * copies
+    assert sums.n == N
