@@ -1,10 +1,11 @@
 """UniCAM against Captum's Grad-CAM on both models: batch and reference mode, a Teacher, several layers, types and formats.
 
-Run with ``python tests/benchmarks/bench_attribution.py``; needs torchvision and less than 4 GB of memory. Set the
-number of threads with ``OMP_NUM_THREADS``. What UniCAM adds to the passes of the models hardly grows with the
-images, so small images and batches are the hard case.
+Run with ``python tests/benchmarks/bench_attribution.py [--device cuda]``; needs torchvision and less than 4 GB of memory. Set
+the number of threads with ``OMP_NUM_THREADS``. What UniCAM adds to the passes of the models hardly grows with the
+images, so small images and batches are the hard case. A GPU is given images of 224 pixels.
 """
 
+import argparse
 import itertools
 import warnings
 from typing import Any, Callable
@@ -28,14 +29,20 @@ SIZES = (
     (resnet50, 32, 96, 7),
     (resnet50, 64, 96, 5),
 )
+ON_GPU = tuple((build, n, 224, 15) for build, n, _, _ in SIZES)
 REFERENCES = 256
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    device = torch.device(parser.parse_args().device)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    print(f"{torch.get_num_threads()} thread(s), {'GPU at hand, not used here' if torch.cuda.is_available() else 'no GPU'}")
-    for build, n, side, repeats in SIZES:
+    torch.set_default_device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} thread(s)"
+    print(f"torch {torch.__version__}, {name}")
+    for build, n, side, repeats in ON_GPU if device.type == "cuda" else SIZES:
         against_grad_cam(build, n, side, repeats)
     trainable_and_taught()
     several_layers()

@@ -3,6 +3,7 @@
 Machines are noisy and absolute times mean little; the two are run in turn, so that a slow moment meets both, and the ratio
 of their medians is what counts. At one thread it is that of the processor's time, which what else the machine does changes
 less than the time on the wall; with more threads, some of which may wait for others, it is that of the time on the wall.
+So it is with a GPU, which is waited for before a clock is read.
 """
 
 import time
@@ -34,7 +35,7 @@ class Quotient(float):
         busy, wall = (
             median(each[clock] for each in numerators) / median(each[clock] for each in denominators) for clock in (0, 1)
         )
-        found = cls(busy if torch.get_num_threads() == 1 else wall)
+        found = cls(busy if _is_alone() else wall)
         found.wall = wall
         return found
 
@@ -46,15 +47,26 @@ class Seconds(NamedTuple):
 
 def measured(call: Callable[[], object]) -> Seconds:
     """What a call takes of the processor, in all threads, and on the wall."""
+    _wait()
     busy, wall = time.process_time(), time.perf_counter()
     call()
+    _wait()
     return Seconds(time.process_time() - busy, time.perf_counter() - wall)
 
 
 def seconds(call: Callable[[], object]) -> float:
     """What a call takes of the processor at one thread, on the wall with more."""
     found = measured(call)
-    return found.busy if torch.get_num_threads() == 1 else found.wall
+    return found.busy if _is_alone() else found.wall
+
+
+def _is_alone() -> bool:
+    return torch.get_num_threads() == 1 and not torch.cuda.is_initialized()
+
+
+def _wait() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def ratio(numerator: Callable[[], object], denominator: Callable[[], object], repeats: int) -> Quotient:
