@@ -7,6 +7,7 @@ gradient with respect to the features to the activations and weighs them as Grad
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from captum_kd._arguments import take_rows
 from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
-from captum_kd.distance import is_finite
+from captum_kd.distance.pairwise import largest_of
 from captum_kd.features import FeatureTransform
 from captum_kd.layers import Caught, Layer, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, find_layout
@@ -87,6 +88,7 @@ class Observation:
 
     Attributes:
         features (list of Tensor): for each layer pair (n, d), detached, float32 or float64.
+        largest (list of float): their largest absolute values.
     """
 
     def __init__(
@@ -118,16 +120,18 @@ class Observation:
             if not (features_only or self._runs_twice):
                 self._parts.append(parts)
         joined = {layer: self._joined(layer, features) for layer, features in collected.items()}
-        self.features = [joined[pair.feature_layer] for pair in observer.pairs]
+        self.features: list[Tensor] = [joined[pair.feature_layer][0] for pair in observer.pairs]
+        self.largest: list[float] = [joined[pair.feature_layer][1] for pair in observer.pairs]
 
-    def _joined(self, layer: Layer, features: list[Tensor]) -> Tensor:
+    def _joined(self, layer: Layer, features: list[Tensor]) -> tuple[Tensor, float]:
         joined = _concatenated(features)
-        if not is_finite(joined):
+        largest = largest_of(joined)
+        if not math.isfinite(largest):
             raise ValueError(
                 f"{layer} gives non-finite features (NaN or infinity); check the model's weights, "
                 "its inputs and, in half precision, its range."
             )
-        return joined
+        return joined, largest
 
     def _run(self, batch: "_Batch", with_graph: bool) -> list[list[_Part]]:
         observer = self._observer

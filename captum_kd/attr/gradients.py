@@ -7,85 +7,132 @@ with ``both``, also those of the second one's objective, in which the two change
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
 
-from captum_kd.attr.objective import population_objective, reference_objective
-from captum_kd.attr.reference import AddedRows, LayerReference, added_features
-from captum_kd.distance import Geometry, geometry
-from captum_kd.embeddings import label_geometry
+from captum_kd.attr.objective import population_objectives, reference_objectives
+from captum_kd.attr.reference import AddedRows, LayerReference, SideReference, added_rows
+from captum_kd.distance import Geometry, noise_level
+from captum_kd.distance.centring import u_centered
+from captum_kd.distance.pairwise import FEW, Spread, has_float64, is_queued, power_of_two
+from captum_kd.distance.sources import widest
 
-__all__ = ["population_gradients", "reference_gradients"]
+__all__ = ["Measured", "population_gradients", "reference_gradients"]
+
+
+class Measured(NamedTuple):
+    """Features that are known to be finite.
+
+    Attributes:
+        values (Tensor): (N, d), float32 or float64.
+        largest (float): their largest absolute value.
+    """
+
+    values: Tensor
+    largest: float
 
 
 def population_gradients(
-    features: tuple[Tensor, Tensor],
-    teacher: Optional[Tensor],
-    labels: Optional[Tensor],
-    class_embeddings: Optional[Tensor],
-    both: bool,
+    features: tuple[Measured, Measured], teacher: Optional[Measured], labels: Optional[Geometry], both: bool
 ) -> list[Tensor]:
     """Batch mode: the inputs are the population.
 
     Args:
-        features (tuple of Tensor): (N, d) of the two models.
-        teacher (Tensor, optional): (N, e) features of the Teacher, which take the labels' place.
-        labels (Tensor, optional): (N,) integers.
-        class_embeddings (Tensor, optional): (num_classes, e) or None for one-hot.
+        features (tuple of Measured): (N, d) of the two models.
+        teacher (Measured, optional): (N, e) features of the Teacher, which take the labels' place.
+        labels (Geometry, optional): that of the labels, on any device.
         both (bool): gradients of both directions.
     """
-    leaves = _leaves(features)
-    sides: list[Geometry] = [geometry(leaf) for leaf in leaves]
+    sets = [*features] if teacher is None else [*features, teacher]
+    first = features[0].values
+    few = first.dtype == torch.float32 and len(first) <= FEW and has_float64(first.device)
+    units = [power_of_two(each.largest) for each in sets]
+    scaled = [_scaled(each.values, unit) for each, unit in zip(sets, units)]
+    scaled = [each.double() for each in scaled] if few else scaled
+
+    spreads = _spreads([(each, None) for each in scaled])
+    distances = torch.stack([each.distances.to(widest(first.device)) for each in spreads])
+    centred, raw_norms = u_centered(distances), torch.linalg.vector_norm(distances, dim=(1, 2))
     target = None
     if teacher is not None:
-        target = geometry(teacher)
+        target = Geometry(centred[2], raw_norms[2])
     elif labels is not None:
-        target = label_geometry(labels.to(leaves[0].device), class_embeddings, leaves[0].dtype)
-    objectives = []
-    for i in (0, 1) if both else (0,):
-        objectives.append(population_objective(sides[i], sides[1 - i], target, _whose(teacher)))
-    # Each objective depends on its own model's features alone: one way back serves both.
-    return list(torch.autograd.grad(objectives, leaves[: len(objectives)]))
+        target = labels.to_like(Geometry(centred[0], raw_norms[0]))
+    sides = Geometry(centred[:2], raw_norms[:2])
+    slopes = population_objectives(sides, target, noise_level(first.dtype), both, _whose(teacher)).slopes
+    return [_scaled(_pulled(*each), unit).to(first.dtype) for each, unit in zip(zip(spreads, slopes), units)]
 
 
 def reference_gradients(
     layer: LayerReference,
     direction: int,
-    features: tuple[Tensor, Tensor],
-    teacher: Optional[Tensor],
-    labels: Optional[Tensor],
-    class_embeddings: Optional[Tensor],
+    features: tuple[Measured, Measured],
+    teacher: Optional[Measured],
+    labels: Optional[AddedRows],
     both: bool,
 ) -> list[Tensor]:
     """Reference mode: every input is added to the population on its own.
 
     Args:
-        layer (LayerReference): the population, on the features' device.
+        layer (LayerReference): the population, on any device.
         direction (int): 0 where the first features are the Student's, 1 where they are the Base's.
-        features, teacher, labels, class_embeddings, both: as for :func:`population_gradients`.
+        features, teacher, both: as for :func:`population_gradients`.
+        labels (AddedRows, optional): the inputs' labels as rows (N, m), on any device.
+
+    Raises:
+        ValueError: features of another width than the population's.
     """
-    leaves = _leaves(features)
-    order = (direction, 1 - direction)
-    rows: list[AddedRows] = [added_features(layer.features[side], leaf) for side, leaf in zip(order, leaves)]
-    target = None
+    first = features[0].values
+    layer = layer.to(first.device)
+    sides = [layer.features[direction], layer.features[1 - direction]]
+    sets = [*features]
     if teacher is not None:
         assert layer.teacher is not None
-        target = added_features(layer.teacher, teacher)
+        sides, sets = [*sides, layer.teacher], [*sets, teacher]
+    pairings = layer.pairings.swapped() if direction else layer.pairings
+    for side, each in zip(sides, sets):
+        _check_widths(side, each.values)
+    units = [power_of_two(max(side.largest, each.largest)) for side, each in zip(sides, sets)]
+    points = [_scaled(side.points.to(first.dtype), unit) for side, unit in zip(sides, units)]
+    spreads = _spreads([(_scaled(each.values, unit), y) for each, y, unit in zip(sets, points, units)])
+    distances = torch.stack([_scaled(each.distances, 1 / unit) for each, unit in zip(spreads, units)])
+    rows = added_rows(sides, distances.to(widest(first.device)), first.dtype)
+    target = None
+    if teacher is not None:
+        target = AddedRows(*(each[2] for each in rows))
     elif labels is not None:
-        target = layer.added_labels(labels.to(leaves[0].device), class_embeddings, direction)
-    objectives = []
-    for i in (0, 1) if both else (0,):
-        # An input's objective depends on its own features alone: the sum keeps them apart.
-        of_inputs = reference_objective(layer.pairings[order[i]], rows[i], rows[1 - i], target, _whose(teacher))
-        objectives.append(of_inputs.sum())
-    return list(torch.autograd.grad(objectives, leaves[: len(objectives)]))
+        target = AddedRows(*(each.to(rows.rows) for each in labels))
+    rows = AddedRows(*(each[:2] for each in rows))
+    slopes = reference_objectives(pairings, rows, target, both, _whose(teacher)).slopes
+    return [_pulled(*each).to(first.dtype) for each in zip(spreads, slopes)]
 
 
-def _leaves(features: tuple[Tensor, Tensor]) -> list[Tensor]:
-    return [x.clone().requires_grad_() for x in features]
+def _spreads(rows: Sequence[tuple[Tensor, Optional[Tensor]]]) -> list[Spread]:
+    """A GPU is asked once, for all of them, whether some rows were too close for quick distances, which they hardly ever are."""
+    if is_queued(rows[0][0].device):
+        spreads = [Spread.of(x, y, quick=True) for x, y in rows]
+        if not bool(torch.stack([spread.doubt for spread in spreads if spread.doubt is not None]).any()):
+            return spreads
+    return [Spread.of(x, y) for x, y in rows]
 
 
-def _whose(teacher: Optional[Tensor]) -> str:
+def _pulled(spread: Spread, slope: Tensor) -> Tensor:
+    return spread.gradients(slope.to(spread.distances.dtype))[0]
+
+
+def _scaled(values: Tensor, unit: float) -> Tensor:
+    return values if unit == 1 else values / unit
+
+
+def _check_widths(side: SideReference, features: Tensor) -> None:
+    if features.shape[1] != side.points.shape[1]:
+        raise ValueError(
+            f"The inputs have {features.shape[1]} features, those of the reference population {side.points.shape[1]}: with "
+            "a feature_transform that keeps positions, such as flatten, both need the same size."
+        )
+
+
+def _whose(teacher: Optional[Measured]) -> str:
     return "labels" if teacher is None else "Teacher"

@@ -6,7 +6,7 @@ from typing import Any, Callable, Mapping, Optional
 
 from torch import Tensor
 
-from captum_kd.attr.fingerprints import digest, digest_of_callable, digest_of_tensors, kept_buffers, modules_of
+from captum_kd.attr.fingerprints import digest, digest_of_callable, digest_of_tensors, kept_buffers, modules_of, own_parameters
 from captum_kd.features import FeatureTransform
 from captum_kd.observation import LayerPair, Observer
 
@@ -50,7 +50,7 @@ def made_with(
         settings[f"{role} layers"] = [_named(pair, modules.index(pair.feature_layer.module)) for pair in observer.pairs]
         settings[f"{role} layout"] = observer.hints._asdict()
         # The weights tell models apart; the modes come next, for they say which buffers count.
-        parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
+        parameters = [parameter for module in modules for parameter in own_parameters(module)]
         settings[f"{role} weights"] = digest_of_tensors(parameters)
         settings[f"{role} modes"] = "".join("t" if module.training else "e" for module in modules)
         settings[f"{role} buffers"] = digest_of_tensors([b for module in modules for b in kept_buffers(module)])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._warnings import warn_user
-from captum_kd.distance import MIN_INPUTS, euclidean_distances, is_finite
+from captum_kd.distance import MIN_INPUTS, Geometry, euclidean_distances, is_finite
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL
 from captum_kd.embeddings import WAYS_OUT_OF_POPULATION, label_geometry
 
@@ -20,8 +20,11 @@ FEW_INPUTS = 30
 
 def check_population(
     inputs: tuple[Tensor, ...], labels: Optional[Tensor], class_embeddings: Optional[Tensor], has_teacher: bool = False
-) -> None:
+) -> Optional[Geometry]:
     """Checks a batch before any model runs; warns of small populations and of repeated inputs.
+
+    Returns:
+        Geometry, optional: that of the labels, on the CPU, where many small steps cost least.
 
     Raises:
         ValueError: fewer than 4 inputs, 5 with labels or a Teacher; labels without geometry.
@@ -35,8 +38,7 @@ def check_population(
             "Pass more inputs, or a population made by reference() as reference=, with which even a single input can be "
             "explained."
         )
-    if labels is not None:
-        label_geometry(labels, class_embeddings, torch.float64)
+    of_labels = None if labels is None else label_geometry(labels.cpu(), class_embeddings, torch.float64)
     _warn_of_few(n, "Pass more inputs or a reference population of 64 or more (reference=).")
     if _are_repeated(inputs):
         warn_user(
@@ -44,6 +46,7 @@ def check_population(
             "mode the copies become the population and the maps lose their meaning; pass a population made by "
             "reference() as reference=, which keeps every input apart."
         )
+    return of_labels
 
 
 def check_reference_inputs(n: int, labels: Optional[Tensor], class_embeddings: Optional[Tensor]) -> None:
@@ -55,7 +58,7 @@ def check_reference_inputs(n: int, labels: Optional[Tensor], class_embeddings: O
     if n < MIN_INPUTS:
         raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {n}; use 64 or more.")
     if labels is not None:
-        label_geometry(labels, class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_POPULATION)
+        label_geometry(labels.cpu(), class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_POPULATION)
     _warn_of_few(n, "Make a reference population of 64 inputs or more.")
 
 
@@ -71,7 +74,7 @@ def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:
     for value in inputs:
         flat = value.detach().reshape(n, -1)
         flat = flat[:, :: max(1, flat.shape[1] // 1024)]
-        sampled.append(flat.to(inputs[0].device, torch.float32))
+        sampled.append(flat.to("cpu", torch.float32))  # a GPU would take longer to start so many small steps
     values = torch.cat(sampled, dim=1)
     if values.numel() == 0 or not is_finite(values):
         return False  # the models will say what is wrong with such inputs

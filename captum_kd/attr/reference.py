@@ -12,14 +12,15 @@ with p and q the added rows. All inputs of a batch take one (N, m) matrix and no
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple, Optional
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
 
 from captum_kd._values import check_mapping, described
 from captum_kd.attr.made_with import check_made_alike
-from captum_kd.distance import center, cross_distances, euclidean_distances, noise_level, u_shift
+from captum_kd.distance import center, euclidean_distances, noise_level, u_shift
+from captum_kd.distance.pairwise import largest_of
 from captum_kd.distance.sources import widest
 from captum_kd.embeddings import MIN_LABEL_SHARE, WAYS_OUT, label_distances
 
@@ -29,12 +30,12 @@ __all__ = [
     "Pairing",
     "ReferencePopulation",
     "SideReference",
-    "added_features",
+    "added_rows",
 ]
 
 
 class Pairing(NamedTuple):
-    """Sums of products within a reference population, for one direction of removal.
+    """Sums of products within a reference population, (2,): of distilled features and of residual ones.
 
     With P the model that is explained, Q the one that is removed and T the target, the labels or
     the Teacher: "rest" is P - slope Q, the part of P that the population alone leaves, and
@@ -53,14 +54,18 @@ class Pairing(NamedTuple):
     def to(self, device: torch.device) -> "Pairing":
         return Pairing(*(value.to(device) for value in self))
 
+    def swapped(self) -> "Pairing":
+        """With the two models in each other's place."""
+        return Pairing(*(value.flip(0) for value in self))
+
 
 class AddedRows(NamedTuple):
     """Inputs added to a population, each as a centred row of distances to its members.
 
     Attributes:
-        rows (Tensor): (N, m), float64 where the device has it.
-        floor (Tensor): (N,) squared norms at most this large are rounding.
-        raw_squares (Tensor): (N,) squared norm of the distances before centring.
+        rows (Tensor): (..., N, m), float64 where the device has it.
+        floor (Tensor): (..., N) squared norms at most this large are rounding.
+        raw_squares (Tensor): (..., N) squared norm of the distances before centring.
     """
 
     rows: Tensor
@@ -70,7 +75,7 @@ class AddedRows(NamedTuple):
     @property
     def weight(self) -> float:
         """2 (m - 2) / (m - 1), what a product of rows adds to the sum over the population."""
-        m = self.rows.shape[1]
+        m = self.rows.shape[-1]
         return 2 * (m - 2) / (m - 1)
 
     @property
@@ -84,29 +89,41 @@ class SideReference(NamedTuple):
 
     Attributes:
         points (Tensor): (m, d) features, or (m,) labels.
+        largest (float): the features' largest absolute value.
         shift (Tensor): (m,) the vector that centres the population's distances.
         raw_square (Tensor): scalar, squared norm of the distances before centring.
+        square (Tensor): scalar, squared norm of the centred distances.
     """
 
     points: Tensor
+    largest: float
     shift: Tensor
     raw_square: Tensor
+    square: Tensor
 
     @classmethod
-    def of(cls, points: Tensor, distances: Tensor) -> "SideReference":
+    def of(cls, points: Tensor, distances: Tensor, centred: Tensor) -> "SideReference":
         # A copy: features may be a view of all activations, which would stay alive and be pickled along.
-        return cls(points.clone(), u_shift(distances), distances.square().sum())
-
-    def added(self, distances: Tensor, dtype: torch.dtype) -> AddedRows:
-        """Centres (N, m) distances of new inputs; ``dtype`` is the one they were measured in."""
-        distances = distances.to(self.shift.dtype)
-        rows = distances - self.shift
-        rows = rows - rows.mean(1, keepdim=True)
-        raw_squares = self.raw_square + 2 * distances.detach().square().sum(1)
-        return AddedRows(rows, noise_level(dtype) ** 2 * raw_squares, raw_squares)
+        largest = largest_of(points) if points.is_floating_point() else 0.0
+        return cls(points.clone(), largest, u_shift(distances), distances.square().sum(), centred.square().sum())
 
     def to(self, device: torch.device) -> "SideReference":
-        return SideReference(self.points.to(device), self.shift.to(device), self.raw_square.to(device))
+        points, shift, raw_square, square = (each.to(device) for each in (self.points, *self[2:]))
+        return SideReference(points, self.largest, shift, raw_square, square)
+
+
+def added_rows(sides: Sequence[SideReference], distances: Tensor, dtype: torch.dtype) -> AddedRows:
+    """Centres distances of new inputs to a population's.
+
+    Args:
+        sides (sequence of SideReference): k ways to see the population.
+        distances (Tensor): (k, N, m), of the sides' dtype.
+        dtype (torch.dtype): of the features behind them.
+    """
+    rows = distances - torch.stack([side.shift for side in sides])[:, None]
+    rows = rows - rows.mean(2, keepdim=True)
+    raw_squares = torch.stack([side.raw_square for side in sides])[:, None] + 2 * distances.square().sum(2)
+    return AddedRows(rows, noise_level(dtype) ** 2 * raw_squares, raw_squares)
 
 
 class LayerReference(NamedTuple):
@@ -114,15 +131,15 @@ class LayerReference(NamedTuple):
 
     Attributes:
         features (tuple of SideReference): as the two models see it, Student's first.
-        labels (SideReference or None): as the labels see it.
+        labels (SideReference or None): as the labels see it; on the CPU, wherever the rest is.
         teacher (SideReference or None): as the Teacher sees it, in the labels' place.
-        pairings (tuple of Pairing): distilled (Base removed from Student) and residual.
+        pairings (Pairing): distilled (Base removed from Student) and residual.
     """
 
     features: tuple[SideReference, SideReference]
     labels: Optional[SideReference]
     teacher: Optional[SideReference]
-    pairings: tuple[Pairing, Pairing]
+    pairings: Pairing
 
     @classmethod
     def of(
@@ -143,27 +160,32 @@ class LayerReference(NamedTuple):
         if teacher is not None:
             teacher = teacher.to(student.device)
             third = euclidean_distances(teacher).to(first)
-            by_teacher, t = SideReference.of(teacher, third), center(third).matrix
+            t = center(third).matrix
+            by_teacher = SideReference.of(teacher, third, t)
         elif labels is not None:
-            third = label_distances(labels, labels, class_embeddings).to(first)
-            by_labels, t = SideReference.of(labels, third), center(third).matrix
+            labels = labels.cpu()
+            third = label_distances(labels, labels, class_embeddings)
+            t = center(third).matrix
+            by_labels, t = SideReference.of(labels, third, t), t.to(first)
+        pairings = _pairing(p, q, t, _floor(second, base)), _pairing(q, p, t, _floor(first, student))
         return cls(
-            (SideReference.of(student, first), SideReference.of(base, second)),
+            (SideReference.of(student, first, p), SideReference.of(base, second, q)),
             by_labels,
             by_teacher,
-            (_pairing(p, q, t, _floor(second, base)), _pairing(q, p, t, _floor(first, student))),
+            Pairing(*map(torch.stack, zip(*pairings))),
         )
 
-    def added_labels(self, target: Tensor, class_embeddings: Optional[Tensor], direction: int) -> AddedRows:
-        """The inputs' labels as rows.
+    def added_labels(self, target: Tensor, class_embeddings: Optional[Tensor]) -> AddedRows:
+        """The inputs' labels as rows, (N, m) on the CPU.
 
         Raises:
             ValueError: an input whose label, added to the population's, leaves no geometry.
         """
         assert self.labels is not None
+        target = target.cpu()
         distances = label_distances(target, self.labels.points, class_embeddings)
-        added = self.labels.added(distances, torch.float64)
-        squares = self.pairings[direction].target_target + added.weight * added.rows.square().sum(1)
+        added = AddedRows(*(each[0] for each in added_rows([self.labels], distances[None], torch.float64)))
+        squares = self.labels.square + added.weight * added.rows.square().sum(1)
         flat = squares <= MIN_LABEL_SHARE**2 * added.raw_squares
         if bool(flat.any()):
             index = int(flat.nonzero()[0])
@@ -177,9 +199,9 @@ class LayerReference(NamedTuple):
         first, second = self.features
         return LayerReference(
             (first.to(device), second.to(device)),
-            None if self.labels is None else self.labels.to(device),
+            self.labels,
             None if self.teacher is None else self.teacher.to(device),
-            (self.pairings[0].to(device), self.pairings[1].to(device)),
+            self.pairings.to(device),
         )
 
 
@@ -250,18 +272,3 @@ class ReferencePopulation:
         if self.has_teacher:
             kind = "inputs with a Teacher"
         return f"ReferencePopulation({len(self)} {kind}, {len(self.layers)} layer(s))"
-
-
-def added_features(side: SideReference, features: Tensor) -> AddedRows:
-    """New inputs, (N, d) features, as rows of a population; differentiable in the features.
-
-    Raises:
-        ValueError: features of another width than the population's.
-    """
-    points = side.points.to(features.dtype)
-    if features.shape[1] != points.shape[1]:
-        raise ValueError(
-            f"The inputs have {features.shape[1]} features, those of the reference population {points.shape[1]}: with "
-            "a feature_transform that keeps positions, such as flatten, both need the same size."
-        )
-    return side.added(cross_distances(features, points), features.dtype)

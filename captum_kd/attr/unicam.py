@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from captum_kd._arguments import Target, as_layout_hints, check_callable, check_device_ids
 from captum_kd.attr.call import Call, checked_map_settings
-from captum_kd.attr.gradients import population_gradients, reference_gradients
+from captum_kd.attr.gradients import Measured, population_gradients, reference_gradients
 from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
 from captum_kd.attr.made_with import made_with
 from captum_kd.attr.population import check_population, check_reference_inputs
-from captum_kd.attr.reference import LayerReference, ReferencePopulation
+from captum_kd.attr.reference import AddedRows, LayerReference, ReferencePopulation
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, global_average_pool
-from captum_kd.observation import Observer
+from captum_kd.observation import Observation, Observer
 
 __all__ = ["TransferAttributions", "UniCAM"]
 
@@ -399,13 +399,20 @@ class UniCAM(LayerAttribution):
     ) -> list[Any]:
         """Maps of this object's direction and, if asked for, of the other one."""
         if reference is None:
-            check_population(call.inputs, call.labels, self.class_embeddings, has_teacher=self._teacher is not None)
+            has_teacher = self._teacher is not None
+            of_labels = check_population(call.inputs, call.labels, self.class_embeddings, has_teacher)
+            of_batch = functools.partial(population_gradients, labels=of_labels, both=both)
+            objectives: list[Callable[..., list[Tensor]]] = [of_batch] * len(self._own.pairs)
         else:
-            self._check_reference(reference, call)
+            rows = self._check_reference(reference, call)
+            objectives = [
+                functools.partial(reference_gradients, layer, self._direction, labels=rows, both=both)
+                for layer in reference.layers
+            ]
         # The Teacher first: what it kept is gone before the other two keep their activations.
-        teacher = None if self._teacher is None else call.observe(self._teacher, features_only=True).features
+        teacher = None if self._teacher is None else _measured(call.observe(self._teacher, features_only=True))
         own, other = call.observe(self._own), call.observe(self._other, features_only=not both)
-        gradients = self._gradients(own.features, other.features, teacher, call.labels, reference, both)
+        gradients = self._gradients(objectives, _measured(own), _measured(other), teacher)
         return [
             self._format(observation.maps([of_pair[place] for of_pair in gradients], **map_settings))
             for place, observation in enumerate((own, other) if both else (own,))
@@ -413,52 +420,42 @@ class UniCAM(LayerAttribution):
 
     def _gradients(
         self,
-        own: Sequence[Tensor],
-        other: Sequence[Tensor],
-        teacher: Optional[Sequence[Tensor]],
-        labels: Optional[Tensor],
-        reference: Optional[ReferencePopulation],
-        both: bool,
+        objectives: Sequence[Callable[..., list[Tensor]]],
+        own: Sequence[Measured],
+        other: Sequence[Measured],
+        teacher: Optional[Sequence[Measured]],
     ) -> list[list[Tensor]]:
-        """For each layer pair the objectives' gradients at the features, of one direction or of both."""
-        objectives = self._objectives()
+        """For each layer pair its objectives' gradients at the features, of one direction or of both."""
         # Maps at several layers may be of one objective, that of a shared feature layer.
         found: dict[tuple[nn.Module, ...], list[Tensor]] = {}
-        for number, objective in enumerate(objectives):
-            if objective in found:
-                continue
-            features = [own[number], other[number], *([] if teacher is None else [teacher[number]])]
-            first, second, *third = _alike(features)
-            aim = (third[0] if third else None, labels, self.class_embeddings)
-            with torch.inference_mode(False), torch.enable_grad():
-                if reference is None:
-                    found[objective] = population_gradients((first, second), *aim, both)
-                else:
-                    layer = reference.layers[number].to(first.device)
-                    found[objective] = reference_gradients(layer, self._direction, (first, second), *aim, both)
-        return [found[objective] for objective in objectives]
+        sources = self._objectives()
+        for number, (source, objective) in enumerate(zip(sources, objectives)):
+            if source not in found:
+                first, second, *third = _alike([own[number], other[number], *([] if teacher is None else [teacher[number]])])
+                with torch.inference_mode(False), torch.no_grad():
+                    found[source] = objective(features=(first, second), teacher=third[0] if third else None)
+        return [found[source] for source in sources]
 
     def _objectives(self) -> list[tuple[nn.Module, ...]]:
         """What each layer pair's objective is taken from: the feature layers of all models."""
         observers = [observer for observer in (self._own, self._other, self._teacher) if observer is not None]
         return [tuple(pair.feature_layer.module for pair in pairs) for pairs in zip(*(o.pairs for o in observers))]
 
-    def _check_reference(self, reference: object, call: Call) -> None:
+    def _check_reference(self, reference: object, call: Call) -> Optional[AddedRows]:
+        """The labels as rows of the population, where there are labels."""
         if not isinstance(reference, ReferencePopulation):
             raise TypeError(
                 f"reference must be a ReferencePopulation made by UniCAM.reference(), got {type(reference).__name__}."
             )
         reference.check(self._made_with(call.at_input))
         if call.labels is None:
-            return
+            return None
         if not reference.is_labelled:
             raise ValueError(
                 "target was given, but the reference population has no labels; make it with reference(inputs, target) "
                 "or pass target=None for the objective without labels."
             )
-        layer = reference.layers[0]
-        assert layer.labels is not None
-        layer.added_labels(call.labels.to(layer.labels.points.device), self.class_embeddings, self._direction)
+        return reference.layers[0].added_labels(call.labels, self.class_embeddings)
 
     def _made_with(self, attribute_to_layer_input: bool) -> dict[str, Any]:
         """What a reference population has to share with the calls that use it."""
@@ -472,7 +469,11 @@ class UniCAM(LayerAttribution):
         return formatted if self._several else formatted[0]
 
 
-def _alike(features: Sequence[Tensor]) -> list[Tensor]:
+def _measured(observation: Observation) -> list[Measured]:
+    return [Measured(*each) for each in zip(observation.features, observation.largest)]
+
+
+def _alike(features: Sequence[Measured]) -> list[Measured]:
     """All models' features on the first one's device and in one dtype."""
-    dtype = functools.reduce(torch.promote_types, (x.dtype for x in features))
-    return [x.to(features[0].device, dtype) for x in features]
+    dtype = functools.reduce(torch.promote_types, (each.values.dtype for each in features))
+    return [Measured(each.values.to(features[0].values.device, dtype), each.largest) for each in features]

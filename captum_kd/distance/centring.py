@@ -28,6 +28,7 @@ __all__ = [
     "inner_product",
     "noise_level",
     "remove",
+    "u_centered",
     "u_shift",
     "warn_of_no_geometry",
 ]
@@ -119,15 +120,23 @@ def u_shift(distances: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
     """The vector u with P_ij = D_ij - u_i - u_j off the diagonal of a U-centred matrix.
 
     Args:
-        distances (Tensor): (n, n), symmetric.
+        distances (Tensor): (..., n, n), symmetric.
         dtype (torch.dtype, optional): in which to sum, and of the result; that of ``distances`` without.
 
     Returns:
-        Tensor: (n,).
+        Tensor: (..., n).
     """
-    n = distances.shape[0]
-    sums = distances.sum(1, dtype=dtype)
-    return torch.sub(sums, sums.sum(), alpha=0.5 / (n - 1)) / (n - 2)
+    n = distances.shape[-1]
+    sums = distances.sum(-1, dtype=dtype)
+    return torch.sub(sums, sums.sum(-1, keepdim=True), alpha=0.5 / (n - 1)) / (n - 2)
+
+
+def u_centered(distances: Tensor) -> Tensor:
+    """U-centred copies of symmetric matrices (..., n, n) with a diagonal of 0."""
+    shift = u_shift(distances)
+    matrices = (distances - shift[..., None]).sub_(shift[..., None, :])
+    matrices.diagonal(dim1=-2, dim2=-1).zero_()
+    return matrices
 
 
 def inner_product(p: Geometry, q: Geometry) -> Tensor:

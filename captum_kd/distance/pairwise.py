@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from functools import lru_cache
-from typing import Any, Callable, ContextManager, Iterable, Optional
+from typing import Any, Callable, ContextManager, Iterable, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ __all__ = [
     "CHUNK",
     "Chunks",
     "FEW",
+    "Spread",
     "block_distances",
     "cross_distances",
     "distances_to_center",
@@ -119,28 +120,82 @@ def unchecked_distances(x: Tensor, y: Optional[Tensor] = None, *, apart: bool = 
     """:func:`cross_distances`, or the :func:`euclidean_distances` of ``x``, of features known to be finite and of a size
     whose squares are safe; and, where they are known to be ``apart``, without a pair that has to be subtracted."""
     if not (torch.is_grad_enabled() and (x.requires_grad or (y is not None and y.requires_grad))):
-        distances = _forward(x, y, apart)[2]
+        distances = Spread.of(x, y, quick=apart).distances
         return distances if distances.dtype == x.dtype else distances.to(x.dtype)
     differentiable: Tensor = _Distances.apply(x, y, apart)
     return differentiable
 
 
-def _forward(x: Tensor, y: Optional[Tensor], apart: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shifted rows of both sets, their distances, and the pairs that were subtracted one by one."""
-    shift = (x if y is None else y).mean(0)
-    xs = x - shift
-    ys = xs if y is None else y - shift
-    single = xs.shape[1] <= CHUNK
+class Spread(NamedTuple):
+    """How far rows are from each other, and what the way back to the rows needs.
 
-    def chunks() -> Iterable[tuple[Tensor, Tensor]]:
-        return ((xs, ys),) if single else zip(xs.split(CHUNK, 1), ys.split(CHUNK, 1))
+    Attributes:
+        xs (Tensor): (n, d) rows, shifted.
+        ys (Tensor): (m, d) the others, shifted alike; the same tensor where there is one set of rows.
+        distances (Tensor): (n, m), of the rows' dtype or float64.
+        close (Tensor): (2, k) indices of the pairs that were subtracted one by one.
+        doubt (Tensor, optional): whether some pair should have been, where none was: a Boolean nobody has looked at.
+    """
 
-    with full_precision(xs.device):
-        if apart:
-            distances, close = quick_distances(chunks, symmetric=y is None, single=single)[0], _no_pairs(xs.device)
-        else:
-            distances, close = block_distances(chunks, symmetric=y is None, single=single)
-    return xs, ys, distances, close
+    xs: Tensor
+    ys: Tensor
+    distances: Tensor
+    close: Tensor
+    doubt: Optional[Tensor] = None
+
+    @classmethod
+    def of(cls, x: Tensor, y: Optional[Tensor] = None, *, quick: bool = False) -> "Spread":
+        """Of rows, or of rows and others, that are finite and of a size whose squares are safe.
+
+        Args:
+            x (Tensor): (n, d), float32 or float64.
+            y (Tensor, optional): (m, d).
+            quick (bool): subtract no pair, ask nothing of the device, and note the doubt.
+        """
+        shift = (x if y is None else y).mean(0)
+        xs = x - shift
+        ys = xs if y is None else y - shift
+        single = xs.shape[1] <= CHUNK
+
+        def chunks() -> Iterable[tuple[Tensor, Tensor]]:
+            return ((xs, ys),) if single else zip(xs.split(CHUNK, 1), ys.split(CHUNK, 1))
+
+        with full_precision(xs.device):
+            if quick:
+                distances, doubt = quick_distances(chunks, symmetric=y is None, single=single)
+                return cls(xs, ys, distances, _no_pairs(xs.device), doubt)
+            return cls(xs, ys, *block_distances(chunks, symmetric=y is None, single=single))
+
+    def gradients(self, slope: Tensor, both: bool = False) -> tuple[Tensor, Optional[Tensor]]:
+        """A quantity's gradients at the rows and, of two sets, at the others, from those at the distances.
+
+        Args:
+            slope (Tensor): (n, m); of one set of rows both places of a pair count.
+            both (bool): of two sets, the others' too.
+        """
+        # d|x-y| = (x-y)/|x-y|; at |x-y| = 0 the subgradient 0 is taken. The distances may
+        # have been promoted, and the products' operands must be of one dtype.
+        xs, ys, distances, close, _ = self
+        symmetric = xs is ys
+        if symmetric:
+            slope = slope + slope.T
+        slope = torch.where(distances > 0, slope / distances, 0.0)
+        xs, ys = xs.to(slope.dtype), ys.to(slope.dtype)
+        rows, columns = close
+        if rows.numel():
+            single = slope[rows, columns]
+            slope[rows, columns] = 0
+        with full_precision(xs.device):
+            grad_x = torch.addmm(slope.sum(1, keepdim=True) * xs, slope, ys, alpha=-1)
+            grad_y = None
+            if both and not symmetric:
+                grad_y = torch.addmm(slope.sum(0)[:, None] * ys, slope.T, xs, alpha=-1)
+        for part in _pair_blocks(rows.numel(), xs.shape[1]):
+            pull = single[part, None] * (xs[rows[part]] - ys[columns[part]])
+            grad_x.index_add_(0, rows[part], pull)
+            if grad_y is not None:
+                grad_y.index_add_(0, columns[part], pull, alpha=-1)
+        return grad_x, grad_y
 
 
 def is_finite(x: Tensor) -> bool:
@@ -176,33 +231,17 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Optional[Tensor], apart: bool) -> Tensor:
-        xs, ys, distances, close = _forward(x, y, apart)
+        spread = Spread.of(x, y, quick=apart)
         ctx.symmetric = y is None
-        ctx.save_for_backward(xs, ys, distances, close)
-        return distances.to(x.dtype)
+        ctx.save_for_backward(*spread[:4])
+        return spread.distances.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         xs, ys, distances, close = ctx.saved_tensors
-        if ctx.symmetric:
-            grad = grad + grad.T
-        # d|x-y| = (x-y)/|x-y|; at |x-y| = 0 the subgradient 0 is taken. The distances may
-        # have been promoted, and the products' operands must be of one dtype.
-        slope = torch.where(distances > 0, grad / distances, 0.0)
-        xs, ys = xs.to(slope.dtype), ys.to(slope.dtype)
-        rows, columns = close
-        single = slope[rows, columns]
-        slope[rows, columns] = 0
-        with full_precision(xs.device):
-            grad_x = slope.sum(1, keepdim=True) * xs - slope @ ys
-            grad_y = None if ctx.symmetric else slope.sum(0)[:, None] * ys - slope.T @ xs
-        for part in _pair_blocks(rows.numel(), xs.shape[1]):
-            pull = single[part, None] * (xs[rows[part]] - ys[columns[part]])
-            grad_x.index_add_(0, rows[part], pull)
-            if grad_y is not None:
-                grad_y.index_add_(0, columns[part], pull, alpha=-1)
-        return grad_x.to(grad.dtype), None if grad_y is None else grad_y.to(grad.dtype), None
+        spread = Spread(xs, xs if ctx.symmetric else ys, distances, close)
+        return *(None if each is None else each.to(grad.dtype) for each in spread.gradients(grad, both=True)), None
 
 
 def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[Tensor, Tensor]:

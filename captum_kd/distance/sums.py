@@ -35,6 +35,8 @@ _DEVICE_BLOCK = 4096
 _CPU_WORK = 1 << 18
 # 256 MB, of a GPU's memory.
 _DEVICE_WORK = 1 << 25
+# Rows whose products a GPU is given as dots of single pairs: a product of so few and so long ones takes it several times longer.
+_MOST_DOTS = 3
 # Where shifted sums are this much larger than what is left of them, the guess was a bad one (far outliers).
 _BAD_GUESS = 1e4
 
@@ -96,8 +98,7 @@ class PairSums:
                 self.rows[:, columns] += work.sum(1)
             self.rows[:, here] += work.sum(2)
             if self.by_row is None:
-                flat = work.flatten(1)
-                self.products += (flat @ flat.T).mul_(weight)
+                self.products += _inner_products(work.flatten(1)).mul_(weight)
             else:
                 of_rows = work.permute(1, 0, 2)
                 found = torch.bmm(of_rows, of_rows.mT)
@@ -167,6 +168,16 @@ class PairSums:
             raise ValueError("These sums were not taken by row; pass by_row=True.")
         n = self.n
         return (self.products - self.by_row * (2 * (n - 2) / (n - 3))) / ((n - 1) * (n - 4))
+
+
+def _inner_products(rows: Tensor) -> Tensor:
+    """(k, k) of k long rows."""
+    k = len(rows)
+    if k > _MOST_DOTS or not is_queued(rows.device):
+        return rows @ rows.T
+    pairs = list(combinations_with_replacement(range(k), 2))
+    dots = {pair: torch.dot(rows[pair[0]], rows[pair[1]]) for pair in pairs}
+    return torch.stack([dots[min(i, j), max(i, j)] for i in range(k) for j in range(k)]).view(k, k)
 
 
 def block_side(device: torch.device) -> int:

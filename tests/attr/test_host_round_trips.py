@@ -29,8 +29,11 @@ def spread(n: int) -> tuple[Tensor, Tensor]:
     return images(n, seed=4), labels(n)
 
 
+@pytest.mark.parametrize("queued", [False, True])
 @pytest.mark.parametrize("referenced", [False, True])
-def test_neither_inputs_nor_batches_add_questions(unicam, referenced):
+def test_neither_inputs_nor_batches_add_questions(unicam, referenced, queued, monkeypatch):
+    for module in ("distance.pairwise", "attr.gradients") if queued else ():
+        monkeypatch.setattr(f"captum_kd.{module}.is_queued", lambda device: True)
     population = unicam.reference(*spread(40)) if referenced else None
 
     def explain(n: int, internal_batch_size=None) -> int:
@@ -39,10 +42,10 @@ def test_neither_inputs_nor_batches_add_questions(unicam, referenced):
             lambda: unicam.attribute_transfer(x, y, reference=population, internal_batch_size=internal_batch_size)
         )
 
-    few = explain(32)
-    assert 0 < few < 40
-    assert explain(96) == few
-    assert explain(96, internal_batch_size=4) == few
+    few = explain(20)
+    assert 0 < few < 20
+    assert explain(60) == few
+    assert explain(60, internal_batch_size=4) == few
 
 
 def test_each_further_layer_adds_few_questions():

@@ -1,14 +1,15 @@
 """Values of the objectives: those of the definition, written out over the population with the one input added to it."""
 
-from typing import Optional
+import warnings
+from typing import Any, Optional
 
 import pytest
 import torch
 from torch import Tensor
 
-from captum_kd.attr.objective import population_objective, reference_objective
-from captum_kd.attr.reference import LayerReference, added_features
-from captum_kd.distance import Geometry, center, correlation, geometry, remove
+from captum_kd.attr.objective import Objectives, population_objectives, reference_objectives
+from captum_kd.attr.reference import AddedRows, LayerReference, added_rows
+from captum_kd.distance import Geometry, center, correlation, noise_level, remove
 from captum_kd.embeddings import label_geometry
 
 M, N, CLASSES = 11, 3, 3
@@ -40,14 +41,22 @@ def values(
     layer = LayerReference.of(
         *references, LABELS if target == "labels" else None, None, teacher[0] if target == "teacher" else None
     )
-    rows = [added_features(side, x) for side, x in zip(layer.features, inputs)]
+    sides, sets = [*layer.features], [*inputs]
+    if layer.teacher is not None:
+        sides, sets = [*sides, layer.teacher], [*sets, teacher[1]]
+    rows = added_rows(sides, torch.stack([torch.cdist(x, side.points) for x, side in zip(sets, sides)]), F64)
     aim = None
     if target == "labels":
-        aim = layer.added_labels(MORE_LABELS, None, direction)
+        aim = layer.added_labels(MORE_LABELS, None)
     elif target == "teacher":
-        assert layer.teacher is not None
-        aim = added_features(layer.teacher, teacher[1])
-    return reference_objective(layer.pairings[direction], rows[direction], rows[1 - direction], aim)
+        aim = AddedRows(*(each[2] for each in rows))
+    rows = AddedRows(*(each[:2] if direction == 0 else each[:2].flip(0) for each in rows))
+    pairings = layer.pairings.swapped() if direction else layer.pairings
+    alone = reference_objectives(pairings, rows, aim, both=False).values
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said of one direction, now of both
+        torch.testing.assert_close(reference_objectives(pairings, rows, aim).values[:1], alone)
+    return alone[0]
 
 
 def literal(direction: int, target: str, place: int) -> Tensor:
@@ -102,35 +111,94 @@ def test_inputs_of_which_the_target_is_the_removed_geometry_are_counted():
     assert found[1:].tolist() == [0, 0] and abs(float(found[0])) > 1e-6
 
 
+def batch(own: Tensor, other: Tensor, aim: Optional[Geometry], **settings: Any) -> Objectives:
+    sides = [geometry_of(own), geometry_of(other)]
+    both = Geometry(*(torch.stack(each) for each in zip(*sides)))
+    return population_objectives(both, aim, noise_level(F64), **settings)
+
+
+def batch_literal(own: Tensor, other: Tensor, aim: Optional[Geometry]) -> Tensor:
+    rest = remove(geometry_of(own), geometry_of(other).detach())
+    return rest.matrix.amax(1).sum() if aim is None else correlation(rest, aim)
+
+
+@pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("target", ["labels", "none"])
-def test_of_a_batch_that_is_its_own_population(target):
-    own, other = geometry(REFERENCES[0]), geometry(REFERENCES[1])
+def test_of_a_batch_that_is_its_own_population(target, both):
     aim: Optional[Geometry] = label_geometry(LABELS, None, F64) if target == "labels" else None
-    rest = remove(geometry_of(REFERENCES[0]), geometry_of(REFERENCES[1]))
-    expected = rest.matrix.amax(1).sum() if aim is None else correlation(rest, aim)
-    torch.testing.assert_close(population_objective(own, other, aim), expected, rtol=1e-10, atol=1e-12)
+    expected = [batch_literal(*REFERENCES, aim), batch_literal(*REFERENCES[::-1], aim)][: 1 + both]
+    found = batch(*REFERENCES, aim, both=both)
+    torch.testing.assert_close(found.values, torch.stack(expected), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", ["labels", "none"])
+def test_slopes_of_a_batch_are_those_of_the_definition(target):
+    """The definition, differentiated by autograd at symmetric changes of the distances."""
+    aim: Optional[Geometry] = label_geometry(LABELS, None, F64) if target == "labels" else None
+    found = batch(*REFERENCES, aim).slopes
+    for place, (own, other) in enumerate((REFERENCES, REFERENCES[::-1])):
+        distances = torch.cdist(own, own, compute_mode="donot_use_mm_for_euclid_dist").requires_grad_()
+        rest = remove(center((distances + distances.T) / 2), geometry_of(other))
+        value = rest.matrix.amax(1).sum() if aim is None else correlation(rest, aim)
+        (slope,) = torch.autograd.grad(value, distances)
+        torch.testing.assert_close(found[place], slope.fill_diagonal_(0), rtol=1e-9, atol=1e-13)
+
+
+def test_a_row_with_several_strongest_entries_shares_its_slope_among_them():
+    """As amax does: copies of an input are as far from all others."""
+    x = torch.cat([REFERENCES[0][:6], REFERENCES[0][:5]])
+    found = batch(x, REFERENCES[1], None).slopes[0]
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").requires_grad_()
+    value = remove(center((distances + distances.T) / 2), geometry_of(REFERENCES[1])).matrix.amax(1).sum()
+    (slope,) = torch.autograd.grad(value, distances)
+    torch.testing.assert_close(found, slope.fill_diagonal_(0), rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize("target", ["labels", "none"])
 def test_of_a_batch_of_which_nothing_is_left(target):
-    x = REFERENCES[0].clone().requires_grad_()
     aim = label_geometry(LABELS, None, F64) if target == "labels" else None
     with pytest.warns(UserWarning, match="Nothing of the features is left for the batch"):
-        value = population_objective(geometry(x), geometry(2 * REFERENCES[0]), aim)
-    value.backward()
-    assert float(value.detach()) == 0 and x.grad is not None and x.grad.count_nonzero() == 0
+        found = batch(REFERENCES[0], 2 * REFERENCES[0], aim)
+    assert found.values.tolist() == [0, 0] and found.slopes.count_nonzero() == 0
 
 
 @pytest.mark.parametrize("whose", ["labels", "Teacher"])
 def test_of_a_batch_whose_target_is_the_removed_geometry(whose):
-    x = REFERENCES[0].clone().requires_grad_()
     with pytest.warns(UserWarning, match=f"Nothing of the geometry of the {whose} is left for the batch"):
-        value = population_objective(geometry(x), geometry(REFERENCES[1]), geometry(3 * REFERENCES[1]), whose)
-    value.backward()
-    assert float(value.detach()) == 0 and x.grad is not None and x.grad.count_nonzero() == 0
+        found = batch(*REFERENCES, geometry_of(3 * REFERENCES[1]), whose_target=whose)
+    assert float(found.values[0]) == 0 and found.slopes[0].count_nonzero() == 0
+    assert float(found.values[1]) > 0.1 and found.slopes[1].count_nonzero() > 0
 
 
-def test_the_other_model_and_the_target_get_no_gradient():
-    own, other = (x.clone().requires_grad_() for x in REFERENCES)
-    population_objective(geometry(own), geometry(other), geometry(TEACHER)).backward()
-    assert own.grad is not None and own.grad.count_nonzero() > 0 and other.grad is None
+@pytest.mark.parametrize("target", ["labels", "none"])
+def test_constant_features_of_the_other_model_take_nothing_from_a_batch(target):
+    aim = label_geometry(LABELS, None, F64) if target == "labels" else None
+    found = batch(REFERENCES[0], torch.ones(M, 2, dtype=F64), aim, both=False).values
+    alone = geometry_of(REFERENCES[0])
+    expected = alone.matrix.amax(1).sum() if aim is None else correlation(alone, aim)
+    torch.testing.assert_close(found[0], expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", ["labels", "teacher", "none"])
+def test_slopes_of_added_inputs_are_those_of_their_values(target):
+    """Finite differences: of an added row's distances, one after the other."""
+    layer = LayerReference.of(
+        *REFERENCES, LABELS if target == "labels" else None, None, TEACHER if target == "teacher" else None
+    )
+    distances = torch.stack([torch.cdist(x, y) for x, y in zip(INPUTS, REFERENCES)])
+    aim = None
+    if target == "labels":
+        aim = layer.added_labels(MORE_LABELS, None)
+    elif layer.teacher is not None:
+        there = added_rows([layer.teacher], torch.cdist(TEACHERS_INPUTS, TEACHER)[None], F64)
+        aim = AddedRows(*(each[0] for each in there))
+
+    def found(place: int, step: float) -> Objectives:
+        moved = distances.clone()
+        moved[0, :, place] += step
+        return reference_objectives(layer.pairings, added_rows(layer.features, moved, F64), aim, both=False)
+
+    slopes = found(0, 0.0).slopes[0]
+    for place in range(M):
+        rise = (found(place, 1e-6).values - found(place, -1e-6).values)[0] / 2e-6
+        torch.testing.assert_close(slopes[:, place], rise, rtol=1e-6, atol=1e-9)
