@@ -12,9 +12,9 @@ from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlati
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
 from captum_kd.distance.sources import FeatureDistances, TensorFeatures
 from captum_kd.features import FeatureTransform, flatten
-from captum_kd.layers import LayerLike
 from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
 from captum_kd.metrics._localised import PerturbFunc, as_localisers
+from captum_kd.names import LayerLike
 
 __all__ = ["feature_similarity_score"]
 

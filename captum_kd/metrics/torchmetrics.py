@@ -26,8 +26,8 @@ from captum_kd.distance.sums import BLOCK, OneProcess, Walk, population_sums
 from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_class_embeddings, check_label_geometry
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.labels import LabelDistances
-from captum_kd.layers import LayerLike
 from captum_kd.metrics._layer_features import FeatureSettings, layer_features, layer_observer
+from captum_kd.names import LayerLike
 from captum_kd.processes import Processes, as_processes
 
 try:
