@@ -15,7 +15,7 @@ from torch import Tensor
 from captum_kd.attr.objective import population_objective, reference_objective
 from captum_kd.attr.reference import AddedRows, LayerReference, added_features
 from captum_kd.distance import Geometry, geometry
-from captum_kd.embeddings import label_geometry
+from captum_kd.labels import label_geometry
 
 __all__ = ["population_gradients", "reference_gradients"]
 

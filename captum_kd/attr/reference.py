@@ -21,7 +21,7 @@ from captum_kd._values import check_mapping, described
 from captum_kd.attr.made_with import check_made_alike
 from captum_kd.distance import center, cross_distances, euclidean_distances, noise_level, u_shift
 from captum_kd.distance.sources import widest
-from captum_kd.embeddings import MIN_LABEL_SHARE, WAYS_OUT, label_distances
+from captum_kd.labels import MIN_LABEL_SHARE, WAYS_OUT, label_distances
 
 __all__ = [
     "AddedRows",

@@ -23,9 +23,9 @@ from captum_kd.distance.gram import gram_correlation
 from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, ShardWalk
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures, is_to_be_widened
 from captum_kd.distance.sums import BLOCK, OneProcess, Walk, population_sums
-from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_class_embeddings, check_label_geometry
+from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
-from captum_kd.labels import LabelDistances
+from captum_kd.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry
 from captum_kd.metrics._layer_features import FeatureSettings, layer_features, layer_observer
 from captum_kd.names import LayerLike
 from captum_kd.processes import Processes, as_processes

@@ -9,7 +9,7 @@ from torch import Tensor
 from captum_kd.attr.objective import population_objective, reference_objective
 from captum_kd.attr.reference import LayerReference, added_features
 from captum_kd.distance import Geometry, center, correlation, geometry, remove
-from captum_kd.embeddings import label_geometry
+from captum_kd.labels import label_geometry
 
 M, N, CLASSES = 11, 3, 3
 F64 = torch.float64

@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_kd.distance import MIN_INPUTS
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL
 from captum_kd.distance.sources import DistanceSource, TensorFeatures
-from captum_kd.embeddings import check_label_geometry
+from captum_kd.labels import check_label_geometry
 from captum_kd.metrics.report.memory import Placement
 from captum_kd.metrics.report.projection import RandomProjection
 from captum_kd.metrics.report.repeats import RepeatedInputs
