@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance import Estimator, Geometry, center, euclidean_distances
-from captum_kd.distance.centring import noise_level
+from captum_kd.distance.centring import no_centring, noise_level
 from captum_kd.distance.sources import widest
 
 __all__ = ["LabelDistances", "check_label_geometry", "label_distances", "label_geometry", "label_norms"]
@@ -109,7 +109,12 @@ def label_norms(apart: Tensor, counts: Tensor, estimator: Estimator = "unbiased"
     n = float(counts.sum())
     by_class = apart @ counts
     squares, rows, total = counts @ apart.square() @ counts, counts @ by_class.square(), counts @ by_class
-    first, second = (n - 2, (n - 1) * (n - 2)) if estimator == "unbiased" else (n, n * n)
+    if estimator == "unbiased":
+        first, second = n - 2, (n - 1) * (n - 2)
+    elif estimator == "biased":
+        first, second = n, n * n
+    else:
+        raise no_centring(estimator)
     square = squares - 2 * rows / first + total.square() / second
     return float(square.clamp(min=0).sqrt()), float(squares.sqrt())
 

@@ -110,6 +110,11 @@ def test_the_error_shows_the_first_labels():
         label_geometry(labels(*[3] * 9), None, F64)
 
 
+def test_an_unknown_estimator_is_never_taken_for_another():
+    with pytest.raises(ValueError, match="No centring is written here for estimator='u'"):
+        label_geometry(labels(0, 0, 1, 1), None, F64, "u")
+
+
 @pytest.mark.parametrize("gap", [0, 1e-8])
 def test_classes_that_a_table_hardly_tells_apart_count_as_one(gap):
     """Classes 0 and 1 in one place, or nearly so, leave label 2 alone against the rest."""
