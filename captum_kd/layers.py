@@ -1,7 +1,6 @@
 """Running a model and catching what its layers give.
 
-The one place with hooks, and the one that knows Captum's private helpers. Hooks are gone and
-the global random state is as it was when a call ends, however it ends.
+The one place with hooks. Hooks are gone and the global random state is as it was when a call ends, however it ends.
 """
 
 from __future__ import annotations
