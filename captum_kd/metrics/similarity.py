@@ -51,9 +51,9 @@ def feature_similarity_score(
     seeds.
 
     Source: Adhane et al., WACV 2025, with the unbiased estimator of Szekely & Rizzo 2014 over all
-    inputs at once. The authors' published figures use the biased estimator on features of unit
-    length, averaged over mini-batches: ``estimator="biased"``,
-    ``feature_transform=flatten_to_unit_length``. For few inputs it tends to 1 whatever the features.
+    inputs at once. The authors' present code uses the biased estimator on features of unit
+    length: ``estimator="biased"``, ``feature_transform=flatten_to_unit_length``. For few inputs it
+    tends to 1 whatever the features.
 
     Args:
 

@@ -206,7 +206,7 @@ def _summary(scores: LayerScores, question: Question, last: Mapping[str, Distanc
 
 
 class MiniBatches:
-    """Mean scores of the loader's own batches: the published way. Keeps scores, no features.
+    """Mean scores of the loader's own batches, as in the authors' earlier scripts. Keeps scores, no features.
 
     A batch counts if two of its classes have two inputs or more and its labels a geometry, and for scores with removal
     if it has at least 5 inputs; a score that a batch does not define (constant features) is left out of its mean.
