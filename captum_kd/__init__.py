@@ -7,7 +7,7 @@ scores it. Both compose with Captum.
 from captum_kd.attr import ReferencePopulation, TransferAttributions, UniCAM
 from captum_kd.features import flatten, flatten_to_unit_length, global_average_pool
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = [
     "ReferencePopulation",

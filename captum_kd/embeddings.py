@@ -1,4 +1,4 @@
-"""Classes as points: where embeddings of classes come from, and the geometry that labels give a population.
+"""Classes as points: tables of embeddings from what a model has learned, and the check of any table.
 
 Without embeddings classes are one-hot, all equally far apart. :func:`classifier_embeddings` and
 :func:`class_prototypes` place them by what a model has learned; any (num_classes, e) tensor will do
@@ -9,39 +9,234 @@ cannot matter: two points have one distance, and scores and maps do not depend o
 from __future__ import annotations
 
 import math
-from typing import Optional
+from collections.abc import Iterable
+from typing import Any, Callable, Optional
 
 import torch
-from torch import Tensor
+from captum._utils.progress import progress
+from torch import Tensor, nn
 
-from captum_kd._class_tables import class_prototypes, classifier_embeddings
-from captum_kd._values import check_dense
-from captum_kd.distance import Estimator, Geometry, center, euclidean_distances
+from captum_kd._arguments import check_callable
+from captum_kd._batches import Unpack, device_of, to_device, unpack_batch
+from captum_kd._values import as_count, as_flag, check_dense
+from captum_kd.distance import is_finite
+from captum_kd.layers import run_model, same_random_state
 
-__all__ = [
-    "check_class_embeddings",
-    "check_label_geometry",
-    "class_prototypes",
-    "classifier_embeddings",
-    "label_distances",
-    "label_geometry",
-    "label_norms",
-]
+__all__ = ["check_class_embeddings", "class_prototypes", "classifier_embeddings"]
 
-MIN_LABEL_SHARE = 1e-6
-"""Labels whose centred norm is at most this share of the raw norm have no geometry."""
+CANCELLED = 1e-6
+"""A mean of unit vectors that is at most this long is rounding: it has no direction."""
 
-WAYS_OUT = (
-    "Pass a labelled reference population (reference=), more inputs with at least two inputs in "
-    "each of two classes, or target=None for the objective without labels."
-)
-"""What a call that makes maps can do about labels without geometry."""
 
-WAYS_OUT_OF_POPULATION = (
-    "Pass more inputs with at least two inputs in each of two classes, or target=None for a population that "
-    "serves the objective without labels."
-)
-WAYS_OUT_OF_SCORE = "Pass more inputs with at least two inputs in each of two classes."
+def classifier_embeddings(module: nn.Module) -> Tensor:
+    """Class embeddings from a classifier's weights: one row for each class.
+
+    The rows of classes that a model finds similar point in similar directions. With two classes every table gives
+    the same scores and maps as one-hot.
+
+    Args:
+        module (nn.Module): the final layer, an ``nn.Linear`` or a 1x1 ``nn.Conv2d``; or a whole model whose
+            last module with parameters, in the order of ``named_modules()``, is an ``nn.Linear``. A model with
+            a second linear layer of that very shape (several heads, hidden layers as wide as the classes) is
+            ambiguous.
+
+    Returns:
+        Tensor: (num_classes, e), a detached copy, of the weights' dtype and on their device.
+
+    Raises:
+        TypeError: not a module.
+        ValueError: a model in which no layer, or more than one, may be the classifier (the candidates are named);
+            a layer with fewer than two classes, without weights yet, or with non-finite ones.
+
+    Example::
+
+        >>> table = classifier_embeddings(teacher.fc)  # (10, 512)
+        >>> relevance_score(student, "layer3", images, labels, table)
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be an nn.Linear, a 1x1 nn.Conv2d or a model, got {type(module).__name__}.")
+    layer = module if isinstance(module, (nn.Linear, nn.Conv2d)) else _classifier_of(module)
+    weight = layer.weight
+    if isinstance(weight, nn.parameter.UninitializedParameter):
+        raise ValueError(f"{type(layer).__name__} has no weights yet; run the model once first.")
+    if weight.dim() == 4 and (tuple(weight.shape[2:]) != (1, 1) or getattr(layer, "groups", 1) != 1):
+        raise ValueError(
+            f"A convolution is a classifier if it is 1x1 and has one group, got {layer}; pass the final layer."
+        )
+    table: Tensor = weight.detach().clone().flatten(1)
+    if table.shape[0] < 2:
+        raise ValueError(
+            f"{layer} has {table.shape[0]} output(s); embeddings need a row for each of at least two classes. With two "
+            "classes one-hot (None) gives the same scores as any table."
+        )
+    if not is_finite(table):
+        raise ValueError(f"The weights of {layer} have non-finite values (NaN or infinity).")
+    return table
+
+
+def _classifier_of(model: nn.Module) -> nn.Linear:
+    weighted = [
+        (name, module)
+        for name, module in model.named_modules()
+        # A reparametrised layer keeps its own parameters one level below itself.
+        if "parametrizations" not in name.split(".")
+        and (isinstance(module, nn.Linear) or next(module.parameters(recurse=False), None) is not None)
+    ]
+    linear: list[tuple[str, nn.Linear]] = [item for item in weighted if isinstance(item[1], nn.Linear)]
+    kind = type(model).__name__
+    if not linear:
+        raise ValueError(f"{kind} has no nn.Linear; pass the layer that gives its classes, a 1x1 nn.Conv2d say.")
+    last_name, last = linear[-1]
+    if weighted[-1][0] != last_name:
+        name, module = weighted[-1]
+        raise ValueError(
+            f"The last module of {kind} with parameters is {name!r} ({type(module).__name__}), no nn.Linear, so its "
+            f"classifier cannot be told; pass the layer itself. Candidates: {_listed(linear)}."
+        )
+    equals = [item for item in linear if item[1].weight.shape == last.weight.shape]
+    if len(equals) > 1:
+        raise ValueError(
+            f"{kind} has {len(equals)} linear layers of the shape {tuple(last.weight.shape)}, any of which may be the "
+            f"classifier; pass the layer itself. Candidates: {_listed(equals)}."
+        )
+    return last
+
+
+def _listed(named: list[tuple[str, nn.Linear]]) -> str:
+    shown = [f"{name!r} ({layer.in_features} to {layer.out_features})" for name, layer in named[-8:]]
+    return ("..., " if len(named) > 8 else "") + ", ".join(shown)
+
+
+@torch.no_grad()
+def class_prototypes(
+    feature_func: Callable[..., Tensor],
+    data: Iterable[Any],
+    *,
+    num_classes: Optional[int] = None,
+    unpack: Optional[Unpack] = None,
+    show_progress: bool = False,
+) -> Tensor:
+    r"""Class embeddings from features: the mean of the unit-length features of each class, at unit length.
+
+    .. math:: E_c \propto \sum_{i: y_i = c} x_i / \|x_i\|
+
+    With features of an image and text model these are the prototypes that the authors use. With two classes
+    every table gives the same scores and maps as one-hot.
+
+    Args:
+        feature_func (callable): from the inputs of a batch to (N, ...) features, flattened here: a model without
+            its head, ``clip.get_image_features``, any function. It runs in the mode that it is in (call ``eval()``
+            first), without gradients; batches go to the device of its parameters if it is an ``nn.Module``.
+        data (iterable): a DataLoader or any iterable of batches, (inputs, labels) or mappings with
+            ``pixel_values`` and ``labels``. It is gone through once.
+        num_classes (int, optional): classes that must be there; without, the largest label says how many.
+        unpack (callable, optional): from a batch of another kind to (inputs, labels).
+        show_progress (bool): Captum's progress display over the batches.
+
+    Returns:
+        Tensor: (num_classes, e), float64, on the CPU, rows of length 1. Sums are float64 whatever the features.
+
+    Raises:
+        TypeError: a feature_func that cannot be called or returns no tensor, data that cannot be iterated over,
+            batches without labels.
+        ValueError: no batches, a class without inputs (named), labels outside the classes, features that are
+            non-finite, all zero, of differing width, or that cancel within a class.
+
+    Source: Snell, Swersky & Zemel, "Prototypical Networks", NeurIPS 2017, for prototypes as means.
+
+    Example::
+
+        >>> backbone = torch.nn.Sequential(*list(resnet.children())[:-1]).eval()
+        >>> table = class_prototypes(backbone, loader)  # (10, 512)
+        >>> UniCAM(student, "layer4", base, class_embeddings=table)
+    """
+    check_callable(feature_func, "feature_func")
+    if num_classes is not None:
+        num_classes = as_count(num_classes, "num_classes", 2, or_none=True)
+    if unpack is not None:
+        check_callable(unpack, "unpack")
+    show_progress = as_flag(show_progress, "show_progress")
+    if not isinstance(data, Iterable) or isinstance(data, (Tensor, str, bytes)):
+        raise TypeError(f"data must be a DataLoader or an iterable of batches, got {type(data).__name__}.")
+    device = device_of(feature_func)
+    sums: dict[int, Tensor] = {}  # by class: labels may come in any order, and be as large as a mistake makes them
+    counts: dict[int, int] = {}
+    width: Optional[int] = None
+    for number, batch in enumerate(progress(data, desc="Class prototypes") if show_progress else data):
+        inputs, labels = unpack_batch(batch, unpack)
+        outside = (labels < 0) | (labels >= (num_classes or torch.inf))
+        if bool(outside.any()):
+            expected = f"0 to {num_classes - 1}" if num_classes else "0 and above"
+            raise ValueError(
+                f"Batch {number} holds the label {int(labels[outside][0])}; expected {expected}. Raise num_classes, or "
+                "leave out such inputs in unpack=."
+            )
+        inputs = to_device(inputs, device)
+        with same_random_state(inputs):
+            features = run_model(feature_func, inputs)
+        directions = _unit_rows(features, len(labels), number)
+        width = width or directions.shape[1]
+        if directions.shape[1] != width:
+            raise ValueError(
+                f"feature_func gives {directions.shape[1]} features per input in batch {number}, but {width} before; "
+                "all inputs need the same size, or features must be pooled over positions."
+            )
+        for label in labels.unique().tolist():
+            of_class = directions[labels == label]
+            sums[label] = sums.get(label, 0) + of_class.sum(0)
+            counts[label] = counts.get(label, 0) + len(of_class)
+    return _prototypes(sums, counts, num_classes)
+
+
+def _unit_rows(features: Any, n: int, batch: int) -> Tensor:
+    """Features of a batch as (n, d) float64 rows of length 1 on the CPU."""
+    if not isinstance(features, Tensor):
+        raise TypeError(
+            f"feature_func must return a tensor (N, ...), got {type(features).__name__}; wrap it in a function that "
+            "takes the tensor out (pooler_output, for example)."
+        )
+    if features.dim() < 2 or features.shape[0] != n or features.numel() == 0:
+        raise ValueError(f"feature_func must give (N, ...) features for N = {n} inputs, got {tuple(features.shape)}.")
+    rows = features.detach().cpu().double().flatten(1)
+    if not is_finite(rows):
+        index = int((~torch.isfinite(rows)).any(1).nonzero()[0])
+        raise ValueError(f"feature_func gives non-finite features (NaN or infinity) for input {index} of batch {batch}.")
+    size = rows.abs().amax(1, keepdim=True)  # squares of very small or large features would leave float64
+    if bool((size == 0).any()):
+        index = int((size[:, 0] == 0).nonzero()[0])
+        raise ValueError(
+            f"feature_func gives only zeros for input {index} of batch {batch}: they have no direction. Choose features "
+            "ahead of the last activation, or leave the input out."
+        )
+    directions: Tensor = torch.nn.functional.normalize(rows / size, dim=1)
+    return directions
+
+
+def _prototypes(sums: dict[int, Tensor], counts: dict[int, int], num_classes: Optional[int]) -> Tensor:
+    if not sums:
+        raise ValueError("data yields no batches; pass a loader that holds inputs (a used-up iterator is empty).")
+    classes = max(sums) + 1 if num_classes is None else num_classes
+    lacking = classes - len(sums)
+    if lacking:
+        # Of a thousand missing classes the first are enough to see what went wrong.
+        named = "" if num_classes is None else " that num_classes asks for"
+        first = [label for label in range(min(classes, len(sums) + 8)) if label not in sums][:8]
+        raise ValueError(
+            f"data holds no inputs of {lacking} of the {classes} classes{named}: {', '.join(map(str, first))}"
+            f"{', ...' if lacking > len(first) else ''}. Pass a loader that holds them, or labels without gaps from 0 on."
+        )
+    if classes < 2:
+        raise ValueError("data holds the label 0 alone; embeddings need at least two classes.")
+    means = torch.stack([sums[label] / counts[label] for label in range(classes)])
+    norms = torch.linalg.vector_norm(means, dim=1, keepdim=True)
+    if bool((norms <= CANCELLED).any()):
+        label = int((norms[:, 0] <= CANCELLED).nonzero()[0])
+        raise ValueError(
+            f"The features of class {label} cancel: their mean has no direction. Choose other features, or leave the "
+            "class out."
+        )
+    prototypes: Tensor = means / norms
+    return prototypes
 
 
 def check_class_embeddings(class_embeddings: Optional[Tensor]) -> Optional[Tensor]:
@@ -74,95 +269,5 @@ def check_class_embeddings(class_embeddings: Optional[Tensor]) -> Optional[Tenso
     return table / (math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 1.0)
 
 
-def label_distances(labels: Tensor, others: Tensor, class_embeddings: Optional[Tensor] = None) -> Tensor:
-    """Distances between the embeddings of two sets of labels, one-hot without a table.
-
-    Args:
-        labels (Tensor): (n,) integers.
-        others (Tensor): (m,) integers.
-        class_embeddings (Tensor, optional): (num_classes, e).
-
-    Returns:
-        Tensor: (n, m), float64, on the labels' device.
-
-    Raises:
-        ValueError: a label that has no row in ``class_embeddings``.
-    """
-    if class_embeddings is None:
-        return (labels[:, None] != others[None, :]).double() * 2**0.5
-    classes = class_embeddings.shape[0]
-    for given in (labels, others):
-        outside = (given < 0) | (given >= classes)
-        if bool(outside.any()):
-            raise ValueError(
-                f"target holds the label {int(given[outside][0])}, but class_embeddings has rows for the "
-                f"labels 0 to {classes - 1} only."
-            )
-    table = euclidean_distances(class_embeddings.double().cpu()).to(labels.device)
-    return table[labels][:, others]
-
-
-def label_geometry(
-    labels: Tensor,
-    class_embeddings: Optional[Tensor],
-    dtype: torch.dtype,
-    estimator: Estimator = "unbiased",
-    ways_out: str = WAYS_OUT,
-) -> Geometry:
-    """Centred distances of the labels' embeddings: the G of the relevance score.
-
-    Args:
-        labels (Tensor): (n,) integers, n >= 4.
-        class_embeddings (Tensor, optional): (num_classes, e); one-hot without.
-        dtype (torch.dtype): of the result.
-        estimator (str): "unbiased" or "biased" centring.
-        ways_out (str): what the caller's user can do about labels without geometry, for the error.
-
-    Raises:
-        ValueError: labels outside the table, or labels without geometry: one label only, all
-            distinct under equidistant embeddings, or one against the rest.
-    """
-    check_label_geometry(labels, class_embeddings, estimator, ways_out)
-    target = center(label_distances(labels, labels, class_embeddings), estimator)
-    return Geometry(target.matrix.to(dtype), target.raw_norm.to(dtype))
-
-
-def check_label_geometry(
-    labels: Tensor,
-    class_embeddings: Optional[Tensor],
-    estimator: Estimator = "unbiased",
-    ways_out: str = WAYS_OUT,
-) -> None:
-    """Raises what :func:`label_geometry` raises, from the classes alone, whatever the number of inputs."""
-    seen, counts = torch.unique(labels, return_counts=True)
-    norm, raw_norm = label_norms(label_distances(seen, seen, class_embeddings), counts.double(), estimator)
-    if norm <= MIN_LABEL_SHARE * raw_norm:
-        raise ValueError(
-            f"target gives the {labels.numel()} inputs no geometry: all labels are equal, all are distinct, or "
-            f"one stands against the rest (labels: {_some(labels)}). {ways_out}"
-        )
-
-
-def label_norms(apart: Tensor, counts: Tensor, estimator: Estimator = "unbiased") -> tuple[float, float]:
-    """Frobenius norms of the (n, n) distances between labels, centred and raw.
-
-    Args:
-        apart (Tensor): (c, c) distances between the classes, float64.
-        counts (Tensor): (c,) inputs of each, float64.
-        estimator (str): of the centring.
-    """
-    n = float(counts.sum())
-    by_class = apart @ counts
-    squares, rows, total = counts @ apart.square() @ counts, counts @ by_class.square(), counts @ by_class
-    first, second = (n - 2, (n - 1) * (n - 2)) if estimator == "unbiased" else (n, n * n)
-    square = squares - 2 * rows / first + total.square() / second
-    return float(square.clamp(min=0).sqrt()), float(squares.sqrt())
-
-
 def _kind(value: object) -> str:
     return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _some(labels: Tensor) -> str:
-    listed = ", ".join(str(label) for label in labels[:8].tolist())
-    return listed + (", ..." if labels.numel() > 8 else "")

@@ -64,7 +64,7 @@ def flatten(activations: Tensor) -> Tensor:
 
 
 def flatten_to_unit_length(activations: Tensor) -> Tensor:
-    """Flattened features scaled to unit length, as in the authors' published FSS code.
+    """Flattened features scaled to unit length, as in the authors' FSS.
 
     An input whose activations are all zero stays at zero.
 

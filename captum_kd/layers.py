@@ -1,60 +1,31 @@
 """Running a model and catching what its layers give.
 
-The one place with hooks, and the one that knows Captum's private helpers. Hooks are gone and
-the global random state is as it was when a call ends, however it ends.
+The one place with hooks. Hooks are gone and the global random state is as it was when a call ends, however it ends.
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import difflib
 import functools
 import sys
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, ContextManager, Iterable, Iterator, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, ContextManager, Iterator, NamedTuple, Optional, Sequence
 
 import torch
 from captum._utils.common import _sort_key_list
 from torch import Tensor, nn
 
 from captum_kd._fast_path import without_fast_path
+from captum_kd._nested import map_tensors, tensors_in
 from captum_kd._overlapping import Overlapping
 from captum_kd._values import check_dense, check_untransformed, is_transformed
 from captum_kd.layouts import Trace
-from captum_kd.names import find, find_like, innermost, name_of, names_in
+from captum_kd.names import Layer
 
-__all__ = [
-    "Caught",
-    "Layer",
-    "LayerLike",
-    "catch_layers",
-    "counterpart",
-    "resolve_layer",
-    "run_model",
-    "same_random_state",
-]
-
-LayerLike = Union[str, nn.Module]
-
-
-class Layer(NamedTuple):
-    """A layer found in a model."""
-
-    module: nn.Module
-    name: Optional[str]
-    """Dotted name without the wrappers' segments, "" for the model itself; None where the model does not
-    contain it or is a plain function."""
-    model: str
-    """The argument that gave the model, for messages."""
-
-    def __str__(self) -> str:
-        called = repr(self.name) if self.name else type(self.module).__name__
-        return f"layer {called} of {self.model}"
+__all__ = ["Caught", "catch_layers", "run_model", "same_random_state"]
 
 
 class Caught(NamedTuple):
@@ -62,81 +33,6 @@ class Caught(NamedTuple):
 
     tensors: tuple[Tensor, ...]
     seen: tuple[Trace, ...]
-
-
-# ----------------------------------------------------------------------------- finding
-
-
-def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: str, argument: str) -> Layer:
-    """Finds a layer by module or dotted name.
-
-    Args:
-        forward_func (callable): the model; a name needs an ``nn.Module``.
-        layer (str or nn.Module): "layer4.1" or the module itself. Exact names of named_modules() go
-            first; else prefixes of compiling and data-parallel wrappers do not matter.
-        model (str): the argument that gave the model, for messages.
-        argument (str): the argument that gave the layer, for messages.
-
-    Raises:
-        ValueError: no such name (with close matches), a name for a plain function, or a layer in TorchScript.
-        TypeError: neither name nor module.
-    """
-    if isinstance(layer, nn.Module):
-        module = innermost(layer)
-        name = name_of(forward_func, module) if isinstance(forward_func, nn.Module) else None
-        return _that_calls_hooks(Layer(module, name, model))
-    if not isinstance(layer, str):
-        raise TypeError(f"{argument} must be an nn.Module or a dotted name, got {type(layer).__name__}.")
-    if not isinstance(forward_func, nn.Module):
-        raise ValueError(
-            f"{argument}={layer!r} is a name, but {model} is a plain function without named layers; "
-            "pass the layer's module itself."
-        )
-    found = find(forward_func, layer) if layer else None
-    if found is None:
-        raise ValueError(_no_such_name(forward_func, layer, model, argument))
-    return _that_calls_hooks(Layer(found.module, found.name, model))
-
-
-def counterpart(layer: Layer, forward_func: Callable[..., Any], *, model: str, argument: str) -> Layer:
-    """Another model's layer of the same dotted name as the Student's; that model itself for the whole Student.
-
-    Raises:
-        ValueError: the Student's layer has no name or the other model has none of that name, or it is TorchScript.
-    """
-    if layer.name is None or not isinstance(forward_func, nn.Module):
-        reason = f"{model} is a plain function" if layer.name is not None else (
-            f"{layer.model} is a plain function or does not contain it"
-        )
-        raise ValueError(f"{argument} cannot be told from {layer} because {reason}; pass {argument} as a module.")
-    found = find_like(forward_func, layer.name)
-    if found is None:
-        raise ValueError(
-            f"{argument} was not given, and {model} has no counterpart of {layer}: "
-            f"{_no_such_name(forward_func, layer.name, model, argument)} Pass {argument} if the architectures differ."
-        )
-    return _that_calls_hooks(Layer(found.module, found.name, model))
-
-
-def _that_calls_hooks(layer: Layer) -> Layer:
-    if isinstance(layer.module, torch.jit.ScriptModule):
-        raise ValueError(
-            f"{layer} is TorchScript, which calls no hooks, so that nobody can look inside; pass the model that was "
-            "scripted or traced."
-        )
-    return layer
-
-
-def _no_such_name(func: nn.Module, name: str, model: str, argument: str) -> str:
-    close = difflib.get_close_matches(name, filter(None, names_in(func)), n=3)
-    hint = f" Close matches: {', '.join(map(repr, close))}." if close else ""
-    return (
-        f"{argument}={name!r} is no layer of {model} ({type(func).__name__}).{hint} "
-        "Names must be those of named_modules()."
-    )
-
-
-# ---------------------------------------------------------------------------- catching
 
 
 def catch_layers(
@@ -222,7 +118,7 @@ class _Catcher:
         def at_input(running: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if not self._is_of_this_pass(running):
                 return None
-            if not _tensors_in(args):
+            if not tensors_in(args):
                 return args, self._catch(module, kwargs)
             return self._catch(module, args), kwargs
 
@@ -259,7 +155,7 @@ class _Catcher:
 
     def _catch(self, module: nn.Module, value: Any) -> Any:
         """Keeps copies of the tensors in ``value``; returns what the model goes on with."""
-        tensors = _tensors_in(value)
+        tensors = tensors_in(value)
         if not tensors:
             with self.lock:
                 self.caught.setdefault(module, {})
@@ -271,7 +167,7 @@ class _Catcher:
             kept = tuple(leaves)
             # Clones go on: an in-place operation behind the layer must not reach what was kept.
             replacements = iter([leaf.clone() for leaf in leaves])
-            going_on = _map_tensors(value, lambda _: next(replacements))
+            going_on = map_tensors(value, lambda _: next(replacements))
             self.rooted.add(device)
         else:
             kept = tuple(tensor.clone() for tensor in tensors)
@@ -366,60 +262,3 @@ def _fork(devices: tuple[int, ...], device_type: str) -> Overlapping:
 
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
-
-
-# ------------------------------------------------------------- tensors inside structures
-
-
-def _is_kept(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
-
-
-def _tensors_in(value: Any) -> list[Tensor]:
-    """Floating point tensors of a tensor, tuple, list, mapping or dataclass, in order."""
-    if _is_kept(value):
-        return [value]
-    children: Iterable[Any] = ()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        children = _fields(value).values()
-    elif isinstance(value, Mapping):
-        children = value.values()
-    elif isinstance(value, (tuple, list)):
-        children = value
-    return [tensor for child in children for tensor in _tensors_in(child)]
-
-
-def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if _is_kept(value):
-        return change(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_map_tensors(item, change) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_map_tensors(item, change) for item in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _map_fields(value, change)
-    if isinstance(value, Mapping):
-        changed: Any = copy.copy(value)
-        for key in value:
-            changed[key] = _map_tensors(value[key], change)
-        return changed
-    return value
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    # Fields that the constructor does not take are outputs too, once they are set.
-    return {
-        field.name: getattr(value, field.name) for field in dataclasses.fields(value) if hasattr(value, field.name)
-    }
-
-
-def _map_fields(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A copy, not constructed again, with changed tensors and everything else that was set on the dataclass."""
-    changed = copy.copy(value)
-    for name, content in _fields(value).items():
-        mapped = _map_tensors(content, change)
-        object.__setattr__(changed, name, mapped)  # works for frozen dataclasses too
-        # Outputs that are mappings as well (Hugging Face's) hold their fields a second time.
-        if isinstance(changed, MutableMapping) and name in changed:
-            changed[name] = mapped
-    return changed

@@ -18,8 +18,9 @@ from captum_kd._arguments import take_rows
 from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
 from captum_kd.distance.pairwise import largest_of
 from captum_kd.features import FeatureTransform
-from captum_kd.layers import Caught, Layer, catch_layers
+from captum_kd.layers import Caught, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, find_layout
+from captum_kd.names import Layer
 
 __all__ = ["LayerPair", "Observation", "Observer", "image_size_of"]
 

@@ -3,6 +3,7 @@
 import configparser
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -75,7 +76,12 @@ def test_everything_announced_is_there(module):
     assert [name for name in imported.__all__ if not hasattr(imported, name)] == []
 
 
-def test_version_is_that_of_the_metadata():
+def test_the_version_is_said_in_one_place_and_the_files_about_it_agree():
+    root = pathlib.Path(__file__).parents[1]
     setup = configparser.ConfigParser()
-    setup.read(pathlib.Path(__file__).parents[1] / "setup.cfg")
-    assert captum_kd.__version__ == setup["metadata"]["version"]
+    setup.read(root / "setup.cfg")
+    assert setup["metadata"]["version"] == "attr: captum_kd.__version__"
+    cited = dict(re.findall(r"^(version|date-released): (\S+)$", (root / "CITATION.cff").read_text(), re.MULTILINE))
+    released = re.findall(r"^## \[(\d\S*)\] - (\S+)$", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[0] == (cited["version"], cited["date-released"])
+    assert captum_kd.__version__ == cited["version"]

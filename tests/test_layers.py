@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from captum_kd import UniCAM
 from captum_kd._overlapping import Overlapping
-from captum_kd.layers import catch_layers, resolve_layer, same_random_state
+from captum_kd.layers import catch_layers, same_random_state
 from captum_kd.metrics import feature_similarity_score
+from captum_kd.names import resolve_layer
 
 N, M = 8, 10
 

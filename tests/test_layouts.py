@@ -7,8 +7,9 @@ from reference import literal
 from torch import Tensor, nn
 
 from captum_kd import UniCAM, global_average_pool
-from captum_kd.layers import catch_layers, resolve_layer
+from captum_kd.layers import catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Trace, find_layout
+from captum_kd.names import resolve_layer
 
 torchvision = pytest.importorskip("torchvision")
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from captum_kd.attr.gradcam import layer_gradcams, predicted_classes
 from captum_kd.embeddings import class_prototypes
-from captum_kd.layers import resolve_layer, run_model
+from captum_kd.layers import run_model
 from captum_kd.metrics import keep_curve
+from captum_kd.names import resolve_layer
 
 N = 8
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from captum_kd._outputs import OutputTransform, class_scores
 from captum_kd.cam import precise, weighted_activations
-from captum_kd.layers import Layer, catch_layers, run_model, same_random_state
+from captum_kd.layers import catch_layers, run_model, same_random_state
 from captum_kd.layouts import LayoutHints, find_layout
+from captum_kd.names import Layer
 from captum_kd.observation import image_size_of
 
 __all__ = ["layer_gradcams", "predicted_classes"]

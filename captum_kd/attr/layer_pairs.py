@@ -7,7 +7,7 @@ from typing import Any, Callable, Optional, Sequence, Union
 from torch import nn
 
 from captum_kd._arguments import as_layers
-from captum_kd.layers import Layer, LayerLike, counterpart, resolve_layer
+from captum_kd.names import Layer, LayerLike, counterpart, resolve_layer
 from captum_kd.observation import LayerPair
 
 __all__ = ["Layers", "check_distinct", "layer_pairs", "teacher_layers"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from captum_kd._warnings import warn_user
 from captum_kd.distance import MIN_INPUTS, Geometry, euclidean_distances, is_finite
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL
-from captum_kd.embeddings import WAYS_OUT_OF_POPULATION, label_geometry
+from captum_kd.labels import WAYS_OUT_OF_POPULATION, label_geometry
 
 __all__ = ["FEW_INPUTS", "check_population", "check_reference_inputs"]
 

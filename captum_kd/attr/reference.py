@@ -22,7 +22,7 @@ from captum_kd.attr.made_with import check_made_alike
 from captum_kd.distance import center, euclidean_distances, noise_level, u_shift
 from captum_kd.distance.pairwise import largest_of
 from captum_kd.distance.sources import widest
-from captum_kd.embeddings import MIN_LABEL_SHARE, WAYS_OUT, label_distances
+from captum_kd.labels import MIN_LABEL_SHARE, WAYS_OUT, label_distances
 
 __all__ = [
     "AddedRows",

@@ -7,12 +7,12 @@ partial distance correlation).
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, Optional
+from typing import Literal, NamedTuple, Optional, get_args
 
 import torch
 from torch import Tensor
 
-from captum_kd._values import check_choice
+from captum_kd._values import check_choice, described
 from captum_kd._warnings import warn_user
 from captum_kd.distance.pairwise import distances_to_center
 
@@ -26,6 +26,7 @@ __all__ = [
     "correlation",
     "geometry",
     "inner_product",
+    "no_centring",
     "noise_level",
     "remove",
     "u_centered",
@@ -79,6 +80,9 @@ def geometry(x: Tensor, estimator: Estimator = "unbiased", largest: Optional[flo
         x (Tensor): (n, d), float32 or float64, n >= 4.
         estimator (str): "unbiased" centres for the unbiased estimator, "biased" for the biased one.
         largest (float, optional): the largest absolute value in ``x``, where that is known.
+
+    Raises:
+        ValueError: another estimator.
     """
     distances = distances_to_center(x, largest)
     # Nobody else has these distances: where no gradient needs them, they become what is centred.
@@ -100,20 +104,29 @@ def center(distances: Tensor, estimator: Estimator = "unbiased") -> Geometry:
     Args:
         distances (Tensor): (n, n), symmetric, zero diagonal.
         estimator (str): "unbiased" or "biased".
+
+    Raises:
+        ValueError: another estimator.
     """
     return _center(distances, estimator, in_place=False)
 
 
 def _center(distances: Tensor, estimator: Estimator, in_place: bool) -> Geometry:
     raw_norm = torch.linalg.vector_norm(distances.detach())
-    if estimator == "unbiased":
-        shift = u_shift(distances)
-    else:
-        means = distances.mean(1)
-        shift = means - means.mean() / 2
+    shift = _shift(distances, estimator)
     column = shift[:, None]
     matrix = (distances.sub_(column) if in_place else distances - column).sub_(shift)
     return Geometry(matrix.fill_diagonal_(0) if estimator == "unbiased" else matrix, raw_norm)
+
+
+def _shift(distances: Tensor, estimator: Estimator) -> Tensor:
+    """The vector u with P_ij = D_ij - u_i - u_j: for all i and j if biased, off the diagonal if unbiased."""
+    if estimator == "unbiased":
+        return u_shift(distances)
+    if estimator == "biased":
+        means = distances.mean(1)
+        return means - means.mean() / 2
+    raise no_centring(estimator)
 
 
 def u_shift(distances: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
@@ -192,5 +205,11 @@ def warn_of_no_geometry() -> None:
 
 
 def check_estimator(estimator: str) -> None:
-    """Raises a ValueError for anything but the two names."""
-    check_choice(estimator, "estimator", ("unbiased", "biased"))
+    """Raises a ValueError for anything but the estimators' names."""
+    check_choice(estimator, "estimator", get_args(Estimator))
+
+
+def no_centring(estimator: object) -> ValueError:
+    """What to raise where nothing is written for an estimator: a name that no check has seen, or that got a check alone."""
+    known = " or ".join(map(repr, get_args(Estimator)))
+    return ValueError(f"No centring is written here for estimator={described(estimator)}; expected {known}.")

@@ -9,9 +9,9 @@ from torch import Tensor
 from captum_kd._arguments import as_forward_args, as_layout_hints, check_batch_size, check_callable, check_device_ids
 from captum_kd._values import as_flag
 from captum_kd.features import FeatureTransform
-from captum_kd.layers import LayerLike, resolve_layer
 from captum_kd.layouts import LayoutHints
 from captum_kd.metrics._localised import Localiser
+from captum_kd.names import LayerLike, resolve_layer
 from captum_kd.observation import LayerPair, Observer
 
 __all__ = ["FeatureSettings", "check_inputs", "layer_features", "layer_observer"]

@@ -13,12 +13,12 @@ from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlati
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
-from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_class_embeddings, check_label_geometry, label_geometry
+from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
-from captum_kd.labels import LabelDistances
-from captum_kd.layers import LayerLike
+from captum_kd.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry, label_geometry
 from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
 from captum_kd.metrics._localised import PerturbFunc, as_localisers
+from captum_kd.names import LayerLike
 
 __all__ = ["relevance_score"]
 

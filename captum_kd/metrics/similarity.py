@@ -12,9 +12,9 @@ from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlati
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
 from captum_kd.distance.sources import FeatureDistances, TensorFeatures
 from captum_kd.features import FeatureTransform, flatten
-from captum_kd.layers import LayerLike
 from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
 from captum_kd.metrics._localised import PerturbFunc, as_localisers
+from captum_kd.names import LayerLike
 
 __all__ = ["feature_similarity_score"]
 
@@ -51,9 +51,9 @@ def feature_similarity_score(
     seeds.
 
     Source: Adhane et al., WACV 2025, with the unbiased estimator of Szekely & Rizzo 2014 over all
-    inputs at once. The authors' published figures use the biased estimator on features of unit
-    length, averaged over mini-batches: ``estimator="biased"``,
-    ``feature_transform=flatten_to_unit_length``. For few inputs it tends to 1 whatever the features.
+    inputs at once. The authors' present code uses the biased estimator on features of unit
+    length: ``estimator="biased"``, ``feature_transform=flatten_to_unit_length``. For few inputs it
+    tends to 1 whatever the features.
 
     Args:
 

@@ -20,14 +20,15 @@ from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator
 from captum_kd.distance.blockwise import check_block_size, noise_squares
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL, warn_of_no_geometry
 from captum_kd.distance.gram import gram_correlation
-from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, ShardWalk
+from captum_kd.distance.sharded import Shards, ShardWalk
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures, is_to_be_widened
 from captum_kd.distance.sums import OneProcess, Walk, population_sums
-from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_class_embeddings, check_label_geometry
+from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
-from captum_kd.labels import LabelDistances
-from captum_kd.layers import LayerLike
+from captum_kd.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry
 from captum_kd.metrics._layer_features import FeatureSettings, layer_features, layer_observer
+from captum_kd.metrics._shares import common_kinds, kind_of, shared_distances
+from captum_kd.names import LayerLike
 from captum_kd.processes import Processes, as_processes
 
 try:
@@ -41,6 +42,7 @@ except ImportError as error:
 __all__ = ["FeatureSimilarityScore", "LayerFeatures", "RelevanceScore", "TransferScores"]
 
 _WIDTHS = (torch.float32, torch.float64)
+_ALIKE = "All must come from the same layers, of inputs of one size, in one dtype."
 
 
 class LayerFeatures:
@@ -234,7 +236,7 @@ class _GeometryMetric(Metric):
         seen = processes.gather(
             {
                 "n": next((len(values) for values in here.values() if values is not None), 0),
-                "kinds": {name: (values.shape[1], values.dtype) for name, values in here.items() if values is not None},
+                "kinds": {name: [kind_of(values)] for name, values in here.items() if values is not None},
                 "labels": torch.empty(0, dtype=torch.long) if labels is None else labels.long().cpu(),
             }
         )
@@ -243,23 +245,24 @@ class _GeometryMetric(Metric):
             raise ValueError(
                 f"The metric has seen {shards.n} inputs; its score needs at least {least}, and a few hundred to be stable."
             )
-        kinds = _common([each["kinds"] for each in seen])
+        kinds = {name: of_layer[0] for name, of_layer in common_kinds([each["kinds"] for each in seen], _ALIKE).items()}
         device = next((values.device for values in here.values() if values is not None), self.device)
         whole = torch.cat([each["labels"] for each in seen])
         sources: list[DistanceSource] = []
         for name in used:
-            width, dtype = kinds[name]
             features = here[name]
-            if features is None:
-                features = torch.empty((0, width), dtype=dtype, device=device)
-            sources.append(_distances(TensorFeatures(features), shards, processes))
+            own = None if features is None else TensorFeatures(features)
+            if own is not None and type(processes) is Processes:
+                sources.append(FeatureDistances(own, is_to_be_widened(own)))
+            else:
+                sources.append(shared_distances(own, kinds[name], device, shards, processes))
         if self.labelled:
             check_label_geometry(whole, self._embeddings, self.estimator, ways_out=WAYS_OUT_OF_SCORE)
             sources.append(LabelDistances(whole, self._embeddings, device))
-        width = sum(each for each, _ in kinds.values())
+        width = sum(kind.width for kind in kinds.values())
         walk: Walk = OneProcess() if self._shared_by is None else ShardWalk(shards, processes, width)
         sums = population_sums(sources, block_size=self.block_size, walk=walk)
-        dtype = max((dtype for _, dtype in kinds.values()), key=_WIDTHS.index)
+        dtype = max((kind.dtype for kind in kinds.values()), key=_WIDTHS.index)
         return _Products(sums.gram(self.estimator), noise_squares(sums, sources), dtype)
 
 
@@ -458,27 +461,3 @@ def _as_rows(values: Any, name: str) -> Tensor:
         raise ValueError(f"{name} must be features (N, ...) of some inputs, got shape {tuple(values.shape)}.")
     rows = values.detach().flatten(1) if values.dim() > 1 else values.detach()[:, None]
     return rows if rows.dtype in _WIDTHS else rows.float()
-
-
-def _common(kinds: Sequence[Mapping[str, tuple[int, torch.dtype]]]) -> Mapping[str, tuple[int, torch.dtype]]:
-    """Width and type of each set of features, in all processes that have any."""
-    known = [(rank, each) for rank, each in enumerate(kinds) if each]
-    first_rank, first = known[0]
-    for rank, other in known[1:]:
-        if other != first:
-            raise ValueError(
-                f"Features differ among the processes: {_told(first)} in process {first_rank}, {_told(other)} in process {rank}. "
-                "All must come from the same layers, of inputs of one size, in one dtype."
-            )
-    return first
-
-
-def _told(kinds: Mapping[str, tuple[int, torch.dtype]]) -> str:
-    return ", ".join(f"{name} of width {width} and {dtype}" for name, (width, dtype) in kinds.items())
-
-
-def _distances(features: TensorFeatures, shards: Shards, processes: Processes) -> DistanceSource:
-    if type(processes) is Processes:
-        return FeatureDistances(features, is_to_be_widened(features))
-    shared = ShardedFeatures(features, shards, processes)
-    return ShardedDistances(shared, is_to_be_widened(shared))

@@ -1,7 +1,7 @@
 """What each estimator of similarity says of two models that have nothing in common.
 
 The features of both are independent standard normal numbers: the true distance correlation is 0.
-Compared are the biased estimator on unit-length features (the published FSS), the biased one on
+Compared are the biased estimator on unit-length features (the authors' FSS), the biased one on
 features as they are, and the unbiased one, this package's default; pooled over n inputs, for d
 features, and averaged over mini-batches.
 
@@ -64,7 +64,7 @@ def measure(n: int, d: int, batch: int, repeats: int, draw: torch.Generator) -> 
     values: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(repeats):
         x, y = (torch.randn(n, d, generator=draw) for _ in range(2))
-        # As the published code does, a last batch that is not full is left out.
+        # A last batch that is not full is left out: its bias would be another one.
         parts = [slice(start, start + batch) for start in range(0, n - batch + 1, batch)]
         for unit_length in (False, True):
             if unit_length:

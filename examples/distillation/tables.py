@@ -146,8 +146,8 @@ def _paper_scores(record: Record) -> Iterator[Table]:
         yield Table(
             f"scores_{view}",
             f"FSS and RS on {words}",
-            "Means over pairs of Student and Base, their SD over these pairs, and the mean by the authors' published "
-            f"formula (biased FSS of unit-length features, averaged over mini-batches of five images of two classes).{maps}",
+            "Means over pairs of Student and Base, their SD over these pairs, and the mean by the authors' estimator "
+            f"(biased FSS of unit-length features), averaged over mini-batches of five images of two classes.{maps}",
             ["group", "layer", *(part for title in SCORES.values() for part in (title, f"{title} SD", f"{title} published"))],
             rows,
         )

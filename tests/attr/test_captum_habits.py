@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from captum_kd import UniCAM, flatten
 from captum_kd.distance import correlation, geometry, remove
-from captum_kd.embeddings import label_geometry
+from captum_kd.labels import label_geometry
 
 N = 8
 

@@ -7,7 +7,7 @@ from models import ChannelsLast, ConvNet, SeveralOutputs, TinyTransformer, image
 from torch import nn
 
 from captum_kd.attr.gradcam import layer_gradcams
-from captum_kd.layers import resolve_layer
+from captum_kd.names import resolve_layer
 
 
 def layers_of(model, *names):

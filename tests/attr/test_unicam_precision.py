@@ -10,7 +10,8 @@ from models import ConvNet, images, labels
 from torch import Tensor, nn
 
 from captum_kd import UniCAM, flatten, global_average_pool
-from captum_kd.layers import catch_layers, resolve_layer
+from captum_kd.layers import catch_layers
+from captum_kd.names import resolve_layer
 
 N, M = 12, 16
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import captum_kd.observation
 from captum_kd import UniCAM
-from captum_kd.layers import catch_layers, resolve_layer
+from captum_kd.layers import catch_layers
+from captum_kd.names import resolve_layer
 
 pytestmark = pytest.mark.filterwarnings("ignore:The population is")
 

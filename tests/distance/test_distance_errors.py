@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from captum_kd.distance import (
+    center,
     cross_distances,
     distance_correlation,
     euclidean_distances,
@@ -47,6 +48,12 @@ def test_unknown_choices_are_refused():
         distance_correlation(X, X, estimator="u")
     with pytest.raises(ValueError, match="remove_from must be 'x' or 'both', got 'y'"):
         partial_distance_correlation(X, X, X, remove_from="y")
+
+
+@pytest.mark.parametrize("centring", [geometry, lambda x, estimator: center(euclidean_distances(x), estimator)])
+def test_an_estimator_without_centring_is_never_taken_for_another(centring):
+    with pytest.raises(ValueError, match="No centring is written here for estimator='u'; expected 'unbiased' or 'biased'"):
+        centring(X, "u")
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

@@ -47,7 +47,6 @@ BUILDING_BLOCKS = {
         "Geometry", "center", "correlation", "cross_distances", "distances_to_center", "euclidean_distances", "geometry",
         "inner_product", "is_finite", "noise_level", "remove", "u_shift",
     },
-    "captum_kd.embeddings": {"check_label_geometry", "label_distances", "label_geometry", "label_norms"},
 }  # fmt: skip
 """What the package's own modules pass checked tensors between themselves. They run in inner loops and check nothing."""
 

@@ -175,7 +175,7 @@ def published(own: Tensor, other: Tensor) -> float:
 
 
 def test_published_score_over_mini_batches(pair):
-    """Averaged over batches of 5, as published: every batch is a call of its own."""
+    """Averaged over batches of 5: every batch is a call of its own."""
     x = inputs()
     own, other = (activations(model, "conv2", x).flatten(1) for model in pair)
     expected = [published(own[i : i + 5], other[i : i + 5]) for i in range(0, N, 5)]

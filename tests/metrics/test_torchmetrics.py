@@ -333,7 +333,7 @@ def too_few(group: Any) -> Any:
 
 def test_errors_are_the_same_in_all_processes(workers: Workers) -> None:
     for error in workers.run(2, differing):
-        assert isinstance(error, ValueError) and "student of width 4 and torch.float32" in str(error)
+        assert isinstance(error, ValueError) and "process 0 and 4 features of torch.float32" in str(error)
     one, two = of(workers.run(2, too_few))
     assert one == two
 

@@ -29,7 +29,7 @@ from torch.nn.functional import embedding_bag
 from captum_kd._values import as_count, check_dense, described
 from captum_kd.distance.sources import DistanceSource
 from captum_kd.distance.sums import OneProcess, PairSums, Walk, block_side, population_sums
-from captum_kd.embeddings import MIN_LABEL_SHARE, label_norms
+from captum_kd.labels import MIN_LABEL_SHARE, label_norms
 from captum_kd.metrics.inference.matrices import as_sources
 
 __all__ = ["label_permutation_p_value"]

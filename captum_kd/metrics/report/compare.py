@@ -86,9 +86,9 @@ def compare_transfer(
     and residual features; with a Teacher how much of these is the Teacher's. Intervals and p-values when asked, seed
     control where there are several models, from one pass over the data.
 
-    Scores are pooled over all inputs and unbiased unless told otherwise. The authors' published way averages the
-    biased estimator of unit-length features over mini-batches: ``population="batch"``, ``estimator="biased"``,
-    ``feature_transform=flatten_to_unit_length``; for few inputs it says 1 of unrelated features.
+    Scores are pooled over all inputs and unbiased unless told otherwise. The authors' FSS is the biased estimator, of
+    unit-length features (``estimator="biased"``, ``feature_transform=flatten_to_unit_length``) or in earlier scripts
+    averaged over mini-batches (``population="batch"``); for few inputs it says 1 of unrelated features.
 
     With ``confidence``, intervals are delete-one jackknife-t intervals; p-values are those of permuted labels for the
     relevance of a whole model and of the jackknife-t test for distilled and residual features. FSS and the Teacher's

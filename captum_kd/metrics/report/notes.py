@@ -121,13 +121,13 @@ def explanations(
     told = []
     if population == "batch":
         told.append(
-            "Scores are means over mini-batches, the published way: they depend on the batches' size and order and are "
-            "not comparable with pooled ones."
+            "Scores are means over mini-batches: they depend on the batches' size and order and are not comparable with "
+            "pooled ones."
         )
     if estimator == "biased":
         told.append(
-            "Similarity scores (FSS, progression) use the biased estimator, the published way: for few inputs or wide "
-            "features it tends to 1 whatever the features. Relevance scores are unbiased."
+            "Similarity scores (FSS, progression) use the biased estimator: for few inputs or wide features it tends to 1 "
+            "whatever the features. Relevance scores are unbiased."
         )
     has_removal = any(row["score"] == "rs_distilled" and row["value"] is not None for row in rows)
     if has_removal:

@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_kd.distance import MIN_INPUTS
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL
 from captum_kd.distance.sources import DistanceSource, TensorFeatures
-from captum_kd.embeddings import check_label_geometry
+from captum_kd.labels import check_label_geometry
 from captum_kd.metrics.report.memory import Placement
 from captum_kd.metrics.report.projection import RandomProjection
 from captum_kd.metrics.report.repeats import RepeatedInputs
@@ -206,7 +206,7 @@ def _summary(scores: LayerScores, question: Question, last: Mapping[str, Distanc
 
 
 class MiniBatches:
-    """Mean scores of the loader's own batches: the published way. Keeps scores, no features.
+    """Mean scores of the loader's own batches, as in the authors' earlier scripts. Keeps scores, no features.
 
     A batch counts if two of its classes have two inputs or more and its labels a geometry, and for scores with removal
     if it has at least 5 inputs; a score that a batch does not define (constant features) is left out of its mean.

@@ -15,8 +15,7 @@ from captum_kd.distance import Estimator
 from captum_kd.distance.gram import gram_correlation
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features, is_to_be_widened
 from captum_kd.distance.sums import OneProcess, PairSums, Walk, population_sums
-from captum_kd.embeddings import WAYS_OUT_OF_SCORE, check_label_geometry, label_distances
-from captum_kd.labels import LabelDistances
+from captum_kd.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry, label_distances
 from captum_kd.metrics.inference import (
     Products,
     Score,

@@ -14,9 +14,10 @@ from torch.utils.data import DistributedSampler
 
 from captum_kd._batches import Unpack, unpack_batch
 from captum_kd.distance.blockwise import MOST_DENSE
-from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, ShardWalk
-from captum_kd.distance.sources import DistanceSource, Features, TensorFeatures, is_to_be_widened
+from captum_kd.distance.sharded import Shards, ShardWalk
+from captum_kd.distance.sources import DistanceSource
 from captum_kd.distance.sums import OneProcess, Walk
+from captum_kd.metrics._shares import Kinds, common_kinds, kind_of, shared_distances
 from captum_kd.metrics.report.localizing import Localizer
 from captum_kd.metrics.report.memory import Placement
 from captum_kd.metrics.report.scoring import distance_source
@@ -26,6 +27,8 @@ from captum_kd.processes import Processes
 __all__ = ["Spread", "announced_inputs", "as_spread", "begin_noise", "repeated_by_sampler", "shares_of_sampler", "total_counts"]
 
 Stores = Mapping[str, Sequence[FeatureStore]]
+
+_ALIKE = "Resize them, or pass feature_transform=global_average_pool; load the models in one dtype."
 
 
 class Spread:
@@ -66,7 +69,7 @@ class _OverProcesses(Spread):
     def __init__(self, processes: Processes, device: torch.device) -> None:
         self._processes = processes
         self._device = device
-        self._widths: dict[str, list[tuple[int, torch.dtype]]] = {}
+        self._kinds: Kinds = {}
         self._shards = Shards([0] * processes.size, processes.rank)
 
     def labels(self, own: Sequence[Tensor]) -> Tensor:
@@ -75,42 +78,25 @@ class _OverProcesses(Spread):
         return torch.cat(shares)
 
     def placement(self, own: Optional[Placement], stores: Stores) -> Placement:
-        seen = {key: [(store.shape[1], store.dtype) for store in of_layers] for key, of_layers in stores.items()}
-        everyone: list[tuple[Optional[Placement], dict[str, Any]]] = self._processes.gather((own, seen))
-        known = [(rank, each) for rank, (_, each) in enumerate(everyone) if each]
-        first_rank, self._widths = known[0]
-        for rank, other in known[1:]:
-            for key, of_layers in other.items():
-                for one, two in zip(self._widths[key], of_layers):
-                    if one != two:
-                        raise ValueError(
-                            f"{key} gives {one[0]} features of {one[1]} in process {first_rank} and {two[0]} of {two[1]} in "
-                            f"process {rank}: the inputs differ in size, or the models in precision. Resize them, or pass "
-                            "feature_transform=global_average_pool; load the models in one dtype."
-                        )
+        seen = {key: [kind_of(store) for store in of_layers] for key, of_layers in stores.items()}
+        everyone: list[tuple[Optional[Placement], Kinds]] = self._processes.gather((own, seen))
+        self._kinds = common_kinds([kinds for _, kinds in everyone], _ALIKE)
         found = [placement for placement, _ in everyone if placement is not None]
         common = Placement(
             any(each.in_file for each in found),
             all(each.held for each in found) and self._shards.n <= MOST_DENSE,
             found[0].block_size,
         )
-        of_layers = zip(*self._widths.values())
-        widest = max(sum(width for width, _ in of_layer) for of_layer in of_layers)
+        widest = max(sum(kind.width for kind in of_layer) for of_layer in zip(*self._kinds.values()))
         self.walk = ShardWalk(self._shards, self._processes, 2 * widest, self._file if common.in_file else None)
         return common
 
     def keys(self, stores: Stores) -> Sequence[str]:
-        return list(self._widths)
+        return list(self._kinds)
 
     def source(self, key: str, place: int, stores: Stores, placement: Placement) -> DistanceSource:
-        width, dtype = self._widths[key][place]
-        own: Features
-        if stores:
-            own = stores[key][place]
-        else:  # this process has seen no inputs
-            own = TensorFeatures(torch.empty((0, width), dtype=dtype, device=self._device))
-        shared = ShardedFeatures(own, self._shards, self._processes)
-        found = ShardedDistances(shared, widen=is_to_be_widened(shared))
+        own = stores[key][place] if stores else None
+        found = shared_distances(own, self._kinds[key][place], self._device, self._shards, self._processes)
         if placement.held:
             assert isinstance(self.walk, ShardWalk)
             found.hold(self.walk, placement.block_size)

@@ -8,8 +8,8 @@ from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
 from torch import nn
 
 from captum_kd._arguments import check_callable
-from captum_kd.layers import Layer, LayerLike, resolve_layer
 from captum_kd.layouts import LayoutHints
+from captum_kd.names import Layer, LayerLike, resolve_layer
 
 __all__ = ["BASE", "Layers", "Models", "STUDENT", "Subject", "TEACHER", "as_subjects", "hints_for", "is_training"]
 

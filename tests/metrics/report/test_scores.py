@@ -194,7 +194,7 @@ def test_a_copy_of_the_base_has_nothing_distilled():
 
 
 def test_mini_batch_scores_are_means_over_the_loaders_batches():
-    """The published way: biased similarity of unit-length features, relevance by unbiased products."""
+    """Biased similarity of unit-length features, relevance by unbiased products, averaged."""
     student, base = related(1), related(2)
     report = compare(
         student, base, "conv2", batches(8, n=40),
