@@ -92,6 +92,7 @@ def find_layout(
     image_size: Optional[Size],
     seen: Sequence[Trace],
     hints: LayoutHints = LayoutHints(),
+    known: Optional[Layout] = None,
 ) -> Layout:
     """Finds out how a layer's output is laid out.
 
@@ -104,16 +105,24 @@ def find_layout(
             say otherwise.
         seen (sequence of Trace): 4-D outputs ahead of the layer in the same forward pass.
         hints (LayoutHints): the user's own word, which goes first unless it is a last resort.
+        known (Layout, optional): what was found of the same layer for several inputs. For one alone it is
+            heard: a table that all inputs share, (1, h, w, C), cannot then be told from an output of its own.
 
     Raises:
         ValueError: tokens whose grid cannot be found, or hints that do not fit.
     """
     if output.dim() not in (3, 4):
         return Layout()
+    if output.shape[0] > 1:
+        known = None
+    if known is not None and known.grid is None:
+        return known
     if output.dim() == 4:
         return Layout(channels_last=_is_channels_last(output, module, image_size, seen, hints))
     if hints.last_resort:
-        hints = _where_unclear(output, module, image_size, seen, hints)
+        hints = _where_unclear(output, module, image_size, seen, hints, known)
+    if known is not None:  # the grid goes with the size of the image, the tokens in front of it do not
+        hints = hints._replace(prefix_tokens=known.prefix_tokens)
     if image_size is None and hints.grid is None and hints.prefix_tokens is None:
         return Layout()
     if hints.channels_last is False or (hints.channels_last is None and isinstance(module, _CHANNELS_FIRST_1D)):
@@ -123,10 +132,16 @@ def find_layout(
 
 
 def _where_unclear(
-    output: Tensor, module: nn.Module, image_size: Optional[Size], seen: Sequence[Trace], hints: LayoutHints
+    output: Tensor,
+    module: nn.Module,
+    image_size: Optional[Size],
+    seen: Sequence[Trace],
+    hints: LayoutHints,
+    known: Optional[Layout],
 ) -> LayoutHints:
     """The hints about another model's layers that help with this (N, T, C) or (N, C, L): none where it speaks for itself."""
-    if isinstance(module, _CHANNELS_FIRST_1D) or _traced_grid(output, image_size, seen, None) is not None:
+    prefix_tokens = None if known is None else known.prefix_tokens
+    if isinstance(module, _CHANNELS_FIRST_1D) or _traced_grid(output, image_size, seen, prefix_tokens) is not None:
         return LayoutHints()
     if hints.grid is None:
         return hints

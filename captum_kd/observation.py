@@ -8,7 +8,9 @@ gradient with respect to the features to the activations and weighs them as Grad
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
+from contextlib import suppress
+from itertools import zip_longest
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence, Union
 
 import torch
 from captum._utils.progress import progress
@@ -22,7 +24,10 @@ from captum_kd.layers import Caught, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, find_layout
 from captum_kd.names import Layer
 
-__all__ = ["LayerPair", "Observation", "Observer", "image_size_of"]
+__all__ = ["LayerPair", "Layouts", "Observation", "Observer", "image_size_of"]
+
+Layouts = Mapping[Union[str, int], tuple[Layout, ...]]
+"""How the tensors of a model's layers lay in batches of several inputs, by :meth:`Observer.layer_keys`."""
 
 
 class LayerPair(NamedTuple):
@@ -54,6 +59,7 @@ class Observer(NamedTuple):
         features_only: bool = False,
         internal_batch_size: Optional[int] = None,
         show_progress: bool = False,
+        known: Optional[Layouts] = None,
     ) -> "Observation":
         """Runs the model once over the batch.
 
@@ -65,14 +71,28 @@ class Observer(NamedTuple):
             features_only (bool): keep no activations; no maps will be asked for.
             internal_batch_size (int, optional): examples in one forward pass.
             show_progress (bool): Captum's progress display over the forward passes.
+            known (mapping, optional): layouts that an earlier observation of the same model found.
 
         Raises:
             ValueError: a layer never reached, without tensors or with other rows than the inputs,
                 tokens without a grid, or non-finite features; the message names layer and model.
         """
         return Observation(
-            self, inputs, additional_forward_args, at_input, features_only, internal_batch_size, show_progress
+            self, inputs, additional_forward_args, at_input, features_only, internal_batch_size, show_progress, known
         )
+
+    def layer_keys(self) -> dict[nn.Module, Union[str, int]]:
+        """What to call each layer beyond this model's life: its name or, in a plain function, a feature layer's place.
+
+        Map layers of plain functions have none.
+        """
+        keys: dict[nn.Module, Union[str, int]] = {}
+        for place, pair in enumerate(self.pairs):
+            if pair.map_layer.name is not None:
+                keys[pair.map_layer.module] = pair.map_layer.name
+            layer = pair.feature_layer
+            keys[layer.module] = place if layer.name is None else layer.name
+        return keys
 
 
 class _Part(NamedTuple):
@@ -90,6 +110,7 @@ class Observation:
     Attributes:
         features (list of Tensor): for each layer pair (n, d), detached, float32 or float64.
         largest (list of float): their largest absolute values.
+        layouts (mapping): of its layers, those known before included.
     """
 
     def __init__(
@@ -101,7 +122,10 @@ class Observation:
         features_only: bool,
         internal_batch_size: Optional[int],
         show_progress: bool,
+        known: Optional[Layouts],
     ) -> None:
+        self._keys = observer.layer_keys()
+        self.layouts: dict[Union[str, int], tuple[Layout, ...]] = dict(known or {})
         self._observer = observer
         self._at_input = at_input
         self._features_only = features_only
@@ -174,7 +198,11 @@ class Observation:
         for pair in self._observer.pairs:
             layer, caught = pair.map_layer, device[pair.map_layer.module]
             activations: tuple[Tensor, ...] = ()
-            if not (pair.is_deeper and self._features_only):
+            if pair.is_deeper and self._features_only:
+                # No map is asked for yet, so that a layer without a grid is no error.
+                with suppress(ValueError):
+                    self._layouts(layer, caught, image_size)
+            else:
                 activations = sources[layer.module] if layer.module in sources else caught.tensors
                 if layer.module not in layouts:
                     layouts[layer.module] = self._layouts(layer, caught, image_size)
@@ -184,7 +212,9 @@ class Observation:
         return parts
 
     def _layouts(self, layer: Layer, caught: Caught, image_size: Optional[Size]) -> tuple[Layout, ...]:
-        return tuple(
+        key = self._keys.get(layer.module)
+        known = () if key is None else self.layouts.get(key, ())
+        found = tuple(
             find_layout(
                 tensor,
                 module=layer.module,
@@ -192,9 +222,13 @@ class Observation:
                 image_size=image_size,
                 seen=caught.seen,
                 hints=self._observer.hints,
+                known=before,
             )
-            for tensor in caught.tensors
+            for tensor, before in zip_longest(caught.tensors, known[: len(caught.tensors)])
         )
+        if key is not None and caught.tensors[0].shape[0] > 1:
+            self.layouts[key] = found
+        return found
 
     def _features(self, layer: Layer, tensors: Sequence[Tensor], layouts: Sequence[Layout]) -> Tensor:
         """(N, d) features of all of a layer's tensors side by side, float32 or float64."""

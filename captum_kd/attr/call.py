@@ -8,7 +8,7 @@ from torch import Tensor
 
 from captum_kd._arguments import Target, as_forward_args, as_grad_kwargs, as_inputs, as_labels, check_batch_size
 from captum_kd._values import as_flag
-from captum_kd.observation import Observation, Observer
+from captum_kd.observation import Layouts, Observation, Observer
 
 __all__ = ["Call", "checked_map_settings"]
 
@@ -62,8 +62,10 @@ class Call(NamedTuple):
     def n(self) -> int:
         return self.inputs[0].shape[0]
 
-    def observe(self, observer: Observer, *, features_only: bool = False) -> Observation:
-        """Runs one of the models over the inputs."""
+    def observe(
+        self, observer: Observer, *, features_only: bool = False, known: Optional[Layouts] = None
+    ) -> Observation:
+        """Runs one of the models over the inputs; ``known`` are layouts that a reference population remembers."""
         return observer.observe(
             self.inputs,
             self.forward_args,
@@ -71,6 +73,7 @@ class Call(NamedTuple):
             features_only=features_only,
             internal_batch_size=self.internal_batch_size,
             show_progress=self.show_progress,
+            known=known,
         )
 
 

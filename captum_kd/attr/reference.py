@@ -23,6 +23,7 @@ from captum_kd.distance import center, euclidean_distances, noise_level, u_shift
 from captum_kd.distance.pairwise import largest_of
 from captum_kd.distance.sources import widest
 from captum_kd.labels import MIN_LABEL_SHARE, WAYS_OUT, label_distances
+from captum_kd.observation import Layouts
 
 __all__ = [
     "AddedRows",
@@ -230,6 +231,8 @@ class ReferencePopulation:
     Attributes:
         layers (tuple of LayerReference): the population at each pair of layers.
         made_with (mapping): settings that later calls have to repeat.
+        layouts (sequence of mapping): how the layers of Student, Base and Teacher keep their positions, as
+            far as these inputs showed it: a single input may not.
 
     Example::
 
@@ -238,15 +241,22 @@ class ReferencePopulation:
         >>> attr = unicam.attribute(image, target=3, reference=population)
     """
 
-    def __init__(self, layers: tuple[LayerReference, ...], made_with: Mapping[str, Any]) -> None:
+    def __init__(
+        self, layers: tuple[LayerReference, ...], made_with: Mapping[str, Any], layouts: Sequence[Layouts] = ()
+    ) -> None:
         if not isinstance(layers, tuple) or not layers or not all(isinstance(each, LayerReference) for each in layers):
             raise TypeError(
                 f"layers must be a tuple of at least one LayerReference, got {described(layers)}; populations are made by "
                 "UniCAM.reference()."
             )
         check_mapping(made_with, "made_with", "the mapping of settings that UniCAM.reference() notes")
+        if not isinstance(layouts, (tuple, list)):
+            raise TypeError(f"layouts must be a sequence of mappings, one for each model, got {described(layouts)}.")
+        for each in layouts:
+            check_mapping(each, "layouts", "a sequence of mappings, one for each model")
         self.layers = layers
         self.made_with = dict(made_with)
+        self.layouts = tuple(dict(each) for each in layouts)
 
     def __len__(self) -> int:
         return int(self.layers[0].features[0].points.shape[0])

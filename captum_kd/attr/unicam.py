@@ -21,7 +21,7 @@ from captum_kd.attr.population import check_population, check_reference_inputs
 from captum_kd.attr.reference import AddedRows, LayerReference, ReferencePopulation
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, global_average_pool
-from captum_kd.observation import Observation, Observer
+from captum_kd.observation import Layouts, Observation, Observer
 
 __all__ = ["TransferAttributions", "UniCAM"]
 
@@ -377,18 +377,21 @@ class UniCAM(LayerAttribution):
             inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
         check_reference_inputs(call.n, call.labels, self.class_embeddings)
-        student, base, *teacher = (
-            call.observe(observer, features_only=True).features
-            for observer in (*self._observers, self._teacher)
-            if observer is not None
-        )
+        layouts: list[Layouts] = []
+        features: list[list[Tensor]] = []
+        for observer in (*self._observers, self._teacher):
+            if observer is not None:
+                observation = call.observe(observer, features_only=True)
+                layouts.append(observation.layouts)
+                features.append(observation.features)
+        student, base, *teacher = features
         measured: dict[tuple[nn.Module, ...], LayerReference] = {}
         for objective, s, b, *t in zip(self._objectives(), student, base, *teacher):
             if objective not in measured:
                 labels = None if call.labels is None else call.labels.to(s.device)
                 measured[objective] = LayerReference.of(s, b, labels, self.class_embeddings, *t)
         layers = tuple(measured[objective] for objective in self._objectives())
-        return ReferencePopulation(layers, self._made_with(call.at_input))
+        return ReferencePopulation(layers, self._made_with(call.at_input), layouts)
 
     def _call(self, *arguments: Any) -> Call:
         """The arguments of :meth:`Call.checked`, for these models."""
@@ -410,13 +413,21 @@ class UniCAM(LayerAttribution):
                 for layer in reference.layers
             ]
         # The Teacher first: what it kept is gone before the other two keep their activations.
-        teacher = None if self._teacher is None else _measured(call.observe(self._teacher, features_only=True))
-        own, other = call.observe(self._own), call.observe(self._other, features_only=not both)
+        teacher = None
+        if self._teacher is not None:
+            teacher = _measured(call.observe(self._teacher, features_only=True, known=self._known(reference, 2)))
+        own = call.observe(self._own, known=self._known(reference, self._direction))
+        other = call.observe(self._other, features_only=not both, known=self._known(reference, 1 - self._direction))
         gradients = self._gradients(objectives, _measured(own), _measured(other), teacher)
         return [
             self._format(observation.maps([of_pair[place] for of_pair in gradients], **map_settings))
             for place, observation in enumerate((own, other) if both else (own,))
         ]
+
+    @staticmethod
+    def _known(reference: Optional[ReferencePopulation], model: int) -> Optional[Layouts]:
+        """What a population says of the layouts of Student (0), Base (1) or Teacher (2)."""
+        return None if reference is None else dict(enumerate(reference.layouts)).get(model)
 
     def _gradients(
         self,

@@ -16,7 +16,7 @@ from captum_kd._batches import device_of, to_device
 from captum_kd.layouts import LayoutHints
 from captum_kd.metrics.report.localizing import Localizer
 from captum_kd.metrics.report.subjects import BASE, STUDENT, TEACHER, Subject, hints_for
-from captum_kd.observation import LayerPair, Observer
+from captum_kd.observation import LayerPair, Layouts, Observer
 
 __all__ = ["Pair", "View", "Viewer", "pairs_of"]
 
@@ -85,6 +85,8 @@ class Viewer:
         self._localizer = localizer
         self._args = additional_forward_args
         self._at_input = at_input
+        # The last batch of a loader may be of one input, whose layouts do not always show.
+        self._layouts: dict[tuple[str, tuple[LayerPair, ...]], Layouts] = {}
 
     def features(self, inputs: tuple[Tensor, ...], labels: Tensor) -> dict[str, list[Tensor]]:
         """Features (N, d) of a batch: by the view's key, one tensor per layer.
@@ -99,19 +101,26 @@ class Viewer:
             args, own = to_device(self._args, device), to_device(inputs, device)
             observer = self._observers[view.key]
             if self._localizer is None:
-                found[view.key] = self._observe(observer, own, args)
+                found[view.key] = self._observe(view, observer, own, args)
                 continue
             reduced = self._localizer.reduce(view.key, view.subject, view.given, own, labels, args)
             if len(reduced) == 1:  # one map for all layers
-                found[view.key] = self._observe(observer, reduced[0], args)
+                found[view.key] = self._observe(view, observer, reduced[0], args)
             else:
                 # Each layer looks at images of its own.
                 found[view.key] = [
-                    self._observe(observer._replace(pairs=(pair,)), images, args)[0]
+                    self._observe(view, observer._replace(pairs=(pair,)), images, args)[0]
                     for pair, images in zip(observer.pairs, reduced)
                 ]
         return found
 
-    def _observe(self, observer: Observer, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> list[Tensor]:
+    def _observe(
+        self, view: View, observer: Observer, inputs: tuple[Tensor, ...], args: tuple[Any, ...]
+    ) -> list[Tensor]:
+        key = (view.key, observer.pairs)
         with torch.no_grad():
-            return observer.observe(inputs, args, at_input=self._at_input, features_only=True).features
+            observation = observer.observe(
+                inputs, args, at_input=self._at_input, features_only=True, known=self._layouts.get(key)
+            )
+        self._layouts[key] = observation.layouts
+        return observation.features

@@ -8,7 +8,10 @@ from typing import Any
 import timm
 from timm.models.convmixer import ConvMixer
 from timm.models.focalnet import FocalNet
+from timm.models.metaformer import Attention, LayerNorm2dNoBias, LayerNormNoBias, MetaFormer, SepConv
+from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from timm.models.nest import Nest
+from timm.models.volo import VOLO
 from torch import nn
 
 from families import Family, Misfit, unfilled
@@ -38,6 +41,12 @@ FOUR = (1, 1, 1, 1)
 WIDTHS = (16, 24, 32, 40)
 SWIN = {"img_size": 96, "embed_dim": 24, "depths": FOUR, "num_heads": (1, 2, 2, 2)}
 CROSS = {"depth": ((1, 1, 0),)}
+CAFORMER: dict[str, Any] = {
+    "depths": FOUR, "dims": (16, 24, 32, 64), "token_mixers": [SepConv, SepConv, Attention, Attention],
+    "norm_layers": [LayerNorm2dNoBias] * 2 + [LayerNormNoBias] * 2, "num_classes": 5,
+}
+MVIT = MultiScaleVitCfg(depths=FOUR, embed_dim=24)
+VOLO_SETTINGS: dict[str, Any] = {"img_size": 96, "embed_dims": (24, 48, 48, 48), "num_heads": (1, 2, 2, 2), "num_classes": 5}
 XCEPTION = [{"in_chs": ins, "out_chs": outs, "stride": 2} for ins, outs in ((64, 24), (24, 24), (24, 32), (32, 40))]
 
 FAMILIES = [
@@ -104,7 +113,7 @@ FAMILIES = [
     _of("maxvit_rmlp_pico_rw_256", "stages[-1]", "MaxViT", settings={"img_size": 128, "depths": FOUR}, size=(128, 128)),
     _of("test_coatnet", "stages[-1]", "CoAtNet", settings={"img_size": 96}),
     _of("poolformer_s12", "stages[-1]", "PoolFormer"),
-    _of("caformer_s18", "stages[-1]", "CAFormer"),
+    Family("timm", "metaformer (CAFormer)", partial(MetaFormer, **CAFORMER), "stages[-1]"),
     _of("mixer_s32_224", "blocks[-1]", "Mixer", settings={"img_size": 96}),
     _of("resmlp_12_224", "blocks[-1]", "ResMLP", settings={"img_size": 96}),
     _of("gmlp_ti16_224", "blocks[-1]", "gMLP", settings={"img_size": 96}),
@@ -114,11 +123,11 @@ FAMILIES = [
         settings={"channel_multiplier": 0.25}, note="Fused to a fixed 16 x 16; `blocks[-1]` before that.",
     ),
     _of("mobilevit_xxs", "stages[-1]"),
-    _of("mvitv2_tiny", "stages[-1]", settings={"img_size": 96}),
+    Family("timm", "mvitv2", partial(MultiScaleVit, MVIT, img_size=(96, 96), num_classes=5), "stages[-1]"),
     _of("naflexvit_so150m2_patch16_reg1_gap", "blocks[-1]", settings={"embed_dim": 48, "depth": 2, "num_heads": 3}),
     _of("nasnetalarge", "cell_17", settings={"stem_size": 8, "num_features": 384}),
     Family("timm", "nest", partial(Nest, img_size=96, embed_dims=(24, 48, 96), depths=(1, 1, 1), num_classes=5), "levels[-1]"),
-    _of("nextvit_small", "stages[-1]"),
+    _of("nextvit_small", "stages[-1]", settings={"depths": (1, 1, 5, 1)}),
     _of("test_nfnet", "stages[-1]"),
     _of(
         "pit_ti_224", "transformers[-1].blocks",
@@ -166,7 +175,7 @@ FAMILIES = [
     _of("test_vit_relpos", "blocks[-1]", settings={"img_size": 96}),
     _of("samvit_base_patch16_224", "blocks[-1]", settings={**SMALL, "global_attn_indexes": (1,)}),
     _of("vitamin_small_224", "blocks[-1]", settings={"img_size": 96, "depth": 2}),
-    _of("volo_d1_224", "network[-1]", settings={"img_size": 96}),
+    Family("timm", "volo", partial(VOLO, FOUR, **VOLO_SETTINGS), "network[-1]"),
     _of("ese_vovnet19b_slim_dw", "stages[-1]"),
     _of("legacy_xception", "conv4", plain=8),
     _of("xception41p", "blocks[-1]", settings={"block_cfg": XCEPTION}),

@@ -49,7 +49,7 @@ FAMILIES = [
     _of("alexnet", "features", size=(128, 128)),
     _of("convnext_tiny", "features", make=partial(ConvNeXt, CONVNEXT, num_classes=5)),
     _of("densenet121", "features", make=partial(DenseNet, 4, (2, 2, 2, 2), 8, num_classes=5)),
-    _of("efficientnet_b0", "features", size=(192, 192)),
+    _of("efficientnet_b0", "features", make=partial(unfilled, partial(_make, "efficientnet_b0", {}), 2), size=(192, 192)),
     _of("googlenet", "inception5b", make=partial(unfilled, partial(_make, "googlenet", INCEPTION), 8)),
     _of("inception_v3", "Mixed_7c", make=partial(unfilled, partial(_make, "inception_v3", INCEPTION), 8), size=(160, 160)),
     _of("maxvit_t", "blocks[-1]", make=partial(MaxVit, **MAXVIT)),

@@ -28,13 +28,18 @@ def _make(architecture: str, settings: dict[str, Any]) -> nn.Module:
 VIT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96, "image_size": 96}
 SWIN = {"image_size": 96, "embed_dim": 24, "depths": [1, 1, 1], "num_heads": [1, 2, 4], "window_size": 3}
 FOUR = {"hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 1]}
+CVT = {"embed_dim": [16, 24, 32], "depth": [1, 2, 3], "num_heads": [1, 1, 2]}
+HGNET = {
+    "stem_channels": [3, 16, 16], "stage_in_channels": [16, 32, 48, 64], "stage_mid_channels": [16, 16, 16, 16],
+    "stage_out_channels": [32, 48, 64, 80], "stage_numb_of_layers": [2, 2, 2, 2], "hidden_sizes": [32, 48, 64, 80],
+}
 
 FAMILIES = [
     _of("Beit", "beit.layers[-1]", settings=VIT),
     _of("Bit", "bit.encoder.stages[-1]", settings={**FOUR, "hidden_sizes": [128, 128, 256, 256], "embedding_size": 32}),
     _of("ConvNext", "convnext.encoder.stages[-1]", settings=FOUR),
     _of("ConvNextV2", "convnextv2.encoder.stages[-1]", settings=FOUR),
-    _of("Cvt", "cvt.encoder.stages[-1].layers[-1]"),
+    _of("Cvt", "cvt.encoder.stages[-1].layers[-1]", settings=CVT),
     _of("CLIP", "vision_model.encoder.layers[-1]", settings={"vision_config": VIT}),
     _of("Data2VecVision", "data2vec_vision.encoder.layer[-1]", settings=VIT),
     _of("DeiT", "deit.layers[-1]", settings=VIT),
@@ -49,7 +54,7 @@ FAMILIES = [
         "FocalNet", "focalnet.layernorm",
         settings={**FOUR, "embed_dim": 16, "image_size": 96}, note="Stages give several tensors.",
     ),
-    _of("HGNetV2", "encoder.stages[-1]"),
+    _of("HGNetV2", "encoder.stages[-1]", settings=HGNET),
     _of(
         "Hiera", "hiera.encoder.stages[-1]",
         settings={"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}, size=(224, 224),
@@ -76,7 +81,7 @@ FAMILIES = [
     _of("SwiftFormer", "swiftformer.encoder", settings={"depths": [1, 1, 1, 1], "embed_dims": [16, 24, 32, 40]}),
     _of("Swin", "swin.layernorm", settings=SWIN, note="Stages give several tensors."),
     _of("Swinv2", "swinv2.layernorm", settings=SWIN, note="Stages give several tensors."),
-    _of("TextNet", "textnet.encoder.stages[-1]"),
+    _of("TextNet", "textnet.encoder.stages[-1]", settings={"stem_out_channels": 16, "hidden_sizes": [16, 16, 24, 32, 40]}),
     _of("ViT", "vit.layers[-1]", settings=VIT),
     _of("ViTMSN", "vit.layers[-1]", settings=VIT),
 ]
