@@ -77,8 +77,8 @@ def label_geometry(
         ValueError: labels outside the table, or labels without geometry: one label only, all
             distinct under equidistant embeddings, or one against the rest.
     """
-    check_label_geometry(labels, class_embeddings, estimator, ways_out)
     target = center(label_distances(labels, labels, class_embeddings), estimator)
+    _check_norms(float(torch.linalg.matrix_norm(target.matrix)), float(target.raw_norm), labels, ways_out)
     return Geometry(target.matrix.to(dtype), target.raw_norm.to(dtype))
 
 
@@ -90,7 +90,11 @@ def check_label_geometry(
 ) -> None:
     """Raises what :func:`label_geometry` raises, from the classes alone, whatever the number of inputs."""
     seen, counts = torch.unique(labels, return_counts=True)
-    norm, raw_norm = label_norms(label_distances(seen, seen, class_embeddings), counts.double(), estimator)
+    apart = label_distances(seen, seen, class_embeddings)
+    _check_norms(*label_norms(apart, counts.double(), estimator), labels, ways_out)
+
+
+def _check_norms(norm: float, raw_norm: float, labels: Tensor, ways_out: str) -> None:
     if norm <= MIN_LABEL_SHARE * raw_norm:
         raise ValueError(
             f"target gives the {labels.numel()} inputs no geometry: all labels are equal, all are distinct, or "

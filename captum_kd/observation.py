@@ -309,11 +309,13 @@ class Observation:
         # Groups may share a graph: it is freed with this object, whatever the user says of it.
         kwargs: dict[str, Any] = {"allow_unused": True, **(grad_kwargs or {}), "retain_graph": True}
         found: Sequence[Optional[Tensor]] = [None] * len(activations)
-        # Unit size on the way through the network, where half types would underflow.
-        size = grad_features.abs().amax()
-        size = torch.where(size > 0, size, 1.0).to(features.device)
+        start, size = grad_features.to(features.device, features.dtype), None
+        if any(self._may_underflow(number, parts[number]) for number in numbers):
+            # Unit size on the way back.
+            size = start.abs().amax()
+            size = torch.where(size > 0, size, 1.0)
+            start = start / size
         if features.requires_grad:
-            start = grad_features.to(features.device, features.dtype) / size
             found = torch.autograd.grad(features, activations, start, **kwargs)
         gradients = iter(found)
         results = []
@@ -321,8 +323,18 @@ class Observation:
             of_pair = [(a, next(gradients)) for a in parts[number].activations]
             if all(gradient is None for _, gradient in of_pair):
                 raise ValueError(_no_path(self._observer.pairs[number]))
-            results.append([torch.zeros_like(precise(a)) if g is None else precise(g.detach()) * size for a, g in of_pair])
+            results.append([torch.zeros_like(precise(a)) if g is None else _unscaled(g, size) for a, g in of_pair])
         return results
+
+    def _may_underflow(self, number: int, part: _Part) -> bool:
+        """Whether gradients may pass through half types: behind the map layer, or in a transform of such features."""
+        half = any(dtype not in (torch.float32, torch.float64) for dtype in part.dtypes)
+        return half or self._observer.pairs[number].is_deeper
+
+
+def _unscaled(gradient: Tensor, size: Optional[Tensor]) -> Tensor:
+    gradient = precise(gradient.detach())
+    return gradient if size is None else gradient * size
 
 
 def _maps(part: _Part, gradients: Sequence[Tensor], attr_dim_summation: bool) -> list[Tensor]:

@@ -123,5 +123,6 @@ def test_a_population_is_no_larger_than_features_and_labels():
         for layer in population.layers
         for side in (*layer.features, layer.labels)
         for value in side
+        if isinstance(value, torch.Tensor)
     ]
     assert sum(sizes) < 64 * (9 + 3 + 6) * 8

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._warnings import warn_user
-from captum_kd.distance import MIN_INPUTS, Geometry, euclidean_distances, is_finite
+from captum_kd.distance import MIN_INPUTS, Geometry, is_finite
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL
 from captum_kd.labels import WAYS_OUT_OF_POPULATION, label_geometry
 
@@ -78,6 +78,7 @@ def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:
     values = torch.cat(sampled, dim=1)
     if values.numel() == 0 or not is_finite(values):
         return False  # the models will say what is wrong with such inputs
-    apart = euclidean_distances(values).fill_diagonal_(torch.inf)
+    values = values - values.mean(0)  # inputs far from the origin would lose digits
+    apart = torch.cdist(values, values).fill_diagonal_(torch.inf)
     usual = apart.flatten().kthvalue(n * (n - 1) // 2).values
     return bool((apart.amin(1) < usual / 4).float().mean() > 0.5)

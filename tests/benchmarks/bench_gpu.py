@@ -118,7 +118,7 @@ def large(largest: int, d: int = 2048) -> None:
         rate = 2 * n * n * d / took / 1e12
         print(f"n={n:,}, d={d:,}: {took:.2f} s, {rate:.1f} TFLOP/s of products, peak {peak:,.0f} MiB over the inputs", flush=True)
         del x, y
-        n *= 2
+        n *= 4
 
 
 def rates() -> None:
