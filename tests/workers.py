@@ -78,6 +78,7 @@ def _work(pipe: Any, rank: int, most: int, folder: str) -> None:
         try:
             pipe.send(function(groups[size], *args))
         except Exception as error:
-            error.add_note(f"in process {rank}:\n{traceback.format_exc()}")
+            # What add_note() does, which came with Python 3.11.
+            error.__notes__ = [*getattr(error, "__notes__", []), f"in process {rank}:\n{traceback.format_exc()}"]
             error.__traceback__ = error.__cause__ = error.__context__ = None
             pipe.send(error)

@@ -19,6 +19,21 @@ class Slotted:
 # ------------------------------------------------------------------------------- functions
 
 
+def test_lists_and_names_that_have_no_value_yet_count():
+    def of(widths, is_given):
+        if is_given:
+            later = 3
+
+        def transform(x):
+            return x[:, widths[0]], later
+
+        return transform
+
+    digests = [digest_of_callable(of(*case)) for case in (([1, 2], False), ([1, 3], False), ([1, 2], True))]
+    assert len(set(digests)) == 3
+    assert digest_of_callable(of([1, 2], False)) == digests[0]
+
+
 def test_functions_that_hold_each_other_end():
     def ping(x):
         return pong(x)

@@ -160,9 +160,12 @@ def test_malformed_layout_hints(pair, argument, value):
         ((), ValueError, "inputs is an empty tuple; pass a tensor"),
         (torch.tensor(1.0), ValueError, r"inputs has shape \(\): the first dimension must hold the examples"),
         (torch.empty(0, 3, 12, 12), ValueError, r"inputs has shape \(0, 3, 12, 12\)"),
+        (images(N).to_sparse(), TypeError, "inputs must .* sparse_coo"),
+        (torch.quantize_per_tensor(images(N), 0.1, 0, torch.qint8), TypeError, "inputs must .* quantized"),
+        (images(N).to("meta"), TypeError, "inputs must .* without values"),
         ((images(N), images(N - 1)), ValueError, r"have \[8, 7\] rows; all must describe the same examples"),
     ],
-    ids=["list", "number", "empty tuple", "scalar", "no rows", "mismatch"],
+    ids=["list", "number", "empty tuple", "scalar", "no rows", "sparse", "quantized", "meta", "mismatch"],
 )
 def test_malformed_inputs(unicam, runs, method, inputs, kind, message):
     with pytest.raises(kind, match=message):
@@ -208,15 +211,22 @@ def test_too_few_references(unicam, runs):
         (torch.zeros(N), TypeError, r"tensor of torch.float32; use target.long\(\)"),
         ("cat", TypeError, "target must hold class labels.*'cat'"),
         ([(0, 1)] * N, TypeError, "tuples that select"),
+        ([2**70] * N, ValueError, "target must hold labels that fit into 64 bits"),
         ([0, 1], ValueError, r"target has shape \(2,\) for 8 inputs; pass one label per input, \(8,\)"),
         (torch.zeros(N, 1).long(), ValueError, r"target has shape \(8, 1\) for 8 inputs"),
         (torch.zeros(0).long(), ValueError, r"target has shape \(0,\) for 8 inputs"),
     ],
-    ids=["floats", "float tensor", "string", "tuples", "too few", "two dimensions", "none"],
+    ids=["floats", "float tensor", "string", "tuples", "too large", "too few", "two dimensions", "none"],
 )
 def test_malformed_labels(unicam, runs, method, target, kind, message):
     with pytest.raises(kind, match=message):
         getattr(unicam, method)(images(N), target)
+    assert runs == []
+
+
+def test_grad_kwargs_of_another_name(unicam, runs):
+    with pytest.raises(ValueError, match="grad_kwargs may hold retain_graph, .*; got 'outputs'"):
+        unicam.attribute(images(N), grad_kwargs={"outputs": 1})
     assert runs == []
 
 

@@ -203,3 +203,8 @@ def test_layers_with_several_outputs_give_one_value_an_image():
         reference=population,
     )
     torch.testing.assert_close(found, by_hand(joined, inputs(3), labels(3)), rtol=1e-8, atol=0)
+
+
+def test_the_default_perturbation_is_for_floating_point_inputs():
+    with pytest.raises(TypeError, match="inputs must be floating point for the default perturb_func, got torch.int64"):
+        sensitivity_max(lambda x: x, torch.ones(N, 3, dtype=torch.long))

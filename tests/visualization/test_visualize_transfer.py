@@ -127,6 +127,8 @@ def test_images_must_be_tensors():
         ({"kept": {"kept": torch.ones(N, 16, 16, dtype=torch.long)}}, "use kept.bool"),
         ({"kept": {"kept": [True]}}, "'kept' must be a tensor"),
         ({"masks": [True]}, "masks must be a tensor"),
+        ({"masks": torch.ones(N, 16, 16, dtype=torch.complex64)}, "masks must be real, got torch.complex64"),
+        ({"images": torch.ones(N, 3, 16, 16, dtype=torch.complex64)}, "images must be real, got torch.complex64"),
     ],
 )
 def test_wrong_types_are_named(arguments, message):

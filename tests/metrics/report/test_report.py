@@ -115,6 +115,20 @@ def test_layers_that_cannot_be_decided_share_a_sentence_in_print(report):
     assert f"(differences {first:+.3f}, {second:+.3f})" in text
 
 
+def test_one_layers_verdicts_are_told_one_by_one_and_mini_batches_as_such():
+    """And a model that gives every input the same features has no score in any mini-batch."""
+    constant = related(1)
+    torch.nn.init.zeros_(constant.conv2.weight)
+    students, bases = {"hinton 1": related(2), "hinton 2": constant}, {"base 1": related(3), "base 2": related(4)}
+    with pytest.warns(UserWarning):
+        report = compare(students, bases, "conv2", batches(11), population="batch")
+    assert {row["value"] for row in report.rows if row["student"] == "hinton 2" and row["score"] == "fss"} == {0.0}
+    text = " ".join(str(report).split())
+    assert "mean of 3 mini-batches" in text
+    for test in report.seed_control["tests"]:
+        assert " ".join(test["sentence"].split()) in text
+
+
 def test_same_seed_same_bytes():
     texts = [quiet(related(1), related(2), "conv2", batches(9), confidence=0.9, seed=3).to_json() for _ in range(2)]
     assert texts[0] == texts[1]
