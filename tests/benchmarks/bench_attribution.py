@@ -39,23 +39,22 @@ def main() -> None:
     device = torch.device(parser.parse_args().device)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    torch.set_default_device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} thread(s)"
     print(f"torch {torch.__version__}, {name}")
     for build, n, side, repeats in ON_GPU if device.type == "cuda" else SIZES:
-        against_grad_cam(build, n, side, repeats)
-    trainable_and_taught()
-    several_layers()
-    types_and_formats()
+        against_grad_cam(build, n, side, repeats, device)
+    trainable_and_taught(device)
+    several_layers(device)
+    types_and_formats(device)
 
 
-def against_grad_cam(build: Callable[[], nn.Module], n: int, side: int, repeats: int) -> None:
-    student, base = frozen_pair(build)
+def against_grad_cam(build: Callable[[], nn.Module], n: int, side: int, repeats: int, device: torch.device) -> None:
+    student, base = frozen_pair(build, device)
     unicam = UniCAM(student, student.layer4, base)
     population = unicam.reference(
-        torch.randn(REFERENCES, 3, 64, 64), torch.arange(REFERENCES) % 10, internal_batch_size=32
+        torch.randn(REFERENCES, 3, 64, 64, device=device), torch.arange(REFERENCES) % 10, internal_batch_size=32
     )
-    x, y = batch(n, side)
+    x, y = batch(n, side, device)
     where = f"{build.__name__}, {n} x {side} px"
     both = grad_cams(student, base, "layer4", x, y)
     value = ratio(lambda: unicam.attribute_transfer(x, y), both, repeats)
@@ -64,11 +63,11 @@ def against_grad_cam(build: Callable[[], nn.Module], n: int, side: int, repeats:
     print(at_most(f"the same beside {REFERENCES} references, {where}", value, 1.10), flush=True)
 
 
-def trainable_and_taught() -> None:
+def trainable_and_taught(device: torch.device) -> None:
     """Parameters that require gradients let Grad-CAM record the whole network; a Teacher costs its own pass."""
-    student, base = frozen_pair(resnet18)
-    teacher = resnet34().eval().requires_grad_(False)
-    x, y = batch(8, 160)
+    student, base = frozen_pair(resnet18, device)
+    teacher = resnet34().eval().requires_grad_(False).to(device)
+    x, y = batch(8, 160, device)
     taught = UniCAM(student, student.layer4, base, teacher_func=teacher)
     for frozen in (True, False):
         student.requires_grad_(not frozen), base.requires_grad_(not frozen)
@@ -88,12 +87,12 @@ def trainable_and_taught() -> None:
             print(at_most(f"attribute_transfer / 2 x LayerGradCam, {state}", value, 1.05), flush=True)
 
 
-def several_layers() -> None:
+def several_layers(device: torch.device) -> None:
     """Four layers at once, beside one layer and beside a LayerGradCam for each of the four."""
     stages = ["layer1", "layer2", "layer3", "layer4"]
     for build, n, side in ((resnet18, 16, 128), (resnet50, 16, 96)):
-        student, base = frozen_pair(build)
-        x, y = batch(n, side)
+        student, base = frozen_pair(build, device)
+        x, y = batch(n, side, device)
         where = f"{build.__name__}, {n} x {side} px"
         at_once, single = UniCAM(student, stages, base), UniCAM(student, "layer4", base)
         value = ratio(lambda: at_once.attribute_transfer(x, y), lambda: single.attribute_transfer(x, y), 7)
@@ -107,15 +106,15 @@ def several_layers() -> None:
         print(at_most(f"four layers / four times 2 x LayerGradCam, {where}", value, 0.35), flush=True)
 
 
-def types_and_formats() -> None:
+def types_and_formats(device: torch.device) -> None:
     """Grad-CAM and UniCAM on the same models in another type or memory format."""
     for dtype, memory_format in itertools.product(
         (torch.float32, torch.bfloat16), (torch.contiguous_format, torch.channels_last)
     ):
         if (dtype, memory_format) == (torch.float32, torch.contiguous_format):
             continue
-        student, base = (model.to(dtype, memory_format=memory_format) for model in frozen_pair(resnet18))
-        x, y = batch(16, 128)
+        student, base = (model.to(dtype, memory_format=memory_format) for model in frozen_pair(resnet18, device))
+        x, y = batch(16, 128, device)
         x = x.to(dtype, memory_format=memory_format)
         unicam = UniCAM(student, "layer4", base)
         value = ratio(lambda: unicam.attribute_transfer(x, y), grad_cams(student, base, "layer4", x, y), 7)
@@ -123,14 +122,15 @@ def types_and_formats() -> None:
         print(at_most(f"attribute_transfer / 2 x LayerGradCam, resnet18, 16 x 128 px, {name}", value, 1.05), flush=True)
 
 
-def frozen_pair(build: Callable[[], nn.Module]) -> tuple[Any, Any]:
+def frozen_pair(build: Callable[[], nn.Module], device: torch.device) -> tuple[Any, Any]:
     # Frozen, as a trained pair is explained. With parameters that require gradients Grad-CAM also
     # records the graph of the whole network, and UniCAM, which does not, would look better.
-    return build().eval().requires_grad_(False), build().eval().requires_grad_(False)
+    student, base = (build().eval().requires_grad_(False).to(device) for _ in range(2))
+    return student, base
 
 
-def batch(n: int, side: int) -> tuple[Tensor, Tensor]:
-    return torch.randn(n, 3, side, side), torch.arange(n) % 2
+def batch(n: int, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, 3, side, side, device=device), torch.arange(n, device=device) % 2
 
 
 def grad_cams(student: Any, base: Any, layer: str, x: Tensor, y: Tensor) -> Callable[[], object]:

@@ -7,6 +7,7 @@ views of its own.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple, Optional, Sequence
 
 import torch
@@ -109,7 +110,7 @@ class Viewer:
             else:
                 # Each layer looks at images of its own.
                 found[view.key] = [
-                    self._observe(view, observer._replace(pairs=(pair,)), images, args)[0]
+                    self._observe(view, replace(observer, pairs=(pair,), traces={}), images, args)[0]
                     for pair, images in zip(observer.pairs, reduced)
                 ]
         return found
