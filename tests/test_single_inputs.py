@@ -9,9 +9,10 @@ from models import ConvNet, TinyTransformer, images, labels
 from torch import Tensor, nn
 
 from captum_kd import UniCAM
-from captum_kd.layers import catch_layers, resolve_layer
+from captum_kd.layers import catch_layers
 from captum_kd.layouts import Layout, find_layout
 from captum_kd.metrics import compare_transfer, feature_similarity_score
+from captum_kd.names import resolve_layer
 
 N = 6
 SIZE = (16, 16)
