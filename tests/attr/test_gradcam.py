@@ -49,7 +49,26 @@ def test_high_resolution_maps_of_sure_models_keep_their_digits(dtype):
         model.fc.weight *= 1000  # softmax outputs of 0 and 1 exactly
     expected = unit(gradcams(model.double(), ["conv2"], x.double(), y, high_resolution=True)[0])
     found = unit(gradcams(model.to(dtype), ["conv2"], x.to(dtype), y, high_resolution=True)[0])
-    assert float((found.double() * expected).sum(1).min()) > 0.999 if dtype == torch.float32 else 0.95
+    assert float((found.double() * expected).sum(1).min()) > (0.999 if dtype == torch.float32 else 0.95)
+
+
+@pytest.mark.parametrize("high_resolution", [False, True])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_map_does_not_depend_on_the_rest_of_the_batch(labelled, high_resolution):
+    model, x, y = ConvNet(), images(5), labels(5) if labelled else None
+    together = gradcams(model, ["conv1", "conv2"], x, y, high_resolution=high_resolution)
+    for place in range(5):
+        part = slice(place, place + 1)
+        alone = gradcams(model, ["conv1", "conv2"], x[part], None if y is None else y[part], high_resolution=high_resolution)
+        for found, expected in zip(alone, together):
+            torch.testing.assert_close(found, expected[part])
+
+
+def test_high_resolution_maps_are_of_the_log_odds():
+    model, x, y = ConvNet().double(), images(5).double(), labels(5)
+    (values,) = gradcams(model, ["conv2"], x, y, high_resolution=True)
+    product = LayerGradientXActivation(lambda z: model(z).softmax(1).logit(), model.conv2).attribute(x, y)
+    torch.testing.assert_close(values, product.sum(1, keepdim=True))
 
 
 def test_labels_made_in_inference_mode_serve():

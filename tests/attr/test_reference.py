@@ -276,3 +276,9 @@ def test_features_of_one_dimension():
     x = torch.randn(M, 4, generator=torch.Generator().manual_seed(0))
     population = unicam.reference(x, labels(M))
     assert unicam.attribute(x[:1], 1, reference=population).shape == (1, 1)
+
+
+@pytest.mark.parametrize("change", [list, lambda layers: (), lambda layers: ("conv2",), lambda layers: (*layers, None)])
+def test_layers_that_are_no_populations_are_refused(population, change):
+    with pytest.raises(TypeError, match="tuple of at least one LayerReference"):
+        ReferencePopulation(change(population.layers), population.made_with)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from samples import F64, FEATURES, clusters, each, partial, randn, score, triple
+from samples import DTYPES, F64, FEATURES, clusters, each, partial, randn, score, triple
 
-from captum_kd.distance import correlation, distance_correlation, geometry
+from captum_kd.distance import correlation, distance_correlation, geometry, partial_distance_correlation
 
 SINGLE = {
     "far from the origin": each(lambda f: f + 1e4, *triple(40, 8)),
@@ -77,3 +77,23 @@ def test_geometries_of_different_types_meet_in_the_first():
         other = geometry(y * size).to_like(own)
         assert other.matrix.dtype == torch.float32
         assert float(correlation(own, other)) == pytest.approx(score(x, y), abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [30, 70])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scores_and_geometries_have_the_type_of_the_features(dtype, n):
+    """However many inputs there are, in blocks or not."""
+    three = each(lambda f: f.to(dtype), *triple(n, 5))
+    for block_size in (None, 7):
+        assert distance_correlation(*three[:2], block_size=block_size).dtype == dtype
+        assert partial_distance_correlation(*three, block_size=block_size).dtype == dtype
+    for estimator in ("unbiased", "biased"):
+        found = geometry(three[0], estimator)
+        assert (found.matrix.dtype, found.raw_norm.dtype) == (dtype, dtype)
+
+
+def test_a_size_that_is_known_is_not_looked_for_again():
+    x, y, _ = triple(30, 5)
+    found, expected = geometry(x, largest=2.0**60), geometry(x)
+    torch.testing.assert_close(found.matrix, expected.matrix / 2**60, rtol=1e-9, atol=0)
+    torch.testing.assert_close(found.raw_norm, expected.raw_norm / 2**60, rtol=1e-12, atol=0)

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance import pairwise
-from captum_kd.distance.pairwise import block_distances, full_precision, largest_of, power_of_two
+from captum_kd.distance import cross_distances, euclidean_distances
+from captum_kd.distance.pairwise import (
+    FEW,
+    block_distances,
+    distances_to_center,
+    full_precision,
+    largest_of,
+    power_of_two,
+    quick_distances,
+)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -120,3 +129,83 @@ def test_distances_of_two_sets(kind, parts):
     found, close = block_distances(lambda: iter(chunks), symmetric=False, single=parts == 1)
     torch.testing.assert_close(found, by_subtraction(x, y), rtol=1e-12, atol=0)
     assert set(map(tuple, close.T.tolist())) == ({(2, 139), (149, 0)} if kind == "close pairs" else set())
+
+
+SHARES = {torch.float32: 1e-2, torch.float64: 1e-3}
+
+
+def pairs_at(share: float, size: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Two sets of ten rows, of which the first ones of each have a squared distance of this share of the sum of their
+    squared norms, the other's being the longer one. All others are shorter, and no two of them that close."""
+    longer = (1 + math.sqrt(2 * share - share**2)) / (1 - share)  # (t - 1)^2 = share (1 + t^2)
+    x, y = torch.zeros(2, 10, 12, dtype=torch.float64)
+    x[:, 1], y[:, 2] = torch.linspace(-0.8, 0.85, 10), torch.linspace(-0.7, 0.75, 10)
+    x[0], y[0] = torch.eye(1, 12)[0], longer * torch.eye(1, 12)[0]
+    return (size * x).to(dtype), (size * y).to(dtype)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize(("share", "is_close"), [(0.96, True), (1.04, False)])
+@pytest.mark.parametrize("parts", [1, 3], ids=["one chunk of columns", "three"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pairs_are_subtracted_up_to_a_share_of_their_squared_norms(dtype, parts, share, is_close, size):
+    """Whoever of the two sets has the longer rows, within one set and between blocks of rows."""
+    x, y = pairs_at(share * SHARES[dtype], size, dtype)
+    far = torch.cat([torch.zeros(130, 3), 2 * size * random(130, 9)], 1).to(dtype)
+    for left, right, places in [
+        (x, y, {(0, 0)}),
+        (y, x, {(0, 0)}),
+        (torch.cat([x, y]), None, {(0, 10), (10, 0)}),
+        (torch.cat([x, far, y]), None, {(0, 140), (140, 0)}),
+    ]:
+        others = left if right is None else right
+        chunks = list(zip(left.chunk(parts, 1), others.chunk(parts, 1)))
+        found, close = block_distances(lambda: iter(chunks), symmetric=right is None, single=parts == 1)
+        met = set(map(tuple, close.T.tolist()))
+        assert (places <= met) == is_close
+        expected = by_subtraction(left.double(), others.double())
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=0)
+        _, doubt = quick_distances(lambda: iter(chunks), symmetric=right is None, single=parts == 1)
+        assert bool(doubt) or not is_close
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_quick_distances_of_any_size(size, symmetric):
+    x = size * random(9, 40)
+    y = x if symmetric else size * random(7, 40, seed=1)
+    found, doubt = quick_distances(lambda: [(x, y)], symmetric=symmetric, single=True)
+    assert doubt.dtype == torch.bool and doubt.shape == () and not doubt
+    torch.testing.assert_close(found, by_subtraction(x, y), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("n", "width"), [(FEW, 3), (FEW, 70), (FEW + 1, 3), (FEW + 1, 70)])
+def test_few_inputs_are_centred_in_float64(n, width):
+    assert distances_to_center(random(n, width)).dtype == torch.float64
+    x = random(n, width).float()
+    found = distances_to_center(x)
+    assert found.dtype == (torch.float64 if n == FEW else torch.float32)
+    digits = 1e-12 if n == FEW else 1e-4
+    torch.testing.assert_close(found.double(), by_subtraction(x.double(), x.double()), rtol=digits, atol=0)
+
+
+@pytest.mark.parametrize("size", [2.0**-40, 1.0, 2.0**40])
+def test_what_is_centred_is_in_units_of_a_power_of_two(size):
+    x = random(9, 3).clamp(-1.9, 1.9)
+    x[0, 0] = 1.9
+    expected = by_subtraction(x, x)
+    torch.testing.assert_close(distances_to_center(size * x), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(distances_to_center(size * x, 1.9 * size), expected, rtol=1e-12, atol=0)
+    # The largest value is believed, not looked for again.
+    torch.testing.assert_close(distances_to_center(x, 2.0**50), expected / 2**50, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("needs_gradient", [False, True])
+def test_distances_have_the_type_of_the_rows_however_they_were_computed(needs_gradient):
+    """Tight clusters of float32 are compared in float64."""
+    x = (random(2, 6)[torch.arange(40) % 2] + 1e-4 * random(40, 6, seed=1)).float()
+    direct = by_subtraction(x.double(), x.double())
+    x.requires_grad_(needs_gradient)
+    for found in (euclidean_distances(x), cross_distances(x, x[:7])):
+        assert found.dtype == torch.float32 and found.requires_grad == needs_gradient
+        torch.testing.assert_close(found.detach().double(), direct[:, : found.shape[1]], rtol=1e-3, atol=0)

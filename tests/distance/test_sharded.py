@@ -14,7 +14,7 @@ from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures
 from captum_kd.distance.sources import FeatureDistances, TensorFeatures
 from captum_kd.distance.sums import OneProcess, PairSums, population_sums
 from captum_kd.metrics.inference import label_permutation_p_value
-from captum_kd.processes import as_processes
+from captum_kd.processes import Processes, as_processes
 
 SIZES: list[tuple[int, ...]] = [(23, 23), (40, 7), (0, 46), (46, 0), (15, 16, 16), (30, 1, 16), (0, 45, 2)]
 
@@ -105,9 +105,8 @@ def walk_size(group: Any) -> int:
     return as_processes(group).size
 
 
-@pytest.mark.parametrize(("size", "block"), [(2, 7), (3, 7), (2, 512)])
-def test_features_travel_in_blocks_and_no_more_than_half_of_them(workers: Workers, size: int, block: int) -> None:
-    n = 60
+@pytest.mark.parametrize(("n", "size", "block"), [(60, 2, 7), (60, 3, 7), (60, 2, 512), (4, 2, 512)])
+def test_features_travel_in_blocks_and_no_more_than_half_of_them(workers: Workers, n: int, size: int, block: int) -> None:
     share = n // size
     for rank, (sent, most, width) in enumerate(of(workers.run(size, received, n, 5, block))):
         rows = {2: [share, share // 2], 3: [share] * 3}[size][rank]
@@ -207,3 +206,70 @@ def test_a_walk_of_one_process_takes_all_blocks() -> None:
     OneProcess().each([source], 4, lambda rows, columns: seen.append((rows.start, columns.start)))
     assert seen == [(0, 0), (0, 4), (0, 8), (4, 4), (4, 8), (8, 8)]
     assert isinstance(population_sums([source]), PairSums)
+
+
+def alone(values: Tensor) -> ShardedDistances:
+    """One process with a whole population."""
+    return ShardedDistances(ShardedFeatures(TensorFeatures(values), Shards([len(values)], 0), Processes()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("numbers", [1, 50, 1 << 24])
+def test_the_guess_takes_all_inputs_to_lie_at_right_angles(monkeypatch: Any, numbers: int, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(sharded, "_MESSAGE_NUMBERS", numbers)
+    (values,) = features(70, 1, dtype)
+    found, exact = alone(values).shift()
+    expected = (values.double() - values.double().mean(0)).square().sum(1).sqrt() / 2**0.5
+    assert exact is False and found.dtype == torch.float64
+    torch.testing.assert_close(found, expected, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_features_are_seen_as_those_of_one_tensor(dtype: torch.dtype) -> None:
+    (values,) = features(70, 1, dtype)
+    whole = TensorFeatures(-values)
+    spread_out = ShardedFeatures(whole, Shards([70], 0), Processes())
+    assert (spread_out.shape, spread_out.dtype, spread_out.device) == (whole.shape, dtype, values.device)
+    assert spread_out.largest() == whole.largest() and spread_out.middle().dtype == dtype
+    torch.testing.assert_close(spread_out.middle(), whole.middle())
+    assert torch.equal(spread_out.read(slice(3, 9), slice(1, 4)), -values[3:9, 1:4])
+
+
+def test_inputs_of_another_process_cannot_be_read_unless_they_visit() -> None:
+    own, visiting = features(4, 1)[0], features(6, 1)[0]
+    processes = Processes()
+    processes.size = 2
+    held = ShardedFeatures(TensorFeatures(own), Shards([4, 6], 0), processes)
+    for _ in range(2):
+        for rows in (slice(4, 6), slice(3, 5), slice(9, 10)):
+            with pytest.raises(IndexError, match=f"inputs {rows.start} to {rows.stop - 1} are those of another process"):
+                held.read(rows, slice(0, 8))
+        held.welcome(slice(5, 9), TensorFeatures(visiting[1:5]))
+        assert torch.equal(held.read(slice(6, 9), slice(2, 8)), visiting[2:5, 2:8])
+        assert torch.equal(held.read(slice(0, 4), slice(0, 8)), own)
+        held.farewell()
+
+
+def under_another_default(group: Any, sizes: Sequence[int], held: bool) -> Any:
+    whole = features(sum(sizes))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            walk, sources = spread(group, sizes, whole)
+            for source in sources if held else ():
+                source.hold(walk, 8)
+            places = slice(0, sources[0].n, 3)
+            return population_sums(sources, block_size=8, walk=walk).gram(), sources[0].block(places, places)
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_the_users_default_device_and_dtype_change_nothing_in_any_process(workers: Workers, held: bool) -> None:
+    sources = [FeatureDistances(TensorFeatures(each), True) for each in features(20)]
+    places = slice(0, 20, 3)
+    expected = population_sums(sources).gram(), sources[0].block(places, places)
+    for found in of(workers.run(2, under_another_default, (11, 9), held)):
+        for ours, theirs in zip(found, expected):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

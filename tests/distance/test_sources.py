@@ -133,6 +133,51 @@ def test_a_guess_of_what_centring_takes(n):
         assert (left - best).abs().amax() < 0.2 * distances.mean()
 
 
+@pytest.mark.parametrize("n", [10, 37, 64, 67])
+def test_the_guess_is_the_mean_distance_to_anchors_less_half_of_theirs(n, monkeypatch):
+    """Every so many inputs are the anchors; the others are read eight times as many at a time."""
+    monkeypatch.setattr("captum_kd.distance.sources._ANCHORS", 4)
+    x = random(n, 3)
+    far = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")[:, :: n // 4]
+    shift, exact = FeatureDistances(TensorFeatures(x)).shift()
+    assert exact is False and shift.dtype == torch.float64
+    torch.testing.assert_close(shift, far.mean(1) - far[:: n // 4].mean() / 2, rtol=1e-12, atol=0)
+
+
+def test_the_guess_from_float32_is_summed_in_float64(monkeypatch):
+    monkeypatch.setattr("captum_kd.distance.sources._ANCHORS", 4)
+    source = FeatureDistances(TensorFeatures(random(70, 3, dtype=torch.float32)))
+    assert source.block(slice(0, 70), slice(0, 70)).dtype == torch.float32
+    assert source.shift()[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_all_distances_at_once_keep_the_features_noise(dtype):
+    source = FeatureDistances(TensorFeatures(random(9, 3, dtype=dtype)), widen=True)
+    held = source.matrix()
+    assert held.noise == noise_level(dtype) and held.matrix.dtype == torch.float64
+    found, exact = source.shift()
+    expected, same = held.shift()
+    assert exact is same is True and torch.equal(found, expected)
+
+
+def test_shifted_features_are_kept_up_to_a_number(monkeypatch):
+    reads = []
+
+    class Watched(TensorFeatures):
+        def read(self, rows: slice, columns: slice) -> Tensor:
+            reads.append((rows, columns))
+            return super().read(rows, columns)
+
+    for numbers, keep, times in [(27, True, 1), (26, True, 3), (27, False, 3)]:
+        monkeypatch.setattr("captum_kd.distance.sources._KEPT_NUMBERS", numbers)
+        reads.clear()
+        source = FeatureDistances(Watched(random(9, 3)), keep=keep)
+        for _ in range(3):
+            source.block(slice(0, 9), slice(0, 9))
+        assert len(reads) == times
+
+
 # ---------------------------------------------------------------------------- scores
 
 

@@ -1,0 +1,152 @@
+"""Gradients at the features: those of the definition by autograd, of any type and size, alone or in both directions."""
+
+from typing import Optional
+
+import pytest
+import torch
+from torch import Tensor
+
+from captum_kd.attr.gradients import Measured, population_gradients, reference_gradients
+from captum_kd.attr.reference import AddedRows, LayerReference
+from captum_kd.distance import Geometry, center, correlation, remove
+from captum_kd.distance.pairwise import FEW, largest_of
+from captum_kd.labels import label_geometry
+
+N, M = 12, 9
+F64 = torch.float64
+SIZES = pytest.mark.parametrize("size", [2.0**-40, 1.0, 2.0**40])
+TARGETS = pytest.mark.parametrize("target", ["labels", "Teacher", "none"])
+
+
+def random(n: int, width: int, seed: int) -> Tensor:
+    return torch.randn(n, width, dtype=F64, generator=torch.Generator().manual_seed(seed))
+
+
+def measured(*sets: Tensor) -> tuple[Measured, ...]:
+    return tuple(Measured(each, largest_of(each)) for each in sets)
+
+
+def geometry_of(x: Tensor) -> Geometry:
+    differences = x[:, None] - x
+    squares = differences.square().sum(2)
+    return center(torch.where(squares > 0, squares.where(squares > 0, torch.ones(())).sqrt(), 0.0))
+
+
+def rest_of(own: Tensor, other: Tensor) -> Geometry:
+    return remove(geometry_of(own), geometry_of(other))
+
+
+def of_batch(own: Tensor, other: Tensor, aim: Optional[Geometry]) -> Tensor:
+    own = own.double().requires_grad_()
+    rest = rest_of(own, other.double())
+    value = rest.matrix.amax(1).sum() if aim is None else correlation(rest, aim)
+    return torch.autograd.grad(value, own)[0]
+
+
+def aims(target: str, labels: Tensor, teacher: Tensor) -> Optional[Geometry]:
+    if target == "none":
+        return None
+    return label_geometry(labels, None, F64) if target == "labels" else geometry_of(teacher)
+
+
+@SIZES
+@TARGETS
+@pytest.mark.parametrize("both", [False, True])
+def test_of_a_batch(target, both, size):
+    own, other, teacher = random(N, 4, 1), random(N, 5, 2), random(N, 3, 3)
+    labels = torch.arange(N) % 3
+    aim = aims(target, labels, teacher)
+    found = population_gradients(
+        measured(size * own, other / size),
+        measured(size * teacher)[0] if target == "Teacher" else None,
+        label_geometry(labels, None, F64) if target == "labels" else None,
+        both,
+    )
+    expected = [of_batch(own, other, aim) / size, of_batch(other, own, aim) * size][: 1 + both]
+    assert len(found) == len(expected)
+    for gradient, known in zip(found, expected):
+        # Without a target, that of features whose squares are not safe is known up to scale.
+        unit = gradient.norm() / known.norm() if target == "none" and size != 1 else 1.0
+        torch.testing.assert_close(gradient / unit, known, rtol=1e-9, atol=1e-12 * float(known.abs().max()))
+
+
+@SIZES
+@TARGETS
+@pytest.mark.parametrize("direction", [0, 1])
+@pytest.mark.parametrize("both", [False, True])
+def test_of_inputs_added_to_a_population(target, both, direction, size):
+    """Each of them in front of the references on its own, and differentiated by itself."""
+    references = random(M, 4, 1), random(M, 5, 2)
+    inputs = random(3, 4, 3), random(3, 5, 4)
+    teachers = random(M, 2, 5), random(3, 2, 6)
+    known_labels, labels = torch.arange(M) % 3, torch.arange(3)
+    layer = LayerReference.of(
+        size * references[0],
+        references[1] / size,
+        known_labels if target == "labels" else None,
+        None,
+        size * teachers[0] if target == "Teacher" else None,
+    )
+    sets = measured(size * inputs[0], inputs[1] / size)
+    rows = layer.added_labels(labels, None) if target == "labels" else None
+    teacher = measured(size * teachers[1])[0] if target == "Teacher" else None
+    pair = (sets[direction], sets[1 - direction])
+    found = reference_gradients(layer, direction, pair, teacher, rows, both)
+    assert len(found) == 1 + both
+    for gradient, model in zip(found, (direction, 1 - direction)):
+        expected = torch.zeros_like(inputs[model])
+        for place in range(3):
+            own, other = (
+                torch.cat([inputs[each][place : place + 1], references[each]]) for each in (model, 1 - model)
+            )
+            own.requires_grad_()
+            aim = aims(
+                target,
+                torch.cat([labels[place : place + 1], known_labels]),
+                torch.cat([teachers[1][place : place + 1], teachers[0]]),
+            )
+            rest = rest_of(own, other)
+            value = rest.matrix[0].amax() if aim is None else correlation(rest, aim)
+            (slope,) = torch.autograd.grad(value, own)
+            expected[place] = slope[0]
+        expected *= 1.0 if target == "none" else (1 / size, size)[model]
+        torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-11 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("n", "digits"), [(FEW, 1e-6), (FEW + 1, 1e-3)])
+def test_of_few_inputs_in_float32_have_all_digits_of_float32(n, digits):
+    own, other = random(n, 40, 1).float() + 30, random(n, 50, 2).float()
+    labels = label_geometry(torch.arange(n) % 3, None, F64)
+    found = population_gradients(measured(own, other), None, labels, True)
+    for gradient, expected in zip(found, (of_batch(own, other, labels), of_batch(other, own, labels))):
+        assert gradient.dtype == torch.float32
+        error = (gradient.double() - expected).norm() / expected.norm()
+        assert float(error) < digits
+
+
+def test_of_a_population_that_has_no_geometry_of_the_other_model():
+    """Inputs that are all equally far apart, up to rounding: nothing is taken away, and no rounding is magnified."""
+    turned = torch.linalg.qr(random(M, M, 7))[0]
+    assert 0 < float(geometry_of(turned).matrix.norm()) < 1e-14 * M
+    layer = LayerReference.of(random(M, 4, 1), turned, torch.arange(M) % 3, None)
+    assert layer.pairings.slope[0] == 0 and layer.pairings.target_slope[0] == 0
+    assert layer.pairings.slope[1] != 0 and layer.pairings.target_slope[1] != 0
+
+
+def test_labels_may_be_elsewhere_in_another_type():
+    own, other = random(N, 4, 1), random(N, 5, 2)
+    labels = label_geometry(torch.arange(N) % 3, None, F64)
+    rounded = Geometry(labels.matrix.float(), labels.raw_norm.float())
+    assert [each.dtype for each in rounded.to_like(labels)] == [F64, F64]
+    assert [each.dtype for each in labels.to_like(rounded)] == [torch.float32, torch.float32]
+    expected = population_gradients(measured(own, other), None, labels, True)
+    for found, known in zip(population_gradients(measured(own, other), None, rounded, True), expected):
+        assert found.dtype == F64
+        torch.testing.assert_close(found, known, rtol=1e-5, atol=1e-7)
+    layer = LayerReference.of(random(M, 4, 1), random(M, 5, 2), torch.arange(M) % 3, None)
+    rows = layer.added_labels(torch.arange(3), None)
+    few = measured(random(3, 4, 3), random(3, 5, 4))
+    precise = reference_gradients(layer, 0, few, None, rows, False)[0]
+    found = reference_gradients(layer, 0, few, None, AddedRows(*(each.float() for each in rows)), False)[0]
+    assert found.dtype == F64
+    torch.testing.assert_close(found, precise, rtol=1e-4, atol=1e-6)
