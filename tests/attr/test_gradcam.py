@@ -7,6 +7,7 @@ from models import ChannelsLast, ConvNet, SeveralOutputs, TinyTransformer, image
 from torch import nn
 
 from captum_kd.attr.gradcam import layer_gradcams
+from captum_kd.layouts import LayoutHints
 from captum_kd.names import resolve_layer
 
 
@@ -129,3 +130,5 @@ def test_what_cannot_be_explained_is_named():
 
     with pytest.raises(ValueError, match="do not depend on layer 'conv'"):
         gradcams(Detached(), ["conv"], x, labels(4))
+    with pytest.raises(ValueError, match="does not fit layer 'norm'"):
+        gradcams(TinyTransformer(), ["norm"], torch.randn(4, 3, 12, 16), labels(4), hints=LayoutHints(grid=(5, 5)))

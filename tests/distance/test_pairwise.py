@@ -209,3 +209,16 @@ def test_distances_have_the_type_of_the_rows_however_they_were_computed(needs_gr
     for found in (euclidean_distances(x), cross_distances(x, x[:7])):
         assert found.dtype == torch.float32 and found.requires_grad == needs_gradient
         torch.testing.assert_close(found.detach().double(), direct[:, : found.shape[1]], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("extra", [False, True])
+def test_more_than_a_sixteenth_of_all_pairs_are_compared_in_float64(extra):
+    """Sixteen inputs that are eight and their twins: 16 of 256 pairs, or 22 where three are one."""
+    x = random(8, 6)[torch.arange(16) // 2]
+    x[1::2] += 1e-4
+    if extra:
+        x[2:4] = x[:2] - 1e-4
+    x = (x - x.mean(0)).float()
+    found, close = block_distances(lambda: [(x, x)], symmetric=True, single=True)
+    assert found.dtype == (torch.float64 if extra else torch.float32)
+    assert extra or close.shape == (2, 16)

@@ -8,9 +8,16 @@ from counted_questions import asked
 from torch import Tensor
 
 from captum_kd.distance import distance_correlation, partial_distance_correlation
-from captum_kd.distance.pairwise import block_distances, quick_distances
-from captum_kd.distance.sources import FeatureDistances, TensorFeatures
-from captum_kd.distance.sums import PairSums, population_sums
+from captum_kd.distance.pairwise import (
+    block_distances,
+    euclidean_distances,
+    has_float64,
+    is_queued,
+    quick_distances,
+    unchecked_distances,
+)
+from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures, widest
+from captum_kd.distance.sums import OneProcess, PairSums, block_side, population_sums
 from captum_kd.labels import LabelDistances
 from captum_kd.metrics.inference import label_permutation_p_value
 from captum_kd.metrics.report.repeats import RepeatedInputs
@@ -148,3 +155,78 @@ def test_repeated_inputs_are_found(queued, copies):
     repeats.end(Alone())  # type: ignore[arg-type]
     assert repeats.count == 2 * copies
     assert sums.n == N
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+def test_inner_products_are_sums_over_pairs_of_different_inputs(queued, k):
+    """However few geometries there are: of some a GPU is given dots of single pairs."""
+    matrices = [euclidean_distances(features(9, 2 + seed, seed, torch.float64)) for seed in range(k)]
+    sums = PairSums(torch.zeros(k, 9, dtype=torch.float64))
+    for rows, columns in [(slice(0, 5),) * 2, (slice(0, 5), slice(5, 9)), (slice(5, 9),) * 2]:
+        sums.add([each[rows, columns] for each in matrices], rows, columns)
+    expected = torch.stack([torch.stack([(p * q).sum() for q in matrices]) for p in matrices])
+    torch.testing.assert_close(sums.products, expected, rtol=1e-12, atol=0)
+
+
+def test_distances_that_are_held_leave_no_doubt(queued):
+    asked_for = []
+
+    class Watched(MatrixDistances):
+        def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
+            asked_for.append((rows, columns))
+            return super().block(rows, columns, doubts)
+
+    matrix = euclidean_distances(features(30, dtype=torch.float64))
+    found = population_sums([Watched(matrix)], block_size=10)
+    assert len(asked_for) == 6
+    torch.testing.assert_close(found.raw_squares(), matrix.square().sum()[None])
+
+
+@pytest.mark.parametrize("doubted", [False, True])
+def test_a_doubt_of_one_process_is_everybodys(queued, doubted):
+    """Whether a second pass is made must be the same for all, for they meet in it."""
+    passes = []
+
+    class Beside(OneProcess):
+        """A process beside another one that found a close pair, or none."""
+
+        def each(self, sources, block_size, see):
+            passes.append(block_size)
+            super().each(sources, block_size, see)
+
+        def total(self, *values: Tensor) -> None:
+            for value in values:
+                assert value.is_floating_point()  # others cannot be added up everywhere
+                if value.shape == (1,):
+                    value += doubted
+
+    (source,) = sources(apart())
+    watched = []
+    population_sums([source], block_size=200, watch=lambda: watched.append(1) or (lambda *block: None), walk=Beside())
+    assert passes == [200] * (1 + doubted) and len(watched) == 1 + doubted
+    assert source.apart is not doubted
+
+
+def test_rows_that_are_known_to_be_apart_are_not_asked_about():
+    x, y = apart(40), apart(30, seed=1)
+    for needs_gradient in (False, True):
+        x.requires_grad_(needs_gradient)
+        assert asked(lambda: (unchecked_distances(x, apart=True), unchecked_distances(x, y, apart=True))) == 0
+        assert asked(lambda: unchecked_distances(x)) > 0
+        torch.testing.assert_close(unchecked_distances(x, y, apart=True), unchecked_distances(x, y))
+
+
+@pytest.mark.parametrize(
+    ("kind", "behind", "wide"), [("cpu", False, True), ("meta", False, True), ("cuda", True, True), ("mps", True, False)]
+)
+def test_what_is_known_of_devices(kind, behind, wide):
+    device = torch.device(kind)
+    assert (is_queued(device), has_float64(device)) == (behind, wide)
+    assert widest(device) == (torch.float64 if wide else torch.float32)
+    assert (block_side(device) > block_side(torch.device("cpu"))) == behind
+
+
+def test_the_guess_of_what_centring_takes_asks_nothing(queued):
+    source = sources(apart())[0]
+    assert asked(source.shift) == 0
+    assert source.shift()[1] is False
