@@ -19,7 +19,7 @@ FEW_INPUTS = 30
 
 
 def check_population(
-    inputs: tuple[Tensor, ...], labels: Optional[Tensor], class_embeddings: Optional[Tensor], has_teacher: bool = False
+    inputs: tuple[Tensor, ...], labels: Optional[Tensor], class_embeddings: Optional[Tensor], has_teacher: bool
 ) -> Optional[Geometry]:
     """Checks a batch before any model runs; warns of small populations and of repeated inputs.
 

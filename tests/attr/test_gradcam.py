@@ -113,7 +113,7 @@ def test_gradients_of_parameters_and_inputs_stay_as_they_were():
 
 def test_what_cannot_be_explained_is_named():
     model, x = ConvNet(), images(4)
-    with pytest.raises(ValueError, match="label 3"):
+    with pytest.raises(ValueError, match="label 3, but forward_func gives"):
         gradcams(model, ["conv1"], x, torch.tensor([0, 1, 2, 3]))
     with pytest.raises(ValueError, match="no positions"):
         gradcams(model, ["fc"], x, labels(4))
@@ -132,3 +132,5 @@ def test_what_cannot_be_explained_is_named():
         gradcams(Detached(), ["conv"], x, labels(4))
     with pytest.raises(ValueError, match="does not fit layer 'norm'"):
         gradcams(TinyTransformer(), ["norm"], torch.randn(4, 3, 12, 16), labels(4), hints=LayoutHints(grid=(5, 5)))
+    with pytest.raises(ValueError, match="label 3, but base_func gives"):
+        layer_gradcams(model, layers_of(model, "conv1"), (x,), torch.tensor([0, 1, 2, 3]), model="base_func")

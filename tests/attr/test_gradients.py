@@ -150,3 +150,52 @@ def test_labels_may_be_elsewhere_in_another_type():
     found = reference_gradients(layer, 0, few, None, AddedRows(*(each.float() for each in rows)), False)[0]
     assert found.dtype == F64
     torch.testing.assert_close(found, precise, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", ["labels", "Teacher"])
+def test_a_population_of_float32_is_measured_in_float64(target):
+    references, teacher = (random(M, 4, 1).float(), random(M, 5, 2).float()), random(M, 2, 5).float()
+    labels = torch.arange(M) % 3
+    layer = LayerReference.of(
+        *references, labels if target == "labels" else None, None, teacher if target == "Teacher" else None
+    )
+    aim = layer.labels if target == "labels" else layer.teacher
+    assert aim is not None
+    for side in (*layer.features, aim):
+        assert {each.dtype for each in (side.shift, side.raw_square, side.square)} == {F64}
+    assert {each.dtype for each in layer.pairings} == {F64}
+    p, t = geometry_of(references[0].double()), aims(target, labels, teacher.double())
+    assert t is not None
+    torch.testing.assert_close(layer.features[0].square, p.matrix.square().sum(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(aim.square, t.matrix.square().sum(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(aim.raw_square, t.raw_norm.square(), rtol=1e-5, atol=0)
+
+
+@TARGETS
+@pytest.mark.parametrize("copies", [0, 2])
+@pytest.mark.parametrize("referenced", [False, True])
+def test_devices_that_work_behind_the_host_give_the_same(monkeypatch, referenced, copies, target):
+    """Of so wide features that no pair is close, or some are copies: then every pair is looked at after all."""
+    width, labels = 500, torch.arange(N) % 3
+    own, other, teacher = (random(N, width + seed, seed) for seed in range(3))
+    known = [random(M, width + seed, seed + 5) for seed in range(3)]
+    for each, there in zip((own, other, teacher), known):
+        each[:copies] = there[:copies] if referenced else each[copies : 2 * copies]
+    aim = label_geometry(labels, None, F64) if target == "labels" else None
+    layer = LayerReference.of(
+        *known[:2], torch.arange(M) % 3 if target == "labels" else None, None, known[2] if target == "Teacher" else None
+    )
+    rows = layer.added_labels(labels, None) if target == "labels" else None
+
+    def found() -> list[Tensor]:
+        last = measured(teacher)[0] if target == "Teacher" else None
+        pair = measured(own, other)
+        if referenced:
+            return reference_gradients(layer, 0, (pair[0], pair[1]), last, rows, True)
+        return population_gradients((pair[0], pair[1]), last, aim, True)
+
+    expected = found()
+    for module in ("attr.gradients", "distance.pairwise"):
+        monkeypatch.setattr(f"captum_kd.{module}.is_queued", lambda device: True)
+    for gradient, known_one in zip(found(), expected):
+        torch.testing.assert_close(gradient, known_one, rtol=1e-8, atol=1e-11)

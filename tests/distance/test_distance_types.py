@@ -3,8 +3,10 @@
 import pytest
 import torch
 from samples import DTYPES, F64, FEATURES, clusters, each, partial, randn, score, triple
+from torch import Tensor
 
 from captum_kd.distance import correlation, distance_correlation, geometry, partial_distance_correlation
+from captum_kd.distance.pairwise import Spread
 
 SINGLE = {
     "far from the origin": each(lambda f: f + 1e4, *triple(40, 8)),
@@ -97,3 +99,29 @@ def test_a_size_that_is_known_is_not_looked_for_again():
     found, expected = geometry(x, largest=2.0**60), geometry(x)
     torch.testing.assert_close(found.matrix, expected.matrix / 2**60, rtol=1e-9, atol=0)
     torch.testing.assert_close(found.raw_norm, expected.raw_norm / 2**60, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["random", "half of them the same"])
+@pytest.mark.parametrize("block_size", [None, 7])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_users_default_device_and_dtype_change_neither_scores_nor_gradients(dtype, block_size, kind):
+    """What is made on the way is made where the features are."""
+
+    def found() -> tuple[Tensor, ...]:
+        own, *others = each(lambda f: f.detach().to(dtype), *FEATURES[kind])
+        own.requires_grad_()
+        value = partial_distance_correlation(own, *others, block_size=block_size)
+        value = value + distance_correlation(own, others[0], block_size=block_size)
+        return value.detach(), torch.autograd.grad(value, own)[0]
+
+    expected, before = found(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            results = found()
+            spread = Spread.of(torch.eye(5, dtype=dtype, device="cpu"))
+    finally:
+        torch.set_default_dtype(before)
+    for result, known in zip(results, expected):
+        assert result.dtype == dtype and torch.equal(result, known)
+    assert {each.device.type for each in (spread.xs, spread.distances, spread.close)} == {"cpu"}

@@ -218,7 +218,9 @@ def alone(values: Tensor) -> ShardedDistances:
 def test_the_guess_takes_all_inputs_to_lie_at_right_angles(monkeypatch: Any, numbers: int, dtype: torch.dtype) -> None:
     monkeypatch.setattr(sharded, "_MESSAGE_NUMBERS", numbers)
     (values,) = features(70, 1, dtype)
-    found, exact = alone(values).shift()
+    source = alone(values)
+    assert source.dtype == dtype  # more inputs than are always compared in float64
+    found, exact = source.shift()
     expected = (values.double() - values.double().mean(0)).square().sum(1).sqrt() / 2**0.5
     assert exact is False and found.dtype == torch.float64
     torch.testing.assert_close(found, expected, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0)

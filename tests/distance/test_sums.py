@@ -113,6 +113,18 @@ def test_shares_of_the_blocks_add_up(by_row):
             torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("by_row", [False, True])
+def test_shares_of_which_one_was_not_taken_by_row_add_up_but_for_the_rows(by_row):
+    matrices, shifts = distances(), random(K, N, seed=9)
+    first, second = summed(matrices, shifts, 5, by_row), summed(matrices, shifts, 5, not by_row)
+    expected = None if first.by_row is None else first.by_row.clone()
+    first.merge(second)
+    torch.testing.assert_close(first.products, 2 * second.products)
+    torch.testing.assert_close(first.rows, 2 * second.rows)
+    assert (first.by_row is None) == (expected is None)
+    assert expected is None or torch.equal(first.by_row, expected)
+
+
 @pytest.mark.parametrize("place", range(K))
 def test_one_of_several_geometries_by_itself(place):
     matrices, shifts = distances(), random(K, N, seed=9)
