@@ -130,6 +130,13 @@ def test_what_cannot_be_explained_is_named():
 
     with pytest.raises(ValueError, match="do not depend on layer 'conv'"):
         gradcams(Detached(), ["conv"], x, labels(4))
+
+    class Constant(Detached):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    with pytest.raises(ValueError, match="do not depend on layer 'conv'"):
+        gradcams(Constant(), ["conv"], x, labels(4))
     with pytest.raises(ValueError, match="does not fit layer 'norm'"):
         gradcams(TinyTransformer(), ["norm"], torch.randn(4, 3, 12, 16), labels(4), hints=LayoutHints(grid=(5, 5)))
     with pytest.raises(ValueError, match="label 3, but base_func gives"):

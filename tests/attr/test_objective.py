@@ -162,10 +162,10 @@ def test_of_a_batch_of_which_nothing_is_left(target):
     assert found.values.tolist() == [0, 0] and found.slopes.count_nonzero() == 0
 
 
-@pytest.mark.parametrize("whose", ["labels", "Teacher"])
-def test_of_a_batch_whose_target_is_the_removed_geometry(whose):
+@pytest.mark.parametrize(("settings", "whose"), [({}, "labels"), ({"whose_target": "Teacher"}, "Teacher")])
+def test_of_a_batch_whose_target_is_the_removed_geometry(settings, whose):
     with pytest.warns(UserWarning, match=f"Nothing of the geometry of the {whose} is left for the batch"):
-        found = batch(*REFERENCES, geometry_of(3 * REFERENCES[1]), whose_target=whose)
+        found = batch(*REFERENCES, geometry_of(3 * REFERENCES[1]), **settings)
     assert float(found.values[0]) == 0 and found.slopes[0].count_nonzero() == 0
     assert float(found.values[1]) > 0.1 and found.slopes[1].count_nonzero() > 0
 

@@ -43,7 +43,7 @@ def test_malformed_teachers(arguments, kind, message):
 def test_too_few_inputs():
     unicam = make()
     runs = watched(unicam.forward_func, unicam.base_func, unicam.teacher_func)
-    with pytest.raises(ValueError, match="4 input.*at least 5 with a Teacher.*reference="):
+    with pytest.raises(ValueError, match=r"4 input.*at least 5 with a Teacher\. .*reference="):
         unicam.attribute(inputs(4))
     with pytest.raises(ValueError, match="at least 4 inputs, got 3"):
         unicam.reference(inputs(3))

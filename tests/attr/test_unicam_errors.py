@@ -177,7 +177,7 @@ def test_malformed_inputs(unicam, runs, method, inputs, kind, message):
 def test_too_few_inputs_without_labels(unicam, runs, n):
     with pytest.raises(ValueError) as error:
         unicam.attribute(images(n))
-    says(error, f"{n} input(s)", "at least 4 without labels", "more inputs", "reference=")
+    says(error, f"{n} input(s)", "at least 4 without labels.", "more inputs", "reference=")
     assert runs == []
 
 
@@ -185,7 +185,7 @@ def test_too_few_inputs_with_labels(unicam, runs):
     """Of four inputs two dimensions are left, and after removal one: the score can only flip its sign."""
     with pytest.raises(ValueError) as error:
         unicam.attribute_transfer(images(4), [0, 0, 1, 1])
-    says(error, "4 input(s)", "at least 5 with labels", "reference=")
+    says(error, "4 input(s)", "at least 5 with labels.", "reference=")
     assert runs == []
 
 

@@ -10,6 +10,7 @@ from captum_kd.distance import pairwise
 from captum_kd.distance import cross_distances, euclidean_distances
 from captum_kd.distance.pairwise import (
     FEW,
+    Spread,
     block_distances,
     distances_to_center,
     full_precision,
@@ -222,3 +223,15 @@ def test_more_than_a_sixteenth_of_all_pairs_are_compared_in_float64(extra):
     found, close = block_distances(lambda: [(x, x)], symmetric=True, single=True)
     assert found.dtype == (torch.float64 if extra else torch.float32)
     assert extra or close.shape == (2, 16)
+
+
+@pytest.mark.parametrize("two_sets", [False, True])
+def test_features_far_from_the_origin_are_no_closer_to_each_other(two_sets):
+    """Every column in its own place: no pair has to be subtracted by itself."""
+    x = random(20, 50)
+    places = 1e6 * random(1, 50, seed=1)
+    spread = Spread.of(x + places, x[:7] + places if two_sets else None)
+    near = Spread.of(x, x[:7] if two_sets else None)
+    assert torch.equal(spread.close, near.close) and spread.close.shape[1] == (7 if two_sets else 0)
+    torch.testing.assert_close(spread.distances, near.distances, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(spread.ys.mean(0), torch.zeros(50, dtype=torch.float64), rtol=0, atol=1e-8)

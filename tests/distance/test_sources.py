@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance import center, correlation, euclidean_distances, geometry, noise_level, remove
-from captum_kd.distance.blockwise import source_correlation
+from captum_kd.distance.blockwise import block_correlation, source_correlation
 from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures
 
 FLOATS = [torch.float32, torch.float64]
@@ -144,11 +144,13 @@ def test_the_guess_is_the_mean_distance_to_anchors_less_half_of_theirs(n, monkey
     torch.testing.assert_close(shift, far.mean(1) - far[:: n // 4].mean() / 2, rtol=1e-12, atol=0)
 
 
-def test_the_guess_from_float32_is_summed_in_float64(monkeypatch):
-    monkeypatch.setattr("captum_kd.distance.sources._ANCHORS", 4)
+@pytest.mark.parametrize("anchors", [4, 256])
+def test_what_is_taken_from_float32_is_summed_in_float64(anchors, monkeypatch):
+    monkeypatch.setattr("captum_kd.distance.sources._ANCHORS", anchors)
     source = FeatureDistances(TensorFeatures(random(70, 3, dtype=torch.float32)))
     assert source.block(slice(0, 70), slice(0, 70)).dtype == torch.float32
-    assert source.shift()[0].dtype == torch.float64
+    found, exact = source.shift()
+    assert found.dtype == torch.float64 and exact == (anchors == 256)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -195,6 +197,13 @@ def test_scores_of_sources_are_those_of_geometries(held, block_size):
         (source_correlation(sources, "unbiased", block_size, 2, True), correlation(remove(p, g), remove(q, g))),
     ]:
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_said_of_scores_that_are_defined():
+    x, y = (random(12, width, seed=width) for width in (3, 4))
+    assert -1 < float(source_correlation([FeatureDistances(TensorFeatures(each)) for each in (x, y)], "unbiased", 5)) < 1
+    assert -1 < float(block_correlation([x, y], "unbiased", 5)) < 1
 
 
 def test_sources_without_geometry_score_zero_with_a_warning():
