@@ -199,3 +199,12 @@ def test_devices_that_work_behind_the_host_give_the_same(monkeypatch, referenced
         monkeypatch.setattr(f"captum_kd.{module}.is_queued", lambda device: True)
     for gradient, known_one in zip(found(), expected):
         torch.testing.assert_close(gradient, known_one, rtol=1e-8, atol=1e-11)
+
+
+def test_a_population_of_labels_that_are_nearly_all_alike_gets_its_geometry_from_the_input():
+    """All distinct and nearly as far from each other: what the added one brings counts, not what it takes."""
+    embeddings = torch.eye(5, dtype=F64) + 1e-2 * random(5, 5, 1)
+    layer = LayerReference.of(random(5, 4, 1), random(5, 3, 2), torch.arange(5), embeddings)
+    assert layer.labels is not None
+    rows = layer.added_labels(torch.tensor([0, 3]), embeddings)
+    assert bool((rows.weight * rows.rows.square().sum(1) > 10 * layer.labels.square).all())

@@ -230,3 +230,14 @@ def test_the_guess_of_what_centring_takes_asks_nothing(queued):
     source = sources(apart())[0]
     assert asked(source.shift) == 0
     assert source.shift()[1] is False
+
+
+def test_no_doubt_is_noted_of_inputs_that_are_known_to_be_apart(queued):
+    (source,) = sources(apart())
+    rows, columns = slice(0, 50), slice(50, 90)
+    doubts: list[Tensor] = []
+    first = source.block(rows, columns, doubts)
+    assert len(doubts) == 1 and not doubts[0]
+    source.apart = True
+    assert asked(lambda: source.block(rows, columns)) == 0
+    assert torch.equal(source.block(rows, columns, doubts), first) and len(doubts) == 1

@@ -275,3 +275,20 @@ def test_the_users_default_device_and_dtype_change_nothing_in_any_process(worker
     for found in of(workers.run(2, under_another_default, (11, 9), held)):
         for ours, theirs in zip(found, expected):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+class Unreadable(TensorFeatures):
+    def middle(self) -> Tensor:
+        raise OSError("the disk is gone")
+
+
+def looked_at_in_vain(group: Any) -> None:
+    processes = as_processes(group)
+    kind = Unreadable if processes.rank == 1 else TensorFeatures
+    ShardedFeatures(kind(torch.ones(4, 3)), Shards((4, 4), processes.rank), processes)
+
+
+def test_features_that_one_process_cannot_read_are_everybodys_error(workers: Workers) -> None:
+    found = workers.run(2, looked_at_in_vain)
+    assert isinstance(found[1], OSError) and isinstance(found[0], RuntimeError)
+    assert "Process 1 failed while looking at its features" in str(found[0])
