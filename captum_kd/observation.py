@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from captum_kd._arguments import take_rows
 from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
 from captum_kd.distance.pairwise import largest_of
-from captum_kd.features import FeatureTransform
+from captum_kd.features import FeatureTransform, flatten, global_average_pool
 from captum_kd.layers import Caught, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, Trace, find_layout
 from captum_kd.names import Layer
@@ -342,9 +342,11 @@ class Observation:
         return results
 
     def _may_underflow(self, number: int, part: _Part) -> bool:
-        """Whether gradients may pass through half types: behind the map layer, or in a transform of such features."""
+        """Whether gradients may pass through half types: behind the map layer, in a transform of a layer in such a type, or
+        in one that a user wrote, whose products autocast makes in half precision."""
         half = any(dtype not in (torch.float32, torch.float64) for dtype in part.dtypes)
-        return half or self._observer.pairs[number].is_deeper
+        own = self._observer.feature_transform in (flatten, global_average_pool)
+        return half or not own or self._observer.pairs[number].is_deeper
 
 
 def _unscaled(gradient: Tensor, size: Optional[Tensor]) -> Tensor:
