@@ -64,23 +64,44 @@ def digest_of_tensors(tensors: Sequence[Tensor]) -> str:
     """
     if not tensors or not all(_is_counted(tensor) for tensor in tensors):
         return _digest_of_bits(tensors)
-    norms = torch.stack(torch._foreach_norm([tensor.detach() for tensor in tensors if tensor.is_floating_point()]))
-    seen = _Seen([(weakref.ref(each), each._version, each.data_ptr()) for each in tensors], norms.tolist())
-    known = _SEEN.get(tensors[0])
-    if known is None or known[0] != seen:
-        known = _SEEN[tensors[0]] = seen, _digest_of_bits(tensors)
-    return known[1]
+    norms, known = _norms(tensors), _SEEN.get(tensors[0])
+    if known is None or not known.is_of(tensors, norms):
+        refs = [weakref.ref(tensor) for tensor in tensors]
+        known = _SEEN[tensors[0]] = _Seen(refs, _writes(tensors), norms, _digest_of_bits(tensors))
+    return known.digest
 
 
 class _Seen(NamedTuple):
-    """Tensors, as far as they can be recognised without reading their bits."""
+    """Tensors, as far as they can be recognised without reading their bits, and their digest."""
 
-    tensors: list[tuple[Any, int, int]]
+    tensors: list[Any]
+    writes: list[tuple[int, int]]
     norms: list[float]
+    digest: str
+
+    def is_of(self, tensors: Sequence[Tensor], norms: Sequence[float]) -> bool:
+        # References are equal where tensors are, entry by entry: what counts is whether they are the same.
+        are_same = len(self.tensors) == len(tensors) and all(ref() is each for ref, each in zip(self.tensors, tensors))
+        return are_same and self.writes == _writes(tensors) and self.norms == norms
 
 
 # What was digested last, by the first of the tensors.
-_SEEN: MutableMapping[Tensor, tuple[_Seen, str]] = WeakTensorKeyDictionary()
+_SEEN: MutableMapping[Tensor, _Seen] = WeakTensorKeyDictionary()
+
+
+def _writes(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
+    return [(tensor._version, tensor.data_ptr()) for tensor in tensors]
+
+
+def _norms(tensors: Sequence[Tensor]) -> list[float]:
+    """Of all tensors of floats: one transfer for each device, since a model may be spread over several."""
+    groups: dict[tuple[torch.device, bool], list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            groups.setdefault((tensor.device, tensor.element_size() < 4), []).append(tensor.detach())
+    # Half types have so few digits that hardly any change would show in a norm of their own type.
+    found = [torch._foreach_norm(group, 2, torch.float32 if half else None) for (_, half), group in groups.items()]
+    return [norm for group in found for norm in torch.stack(group).tolist()]
 
 
 def _is_counted(tensor: Tensor) -> bool:
@@ -91,6 +112,7 @@ def _is_counted(tensor: Tensor) -> bool:
         and tensor.layout == torch.strided
         and not tensor.is_inference()
         and not tensor.is_complex()
+        and (tensor.element_size() > 1 or not tensor.is_floating_point())  # floats of 8 bits have no norm
     )
 
 
