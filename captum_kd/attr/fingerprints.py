@@ -23,6 +23,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from captum_kd.distance.pairwise import is_queued
+from captum_kd.layers import add_modules
 
 __all__ = ["digest", "digest_of_callable", "digest_of_tensors", "kept_buffers", "modules_of", "own_parameters"]
 
@@ -163,7 +164,7 @@ def modules_of(forward_func: Callable[..., Any]) -> list[nn.Module]:
             continue
         seen[id(value)] = value
         if isinstance(value, nn.Module):
-            _add_modules(value, found)
+            add_modules(value, found)
         elif isinstance(value, functools.partial):
             pending += [value.func, *value.args, *value.keywords.values()]
         elif isinstance(value, MethodType):
@@ -177,15 +178,6 @@ def modules_of(forward_func: Callable[..., Any]) -> list[nn.Module]:
         elif callable(value) and not isinstance(value, type):
             pending.append(getattr(value, "__dict__", None))
     return [module for module in found if not _is_wrapper(module)]
-
-
-def _add_modules(module: nn.Module, found: dict[nn.Module, None]) -> None:
-    """A module and all below it that are not there yet, in the order of ``modules()``."""
-    if module not in found:
-        found[module] = None
-        for child in module._modules.values():
-            if child is not None:
-                _add_modules(child, found)
 
 
 def kept_buffers(module: nn.Module) -> list[Tensor]:
