@@ -81,7 +81,7 @@ def population_objectives(
         chosen = (rest == strongest).to(rest.dtype)
         chosen = chosen / chosen.sum(2, keepdim=True)
         chosen.diagonal(dim1=1, dim2=2).zero_()
-        chosen = _less(u_centered((chosen + chosen.mT) / 2), _products(chosen, other) * per_square, other)
+        chosen = u_centered(_less((chosen + chosen.mT) / 2, _products(chosen, other) * per_square, other))
         counts = rest.new_tensor(is_left)
         return Objectives(strongest.sum((1, 2)) * counts, chosen * counts[:, None, None])
     aim = target.matrix
@@ -100,7 +100,8 @@ def population_objectives(
         of_rest.append(-product / norms / square if defined else 0.0)
     value, aims, rests = rest.new_tensor([values, of_aim, of_rest])
     slopes = torch.addcmul(aim_left * aims[:, None, None], rest, rests[:, None, None])
-    return Objectives(value, slopes)
+    # They are centred but for the rounding of distances that are all about as large, which would add up over a row.
+    return Objectives(value, u_centered(slopes))
 
 
 def reference_objectives(
