@@ -270,16 +270,17 @@ def _filled(
 ) -> PairSums:
     """One pass over all blocks. On a GPU it is made in the hope that no pair is close, and made again if one was: looking at
     every block for close pairs would have the host wait for each."""
-    if is_queued(shifts.device):
+    computed = [source for source in sources if isinstance(source, FeatureDistances)]
+    if is_queued(shifts.device) and not any(source.apart is False for source in computed):
         doubts: list[Tensor] = []
         sums = _one_pass(shifts, by_row, sources, block_size, watch, walk, doubts)
         doubt = torch.stack(doubts).any() if doubts else shifts.new_zeros(())
         found = doubt.to(shifts.dtype).reshape(1)
         walk.total(found)
-        if not bool(found):
-            for source in sources:
-                if isinstance(source, FeatureDistances):
-                    source.apart = True
+        are_apart = not bool(found)
+        for source in computed:
+            source.apart = are_apart  # for the passes that follow
+        if are_apart:
             return sums
     return _one_pass(shifts, by_row, sources, block_size, watch, walk, None)
 

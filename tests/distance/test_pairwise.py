@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance import pairwise
-from captum_kd.distance.pairwise import block_distances, full_precision, largest_of, power_of_two
+from captum_kd.distance.pairwise import block_distances, largest_of, power_of_two
+from captum_kd.distance.precision import full_precision
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

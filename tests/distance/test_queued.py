@@ -76,7 +76,7 @@ def test_sums_are_those_of_the_cpu(queued, monkeypatch, by_row, copies, dtype):
     monkeypatch.undo()
     expected = population_sums(sources(x, y), by_row=by_row, block_size=128)
     torch.testing.assert_close(found.gram(), expected.gram(), rtol=1e-7 if dtype == torch.float64 else 1e-5, atol=0)
-    # One pass of doubt settles it for all that follow.
+    # One pass settles it for all that follow.
     assert [each.apart for each in held] == [copies == 0] * 2
 
 
@@ -148,3 +148,20 @@ def test_repeated_inputs_are_found(queued, copies):
     repeats.end(Alone())  # type: ignore[arg-type]
     assert repeats.count == 2 * copies
     assert sums.n == N
+
+
+@pytest.mark.parametrize(("copies", "passes"), [(0, 2), (5, 3)])
+def test_a_pass_is_made_in_hope_only_once(queued, copies, passes):
+    """By row there are two passes; where inputs are close the first one is made again, and the second one is careful."""
+    x = apart()
+    x[:copies] = x[copies : 2 * copies]
+
+    class Counted(FeatureDistances):
+        asked = 0
+
+        def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
+            type(self).asked += rows.step is None and columns.step is None
+            return super().block(rows, columns, doubts)
+
+    population_sums([Counted(TensorFeatures(x))], by_row=True, block_size=300)
+    assert Counted.asked == 3 * passes
