@@ -33,7 +33,7 @@ def distance_correlation(
 
     Returns:
         Tensor: scalar, differentiable once in both arguments. Half types are computed in float32,
-            integers of 32 bits and more in float64.
+        integers of 32 bits and more in float64.
 
     Raises:
         ValueError: fewer than 4 inputs, different numbers of inputs, non-finite features,
