@@ -87,7 +87,7 @@ def as_labels(target: Target, n: int) -> Optional[Tensor]:
         items: list[Any] = list(target) if isinstance(target, (list, tuple, range)) else [target]
         try:
             target = torch.tensor([operator.index(item) for item in items], dtype=torch.long, device="cpu")
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError, RuntimeError):  # the last is older torch's
             raise ValueError(f"target must hold labels that fit into 64 bits, got {described(target)}.") from None
         except TypeError:
             raise TypeError(

@@ -23,18 +23,33 @@ class Overlapping:
         self._holders = 0
         self._made: Optional[ContextManager[object]] = None
 
+    @property
+    def is_made(self) -> bool:
+        """Whether the state is changed now, or is about to be, or is being changed back: meanwhile it cannot be read."""
+        return self._holders > 0
+
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
-            if self._holders == 0:
-                self._made = self._make()
-                self._made.__enter__()
             self._holders += 1
+            if self._holders == 1:
+                self._begin()
         try:
             yield
         finally:
             with self._lock:
-                self._holders -= 1
-                if self._holders == 0 and self._made is not None:
-                    made, self._made = self._made, None
-                    made.__exit__(None, None, None)
+                try:
+                    if self._holders == 1 and self._made is not None:
+                        made, self._made = self._made, None
+                        made.__exit__(None, None, None)
+                finally:
+                    self._holders -= 1
+
+    def _begin(self) -> None:
+        try:
+            made = self._make()
+            made.__enter__()
+        except BaseException:
+            self._holders -= 1
+            raise
+        self._made = made

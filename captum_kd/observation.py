@@ -7,11 +7,13 @@ gradient with respect to the features to the activations and weighs them as Grad
 
 from __future__ import annotations
 
+import functools
 import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence, Union
+from types import MethodType
+from typing import Any, Callable, Hashable, Iterator, Mapping, NamedTuple, Optional, Sequence, Union
 
 import torch
 from captum._utils.progress import progress
@@ -20,15 +22,20 @@ from torch import Tensor, nn
 from captum_kd._arguments import take_rows
 from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
 from captum_kd.distance.pairwise import largest_of
-from captum_kd.features import FeatureTransform
-from captum_kd.layers import Caught, catch_layers
+from captum_kd.features import FeatureTransform, flatten, global_average_pool
+from captum_kd.layers import Caught, add_modules, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, Trace, find_layout
 from captum_kd.names import Layer
 
-__all__ = ["LayerPair", "Layouts", "Observation", "Observer", "image_size_of"]
+__all__ = ["LayerPair", "Layouts", "Observation", "Observer", "Traces", "image_size_of"]
 
 Layouts = Mapping[Union[str, int], tuple[Layout, ...]]
 """How the tensors of a model's layers lay in batches of several inputs, by :meth:`Observer.layer_keys`."""
+
+_Shapes = tuple[torch.Size, ...]
+
+# Inputs of ever other sizes would have traces without end.
+_MOST_TRACES = 64
 
 
 class LayerPair(NamedTuple):
@@ -42,13 +49,51 @@ class LayerPair(NamedTuple):
         return self.feature_layer.module is not self.map_layer.module
 
 
+class Traces:
+    """What passes of a model went through before its layers, by the way they took: equal ways are of inputs of equal shapes
+    through the same modules.
+
+    What a model keeps elsewhere than in its modules may have changed all the same: a trace counts as long as the layers give
+    tensors of the shapes it was noted with.
+    """
+
+    def __init__(self) -> None:
+        self._noted: dict[Hashable, dict[nn.Module, tuple[_Shapes, tuple[Trace, ...]]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._noted)
+
+    def __contains__(self, way: Hashable) -> bool:
+        return way in self._noted
+
+    def note(self, way: Hashable, caught: Sequence[Mapping[nn.Module, Caught]]) -> None:
+        """Of one device: each of several has modules of its own."""
+        if len(caught) == 1:
+            self._noted[way] = {layer: (_shapes(each), each.seen) for layer, each in caught[0].items()}
+            if len(self._noted) > _MOST_TRACES:
+                self._noted.pop(next(iter(self._noted)), None)
+
+    def given_to(
+        self, way: Hashable, caught: Sequence[Mapping[nn.Module, Caught]]
+    ) -> Optional[list[dict[nn.Module, Caught]]]:
+        """What a pass without a trace caught, with the one that is known of its way; None where that does not fit."""
+        noted = self._noted.get(way, {})
+        if len(caught) != 1 or any(noted.get(layer, (None,))[0] != _shapes(each) for layer, each in caught[0].items()):
+            return None
+        return [{layer: each._replace(seen=noted[layer][1]) for layer, each in caught[0].items()}]
+
+
+def _shapes(caught: Caught) -> _Shapes:
+    return tuple(tensor.shape for tensor in caught.tensors)
+
+
 @dataclass(frozen=True, eq=False)
 class Observer:
     """How one model is looked at; :meth:`observe` looks.
 
     Attributes:
-        traces (dict): by the inputs' shapes, what a pass went through before each layer. It is noted once: hooks on all
-            modules cost a GPU's host as much as a third of a small model's pass.
+        traces (Traces): what a pass went through before each layer. It is noted once: hooks on all modules cost a GPU's
+            host as much as a third of a small model's pass.
     """
 
     forward_func: Callable[..., Any]
@@ -56,7 +101,7 @@ class Observer:
     feature_transform: FeatureTransform
     hints: LayoutHints = LayoutHints()
     device_ids: Optional[Sequence[int]] = None
-    traces: dict[Any, dict[nn.Module, tuple[Trace, ...]]] = field(default_factory=dict)
+    traces: Traces = field(default_factory=Traces)
 
     def observe(
         self,
@@ -173,28 +218,43 @@ class Observation:
         if roots:  # every map layer cuts the graph, so all of them have to take part
             roots = [pair.map_layer for pair in observer.pairs]
         image_size = image_size_of(batch.inputs)
-        shapes = (self._at_input, *(each.shape if isinstance(each, Tensor) else None for each in batch.inputs))
-        # Further arguments may decide which way a pass takes, and each of several devices has its own modules.
-        known = None if batch.additional_forward_args else observer.traces.get(shapes)
-        caught = catch_layers(
+        catch = functools.partial(
+            catch_layers,
             observer.forward_func,
             layers,
             batch.inputs,
             batch.additional_forward_args,
             at_input=self._at_input,
             differentiate_from=roots,
-            trace=image_size is not None and known is None,
             device_ids=observer.device_ids,
         )
-        if known is not None and len(caught) == 1:
-            caught = [{module: each._replace(seen=known[module]) for module, each in caught[0].items()}]
-        elif image_size is not None and len(caught) == 1 and not batch.additional_forward_args:
-            observer.traces[shapes] = {module: each.seen for module, each in caught[0].items()}
+        way = None if image_size is None else self._way(batch)
+        caught = None
+        if way is not None and way in observer.traces:
+            caught = observer.traces.given_to(way, catch())
+        if caught is None:
+            caught = catch(trace=image_size is not None)
+            if way is not None:
+                observer.traces.note(way, caught)
         for pair in observer.pairs:
             for layer in pair:
                 _check_rows(layer, [device[layer.module] for device in caught], batch.size)
         with torch.inference_mode(False), torch.set_grad_enabled(with_graph):
             return [self._parts_of(device, image_size) for device in caught]
+
+    def _way(self, batch: "_Batch") -> Optional[Hashable]:
+        """What decides which modules a pass goes through, as far as that can be seen; None where it cannot.
+
+        A plain function does not say which modules it calls, and further arguments may choose among them.
+        """
+        run = self._observer.forward_func
+        model = run.__self__ if isinstance(run, MethodType) else run
+        if batch.additional_forward_args or not isinstance(model, nn.Module):
+            return None
+        modules: dict[nn.Module, None] = {}
+        add_modules(model, modules)
+        shapes = [each.shape if isinstance(each, Tensor) else None for each in batch.inputs]
+        return self._at_input, tuple(shapes), tuple(modules), tuple(module.training for module in modules)
 
     def _parts_of(self, device: Mapping[nn.Module, Caught], image_size: Optional[Size]) -> list[_Part]:
         """All pairs' parts of one pass on one device: what several pairs share is there once."""
@@ -342,9 +402,11 @@ class Observation:
         return results
 
     def _may_underflow(self, number: int, part: _Part) -> bool:
-        """Whether gradients may pass through half types: behind the map layer, or in a transform of such features."""
+        """Whether gradients may pass through half types: behind the map layer, in a transform of a layer in such a type, or
+        in one that a user wrote, whose products autocast makes in half precision."""
         half = any(dtype not in (torch.float32, torch.float64) for dtype in part.dtypes)
-        return half or self._observer.pairs[number].is_deeper
+        own = self._observer.feature_transform in (flatten, global_average_pool)
+        return half or not own or self._observer.pairs[number].is_deeper
 
 
 def _unscaled(gradient: Tensor, size: Optional[Tensor]) -> Tensor:

@@ -32,6 +32,7 @@ myst_heading_anchors = 3
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 60  # beyond it each parameter has a line of its own, on telephones too
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 # "Tensor or tuple[Tensor, ...], optional" is prose, not a name to look up.
@@ -53,9 +54,11 @@ sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
     "ignore_pattern": "figures\\.py",
+    "filename_pattern": "/(plot_|small_networks)",
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
     "image_scrapers": ("figures.of_block",),
+    "capture_repr": (),  # examples print what they have to say
     "reset_modules": (),
     "download_all_examples": False,
     "show_memory": False,
@@ -85,9 +88,25 @@ def _inline_math(translator: Any, node: nodes.Element) -> None:
 
 
 def _block_math(translator: Any, node: nodes.Element) -> None:
-    formula = tex2mathml(node.astext(), as_block=True)
-    translator.body.append(f'<div class="math">{formula}</div>\n')
+    formulas = ("<wbr>".join(map(_displayed, _breakable(each))) for each in node.astext().split(r"\qquad"))
+    translator.body.append('<div class="math">' + " ".join(f"<span>{each}</span>" for each in formulas) + "</div>\n")
     raise nodes.SkipNode
+
+
+def _displayed(formula: str) -> str:
+    """With sums and fractions of full size, on a line that may have others."""
+    return str(tex2mathml(formula)).strip().replace("<math ", '<math displaystyle="true" ', 1)
+
+
+def _breakable(formula: str) -> list[str]:
+    """The parts between which a narrow page may break it, before its equals signs: browsers break no formula themselves."""
+    parts, depth = [""], 0
+    for token in re.findall(r"\\[a-zA-Z]+|\\.|[^\\]", formula, re.DOTALL):
+        depth += {"{": 1, "\\left": 1, "}": -1, "\\right": -1}.get(token, 0)
+        if depth == 0 and token == "=" and parts[-1].strip():
+            parts.append("")
+        parts[-1] += token
+    return parts
 
 
 def _as_page(app: Sphinx, docname: str, source: list[str]) -> None:

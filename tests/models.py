@@ -1,7 +1,7 @@
 """Small models with known layers, shared by the tests."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,11 +68,17 @@ class Split(nn.Module):
             "tuple": lambda: (a, b, "no tensor"),
             "dict": lambda: {"a": a, "b": b, "step": 3},
             "dataclass": lambda: Outputs(a, b),
+            "named tuple": lambda: NamedOutputs(a, b),
         }[self.container]()
 
 
 @dataclass
 class Outputs:
+    a: Tensor
+    b: Tensor
+
+
+class NamedOutputs(NamedTuple):
     a: Tensor
     b: Tensor
 
@@ -88,7 +94,7 @@ class SeveralOutputs(nn.Module):
         out = self.split(x)
         if isinstance(out, dict):
             a, b = out["a"], out["b"]
-        elif isinstance(out, Outputs):
+        elif isinstance(out, (Outputs, NamedOutputs)):
             a, b = out.a, out.b
         else:
             a, b = out[0], out[1]

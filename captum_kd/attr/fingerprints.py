@@ -23,6 +23,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from captum_kd.distance.pairwise import is_queued
+from captum_kd.layers import add_modules
 
 __all__ = ["digest", "digest_of_callable", "digest_of_tensors", "kept_buffers", "modules_of", "own_parameters"]
 
@@ -64,23 +65,44 @@ def digest_of_tensors(tensors: Sequence[Tensor]) -> str:
     """
     if not tensors or not all(_is_counted(tensor) for tensor in tensors):
         return _digest_of_bits(tensors)
-    norms = torch.stack(torch._foreach_norm([tensor.detach() for tensor in tensors if tensor.is_floating_point()]))
-    seen = _Seen([(weakref.ref(each), each._version, each.data_ptr()) for each in tensors], norms.tolist())
-    known = _SEEN.get(tensors[0])
-    if known is None or known[0] != seen:
-        known = _SEEN[tensors[0]] = seen, _digest_of_bits(tensors)
-    return known[1]
+    norms, known = _norms(tensors), _SEEN.get(tensors[0])
+    if known is None or not known.is_of(tensors, norms):
+        refs = [weakref.ref(tensor) for tensor in tensors]
+        known = _SEEN[tensors[0]] = _Seen(refs, _writes(tensors), norms, _digest_of_bits(tensors))
+    return known.digest
 
 
 class _Seen(NamedTuple):
-    """Tensors, as far as they can be recognised without reading their bits."""
+    """Tensors, as far as they can be recognised without reading their bits, and their digest."""
 
-    tensors: list[tuple[Any, int, int]]
+    tensors: list[Any]
+    writes: list[tuple[int, int]]
     norms: list[float]
+    digest: str
+
+    def is_of(self, tensors: Sequence[Tensor], norms: Sequence[float]) -> bool:
+        # References are equal where tensors are, entry by entry: what counts is whether they are the same.
+        are_same = len(self.tensors) == len(tensors) and all(ref() is each for ref, each in zip(self.tensors, tensors))
+        return are_same and self.writes == _writes(tensors) and self.norms == norms
 
 
 # What was digested last, by the first of the tensors.
-_SEEN: MutableMapping[Tensor, tuple[_Seen, str]] = WeakTensorKeyDictionary()
+_SEEN: MutableMapping[Tensor, _Seen] = WeakTensorKeyDictionary()
+
+
+def _writes(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
+    return [(tensor._version, tensor.data_ptr()) for tensor in tensors]
+
+
+def _norms(tensors: Sequence[Tensor]) -> list[float]:
+    """Of all tensors of floats: one transfer for each device, since a model may be spread over several."""
+    groups: dict[tuple[torch.device, bool], list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            groups.setdefault((tensor.device, tensor.element_size() < 4), []).append(tensor.detach())
+    # Half types have so few digits that hardly any change would show in a norm of their own type.
+    found = [torch._foreach_norm(group, 2, torch.float32 if half else None) for (_, half), group in groups.items()]
+    return [norm for group in found for norm in torch.stack(group).tolist()]
 
 
 def _is_counted(tensor: Tensor) -> bool:
@@ -91,6 +113,7 @@ def _is_counted(tensor: Tensor) -> bool:
         and tensor.layout == torch.strided
         and not tensor.is_inference()
         and not tensor.is_complex()
+        and (tensor.element_size() > 1 or not tensor.is_floating_point())  # floats of 8 bits have no norm
     )
 
 
@@ -141,7 +164,7 @@ def modules_of(forward_func: Callable[..., Any]) -> list[nn.Module]:
             continue
         seen[id(value)] = value
         if isinstance(value, nn.Module):
-            _add_modules(value, found)
+            add_modules(value, found)
         elif isinstance(value, functools.partial):
             pending += [value.func, *value.args, *value.keywords.values()]
         elif isinstance(value, MethodType):
@@ -155,15 +178,6 @@ def modules_of(forward_func: Callable[..., Any]) -> list[nn.Module]:
         elif callable(value) and not isinstance(value, type):
             pending.append(getattr(value, "__dict__", None))
     return [module for module in found if not _is_wrapper(module)]
-
-
-def _add_modules(module: nn.Module, found: dict[nn.Module, None]) -> None:
-    """A module and all below it that are not there yet, in the order of ``modules()``."""
-    if module not in found:
-        found[module] = None
-        for child in module._modules.values():
-            if child is not None:
-                _add_modules(child, found)
 
 
 def kept_buffers(module: nn.Module) -> list[Tensor]:

@@ -104,6 +104,8 @@ def reference_gradients(
         target = AddedRows(*(each[2] for each in rows))
     elif labels is not None:
         target = AddedRows(*(each.to(rows.rows) for each in labels))
+        # Labels are exact, but what is left of them has the rounding of the features that are removed.
+        target = target._replace(floor=noise_level(first.dtype) ** 2 * target.raw_squares)
     rows = AddedRows(*(each[:2] for each in rows))
     slopes = reference_objectives(pairings, rows, target, both, _whose(teacher)).slopes
     return [_pulled(*each).to(first.dtype) for each in zip(spreads, slopes)]

@@ -17,7 +17,8 @@ What is left, :math:`Q = P_S - s P_B` with :math:`s = \langle P_S, P_B\rangle / 
           \Bigl( T' - \frac{\langle Q, T\rangle}{\langle Q, Q\rangle}\, Q \Bigr)
 
 and, centring being an orthogonal projection, the gradient at the distances is the same matrix. Both directions are
-taken at once, and a device is asked once: the fewest kernels, which on a GPU are what small populations cost.
+taken at once, and a device is asked once: the fewest kernels, which on a GPU are what small populations cost. The gradient's
+norm is a multiple of :math:`\sqrt{1 - J^2}`: where that is rounding, J being 1 or -1, so is its direction, and it is 0.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def population_objectives(
         chosen = (rest == strongest).to(rest.dtype)
         chosen = chosen / chosen.sum(2, keepdim=True)
         chosen.diagonal(dim1=1, dim2=2).zero_()
-        chosen = _less(u_centered((chosen + chosen.mT) / 2), _products(chosen, other) * per_square, other)
+        chosen = u_centered(_less((chosen + chosen.mT) / 2, _products(chosen, other) * per_square, other))
         counts = rest.new_tensor(is_left)
         return Objectives(strongest.sum((1, 2)) * counts, chosen * counts[:, None, None])
     aim = target.matrix
@@ -95,12 +96,15 @@ def population_objectives(
     _warn_of_batch(is_left, has_aim, whose_target)
     for defined, (square, _, product, _, aim_square, _) in zip(map(all, zip(is_left, has_aim)), numbers):
         norms = math.sqrt(square) * math.sqrt(aim_square) if defined else math.inf
-        values.append(max(-1.0, min(1.0, product / norms)))
-        of_aim.append(1 / norms)
-        of_rest.append(-product / norms / square if defined else 0.0)
+        value = max(-1.0, min(1.0, product / norms))
+        has_room = defined and 1 - value**2 > level**2
+        values.append(value)
+        of_aim.append(1 / norms if has_room else 0.0)
+        of_rest.append(-product / norms / square if has_room else 0.0)
     value, aims, rests = rest.new_tensor([values, of_aim, of_rest])
     slopes = torch.addcmul(aim_left * aims[:, None, None], rest, rests[:, None, None])
-    return Objectives(value, slopes)
+    # They are centred but for the rounding of distances that are all about as large, which would add up over a row.
+    return Objectives(value, u_centered(slopes))
 
 
 def reference_objectives(
@@ -159,8 +163,11 @@ def reference_objectives(
         per_norms = torch.where(defined, left.sqrt() * whole.sqrt(), torch.inf).reciprocal()
         per_left = torch.where(is_left, left, torch.inf).reciprocal()
         share = product * per_left
-        slopes = _less(_less(aim, share, rest), aim_slope - share * slope, removed) * (weight * per_norms)[..., None]
-        found = Objectives((product * per_norms).clamp(-1, 1), slopes)
+        values = (product * per_norms).clamp(-1, 1)
+        has_room = 1 - values.square() > target.floor / target.raw_squares
+        scale = weight * per_norms * has_room
+        slopes = _less(_less(aim, share, rest), aim_slope - share * slope, removed) * scale[..., None]
+        found = Objectives(values, slopes)
     for lost, undefined in torch.stack([(~is_left).sum(1), (~defined).sum(1)], 1).tolist():
         if lost:
             _warn_nothing_left(f"{lost} of {is_left.shape[1]} inputs")

@@ -388,8 +388,7 @@ class UniCAM(LayerAttribution):
         measured: dict[tuple[nn.Module, ...], LayerReference] = {}
         for objective, s, b, *t in zip(self._objectives(), student, base, *teacher):
             if objective not in measured:
-                labels = None if call.labels is None else call.labels.to(s.device)
-                measured[objective] = LayerReference.of(s, b, labels, self.class_embeddings, *t)
+                measured[objective] = LayerReference.of(s, b, call.labels, self.class_embeddings, *t)
         layers = tuple(measured[objective] for objective in self._objectives())
         return ReferencePopulation(layers, self._made_with(call.at_input), layouts)
 

@@ -84,7 +84,7 @@ class _BlockGram(torch.autograd.Function):
         sums = population_sums(sources, block_size=block_size)
         noise = noise_squares(sums, sources)
         ctx.block_size = block_size
-        ctx.units = [(source.unit, source.dtype, source.apart) for source in sources]
+        ctx.units = [(source.unit, source.dtype, source.apart is True) for source in sources]
         ctx.save_for_backward(sums.u_shifts(estimator), *features)
         ctx.mark_non_differentiable(noise)
         return sums.gram(estimator), noise

@@ -7,13 +7,14 @@ Features may be wider than memory: :func:`block_distances` takes them in chunks 
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from functools import lru_cache
-from typing import Any, Callable, ContextManager, Iterable, NamedTuple, Optional
+from typing import Any, Callable, Iterable, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from captum_kd.distance.precision import full_precision
 
 __all__ = [
     "CHUNK",
@@ -24,7 +25,6 @@ __all__ = [
     "cross_distances",
     "distances_to_center",
     "euclidean_distances",
-    "full_precision",
     "has_float64",
     "is_finite",
     "is_queued",
@@ -388,14 +388,6 @@ def _row_norms(x: Tensor) -> Tensor:
 def _pair_blocks(pairs: int, width: int) -> list[slice]:
     step = max(1, _PAIR_BLOCK // max(1, width))
     return [slice(start, start + step) for start in range(0, pairs, step)]
-
-
-def full_precision(device: torch.device) -> ContextManager[None]:
-    """Products under a caller's autocast would lose the digits that distances need."""
-    if not (torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)):
-        return nullcontext()
-    full: ContextManager[None] = torch.autocast(device.type, enabled=False)
-    return full
 
 
 def is_queued(device: torch.device) -> bool:

@@ -29,11 +29,11 @@ def distance_correlation(
             Both are the squared quantity; the literature's dCor is the biased one's square root.
         block_size (int, optional): distances are computed in blocks of this many inputs a side, and no (n, n) matrix
             is held. The value is the same to rounding; a gradient computes every block again.
-            Default: None, whole matrices up to 4,096 inputs, blocks of 512 beyond
+            Default: None, whole matrices up to 4,096 inputs, blocks of 512 (4,096 on a GPU) beyond
 
     Returns:
         Tensor: scalar, differentiable once in both arguments. Half types are computed in float32,
-            integers of 32 bits and more in float64.
+        integers of 32 bits and more in float64.
 
     Raises:
         ValueError: fewer than 4 inputs, different numbers of inputs, non-finite features,

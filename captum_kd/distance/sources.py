@@ -15,13 +15,13 @@ from captum_kd.distance.pairwise import (
     CHUNK,
     FEW,
     block_distances,
-    full_precision,
     has_float64,
     is_queued,
     largest_of,
     power_of_two,
     quick_distances,
 )
+from captum_kd.distance.precision import full_precision
 
 __all__ = ["DistanceSource", "FeatureDistances", "Features", "MatrixDistances", "TensorFeatures", "is_to_be_widened", "widest"]
 
@@ -133,7 +133,8 @@ class FeatureDistances:
     Attributes:
         unit (float): 1 but for features whose squares would overflow or vanish.
         dtype (torch.dtype): in which they are computed.
-        apart (bool): whether all inputs are known to be so far apart that no pair of them has to be subtracted.
+        apart (bool, optional): whether all inputs are so far apart that no pair of them has to be subtracted; None where
+            that is not known.
 
     Args:
         features (Features): (n, d).
@@ -145,7 +146,7 @@ class FeatureDistances:
         ValueError: non-finite features.
     """
 
-    apart = False
+    apart: Optional[bool] = None
 
     def __init__(self, features: Features, widen: bool = False, keep: bool = True) -> None:
         self.n, self._width = features.shape
@@ -172,10 +173,10 @@ class FeatureDistances:
                 yield left, left if symmetric else self._read(columns, part)
 
         with torch.no_grad(), full_precision(self.device):
-            if doubts is None and not self.apart:
+            if self.apart is False or (doubts is None and self.apart is None):
                 return block_distances(chunks, symmetric=symmetric, single=self._width <= width)[0]
             distances, doubt = quick_distances(chunks, symmetric=symmetric, single=self._width <= width)
-        if doubts is not None and not self.apart:
+        if doubts is not None and self.apart is None:
             doubts.append(doubt)
         return distances
 

@@ -21,7 +21,7 @@ from typing import Callable, Iterator, Optional, Protocol, Sequence
 import torch
 from torch import Tensor
 
-from captum_kd.distance.centring import Estimator
+from captum_kd.distance.centring import Estimator, no_centring
 from captum_kd.distance.pairwise import is_queued
 from captum_kd.distance.sources import DistanceSource, FeatureDistances
 
@@ -131,6 +131,8 @@ class PairSums:
                 - self.rows @ self.rows.T * (2 / (n - 2))
                 + torch.outer(totals, totals) / ((n - 1) * (n - 2))
             )
+        if estimator != "biased":
+            raise no_centring(estimator)
         # Here the diagonal counts; shifted, it is -2c.
         rows = self.rows - 2 * self.shifts
         totals = rows.sum(1)
@@ -148,6 +150,8 @@ class PairSums:
         n = self.n
         if estimator == "unbiased":
             return self.shifts + (self.rows - self.rows.sum(1, keepdim=True) / (2 * (n - 1))) / (n - 2)
+        if estimator != "biased":
+            raise no_centring(estimator)
         sums = self.rows + (n - 2) * self.shifts + self.shifts.sum(1, keepdim=True)
         means = sums / n
         return means - means.mean(1, keepdim=True) / 2
@@ -266,16 +270,17 @@ def _filled(
 ) -> PairSums:
     """One pass over all blocks. On a GPU it is made in the hope that no pair is close, and made again if one was: looking at
     every block for close pairs would have the host wait for each."""
-    if is_queued(shifts.device):
+    computed = [source for source in sources if isinstance(source, FeatureDistances)]
+    if is_queued(shifts.device) and not any(source.apart is False for source in computed):
         doubts: list[Tensor] = []
         sums = _one_pass(shifts, by_row, sources, block_size, watch, walk, doubts)
         doubt = torch.stack(doubts).any() if doubts else shifts.new_zeros(())
         found = doubt.to(shifts.dtype).reshape(1)
         walk.total(found)
-        if not bool(found):
-            for source in sources:
-                if isinstance(source, FeatureDistances):
-                    source.apart = True
+        are_apart = not bool(found)
+        for source in computed:
+            source.apart = are_apart  # for the passes that follow
+        if are_apart:
             return sums
     return _one_pass(shifts, by_row, sources, block_size, watch, walk, None)
 

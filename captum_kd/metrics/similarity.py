@@ -87,7 +87,7 @@ def feature_similarity_score(
         device_ids (list[int], optional): Device order of DataParallel models.
         block_size (int, optional): Compute distances in blocks of this many inputs a side and hold no
                     (n, n) matrix. The score is the same.
-                    Default: None, matrices up to 4,096 inputs, blocks of 512 beyond
+                    Default: None, matrices up to 4,096 inputs, blocks of 512 (4,096 on a GPU) beyond
 
     Returns:
         Tensor: scalar in [-1, 1], without graph. 0 with a warning for constant features.

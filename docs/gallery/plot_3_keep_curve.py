@@ -34,7 +34,7 @@ curves = keep_curve(kd, test.images, test.labels, maps, shares=shares, generator
 figure = plot_keep_curve(curves, whole_accuracy=accuracy(kd))
 
 # %%
-# What the Student was shown with 30 % kept by Grad-CAM:
+# What the Student was shown with 30 % kept by Grad-CAM. Pale and hatched is what was taken out:
 
 few, by_gradcam = test.images[:4], maps["Grad-CAM"][:4]
 kept = {

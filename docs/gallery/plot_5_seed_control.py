@@ -36,6 +36,7 @@ for place, score in enumerate(names):
         label = {"student": "Student given a Base", "base": "Base given another Base"}[who]
         axes.plot([place + shift] * len(values), values, "o", color=colour, alpha=0.6, label=label if place == 0 else None)
 axes.set_xticks(range(len(names)), names.values())
+axes.set_xlim(-0.5, len(names) - 0.5)
 axes.set_ylabel("score, last layer")
 axes.axhline(0, color="black", linewidth=0.5)
 axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=2, frameon=False)

@@ -16,6 +16,7 @@ from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -118,3 +119,14 @@ def base(seed: int, make: Callable[[], nn.Module] = lambda: Convolutions(12), ra
 def accuracy(network: nn.Module) -> float:
     with torch.no_grad():
         return float((network(test.images).argmax(1) == test.labels).float().mean())
+
+
+# %%
+# Twelve of the test scenes, each with its label:
+
+if __name__ == "__main__":
+    figure = Figure(figsize=(6, 2.4), layout="constrained")
+    for axes, image, label in zip(figure.subplots(2, 6).flat, test.images, test.labels):
+        axes.imshow(image.permute(1, 2, 0))
+        axes.set_title(int(label), fontsize=9)
+        axes.set_axis_off()

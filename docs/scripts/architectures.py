@@ -125,8 +125,8 @@ def layout(look: Look) -> str:
 
 def row(family: Family, look: Look) -> str:
     """The family's line of the table."""
-    grid = " x ".join(map(str, look.canonical.shape[2:]))
-    size = " x ".join(map(str, family.size))
+    grid = "×".join(map(str, look.canonical.shape[2:]))
+    size = "×".join(map(str, family.size))
     return f"| {family.library} | {family.name} | `{family.layer}` | {layout(look)} | {grid} of {size} | {family.note} |"
 
 

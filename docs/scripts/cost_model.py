@@ -128,6 +128,11 @@ def said(seconds: float) -> str:
     return "below 0.1 s" if seconds < 0.1 else f"{number:.0f} {name}" if number >= 9.5 else f"{number:.1f} {name}"
 
 
+def rounded(rate: float) -> str:
+    """Three digits that count, and no power of ten to work out."""
+    return f"{float(f'{rate:.3g}'):,.10g}"
+
+
 def gpu_table() -> list[str]:
     lines = ["FSS on one H100, d = 2,048, no part of which the rates were taken from", ""]
     lines += ["| n | measured, s | sum of the terms, s | longest term, s |", "|--:|--:|--:|--:|"]
@@ -149,19 +154,22 @@ def forecast_table(flops: float) -> list[str]:
         for block in BLOCKS:
             for machine in (H100, EIGHT_H100):
                 terms = forecast(Case(MILLION, d, 2, 1, block), Setting(flops, raw), machine)
-                heaviest = max(terms, key=lambda term: terms[term])
-                small = terms["distances"] + terms["sums"]
-                cells = [terms["networks"] + terms["making features fewer"], terms["products"], small]
-                cells += [terms["reading features"], terms["starting kernels"], terms["sending"]]
-                shown = " | ".join(map(said, cells))
-                lines.append(f"| {name} | {d:,} | {block:,} | {machine.gpus} | {shown} | {heaviest}, {said(terms[heaviest])} |")
+                cells = {
+                    "networks": terms["networks"] + terms["making features fewer"],
+                    "products": terms["products"],
+                    "distances and sums": terms["distances"] + terms["sums"],
+                }
+                cells |= {name: terms[name] for name in ("reading features", "starting kernels", "sending")}
+                heaviest = max(cells, key=lambda cell: cells[cell])
+                shown = " | ".join(map(said, cells.values()))
+                lines.append(f"| {name} | {d:,} | {block:,} | {machine.gpus} | {shown} | {heaviest}, {said(cells[heaviest])} |")
     return [*lines, ""]
 
 
 def markdown(rows: Sequence[Row], constants: Sequence[float], rates: dict[str, str], flops: float) -> str:
     lines = ["Fitted to this machine, one thread", "", "| term | rate |", "|---|--:|"]
     for (name, unit), constant, scale in zip(UNITS, constants, SCALES):
-        rate = "takes no time that the fit could tell" if constant == 0 else f"{1 / constant / scale:,.3g} {unit}"
+        rate = "takes no time that the fit could tell" if constant == 0 else f"{rounded(1 / constant / scale)} {unit}"
         lines.append(f"| {name} | {rate} |")
     lines += [f"| {name} | {rate} |" for name, rate in rates.items()]
     lines += ["", "Sizes that took no part in the fit", "", "| n | d | k | measured, s | predicted, s | ratio |"]

@@ -67,7 +67,7 @@ def test_several_outputs_give_a_tuple_as_layer_grad_cam_does():
 
 
 @pytest.mark.parametrize("deeper", [False, True])
-@pytest.mark.parametrize("container", ["tuple", "dict", "dataclass"])
+@pytest.mark.parametrize("container", ["tuple", "dict", "dataclass", "named tuple"])
 def test_outputs_in_a_container_give_a_tuple_of_maps(container, deeper):
     student, base = SeveralOutputs(container, seed=1).double(), SeveralOutputs(container, seed=2).double()
     unicam = UniCAM(student, "split", base, feature_layer="head" if deeper else None)

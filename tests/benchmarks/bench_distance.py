@@ -12,7 +12,7 @@ from captum_kd.distance import distance_correlation
 
 
 def broadcast(x: Tensor, y: Tensor) -> Tensor:
-    """The published formulation: n*n*d differences."""
+    """The authors' formulation: n*n*d differences."""
     centred = []
     for features in (x, y):
         d = ((features[:, None] - features[None]) ** 2).sum(-1).sqrt()

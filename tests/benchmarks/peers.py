@@ -44,7 +44,7 @@ def score_of(matrices: list[Tensor]) -> Tensor:
 
 
 def broadcast_distances(x: Tensor) -> Tensor:
-    """The published formulation: n*n*d differences."""
+    """The authors' formulation: n*n*d differences."""
     return ((x[:, None] - x[None]) ** 2).sum(-1).sqrt()
 
 
@@ -56,7 +56,7 @@ def broadcast(*features: Tensor) -> float:
 
 
 def broadcast_in_batches(*features: Tensor) -> float:
-    """As published, the mean over mini-batches: another quantity, which costs less and says less."""
+    """Its mean over mini-batches: another quantity, which costs less and says less."""
     parts = list(zip(*(x.split(BATCH) for x in features)))
     return sum(broadcast(*part) for part in parts if len(part[0]) == BATCH) / max(1, len(features[0]) // BATCH)
 

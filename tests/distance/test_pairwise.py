@@ -13,11 +13,11 @@ from captum_kd.distance.pairwise import (
     Spread,
     block_distances,
     distances_to_center,
-    full_precision,
     largest_of,
     power_of_two,
     quick_distances,
 )
+from captum_kd.distance.precision import full_precision
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

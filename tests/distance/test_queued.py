@@ -83,7 +83,7 @@ def test_sums_are_those_of_the_cpu(queued, monkeypatch, by_row, copies, dtype):
     monkeypatch.undo()
     expected = population_sums(sources(x, y), by_row=by_row, block_size=128)
     torch.testing.assert_close(found.gram(), expected.gram(), rtol=1e-7 if dtype == torch.float64 else 1e-5, atol=0)
-    # One pass of doubt settles it for all that follow.
+    # One pass settles it for all that follow.
     assert [each.apart for each in held] == [copies == 0] * 2
 
 
@@ -204,7 +204,7 @@ def test_a_doubt_of_one_process_is_everybodys(queued, doubted):
     watched = []
     population_sums([source], block_size=200, watch=lambda: watched.append(1) or (lambda *block: None), walk=Beside())
     assert passes == [200] * (1 + doubted) and len(watched) == 1 + doubted
-    assert source.apart is not doubted
+    assert source.apart is (not doubted)
 
 
 def test_rows_that_are_known_to_be_apart_are_not_asked_about():
@@ -241,3 +241,20 @@ def test_no_doubt_is_noted_of_inputs_that_are_known_to_be_apart(queued):
     source.apart = True
     assert asked(lambda: source.block(rows, columns)) == 0
     assert torch.equal(source.block(rows, columns, doubts), first) and len(doubts) == 1
+
+
+@pytest.mark.parametrize(("copies", "passes"), [(0, 2), (5, 3)])
+def test_a_pass_is_made_in_hope_only_once(queued, copies, passes):
+    """By row there are two passes; where inputs are close the first one is made again, and the second one is careful."""
+    x = apart()
+    x[:copies] = x[copies : 2 * copies]
+
+    class Counted(FeatureDistances):
+        asked = 0
+
+        def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
+            type(self).asked += rows.step is None and columns.step is None
+            return super().block(rows, columns, doubts)
+
+    population_sums([Counted(TensorFeatures(x))], by_row=True, block_size=300)
+    assert Counted.asked == 3 * passes

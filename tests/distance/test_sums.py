@@ -195,3 +195,9 @@ def test_distances_that_are_held_are_read_once(by_row):
     assert len(reads) == K * 6
     assert (sums.by_row is not None) == by_row
     torch.testing.assert_close(sums.gram(), products([center(each).matrix for each in matrices]))
+
+
+@pytest.mark.parametrize("take", [PairSums.gram, PairSums.u_shifts])
+def test_an_estimator_without_a_centring_is_an_error(take):
+    with pytest.raises(ValueError, match="unbiased"):
+        take(PairSums(torch.zeros(2, 5, dtype=torch.float64)), "jackknifed")

@@ -85,6 +85,20 @@ def test_times_in_words(model: ModuleType, seconds: float, words: str) -> None:
     assert model.said(seconds) == words
 
 
+@pytest.mark.parametrize(("rate", "words"), [(0.4567, "0.457"), (14.53, "14.5"), (116.2, "116"), (1437.0, "1,440")])
+def test_rates_have_three_digits_and_no_power_of_ten(model: ModuleType, rate: float, words: str) -> None:
+    assert model.rounded(rate) == words
+
+
+def test_the_longest_term_is_said_as_in_its_own_column(model: ModuleType) -> None:
+    """Of features made fewer the networks' column has two terms."""
+    header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in model.forecast_table(8.2e9) if "|" in line]
+    assert len(rows) == len(model.LAYERS) * len(model.BLOCKS) * 2
+    for row in rows:
+        name, time = row[-1].split(", ")
+        assert row[header.index(name)] == time
+
+
 # ----------------------------------------------------------------------------------- peers
 
 

@@ -1,6 +1,7 @@
 """The site builds without a warning, and everything in it that points somewhere inside points at something."""
 
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -63,6 +64,13 @@ def test_every_page_is_built(site: Path) -> None:
 
 def test_links_and_pictures_lead_somewhere(site: Path) -> None:
     assert list(broken_pointers(site)) == []
+
+
+def test_a_formula_can_be_broken_before_its_equals_signs(site: Path) -> None:
+    """Browsers break no formula; one that is wider than a telephone would be cut off."""
+    formulas = re.findall(r'<div class="math">(.*?)</div>', (site / "what_it_measures.html").read_text(), re.DOTALL)
+    fss = next(each for each in formulas if "0.5" in each)
+    assert [part.count("<mo>=</mo>") for part in fss.split("</math>")] == [0, 1, 1, 1, 0]
 
 
 def test_broken_pointers_are_found(tmp_path: Path) -> None:

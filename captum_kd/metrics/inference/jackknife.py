@@ -39,7 +39,7 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
     r"""Delete-one jackknife interval and t test of a score.
 
     .. math::
-        SE^2 = \frac{n-1}{n} \sum_k \bigl(\theta_{(k)} - \bar\theta_{(\cdot)}\bigr)^2, \qquad
+        SE^2 = \frac{n-1}{n} \sum_k \bigl(\theta_{(k)} - \bar\theta\bigr)^2, \qquad
         \theta \mp t_{n-1}\, SE
 
     Not defined, and so None, where the score or any of its leave-one-out values is not: a class

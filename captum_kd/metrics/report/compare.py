@@ -148,7 +148,8 @@ def compare_transfer(
                     distances that do not are computed block by block: same scores, more time. None: no limit.
                     Default: 8 GiB
         block_size (int, optional): Compute distances in blocks of this many inputs a side and hold no (n, n) matrix.
-                    Default: None, matrices up to 4,096 inputs where memory allows, blocks of 512 otherwise
+                    Default: None, matrices up to 4,096 inputs where memory allows, else blocks of 512, on a GPU of
+                    4,096
         half_precision (bool, optional): Keep features in float16, each input's in a unit of its own: half of the space,
                     and 11 bits of every number.
         random_projection (int, optional): Project wider features to this many numbers by random signs. Distances then

@@ -17,7 +17,7 @@ from captum_kd._batches import device_of, to_device
 from captum_kd.layouts import LayoutHints
 from captum_kd.metrics.report.localizing import Localizer
 from captum_kd.metrics.report.subjects import BASE, STUDENT, TEACHER, Subject, hints_for
-from captum_kd.observation import LayerPair, Layouts, Observer
+from captum_kd.observation import LayerPair, Layouts, Observer, Traces
 
 __all__ = ["Pair", "View", "Viewer", "pairs_of"]
 
@@ -110,7 +110,7 @@ class Viewer:
             else:
                 # Each layer looks at images of its own.
                 found[view.key] = [
-                    self._observe(view, replace(observer, pairs=(pair,), traces={}), images, args)[0]
+                    self._observe(view, replace(observer, pairs=(pair,), traces=Traces()), images, args)[0]
                     for pair, images in zip(observer.pairs, reduced)
                 ]
         return found

@@ -104,20 +104,22 @@ def test_a_function_of_the_users_own_explains():
 
 
 def test_unicam_reduces_the_student_by_distilled_and_the_base_by_residual_maps():
-    student, base = related(1), related(2)
+    """And the Teacher, which is beside no other model, by Grad-CAM."""
+    student, base, teacher = related(1), related(2), related(3)
     x, y = data()
     reference = (images(40, seed=5) + 0.8 * labels(40)[:, None, None, None], labels(40))
     report = compare(
-        student, base, LAYERS, [(x, y)], localize="unicam", localize_target="label", reference=reference, noise=0.0
-    )
+        student, base, LAYERS, [(x, y)], localize="unicam", localize_target="label", reference=reference, noise=0.0,
+        teacher=teacher,
+    )  # fmt: skip
     for layer in LAYERS:
         unicam = UniCAM(student, layer, base)
         distilled, residual = unicam.attribute_transfer(x, y, reference=unicam.reference(*reference))
         features = [
             hooked(model, layer, keep_relevant(x, maps, noise=0.0))
-            for model, maps in ((student, distilled), (base, residual))
+            for model, maps in ((student, distilled), (base, residual), (teacher, gradcam(teacher, layer, x, y)))
         ]
-        assert values_of(report, layer) == pytest.approx(dcor_scores(*features, y), abs=1e-5)
+        assert values_of(report, layer) == pytest.approx(dcor_scores(*features[:2], y, features[2]), abs=1e-5)
 
 
 def test_further_arguments_reach_the_reference_population_too():

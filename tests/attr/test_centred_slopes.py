@@ -1,0 +1,40 @@
+"""Distances that are all about as large round far above what tells them apart: gradients keep their digits all the same."""
+
+import pytest
+import torch
+
+from captum_kd.attr.gradients import Measured, population_gradients
+from captum_kd.distance import Geometry
+from captum_kd.distance.pairwise import largest_of
+from reference import literal
+
+WIDTH = 4096
+
+
+def features(n: int, seed: int) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return torch.randn(n, WIDTH, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("n", [8, 40])
+@pytest.mark.parametrize("target", ["teacher", "labels", "none"])
+def test_gradients_of_wide_features_are_exact(target, n):
+    own, other, teacher = (features(n, seed) for seed in range(3))
+    own, teacher = own + other / 2, teacher + own / 2
+    labels = torch.arange(n) % 3
+    leaf = own.clone().requires_grad_()
+    if target == "teacher":
+        objective = literal.teacher_objective(leaf, other, teacher)
+    else:
+        objective = literal.objective(leaf, other, labels if target == "labels" else None)
+    (expected,) = torch.autograd.grad(objective, leaf)
+    measured = [Measured(each, largest_of(each)) for each in (own, other, teacher)]
+    distances = literal.distances(literal.embedded(labels, None))
+    geometry = Geometry(literal.u_centred(distances), distances.norm())
+    (found,) = population_gradients(
+        (measured[0], measured[1]),
+        measured[2] if target == "teacher" else None,
+        geometry if target == "labels" else None,
+        both=False,
+    )
+    assert float((found - expected).norm()) < 5e-14 * float(expected.norm())
