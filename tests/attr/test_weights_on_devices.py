@@ -70,9 +70,3 @@ def test_the_digest_is_the_one_of_tensors_that_are_read(kind, monkeypatch):
     found = [digest_of_tensors(tensors) for _ in range(2)]
     monkeypatch.setattr("captum_kd.attr.fingerprints.is_queued", lambda device: False)
     assert found == [digest_of_tensors(tensors)] * 2
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_a_model_that_is_spread_over_devices():
-    tensors = [torch.randn(3), torch.randn(4, device="cuda:0"), torch.randn(5, device="cuda:1")]
-    assert digest_of_tensors(tensors) == digest_of_tensors([each.cpu() for each in tensors])
