@@ -62,7 +62,10 @@ def population_gradients(
         target = labels.to_like(Geometry(centred[0], raw_norms[0]))
     sides = Geometry(centred[:2], raw_norms[:2])
     slopes = population_objectives(sides, target, noise_level(first.dtype), both, _whose(teacher)).slopes
-    return [_scaled(_pulled(*each), unit).to(first.dtype) for each, unit in zip(zip(spreads, slopes), units)]
+    pulled = [_pulled(*each) for each in zip(spreads, slopes)]
+    if target is not None:  # a correlation does not grow with the features; the objective without a target does
+        pulled = [_scaled(gradient, unit) for gradient, unit in zip(pulled, units)]
+    return [gradient.to(first.dtype) for gradient in pulled]
 
 
 def reference_gradients(

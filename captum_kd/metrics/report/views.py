@@ -83,6 +83,11 @@ class Viewer:
             )
             for view in self.views
         }
+        # Each layer looks at images of its own where it has a map of its own.
+        self._by_layer = {
+            key: [replace(observer, pairs=(pair,), traces=Traces()) for pair in observer.pairs]
+            for key, observer in self._observers.items()
+        }
         self._localizer = localizer
         self._args = additional_forward_args
         self._at_input = at_input
@@ -108,10 +113,9 @@ class Viewer:
             if len(reduced) == 1:  # one map for all layers
                 found[view.key] = self._observe(view, observer, reduced[0], args)
             else:
-                # Each layer looks at images of its own.
                 found[view.key] = [
-                    self._observe(view, replace(observer, pairs=(pair,), traces=Traces()), images, args)[0]
-                    for pair, images in zip(observer.pairs, reduced)
+                    self._observe(view, of_layer, images, args)[0]
+                    for of_layer, images in zip(self._by_layer[view.key], reduced)
                 ]
         return found
 
