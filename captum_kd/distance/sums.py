@@ -16,7 +16,7 @@ rows and is sent blocks of columns accumulates its share, and the shares are add
 from __future__ import annotations
 
 from itertools import combinations_with_replacement
-from typing import Callable, Iterator, Optional, Protocol, Sequence
+from typing import Callable, Iterator, NamedTuple, Optional, Protocol, Sequence
 
 import torch
 from torch import Tensor
@@ -251,58 +251,56 @@ def population_sums(
     Returns:
         PairSums: float64 where the device has it.
     """
-    block_size = block_side(sources[0].device) if block_size is None else block_size
+    size = block_side(sources[0].device) if block_size is None else block_size
+    passes = _Passes(sources, size, walk)
     shifts, exact = zip(*(source.shift() for source in sources))
-    sums = _filled(torch.stack(shifts), by_row and all(exact), sources, block_size, watch, walk)
+    sums = passes.over(torch.stack(shifts), by_row and all(exact), watch)
     left = sums.gram().diagonal()
     if (by_row and not all(exact)) or bool((sums.products.diagonal() > _BAD_GUESS * left).any() and not all(exact)):
-        sums = _filled(sums.u_shifts(), by_row, sources, block_size, None, walk)
+        sums = passes.over(sums.u_shifts(), by_row)
     return sums
 
 
-def _filled(
-    shifts: Tensor,
-    by_row: bool,
-    sources: Sequence[DistanceSource],
-    block_size: int,
-    watch: Optional[Callable[[], Watch]],
-    walk: Walk,
-) -> PairSums:
-    """One pass over all blocks. On a GPU it is made in the hope that no pair is close, and made again if one was: looking at
-    every block for close pairs would have the host wait for each."""
-    computed = [source for source in sources if isinstance(source, FeatureDistances)]
-    if is_queued(shifts.device) and not any(source.apart is False for source in computed):
-        doubts: list[Tensor] = []
-        sums = _one_pass(shifts, by_row, sources, block_size, watch, walk, doubts)
-        doubt = torch.stack(doubts).any() if doubts else shifts.new_zeros(())
-        found = doubt.to(shifts.dtype).reshape(1)
-        walk.total(found)
-        are_apart = not bool(found)
-        for source in computed:
-            source.apart = are_apart  # for the passes that follow
-        if are_apart:
-            return sums
-    return _one_pass(shifts, by_row, sources, block_size, watch, walk, None)
+class _Passes(NamedTuple):
+    """Passes over all blocks of a population."""
 
+    sources: Sequence[DistanceSource]
+    block_size: int
+    walk: Walk
 
-def _one_pass(
-    shifts: Tensor,
-    by_row: bool,
-    sources: Sequence[DistanceSource],
-    block_size: int,
-    watch: Optional[Callable[[], Watch]],
-    walk: Walk,
-    doubts: Optional[list[Tensor]],
-) -> PairSums:
-    sums = PairSums(shifts, by_row)
-    look = None if watch is None else watch()
+    def over(self, shifts: Tensor, by_row: bool, watch: Optional[Callable[[], Watch]] = None) -> PairSums:
+        """The sums of one pass. On a GPU it is made in the hope that no pair is close, and made again if one was: looking at
+        every block for close pairs would have the host wait for each."""
+        computed = [source for source in self.sources if isinstance(source, FeatureDistances)]
+        if is_queued(shifts.device) and not any(source.apart is False for source in computed):
+            doubts: list[Tensor] = []
+            sums = self._once(shifts, by_row, watch, doubts)
+            doubt = torch.stack(doubts).any() if doubts else shifts.new_zeros(())
+            found = doubt.to(shifts.dtype).reshape(1)
+            self.walk.total(found)
+            are_apart = not bool(found)
+            for source in computed:
+                source.apart = are_apart  # for the passes that follow
+            if are_apart:
+                return sums
+        return self._once(shifts, by_row, watch)
 
-    def see(rows: slice, columns: slice) -> None:
-        distances = [source.block(rows, columns, doubts) for source in sources]
-        if look is not None:
-            look(distances, rows, columns)
-        sums.add(distances, rows, columns)
+    def _once(
+        self,
+        shifts: Tensor,
+        by_row: bool,
+        watch: Optional[Callable[[], Watch]],
+        doubts: Optional[list[Tensor]] = None,
+    ) -> PairSums:
+        sums = PairSums(shifts, by_row)
+        look = None if watch is None else watch()
 
-    walk.each(sources, block_size, see)
-    walk.total(sums.rows, sums.products, *([] if sums.by_row is None else [sums.by_row]))
-    return sums
+        def see(rows: slice, columns: slice) -> None:
+            distances = [source.block(rows, columns, doubts) for source in self.sources]
+            if look is not None:
+                look(distances, rows, columns)
+            sums.add(distances, rows, columns)
+
+        self.walk.each(self.sources, self.block_size, see)
+        self.walk.total(sums.rows, sums.products, *([] if sums.by_row is None else [sums.by_row]))
+        return sums
