@@ -43,10 +43,12 @@ class Copies:
 
     def add(self, inputs: tuple[Tensor, ...]) -> None:
         """Takes a batch."""
-        rows = [_rows(value) for value in inputs]
-        # They leave other threads to run while they read a row.
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            self._digests.update(pool.map(_digest, zip(*rows)))
+        rows, threads = [_rows(value) for value in inputs], torch.get_num_threads()
+        if threads == 1:
+            self._digests.update(map(_digest, zip(*rows)))
+        else:  # checksums leave other threads to run while they read a row
+            with ThreadPoolExecutor(threads) as pool:
+                self._digests.update(pool.map(_digest, zip(*rows)))
         self.seen += len(rows[0])
 
     def share(self, processes: Processes) -> None:
