@@ -13,6 +13,9 @@ __all__ = ["full_precision"]
 
 # How torch 2.9 and later name products of float32 that keep the digits of TF32 (10) or bfloat16 (7).
 _COARSE = ("tf32", "bf16")
+# Where it is set, backend by backend; nowhere before torch 2.9, which has one setting for all.
+_MODULES: tuple[Any, ...] = (torch.backends.cuda, torch.backends.mkldnn)
+_BACKENDS = [module.matmul for module in _MODULES] if hasattr(torch.backends, "fp32_precision") else []
 
 
 def full_precision(device: torch.device) -> ContextManager[None]:
@@ -34,25 +37,17 @@ def _full(device: torch.device, is_cast: bool) -> Iterator[None]:
         yield
 
 
-def _backends() -> list[Any]:
-    """Where products' precision is set by backend; nothing before torch 2.9, which has one setting for all."""
-    backends: list[Any] = [torch.backends.cuda, torch.backends.mkldnn]
-    return [backend.matmul for backend in backends] if hasattr(torch.backends, "fp32_precision") else []
-
-
 def _is_coarse() -> bool:
     if _without_coarse_products.is_made:
         return True
-    backends = _backends()
-    if backends:
-        return any(backend.fp32_precision in _COARSE for backend in backends)
+    if _BACKENDS:
+        return any(backend.fp32_precision in _COARSE for backend in _BACKENDS)
     return torch.get_float32_matmul_precision() != "highest"
 
 
 @contextmanager
 def _switched() -> Iterator[None]:
-    backends = _backends()
-    if not backends:
+    if not _BACKENDS:
         setting = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:
@@ -60,13 +55,13 @@ def _switched() -> Iterator[None]:
         finally:
             torch.set_float32_matmul_precision(setting)
         return
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
+    before = [backend.fp32_precision for backend in _BACKENDS]
+    for backend in _BACKENDS:
         backend.fp32_precision = "ieee"
     try:
         yield
     finally:
-        for backend, precision in zip(backends, before):
+        for backend, precision in zip(_BACKENDS, before):
             backend.fp32_precision = "none"  # as the setting for all backends says, if that was how it came about
             if backend.fp32_precision != precision:
                 backend.fp32_precision = precision
