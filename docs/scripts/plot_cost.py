@@ -33,9 +33,10 @@ OURS = "captum_kd"
 
 
 def slope(sizes: Sequence[float], costs: Sequence[float]) -> Optional[float]:
-    """The exponent of the larger half of the sizes, two at least; None where there is only one."""
+    """The exponent of the larger half of the sizes, two at least; None where there is only one, or where the cost falls to
+    less than half on the way: another way of computing has begun there, and no power says what it costs."""
     first = min(len(sizes) // 2, len(sizes) - 2)
-    if first < 0:
+    if first < 0 or any(2 * later < earlier for earlier, later in zip(costs[first:], costs[first + 1 :])):
         return None
     xs, ys = [log(each) for each in sizes[first:]], [log(each) for each in costs[first:]]
     mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)

@@ -128,6 +128,7 @@ def test_slopes_are_exponents_and_the_figure_is_drawn(tmp_path: Path) -> None:
 
     assert plot_cost.slope([1, 10, 100, 1000], [5, 5, 5e2, 5e4]) == pytest.approx(2)
     assert plot_cost.slope([10], [3]) is None
+    assert plot_cost.slope([1, 10, 100, 1000], [1, 10, 100, 40]) is None
     rows = [["FSS", peer, n, d, n * n * d / 1e8, n / 10, ""] for peer in ("one", "two") for n, d in SIZES]
     with open(tmp_path / "peers.csv", "w", newline="") as file:
         csv.writer(file).writerows([["job", "peer", "n", "d", "seconds", "peak_mib", "not_run"], *rows])
