@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from class_tables import F64, labels, table
 from models import ConvNet, TinyTransformer, images
 from reference import literal
 from torch import Tensor, nn
@@ -12,17 +13,6 @@ from captum_kd.distance import correlation, distance_correlation, geometry
 from captum_kd.embeddings import check_class_embeddings, class_prototypes, classifier_embeddings
 from captum_kd.labels import label_geometry
 from captum_kd.metrics import relevance_score
-
-F64 = torch.float64
-
-
-def table(classes: int, width: int = 4, seed: int = 0) -> Tensor:
-    return torch.randn(classes, width, generator=torch.Generator().manual_seed(seed), dtype=F64)
-
-
-def labels(*values: int) -> Tensor:
-    return torch.tensor(values)
-
 
 # --------------------------------------------------------------------------------- tables
 

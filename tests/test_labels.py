@@ -2,24 +2,13 @@
 
 import pytest
 import torch
+from class_tables import F64, labels, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import literal
-from torch import Tensor
 
 from captum_kd.distance import correlation, geometry
 from captum_kd.labels import label_distances, label_geometry
-
-F64 = torch.float64
-
-
-def table(classes: int, width: int = 4, seed: int = 0) -> Tensor:
-    return torch.randn(classes, width, generator=torch.Generator().manual_seed(seed), dtype=F64)
-
-
-def labels(*values: int) -> Tensor:
-    return torch.tensor(values)
-
 
 # ------------------------------------------------------------------------------ distances
 

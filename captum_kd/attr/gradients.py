@@ -16,7 +16,7 @@ from captum_kd.attr.objective import population_objectives, reference_objectives
 from captum_kd.attr.reference import AddedRows, LayerReference, SideReference, added_rows
 from captum_kd.distance import Geometry, noise_level
 from captum_kd.distance.centring import u_centered
-from captum_kd.distance.pairwise import FEW, Spread, has_float64, is_queued, power_of_two
+from captum_kd.distance.pairwise import Spread, is_queued, power_of_two, rows_to_center
 from captum_kd.distance.sources import widest
 
 __all__ = ["Measured", "population_gradients", "reference_gradients"]
@@ -47,12 +47,8 @@ def population_gradients(
     """
     sets = [*features] if teacher is None else [*features, teacher]
     first = features[0].values
-    few = first.dtype == torch.float32 and len(first) <= FEW and has_float64(first.device)
     units = [power_of_two(each.largest) for each in sets]
-    scaled = [_scaled(each.values, unit) for each, unit in zip(sets, units)]
-    scaled = [each.double() for each in scaled] if few else scaled
-
-    spreads = _spreads([(each, None) for each in scaled])
+    spreads = _spreads([(rows_to_center(each.values, unit), None) for each, unit in zip(sets, units)])
     distances = torch.stack([each.distances.to(widest(first.device)) for each in spreads])
     centred, raw_norms = u_centered(distances), torch.linalg.vector_norm(distances, dim=(1, 2))
     target = None

@@ -113,10 +113,14 @@ def center(distances: Tensor, estimator: Estimator = "unbiased") -> Geometry:
 
 def _center(distances: Tensor, estimator: Estimator, in_place: bool) -> Geometry:
     raw_norm = torch.linalg.vector_norm(distances.detach())
-    shift = _shift(distances, estimator)
-    column = shift[:, None]
-    matrix = (distances.sub_(column) if in_place else distances - column).sub_(shift)
+    matrix = _without(_shift(distances, estimator), distances, in_place)
     return Geometry(matrix.fill_diagonal_(0) if estimator == "unbiased" else matrix, raw_norm)
+
+
+def _without(shift: Tensor, distances: Tensor, in_place: bool = False) -> Tensor:
+    """D_ij - u_i - u_j, of (..., n, n) and (..., n)."""
+    column = shift[..., None]
+    return (distances.sub_(column) if in_place else distances - column).sub_(shift[..., None, :])
 
 
 def _shift(distances: Tensor, estimator: Estimator) -> Tensor:
@@ -146,8 +150,7 @@ def u_shift(distances: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
 
 def u_centered(distances: Tensor) -> Tensor:
     """U-centred copies of symmetric matrices (..., n, n) with a diagonal of 0."""
-    shift = u_shift(distances)
-    matrices = (distances - shift[..., None]).sub_(shift[..., None, :])
+    matrices = _without(u_shift(distances), distances)
     matrices.diagonal(dim1=-2, dim2=-1).zero_()
     return matrices
 

@@ -31,6 +31,7 @@ __all__ = [
     "largest_of",
     "power_of_two",
     "quick_distances",
+    "rows_to_center",
     "safe_size",
     "unchecked_distances",
 ]
@@ -110,10 +111,14 @@ def distances_to_center(x: Tensor, largest: Optional[float] = None) -> Tensor:
         Tensor: (n, n) of ``x``'s dtype, or float64 where n is small. A geometry matters up to scale only:
         features of a size whose squares would overflow or vanish are scaled first.
     """
-    size = power_of_two(largest_of(x) if largest is None else largest)
-    scaled = x if size == 1 else x / size
+    return unchecked_distances(rows_to_center(x, power_of_two(largest_of(x) if largest is None else largest)))
+
+
+def rows_to_center(x: Tensor, unit: float) -> Tensor:
+    """Features (n, d) in a unit in which their squares are safe; in float64 where n is small."""
+    scaled = x if unit == 1 else x / unit
     few = x.dtype == torch.float32 and x.shape[0] <= FEW and has_float64(x.device)
-    return unchecked_distances(scaled.double() if few else scaled)
+    return scaled.double() if few else scaled
 
 
 def unchecked_distances(x: Tensor, y: Optional[Tensor] = None, *, apart: bool = False) -> Tensor:
@@ -257,9 +262,7 @@ def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
         of the pairs that were subtracted one by one.
     """
     if single:
-        left, right = next(iter(chunks()))
-        x2 = torch.linalg.vecdot(left, left)
-        y2 = x2 if symmetric else torch.linalg.vecdot(right, right)
+        left, right, x2, y2 = _rows_and_squares(chunks, symmetric)
         products = None
     else:
         products, x2, y2 = _summed_products(chunks, symmetric)
@@ -318,9 +321,7 @@ def quick_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
         without dimensions, which nobody has looked at.
     """
     if single:
-        left, right = next(iter(chunks()))
-        x2 = torch.linalg.vecdot(left, left)
-        y2 = x2 if symmetric else torch.linalg.vecdot(right, right)
+        left, right, x2, y2 = _rows_and_squares(chunks, symmetric)
         squares = torch.addmm(y2, left, right.T, alpha=-2)
     else:
         squares, x2, y2 = _summed_products(chunks, symmetric)
@@ -336,6 +337,13 @@ def quick_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
 @lru_cache
 def _no_pairs(device: torch.device) -> Tensor:
     return torch.empty((2, 0), dtype=torch.long, device=device)
+
+
+def _rows_and_squares(chunks: Chunks, symmetric: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The one chunk of both sets of rows, and their squared norms."""
+    left, right = next(iter(chunks()))
+    squares = torch.linalg.vecdot(left, left)
+    return left, right, squares, squares if symmetric else torch.linalg.vecdot(right, right)
 
 
 def _summed_products(chunks: Chunks, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
