@@ -16,9 +16,11 @@ def features(n: int, seed: int) -> torch.Tensor:
     return torch.randn(n, WIDTH, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("n", [8, 40])
+# Of 8 inputs the bound tells whether the slopes are centered a last time. Of 40 the rounding of the matrix products depends on
+# the processor: 3e-14 to 1.1e-13 were seen.
+@pytest.mark.parametrize(("n", "bound"), [(8, 5e-14), (40, 4e-13)])
 @pytest.mark.parametrize("target", ["teacher", "labels", "none"])
-def test_gradients_of_wide_features_are_exact(target, n):
+def test_gradients_of_wide_features_are_exact(target, n, bound):
     own, other, teacher = (features(n, seed) for seed in range(3))
     own, teacher = own + other / 2, teacher + own / 2
     labels = torch.arange(n) % 3
@@ -37,4 +39,4 @@ def test_gradients_of_wide_features_are_exact(target, n):
         geometry if target == "labels" else None,
         both=False,
     )
-    assert float((found - expected).norm()) < 5e-14 * float(expected.norm())
+    assert float((found - expected).norm()) < bound * float(expected.norm())
