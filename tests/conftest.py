@@ -1,10 +1,25 @@
-"""All tests run on one thread: threads only slow down models this small, most of all on a busy machine."""
+"""Fixtures that all tests share, and the tiers of the test suite.
 
+The default run leaves out the tests that are marked ``slow`` and the folders ``tests/examples`` and ``tests/docs``.
+docs/contributing.md has one command for each tier.
+"""
+
+from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
 import torch
 from workers import Workers
+
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of a tier that is a folder."""
+    for item in items:
+        for tier in ("examples", "docs"):
+            if TESTS / tier in item.path.parents:
+                item.add_marker(tier)
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +30,8 @@ def dcor() -> Any:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    # Before every test, since importing dcor sets torch back to all threads.
+    # More threads slow down models this small, most of all on a busy machine. Set before every test, since importing dcor
+    # sets torch back to all threads.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

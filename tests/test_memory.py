@@ -20,7 +20,7 @@ from captum_kd.perturb import keep_relevant
 N = 8
 CALLS_EACH = 200
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 
 class Tiny(nn.Module):

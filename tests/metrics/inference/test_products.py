@@ -1,6 +1,7 @@
 """Inner products with each input left out, against recomputation on the inputs that remain."""
 
-import dcor
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +44,7 @@ def population(
 
 def dcor_score(distances: dict[str, np.ndarray], score: Score) -> float:
     """A score by dcor's own U-centring, projection and product, on whatever matrices it is given."""
+    import dcor  # not at the top: it compiles for seconds, also where tests are only collected
 
     def side(which: Side) -> np.ndarray:
         if isinstance(which, str):
@@ -131,7 +133,7 @@ def test_scores_keep_the_identities_of_removal() -> None:
     assert products.unique_share("student", "base") == pytest.approx(1 - f**2)
 
 
-def test_removal_from_both_sides_is_the_partial_distance_correlation() -> None:
+def test_removal_from_both_sides_is_the_partial_distance_correlation(dcor: Any) -> None:
     draw = torch.Generator().manual_seed(6)
     x, y, z = (torch.randn(25, d, generator=draw, dtype=torch.float64) for d in (3, 4, 5))
     named = zip("xyz", map(euclidean_distances, (x, y, z)))
@@ -183,7 +185,7 @@ def test_pairs_without_a_score_are_not_called_zero() -> None:
 
 @pytest.mark.parametrize("kind", ["related", "rectified", "far from the origin"])
 @pytest.mark.parametrize(("n", "d"), [(20, 40), (60, 4096), (150, 512)])
-def test_rows_from_float32_features_match_dcor(kind: str, n: int, d: int) -> None:
+def test_rows_from_float32_features_match_dcor(kind: str, n: int, d: int, dcor: Any) -> None:
     draw = torch.Generator().manual_seed(n)
     labels = torch.arange(n) % 4
     signal = torch.randn(4, d, generator=draw)[labels]
@@ -202,7 +204,7 @@ def test_rows_from_float32_features_match_dcor(kind: str, n: int, d: int) -> Non
 
 
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 2e-5), (torch.float64, 1e-10)])
-def test_distances_in_float64_keep_what_is_left_of_near_copies(dtype: torch.dtype, within: float) -> None:
+def test_distances_in_float64_keep_what_is_left_of_near_copies(dtype: torch.dtype, within: float, dcor: Any) -> None:
     """The unique share is 1e-3 to 1e-4 here: the rounding of float32 distances is magnified by its root."""
     draw = torch.Generator().manual_seed(1)
     base = torch.randn(60, 4096, generator=draw)

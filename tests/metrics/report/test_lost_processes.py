@@ -19,6 +19,8 @@ from captum_kd.distance.sharded import ShardWalk
 from captum_kd.metrics import compare_transfer
 from captum_kd.processes import LostProcess
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 8
 
 

@@ -17,7 +17,7 @@ from captum_kd.metrics import compare_transfer
 from captum_kd.metrics.report import populations
 from captum_kd.processes import as_processes
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 LAYERS = ["conv1", "conv2"]
 SIZES = [(17, 16), (9, 11, 13), (0, 20, 13), (33, 0)]
