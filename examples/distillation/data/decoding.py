@@ -21,15 +21,15 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 MOST_BYTES = 1 << 27
 """Size of a file, 128 MiB; larger ones are too large."""
 
-MOST_PIXELS = 2**28 // 3
-"""Pixels to decode, 89 million, above which Pillow warns of a decompression bomb. JPEG files are decoded at a reduced
-scale where the wanted size allows it, so that they may have twice as many, the most that Pillow opens."""
+MOST_PIXELS = 1 << 26
+"""Pixels to decode, 67 million or 8192 x 8192. JPEG files are decoded at a reduced scale where the wanted size allows it,
+so that they may have more, up to the 179 million that Pillow opens."""
 
 MOST_SIDE = 65535
 """Pixels of a side, the limit of the JPEG format. Some decoders take memory in proportion to the square of a side."""
 
 MANY_PIXELS = 1 << 24
-"""From here on images are decoded one at a time, whatever the number of threads: each takes up to 16 bytes a pixel."""
+"""From here on images are decoded one at a time, whatever the number of threads: each takes up to 20 bytes a pixel."""
 
 MOST_SCANS = 100
 """Passes over a progressive JPEG file; encoders write about ten. Thousands of empty ones would take hours."""
@@ -76,8 +76,23 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
         raise Unreadable(TOO_LARGE)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            with _one_at_a_time if image.width * image.height > MANY_PIXELS else nullcontext():
-                square = _square(image, data, size)
+            held = image.width * image.height
+            # JPEG decodes to a half, a quarter or an eighth for less; twice the size leaves the resizing its quality.
+            image.draft(None, (2 * size, 2 * size))
+            pixels = image.width * image.height
+            if pixels > MOST_PIXELS or max(image.size) > MOST_SIDE:
+                raise Unreadable(TOO_LARGE)
+            if "progressive" in image.info:
+                if data.count(b"\xff\xda") > MOST_SCANS:
+                    raise Unreadable(BROKEN)
+            else:
+                held = pixels  # a progressive file is held in memory at its full scale
+            with _one_at_a_time if held > MANY_PIXELS else nullcontext():
+                image.load()
+                turn, upright = _turn(image), _as_rgb(image)
+                if turn is not None:
+                    upright = upright.transpose(turn)
+                square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
     except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Unreadable(TOO_LARGE) from error
     except Unreadable:
@@ -87,28 +102,17 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
-def _square(image: Image.Image, data: bytes, size: int) -> Image.Image:
-    # JPEG decodes to a half, a quarter or an eighth for less; twice the size leaves the resizing its quality.
-    image.draft(None, (2 * size, 2 * size))
-    if image.width * image.height > MOST_PIXELS or max(image.size) > MOST_SIDE:
-        raise Unreadable(TOO_LARGE)
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MOST_SCANS:
-        raise Unreadable(BROKEN)
-    image.load()
-    turn, upright = _turn(image), _as_rgb(image)
-    if turn is not None:
-        upright = upright.transpose(turn)
-    return ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
-
-
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow's conversion would cut 16-bit values at 255.
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        opaque = image.convert("RGBA")
-        white = Image.new("RGBA", opaque.size, "white")
-        return Image.alpha_composite(white, opaque).convert("RGB")
+        opaque = Image.new("RGB", image.size)
+        for top in range(0, image.height, 256):  # in strips, which take less memory
+            box = (0, top, image.width, min(top + 256, image.height))
+            strip = image.crop(box).convert("RGBA")
+            opaque.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), box)
+        return opaque
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
