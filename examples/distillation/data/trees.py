@@ -144,7 +144,7 @@ class Zip:
             raise TreeError(f"{path} is truncated, or no zip archive ({error}).") from error
         self._members: dict[str, zipfile.ZipInfo] = {}
         for member in self._archive.infolist():
-            if not member.is_dir():
+            if not member.filename.endswith("/"):
                 fault = "occurs twice" if member.filename in self._members else _fault(member)
                 if fault:
                     raise TreeError(f"{path} is refused: its member {member.filename!r} {fault}.")

@@ -238,6 +238,12 @@ def test_names_that_are_not_what_they_claim_are_refused(tmp_path, cache):
         read_petimages(path, 32, cache, progress=False)
 
 
+def test_a_member_without_a_name_is_no_image(tmp_path, cache):
+    path = archive_of(tmp_path / "pets.zip", [("nameless", b"x")])
+    path.write_bytes(path.read_bytes().replace(b"nameless", bytes(8)))  # names end at a zero byte
+    assert len(read(read_petimages, path, cache)[0].examples) == 4
+
+
 def test_a_member_that_unpacks_to_more_than_stated_takes_no_memory(tmp_path):
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
