@@ -51,8 +51,9 @@ def read_cifar10(given: Optional[Path], download_to: Path, size: int, cache: Pat
 
 def _downloaded(folder: Path, size: int, progress: bool) -> Pool:
     try:
+        # torchvision unpickles files only if their MD5 checksums are those of the original.
         parts = [CIFAR10(str(folder), train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # networks, archives and checksums fail in many ways
         raise SOURCE.error(
             f"CIFAR-10 could not be downloaded to {folder} ({error}). Connect to a network, or give a folder of images."
         ) from error

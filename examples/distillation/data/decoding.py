@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
+import threading
+from contextlib import nullcontext
 from typing import Optional
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-__all__ = ["BROKEN", "EMPTY", "TOO_LARGE", "Unreadable", "decode"]
+__all__ = ["BROKEN", "EMPTY", "FORMATS", "MOST_BYTES", "MOST_PIXELS", "TOO_LARGE", "Unreadable", "decode"]
 
 EMPTY, BROKEN, TOO_LARGE = "empty", "broken or truncated", "too large"
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+"""The formats that are decoded, whatever a file is called. Pillow knows more, some of which start other programs."""
+
+MOST_BYTES = 1 << 27
+"""Size of a file, 128 MiB; larger ones are too large."""
+
+MOST_PIXELS = 1 << 26
+"""Pixels to decode, 67 million or 8192 x 8192. JPEG files are decoded at a reduced scale where the wanted size allows it,
+so that they may have more, up to the 179 million that Pillow opens."""
+
+MOST_SIDE = 65535
+"""Pixels of a side, the limit of the JPEG format. Some decoders take memory in proportion to the square of a side."""
+
+MANY_PIXELS = 1 << 24
+"""From here on images are decoded one at a time, whatever the number of threads: each takes up to 20 bytes a pixel."""
+
+MOST_SCANS = 100
+"""Passes over a progressive JPEG file; encoders write about ten. Thousands of empty ones would take hours."""
+
+_one_at_a_time = threading.Lock()
 
 ORIENTATION = 0x0112
 """EXIF's tag."""
@@ -28,9 +49,6 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes an image of that orientation upright."""
-
-FAULTS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
-"""What Pillow's readers raise on bytes that are not an image, or not a whole one."""
 
 
 class Unreadable(Exception):
@@ -50,22 +68,36 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
         (3, size, size), uint8.
 
     Raises:
-        Unreadable: empty, broken or truncated, or so large that Pillow refuses.
+        Unreadable: empty; larger than ``MOST_BYTES`` or ``MOST_PIXELS``; or no whole image of one of the ``FORMATS``.
     """
     if not data:
         raise Unreadable(EMPTY)
+    if len(data) > MOST_BYTES:
+        raise Unreadable(TOO_LARGE)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            held = image.width * image.height
             # JPEG decodes to a half, a quarter or an eighth for less; twice the size leaves the resizing its quality.
             image.draft(None, (2 * size, 2 * size))
-            image.load()
-            turn, upright = _turn(image), _as_rgb(image)
-            if turn is not None:
-                upright = upright.transpose(turn)
-            square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
-    except Image.DecompressionBombError as error:
+            pixels = image.width * image.height
+            if pixels > MOST_PIXELS or max(image.size) > MOST_SIDE:
+                raise Unreadable(TOO_LARGE)
+            if "progressive" in image.info:
+                if data.count(b"\xff\xda") > MOST_SCANS:
+                    raise Unreadable(BROKEN)
+            else:
+                held = pixels  # a progressive file is held in memory at its full scale
+            with _one_at_a_time if held > MANY_PIXELS else nullcontext():
+                image.load()
+                turn, upright = _turn(image), _as_rgb(image)
+                if turn is not None:
+                    upright = upright.transpose(turn)
+                square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
+    except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Unreadable(TOO_LARGE) from error
-    except FAULTS as error:
+    except Unreadable:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly every kind of error on damaged files
         raise Unreadable(BROKEN) from error
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
@@ -73,17 +105,19 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow's conversion would cut 16-bit values at 255.
-        values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        opaque = image.convert("RGBA")
-        white = Image.new("RGBA", opaque.size, "white")
-        return Image.alpha_composite(white, opaque).convert("RGB")
-    return image.convert("RGB")
+        opaque = Image.new("RGB", image.size)
+        for top in range(0, image.height, 256):  # in strips, which take less memory
+            box = (0, top, image.width, min(top + 256, image.height))
+            strip = image.crop(box).convert("RGBA")
+            opaque.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), box)
+        return opaque
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _turn(image: Image.Image) -> Optional[Image.Transpose]:
     try:
         return TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except FAULTS:  # broken EXIF in front of whole pixels: some cameras' software wrote that
+    except Exception:  # broken EXIF in front of whole pixels: some cameras' software wrote that
         return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
 from distillation.data.listing import classes_in, list_images
 from distillation.data.pool import Pool
-from distillation.data.reading import Reading, read_pool
+from distillation.data.reading import Reading, printable, read_pool
 from distillation.data.sources import Source
 from distillation.data.trees import Folder
 
@@ -28,7 +30,7 @@ def read_image_folder(folder: Optional[Path], size: int, cache: Path, progress: 
 
     Args:
         folder: of class folders; or of ``train`` and one of ``test``, ``val``, ``valid`` and ``validation``, of which
-            the first is taken.
+            the first is the test part. Other folders beside the two are left out, and a warning names them.
         size: side of the images.
         cache: folder for pixels that do not fit into memory.
         progress: draw a progress bar.
@@ -53,13 +55,24 @@ def read_image_folder(folder: Optional[Path], size: int, cache: Path, progress: 
 
 
 def read_parts(name: str, tree: Folder, test: str, source: Source, reading: Reading) -> Pool:
-    """Reads ``train`` and a test part, which must have the same classes."""
+    """Reads ``train`` and a test part, which must have the same classes. Folders beside them are named and left out."""
+    found = classes_in(tree, "")
     for part in ("train", test):
-        if part not in classes_in(tree, ""):
+        if part not in found:
             raise source.error(f"{tree.name} has no folder {part!r}.")
-    classes = classes_in(tree, "train")
-    differing = sorted(set(classes) ^ set(classes_in(tree, test)))
+    classes, tested = classes_in(tree, "train"), classes_in(tree, test)
+    differing = sorted(set(classes) ^ set(tested))
     if differing:
-        raise source.error(f"train and {test} of {tree.name} differ in the classes {', '.join(differing)}.")
-    listing = list_images(tree, ["train", test], classes, source)
-    return read_pool(name, tree, listing, source, reading, test_part=True)
+        only = [(part, [name for name in differing if name in names]) for part, names in (("train", classes), (test, tested))]
+        where = "; ".join(f"only {part} has {', '.join(names)}" for part, names in only if names)
+        raise source.error(f"train and {test} of {tree.name} differ in the classes {', '.join(differing)}: {where}.")
+    pool = read_pool(name, tree, list_images(tree, ["train", test], classes, source), source, reading, test_part=True)
+    beside = [part for part in [*found, *tree.children("").special] if part not in ("train", test)]
+    if not beside:
+        return pool
+    note = (
+        f"Left out beside train and {test}: {', '.join(printable(part) for part in beside)}. Nothing is chosen on "
+        f"validation images, so that only train and {test} are used."
+    )
+    warnings.warn(f"{tree.name}: {note}", stacklevel=3)
+    return replace(pool, notes=[*pool.notes, note])

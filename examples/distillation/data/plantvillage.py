@@ -11,7 +11,7 @@ from distillation.data.listing import classes_in, list_images
 from distillation.data.pool import Pool
 from distillation.data.reading import Reading, read_pool
 from distillation.data.sources import Source
-from distillation.data.trees import Folder
+from distillation.data.trees import Folder, TreeError
 
 __all__ = ["SOURCE", "leaf_of", "photograph_of", "read_plantvillage"]
 
@@ -75,7 +75,14 @@ def _leaf_map(colour: Path) -> Optional[dict[str, list[str]]]:
         for name in LEAF_MAPS:
             if (above / name).is_file():
                 try:
-                    return dict(json.loads((above / name).read_text()))
-                except (OSError, ValueError) as error:
+                    leaves = json.loads(Folder(above).read(name))
+                except (TreeError, ValueError, RecursionError) as error:
                     raise SOURCE.error(f"{above / name}, the map of leaves, cannot be read ({error}).") from error
+                if isinstance(leaves, dict) and all(_are_names(value) for value in leaves.values()):
+                    return leaves
+                raise SOURCE.error(f"{above / name}, the map of leaves, does not map numbers to lists of leaves.")
     return None
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from distillation.data.copies import copy_pairs, groups, pairs_of_equal, thumbnails
-from distillation.data.listing import NO_IMAGE, Listing
+from distillation.data.listing import Listing
 from distillation.data.pool import Pool
 from distillation.data.sources import Source
 from distillation.data.store import read_images
 from distillation.data.trees import Tree
 from distillation.task import Examples
 
-__all__ = ["Reading", "pool_of", "read_pool"]
+__all__ = ["Reading", "pool_of", "printable", "read_pool"]
 
 SHOWN = 5
 """Names in a warning or note, at most."""
@@ -67,9 +67,9 @@ def read_pool(
         DataError: a class without an image that can be read, or what ``read_images`` raises.
     """
     stored = read_images(tree, listing.entries, reading.size, reading.cache, reading.progress)
-    left_out = dict(stored.unreadable)
-    if listing.others:
-        left_out[NO_IMAGE] = listing.others
+    left_out = {
+        reason: [printable(file) for file in files] for reason, files in (stored.unreadable | listing.left_out).items()
+    }
     if left_out:
         warnings.warn(f"{tree.name}: {_told(left_out)}.", stacklevel=3)
     entries = [listing.entries[row] for row in stored.kept.tolist()]
@@ -89,7 +89,7 @@ def read_pool(
         name,
         stored.pixels,
         labels,
-        listing.classes,
+        [printable(name) for name in listing.classes],
         is_test,
         links=links,
         left_out=left_out,
@@ -138,6 +138,11 @@ def _told(left_out: dict[str, list[str]], sentence: bool = False) -> str:
     total = sum(len(files) for files in left_out.values())
     each = "; ".join(f"{len(files):,} {reason} ({_some(files)})" for reason, files in sorted(left_out.items()))
     return f"{_many(total, 'file')} left out: {each}" + ("." if sentence else "")
+
+
+def printable(name: str) -> str:
+    """A file's name with escapes in place of line breaks, control characters and bytes that are not UTF-8."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in name)
 
 
 def _some(files: list[str]) -> str:

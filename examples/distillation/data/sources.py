@@ -55,6 +55,8 @@ class Source:
         """
         if path is None:
             raise self.error(f"Nobody said where {self.title} is.")
-        if not path.exists():
-            raise self.error(f"There is no folder {path}.")
+        try:
+            path.stat()
+        except (OSError, ValueError) as error:
+            raise self.error(f"There is no folder {path} ({error}).") from error
         return path

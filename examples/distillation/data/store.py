@@ -29,7 +29,7 @@ __all__ = ["IN_MEMORY", "Stored", "read_images"]
 IN_MEMORY = 1 << 30
 """Bytes of pixels up to which they stay in memory."""
 
-VERSION = 1
+VERSION = 2
 """Of the files in the cache; to be raised when the same images would give other pixels."""
 
 PIXELS, CONTENTS = "pixels.bin", "contents.json"
@@ -145,7 +145,7 @@ def _mapped(folder: Path, size: int) -> Optional[Stored]:
     try:
         contents = json.loads((folder / CONTENTS).read_text())
         length = (folder / PIXELS).stat().st_size
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
     shape = (len(contents["kept"]), 3, size, size)
     if length != int(np.prod(shape)):
