@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import sys
 from typing import Callable, Optional
 
 from distillation.checkpoints import FOLDER, CheckpointError
@@ -11,7 +13,7 @@ from distillation.networks import WeightsError
 from distillation.plan import Plan, PlanError
 from distillation.profiles import PROFILES, profile
 from distillation.outcomes import Record
-from distillation.record import ResumeError, is_begun
+from distillation.run_folder import RunFolderError, claimed, is_begun
 from distillation.settings import Settings, add_options, settings_from
 from distillation.task import DataError, Task
 
@@ -43,12 +45,20 @@ def run_example(
     """Runs an experiment from the command line. What the user can mend ends in one line and status 2; Ctrl-C in a
     line that says how to go on, and status 130."""
     settings = settings_from(arguments, defaults)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files and classes may hold what cannot be encoded; standard error escapes it anyway.
+        sys.stdout.reconfigure(errors="backslashreplace")
     print(parser.description, flush=True)
     try:
-        task, plan = make(settings)
-        return run(task, plan, settings, progress=not arguments.no_progress, resume=arguments.resume)
-    except (DataError, PlanError, WeightsError, ResumeError, CheckpointError) as error:
+        with claimed(settings, arguments.resume, arguments.overwrite):
+            task, plan = make(settings)
+            return run(task, plan, settings, progress=not arguments.no_progress, resume=arguments.resume)
+    except (DataError, PlanError, WeightsError, RunFolderError, CheckpointError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except OSError as error:
+        kept = " What is trained is kept: go on with the same command and --resume." if is_begun(settings) else ""
+        where = f"--output is {settings.output}"
+        parser.exit(2, f"{parser.prog}: error: A file could not be read or written ({error}); {where}.{kept}\n")
     except KeyboardInterrupt:
         way_on = "Nothing was trained yet: give the same command again."
         if is_begun(settings):

@@ -25,7 +25,7 @@ from distillation.settings import Settings
 from distillation.task import DataError, Examples, as_inputs
 from distillation.techniques import Technique, evaluating
 
-__all__ = ["Epoch", "Trained", "fit", "is_main_process", "predict"]
+__all__ = ["Epoch", "Trained", "check_checkpoint", "fit", "is_main_process", "predict"]
 
 DECISIVE = ("batch_size", "optimizer", "learning_rate", "augmentation", "image_size", "weights", "precision")
 """Settings that a training cannot change halfway."""
@@ -109,6 +109,52 @@ def fit(
         _write_history(path.with_suffix(".json"), learner.history)
     network.zero_grad(set_to_none=True)
     return Trained(network.eval().to(device), learner.history)
+
+
+def check_checkpoint(
+    name: str,
+    network: nn.Module,
+    train: Examples,
+    validation: Examples,
+    *,
+    epochs: int,
+    settings: Settings,
+    seed: int,
+    technique: Optional[Technique],
+    guide: Optional[str],
+) -> Optional[str]:
+    """Checks, before anything is trained, that ``fit`` of the same arguments can go on from the checkpoint there is.
+
+    Args:
+        guide: digest of the technique's guide once it is trained; None: not known yet. The technique's own may be any.
+
+    Returns:
+        The digest of the network if it is finished, else None.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or belongs to another training.
+    """
+    path = checkpoints.checkpoint_path(settings.output, name)
+    if not path.exists():
+        return None
+    identity = _identity(name, network, train, validation, epochs, settings, seed, technique)
+    if technique is not None:
+        identity["guide"] = guide
+    found = checkpoints.read(path, identity, unknown=() if technique is None or guide else ("guide",))
+    learner = Learner(
+        network, technique, train, validation, epochs=epochs, settings=settings, seed=seed, identity=identity
+    )
+    shapes = [{key: value.shape for key, value in state.items()} for state in (learner.state_dict(), found["state_dict"])]
+    if shapes[0] != shapes[1]:
+        raise checkpoints.CheckpointError(
+            f"The checkpoint {path} holds a network of another architecture. Delete it to train afresh, or choose another "
+            "--output."
+        )
+    if not found["finished"]:
+        return None
+    prefix = "network."
+    state = {key.removeprefix(prefix): value for key, value in found["state_dict"].items() if key.startswith(prefix)}
+    return checkpoints.digest_of_state(state)
 
 
 def _identity(
