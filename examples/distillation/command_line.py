@@ -16,6 +16,7 @@ from distillation.outcomes import Record
 from distillation.run_folder import RunFolderError, claimed, is_begun
 from distillation.settings import Settings, add_options, settings_from
 from distillation.task import DataError, Task
+from distillation.training import TrainingError
 
 __all__ = ["INTERRUPTED", "parser_of", "run_example"]
 
@@ -53,7 +54,7 @@ def run_example(
         with claimed(settings, arguments.resume, arguments.overwrite):
             task, plan = make(settings)
             return run(task, plan, settings, progress=not arguments.no_progress, resume=arguments.resume)
-    except (DataError, PlanError, WeightsError, RunFolderError, CheckpointError) as error:
+    except (DataError, PlanError, WeightsError, RunFolderError, CheckpointError, TrainingError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     except OSError as error:
         kept = " What is trained is kept: go on with the same command and --resume." if is_begun(settings) else ""

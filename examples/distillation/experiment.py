@@ -61,6 +61,7 @@ def run(task: Task, plan: Plan, settings: Settings, *, progress: bool = True, re
 
 def _run(task: Task, plan: Plan, settings: Settings, progress: bool, resume: bool) -> Optional[Record]:
     check_labels(task, settings)
+    check_batches(task, plan, settings)
     if resume:
         check_checkpoints(task, plan, settings)
     begin(settings, fingerprint(task), files_of(task, plan, settings), resume)
@@ -146,6 +147,20 @@ def check_labels(task: Task, settings: Settings) -> None:
                 f"The {part}{where} are too few of some classes to be scored ({each}): at least two classes need two or more "
                 f"of them each. Ask for more with {option}, hold more images out with --test-share, or add images."
             ) from error
+
+
+def check_batches(task: Task, plan: Plan, settings: Settings) -> None:
+    """Checks that outputs can be exchanged among the images of a batch, where the plan does so.
+
+    Raises:
+        DataError: a single training image.
+    """
+    exchanged = any(training.technique == "shuffled-labels" for training in plan.trainings(settings.seeds))
+    if exchanged and any(len(fold.train) < 2 for fold in task.folds):
+        raise DataError(
+            "The control shuffled-labels exchanges the Teacher's outputs among training images, and there is one only. Ask "
+            "for more with --train-images, or leave the control out."
+        )
 
 
 def files_of(task: Task, plan: Plan, settings: Settings) -> list[str]:

@@ -119,7 +119,7 @@ def _check_before(folder: Path, settings: Settings, resume: bool, overwrite: boo
     if resume:
         now = plain(settings)
         changed = [
-            f"{name} was {before.settings.get(name)}, is {value}"
+            f"{name} was {before.settings.get(name)!r}, is {value!r}"
             for name, value in now.items()
             if name not in FREE_TO_CHANGE and before.settings.get(name) != value
         ]
