@@ -115,12 +115,15 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
     images = chosen.inputs(min(128, found.shown.store.shape[-1]))
     pairs = found.first_pairs()
 
+    # Between two dollar signs matplotlib would read a formula.
+    classes = [name.replace("$", r"\$") for name in task.classes]
+
     def labels_of(names: Sequence[str]) -> list[str]:
         return [
             "\n".join(
                 [
-                    f"true: {task.classes[int(found.shown.labels[row])]}",
-                    *(f"{name}: {task.classes[int(found.predictions[name][row])]}" for name in names),
+                    f"true: {classes[int(found.shown.labels[row])]}",
+                    *(f"{name}: {classes[int(found.predictions[name][row])]}" for name in names),
                 ]
             )
             for row in shown.tolist()

@@ -155,8 +155,8 @@ def begin(settings: Settings, data: str, files: Sequence[str], resume: bool) -> 
         raise _nothing_to_resume(folder)
     if resume and before is not None and before.data != data:
         raise _other_run(folder, ["the images are others"])
-    own = [] if before is None else before.files
-    foreign = [name for name in _names([RUN, *files]) if name not in {RUN, *_names([RUN, *own])} and _is_there(folder / name)]
+    own = [] if before is None else [RUN, *before.files]
+    foreign = [name for name in _names([RUN, *files]) if name not in _names(own) and _is_there(folder / name)]
     if foreign:
         raise RunFolderError(
             f"{folder} holds files that no run of these examples wrote and that this one would replace: "
@@ -164,10 +164,10 @@ def begin(settings: Settings, data: str, files: Sequence[str], resume: bool) -> 
         )
     _tell_of_others(folder, _names([RUN, LOCK, *own, *files]))
     # What is unfinished is a killed run's; what is finished stays only for --resume.
-    for name in _names([RUN, *own]):
+    for name in _names(own):
         if name.endswith(UNFINISHED) or (name != RUN and not resume):
             (folder / name).unlink(missing_ok=True)
-    listed = sorted({*files, *(own if resume else ())})
+    listed = sorted({*files, *(own if resume else ())} - {RUN})
     content = {"version": VERSION, "settings": plain(settings), "data": data, "files": listed}
     write_text(folder / RUN, json.dumps(content, indent=2) + "\n")
 
