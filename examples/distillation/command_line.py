@@ -15,7 +15,7 @@ from distillation.profiles import PROFILES, profile
 from distillation.outcomes import Record
 from distillation.run_folder import RunFolderError, claimed, is_begun
 from distillation.settings import Settings, add_options, settings_from
-from distillation.task import DataError, Task
+from distillation.task import DataError, Task, printable
 from distillation.training import TrainingError
 
 __all__ = ["INTERRUPTED", "parser_of", "run_example"]
@@ -55,13 +55,13 @@ def run_example(
             task, plan = make(settings)
             return run(task, plan, settings, progress=not arguments.no_progress, resume=arguments.resume)
     except (DataError, PlanError, WeightsError, RunFolderError, CheckpointError, TrainingError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        reason = str(error)
     except OSError as error:
         kept = " What is trained is kept: go on with the same command and --resume." if is_begun(settings) else ""
-        where = f"--output is {settings.output}"
-        parser.exit(2, f"{parser.prog}: error: A file could not be read or written ({error}); {where}.{kept}\n")
+        reason = f"A file could not be read or written ({error}); --output is {settings.output}.{kept}"
     except KeyboardInterrupt:
         way_on = "Nothing was trained yet: give the same command again."
         if is_begun(settings):
             way_on = f"What is trained is in {settings.output / FOLDER}; the same command with --resume goes on from there."
         parser.exit(INTERRUPTED, f"\n{parser.prog}: stopped. {way_on}\n")
+    parser.exit(2, f"{parser.prog}: error: {printable(reason)}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Mapping, Optional
@@ -19,7 +20,7 @@ from distillation.plan import Plan, Training
 from distillation.randomness import derived, own_randomness
 from distillation.record import fingerprint, record_of
 from distillation.results import print_results, result_files, write_results
-from distillation.run_folder import begin
+from distillation.run_folder import RunFolderError, begin
 from distillation.settings import Settings
 from distillation.tables import tables_of
 from distillation.task import DataError, Fold, Task
@@ -65,6 +66,7 @@ def _run(task: Task, plan: Plan, settings: Settings, progress: bool, resume: boo
     if resume:
         check_checkpoints(task, plan, settings)
     begin(settings, fingerprint(task), files_of(task, plan, settings), resume)
+    check_space(task, plan, settings)
     start = time.perf_counter()
     trained = [train(task, plan, fold, number, settings, progress, resume) for number, fold in enumerate(task.folds)]
     if not is_main_process():
@@ -160,6 +162,29 @@ def check_batches(task: Task, plan: Plan, settings: Settings) -> None:
         raise DataError(
             "The control shuffled-labels exchanges the Teacher's outputs among training images, and there is one only. Ask "
             "for more with --train-images, or leave the control out."
+        )
+
+
+def check_space(task: Task, plan: Plan, settings: Settings) -> None:
+    """Checks that the checkpoints that are not there yet fit on the disk.
+
+    Raises:
+        RunFolderError: they do not.
+    """
+    numbers = 0
+    for number in range(len(task.folds)):
+        for training in plan.trainings(settings.seeds):
+            path = checkpoint_path(settings.output, full_name(task, number, training.name))
+            if training.is_trained and not path.exists():
+                with torch.device("meta"):
+                    network = build(training.network, len(task.classes))
+                numbers += sum(parameter.numel() for parameter in network.parameters())
+    # Each weight in float32, with one number of the optimizer's beside it (sgd) or two.
+    needed, free = 4 * numbers * (2 if settings.optimizer == "sgd" else 3), shutil.disk_usage(settings.output).free
+    if needed > free:
+        raise RunFolderError(
+            f"The checkpoints need {needed / 2**20:,.0f} MiB in {settings.output}, and {free / 2**20:,.0f} MiB are free there. "
+            "Make room, or choose another --output."
         )
 
 

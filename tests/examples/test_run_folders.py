@@ -7,11 +7,13 @@ import shutil
 import signal
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import quickstart
 import torch
 from distillation import checkpoints, experiment, locks, record, results
+from distillation.networks import build
 
 OPTIONS = (
     "--teacher-images 40 --train-images 40 --test-images 12 --map-images 4 --references 24 --epochs 1 --teacher-epochs 1 "
@@ -406,6 +408,18 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_can_go_on(tmp_path, capsys,
         run(tmp_path, "--resume")
 
 
+def test_a_disk_that_is_too_small_is_refused_before_any_training(tmp_path, capsys, untrained, monkeypatch):
+    # In float32, each weight three times: itself and two of the optimizer's.
+    weights = sum(p.numel() for name in ("resnet-m", "resnet-s", "resnet-s") for p in build(name, 10).parameters())
+    for free, ends in ((12 * weights - 1, "refused"), (12 * weights, "begun")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        if ends == "refused":
+            assert f"MiB in {tmp_path}, and 3 MiB are free there. Make room" in refusal(capsys, tmp_path)
+        else:
+            with pytest.raises(AssertionError, match="trained"):
+                run(tmp_path)
+
+
 def limited(output, result):
     import resource
 
@@ -443,7 +457,7 @@ def test_a_package_without_metadata_does_not_stop_a_report(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options, message",
     [
         ("--test-images 5 --seed 1", "held-out images to be scored are too few of some classes"),
         ("--references 4", "images of the reference population are too few of some classes"),
