@@ -10,7 +10,7 @@ from distillation.command_line import parser_of, run_example
 from distillation.data.pool import Pool
 from distillation.data.sources import ENVIRONMENT, find
 from distillation.data.splits import folds_of, split_notes
-from distillation.plan import Plan, technique_plan
+from distillation.plan import Plan, PlanError, technique_plan
 from distillation.profiles import profile
 from distillation.outcomes import Record
 from distillation.settings import Settings
@@ -60,6 +60,11 @@ def run_photographs(
     def make(settings: Settings) -> tuple[Task, Plan]:
         chosen = plan(arguments, settings)
         source = find(arguments.data, data or example)
+        if source is not None and settings.output.resolve().is_relative_to(source.resolve()):
+            raise PlanError(
+                f"--output {settings.output} lies in the folder of the images, {source}: what a run writes would be taken for "
+                "images the next time. Choose another --output."
+            )
         pool = read(source, settings.image_size, arguments.cache, not arguments.no_progress)
         return photographs_task(pool, settings), chosen
 
