@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Collection, Iterator, Mapping, Optional, Sequence
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 from distillation.files import whole_file
 from distillation.task import Examples
 
-__all__ = ["CheckpointError", "FOLDER", "WholeFiles", "checkpoint_path", "digest", "digest_of_images", "read"]
+__all__ = ["CheckpointError", "FOLDER", "WholeFiles", "checkpoint_path", "digest", "digest_of_images", "digest_of_state", "read"]
 
 FOLDER = "checkpoints"
 """In a run's output folder."""
-KEPT = ("history", "finished", "identity")
+KEPT = ("history", "finished", "identity", "seal")
 """What these examples add to Lightning's own entries."""
 IMAGES = 64
 """So many, evenly spread, stand for all where data are compared."""
@@ -35,7 +34,13 @@ class WholeFiles(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Optional[Any] = None) -> None:
         with whole_file(Path(path)) as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save({**checkpoint, "seal": _seal(checkpoint)}, file)
+            except RuntimeError as error:
+                # torch closes its archive after a full disk's error, which fails again and hides it.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__
+                raise
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: Optional[bool] = True
@@ -52,8 +57,8 @@ def checkpoint_path(output: Path, name: str) -> Path:
     return output / FOLDER / f"{slug}.ckpt"
 
 
-def read(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint of the training that ``identity`` describes.
+def read(path: Path, identity: dict[str, Any], unknown: Collection[str] = ()) -> dict[str, Any]:
+    """The checkpoint of the training that ``identity`` describes, apart from its entries in ``unknown``.
 
     Raises:
         CheckpointError: the file is damaged, is something else, or belongs to another training.
@@ -65,19 +70,19 @@ def read(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
         if broken is not None:
             raise zipfile.BadZipFile(f"{broken} does not fit its check sum")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"The checkpoint {path} is damaged ({error}). Delete it and resume again: what it held is trained afresh."
-        ) from error
+    except Exception as error:  # whatever a file can be
+        raise _damaged(path, str(error).partition("\n")[0]) from error
     if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in KEPT):
         raise CheckpointError(
             f"{path} is not a checkpoint of these examples. Move it away and resume again, or choose another --output."
         )
+    if checkpoint["seal"] != _seal({key: value for key, value in checkpoint.items() if key != "seal"}):
+        raise _damaged(path, "its content was changed after it was written")
     found = checkpoint["identity"]
     differences = [
         f"{key} was {found.get(key)!r} and is {identity.get(key)!r} now"
         for key in sorted({*found, *identity})
-        if found.get(key) != identity.get(key)
+        if key not in unknown and found.get(key) != identity.get(key)
     ]
     if differences:
         raise CheckpointError(
@@ -87,9 +92,19 @@ def read(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     return checkpoint
 
 
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"The checkpoint {path} is damaged ({reason}). Delete it and resume again: what it held is trained afresh."
+    )
+
+
 def digest(network: nn.Module) -> str:
     """Short name of a network's weights and buffers."""
-    state = network.state_dict()
+    return digest_of_state(network.state_dict())
+
+
+def digest_of_state(state: Mapping[str, Tensor]) -> str:
+    """``digest`` of the network that has this state."""
     return _digest([state[name] for name in sorted(state)])
 
 
@@ -99,9 +114,34 @@ def digest_of_images(examples: Examples) -> str:
     return _digest([examples.rows, examples.labels, examples[chosen].pixels])
 
 
+def _seal(checkpoint: Mapping[str, Any]) -> str:
+    """Checksum of a checkpoint's content, by which a changed one is known."""
+    total = hashlib.sha256()
+    for part in _parts(checkpoint):
+        total.update(part)
+    return total.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    if isinstance(value, Tensor):
+        yield f"{value.dtype} {tuple(value.shape)}".encode()
+        yield _bytes(value)
+    elif isinstance(value, (Mapping, list, tuple)):
+        entries = value.items() if isinstance(value, Mapping) else value
+        yield f"{type(value).__name__} of {len(value)}".encode()
+        for entry in entries:
+            yield from _parts(entry)
+    else:
+        yield repr(value).encode()
+
+
 def _digest(tensors: Sequence[Tensor]) -> str:
     total = hashlib.sha256()
     for tensor in tensors:
-        # As bytes: numpy has no bfloat16.
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        total.update(_bytes(tensor))
     return total.hexdigest()[:16]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    # As bytes: numpy has no bfloat16.
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import sys
 from typing import Callable, Optional
 
 from distillation.checkpoints import FOLDER, CheckpointError
@@ -11,9 +13,10 @@ from distillation.networks import WeightsError
 from distillation.plan import Plan, PlanError
 from distillation.profiles import PROFILES, profile
 from distillation.outcomes import Record
-from distillation.record import ResumeError, is_begun
+from distillation.run_folder import RunFolderError, claimed, is_begun
 from distillation.settings import Settings, add_options, settings_from
-from distillation.task import DataError, Task
+from distillation.task import DataError, Task, printable
+from distillation.training import TrainingError
 
 __all__ = ["INTERRUPTED", "parser_of", "run_example"]
 
@@ -43,14 +46,22 @@ def run_example(
     """Runs an experiment from the command line. What the user can mend ends in one line and status 2; Ctrl-C in a
     line that says how to go on, and status 130."""
     settings = settings_from(arguments, defaults)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files and classes may hold what cannot be encoded; standard error escapes it anyway.
+        sys.stdout.reconfigure(errors="backslashreplace")
     print(parser.description, flush=True)
     try:
-        task, plan = make(settings)
-        return run(task, plan, settings, progress=not arguments.no_progress, resume=arguments.resume)
-    except (DataError, PlanError, WeightsError, ResumeError, CheckpointError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        with claimed(settings, arguments.resume, arguments.overwrite):
+            task, plan = make(settings)
+            return run(task, plan, settings, progress=not arguments.no_progress, resume=arguments.resume)
+    except (DataError, PlanError, WeightsError, RunFolderError, CheckpointError, TrainingError) as error:
+        reason = str(error)
+    except OSError as error:
+        kept = " What is trained is kept: go on with the same command and --resume." if is_begun(settings) else ""
+        reason = f"A file could not be read or written ({error}); --output is {settings.output}.{kept}"
     except KeyboardInterrupt:
         way_on = "Nothing was trained yet: give the same command again."
         if is_begun(settings):
             way_on = f"What is trained is in {settings.output / FOLDER}; the same command with --resume goes on from there."
         parser.exit(INTERRUPTED, f"\n{parser.prog}: stopped. {way_on}\n")
+    parser.exit(2, f"{parser.prog}: error: {printable(reason)}\n")

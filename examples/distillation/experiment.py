@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from typing import Optional
+from pathlib import Path
+from typing import Any, Mapping, Optional
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from captum_kd.labels import check_label_geometry
+from distillation.checkpoints import checkpoint_path
 from distillation.measuring import measure
 from distillation.networks import build
 from distillation.outcomes import Record
-from distillation.plan import Plan
+from distillation.plan import Plan, Training
 from distillation.randomness import derived, own_randomness
-from distillation.record import open_run, record_of
-from distillation.results import print_results, write_results
+from distillation.record import fingerprint, record_of
+from distillation.results import print_results, result_files, write_results
+from distillation.run_folder import RunFolderError, begin
 from distillation.settings import Settings
 from distillation.tables import tables_of
-from distillation.task import Fold, Task
+from distillation.task import DataError, Fold, Task
 from distillation.techniques import make
-from distillation.training import Epoch, fit, is_main_process
+from distillation.training import Epoch, check_checkpoint, fit, is_main_process
 
 __all__ = ["run"]
 
@@ -31,7 +36,7 @@ CALIBRATION, BATCH = 1024, 64
 def run(task: Task, plan: Plan, settings: Settings, *, progress: bool = True, resume: bool = False) -> Optional[Record]:
     """Runs the experiment, writes everything into the output folder, prints the results and returns what
     ``report.json`` holds; None on all but the first of several processes. The number of torch's threads afterwards is
-    what it was before.
+    what it was before. The output folder is to be claimed first: see ``run_folder.claimed``.
 
     Args:
         task: the data.
@@ -42,7 +47,9 @@ def run(task: Task, plan: Plan, settings: Settings, *, progress: bool = True, re
             trained is trained on, with the result of a run without a break.
 
     Raises:
-        ResumeError: nothing to resume, or a run with other settings or data.
+        RunFolderError: nothing to resume, a run with other data, or files of others where the run would write.
+        CheckpointError: a checkpoint that cannot be resumed from.
+        DataError: images with which the scores could not be taken.
         KeyboardInterrupt: stopped by the user; the run can be resumed.
     """
     threads = torch.get_num_threads()
@@ -54,15 +61,20 @@ def run(task: Task, plan: Plan, settings: Settings, *, progress: bool = True, re
 
 
 def _run(task: Task, plan: Plan, settings: Settings, progress: bool, resume: bool) -> Optional[Record]:
-    open_run(task, settings, resume)
-    begin = time.perf_counter()
+    check_labels(task, settings)
+    check_batches(task, plan, settings)
+    if resume:
+        check_checkpoints(task, plan, settings)
+    begin(settings, fingerprint(task), files_of(task, plan, settings), resume)
+    check_space(task, plan, settings)
+    start = time.perf_counter()
     trained = [train(task, plan, fold, number, settings, progress, resume) for number, fold in enumerate(task.folds)]
     if not is_main_process():
         return None
-    seconds = {"training": time.perf_counter() - begin}
-    begin = time.perf_counter()
+    seconds = {"training": time.perf_counter() - start}
+    start = time.perf_counter()
     measured = [measure(networks, plan, fold, settings, progress) for fold, (networks, _) in zip(task.folds, trained)]
-    seconds["measuring"] = time.perf_counter() - begin
+    seconds["measuring"] = time.perf_counter() - start
     record = record_of(task, plan, settings, [history for _, history in trained], measured, seconds)
     tables = tables_of(record)
     write_results(settings.output, task, record, tables, measured, settings.rows)
@@ -82,44 +94,147 @@ def train(
     histories: dict[str, list[Epoch]] = {}
     classes = len(task.classes)
 
-    def learn(name: str, architecture: str, kind: Optional[str], guide: Optional[str], is_guide: bool) -> None:
-        # Another one for each network, fold and run, and the same whoever else is trained beside it.
-        seed = derived(settings.seed, number, name)
-        network = seeded(seed, architecture, classes, settings.weights)
-        technique = None
-        if kind is not None and guide is not None:
-            technique = make(
-                kind, networks[guide], network, layers=plan.layers, guide_layers=plan.layers, settings=settings, seed=seed
-            )
-        done = fit(
-            name if len(task.folds) == 1 else f"Fold {number + 1} {name}",
-            network,
-            fold.teacher_train if is_guide else fold.train,
-            fold.test,
-            epochs=settings.teacher_epochs if is_guide else settings.epochs,
-            settings=settings,
-            seed=seed,
-            progress=progress,
-            technique=technique,
-            resume=resume,
-        )
-        networks[name], histories[name] = done.network, done.history
-
-    for guide in plan.guides:
-        if guide.trained:
-            learn(guide.name, guide.network, None if guide.taught_by is None else "response", guide.taught_by, True)
+    for training in plan.trainings(settings.seeds):
+        if training.is_trained:
+            arguments = _arguments(task, plan, number, training, networks, settings, settings.weights)
+            done = fit(**arguments, progress=progress, resume=resume)
+            networks[training.name], histories[training.name] = done.network, done.history
         else:
-            network = seeded(derived(settings.seed, number, guide.name), guide.network, classes, "none")
+            network = seeded(derived(settings.seed, number, training.name), training.network, classes, "none")
             device = _device_of(networks)
             # Without statistics of its layers a deep network's outputs would be the same for all images, or immense.
             update_bn(fold.teacher_train[:CALIBRATION].batches(BATCH, settings.image_size), network.to(device), device)
-            networks[guide.name] = network.eval()
-    for name in plan.bases(settings.seeds):
-        learn(name, plan.student, None, None, False)
-    for group in plan.groups:
-        for name in group.students(settings.seeds):
-            learn(name, plan.student, group.technique, group.guide, False)
+            networks[training.name] = network.eval()
     return networks, histories
+
+
+def check_checkpoints(task: Task, plan: Plan, settings: Settings) -> None:
+    """Checks that ``train`` can go on from all checkpoints that are there.
+
+    Raises:
+        CheckpointError: one is damaged or belongs to another training.
+    """
+    for number in range(len(task.folds)):
+        digests: dict[str, Optional[str]] = {}
+        networks: dict[str, nn.Module] = {}
+        for training in plan.trainings(settings.seeds):
+            if training.is_trained:
+                # Weights do not matter here, so none are fetched.
+                arguments = _arguments(task, plan, number, training, networks, settings, "none")
+                digests[training.name] = check_checkpoint(**arguments, guide=digests.get(training.guide or ""))
+            if training.is_guide:
+                networks[training.name] = seeded(0, training.network, len(task.classes), "none")
+
+
+def check_labels(task: Task, settings: Settings) -> None:
+    """Checks that the scores can be taken on the images' labels, whatever the networks will answer.
+
+    Raises:
+        DataError: too few images of some classes among those that are scored, or in the reference population.
+    """
+    for number, fold in enumerate(task.folds, start=1):
+        where = f" of fold {number}" if len(task.folds) > 1 else ""
+        try:
+            part, option = "held-out images to be scored", "--test-images"
+            check_label_geometry(fold.test.labels[: settings.test_images], None)
+            part, option = "images of the reference population", "--references"
+            for label in range(len(task.classes)):
+                # UniCAM adds each explained image to it, with the class that a network predicts.
+                check_label_geometry(torch.cat([fold.reference.labels, torch.tensor([label])]), None)
+        except ValueError as error:
+            labels = fold.test.labels[: settings.test_images] if option == "--test-images" else fold.reference.labels
+            counts = labels.bincount(minlength=len(task.classes)).tolist()
+            each = ", ".join(f"{name} {count}" for name, count in zip(task.classes, counts))
+            raise DataError(
+                f"The {part}{where} are too few of some classes to be scored ({each}): at least two classes need two or more "
+                f"of them each. Ask for more with {option}, hold more images out with --test-share, or add images."
+            ) from error
+
+
+def check_batches(task: Task, plan: Plan, settings: Settings) -> None:
+    """Checks that outputs can be exchanged among the images of a batch, where the plan does so.
+
+    Raises:
+        DataError: a single training image.
+    """
+    exchanged = any(training.technique == "shuffled-labels" for training in plan.trainings(settings.seeds))
+    if exchanged and any(len(fold.train) < 2 for fold in task.folds):
+        raise DataError(
+            "The control shuffled-labels exchanges the Teacher's outputs among training images, and there is one only. Ask "
+            "for more with --train-images, or leave the control out."
+        )
+
+
+def check_space(task: Task, plan: Plan, settings: Settings) -> None:
+    """Checks that the checkpoints that are not there yet fit on the disk.
+
+    Raises:
+        RunFolderError: they do not.
+    """
+    numbers = 0
+    for number in range(len(task.folds)):
+        for training in plan.trainings(settings.seeds):
+            path = checkpoint_path(settings.output, full_name(task, number, training.name))
+            if training.is_trained and not path.exists():
+                with torch.device("meta"):
+                    network = build(training.network, len(task.classes))
+                numbers += sum(parameter.numel() for parameter in network.parameters())
+    # Each weight in float32, with one number of the optimizer's beside it (sgd) or two.
+    needed, free = 4 * numbers * (2 if settings.optimizer == "sgd" else 3), shutil.disk_usage(settings.output).free
+    if needed > free:
+        raise RunFolderError(
+            f"The checkpoints need {needed / 2**20:,.0f} MiB in {settings.output}, and {free / 2**20:,.0f} MiB are free there. "
+            "Make room, or choose another --output."
+        )
+
+
+def files_of(task: Task, plan: Plan, settings: Settings) -> list[str]:
+    """Names of all files that the run writes, relative to its folder."""
+    paths = [
+        checkpoint_path(Path(), full_name(task, number, training.name))
+        for number in range(len(task.folds))
+        for training in plan.trainings(settings.seeds)
+        if training.is_trained
+    ]
+    of_networks = [path.with_suffix(suffix).as_posix() for path in paths for suffix in (".ckpt", ".json")]
+    return [*of_networks, *result_files(plan)]
+
+
+def full_name(task: Task, number: int, name: str) -> str:
+    """Of a network, with its fold's number where there are several."""
+    return name if len(task.folds) == 1 else f"Fold {number + 1} {name}"
+
+
+def _arguments(
+    task: Task,
+    plan: Plan,
+    number: int,
+    training: Training,
+    networks: Mapping[str, nn.Module],
+    settings: Settings,
+    weights: str,
+) -> dict[str, Any]:
+    """What ``fit`` takes for a training, with a new network; its guide is among ``networks``."""
+    # Another one for each network, fold and run, and the same whoever else is trained beside it.
+    seed = derived(settings.seed, number, training.name)
+    fold = task.folds[number]
+    network = seeded(seed, training.network, len(task.classes), weights)
+    technique = None
+    if training.technique is not None and training.guide is not None:
+        technique = make(
+            training.technique, networks[training.guide], network,
+            layers=plan.layers, guide_layers=plan.layers, settings=settings, seed=seed,
+        )  # fmt: skip
+    return {
+        "name": full_name(task, number, training.name),
+        "network": network,
+        "train": fold.teacher_train if training.is_guide else fold.train,
+        "validation": fold.test,
+        "epochs": settings.teacher_epochs if training.is_guide else settings.epochs,
+        "settings": settings,
+        "seed": seed,
+        "technique": technique,
+    }
 
 
 def seeded(seed: int, architecture: str, classes: int, weights: str) -> nn.Module:

@@ -17,10 +17,10 @@ from distillation.explaining import DISTILLED, FROM_TEACHER, RESIDUAL
 from distillation.explaining import STUDENT as STUDENT_MAP
 from distillation.measuring import Measurements, PairMaps
 from distillation.outcomes import SALIENT, WHOLE, Record, seed_comparisons
-from distillation.plan import BASE
+from distillation.plan import BASE, Plan
 from distillation.task import Task, first_of_each_class
 
-__all__ = ["Picture", "pictures_of"]
+__all__ = ["Picture", "picture_names", "pictures_of"]
 
 Picture = tuple[str, str, Figure]
 """Name as a file, caption, figure."""
@@ -52,6 +52,13 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
             f"{pair.student}: accuracy on images of which only what a map ranks highest is kept.",
             plot_keep_curve(pair.curves, whole_accuracy=_accuracy_on_shown(first, pair.student), title=pair.student),
         )
+
+
+def picture_names(plan: Plan) -> list[str]:
+    """Names of all pictures that a run can have."""
+    kinds = ("maps", "kept", f"layers_{WHOLE}", f"layers_{SALIENT}", "keep_curve")
+    of_groups = [f"{kind}_{_slug(group.name)}" for group in plan.groups for kind in kinds]
+    return ["accuracy", "gradcam", "seed_control", *of_groups]
 
 
 def _slug(name: str) -> str:
@@ -108,12 +115,15 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
     images = chosen.inputs(min(128, found.shown.store.shape[-1]))
     pairs = found.first_pairs()
 
+    # Between two dollar signs matplotlib would read a formula.
+    classes = [name.replace("$", r"\$") for name in task.classes]
+
     def labels_of(names: Sequence[str]) -> list[str]:
         return [
             "\n".join(
                 [
-                    f"true: {task.classes[int(found.shown.labels[row])]}",
-                    *(f"{name}: {task.classes[int(found.predictions[name][row])]}" for name in names),
+                    f"true: {classes[int(found.shown.labels[row])]}",
+                    *(f"{name}: {classes[int(found.predictions[name][row])]}" for name in names),
                 ]
             )
             for row in shown.tolist()

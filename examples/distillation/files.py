@@ -30,6 +30,6 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text, whole or not at all."""
+    """Writes a text in UTF-8, whole or not at all. What UTF-8 does not have, of names of files, is escaped."""
     with whole_file(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "backslashreplace"))

@@ -10,11 +10,11 @@ from distillation.command_line import parser_of, run_example
 from distillation.data.pool import Pool
 from distillation.data.sources import ENVIRONMENT, find
 from distillation.data.splits import folds_of, split_notes
-from distillation.plan import Plan, technique_plan
+from distillation.plan import Plan, PlanError, technique_plan
 from distillation.profiles import profile
 from distillation.outcomes import Record
 from distillation.settings import Settings
-from distillation.task import Task
+from distillation.task import Task, printable
 
 __all__ = ["photographs_task", "run_photographs"]
 
@@ -60,6 +60,11 @@ def run_photographs(
     def make(settings: Settings) -> tuple[Task, Plan]:
         chosen = plan(arguments, settings)
         source = find(arguments.data, data or example)
+        if source is not None and settings.output.resolve().is_relative_to(source.resolve()):
+            raise PlanError(
+                f"--output {settings.output} lies in the folder of the images, {source}: what a run writes would be taken for "
+                "images the next time. Choose another --output."
+            )
         pool = read(source, settings.image_size, arguments.cache, not arguments.no_progress)
         return photographs_task(pool, settings), chosen
 
@@ -69,6 +74,8 @@ def run_photographs(
 def photographs_task(pool: Pool, settings: Settings) -> Task:
     """An experiment on images read before: who gets which, and what a reader must know of it."""
     folds = folds_of(pool, settings)
+    # Names of folders and files, which may hold anything, are shown in texts, pages and figures.
+    name = printable(pool.name)
     first = folds[0]
     augmented = {
         "none": "as they are",
@@ -76,13 +83,13 @@ def photographs_task(pool: Pool, settings: Settings) -> Task:
         "paper": "mirrored, turned, cropped and recoloured at random",
     }[settings.augmentation]
     return Task(
-        name=pool.name,
-        classes=pool.classes,
+        name=name,
+        classes=[printable(each) for each in pool.classes],
         folds=folds,
         notes=[
-            f"{pool.name}: {len(pool.examples):,} images of {len(pool.classes)} classes, taken at {settings.image_size} "
+            f"{name}: {len(pool.examples):,} images of {len(pool.classes)} classes, taken at {settings.image_size} "
             "pixels.",
-            *pool.notes,
+            *map(printable, pool.notes),
             *split_notes(pool, settings),
             f"{first.reference.count} of the held-out images are UniCAM's reference population.",
             f"Teachers learn from {first.teacher_train.count} images, Students and Bases from {first.train.count}, "

@@ -8,7 +8,7 @@ from typing import Optional, Sequence
 from distillation.networks import stages
 from distillation.settings import Settings
 
-__all__ = ["BASE", "Group", "Guide", "Plan", "PlanError", "capacity_plan", "technique_plan"]
+__all__ = ["BASE", "Group", "Guide", "Plan", "PlanError", "Training", "capacity_plan", "technique_plan"]
 
 TEACHER, UNTRAINED, OTHER, BASE = "Teacher", "Untrained Teacher", "Other Teacher", "Base"
 
@@ -71,6 +71,27 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Training:
+    """The training of one network.
+
+    Attributes:
+        name: of the network.
+        network: its architecture.
+        technique: how it learns from its guide; None: from labels alone.
+        guide: the name of the network that it learns from.
+        is_guide: whether it is trained as a Teacher is: on the Teachers' images, for their number of epochs.
+        is_trained: false for a network that stays at its random weights.
+    """
+
+    name: str
+    network: str
+    technique: Optional[str] = None
+    guide: Optional[str] = None
+    is_guide: bool = False
+    is_trained: bool = True
+
+
+@dataclass(frozen=True)
 class Plan:
     """All networks of an experiment but for the Bases, which have the Students' architecture and no guide.
 
@@ -110,6 +131,22 @@ class Plan:
     def bases(self, seeds: int) -> list[str]:
         """Names of the Bases."""
         return _numbered(BASE, seeds)
+
+    def trainings(self, seeds: int) -> list[Training]:
+        """All trainings, each after that of its guide: guides, Bases, Students."""
+        found = [
+            Training(
+                guide.name, guide.network, guide.taught_by and "response", guide.taught_by, True, guide.trained
+            )
+            for guide in self.guides
+        ]
+        found += [Training(name, self.student) for name in self.bases(seeds)]
+        found += [
+            Training(name, self.student, group.technique, group.guide)
+            for group in self.groups
+            for name in group.students(seeds)
+        ]
+        return found
 
 
 def _numbered(name: str, seeds: int) -> list[str]:

@@ -8,15 +8,16 @@ import json
 from pathlib import Path
 from typing import Sequence
 
-from distillation.figures import pictures_of
+from distillation.figures import picture_names, pictures_of
 from distillation.files import whole_file, write_text
 from distillation.measuring import Measurements
 from distillation.outcomes import Record, score_rows
 from distillation.page import page
-from distillation.tables import Table
+from distillation.plan import Plan
+from distillation.tables import TABLES, Table
 from distillation.task import Task
 
-__all__ = ["print_results", "write_results"]
+__all__ = ["print_results", "result_files", "write_results"]
 
 DPI = 150
 
@@ -24,6 +25,12 @@ COLUMNS = (
     "fold", "group", "student", "base", "teacher", "view", "formula", "layer", "score", "value", "low", "high", "p_value",
     "n", "unique_share",
 )  # fmt: skip
+
+
+def result_files(plan: Plan) -> list[str]:
+    """Names of all files that ``write_results`` can write, relative to the output folder."""
+    tables = [f"tables/{name}.{suffix}" for name in TABLES for suffix in ("csv", "md")]
+    return ["report.json", "scores.csv", *tables, *(f"figures/{name}.png" for name in picture_names(plan)), "index.html"]
 
 
 def write_results(

@@ -71,6 +71,12 @@ def _some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:
     return chosen
 
 
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("must name a folder, got nothing")
+    return Path(text)
+
+
 def _accelerator(text: str) -> str:
     import torch
 
@@ -87,7 +93,7 @@ def _option(help_text: str, kind: Callable[[str], Any]) -> Any:
 class Settings:
     """What can be set from the command line of every example; each field is an option of that name."""
 
-    output: Path = _option("folder for everything that is written", Path)
+    output: Path = _option("folder for everything that is written", _folder)
     seed: int = _option("seed of data, initial weights and batches", _at_least(0))
     # Who is trained.
     seeds: int = _option("Students of each technique and Bases, each from a seed of its own", _at_least(1))
@@ -150,7 +156,11 @@ def add_options(parser: argparse.ArgumentParser, defaults: Settings, *, without:
                 type=entry.metadata["type"],
                 help=f"{entry.metadata['help']}; default: {_shown(getattr(defaults, entry.name))}",
             )
-    parser.add_argument("--resume", action="store_true", help="go on with the run whose output folder this is")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on with the run whose output folder this is")
+    earlier.add_argument(
+        "--overwrite", action="store_true", help="begin anew, and delete what the run in the output folder wrote"
+    )
     parser.add_argument("--no-progress", action="store_true", help="draw no progress bars")
 
 

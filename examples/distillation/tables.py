@@ -11,7 +11,7 @@ from typing import Callable, Iterator, Optional, Sequence, Union
 from distillation.outcomes import SALIENT, WHOLE, Record, score_rows, seed_comparisons
 from distillation.plan import BASE
 
-__all__ = ["Table", "tables_of"]
+__all__ = ["TABLES", "Table", "tables_of"]
 
 Cell = Union[str, int, float, None]
 
@@ -42,6 +42,12 @@ QUESTIONS = {
     "teacher_distilled": "Teacher's share",
     "teacher_only_distilled": "Teacher's share beyond the labels",
 }
+
+TABLES = (
+    "accuracy", *(f"{kind}_{view}" for kind in ("scores", "teacher_share") for view in VIEWS), "seed_control", "keep_curves",
+    "localization",
+)  # fmt: skip
+"""Names of all tables that a run can have."""
 
 ANSWERS = {True: "yes", False: "no evidence", None: "cannot be decided"}
 

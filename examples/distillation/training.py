@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import warnings
 from contextlib import contextmanager, nullcontext
@@ -25,10 +26,14 @@ from distillation.settings import Settings
 from distillation.task import DataError, Examples, as_inputs
 from distillation.techniques import Technique, evaluating
 
-__all__ = ["Epoch", "Trained", "fit", "is_main_process", "predict"]
+__all__ = ["Epoch", "Trained", "TrainingError", "check_checkpoint", "fit", "is_main_process", "predict"]
 
 DECISIVE = ("batch_size", "optimizer", "learning_rate", "augmentation", "image_size", "weights", "precision")
 """Settings that a training cannot change halfway."""
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot begin or that went astray; the message says why and what to do."""
 
 
 class Trained(NamedTuple):
@@ -80,6 +85,7 @@ def fit(
     Raises:
         DataError: there are no images to learn from or to validate on.
         CheckpointError: the checkpoint to resume from is damaged or belongs to another training.
+        TrainingError: Lightning refuses the options of the machine, or the network gives no finite numbers in the end.
         KeyboardInterrupt: by Ctrl-C; what earlier epochs reached can be resumed from.
     """
     for part, role in ((train, "learn from"), (validation, "validate on")):
@@ -107,8 +113,59 @@ def fit(
                 _run(trainer, learner, resumed_from)
     if is_main_process():
         _write_history(path.with_suffix(".json"), learner.history)
+    if not math.isfinite(learner.history[-1]["validation_loss"]):
+        raise TrainingError(
+            f"The training of {name} diverged: its loss on held-out images is {learner.history[-1]['validation_loss']}. Take a "
+            "smaller --learning-rate or another --precision, in another --output or with --overwrite."
+        )
     network.zero_grad(set_to_none=True)
     return Trained(network.eval().to(device), learner.history)
+
+
+def check_checkpoint(
+    name: str,
+    network: nn.Module,
+    train: Examples,
+    validation: Examples,
+    *,
+    epochs: int,
+    settings: Settings,
+    seed: int,
+    technique: Optional[Technique],
+    guide: Optional[str],
+) -> Optional[str]:
+    """Checks, before anything is trained, that ``fit`` of the same arguments can go on from the checkpoint there is.
+
+    Args:
+        guide: digest of the technique's guide once it is trained; None: not known yet. The technique's own may be any.
+
+    Returns:
+        The digest of the network if it is finished, else None.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or belongs to another training.
+    """
+    path = checkpoints.checkpoint_path(settings.output, name)
+    if not path.exists():
+        return None
+    identity = _identity(name, network, train, validation, epochs, settings, seed, technique)
+    if technique is not None:
+        identity["guide"] = guide
+    found = checkpoints.read(path, identity, unknown=() if technique is None or guide else ("guide",))
+    learner = Learner(
+        network, technique, train, validation, epochs=epochs, settings=settings, seed=seed, identity=identity
+    )
+    shapes = [{key: value.shape for key, value in state.items()} for state in (learner.state_dict(), found["state_dict"])]
+    if shapes[0] != shapes[1]:
+        raise checkpoints.CheckpointError(
+            f"The checkpoint {path} holds a network of another architecture. Delete it to train afresh, or choose another "
+            "--output."
+        )
+    if not found["finished"]:
+        return None
+    prefix = "network."
+    state = {key.removeprefix(prefix): value for key, value in found["state_dict"].items() if key.startswith(prefix)}
+    return checkpoints.digest_of_state(state)
 
 
 def _identity(
@@ -138,24 +195,26 @@ def _identity(
 
 
 def _trainer(name: str, path: Path, settings: Settings, epochs: int, progress: bool) -> lightning.Trainer:
-    bar = [NamedBar(name)] if progress else []
-    return lightning.Trainer(
-        max_epochs=epochs,
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        strategy=settings.strategy,
-        precision=settings.precision,  # type: ignore[arg-type]  # Lightning checks it
-        deterministic="warn",
-        logger=False,
-        num_sanity_val_steps=0,
-        # The learner divides its images itself.
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        enable_progress_bar=progress,
-        plugins=[checkpoints.WholeFiles()],
-        callbacks=[Kept(path), *bar],
-        default_root_dir=settings.output,
-    )
+    machine: dict[str, Any] = {name: getattr(settings, name) for name in ("accelerator", "devices", "strategy", "precision")}
+    try:
+        return lightning.Trainer(
+            **machine,
+            max_epochs=epochs,
+            deterministic="warn",
+            logger=False,
+            num_sanity_val_steps=0,
+            # The learner divides its images itself.
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            enable_progress_bar=progress,
+            plugins=[checkpoints.WholeFiles()],
+            callbacks=[Kept(path), *([NamedBar(name)] if progress else [])],
+            default_root_dir=settings.output,
+        )
+    except Exception as error:  # Lightning refuses options with errors of many kinds
+        options = ", ".join(f"--{option} {value}" for option, value in machine.items())
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(f"Lightning cannot train with {options}: {reason} Give others.") from error
 
 
 def _run(trainer: lightning.Trainer, learner: Learner, checkpoint: Optional[str]) -> None:

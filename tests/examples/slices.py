@@ -50,3 +50,14 @@ def plantvillage(root: Path, count: int = 18) -> Path:
         names = [f"{i:08x}-0000-4000-8000-000000000000___RS_HL {1000 + i}.JPG" for i in range(count)]
         fill(root / "color" / name, f"plant_disease/color/{name}", names, colour, 64)
     return root / "color"
+
+
+def folders(root: Path, counts: dict[str, int]) -> Path:
+    """Class folders with as many made images as said."""
+    rng = np.random.default_rng(0)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((16, 16)).save(root / name / f"{i:04}.png")
+    return root

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -254,6 +255,39 @@ def test_own_images_need_no_more_than_a_folder(cifar_data, tmp_path):
     options = [*TINY, "--seeds", "1", "--techniques", "attention", "--test-images", "12"]
     report = own_images.main([*options, "--data", str(cifar_data / "test"), "--output", str(tmp_path)])
     assert report["classes"] == ["cat", "dog", "ship"]
+
+
+@pytest.mark.parametrize("below", ["", "results", "cat/results"])
+def test_an_output_among_the_images_is_refused(below, cifar_data, capsys):
+    data = cifar_data / "test"
+    before = sorted(data.rglob("*"))
+    with pytest.raises(SystemExit) as stopped:
+        own_images.main([*TINY, "--data", str(data), "--output", str(data / below)])
+    assert stopped.value.code == 2 and "lies in the folder of the images" in capsys.readouterr().err
+    assert sorted(data.rglob("*")) == before
+
+
+def test_classes_too_small_for_the_scores_are_refused_before_any_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("distillation.experiment.fit", None)
+    slices.folders(tmp_path / "data", {"many": 100, "few": 2})
+    with pytest.raises(SystemExit) as stopped:
+        own_images.main([*TINY, "--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")])
+    assert stopped.value.code == 2
+    assert "are too few of some classes to be scored (few 0, many 24)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_of_any_bytes_are_shown_escaped(tmp_path, capsys):
+    names = [os.fsdecode(name) for name in (b"k\xe4tze", b"<b>h&nd\n|$x$\\", b"\xc3\xa4")]
+    data = slices.folders(tmp_path / os.fsdecode(b"d\xe4ta"), dict.fromkeys(names, 24))
+    report = own_images.main(
+        [*TINY, "--seeds", "1", "--techniques", "response", "--data", str(data), "--output", str(tmp_path / "out")]
+    )
+    assert report["task"] == "d\\udce4ta"
+    assert sorted(report["classes"]) == ["<b>h&nd\\n|$x$\\", "k\\udce4tze", "ä"]
+    assert "d\\udce4ta" in capsys.readouterr().out
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "k\\udce4tze 24" in page and "&lt;b&gt;h&amp;nd" in page and "<b>h&nd" not in page
 
 
 @pytest.mark.parametrize("script", [asirra, plant_disease, own_images])

@@ -9,9 +9,10 @@ from typing import Optional
 
 from distillation.data.listing import classes_in, list_images
 from distillation.data.pool import Pool
-from distillation.data.reading import Reading, printable, read_pool
+from distillation.data.reading import Reading, read_pool
 from distillation.data.sources import Source
 from distillation.data.trees import Folder
+from distillation.task import printable
 
 __all__ = ["SOURCE", "read_image_folder", "read_parts"]
 

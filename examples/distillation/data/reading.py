@@ -16,9 +16,9 @@ from distillation.data.pool import Pool
 from distillation.data.sources import Source
 from distillation.data.store import read_images
 from distillation.data.trees import Tree
-from distillation.task import Examples
+from distillation.task import Examples, printable
 
-__all__ = ["Reading", "pool_of", "printable", "read_pool"]
+__all__ = ["Reading", "pool_of", "read_pool"]
 
 SHOWN = 5
 """Names in a warning or note, at most."""
@@ -138,11 +138,6 @@ def _told(left_out: dict[str, list[str]], sentence: bool = False) -> str:
     total = sum(len(files) for files in left_out.values())
     each = "; ".join(f"{len(files):,} {reason} ({_some(files)})" for reason, files in sorted(left_out.items()))
     return f"{_many(total, 'file')} left out: {each}" + ("." if sentence else "")
-
-
-def printable(name: str) -> str:
-    """A file's name with escapes in place of line breaks, control characters and bytes that are not UTF-8."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in name)
 
 
 def _some(files: list[str]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from distillation import locks
 from distillation.data.decoding import Unreadable, decode
 from distillation.data.listing import Entry
 from distillation.data.trees import Tree
@@ -33,6 +35,11 @@ VERSION = 2
 """Of the files in the cache; to be raised when the same images would give other pixels."""
 
 PIXELS, CONTENTS = "pixels.bin", "contents.json"
+
+UNFINISHED, LOCK = ".unfinished", ".lock"
+"""Suffixes of a folder in the cache that is being written, and of the lock of the process that writes it."""
+
+LEFT = re.compile(r"images-\d+px-[0-9a-f]{16}\.[0-9a-z_]{8}\.(unfinished|lock)")
 
 
 @dataclass(frozen=True)
@@ -120,24 +127,40 @@ def _into_memory(tree: Tree, entries: list[Entry], size: int, progress: bool) ->
 def _into_folder(folder: Path, tree: Tree, entries: list[Entry], size: int, progress: bool) -> None:
     outcomes = _Outcomes()
     needed = len(entries) * 3 * size * size
+    unfinished = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", suffix=".unfinished", dir=folder.parent) as name:
-            unfinished = Path(name) / folder.name
+        _remove_unfinished(folder.parent)
+        with locks.exclusive(unfinished.with_suffix(LOCK)):
             unfinished.mkdir()
-            with open(unfinished / PIXELS, "wb") as file:
-                for image in outcomes.images(entries, _decoded(tree, entries, size, progress)):
-                    file.write(image.tobytes())
-            contents = {"kept": outcomes.kept, "unreadable": outcomes.unreadable}
-            (unfinished / CONTENTS).write_text(json.dumps(contents))
-            # What is there has been found unusable.
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.rename(folder)
+            try:
+                with open(unfinished / PIXELS, "wb") as file:
+                    for image in outcomes.images(entries, _decoded(tree, entries, size, progress)):
+                        file.write(image.tobytes())
+                contents = {"kept": outcomes.kept, "unreadable": outcomes.unreadable}
+                (unfinished / CONTENTS).write_text(json.dumps(contents))
+                if _mapped(folder, size) is None:  # else another process has just written it
+                    shutil.rmtree(folder, ignore_errors=True)
+                    unfinished.rename(folder)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise DataError(
             f"The images could not be written to {folder.parent} ({error}). They need {needed / 2**30:.1f} GiB there; make "
             "room, name another folder for the cache, or take smaller images with --image-size."
         ) from error
+
+
+def _remove_unfinished(cache: Path) -> None:
+    """Removes what killed processes left behind: what nobody holds the lock of."""
+    for path in list(cache.iterdir()):
+        if LEFT.fullmatch(path.name):
+            try:
+                with locks.exclusive(path.with_suffix(LOCK)) as locked:
+                    if locked:
+                        shutil.rmtree(path.with_suffix(UNFINISHED), ignore_errors=True)
+            except locks.Held:
+                pass
 
 
 def _mapped(folder: Path, size: int) -> Optional[Stored]:

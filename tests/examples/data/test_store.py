@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from distillation import locks
 from distillation.data import store
 from distillation.data.listing import classes_in, list_images
 from distillation.data.sources import Source
@@ -126,3 +127,21 @@ def test_files_that_cannot_be_opened_are_no_broken_images(root, tmp_path, monkey
     monkeypatch.setattr(Folder, "read", refuse)
     with pytest.raises(DataError, match="permission denied"):
         read(root, tmp_path / "cache")
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(root, tmp_path, always_mapped):
+    cache = tmp_path / "cache"
+    name = "images-48px-0123456789abcdef"
+    others = {"images.unfinished", "mine.0123abcd.unfinished", name}
+    for left in (f"{name}.0123abcd.unfinished", f"{name}.4567abcd.unfinished", *others):
+        (cache / left).mkdir(parents=True)
+        (cache / left / "file").write_text("")
+    (cache / f"{name}.0123abcd.lock").write_text("")
+    (cache / f"{name}.89ababcd.unfinished").symlink_to(cache / "images.unfinished")
+    with locks.exclusive(cache / f"{name}.4567abcd.lock"):
+        read(root, cache, size=16)
+        left = {path.name for path in cache.iterdir()}
+    found = {each for each in left if not each.startswith("images-16px-")}
+    held = {f"{name}.4567abcd.unfinished", f"{name}.4567abcd.lock"}
+    assert found == {*others, *held, f"{name}.89ababcd.unfinished"}
+    assert (cache / "images.unfinished" / "file").exists() and len(left) == len(found) + 1
