@@ -15,6 +15,7 @@ from torch import Tensor
 
 from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints
 from captum_kd._batches import device_of, to_device
+from captum_kd.attr.fingerprints import digest, digest_of_callable
 from captum_kd._values import check_choice, described
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator
 from captum_kd.distance.blockwise import check_block_size, noise_squares
@@ -29,7 +30,7 @@ from captum_kd.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geom
 from captum_kd.metrics._layer_features import FeatureSettings, layer_features, layer_observer
 from captum_kd.metrics._shares import common_kinds, kind_of, shared_distances
 from captum_kd.names import LayerLike
-from captum_kd.processes import Processes, as_processes
+from captum_kd.processes import DifferingProcesses, Processes, as_processes
 
 try:
     from torchmetrics import Metric
