@@ -1,4 +1,4 @@
-"""Names and sentences as terminals, Markdown, CSV and Unicode files take them: nothing in them acts, all of them stay readable."""
+"""Names and sentences as terminals, Markdown, CSV and UTF-8 take them: nothing in them acts, and they stay readable."""
 
 from __future__ import annotations
 

@@ -25,7 +25,17 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from captum_kd.distance.pairwise import is_queued
 from captum_kd.layers import add_modules
 
-__all__ = ["digest", "digest_of_callable", "digest_of_tensors", "is_device", "kept_buffers", "methods_of", "modules_of", "own_parameters"]
+__all__ = [
+    "closure_of",
+    "digest",
+    "digest_of_callable",
+    "digest_of_tensors",
+    "is_device",
+    "kept_buffers",
+    "methods_of",
+    "modules_of",
+    "own_parameters",
+]
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -207,7 +217,7 @@ def _is_wrapper(module: nn.Module) -> bool:
 # --------------------------------------------------------------------------- functions
 
 
-def digest_of_callable(function: Callable[..., Any]) -> str:
+def digest_of_callable(function: Any) -> str:
     """A function by its code and all it refers to, a module by its settings and weights, an object by type and state.
 
     Installed functions are known by their names, for their code changes with versions. Of an object
@@ -225,19 +235,22 @@ def _references(function: FunctionType) -> list[tuple[str, Any]]:
     """What a function refers to besides its arguments: closure, defaults and, of a user's code, globals, by name."""
     code = function.__code__
     names = [] if _is_installed(code) else sorted(set(_global_names(code)) & function.__globals__.keys())
-    # A cell may be empty, before its variable is assigned.
-    closure = [
-        (name, cell.cell_contents) for name, cell in zip(code.co_freevars, function.__closure__ or ()) if _is_full(cell)
-    ]
     return [
-        *closure,
+        *closure_of(function),
         ("defaults", function.__defaults__),
         ("keyword defaults", function.__kwdefaults__),
         *((name, function.__globals__[name]) for name in names),
     ]
 
 
+def closure_of(function: FunctionType) -> list[tuple[str, Any]]:
+    """What a function takes from the functions around it, by name."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or ())
+    return [(name, cell.cell_contents) for name, cell in cells if _is_full(cell)]
+
+
 def _is_full(cell: Any) -> bool:
+    """A cell may be empty, before its variable is assigned."""
     try:
         cell.cell_contents
     except ValueError:

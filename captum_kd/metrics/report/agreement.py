@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from captum_kd.attr.fingerprints import digest_of_callable, digest_of_tensors, is_device, methods_of
+from captum_kd.attr.fingerprints import closure_of, digest_of_callable, digest_of_tensors, is_device, methods_of
 from captum_kd.metrics.report.settings import name_of
 from captum_kd.metrics.report.subjects import Subject
 from captum_kd.names import names_in
@@ -75,7 +75,7 @@ def _digest_of_bytes(value: Tensor) -> str:
     if value.layout != torch.strided or value.is_nested or value.is_quantized or value.is_meta:
         return "" if value.is_meta or value.is_nested or value.is_quantized else str(digest_of_tensors([value]))
     flat = value.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    return hashlib.sha1(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b"").hexdigest()[:12]
+    return hashlib.sha1(flat.view(torch.uint8).numpy().data if flat.numel() else b"").hexdigest()[:12]
 
 
 def _modules(subject: Subject, model: nn.Module) -> Iterator[tuple[str, object]]:
@@ -109,8 +109,9 @@ def _setting(name: str, value: Any) -> Iterator[object]:
 
 def _code(kind: type) -> str:
     """A digest of the methods of a user's class, and of the plain values around them."""
-    cells = [(method.__code__, [cell.cell_contents for cell in method.__closure__ or ()]) for method in methods_of(kind)]
-    return digest_of_callable([(code, [value for value in values if _is_plain(value)]) for code, values in cells])
+    return digest_of_callable(
+        [(method.__code__, [each for each in closure_of(method) if _is_plain(each[1])]) for method in methods_of(kind)]
+    )
 
 
 def _is_plain(value: Any) -> bool:
