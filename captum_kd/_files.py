@@ -62,11 +62,11 @@ def whole_file(path: Union[str, "os.PathLike[str]"], unfinished: Optional[Path] 
     # Nobody else reads what takes the place of a file that nobody else may read.
     mode = 0o666 if old is None else 0o600
     try:
-        file = open(unfinished, "xb", opener=lambda name, flags: os.open(name, flags, mode))
+        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     except OSError as error:
         raise OSError(error.errno, f"No file can be made in this folder ({error.strerror})", str(target.parent)) from None
     try:
-        with file:
+        with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

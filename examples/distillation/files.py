@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Iterator
@@ -18,7 +19,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Who reads meanwhile, or after a kill, finds the old one; an error or an interrupt leaves nothing else behind. What a kill
     leaves behind has a name of its own (``.part``), and the next attempt removes it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    os.makedirs(path.parent, exist_ok=True)
     with _files.whole_file(path, unfinished=path.with_name(path.name + ".part")) as file:
         yield file
 

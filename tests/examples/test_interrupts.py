@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 
 import pytest
 import quickstart
@@ -92,8 +91,8 @@ def half_a_picture(figure, file, **options):
 @pytest.mark.parametrize(
     ("place", "name", "broken"),
     [
-        (os, "fsync", lambda function: Breaking(function, OSError("disk full"), at=4)),
-        (os, "replace", lambda function: Breaking(function, KeyboardInterrupt(), at=2)),
+        (files.os, "fsync", lambda function: Breaking(function, OSError("disk full"), at=4)),
+        (files.os, "replace", lambda function: Breaking(function, KeyboardInterrupt(), at=2)),
         (Figure, "savefig", lambda function: half_a_picture),
         (results, "page", lambda function: Breaking(function, KeyboardInterrupt())),
     ],

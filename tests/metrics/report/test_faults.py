@@ -109,7 +109,7 @@ def report():
 
 
 @pytest.mark.parametrize("method", ["to_json", "to_csv"])
-@pytest.mark.parametrize("step", ["os.fdopen", "os.chmod", "os.replace"])
+@pytest.mark.parametrize("step", ["os.fdopen", "os.fsync", "os.chmod", "os.replace"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["error", "interrupt"])
 def test_files_are_written_whole_or_not_at_all(report, tmp_path, monkeypatch, method, step, error):
     path = tmp_path / "report"

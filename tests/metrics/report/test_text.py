@@ -18,10 +18,11 @@ from captum_kd.metrics import TransferReport
 from captum_kd.visualization import plot_keep_curve, plot_layer_scores
 
 NAMES = [
-    "a | b", "two\nlines", "`code`", "[link](http://x)", "![i](x)", "<script>alert(1)</script>", "&lt;b&gt;", "*bold*", "__dunder__",
-    "~~gone~~", "# head", "- item", "1. item", "+ item", "---", "a\\|b", "$\\frac$", "$x$ and $y$", "=1+1", "+1", "-1+2", "@SUM(A1)",
-    "\t=1", "\r=1", " =1", "\uff1d1", 'say "hi", you', "\x1b[31mred\x1b[0m", "\x9b31m", "bell\x07", "null\0", "\u202eright", "\u2066in\u2069",
-    "\ud800", "half\udfff", "\u2028line", "\ufeffmark", "tag\U000e0041", "_lead", "h\u00e4user", "\u6a21\u578b", "\U0001f468\u200d\U0001f469",
+    "a | b", "two\nlines", "`code`", "[link](http://x)", "![i](x)", "<script>alert(1)</script>", "&lt;b&gt;", "*bold*",
+    "__dunder__", "~~gone~~", "# head", "- item", "1. item", "+ item", "---", "a\\|b", "$\\frac$", "$x$ and $y$", "=1+1", "+1",
+    "-1+2", "@SUM(A1)", "\t=1", "\r=1", " =1", "\uff1d1", 'say "hi", you', "\x1b[31mred\x1b[0m", "\x9b31m", "bell\x07", "null\0",
+    "\u202eright", "\u2066in\u2069", "\ud800", "half\udfff", "\u2028line", "\ufeffmark", "tag\U000e0041", "_lead", "h\u00e4user",
+    "\u6a21\u578b", "\U0001f468\u200d\U0001f469",
 ]  # fmt: skip
 
 
@@ -31,9 +32,7 @@ def row(name: str, layer: str = "layer", value: float = -0.25) -> dict[str, Any]
 
 
 def report(name: str) -> TransferReport:
-    settings = dict(
-        n=33, class_counts={"0": 33}, localize=None, population="all", estimator="unbiased", confidence=None, models={name: "student"}
-    )
+    settings = dict(n=33, class_counts={"0": 33}, localize=None, population="all", estimator="unbiased", confidence=None)
     control = {"tests": [dict(group=None, score="fss", layer=name, statistic=None, decision=None, sentence=f"{name}: yes")]}
     return TransferReport([row(name, name)], control, [name, f"A note on {name}."], settings)
 
