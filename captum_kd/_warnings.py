@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import warnings
 
+from captum_kd._text import printable
+
 __all__ = ["warn_user"]
 
 # Captum calls us and wraps our methods; torch wraps functions that run without gradients.
@@ -17,4 +19,4 @@ def warn_user(message: str) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_USER:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level)
+    warnings.warn(printable(message), UserWarning, stacklevel=level)

@@ -14,7 +14,7 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 import torch
 from torch import nn
 
-__all__ = ["Layer", "LayerLike", "counterpart", "resolve_layer"]
+__all__ = ["Layer", "LayerLike", "counterpart", "names_in", "resolve_layer"]
 
 LayerLike = Union[str, nn.Module]
 
@@ -98,7 +98,7 @@ def _that_calls_hooks(layer: Layer) -> Layer:
 
 
 def _no_such_name(func: nn.Module, name: str, model: str, argument: str) -> str:
-    close = difflib.get_close_matches(name, filter(None, _names_in(func)), n=3)
+    close = difflib.get_close_matches(name, filter(None, names_in(func)), n=3)
     hint = f" Close matches: {', '.join(map(repr, close))}." if close else ""
     return (
         f"{argument}={name!r} is no layer of {model} ({type(func).__name__}).{hint} "
@@ -130,7 +130,7 @@ def _find(model: nn.Module, name: str) -> Optional[_Named]:
 
 def _find_like(model: nn.Module, name: str) -> Optional[_Named]:
     """The module whose name without wrappers' segments is ``name``, or what is left of it without any."""
-    found = _names_in(model)
+    found = names_in(model)
     segments = _without_compiled(name)
     while segments:
         plain = ".".join(segments)
@@ -151,7 +151,7 @@ def _name_of(model: nn.Module, module: nn.Module) -> Optional[str]:
     return None
 
 
-def _names_in(model: nn.Module) -> dict[str, nn.Module]:
+def names_in(model: nn.Module) -> dict[str, nn.Module]:
     """All modules by their names without wrappers' segments."""
     plain = _plain_names(model)
     return {plain[name]: _innermost(module) for name, module in model.named_modules(remove_duplicate=False)}

@@ -17,13 +17,17 @@ from torch import Tensor
 
 from captum_kd._values import described
 
-__all__ = ["Group", "LostProcess", "Processes", "as_processes"]
+__all__ = ["DifferingProcesses", "Group", "LostProcess", "Processes", "as_processes"]
 
 Wait = Callable[[], None]
 
 
 class LostProcess(RuntimeError):
     """Another process does not answer any more: it has ended, or took longer than the group's timeout."""
+
+
+class DifferingProcesses(ValueError):
+    """The processes were not given the same; all of them raise it."""
 
 
 class Processes:
@@ -88,14 +92,16 @@ class Processes:
             values (mapping): by the argument's name; comparable, and short enough to be shown.
 
         Raises:
-            ValueError: names the first argument that differs, and two processes with their values.
+            DifferingProcesses: names the first argument that differs, and two processes with their values.
         """
         everyone = self.gather(dict(values))
-        for name, value in everyone[0].items():
-            for rank, other in enumerate(everyone):
-                if other[name] != value:
-                    raise ValueError(
-                        f"{name} differs among the processes: {described(value)} in process 0, {described(other[name])} in "
+        first = everyone[0]
+        for rank, other in enumerate(everyone):
+            for name in {**first, **other}:
+                one, two = first.get(name, "nothing"), other.get(name, "nothing")
+                if one != two and repr(one) != repr(two):  # NaN is no other value than NaN
+                    raise DifferingProcesses(
+                        f"{name} differs among the processes: {described(one)} in process 0, {described(two)} in "
                         f"process {rank}. All processes must be given the same but for their data."
                     )
 

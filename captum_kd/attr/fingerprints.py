@@ -10,7 +10,7 @@ import dis
 import functools
 import hashlib
 import os
-import pickle
+import re
 import sysconfig
 import weakref
 from pathlib import Path
@@ -25,7 +25,17 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from captum_kd.distance.pairwise import is_queued
 from captum_kd.layers import add_modules
 
-__all__ = ["digest", "digest_of_callable", "digest_of_tensors", "kept_buffers", "modules_of", "own_parameters"]
+__all__ = [
+    "closure_of",
+    "digest",
+    "digest_of_callable",
+    "digest_of_tensors",
+    "is_device",
+    "kept_buffers",
+    "methods_of",
+    "modules_of",
+    "own_parameters",
+]
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -37,6 +47,8 @@ _INSTALLED = tuple(
         Path(__file__).parents[1],
     )
 )
+
+_DEVICE = re.compile(r"(cpu|cuda|hpu|mps|npu|xla|xpu)(:\d+)?")
 
 # What every module has besides its own settings: tensors, submodules and hooks.
 _OF_ALL_MODULES = frozenset(vars(nn.Module()))
@@ -205,32 +217,40 @@ def _is_wrapper(module: nn.Module) -> bool:
 # --------------------------------------------------------------------------- functions
 
 
-def digest_of_callable(function: Callable[..., Any]) -> str:
+def digest_of_callable(function: Any) -> str:
     """A function by its code and all it refers to, a module by its settings and weights, an object by type and state.
 
     Installed functions are known by their names, for their code changes with versions. Of an object
-    that does not say what it consists of (no pickling) the type alone counts.
+    that does not say what it consists of (no pickling) the type and its methods count. Devices do not count.
     """
     return digest(repr(_description(function, {})).encode())
+
+
+def is_device(name: str) -> bool:
+    """Whether a text names a device: each of several processes has one of its own."""
+    return _DEVICE.fullmatch(name) is not None
 
 
 def _references(function: FunctionType) -> list[tuple[str, Any]]:
     """What a function refers to besides its arguments: closure, defaults and, of a user's code, globals, by name."""
     code = function.__code__
     names = [] if _is_installed(code) else sorted(set(_global_names(code)) & function.__globals__.keys())
-    # A cell may be empty, before its variable is assigned.
-    closure = [
-        (name, cell.cell_contents) for name, cell in zip(code.co_freevars, function.__closure__ or ()) if _is_full(cell)
-    ]
     return [
-        *closure,
+        *closure_of(function),
         ("defaults", function.__defaults__),
         ("keyword defaults", function.__kwdefaults__),
         *((name, function.__globals__[name]) for name in names),
     ]
 
 
+def closure_of(function: FunctionType) -> list[tuple[str, Any]]:
+    """What a function takes from the functions around it, by name."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or ())
+    return [(name, cell.cell_contents) for name, cell in cells if _is_full(cell)]
+
+
 def _is_full(cell: Any) -> bool:
+    """A cell may be empty, before its variable is assigned."""
     try:
         cell.cell_contents
     except ValueError:
@@ -260,7 +280,9 @@ def _description(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     name = f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', None)}"
     # What cannot be changed may be one object or several equal ones, and is described each time.
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):
+    if isinstance(value, torch.device) or (isinstance(value, str) and is_device(value)):
+        return ("device",)
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype)):
         return kind, repr(value)
     if isinstance(value, ModuleType):
         return kind, value.__name__
@@ -298,7 +320,9 @@ def _description(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
         return kind, value.code
     if isinstance(value, BuiltinFunctionType):
         return kind, name, describe(value.__self__)
-    return kind, name, *map(describe, _state(value))
+    if hasattr(value, "__wrapped__"):  # a cache around a function, say
+        return kind, describe(value.__wrapped__)
+    return kind, name, *map(describe, _state(value)), *map(describe, methods_of(type(value)))
 
 
 def _description_of_module(module: nn.Module, describe: Callable[[Any], Any]) -> Any:
@@ -315,11 +339,19 @@ def _description_of_module(module: nn.Module, describe: Callable[[Any], Any]) ->
     )
 
 
+def methods_of(kind: type) -> Iterator[FunctionType]:
+    """The methods that a user's classes define: two classes of one name may differ in them."""
+    for each in kind.__mro__:
+        for _, method in sorted(vars(each).items()):
+            if isinstance(method, FunctionType) and not _is_installed(method.__code__):
+                yield method
+
+
 def _state(value: Any) -> tuple[Any, ...]:
-    """What pickle would keep of an object; nothing of one that cannot be pickled."""
+    """What pickle would keep of an object; nothing of one that cannot be pickled, for whatever reason."""
     try:
         reduced = value.__reduce_ex__(4)
-    except (TypeError, AttributeError, RuntimeError, pickle.PickleError):
+    except Exception:
         return ()
     if isinstance(reduced, str):
         return (reduced,)

@@ -7,6 +7,7 @@ its own: where torchmetrics would gather states, features visit the other proces
 
 from __future__ import annotations
 
+import functools
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union, cast
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints
 from captum_kd._batches import device_of, to_device
 from captum_kd._values import check_choice, described
+from captum_kd.attr.fingerprints import digest, digest_of_callable
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator
 from captum_kd.distance.blockwise import check_block_size, noise_squares
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL, warn_of_no_geometry
@@ -28,8 +30,9 @@ from captum_kd.features import FeatureTransform, flatten
 from captum_kd.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry
 from captum_kd.metrics._layer_features import FeatureSettings, layer_features, layer_observer
 from captum_kd.metrics._shares import common_kinds, kind_of, shared_distances
+from captum_kd.metrics.report.settings import name_of
 from captum_kd.names import LayerLike
-from captum_kd.processes import Processes, as_processes
+from captum_kd.processes import DifferingProcesses, Processes, as_processes
 
 try:
     from torchmetrics import Metric
@@ -42,6 +45,8 @@ except ImportError as error:
 __all__ = ["FeatureSimilarityScore", "LayerFeatures", "RelevanceScore", "TransferScores"]
 
 _WIDTHS = (torch.float32, torch.float64)
+_MADE_BY = "_captum_kd_made_by"
+"""An attribute of features that come from :class:`LayerFeatures`: how these were made."""
 _ALIKE = "All must come from the same layers, of inputs of one size, in one dtype."
 
 
@@ -82,11 +87,15 @@ class LayerFeatures:
         self._settings = FeatureSettings(feature_transform, hints, None, attribute_to_layer_input, None)
         self._observer = layer_observer(model, layer, self._settings, model="model", argument="layer")
         self._model = model
+        contents = digest_of_callable(feature_transform)
+        self._made_by = (name_of(feature_transform), contents, tuple(hints), attribute_to_layer_input)
 
     def __call__(self, inputs: Union[Tensor, tuple[Tensor, ...]], *args: Any) -> Tensor:
         """Detached features (N, d), float32 or float64, on the layer's device."""
         values = to_device(as_inputs(inputs), device_of(self._model))
-        return layer_features(self._observer, values, as_forward_args(args or None), self._settings)
+        features = layer_features(self._observer, values, as_forward_args(args or None), self._settings)
+        setattr(features, _MADE_BY, self._made_by)
+        return features
 
 
 class _GeometryMetric(Metric):
@@ -122,6 +131,7 @@ class _GeometryMetric(Metric):
         self.names = tuple(names)
         self.labelled = labelled
         self._embeddings = check_class_embeddings(class_embeddings)
+        self._made_by: dict[str, set[Any]] = {}
         for name in self.names:
             self.add_state(name, default=[], dist_reduce_fx="cat")
         if labelled:
@@ -155,6 +165,8 @@ class _GeometryMetric(Metric):
                 raise TypeError(f"target must be one label for each of the {n} inputs, got None.")
         for name, values in rows.items():
             getattr(self, name).append(values)
+            if hasattr(features[name], _MADE_BY):
+                self._made_by.setdefault(name, set()).add(getattr(features[name], _MADE_BY))
         if labels is not None:
             getattr(self, "target").append(labels.to(next(iter(rows.values())).device))
 
@@ -166,6 +178,8 @@ class _GeometryMetric(Metric):
         self.update(*args, **kwargs)
         try:
             value = batch.compute()
+        except DifferingProcesses:
+            raise
         except ValueError:  # a batch may well be too small; what compute() makes of all of them counts
             value = self._nothing()
         self._forward_cache = value
@@ -181,12 +195,17 @@ class _GeometryMetric(Metric):
         finally:
             for name, value in kept.items():
                 setattr(self, name, value)
+        alone._made_by = {}
         alone.process_group = self.process_group
         alone.sync_on_compute = alone._to_sync = self.dist_sync_on_step
         return alone
 
     def _nothing(self) -> Any:
         return torch.tensor(torch.nan, device=self.device)
+
+    def reset(self) -> None:
+        super().reset()
+        self._made_by = {}
 
     # ------------------------------------------------------------------ several processes
 
@@ -198,18 +217,63 @@ class _GeometryMetric(Metric):
         distributed_available: Optional[Callable[[], bool]] = None,
     ) -> None:
         """From here to :meth:`unsync`, :meth:`compute` is over the inputs of all processes. States stay as they are: each
-        process' own. A ``dist_sync_fn`` gathers them, as it does for every other metric."""
-        if dist_sync_fn is not None:
-            super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
-            return
+        process' own. A ``dist_sync_fn`` gathers them, as it does for every other metric.
+
+        Raises:
+            ValueError: another metric or other settings in another process; in all processes.
+        """
         if self._is_synced and should_sync:
             raise TorchMetricsUserError("The metric has already been synced.")
         available = distributed_available or self.distributed_available_fn
         if not should_sync or not (callable(available) and available()):
             return
+        group = process_group or self.process_group or _world()
+        self._agree(as_processes(group), dist_sync_fn)
+        if dist_sync_fn is not None:
+            super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
+            return
         self._cache = {}
         self._is_synced = True
-        self._shared_by = process_group or self.process_group or torch.distributed.group.WORLD
+        self._shared_by = group
+
+    def _agree(self, processes: Processes, dist_sync_fn: Optional[Callable[..., Any]]) -> None:
+        """Raises a DifferingProcesses in all processes unless all ask the same of their own features."""
+        table = self._embeddings
+        processes.agree(
+            {
+                "metric": type(self).__qualname__,
+                "estimator": self.estimator,
+                "class_embeddings": None if table is None else (*table.shape, digest(table.cpu().numpy().tobytes())),
+                "remove_from": getattr(self, "remove_from", None),
+                "block_size": self.block_size,
+                "dist_sync_fn": None if dist_sync_fn is None else name_of(dist_sync_fn),
+            }
+        )
+        # A process without inputs, or with features from elsewhere, has nothing that could differ.
+        everyone = processes.gather({name: sorted(map(repr, ways)) for name, ways in self._made_by.items()})
+        for name in self.names:
+            known = [(rank, ways[name]) for rank, ways in enumerate(everyone) if name in ways]
+            for rank, ways in known:
+                if ways != known[0][1]:
+                    raise DifferingProcesses(
+                        f"The LayerFeatures of {name} differ among the processes in feature_transform, grid, prefix_tokens, "
+                        f"channels_last or attribute_to_layer_input: {', '.join(known[0][1])} in process {known[0][0]}, "
+                        f"{', '.join(ways)} in process {rank}. All processes must be given the same but for their data."
+                    )
+
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        wrapped = super()._wrap_compute(compute)
+
+        @functools.wraps(compute)
+        def together(*args: Any, **kwargs: Any) -> Any:
+            available = self.distributed_available_fn
+            if self._to_sync and not self._is_synced and callable(available) and available():
+                # Processes that have a score from before would leave one that has seen further inputs waiting.
+                if not all(as_processes(self.process_group or _world()).gather(self._computed is not None)):
+                    self._computed = None
+            return wrapped(*args, **kwargs)
+
+        return together
 
     def unsync(self, should_unsync: bool = True) -> None:
         super().unsync(should_unsync)
@@ -235,12 +299,15 @@ class _GeometryMetric(Metric):
         labels = _joined(getattr(self, "target")) if self.labelled else None
         seen = processes.gather(
             {
-                "n": next((len(values) for values in here.values() if values is not None), 0),
+                "n": {name: len(values) for name, values in (*here.items(), ("target", labels)) if values is not None},
                 "kinds": {name: [kind_of(values)] for name, values in here.items() if values is not None},
                 "labels": torch.empty(0, dtype=torch.long) if labels is None else labels.long().cpu(),
             }
         )
-        shards = Shards([each["n"] for each in seen], processes.rank)
+        for rank, each in enumerate(seen):
+            if len(set(each["n"].values())) > 1:
+                raise ValueError(f"The states of process {rank} are of different numbers of inputs: {each['n']}.")
+        shards = Shards([max(each["n"].values(), default=0) for each in seen], processes.rank)
         if shards.n < least:
             raise ValueError(
                 f"The metric has seen {shards.n} inputs; its score needs at least {least}, and a few hundred to be stable."
@@ -293,7 +360,8 @@ class FeatureSimilarityScore(_GeometryMetric):
             instead of sending them around in blocks.
 
     Raises:
-        ValueError: (``compute``) fewer than 4 inputs, non-finite features, features of other widths or types in another process.
+        ValueError: (``compute``) fewer than 4 inputs, non-finite features, features of other widths or types in another process,
+            or a metric with other settings there.
 
     Example::
 
@@ -446,6 +514,12 @@ class TransferScores(_GeometryMetric):
 
     def _nothing(self) -> dict[str, Tensor]:
         return {name: torch.tensor(torch.nan, device=self.device) for name in self.SCORES}
+
+
+def _world() -> Any:
+    """The group of all processes; None where a function stands in for torch.distributed."""
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.group.WORLD if there else None
 
 
 def _joined(state: Union[Tensor, list[Tensor]]) -> Optional[Tensor]:

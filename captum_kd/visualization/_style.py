@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from captum_kd._text import printable
+
 __all__ = [
     "BLACK",
     "BLUE",
@@ -84,14 +86,15 @@ def text_width(text: str, size: float) -> float:
 
 
 def verbatim(text: object) -> str:
-    """A name as it is: its dollar signs begin no formula."""
-    return str(text).replace("$", r"\$")
+    """A text as it is: its dollar signs begin no formula, and fonts have glyphs for what it holds."""
+    return printable(str(text)).replace("$", r"\$")
 
 
-def wrapped(text: str, width: float, size: float) -> str:
-    """The text in lines of at most so many inches; its own line breaks stay."""
+def wrapped(text: object, width: float, size: float) -> str:
+    """The text as it is (:func:`verbatim`), in lines of at most so many inches; its own line breaks stay."""
     letters = max(4, int(width * 72 / (0.58 * size)))
-    return "\n".join(textwrap.fill(line, letters, break_on_hyphens=False) for line in text.split("\n"))
+    lines = [textwrap.fill(line, letters, break_on_hyphens=False) for line in printable(str(text)).split("\n")]
+    return verbatim("\n".join(lines))  # last, for a line break may not come between a dollar sign and what is before it
 
 
 def prepare_axis(axis: Axes) -> None:

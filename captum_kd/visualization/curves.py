@@ -19,7 +19,6 @@ from captum_kd.visualization._style import (
     cycled_style,
     legend_below,
     prepare_axis,
-    verbatim,
     wrapped,
 )
 
@@ -88,7 +87,7 @@ def plot_keep_curve(
         whole_accuracy = as_number(whole_accuracy, "whole_accuracy", "between 0 and 1 or None", 0.0, 1.0, closed=True)
     title = as_text(title, "title")
 
-    labels = [wrapped(verbatim(_label(name, curve)), WIDTH - 0.6, TEXT_SIZE) for name, curve in points.items()]
+    labels = [wrapped(_label(name, curve), WIDTH - 0.6, TEXT_SIZE) for name, curve in points.items()]
     if whole_accuracy is not None:
         labels.append(f"whole images, accuracy {whole_accuracy:.3f}")
     legend_height = 1.08 * LINE_HEIGHT * sum(label.count("\n") + 1 for label in labels) + 0.05

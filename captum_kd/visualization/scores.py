@@ -150,7 +150,7 @@ def plot_layer_scores(
                 else:
                     axis.tick_params(labelleft=False)
                 if len(students) > 1:
-                    axis.set_title(wrapped(verbatim(student), width - 0.4, LABEL_SIZE), fontsize=LABEL_SIZE, pad=3.0)
+                    axis.set_title(wrapped(student, width - 0.4, LABEL_SIZE), fontsize=LABEL_SIZE, pad=3.0)
                 first.setdefault(kind, axis)
         top += len(band.panels)
         for j, kind in enumerate(band.legends):

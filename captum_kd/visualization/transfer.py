@@ -26,7 +26,7 @@ from captum_kd.visualization._panels import (
     of_sign,
     scale_tops,
 )
-from captum_kd.visualization._style import LABEL_SIZE, PAGE_WIDTH, TITLE_SIZE, text_width, verbatim, wrapped
+from captum_kd.visualization._style import LABEL_SIZE, PAGE_WIDTH, TITLE_SIZE, text_width, wrapped
 
 __all__ = ["visualize_transfer"]
 
@@ -144,11 +144,11 @@ def visualize_transfer(
     drawn = {name: _as_kept(name, given_kept[name], images, pictures) for name in names if name in given_kept}
     drawn[INPUT] = pictures
 
-    row_texts = [wrapped(verbatim(text), 1.3, LABEL_SIZE) for text in ([] if row_labels is None else row_labels)]
+    row_texts = [wrapped(text, 1.3, LABEL_SIZE) for text in ([] if row_labels is None else row_labels)]
     room_left = max((text_width(text, LABEL_SIZE) for text in row_texts), default=0.0) + 0.15
     if panel_size is None:
         panel_size = max(0.8, min(1.5, (PAGE_WIDTH - room_left) / len(names) - 0.06))
-    titles = [wrapped(verbatim(name), panel_size, LABEL_SIZE) for name in names]
+    titles = [wrapped(name, panel_size, LABEL_SIZE) for name in names]
     title = None if title is None else wrapped(title, room_left + panel_size * len(names), TITLE_SIZE)
     title_lines = max(text.count("\n") + 1 for text in titles)
     row_height = panel_size * min(max(height / width, 0.4), 2.5)

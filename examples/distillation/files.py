@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""A run's files, which are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Iterator
 
+from captum_kd import _files
+
 __all__ = ["whole_file", "write_text"]
 
 
@@ -14,19 +16,12 @@ __all__ = ["whole_file", "write_text"]
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file beside the old one, to be written into, that takes its place once it is complete on the disk.
 
-    Who reads meanwhile, or after a kill, finds the old one; an error or an interrupt leaves nothing else behind.
+    Who reads meanwhile, or after a kill, finds the old one; an error or an interrupt leaves nothing else behind. What a kill
+    leaves behind has a name of its own (``.part``), and the next attempt removes it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        with open(unfinished, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    os.makedirs(path.parent, exist_ok=True)
+    with _files.whole_file(path, unfinished=path.with_name(path.name + ".part")) as file:
+        yield file
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Sequence
 
+from captum_kd._text import printable
 from jinja2 import Environment, FileSystemLoader
 
 from distillation.outcomes import SALIENT, WHOLE, Record
@@ -26,7 +27,11 @@ def page(record: Record, tables: Sequence[Table], pictures: Sequence[tuple[str, 
         pictures: name, caption and file of each figure; the files are put into the page.
     """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if isinstance(value, str) else value,
     )
     shown = [
         {"name": name, "caption": caption, "data": base64.b64encode(path.read_bytes()).decode("ascii")}

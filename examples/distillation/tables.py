@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Callable, Iterator, Optional, Sequence, Union
 
+from captum_kd._text import as_markdown, as_spreadsheet_text
 from distillation.outcomes import SALIENT, WHOLE, Record, score_rows, seed_comparisons
 from distillation.plan import BASE
 
@@ -66,16 +67,16 @@ class Table:
         """RFC 4180, numbers in full."""
         text = io.StringIO()
         writer = csv.writer(text)
-        writer.writerow(self.columns)
-        writer.writerows(["" if cell is None else cell for cell in row] for row in self.rows)
+        writer.writerow(map(as_spreadsheet_text, self.columns))
+        writer.writerows(["" if cell is None else as_spreadsheet_text(cell) for cell in row] for row in self.rows)
         return text.getvalue()
 
     def to_markdown(self) -> str:
         """Heading, note and table; numbers with three digits."""
         lines = [f"## {self.title}", "", self.note, ""]
-        lines += ["| " + " | ".join(column.replace("|", "\\|") for column in self.columns) + " |"]
+        lines += ["| " + " | ".join(map(as_markdown, self.columns)) + " |"]
         lines += ["|" + " --- |" * len(self.columns)]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self.shown()]
+        lines += ["| " + " | ".join(map(as_markdown, row)) + " |" for row in self.shown()]
         return "\n".join(lines) + "\n"
 
     def shown(self) -> Iterator[list[str]]:

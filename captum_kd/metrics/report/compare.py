@@ -8,17 +8,16 @@ import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._arguments import as_forward_args, as_inputs, as_layout_hints, check_callable, check_device_ids
+from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints, check_callable, check_device_ids
 from captum_kd._batches import Unpack
 from captum_kd._outputs import OutputTransform
 from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share
 from captum_kd._warnings import warn_user
-from captum_kd.attr.fingerprints import digest_of_tensors
 from captum_kd.distance import Estimator, check_estimator
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.layers import same_random_state
-from captum_kd.metrics.report.agreement import agree, check_models
+from captum_kd.metrics.report.agreement import check_models, exact_digest, question_of, what_is_called
 from captum_kd.metrics.report.choices import as_device, check_choices, check_storage
 from captum_kd.metrics.report.localizing import Localize, Localizer, as_explainer
 from captum_kd.metrics.report.memory import MemoryLimit
@@ -253,34 +252,39 @@ def compare_transfer(
         )
         training = [str(each) for each in subjects if is_training(each.model)]
         announced = announced_inputs(data, unpack) if localizer is not None and processes.size > 1 else None
-    if process_group is not None:
-        agree(
-            processes,
-            subjects,
-            labels,
-            embeddings,
-            {
-                "localize": explained_by,
-                "localize_target": localize_target,
-                "localize_layer": localize_layer,
-                "reference": None if reference is None else digest_of_tensors(as_inputs(reference[0], "reference[0]")),
-                "keep": keep,
-                "noise": noise,
-                "confidence": confidence,
-                "n_permutations": n_permutations,
-                "seed": seed,
-                "population": population,
-                "estimator": estimator,
-                "feature_transform": name_of(feature_transform),
-                "progression": progression,
-                "groups": None if groups is None else {name: list(members) for name, members in groups.items()},
-                "shared_seeds": [tuple(each) for each in shared_seeds],
-                "block_size": block_size,
-                "half_precision": half_precision,
-                "random_projection": random_projection,
-                "attribute_to_layer_input": attribute_to_layer_input,
-            },
-        )
+        alike: dict[str, object] = {}
+        if process_group is not None:
+            alike = question_of(
+                subjects,
+                labels,
+                embeddings,
+                {
+                    "localize": explained_by if localize is None or isinstance(localize, str) else what_is_called(localize),
+                    "localize_target": localize_target,
+                    "localize_layer": localize_layer,
+                    "reference": None if reference is None else _digest_of_reference(reference),
+                    "keep": keep,
+                    "noise": noise,
+                    "confidence": confidence,
+                    "n_permutations": n_permutations,
+                    "seed": seed,
+                    "population": population,
+                    "estimator": estimator,
+                    "feature_transform": what_is_called(feature_transform),
+                    "unpack": what_is_called(unpack),
+                    "output_transform": what_is_called(output_transform),
+                    "additional_forward_args": exact_digest(additional_forward_args),
+                    "grid, prefix_tokens, channels_last": tuple(hints),
+                    "progression": progression,
+                    "groups": None if groups is None else {name: list(members) for name, members in groups.items()},
+                    "shared_seeds": [tuple(each) for each in shared_seeds],
+                    "block_size": block_size,
+                    "half_precision": half_precision,
+                    "random_projection": random_projection,
+                    "attribute_to_layer_input": attribute_to_layer_input,
+                },
+            )
+    processes.agree(alike)
     noise_by_process = localizer is not None and not begin_noise(localizer, processes, announced)
     try:
         # A loader draws from the global stream, even an unshuffled one.
@@ -349,6 +353,11 @@ def compare_transfer(
         "versions": versions(),
     }
     return TransferReport(rows, control, notes, settings)
+
+
+def _digest_of_reference(reference: tuple[Any, Any]) -> Any:
+    inputs = as_inputs(reference[0], "reference[0]")
+    return exact_digest((inputs, as_labels(reference[1], inputs[0].shape[0])))
 
 
 class _Seen(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
+from captum_kd._text import as_markdown, one_line
 from captum_kd.metrics.report.notes import percent
 
 __all__ = ["WIDTH", "markdown", "plain"]
@@ -84,9 +85,9 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
             "below it, the range; each pair's own scores and intervals are in the rows."
         )
     return [
-        *textwrap.wrap(about, WIDTH),
-        *textwrap.wrap(models, WIDTH),
-        *textwrap.wrap(f"Classes: {several}", WIDTH, max_lines=2, placeholder=", ..."),
+        *textwrap.wrap(one_line(about), WIDTH),
+        *textwrap.wrap(one_line(models), WIDTH),
+        *textwrap.wrap(one_line(f"Classes: {several}"), WIDTH, max_lines=2, placeholder=", ..."),
     ]
 
 
@@ -96,8 +97,8 @@ def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int) -> list[
     width = 12
     first = WIDTH - width * len(heads)
     layers = list(dict.fromkeys(row["layer"] for row in rows))
-    first = min(first, max(len("layer"), *(len(_one_line(layer)) for layer in layers)) + 1)
-    shown = _shortened([_one_line(layer) for layer in layers], first - 1)
+    first = min(first, max(len("layer"), *(len(one_line(layer)) for layer in layers)) + 1)
+    shown = _shortened([one_line(layer) for layer in layers], first - 1)
     lines = ["layer".ljust(first) + "".join(head.rjust(width) for head in heads)]
     for layer in layers:
         cells = [_cell([row for row in rows if row["layer"] == layer and row["score"] == score], pairs) for score in columns]
@@ -165,10 +166,6 @@ def _shortened(labels: Sequence[str], width: int) -> list[str]:
     return [f"{number + 1}:{cut(label, width - len(str(len(labels))) - 1)}" for number, label in enumerate(labels)]
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _verdicts(tests: Sequence[Mapping[str, Any]]) -> list[str]:
     """One sentence per test, or one for all layers of a question that none of them can decide."""
     families: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
@@ -188,7 +185,11 @@ def _verdicts(tests: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _wrapped(sentences: Iterable[str]) -> list[str]:
-    return [line for each in sentences for line in textwrap.wrap(each, WIDTH, initial_indent="- ", subsequent_indent="  ")]
+    return [
+        line
+        for each in sentences
+        for line in textwrap.wrap(one_line(each), WIDTH, initial_indent="- ", subsequent_indent="  ")
+    ]
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -212,17 +213,13 @@ def markdown(report: Mapping[str, Any]) -> str:
             cells = [" ".join(_cell([own[score]] if score in own else [], 1)) for score in shown]
             if unique:
                 cells.append(_optional(own["rs_distilled"]["unique_share"]))
-            lines.append("| " + " | ".join([_escaped(student), _escaped(base), _escaped(layer), *cells]) + " |")
+            lines.append("| " + " | ".join([*map(as_markdown, (student, base, layer)), *cells]) + " |")
         lines.append("")
     if report["seed_control"] is not None:
-        lines += ["**Seed control**", "", *(f"- {test['sentence']}" for test in report["seed_control"]["tests"]), ""]
-    lines += ["**Notes**", "", *(f"- {note}" for note in report["notes"]), ""]
+        lines += ["**Seed control**", "", *(f"- {as_markdown(test['sentence'])}" for test in report["seed_control"]["tests"]), ""]
+    lines += ["**Notes**", "", *(f"- {as_markdown(note)}" for note in report["notes"]), ""]
     return "\n".join(lines)
 
 
 def _optional(value: Optional[float]) -> str:
     return "-" if value is None else _number(value)
-
-
-def _escaped(text: str) -> str:
-    return _one_line(text).replace("\\", "\\\\").replace("|", "\\|")

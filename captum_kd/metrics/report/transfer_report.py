@@ -7,12 +7,11 @@ import csv
 import io
 import json
 import os
-import stat
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
 
+from captum_kd._files import whole_file
+from captum_kd._text import as_spreadsheet_text, encodable
 from captum_kd._values import check_mapping, described
 from captum_kd.metrics.report.table import markdown, plain
 
@@ -75,18 +74,29 @@ class TransferReport:
         )
 
     def to_json(self, path: Union[None, str, "os.PathLike[str]"] = None) -> str:
-        """As JSON (RFC 8259); also written to ``path``, whole or not at all, where one is given."""
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        """As JSON (RFC 8259), names as they are; also written to ``path`` where one is given.
+
+        A file is written whole or not at all and keeps its permissions; devices, pipes and ``/dev/stdout`` are written to.
+
+        Raises:
+            ValueError: a folder, a socket or a block device.
+            OSError: a file or folder without permission to write, a full disk; the old file is then as it was.
+        """
+        text = encodable(json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         if path is not None:
             _write(path, text)
         return text
 
     def to_csv(self, path: Union[None, str, "os.PathLike[str]"] = None) -> str:
-        """The rows as CSV (RFC 4180); also written to ``path``, whole or not at all, where one is given."""
+        """The rows as CSV (RFC 4180); also written to ``path`` where one is given, as by :meth:`to_json`.
+
+        Names that a spreadsheet would take for a formula (they begin with ``=``, ``+``, ``-``, ``@``, a tab or a line break)
+        get an apostrophe in front of them.
+        """
         lines = io.StringIO()
         writer = csv.DictWriter(lines, COLUMNS, lineterminator="\r\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows({key: as_spreadsheet_text(value) for key, value in row.items()} for row in self.rows)
         if path is not None:
             _write(path, lines.getvalue())
         return lines.getvalue()
@@ -112,28 +122,6 @@ class TransferReport:
         )
 
 
-def _mode(target: Path) -> int:
-    """The permissions that a file has or, where there is none yet, would get: mkstemp's are for its owner alone."""
-    if target.exists():
-        return stat.S_IMODE(target.stat().st_mode)
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
-
-
 def _write(path: Union[str, "os.PathLike[str]"], text: str) -> None:
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a file's path (str or os.PathLike) or None, got {described(path)}.")
-    # What a link points to is replaced, not the link.
-    target = Path(os.path.realpath(path))
-    if not target.name or target.is_dir():
-        raise ValueError(f"path must name a file, got {described(path)}.")
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(name, _mode(target))
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))

@@ -109,7 +109,7 @@ def report():
 
 
 @pytest.mark.parametrize("method", ["to_json", "to_csv"])
-@pytest.mark.parametrize("step", ["os.fdopen", "os.chmod", "os.replace"])
+@pytest.mark.parametrize("step", ["os.fdopen", "os.fsync", "os.chmod", "os.replace"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["error", "interrupt"])
 def test_files_are_written_whole_or_not_at_all(report, tmp_path, monkeypatch, method, step, error):
     path = tmp_path / "report"
@@ -128,13 +128,10 @@ def test_files_are_written_whole_or_not_at_all(report, tmp_path, monkeypatch, me
     assert path.read_bytes() == text.encode() and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_text_that_cannot_be_encoded_leaves_the_file_as_it_was(tmp_path):
+def test_a_text_that_utf_8_does_not_have_is_kept_to_the_letter(tmp_path):
     path = tmp_path / "report"
-    path.write_text("before")
-    alone = TransferReport([], None, ["\ud800"], {"n": 1})
-    with pytest.raises(UnicodeEncodeError):
-        alone.to_json(path)
-    assert path.read_text() == "before" and len(list(tmp_path.iterdir())) == 1
+    TransferReport([], None, ["\ud800"], {"n": 1}).to_json(path)
+    assert json.loads(path.read_text("utf-8"))["notes"] == ["\ud800"]
 
 
 def test_links_and_permissions_stay(report, tmp_path):

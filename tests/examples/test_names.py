@@ -1,0 +1,40 @@
+"""Names of classes, layers and networks in a run's tables, page and output."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import pytest
+from distillation.page import page
+from distillation.results import _print
+from distillation.tables import Table
+
+NAME = "=<b>|\x1b[1m\u202e\ud800&"
+SHOWN = "=<b>|\\x1b[1m\\u202e\\ud800&"
+
+
+def table() -> Table:
+    return Table("name", "title", "note", ["layer", "value"], [[NAME, -0.5]])
+
+
+def test_markdown_and_csv_escape_names_and_keep_numbers() -> None:
+    assert "| =&lt;b&gt;\\|\\\\x1b\\[1m\\\\u202e\\\\ud800&amp; | -0.500 |" in table().to_markdown().splitlines()
+    ((_, _), (name, value)) = csv.reader(io.StringIO(table().to_csv()))
+    assert name == "'" + NAME.replace("\ud800", "\\ud800") and value == "-0.5"
+
+
+def test_the_terminal_gets_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    _print(table())
+    assert capsys.readouterr().out.splitlines()[1] == f"  {SHOWN}  -0.500"
+
+
+def test_the_page_shows_names_as_text() -> None:
+    scores = {view: {"notes": [f"about {NAME}"]} for view in ("whole", "salient")}
+    fold: dict[str, Any] = {"images": {NAME: 3}, "scores": [scores]}
+    parts: dict[str, Any] = dict(settings={"classes": [NAME]}, plan={}, versions={}, machine={}, seconds={})
+    text = page({"task": NAME, "notes": [NAME], "folds": [fold], **parts}, [table()], [])
+    text.encode("utf-8")
+    shown = SHOWN.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    assert text.count(shown) == 6 and "<b>" not in text and not set("\x1b\u202e") & set(text)
