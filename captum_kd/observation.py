@@ -20,9 +20,10 @@ from captum._utils.progress import progress
 from torch import Tensor, nn
 
 from captum_kd._arguments import take_rows
+from captum_kd.batch_axis import check_batch_axis
 from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
 from captum_kd.distance.pairwise import largest_of
-from captum_kd.features import FeatureTransform, flatten, global_average_pool
+from captum_kd.features import FeatureTransform, flatten, flatten_to_unit_length, global_average_pool
 from captum_kd.layers import Caught, add_modules, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, Trace, find_layout
 from captum_kd.names import Layer
@@ -228,17 +229,28 @@ class Observation:
             differentiate_from=roots,
             device_ids=observer.device_ids,
         )
-        way = None if image_size is None else self._way(batch)
+        way = self._way(batch)
         caught = None
         if way is not None and way in observer.traces:
             caught = observer.traces.given_to(way, catch())
+        known = caught is not None
         if caught is None:
-            caught = catch(trace=image_size is not None)
-            if way is not None:
-                observer.traces.note(way, caught)
+            caught = catch(trace=True)
         for pair in observer.pairs:
             for layer in pair:
                 _check_rows(layer, [device[layer.module] for device in caught], batch.size)
+        if not known:
+            check_batch_axis(
+                observer.forward_func,
+                layers,
+                caught,
+                batch.inputs,
+                batch.additional_forward_args,
+                at_input=self._at_input,
+                device_ids=observer.device_ids,
+            )
+            if way is not None:
+                observer.traces.note(way, caught)
         with torch.inference_mode(False), torch.set_grad_enabled(with_graph):
             return [self._parts_of(device, image_size) for device in caught]
 
@@ -261,13 +273,16 @@ class Observation:
         sources: dict[nn.Module, tuple[Tensor, ...]] = {}
         features: dict[nn.Module, Tensor] = {}
         layouts: dict[nn.Module, tuple[Layout, ...]] = {}
+        keeps_all = self._observer.feature_transform in (flatten, flatten_to_unit_length)
+        mapped = () if self._features_only else [pair.map_layer.module for pair in self._observer.pairs]
         for layer in dict.fromkeys(pair.feature_layer for pair in self._observer.pairs):
             caught = device[layer.module]
             tensors = caught.tensors
             if torch.is_grad_enabled():
                 tensors = tuple(a if a.requires_grad else _recordable(precise(a)) for a in tensors)
             sources[layer.module] = tensors
-            layouts[layer.module] = self._layouts(layer, caught, image_size)
+            any_order = keeps_all and layer.module not in mapped
+            layouts[layer.module] = self._layouts(layer, caught, image_size, any_order)
             features[layer.module] = self._features(layer, tensors, layouts[layer.module])
         parts = []
         for pair in self._observer.pairs:
@@ -286,21 +301,28 @@ class Observation:
             parts.append(_Part(activations, of_map, dtypes, features[pair.feature_layer.module]))
         return parts
 
-    def _layouts(self, layer: Layer, caught: Caught, image_size: Optional[Size]) -> tuple[Layout, ...]:
+    def _layouts(
+        self, layer: Layer, caught: Caught, image_size: Optional[Size], any_order: bool = False
+    ) -> tuple[Layout, ...]:
+        """With ``any_order`` only all values together count: that nothing tells the layout is then no error."""
         key = self._keys.get(layer.module)
         known = () if key is None else self.layouts.get(key, ())
-        found = tuple(
-            find_layout(
-                tensor,
-                module=layer.module,
-                where=str(layer),
-                image_size=image_size,
-                seen=caught.seen,
-                hints=self._observer.hints,
-                known=before,
-            )
-            for tensor, before in zip_longest(caught.tensors, known[: len(caught.tensors)])
+        find = functools.partial(
+            find_layout,
+            module=layer.module,
+            where=str(layer),
+            image_size=image_size,
+            seen=caught.seen,
+            hints=self._observer.hints,
+            at_input=self._at_input,
         )
+        tensors = zip_longest(caught.tensors, known[: len(caught.tensors)])
+        try:
+            found = tuple(find(tensor, known=before) for tensor, before in tensors)
+        except ValueError:
+            if not (any_order and image_size is None and self._observer.hints == LayoutHints()):
+                raise
+            return (Layout(),) * len(caught.tensors)
         if key is not None and caught.tensors[0].shape[0] > 1:
             self.layouts[key] = found
         return found

@@ -1,0 +1,186 @@
+"""Which axis of a layer's output holds the channels, told by the modules inside the layer and ahead of it.
+
+1. Convolutions, batch norms and pooling have their channels in front, a permuting module says where it puts them, and a norm
+   whose weight fits one axis alone works on that one. What has the shape of such an output, or that shape with the channels
+   moved, has its channels there. The latest such output counts.
+2. Linear layers, norms over the last axis, attention and recurrent layers work on the last axis, which mostly holds the
+   channels. Rule 1 goes first: some work on positions. For three axes nothing is told where the two rules differ.
+3. Activations, dropout and other modules tell nothing.
+
+Where the channels may be moved without a change of shape, the latest output on the same positions counts. A block that gives
+the shape it is given keeps the layout, whatever it permutes inside.
+"""
+
+from __future__ import annotations
+
+from typing import Iterable, NamedTuple, Optional, Sequence
+
+from torch import nn
+
+__all__ = ["Shape", "Size", "Trace", "Word", "channels_are_last", "has_aspect", "latest_on_positions", "own_word", "word_of"]
+
+Shape = tuple[int, ...]
+Size = tuple[int, int]
+
+_NAMES = (
+    "Conv", "ConvTranspose", "BatchNorm", "InstanceNorm", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool",
+)  # fmt: skip
+_ANY_RANK = (nn.GroupNorm, nn.SyncBatchNorm, nn.Upsample)
+_CHANNELS_FIRST: dict[int, tuple[type[nn.Module], ...]] = {
+    rank: (*_ANY_RANK, *others, *(getattr(nn, f"{name}{rank - 2}d") for name in _NAMES))
+    for rank, others in ((3, (nn.Unfold,)), (4, (nn.Fold, nn.PixelShuffle, nn.PixelUnshuffle)), (5, ()))
+}
+_LAST_AXIS = (nn.Linear, nn.MultiheadAttention, nn.RNNBase, nn.Embedding)
+# What a permutation leaves channels last (True) or first (False).
+_PERMUTATIONS = {(0, 2, 3, 1): True, (0, 3, 1, 2): False, (0, 2, 3, 4, 1): True, (0, 4, 1, 2, 3): False}
+
+
+class Trace(NamedTuple):
+    """An output of three to five axes seen during a forward pass."""
+
+    shape: Shape
+    module: nn.Module
+    """That gave it."""
+    given: tuple[Shape, ...] = ()
+    """Shapes of the tensors that the module was given."""
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether the module was given a tensor of that same shape, as blocks and stages are."""
+        return self.shape in self.given
+
+
+class Word(NamedTuple):
+    """What a module says about the tensor that it gave."""
+
+    channels_last: bool
+    is_certain: bool = True
+
+    def moved(self, shape: Shape) -> tuple[Shape, Shape]:
+        """The shape without its batch, with the channels first and with the channels last."""
+        channels, positions = (shape[-1:], shape[1:-1]) if self.channels_last else (shape[1:2], shape[2:])
+        return channels + positions, positions + channels
+
+
+def word_of(trace: Trace) -> Optional[Word]:
+    """What the module that gave an output says about it, by its type and weights; None: nothing."""
+    module, shape = trace.module, trace.shape
+    if isinstance(module, _CHANNELS_FIRST[len(shape)]):
+        return Word(False)
+    dims = getattr(module, "dims", None)
+    if isinstance(dims, (list, tuple)) and tuple(dims) in _PERMUTATIONS:
+        return Word(_PERMUTATIONS[tuple(dims)])
+    if isinstance(module, _LAST_AXIS):
+        return Word(True, is_certain=False)
+    return _word_of_norm(module, shape)
+
+
+def _word_of_norm(module: nn.Module, shape: Shape) -> Optional[Word]:
+    """Of a module whose own weights lie along one axis."""
+    lengths = {tuple(weight.shape) for weight in module._parameters.values() if weight is not None}
+    if isinstance(module, nn.LayerNorm):
+        lengths.add(tuple(module.normalized_shape))
+    if module._modules or len(lengths) != 1:
+        return None
+    (length,) = lengths
+    if len(length) != 1 or length[0] == 1:
+        return None
+    fits_first, fits_last = shape[1] == length[0], shape[-1] == length[0]
+    if fits_last and (not fits_first or type(module) is nn.LayerNorm):
+        return Word(True, is_certain=False)
+    return Word(False) if fits_first and not fits_last else None
+
+
+def own_word(module: nn.Module, shape: Shape, at_input: bool) -> Optional[Word]:
+    """What a layer says about its own output or, at the input, about what it was given."""
+    word = word_of(Trace(shape, module))
+    moves = isinstance(getattr(module, "dims", None), (list, tuple)) and word is not None and word.is_certain
+    return Word(not word.channels_last) if word is not None and moves and at_input else word
+
+
+def channels_are_last(
+    shape: Shape, own: Optional[Word], seen: Sequence[Trace], image_size: Optional[Size] = None
+) -> Optional[bool]:
+    """Where a tensor's channels are: True for the last axis, False for the one behind the batch, None where nothing tells.
+
+    Args:
+        shape (tuple): (N, ...) of the tensor, three to five axes.
+        own (Word or None): of the layer itself.
+        seen (sequence of Trace): outputs inside the layer and ahead of it.
+        image_size (tuple, optional): (H, W) of the model's input, whose aspect tells where no module does.
+    """
+    if own is not None and own.is_certain:
+        return own.channels_last
+    aspect = _by_aspect(shape, image_size)
+    first, last = Word(False).moved(shape)[1], shape[1:]
+    if first == last:
+        if own is not None:
+            return own.channels_last
+        found = latest_on_positions(shape, seen, image_size)
+        return found
+    found, is_certain = _by_modules(shape, own, seen)
+    if is_certain or (found is not None and aspect is None):
+        return found
+    if aspect is not None:
+        return aspect
+    return latest_on_positions(shape, seen, image_size) if len(shape) > 3 else None
+
+
+def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tuple[Optional[bool], bool]:
+    """Where the channels are by rules 1 and 2, and whether that is certain."""
+    is_weak, wanted = own is not None, {shape[1:]}
+    for trace in _alike(shape, seen):
+        word = word_of(trace)
+        if word is None:
+            continue
+        if not word.is_certain:
+            if trace.shape[1:] in wanted:
+                # What works on the last axis leaves the others where they were.
+                is_weak = True
+                wanted.update(given[1:] for given in trace.given[:1] if len(given) == len(shape))
+            continue
+        as_first, as_last = (moved in wanted for moved in word.moved(trace.shape))
+        if as_first != as_last:
+            if is_weak and as_first and len(shape) == 3:
+                return None, False
+            return as_last, True
+    return (True if is_weak else None), False
+
+
+def latest_on_positions(shape: Shape, seen: Sequence[Trace], image_size: Optional[Size]) -> Optional[bool]:
+    """What the latest output on the positions of this shape says."""
+    for looks_into_blocks in (False, True):
+        passed: set[nn.Module] = set()
+        for trace in _alike(shape, seen):
+            if trace.module in passed:
+                continue
+            word = word_of(trace)
+            if word is None or not word.is_certain:
+                aspect = _by_aspect(trace.shape, image_size)
+                word = word if aspect is None else Word(aspect)
+            if word is not None:
+                positions = slice(1, -1) if word.channels_last else slice(2, None)
+                if trace.shape[positions] == shape[positions]:
+                    return word.channels_last
+            if trace.keeps_shape and not looks_into_blocks:
+                passed.update(trace.module.modules())
+    return None
+
+
+def _alike(shape: Shape, seen: Sequence[Trace]) -> Iterable[Trace]:
+    """Outputs of the same batch with as many axes, the latest first."""
+    return (trace for trace in reversed(seen) if len(trace.shape) == len(shape) and trace.shape[0] == shape[0])
+
+
+def has_aspect(size: Size, image_size: Size) -> bool:
+    """Whether (h, w) is the image divided by one stride, rounding of either side allowed."""
+    (h, w), (height, width) = size, image_size
+    return abs(h * width - w * height) < max(height, width)
+
+
+def _by_aspect(shape: Shape, image_size: Optional[Size]) -> Optional[bool]:
+    if image_size is None or len(shape) != 4:
+        return None
+    _, a, b, c = shape
+    first, last = has_aspect((b, c), image_size), has_aspect((a, b), image_size)
+    return last if first != last else None
