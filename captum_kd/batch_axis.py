@@ -71,7 +71,7 @@ def _unclear(caught: Caught, module: nn.Module, at_input: bool) -> Optional[int]
         shape = tuple(tensor.shape)
         if 3 <= len(shape) <= 5 and shape[0] == shape[1] > 1:
             # Behind convolutions and the like the second axis is the channels.
-            if channels_are_last(shape, own_word(module, shape, at_input), caught.seen) is not False:
+            if channels_are_last(shape, own_word(module, shape, at_input, caught.seen), caught.seen) is not False:
                 return place
     return None
 

@@ -1,10 +1,11 @@
 """Which axis of a layer's output holds the channels, told by the modules inside the layer and ahead of it.
 
 1. Convolutions, batch norms and pooling have their channels in front, a permuting module says where it puts them, and a norm
-   whose weight fits one axis alone works on that one. What has the shape of such an output, or that shape with the channels
-   moved, has its channels there. The latest such output counts.
+   whose weight fits the axis behind the batch alone works on that one. What has the shape of such an output, or that shape
+   with the channels moved, has its channels there. The latest such output counts.
 2. Linear layers, norms over the last axis, attention and recurrent layers work on the last axis, which mostly holds the
-   channels. Rule 1 goes first: some work on positions. For three axes nothing is told where the two rules differ.
+   channels. But some work on positions: where a linear layer or norm is given the very tensor that a module of rule 1 gave,
+   that one speaks for it; otherwise rule 1 goes first, and for three axes nothing is told where the two differ.
 3. Activations, dropout and other modules tell nothing.
 
 Where the channels may be moved without a change of shape, the latest output on the same positions counts. A block that gives
@@ -13,7 +14,7 @@ the shape it is given keeps the layout, whatever it permutes inside.
 
 from __future__ import annotations
 
-from typing import Iterable, NamedTuple, Optional, Sequence
+from typing import Iterator, NamedTuple, Optional, Sequence
 
 from torch import nn
 
@@ -28,8 +29,9 @@ _NAMES = (
 _ANY_RANK = (nn.GroupNorm, nn.SyncBatchNorm, nn.Upsample)
 _CHANNELS_FIRST: dict[int, tuple[type[nn.Module], ...]] = {
     rank: (*_ANY_RANK, *others, *(getattr(nn, f"{name}{rank - 2}d") for name in _NAMES))
-    for rank, others in ((3, (nn.Unfold,)), (4, (nn.Fold, nn.PixelShuffle, nn.PixelUnshuffle)), (5, ()))
+    for rank, others in ((3, (nn.Unfold,)), (4, (nn.Unfold, nn.Fold, nn.PixelShuffle, nn.PixelUnshuffle)), (5, ()))
 }
+_ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
 _LAST_AXIS = (nn.Linear, nn.MultiheadAttention, nn.RNNBase, nn.Embedding)
 # What a permutation leaves channels last (True) or first (False).
 _PERMUTATIONS = {(0, 2, 3, 1): True, (0, 3, 1, 2): False, (0, 2, 3, 4, 1): True, (0, 4, 1, 2, 3): False}
@@ -43,6 +45,8 @@ class Trace(NamedTuple):
     """That gave it."""
     given: tuple[Shape, ...] = ()
     """Shapes of the tensors that the module was given."""
+    follows: bool = False
+    """Whether it was given the very tensor that the trace before this one is of."""
 
     @property
     def keeps_shape(self) -> bool:
@@ -91,11 +95,31 @@ def _word_of_norm(module: nn.Module, shape: Shape) -> Optional[Word]:
     return Word(False) if fits_first and not fits_last else None
 
 
-def own_word(module: nn.Module, shape: Shape, at_input: bool) -> Optional[Word]:
-    """What a layer says about its own output or, at the input, about what it was given."""
+def _word_at(seen: Sequence[Trace], number: int) -> Optional[Word]:
+    """What is said about one of the outputs, by the module that gave it or by the one whose tensor it was given."""
+    trace = seen[number]
+    word = word_of(trace)
+    if word is not None and word.is_certain:
+        return word
+    stay = word is not None or isinstance(trace.module, nn.Identity) or type(trace.module).__module__ in _ELEMENTWISE
+    if trace.follows and number > 0 and stay:
+        before = _word_at(seen, number - 1)
+        if before is not None and before.is_certain and len(seen[number - 1].shape) == len(trace.shape):
+            return before
+    return word
+
+
+def own_word(module: nn.Module, shape: Shape, at_input: bool, seen: Sequence[Trace]) -> Optional[Word]:
+    """What a layer says about its own output or, at the input, about what it was given; None also where its trace says it."""
     word = word_of(Trace(shape, module))
-    moves = isinstance(getattr(module, "dims", None), (list, tuple)) and word is not None and word.is_certain
-    return Word(not word.channels_last) if word is not None and moves and at_input else word
+    if word is None or (word.is_certain and not at_input):
+        return word
+    if at_input:
+        # What is certain is so of both sides, except that a permutation leaves what it was not given.
+        permutes = isinstance(getattr(module, "dims", None), (list, tuple)) and word.is_certain
+        return Word(not word.channels_last) if permutes else word
+    is_traced = len(seen) > 0 and seen[-1].shape == shape and type(seen[-1].module) is type(module)
+    return None if is_traced else word
 
 
 def channels_are_last(
@@ -116,8 +140,7 @@ def channels_are_last(
     if first == last:
         if own is not None:
             return own.channels_last
-        found = latest_on_positions(shape, seen, image_size)
-        return found
+        return latest_on_positions(shape, seen, image_size)
     found, is_certain = _by_modules(shape, own, seen)
     if is_certain or (found is not None and aspect is None):
         return found
@@ -128,9 +151,8 @@ def channels_are_last(
 
 def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tuple[Optional[bool], bool]:
     """Where the channels are by rules 1 and 2, and whether that is certain."""
-    is_weak, wanted = own is not None, {shape[1:]}
-    for trace in _alike(shape, seen):
-        word = word_of(trace)
+    is_weak, wanted, found = own is not None, {shape[1:]}, None
+    for trace, word in _alike(shape, seen):
         if word is None:
             continue
         if not word.is_certain:
@@ -140,21 +162,22 @@ def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tup
                 wanted.update(given[1:] for given in trace.given[:1] if len(given) == len(shape))
             continue
         as_first, as_last = (moved in wanted for moved in word.moved(trace.shape))
-        if as_first != as_last:
-            if is_weak and as_first and len(shape) == 3:
-                return None, False
-            return as_last, True
-    return (True if is_weak else None), False
+        if found is None and as_first != as_last:
+            found = as_last
+            if as_last or len(shape) > 3:
+                break
+    if found is None:
+        return (True if is_weak else None), False
+    return (None, False) if is_weak and not found and len(shape) == 3 else (found, True)
 
 
 def latest_on_positions(shape: Shape, seen: Sequence[Trace], image_size: Optional[Size]) -> Optional[bool]:
     """What the latest output on the positions of this shape says."""
     for looks_into_blocks in (False, True):
         passed: set[nn.Module] = set()
-        for trace in _alike(shape, seen):
+        for trace, word in _alike(shape, seen):
             if trace.module in passed:
                 continue
-            word = word_of(trace)
             if word is None or not word.is_certain:
                 aspect = _by_aspect(trace.shape, image_size)
                 word = word if aspect is None else Word(aspect)
@@ -167,9 +190,12 @@ def latest_on_positions(shape: Shape, seen: Sequence[Trace], image_size: Optiona
     return None
 
 
-def _alike(shape: Shape, seen: Sequence[Trace]) -> Iterable[Trace]:
-    """Outputs of the same batch with as many axes, the latest first."""
-    return (trace for trace in reversed(seen) if len(trace.shape) == len(shape) and trace.shape[0] == shape[0])
+def _alike(shape: Shape, seen: Sequence[Trace]) -> Iterator[tuple[Trace, Optional[Word]]]:
+    """Outputs of the same batch with as many axes and what is said about them, the latest first."""
+    for number in reversed(range(len(seen))):
+        trace = seen[number]
+        if len(trace.shape) == len(shape) and trace.shape[0] == shape[0]:
+            yield trace, _word_at(seen, number)
 
 
 def has_aspect(size: Size, image_size: Size) -> bool:

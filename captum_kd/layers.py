@@ -146,12 +146,16 @@ class _Catcher:
     @contextmanager
     def tracing(self) -> Iterator[None]:
         # A hook on all modules, since a plain function does not say which modules it will call.
+        last: dict[torch.device, Tensor] = {}
+
         def trace(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, (tuple, list)) and output:
                 output = output[0]  # attention and recurrent layers give more beside it
             if isinstance(output, Tensor) and 3 <= output.dim() <= 5 and self._is_of_this_pass(module):
                 given = tuple(tuple(arg.shape) for arg in args if isinstance(arg, Tensor))
-                self.seen[output.device].append(Trace(tuple(output.shape), module, given))
+                follows = any(arg is last.get(output.device, output) for arg in args)
+                last[output.device] = output
+                self.seen[output.device].append(Trace(tuple(output.shape), module, given, follows))
 
         handle = nn.modules.module.register_module_forward_hook(trace)
         try:

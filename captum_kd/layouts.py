@@ -23,7 +23,7 @@ from typing import Iterator, NamedTuple, Optional, Sequence
 
 from torch import Tensor, nn
 
-from captum_kd.channel_axis import Shape, Size, Trace, channels_are_last, has_aspect, latest_on_positions, own_word, word_of
+from captum_kd.channel_axis import Shape, Size, Trace, Word, channels_are_last, has_aspect, own_word, word_of
 
 __all__ = ["Layout", "LayoutHints", "Size", "Trace", "find_layout"]
 
@@ -98,7 +98,7 @@ def find_layout(
     said = LayoutHints() if hints.last_resort else hints
     if said.channels_last is not None and len(shape) > 3:
         return Layout(channels_last=said.channels_last)
-    is_last = channels_are_last(shape, own_word(module, shape, at_input), seen, image_size)
+    is_last = channels_are_last(shape, own_word(module, shape, at_input, seen), seen, image_size)
     if len(shape) > 3:
         return Layout(channels_last=bool(hints.channels_last) if is_last is None else is_last)
     if known is not None:  # the grid goes with the size of the image, the tokens in front of it do not
@@ -136,7 +136,7 @@ def _sequence(
     if is_last is False:
         return Layout()
     if image_size is not None:
-        return _grid_of(shape, image_size, seen, hints.prefix_tokens, is_last)
+        return _grid_of(shape, image_size, seen, hints.prefix_tokens)
     return Layout(prefix_tokens=hints.prefix_tokens or 0, channels_last=True) if is_last else None
 
 
@@ -181,11 +181,7 @@ class _Grid(NamedTuple):
 
 def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> Iterator[_Grid]:
     """Grids of the same batch, the latest first: of the image's aspect, or in front of whose channels their module stands."""
-    first = next((number for number, trace in enumerate(seen) if trace.shape == shape), len(seen))
-    for number, trace in reversed(list(enumerate(seen))):
-        # Tokens that got fewer behind a block of their width lie on no grid that was ahead of it.
-        if number < first and _is_longer(trace, shape) and trace.keeps_shape and trace.module._modules:
-            return
+    for trace in map(_as_grid, reversed(seen[_last_longer(shape, seen) :])):
         if len(trace.shape) != 4 or trace.shape[0] != shape[0]:
             continue
         word = word_of(trace)
@@ -199,6 +195,33 @@ def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> I
             if is_last in (last, None) and (math.prod(size) > 1 or shape[1] == 1):
                 if aspects[last] or (word is not None and word.is_certain):
                     yield _Grid(size, None if is_last is None else width, aspects[last])
+
+
+def _last_longer(shape: Shape, seen: Sequence[Trace]) -> int:
+    """Where tokens got fewer at one width, 0 if nowhere: they lie on no grid that was ahead of that."""
+    first = next((number for number, trace in enumerate(seen) if trace.shape == shape), len(seen))
+    # Inside a block other widths occur; those of a convolution that embeds patches, and of what is given to blocks, last.
+    is_embedded = any(len(trace.shape) == 4 and trace.shape[1] == shape[2] for trace in seen)
+    for number in reversed(range(first)):
+        trace = seen[number]
+        keeps_width = trace.keeps_shape and (is_embedded or len(trace.module._modules) > 0)
+        if keeps_width and _is_longer(trace, shape):
+            return number
+    return 0
+
+
+def _as_grid(trace: Trace) -> Trace:
+    """The output of an unfolding, (N, C, L), on its grid."""
+    module = trace.module
+    if not isinstance(module, nn.Unfold) or len(trace.given) != 1 or len(trace.given[0]) != 4:
+        return trace
+    settings = (module.kernel_size, module.dilation, module.padding, module.stride)
+    kernel, dilation, padding, stride = ((each, each) if isinstance(each, int) else each for each in settings)
+    sides = (
+        (side + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
+        for axis, side in enumerate(trace.given[0][2:])
+    )
+    return trace._replace(shape=(*trace.shape[:2], *sides))
 
 
 def _is_longer(trace: Trace, shape: Shape) -> bool:
@@ -219,7 +242,7 @@ def _by_grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -
 
 
 def _grid_of(
-    shape: Shape, image_size: Size, seen: Sequence[Trace], prefix_tokens: Optional[int], is_last: Optional[bool]
+    shape: Shape, image_size: Size, seen: Sequence[Trace], prefix_tokens: Optional[int]
 ) -> Optional[Layout]:
     """Grid and prefix tokens of an image's tokens; None where nothing shows them."""
     tokens, width = shape[1:]
@@ -239,9 +262,7 @@ def _grid_of(
     found = exact or merged or fitting
     if found:
         return Layout(found[0], tokens - math.prod(found[0]))
-    if (is_last is None and grids) or any(_is_longer(trace, shape) for trace in seen):
-        return None
-    if any(grid.width == width and math.prod(grid.size) > 1 for grid in grids):
+    if grids or _last_longer(shape, seen) or any(_is_longer(trace, shape) and word_of(trace) == Word(True, is_certain=False) for trace in seen):
         return None
     for prefix in (0, 1) if prefix_tokens is None else (prefix_tokens,):
         grid_size = _cut(image_size, tokens - prefix)
