@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Mapping, NoReturn, Optional, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from captum_kd._arguments import take_rows
 from captum_kd.channel_axis import channels_are_last, own_word
@@ -36,10 +36,8 @@ def check_batch_axis(
     Raises:
         ValueError: a layer whose first axis is not the batch, or for which that cannot be found out.
     """
-    unclear = {
-        layer: place for layer in layers for device in caught
-        if (place := _unclear(device[layer.module], layer.module, at_input)) is not None
-    }  # fmt: skip
+    places = {layer: _unclear(device[layer.module], layer.module, at_input) for device in caught for layer in layers}
+    unclear = {layer: place for layer, place in places.items() if place is not None}
     if not unclear:
         return
     n = int(inputs[0].shape[0])
@@ -51,17 +49,16 @@ def check_batch_axis(
         _refuse(layer, n, "another pass that would tell changes the buffers of modules in training mode; call eval()")
     rows, fewer = slice(0, n - 1), take_rows(inputs, slice(0, n - 1), n)
     try:
-        again = catch_layers(
-            forward_func, list(unclear), fewer, take_rows(additional_forward_args, rows, n), at_input=at_input, device_ids=device_ids
-        )
+        args = take_rows(additional_forward_args, rows, n)
+        again = catch_layers(forward_func, list(unclear), fewer, args, at_input=at_input, device_ids=device_ids)
     except Exception as error:
         _refuse(layer, n, f"a pass over {n - 1} inputs, which would tell, fails ({type(error).__name__}: {error})", error)
     for layer, place in unclear.items():
         found = sum(device[layer.module].tensors[place].shape[0] for device in again)
         if found != n - 1:
             raise ValueError(
-                f"{layer} works on {found} rows for {n - 1} inputs, and on {n} for {n} by coincidence: its first dimension is not "
-                "the batch. Choose a layer whose first dimension is the batch, or build the model with batch_first=True."
+                f"{layer} works on {found} rows for {n - 1} inputs, and on {n} for {n} by coincidence: its first dimension is "
+                "not the batch. Choose a layer whose first dimension is the batch, or build the model with batch_first=True."
             )
 
 

@@ -8,8 +8,8 @@
    that one speaks for it; otherwise rule 1 goes first, and for three axes nothing is told where the two differ.
 3. Activations, dropout and other modules tell nothing.
 
-Where the channels may be moved without a change of shape, the latest output on the same positions counts. A block that gives
-the shape it is given keeps the layout, whatever it permutes inside.
+Where the channels may be moved without a change of shape, the latest output on the same positions counts. A block keeps the
+layout of what it is given, whatever it permutes inside, unless it gives the very tensor that its last module gave.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Iterator, NamedTuple, Optional, Sequence
 
 from torch import nn
 
-__all__ = ["Shape", "Size", "Trace", "Word", "channels_are_last", "has_aspect", "latest_on_positions", "own_word", "word_of"]
+__all__ = ["Shape", "Size", "Trace", "Word", "channels_are_last", "has_aspect", "own_word", "word_of"]
 
 Shape = tuple[int, ...]
 Size = tuple[int, int]
@@ -47,6 +47,8 @@ class Trace(NamedTuple):
     """Shapes of the tensors that the module was given."""
     follows: bool = False
     """Whether it was given the very tensor that the trace before this one is of."""
+    returns: bool = False
+    """Whether it gave that very tensor, as a sequence of modules gives what its last one gave."""
 
     @property
     def keeps_shape(self) -> bool:
@@ -74,6 +76,8 @@ def word_of(trace: Trace) -> Optional[Word]:
     dims = getattr(module, "dims", None)
     if isinstance(dims, (list, tuple)) and tuple(dims) in _PERMUTATIONS:
         return Word(_PERMUTATIONS[tuple(dims)])
+    if isinstance(module, nn.Flatten) and len(shape) == 3 and module.start_dim in (1, 2):
+        return Word(module.start_dim == 1)
     if isinstance(module, _LAST_AXIS):
         return Word(True, is_certain=False)
     return _word_of_norm(module, shape)
@@ -90,23 +94,23 @@ def _word_of_norm(module: nn.Module, shape: Shape) -> Optional[Word]:
     if len(length) != 1 or length[0] == 1:
         return None
     fits_first, fits_last = shape[1] == length[0], shape[-1] == length[0]
-    if fits_last and (not fits_first or type(module) is nn.LayerNorm):
+    if fits_last and (not fits_first or type(module).__name__ == nn.LayerNorm.__name__):
         return Word(True, is_certain=False)
     return Word(False) if fits_first and not fits_last else None
 
 
-def _word_at(seen: Sequence[Trace], number: int) -> Optional[Word]:
-    """What is said about one of the outputs, by the module that gave it or by the one whose tensor it was given."""
-    trace = seen[number]
-    word = word_of(trace)
-    if word is not None and word.is_certain:
-        return word
-    stay = word is not None or isinstance(trace.module, nn.Identity) or type(trace.module).__module__ in _ELEMENTWISE
-    if trace.follows and number > 0 and stay:
-        before = _word_at(seen, number - 1)
-        if before is not None and before.is_certain and len(seen[number - 1].shape) == len(trace.shape):
-            return before
-    return word
+def _words(seen: Sequence[Trace]) -> list[Optional[Word]]:
+    """What is said about each of the outputs, by the module that gave it or by the one whose tensor it was given."""
+    words: list[Optional[Word]] = []
+    for number, trace in enumerate(seen):
+        word = word_of(trace)
+        stays = word is not None or isinstance(trace.module, nn.Identity) or type(trace.module).__module__ in _ELEMENTWISE
+        if number > 0 and (trace.returns or (trace.follows and stays)) and len(seen[number - 1].shape) == len(trace.shape):
+            before = words[-1]
+            if before is not None and (word is None or (before.is_certain and not word.is_certain)):
+                word = before
+        words.append(word)
+    return words
 
 
 def own_word(module: nn.Module, shape: Shape, at_input: bool, seen: Sequence[Trace]) -> Optional[Word]:
@@ -140,19 +144,20 @@ def channels_are_last(
     if first == last:
         if own is not None:
             return own.channels_last
-        return latest_on_positions(shape, seen, image_size)
+        return _latest_on_positions(shape, seen, image_size)
     found, is_certain = _by_modules(shape, own, seen)
     if is_certain or (found is not None and aspect is None):
         return found
     if aspect is not None:
         return aspect
-    return latest_on_positions(shape, seen, image_size) if len(shape) > 3 else None
+    return _latest_on_positions(shape, seen, image_size) if len(shape) > 3 else None
 
 
 def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tuple[Optional[bool], bool]:
     """Where the channels are by rules 1 and 2, and whether that is certain."""
     is_weak, wanted, found = own is not None, {shape[1:]}, None
-    for trace, word in _alike(shape, seen):
+    for number, word in _alike(shape, seen):
+        trace = seen[number]
         if word is None:
             continue
         if not word.is_certain:
@@ -171,31 +176,36 @@ def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tup
     return (None, False) if is_weak and not found and len(shape) == 3 else (found, True)
 
 
-def latest_on_positions(shape: Shape, seen: Sequence[Trace], image_size: Optional[Size]) -> Optional[bool]:
-    """What the latest output on the positions of this shape says."""
-    for looks_into_blocks in (False, True):
-        passed: set[nn.Module] = set()
-        for trace, word in _alike(shape, seen):
-            if trace.module in passed:
-                continue
-            if word is None or not word.is_certain:
-                aspect = _by_aspect(trace.shape, image_size)
-                word = word if aspect is None else Word(aspect)
-            if word is not None:
-                positions = slice(1, -1) if word.channels_last else slice(2, None)
-                if trace.shape[positions] == shape[positions]:
-                    return word.channels_last
-            if trace.keeps_shape and not looks_into_blocks:
-                passed.update(trace.module.modules())
+def _latest_on_positions(shape: Shape, seen: Sequence[Trace], image_size: Optional[Size]) -> Optional[bool]:
+    """What the latest output on the positions of this shape says; a block keeps the layout of what it was given."""
+    was_ahead = False
+    for number, word in _alike(shape, seen):
+        trace = seen[number]
+        is_block = bool(trace.module._modules) and len(trace.given) > 0 and len(trace.given[0]) == len(shape)
+        if word is None and is_block and not was_ahead:
+            was_ahead = True
+            inside = set(trace.module.modules())
+            ahead = [each for each in seen[:number] if each.module not in inside]
+            found = channels_are_last(trace.given[0], None, ahead, image_size)
+            if found is not None:
+                return found
+        if word is None or not word.is_certain:
+            aspect = _by_aspect(trace.shape, image_size)
+            word = word if aspect is None else Word(aspect)
+        if word is not None:
+            positions = slice(1, -1) if word.channels_last else slice(2, None)
+            if trace.shape[positions] == shape[positions]:
+                return word.channels_last
     return None
 
 
-def _alike(shape: Shape, seen: Sequence[Trace]) -> Iterator[tuple[Trace, Optional[Word]]]:
-    """Outputs of the same batch with as many axes and what is said about them, the latest first."""
+def _alike(shape: Shape, seen: Sequence[Trace]) -> Iterator[tuple[int, Optional[Word]]]:
+    """The places of outputs of the same batch with as many axes and what is said about them, the latest first."""
+    words = _words(seen)
     for number in reversed(range(len(seen))):
         trace = seen[number]
         if len(trace.shape) == len(shape) and trace.shape[0] == shape[0]:
-            yield trace, _word_at(seen, number)
+            yield number, words[number]
 
 
 def has_aspect(size: Size, image_size: Size) -> bool:

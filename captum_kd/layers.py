@@ -146,16 +146,17 @@ class _Catcher:
     @contextmanager
     def tracing(self) -> Iterator[None]:
         # A hook on all modules, since a plain function does not say which modules it will call.
-        last: dict[torch.device, Tensor] = {}
+        last: dict[torch.device, Any] = {}
 
         def trace(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, (tuple, list)) and output:
                 output = output[0]  # attention and recurrent layers give more beside it
             if isinstance(output, Tensor) and 3 <= output.dim() <= 5 and self._is_of_this_pass(module):
                 given = tuple(tuple(arg.shape) for arg in args if isinstance(arg, Tensor))
-                follows = any(arg is last.get(output.device, output) for arg in args)
+                before = last.get(output.device, args)
+                follows = any(arg is before for arg in args)
+                self.seen[output.device].append(Trace(tuple(output.shape), module, given, follows, output is before))
                 last[output.device] = output
-                self.seen[output.device].append(Trace(tuple(output.shape), module, given, follows))
 
         handle = nn.modules.module.register_module_forward_hook(trace)
         try:

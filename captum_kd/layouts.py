@@ -133,6 +133,8 @@ def _sequence(
         is_last = True
     if is_last is None:
         is_last = _by_grids(shape, image_size, seen)
+        if is_last is None and shape[1] == shape[2]:
+            return None
     if is_last is False:
         return Layout()
     if image_size is not None:
@@ -262,7 +264,8 @@ def _grid_of(
     found = exact or merged or fitting
     if found:
         return Layout(found[0], tokens - math.prod(found[0]))
-    if grids or _last_longer(shape, seen) or any(_is_longer(trace, shape) and word_of(trace) == Word(True, is_certain=False) for trace in seen):
+    on_last_axis = (trace for trace in seen if word_of(trace) == Word(True, is_certain=False))
+    if grids or _last_longer(shape, seen) or any(_is_longer(trace, shape) for trace in on_last_axis):
         return None
     for prefix in (0, 1) if prefix_tokens is None else (prefix_tokens,):
         grid_size = _cut(image_size, tokens - prefix)

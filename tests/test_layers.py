@@ -9,7 +9,6 @@ from typing import Any, Callable, Iterator
 
 import pytest
 import torch
-from captum.attr import LayerGradCam
 from models import ConvNet, activations, images, labels
 from reference import literal
 from torch import Tensor, nn
