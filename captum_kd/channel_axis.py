@@ -18,7 +18,7 @@ from typing import Iterator, NamedTuple, Optional, Sequence
 
 from torch import nn
 
-__all__ = ["Shape", "Size", "Trace", "Word", "channels_are_last", "has_aspect", "own_word", "word_of"]
+__all__ = ["Shape", "Size", "Trace", "Word", "channels_are_last", "has_aspect", "own_word", "word_of", "words_of"]
 
 Shape = tuple[int, ...]
 Size = tuple[int, int]
@@ -99,7 +99,7 @@ def _word_of_norm(module: nn.Module, shape: Shape) -> Optional[Word]:
     return Word(False) if fits_first and not fits_last else None
 
 
-def _words(seen: Sequence[Trace]) -> list[Optional[Word]]:
+def words_of(seen: Sequence[Trace]) -> list[Optional[Word]]:
     """What is said about each of the outputs, by the module that gave it or by the one whose tensor it was given."""
     words: list[Optional[Word]] = []
     for number, trace in enumerate(seen):
@@ -201,7 +201,7 @@ def _latest_on_positions(shape: Shape, seen: Sequence[Trace], image_size: Option
 
 def _alike(shape: Shape, seen: Sequence[Trace]) -> Iterator[tuple[int, Optional[Word]]]:
     """The places of outputs of the same batch with as many axes and what is said about them, the latest first."""
-    words = _words(seen)
+    words = words_of(seen)
     for number in reversed(range(len(seen))):
         trace = seen[number]
         if len(trace.shape) == len(shape) and trace.shape[0] == shape[0]:

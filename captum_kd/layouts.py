@@ -23,7 +23,7 @@ from typing import Iterator, NamedTuple, Optional, Sequence
 
 from torch import Tensor, nn
 
-from captum_kd.channel_axis import Shape, Size, Trace, Word, channels_are_last, has_aspect, own_word, word_of
+from captum_kd.channel_axis import Shape, Size, Trace, Word, channels_are_last, has_aspect, own_word, word_of, words_of
 
 __all__ = ["Layout", "LayoutHints", "Size", "Trace", "find_layout"]
 
@@ -177,13 +177,15 @@ class _Grid(NamedTuple):
     size: Size
     width: Optional[int]
     """How many channels it has, where its modules tell."""
-    has_aspect: bool
-    """Of the image."""
+    is_of_image: bool
+    """Whether it has the image's aspect, or an unfolding made it."""
 
 
 def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> Iterator[_Grid]:
     """Grids of the same batch, the latest first: of the image's aspect, or in front of whose channels their module stands."""
-    for trace in map(_as_grid, reversed(seen[_last_longer(shape, seen) :])):
+    for trace in reversed(seen[_last_longer(shape, seen) :]):
+        if isinstance(trace.module, nn.Unfold):
+            trace = _on_grid(trace, trace.module)
         if len(trace.shape) != 4 or trace.shape[0] != shape[0]:
             continue
         word = word_of(trace)
@@ -196,7 +198,8 @@ def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> I
             # Pooled outputs, 1 x 1, have every square aspect; they are a grid of one token only.
             if is_last in (last, None) and (math.prod(size) > 1 or shape[1] == 1):
                 if aspects[last] or (word is not None and word.is_certain):
-                    yield _Grid(size, None if is_last is None else width, aspects[last])
+                    is_own = aspects[last] or isinstance(trace.module, nn.Unfold)
+                    yield _Grid(size, None if is_last is None else width, is_own)
 
 
 def _last_longer(shape: Shape, seen: Sequence[Trace]) -> int:
@@ -204,24 +207,23 @@ def _last_longer(shape: Shape, seen: Sequence[Trace]) -> int:
     first = next((number for number, trace in enumerate(seen) if trace.shape == shape), len(seen))
     # Inside a block other widths occur; those of a convolution that embeds patches, and of what is given to blocks, last.
     is_embedded = any(len(trace.shape) == 4 and trace.shape[1] == shape[2] for trace in seen)
-    for number in reversed(range(first)):
+    for number in reversed(range(len(seen))):
         trace = seen[number]
         keeps_width = trace.keeps_shape and (is_embedded or len(trace.module._modules) > 0)
         if keeps_width and _is_longer(trace, shape):
-            return number
+            # Branches of several scales take turns; tokens in front come and go.
+            if number < first or trace.shape[1] - shape[1] <= MAX_PREFIX_TOKENS:
+                return number
     return 0
 
 
-def _as_grid(trace: Trace) -> Trace:
-    """The output of an unfolding, (N, C, L), on its grid."""
-    module = trace.module
-    if not isinstance(module, nn.Unfold) or len(trace.given) != 1 or len(trace.given[0]) != 4:
-        return trace
+def _on_grid(trace: Trace, module: nn.Unfold) -> Trace:
+    """The output of an unfolding, (N, C, L), with its positions on their grid."""
     settings = (module.kernel_size, module.dilation, module.padding, module.stride)
     kernel, dilation, padding, stride = ((each, each) if isinstance(each, int) else each for each in settings)
     sides = (
         (side + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
-        for axis, side in enumerate(trace.given[0][2:])
+        for axis, side in enumerate(trace.given[0][-2:])
     )
     return trace._replace(shape=(*trace.shape[:2], *sides))
 
@@ -254,18 +256,18 @@ def _grid_of(
 
     grids = list(_grids(shape, image_size, seen))
     # Without the image's aspect a grid has to be one of the tokens' own, and its width tells.
-    fitting = [grid.size for grid in grids if fits(tokens - math.prod(grid.size)) and (grid.has_aspect or grid.width == width)]
+    fitting = [grid.size for grid in grids if fits(tokens - math.prod(grid.size)) and (grid.is_of_image or grid.width == width)]
     # Tokens that attend to a coarser grid of themselves (PVT, SegFormer) show that one later than their own.
     exact = [size for size in fitting if math.prod(size) == tokens]
     # Patches that were merged two by two as tokens (Hugging Face's Swin) show their own grid nowhere, but are wider.
-    wider = [grid.size for grid in grids if grid.has_aspect and grid.width != width]
+    wider = [grid.size for grid in grids if grid.is_of_image and grid.width != width]
     merged = [size for grid in wider for size in _merged(grid) if fits(0) and math.prod(size) == tokens]
     # Tables of relative positions may look like a coarse grid where the batch is one image (Swin v2): exact goes first.
     found = exact or merged or fitting
     if found:
         return Layout(found[0], tokens - math.prod(found[0]))
-    on_last_axis = (trace for trace in seen if word_of(trace) == Word(True, is_certain=False))
-    if grids or _last_longer(shape, seen) or any(_is_longer(trace, shape) for trace in on_last_axis):
+    tokens_ahead = (trace for trace, word in zip(seen, words_of(seen)) if word != Word(False))
+    if grids or _last_longer(shape, seen) or any(_is_longer(trace, shape) for trace in tokens_ahead):
         return None
     for prefix in (0, 1) if prefix_tokens is None else (prefix_tokens,):
         grid_size = _cut(image_size, tokens - prefix)
