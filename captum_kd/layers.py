@@ -57,7 +57,7 @@ def catch_layers(
         at_input (bool): catch the layers' inputs instead of their outputs.
         differentiate_from (sequence of Layer): layers from whose tensors on gradients are recorded.
             Frozen parameters and inputs do not matter: the graph begins there.
-        trace (bool): also note the 4-D outputs seen on the way.
+        trace (bool): also note the outputs of three to five axes seen on the way.
         device_ids (sequence of int, optional): order of devices for DataParallel.
 
     Returns:
@@ -146,11 +146,17 @@ class _Catcher:
     @contextmanager
     def tracing(self) -> Iterator[None]:
         # A hook on all modules, since a plain function does not say which modules it will call.
+        last: dict[torch.device, Any] = {}
+
         def trace(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, Tensor) and output.dim() == 4 and self._is_of_this_pass(module):
-                n, a, b, c = output.shape
-                keeps_shape = any(isinstance(arg, Tensor) and arg.shape == output.shape for arg in args)
-                self.seen[output.device].append(Trace((n, a, b, c), module, keeps_shape))
+            if isinstance(output, (tuple, list)) and output:
+                output = output[0]  # attention and recurrent layers give more beside it
+            if isinstance(output, Tensor) and 3 <= output.dim() <= 5 and self._is_of_this_pass(module):
+                given = tuple(tuple(arg.shape) for arg in args if isinstance(arg, Tensor))
+                before = last.get(output.device, args)
+                follows = any(arg is before for arg in args)
+                self.seen[output.device].append(Trace(tuple(output.shape), module, given, follows, output is before))
+                last[output.device] = output
 
         handle = nn.modules.module.register_module_forward_hook(trace)
         try:

@@ -1,9 +1,19 @@
 """Where a layer keeps its positions: bringing every output to (N, C, ...).
 
 Convolutional layers put channels first. Transformers give tokens, (N, T, C), often with
-class or register tokens in front, and some image models put channels last, (N, h, w, C).
-Which one it is follows from the input's aspect and from the outputs of the layers that ran
-before; users of transformers need no reshape function.
+class or register tokens in front, and some models put channels last, (N, h, w, C). The rules, in
+this order:
+
+1. What the user says (:class:`LayoutHints`).
+2. Which axis holds the channels, by the modules inside the layer and ahead of it (:mod:`captum_kd.channel_axis`). The
+   image's aspect tells where no module does.
+3. Tokens of an image lie on a grid that an output ahead of the layer has, as it is, halved once or more, or with a few
+   tokens left over, which stand in front. A model that shows no such grid may cut its images into square patches: the grid
+   is the image over the patch's side, with one token in front at most.
+4. Tokens that got fewer at the same width were dropped or merged, and lie on no grid that was seen before.
+5. Tokens of other inputs lie in a row.
+
+Where the rules do not tell, an error names the argument that does. The number of tokens alone is never enough.
 """
 
 from __future__ import annotations
@@ -13,40 +23,12 @@ from typing import Iterator, NamedTuple, Optional, Sequence
 
 from torch import Tensor, nn
 
-__all__ = ["Layout", "LayoutHints", "Trace", "find_layout"]
+from captum_kd.channel_axis import Shape, Size, Trace, Word, channels_are_last, has_aspect, own_word, word_of, words_of
+
+__all__ = ["Layout", "LayoutHints", "Size", "Trace", "find_layout"]
 
 MAX_PREFIX_TOKENS = 16
 """Class, distillation and register tokens in front of the grid that are accepted unasked."""
-
-Size = tuple[int, int]
-
-_CHANNELS_FIRST_2D = (
-    nn.Conv2d,
-    nn.ConvTranspose2d,
-    nn.BatchNorm2d,
-    nn.GroupNorm,
-    nn.InstanceNorm2d,
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.PixelShuffle,
-    nn.PixelUnshuffle,
-    nn.Upsample,
-)
-_CHANNELS_FIRST_1D = (
-    nn.Conv1d,
-    nn.ConvTranspose1d,
-    nn.BatchNorm1d,
-    nn.InstanceNorm1d,
-    nn.MaxPool1d,
-    nn.AvgPool1d,
-    nn.AdaptiveAvgPool1d,
-    nn.AdaptiveMaxPool1d,
-)
-
-# What a permutation leaves channels last (True) or first (False).
-_PERMUTATIONS = {(0, 2, 3, 1): True, (0, 3, 1, 2): False}
 
 
 class LayoutHints(NamedTuple):
@@ -59,20 +41,11 @@ class LayoutHints(NamedTuple):
     """Said of another model: counts only where this one's own outputs do not tell."""
 
 
-class Trace(NamedTuple):
-    """A 4-D output seen during a forward pass: its shape and the module that gave it."""
-
-    shape: tuple[int, int, int, int]
-    module: nn.Module
-    keeps_shape: bool = False
-    """Whether the module was given a tensor of that same shape, as blocks and stages are."""
-
-
 class Layout(NamedTuple):
     """How a layer's output is laid out."""
 
     grid: Optional[Size] = None
-    """(h, w) of tokens (N, prefix + h * w, C)."""
+    """(h, w) of tokens (N, prefix + h * w, C); without it tokens lie in a row."""
     prefix_tokens: int = 0
     channels_last: bool = False
 
@@ -81,7 +54,7 @@ class Layout(NamedTuple):
         if self.grid is not None:
             tokens = output[:, self.prefix_tokens :].transpose(1, 2)
             return tokens.reshape(tokens.shape[:2] + self.grid)
-        return output.permute(0, 3, 1, 2) if self.channels_last else output
+        return output[:, self.prefix_tokens :].movedim(-1, 1) if self.channels_last else output
 
 
 def find_layout(
@@ -93,6 +66,8 @@ def find_layout(
     seen: Sequence[Trace],
     hints: LayoutHints = LayoutHints(),
     known: Optional[Layout] = None,
+    at_input: bool = False,
+    any_order: bool = False,
 ) -> Layout:
     """Finds out how a layer's output is laid out.
 
@@ -101,166 +76,204 @@ def find_layout(
         module (nn.Module): the layer, whose type may settle the layout.
         where (str): the layer in words, for errors.
         image_size (tuple or None): (H, W) of the model's input where that is an image (N, C, H, W).
-            Without it outputs keep the meaning they have for Captum, channels first, unless hints
-            say otherwise.
-        seen (sequence of Trace): 4-D outputs ahead of the layer in the same forward pass.
+        seen (sequence of Trace): outputs inside the layer and ahead of it in the same forward pass.
         hints (LayoutHints): the user's own word, which goes first unless it is a last resort.
         known (Layout, optional): what was found of the same layer for several inputs. For one alone it is
             heard: a table that all inputs share, (1, h, w, C), cannot then be told from an output of its own.
+        at_input (bool): the tensor is the layer's input.
+        any_order (bool): of a model without images, the order of the values does not matter: where nothing tells the layout
+            this is no error.
 
     Raises:
-        ValueError: tokens whose grid cannot be found, or hints that do not fit.
+        ValueError: an output of three axes that nothing tells to be (N, T, C) or (N, C, L), tokens whose grid cannot be found,
+            or hints that do not fit.
     """
-    if output.dim() not in (3, 4):
+    shape = tuple(output.shape)
+    if len(shape) not in (3, 4, 5):
         return Layout()
-    if output.shape[0] > 1:
+    if shape[0] > 1:
         known = None
     if known is not None and known.grid is None:
         return known
-    if output.dim() == 4:
-        return Layout(channels_last=_is_channels_last(output, module, image_size, seen, hints))
-    if hints.last_resort:
-        hints = _where_unclear(output, module, image_size, seen, hints, known)
+    said = LayoutHints() if hints.last_resort else hints
+    if said.channels_last is not None and len(shape) > 3:
+        return Layout(channels_last=said.channels_last)
+    is_last = channels_are_last(shape, own_word(module, shape, at_input, seen), seen, image_size)
+    if len(shape) > 3:
+        return Layout(channels_last=bool(hints.channels_last) if is_last is None else is_last)
     if known is not None:  # the grid goes with the size of the image, the tokens in front of it do not
-        hints = hints._replace(prefix_tokens=known.prefix_tokens)
-    if image_size is None and hints.grid is None and hints.prefix_tokens is None:
+        said = said._replace(prefix_tokens=known.prefix_tokens)
+    found = _sequence(shape, where, image_size, seen, said, is_last)
+    if found is None and hints.last_resort and _may_fit(shape, hints):
+        found = _sequence(shape, where, image_size, seen, hints, is_last)
+    if found is None and image_size is None and any_order:
         return Layout()
-    if hints.channels_last is False or (hints.channels_last is None and isinstance(module, _CHANNELS_FIRST_1D)):
-        return Layout()
-    grid, prefix_tokens = _token_grid(output, where, image_size, seen, hints)
-    return Layout(grid, prefix_tokens)
+    if found is None:
+        raise ValueError(_nothing_tells(shape, where, image_size, said, is_last))
+    return found
 
 
-def _where_unclear(
-    output: Tensor,
-    module: nn.Module,
-    image_size: Optional[Size],
-    seen: Sequence[Trace],
-    hints: LayoutHints,
-    known: Optional[Layout],
-) -> LayoutHints:
-    """The hints about another model's layers that help with this (N, T, C) or (N, C, L): none where it speaks for itself."""
-    prefix_tokens = None if known is None else known.prefix_tokens
-    if isinstance(module, _CHANNELS_FIRST_1D) or _traced_grid(output, image_size, seen, prefix_tokens) is not None:
-        return LayoutHints()
+def _may_fit(shape: Shape, hints: LayoutHints) -> bool:
+    """Whether tokens of another model than the one that the hints are about have so many in front of such a grid."""
     if hints.grid is None:
-        return hints
-    h, w = hints.grid
-    prefix = output.shape[1] - h * w
-    fits = prefix == hints.prefix_tokens or (hints.prefix_tokens is None and prefix >= 0)
-    return hints if fits else LayoutHints(channels_last=hints.channels_last)
-
-
-def _has_aspect(size: Size, image_size: Size) -> bool:
-    """Whether (h, w) is the image divided by one stride, rounding of either side allowed."""
-    (h, w), (height, width) = size, image_size
-    return abs(h * width - w * height) < max(height, width)
-
-
-def _is_channels_last(
-    output: Tensor, module: nn.Module, image_size: Optional[Size], seen: Sequence[Trace], hints: LayoutHints
-) -> bool:
-    if hints.channels_last is not None and not hints.last_resort:
-        return hints.channels_last
-    shape = (output.shape[0], output.shape[1], output.shape[2], output.shape[3])
-    found = None
-    if image_size is not None:
-        found = _orientation(Trace(shape, module), image_size)
-        if found is None:
-            found = _neighbours_orientation(shape, image_size, seen)
-    return bool(hints.channels_last) if found is None else found
-
-
-def _neighbours_orientation(
-    shape: tuple[int, int, int, int], image_size: Size, seen: Sequence[Trace]
-) -> Optional[bool]:
-    """What the latest output of the same batch and grid says about a shape that does not tell."""
-    passed: set[nn.Module] = set()
-    for trace in reversed(seen):
-        if trace.module in passed:
-            continue
-        orientation = _orientation(trace, image_size)
-        positions = slice(1, 3) if orientation else slice(2, 4)
-        is_alike = trace.shape[0] == shape[0] and trace.shape[positions] == shape[positions]
-        if orientation is not None and is_alike:
-            return orientation
-        # A block gives what it is given, whatever it permutes inside (ConvNeXt): look ahead of it.
-        if trace.keeps_shape:
-            passed.update(trace.module.modules())
-    return None
-
-
-def _orientation(trace: Trace, image_size: Size) -> Optional[bool]:
-    """True for channels last, False for channels first, None where the shape does not tell."""
-    module = trace.module
-    if isinstance(module, _CHANNELS_FIRST_2D):
-        return False
-    # It normalises the last dimension; subclasses that permute around it (timm, torchvision) do not.
-    if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
         return True
-    # Permuting modules (torchvision's Permute) say it themselves.
-    dims = getattr(module, "dims", None)
-    if isinstance(dims, (list, tuple)) and tuple(dims) in _PERMUTATIONS:
-        return _PERMUTATIONS[tuple(dims)]
-    _, a, b, c = trace.shape
-    first, last = _has_aspect((b, c), image_size), _has_aspect((a, b), image_size)
-    if first != last:
-        return last
-    return True if isinstance(module, nn.Linear) else None  # a linear layer mixes the last dimension
+    prefix = shape[1] - math.prod(hints.grid)
+    return prefix >= 0 if hints.prefix_tokens is None else prefix == hints.prefix_tokens
 
 
-def _token_grid(
-    output: Tensor, where: str, image_size: Optional[Size], seen: Sequence[Trace], hints: LayoutHints
-) -> tuple[Size, int]:
-    tokens = output.shape[1]
+def _sequence(
+    shape: Shape, where: str, image_size: Optional[Size], seen: Sequence[Trace], hints: LayoutHints, is_last: Optional[bool]
+) -> Optional[Layout]:
+    """The layout of three axes; None where nothing tells."""
+    if hints.channels_last is False:
+        return Layout()
     if hints.grid is not None:
-        h, w = hints.grid
-        prefix = tokens - h * w if hints.prefix_tokens is None else hints.prefix_tokens
-        if prefix < 0 or prefix + h * w != tokens:
-            raise ValueError(
-                f"grid={hints.grid} with prefix_tokens={hints.prefix_tokens} does not fit {where}: it gives "
-                f"{tokens} tokens (shape {tuple(output.shape)}), and prefix_tokens + h * w must equal that."
-            )
-        return (h, w), prefix
-    traced = _traced_grid(output, image_size, seen, hints.prefix_tokens)
-    if traced is not None:
-        return traced
-    for prefix in (0, 1) if hints.prefix_tokens is None else (hints.prefix_tokens,):
-        side = math.isqrt(max(tokens - prefix, 0))
-        if side > 0 and side * side == tokens - prefix:
-            return (side, side), prefix
-    inputs = "inputs that are not images" if image_size is None else f"images of {image_size[0]} x {image_size[1]}"
+        return _said_grid(shape, where, hints.grid, hints.prefix_tokens)
+    if hints.channels_last or hints.prefix_tokens is not None:
+        is_last = True
+    if is_last is None:
+        is_last = _by_grids(shape, image_size, seen)
+        if is_last is None and shape[1] == shape[2]:
+            return None
+    if is_last is False:
+        return Layout()
+    if image_size is not None:
+        return _grid_of(shape, image_size, seen, hints.prefix_tokens)
+    return Layout(prefix_tokens=hints.prefix_tokens or 0, channels_last=True) if is_last else None
+
+
+def _said_grid(shape: Shape, where: str, grid: Size, prefix_tokens: Optional[int]) -> Layout:
+    tokens, count = shape[1], math.prod(grid)
+    prefix = tokens - count if prefix_tokens is None else prefix_tokens
+    if prefix < 0 or prefix + count != tokens:
+        raise ValueError(
+            f"grid={grid} with prefix_tokens={prefix_tokens} does not fit {where}: it gives "
+            f"{tokens} tokens (shape {shape}), and prefix_tokens + h * w must equal that."
+        )
+    return Layout(grid, prefix)
+
+
+def _nothing_tells(
+    shape: Shape, where: str, image_size: Optional[Size], hints: LayoutHints, is_last: Optional[bool]
+) -> str:
+    if image_size is None:
+        return (
+            f"{where} gives shape {shape} for inputs that are not images, and no module inside it or ahead of it tells whether "
+            "these are tokens, (N, T, C), or channels come first, (N, C, L). Pass channels_last=True for tokens or "
+            "channels_last=False."
+        )
     front = "" if hints.prefix_tokens is None else f", {hints.prefix_tokens} of them in front of the grid by prefix_tokens"
-    raise ValueError(
-        f"{where} gives {tokens} tokens (shape {tuple(output.shape)}) for {inputs}{front}, and no layer before it "
-        "shows how they are laid out. Pass grid=(h, w) and, if class or "
+    return (
+        f"{where} gives {shape[1]} tokens (shape {shape}) for images of {image_size[0]} x {image_size[1]}{front}, and no layer "
+        "before it shows how they are laid out. Pass grid=(h, w) and, if class or "
         "register tokens stand in front, prefix_tokens=k, with k + h * w equal to the number of tokens; "
         "or channels_last=False if the layer's output is (N, C, L) and no tokens at all."
     )
 
 
-def _traced_grid(
-    output: Tensor, image_size: Optional[Size], seen: Sequence[Trace], prefix_tokens: Optional[int]
-) -> Optional[tuple[Size, int]]:
-    """The grid and number of prefix tokens that an earlier 4-D output shows, if one does."""
-    tokens = output.shape[1]
+class _Grid(NamedTuple):
+    """A grid ahead of a layer of tokens."""
+
+    size: Size
+    width: Optional[int]
+    """How many channels it has, where its modules tell."""
+    is_of_image: bool
+    """Whether it has the image's aspect, or an unfolding made it."""
+
+
+def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> Iterator[_Grid]:
+    """Grids of the same batch, the latest first: of the image's aspect, or in front of whose channels their module stands."""
+    for trace in reversed(seen[_last_longer(shape, seen) :]):
+        if isinstance(trace.module, nn.Unfold):
+            trace = _on_grid(trace, trace.module)
+        if len(trace.shape) != 4 or trace.shape[0] != shape[0]:
+            continue
+        word = word_of(trace)
+        _, a, b, c = trace.shape
+        aspects = [image_size is not None and has_aspect(size, image_size) for size in ((b, c), (a, b))]
+        is_last = word.channels_last if word is not None else None
+        if aspects[0] != aspects[1] and not (word is not None and word.is_certain):
+            is_last = aspects[1]
+        for last, size, width in ((False, (b, c), a), (True, (a, b), c)):
+            # Pooled outputs, 1 x 1, have every square aspect; they are a grid of one token only.
+            if is_last in (last, None) and (math.prod(size) > 1 or shape[1] == 1):
+                if aspects[last] or (word is not None and word.is_certain):
+                    is_own = aspects[last] or isinstance(trace.module, nn.Unfold)
+                    yield _Grid(size, None if is_last is None else width, is_own)
+
+
+def _last_longer(shape: Shape, seen: Sequence[Trace]) -> int:
+    """Where tokens got fewer at one width, 0 if nowhere: they lie on no grid that was ahead of that."""
+    first = next((number for number, trace in enumerate(seen) if trace.shape == shape), len(seen))
+    # Inside a block other widths occur; those of a convolution that embeds patches, and of what is given to blocks, last.
+    is_embedded = any(len(trace.shape) == 4 and trace.shape[1] == shape[2] for trace in seen)
+    for number in reversed(range(len(seen))):
+        trace = seen[number]
+        keeps_width = trace.keeps_shape and (is_embedded or len(trace.module._modules) > 0)
+        if keeps_width and _is_longer(trace, shape):
+            # Branches of several scales take turns; tokens in front come and go.
+            if number < first or trace.shape[1] - shape[1] <= MAX_PREFIX_TOKENS:
+                return number
+    return 0
+
+
+def _on_grid(trace: Trace, module: nn.Unfold) -> Trace:
+    """The output of an unfolding, (N, C, L), with its positions on their grid."""
+    settings = (module.kernel_size, module.dilation, module.padding, module.stride)
+    kernel, dilation, padding, stride = ((each, each) if isinstance(each, int) else each for each in settings)
+    sides = (
+        (side + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
+        for axis, side in enumerate(trace.given[0][-2:])
+    )
+    return trace._replace(shape=(*trace.shape[:2], *sides))
+
+
+def _is_longer(trace: Trace, shape: Shape) -> bool:
+    """Whether an output ahead has more tokens of the same width."""
+    return len(trace.shape) == 3 and trace.shape[::2] == shape[::2] and trace.shape[1] > shape[1]
+
+
+def _by_grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> Optional[bool]:
+    """Whether three axes are a flattened grid with channels last or first, where no module of three axes tells."""
+    _, a, b = shape
+    for grid in _grids(shape, image_size, seen):
+        count = math.prod(grid.size)
+        as_first = (grid.width, count) == (a, b)
+        as_last = grid.width == b and 0 <= a - count <= MAX_PREFIX_TOKENS
+        if as_first != as_last:
+            return as_last
+    return None
+
+
+def _grid_of(
+    shape: Shape, image_size: Size, seen: Sequence[Trace], prefix_tokens: Optional[int]
+) -> Optional[Layout]:
+    """Grid and prefix tokens of an image's tokens; None where nothing shows them."""
+    tokens, width = shape[1:]
 
     def fits(prefix: int) -> bool:
-        if prefix_tokens is not None:
-            return prefix == prefix_tokens
-        return 0 <= prefix <= MAX_PREFIX_TOKENS
+        return 0 <= prefix <= MAX_PREFIX_TOKENS if prefix_tokens is None else prefix == prefix_tokens
 
-    grids = [] if image_size is None else list(_grids_ahead(output, image_size, seen))
-    fitting = [(h, w) for h, w in grids if fits(tokens - h * w)]
+    grids = list(_grids(shape, image_size, seen))
+    # Without the image's aspect a grid has to be one of the tokens' own, and its width tells.
+    fitting = [grid.size for grid in grids if fits(tokens - math.prod(grid.size)) and (grid.is_of_image or grid.width == width)]
     # Tokens that attend to a coarser grid of themselves (PVT, SegFormer) show that one later than their own.
-    exact = [(h, w) for h, w in fitting if h * w == tokens]
-    # Patches that were merged two by two as tokens (Hugging Face's Swin) show their own grid nowhere.
-    merged = [(h, w) for grid in grids for h, w in _merged(grid) if fits(0) and h * w == tokens]
-    if not (fitting or merged):
-        return None
+    exact = [size for size in fitting if math.prod(size) == tokens]
+    # Patches that were merged two by two as tokens (Hugging Face's Swin) show their own grid nowhere, but are wider.
+    wider = [grid.size for grid in grids if grid.is_of_image and grid.width != width]
+    merged = [size for grid in wider for size in _merged(grid) if fits(0) and math.prod(size) == tokens]
     # Tables of relative positions may look like a coarse grid where the batch is one image (Swin v2): exact goes first.
-    h, w = (exact or merged or fitting)[0]
-    return (h, w), tokens - h * w
+    found = exact or merged or fitting
+    if found:
+        return Layout(found[0], tokens - math.prod(found[0]))
+    tokens_ahead = (trace for trace, word in zip(seen, words_of(seen)) if word != Word(False))
+    if grids or _last_longer(shape, seen) or any(_is_longer(trace, shape) for trace in tokens_ahead):
+        return None
+    for prefix in (0, 1) if prefix_tokens is None else (prefix_tokens,):
+        grid_size = _cut(image_size, tokens - prefix)
+        if grid_size is not None:
+            return Layout(grid_size, prefix)
+    return None
 
 
 def _merged(grid: Size) -> Iterator[Size]:
@@ -271,13 +284,9 @@ def _merged(grid: Size) -> Iterator[Size]:
         yield h, w
 
 
-def _grids_ahead(output: Tensor, image_size: Size, seen: Sequence[Trace]) -> Iterator[Size]:
-    """Grids of the image's aspect among the 4-D outputs ahead of a layer of tokens, the latest first."""
-    for trace in reversed(seen):
-        n, a, b, c = trace.shape
-        orientation = _orientation(trace, image_size)
-        for h, w in {True: [(a, b)], False: [(b, c)], None: [(b, c), (a, b)]}[orientation]:
-            # Pooled outputs, 1 x 1, have every square aspect; they are a grid of one token only.
-            pooled = h * w == 1 and output.shape[1] > 1
-            if n == output.shape[0] and not pooled and _has_aspect((h, w), image_size):
-                yield h, w
+def _cut(image_size: Size, patches: int) -> Optional[Size]:
+    """The grid of so many square patches that an image is cut into without remainder."""
+    height, width = image_size
+    side = math.isqrt(height * width // patches) if patches > 0 else 0
+    exact = side > 0 and height % side == width % side == 0 and height * width == patches * side * side
+    return (height // side, width // side) if exact else None

@@ -20,9 +20,10 @@ from captum._utils.progress import progress
 from torch import Tensor, nn
 
 from captum_kd._arguments import take_rows
+from captum_kd.batch_axis import check_batch_axis
 from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
 from captum_kd.distance.pairwise import largest_of
-from captum_kd.features import FeatureTransform, flatten, global_average_pool
+from captum_kd.features import FeatureTransform, flatten, flatten_to_unit_length, global_average_pool
 from captum_kd.layers import Caught, add_modules, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, Trace, find_layout
 from captum_kd.names import Layer
@@ -59,6 +60,7 @@ class Traces:
 
     def __init__(self) -> None:
         self._noted: dict[Hashable, dict[nn.Module, tuple[_Shapes, tuple[Trace, ...]]]] = {}
+        self._layouts: dict[Hashable, dict[nn.Module, tuple[Layout, ...]]] = {}
 
     def __len__(self) -> int:
         return len(self._noted)
@@ -70,8 +72,11 @@ class Traces:
         """Of one device: each of several has modules of its own."""
         if len(caught) == 1:
             self._noted[way] = {layer: (_shapes(each), each.seen) for layer, each in caught[0].items()}
+            self._layouts[way] = {}
             if len(self._noted) > _MOST_TRACES:
-                self._noted.pop(next(iter(self._noted)), None)
+                oldest = next(iter(self._noted))
+                self._noted.pop(oldest, None)
+                self._layouts.pop(oldest, None)
 
     def given_to(
         self, way: Hashable, caught: Sequence[Mapping[nn.Module, Caught]]
@@ -81,6 +86,10 @@ class Traces:
         if len(caught) != 1 or any(noted.get(layer, (None,))[0] != _shapes(each) for layer, each in caught[0].items()):
             return None
         return [{layer: each._replace(seen=noted[layer][1]) for layer, each in caught[0].items()}]
+
+    def layouts(self, way: Optional[Hashable]) -> dict[nn.Module, tuple[Layout, ...]]:
+        """The layouts that are known of a way that was noted, by layer, to be filled in."""
+        return self._layouts.get(way, {})
 
 
 def _shapes(caught: Caught) -> _Shapes:
@@ -228,19 +237,30 @@ class Observation:
             differentiate_from=roots,
             device_ids=observer.device_ids,
         )
-        way = None if image_size is None else self._way(batch)
+        way = self._way(batch)
         caught = None
         if way is not None and way in observer.traces:
             caught = observer.traces.given_to(way, catch())
+        known = caught is not None
         if caught is None:
-            caught = catch(trace=image_size is not None)
-            if way is not None:
-                observer.traces.note(way, caught)
+            caught = catch(trace=True)
         for pair in observer.pairs:
             for layer in pair:
                 _check_rows(layer, [device[layer.module] for device in caught], batch.size)
+        if not known:
+            check_batch_axis(
+                observer.forward_func,
+                layers,
+                caught,
+                batch.inputs,
+                batch.additional_forward_args,
+                at_input=self._at_input,
+                device_ids=observer.device_ids,
+            )
+            if way is not None:
+                observer.traces.note(way, caught)
         with torch.inference_mode(False), torch.set_grad_enabled(with_graph):
-            return [self._parts_of(device, image_size) for device in caught]
+            return [self._parts_of(device, image_size, observer.traces.layouts(way)) for device in caught]
 
     def _way(self, batch: "_Batch") -> Optional[Hashable]:
         """What decides which modules a pass goes through, as far as that can be seen; None where it cannot.
@@ -256,18 +276,23 @@ class Observation:
         shapes = [each.shape if isinstance(each, Tensor) else None for each in batch.inputs]
         return self._at_input, tuple(shapes), tuple(modules), tuple(module.training for module in modules)
 
-    def _parts_of(self, device: Mapping[nn.Module, Caught], image_size: Optional[Size]) -> list[_Part]:
+    def _parts_of(
+        self, device: Mapping[nn.Module, Caught], image_size: Optional[Size], decided: dict[nn.Module, tuple[Layout, ...]]
+    ) -> list[_Part]:
         """All pairs' parts of one pass on one device: what several pairs share is there once."""
         sources: dict[nn.Module, tuple[Tensor, ...]] = {}
         features: dict[nn.Module, Tensor] = {}
         layouts: dict[nn.Module, tuple[Layout, ...]] = {}
+        keeps_all = self._observer.feature_transform in (flatten, flatten_to_unit_length)
+        mapped = () if self._features_only else [pair.map_layer.module for pair in self._observer.pairs]
         for layer in dict.fromkeys(pair.feature_layer for pair in self._observer.pairs):
             caught = device[layer.module]
             tensors = caught.tensors
             if torch.is_grad_enabled():
                 tensors = tuple(a if a.requires_grad else _recordable(precise(a)) for a in tensors)
             sources[layer.module] = tensors
-            layouts[layer.module] = self._layouts(layer, caught, image_size)
+            any_order = keeps_all and layer.module not in mapped
+            layouts[layer.module] = self._layouts(layer, caught, image_size, decided, any_order)
             features[layer.module] = self._features(layer, tensors, layouts[layer.module])
         parts = []
         for pair in self._observer.pairs:
@@ -276,32 +301,47 @@ class Observation:
             if pair.is_deeper and self._features_only:
                 # No map is asked for yet, so that a layer without a grid is no error.
                 with suppress(ValueError):
-                    self._layouts(layer, caught, image_size)
+                    self._layouts(layer, caught, image_size, decided)
             else:
                 activations = sources[layer.module] if layer.module in sources else caught.tensors
                 if layer.module not in layouts:
-                    layouts[layer.module] = self._layouts(layer, caught, image_size)
+                    layouts[layer.module] = self._layouts(layer, caught, image_size, decided)
             dtypes = tuple(tensor.dtype for tensor in caught.tensors)
             of_map = layouts.get(layer.module, ())
             parts.append(_Part(activations, of_map, dtypes, features[pair.feature_layer.module]))
         return parts
 
-    def _layouts(self, layer: Layer, caught: Caught, image_size: Optional[Size]) -> tuple[Layout, ...]:
+    def _layouts(
+        self,
+        layer: Layer,
+        caught: Caught,
+        image_size: Optional[Size],
+        decided: dict[nn.Module, tuple[Layout, ...]],
+        any_order: bool = False,
+    ) -> tuple[Layout, ...]:
+        """With ``any_order`` only all values together count: that nothing tells the layout is then no error."""
         key = self._keys.get(layer.module)
         known = () if key is None else self.layouts.get(key, ())
-        found = tuple(
-            find_layout(
-                tensor,
+        is_single = caught.tensors[0].shape[0] == 1
+        found = None if is_single else decided.get(layer.module)
+        if found is None:
+            find = functools.partial(
+                find_layout,
                 module=layer.module,
                 where=str(layer),
                 image_size=image_size,
                 seen=caught.seen,
                 hints=self._observer.hints,
-                known=before,
+                at_input=self._at_input,
             )
-            for tensor, before in zip_longest(caught.tensors, known[: len(caught.tensors)])
-        )
-        if key is not None and caught.tensors[0].shape[0] > 1:
+            tensors = zip_longest(caught.tensors, known[: len(caught.tensors)])
+            try:
+                found = decided[layer.module] = tuple(find(tensor, known=before) for tensor, before in tensors)
+            except ValueError:
+                if not (any_order and image_size is None and self._observer.hints == LayoutHints()):
+                    raise
+                return (Layout(),) * len(caught.tensors)
+        if key is not None and not is_single:
             self.layouts[key] = found
         return found
 

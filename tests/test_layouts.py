@@ -106,21 +106,21 @@ def test_an_exact_fit_does_not_go_before_the_users_prefix_tokens():
 
 @pytest.mark.parametrize(("tokens", "grid"), [(6, (2, 3)), (2, (1, 2))])
 def test_tokens_merged_two_by_two_lie_on_the_grid_ahead_halved(tokens, grid):
-    assert layout_of((2, tokens, 8), (16, 24), [((2, 8, 4, 6), conv())]) == Layout(grid, 0)
+    assert layout_of((2, tokens, 16), (16, 24), [((2, 8, 4, 6), conv())]) == Layout(grid, 0)
 
 
 def test_odd_sides_of_merged_grids_are_padded():
-    assert layout_of((2, 6, 8), (20, 12), [((2, 8, 5, 3), conv())]) == Layout((3, 2), 0)
+    assert layout_of((2, 6, 16), (20, 12), [((2, 8, 5, 3), conv())]) == Layout((3, 2), 0)
 
 
 def test_a_table_of_relative_positions_is_no_grid_with_prefix_tokens():
     """Swin v2 computes it as (1, 2 w - 1, 2 w - 1, C), which a batch of one image does not tell from its own."""
-    assert layout_of((1, 36, 8), (96, 96), [((1, 8, 24, 24), conv()), ((1, 5, 5, 64), nn.Linear(64, 64))]) == Layout((6, 6), 0)
+    assert layout_of((1, 36, 16), (96, 96), [((1, 8, 24, 24), conv()), ((1, 5, 5, 64), nn.Linear(64, 64))]) == Layout((6, 6), 0)
 
 
 def test_merged_tokens_have_none_in_front():
     with pytest.raises(ValueError, match="7 tokens"):
-        layout_of((2, 7, 8), (16, 24), [((2, 8, 4, 6), conv())])
+        layout_of((2, 7, 16), (16, 24), [((2, 8, 4, 6), conv())])
 
 
 def test_grid_from_a_channels_last_output():
@@ -147,9 +147,17 @@ def test_one_token_is_a_grid_of_one():
     assert layout_of((2, 1, 8), seen=[((2, 8, 1, 1), conv())]) == Layout((1, 1), 0)
 
 
-@pytest.mark.parametrize(("tokens", "prefix"), [(16, 0), (17, 1)])
-def test_without_a_trace_a_square_or_a_square_plus_one(tokens, prefix):
-    assert layout_of((2, tokens, 8)) == Layout((4, 4), prefix)
+@pytest.mark.parametrize("size", [(16, 16), (32, 128), (16, 256), (32, 72), (48, 64), (48, 16)])
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_without_a_trace_the_image_is_cut_into_square_patches(size, prefix):
+    h, w = size[0] // 4, size[1] // 4
+    assert layout_of((2, prefix + h * w, 8), size) == Layout((h, w), prefix)
+
+
+@pytest.mark.parametrize(("tokens", "size"), [(36, (32, 64)), (37, (64, 64)), (101, (224, 224)), (16, (16, 24))])
+def test_tokens_in_a_square_number_are_not_enough_for_a_square(tokens, size):
+    with pytest.raises(ValueError, match=rf"{tokens} tokens .*Pass grid=\(h, w\)"):
+        layout_of((2, tokens, 8), size)
 
 
 def test_without_a_trace_prefix_tokens_make_other_squares():
@@ -197,9 +205,13 @@ def test_outputs_of_other_ranks_stay_as_they_are(shape):
     assert layout_of(shape) == Layout()
 
 
-@pytest.mark.parametrize("shape", [(2, 16, 8), (2, 4, 4, 8)])
-def test_without_images_outputs_stay_as_they_are(shape):
-    assert layout_of(shape, image_size=None) == Layout()
+def test_without_images_four_axes_of_which_nothing_tells_have_channels_first():
+    assert layout_of((2, 4, 4, 8), image_size=None) == Layout()
+
+
+def test_without_images_three_axes_of_which_nothing_tells_are_an_error_that_names_the_way_out():
+    with pytest.raises(ValueError, match=r"blocks.1.* gives shape \(2, 16, 8\) .*channels_last=True .*channels_last=False"):
+        layout_of((2, 16, 8), image_size=None)
 
 
 @pytest.mark.parametrize(
@@ -207,10 +219,12 @@ def test_without_images_outputs_stay_as_they_are(shape):
     [
         ((2, 17, 8), {"grid": (4, 4), "prefix_tokens": 1}, Layout((4, 4), 1)),
         ((2, 17, 8), {"grid": (3, 5)}, Layout((3, 5), 2)),
-        ((2, 17, 8), {"prefix_tokens": 1}, Layout((4, 4), 1)),
+        ((2, 17, 8), {"prefix_tokens": 1}, Layout(None, 1, channels_last=True)),
         ((2, 3, 5, 8), {"channels_last": True}, Layout(channels_last=True)),
         ((2, 3, 5, 8), {"channels_last": False}, Layout()),
-        ((2, 17, 8), {"channels_last": True}, Layout()),
+        ((2, 17, 8), {"channels_last": True}, Layout(channels_last=True)),
+        ((2, 17, 8), {"channels_last": False}, Layout()),
+        ((2, 3, 4, 5, 8), {"channels_last": True}, Layout(channels_last=True)),
         ((2, 17, 8), {"channels_last": False, "grid": (4, 4)}, Layout()),
     ],
 )
@@ -223,7 +237,6 @@ def test_hints_are_heard_without_images(shape, hints, expected):
     [
         ({"grid": (5, 5)}, r"grid=\(5, 5\) .* does not fit layer 'blocks.1' .*17 tokens"),
         ({"grid": (4, 4), "prefix_tokens": 0}, "does not fit"),
-        ({"prefix_tokens": 2}, r"17 tokens .* inputs that are not images, 2 of them in front .*Pass grid=\(h, w\)"),
     ],
 )
 def test_hints_that_do_not_fit_are_an_error_without_images_too(hints, message):
@@ -478,9 +491,11 @@ class Patches(nn.Module):
     ("size", "hints", "shape"),
     [
         ((17, 6), {"grid": (4, 4), "prefix_tokens": 1}, (1, 4, 4)),
-        ((17, 6), {}, (1, 8)),
-        ((3, 2, 4, 6), {"channels_last": True}, (1, 4, 6)),
-        ((3, 2, 4, 6), {}, (1, 6, 8)),
+        ((17, 6), {"prefix_tokens": 1}, (1, 16)),
+        ((17, 6), {}, (1, 17)),
+        ((17, 6), {"channels_last": False}, (1, 8)),
+        ((3, 2, 4, 6), {}, (1, 4, 6)),
+        ((3, 2, 4, 6), {"channels_last": False}, (1, 6, 8)),
     ],
 )
 def test_hints_make_maps_of_inputs_that_are_no_images(size, hints, shape):

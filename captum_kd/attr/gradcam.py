@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._outputs import OutputTransform, class_scores
+from captum_kd.batch_axis import check_batch_axis
 from captum_kd.cam import precise, weighted_activations
 from captum_kd.layers import catch_layers, run_model, same_random_state
 from captum_kd.layouts import LayoutHints, find_layout
@@ -76,8 +77,11 @@ def layer_gradcams(
         additional_forward_args,
         at_input=at_input,
         differentiate_from=layers,
-        trace=image_size is not None,
+        trace=True,
         device_ids=device_ids if device_ids is not None else getattr(forward_func, "device_ids", None),
+    )
+    check_batch_axis(
+        forward_func, layers, devices, inputs, additional_forward_args, at_input=at_input, device_ids=device_ids
     )
     for layer in layers:
         tensors = devices[0][layer.module].tensors
@@ -111,6 +115,7 @@ def layer_gradcams(
                 image_size=image_size,
                 seen=device[layer.module].seen,
                 hints=hints,
+                at_input=at_input,
             )
             a, g = (precise(layout.to_channels_first(tensor)) for tensor in (activation, gradient))
             of_layer.append((g * a).sum(1, keepdim=True) if high_resolution else weighted_activations(g, a, True))

@@ -139,8 +139,8 @@ class UniCAM(LayerAttribution):
                         Default: None, one-hot
             grid (tuple, optional): (h, w) of a layer's tokens where it cannot be found.
             prefix_tokens (int, optional): Number of class or register tokens in front.
-            channels_last (bool, optional): Whether 4-D outputs are (N, h, w, C). False also says
-                        that a 3-D output is (N, C, L) and no tokens.
+            channels_last (bool, optional): Whether outputs are (N, h, w, C) or (N, t, h, w, C). Of
+                        three axes True says that they are tokens, (N, T, C), False (N, C, L).
             device_ids (list[int], optional): Device order of a DataParallel ``forward_func`` that
                         does not have the attribute itself.
             teacher_func (Callable, optional): The Teacher, of any architecture: its geometry takes

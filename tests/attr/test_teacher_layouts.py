@@ -25,20 +25,22 @@ def test_hints_about_the_student_do_not_concern_a_teacher_whose_layout_tells():
 
 
 class Unfolding(nn.Module):
-    """Patches of 4 x 4 pixels to tokens without any 4-D output that would show the grid."""
+    """Patches of pixels, 4 x 4 by default, to tokens without any 4-D output that would show the grid."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, patch: tuple[int, int] = (4, 4)) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.layer = nn.Linear(48, 5)
+        self.layer = nn.Linear(3 * patch[0] * patch[1], 5)
+        self.patch = patch
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(nn.functional.unfold(x, 4, stride=4).transpose(1, 2))
+        return self.layer(nn.functional.unfold(x, self.patch, stride=self.patch).transpose(1, 2))
 
 
 def test_hints_serve_a_teacher_whose_layout_does_not_tell():
-    x = images(N, 8, 12, dtype=torch.float64)
-    student, base, teacher = (Unfolding(seed).double() for seed in (1, 2, 3))
+    """Patches of 4 x 6 pixels of images of 8 x 18."""
+    x = images(N, 8, 18, dtype=torch.float64)
+    student, base, teacher = (Unfolding(seed, (4, 6)).double() for seed in (1, 2, 3))
     with pytest.raises(ValueError, match="layer 'layer' of teacher_func gives 6 tokens"):
         UniCAM(conv(1), "conv2", conv(2), teacher_func=teacher, teacher_layer="layer").attribute(x)
     found = UniCAM(student, "layer", base, grid=(2, 3), teacher_func=teacher).attribute(x)
@@ -73,7 +75,7 @@ def test_the_hint_of_channels_last_serves_a_teacher_whose_layout_does_not_tell(c
     assert relative_difference(found, literal.teacher_batch_map(own, pool, pool(other), pool(third))) < 1e-6
 
 
-def test_hints_that_do_not_fit_a_teacher_whose_layout_does_not_tell_leave_the_square():
+def test_hints_that_do_not_fit_a_teacher_whose_layout_does_not_tell_leave_the_images_aspect():
     student, base = (TinyTransformer(seed=seed).double().eval() for seed in (1, 2))
     x = images(N, 12, 12, dtype=torch.float64)
     student_hints = dict(grid=(3, 3), prefix_tokens=1)

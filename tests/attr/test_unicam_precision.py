@@ -106,7 +106,7 @@ def explain_long_layers(dtype: torch.dtype) -> Tensor:
     """An objective's gradient is shared out among a layer's positions: of 200,000 each has little."""
     draw = torch.Generator().manual_seed(0)
     student, base = (torch.randn(N, 3, 1, generator=draw).expand(N, 3, 200_000).to(dtype) for _ in range(2))
-    unicam = UniCAM(nn.Sequential(Given(student)), "0", nn.Sequential(Given(base)))
+    unicam = UniCAM(nn.Sequential(Given(student)), "0", nn.Sequential(Given(base)), channels_last=False)
     return unicam.attribute(torch.zeros(N, 1), labels(N))
 
 
