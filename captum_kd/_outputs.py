@@ -48,7 +48,7 @@ def class_scores(output: Any, output_transform: Optional[OutputTransform], label
             f"{model} gives one logit per input, but two classes need two: pass "
             "output_transform=lambda out: torch.cat([torch.zeros_like(out), out], 1)."
         )
-    outside = None if labels is None else labels[(labels < 0) | (labels >= classes)]
+    outside = None if labels is None else labels[labels >= classes]
     if outside is not None and outside.numel():
         raise ValueError(
             f"target holds the label {int(outside[0])}, but {model} gives logits of the classes 0 to "

@@ -164,11 +164,9 @@ def class_prototypes(
     width: Optional[int] = None
     for number, batch in enumerate(progress(data, desc="Class prototypes") if show_progress else data):
         inputs, labels = unpack_batch(batch, unpack)
-        outside = (labels < 0) | (labels >= (num_classes or torch.inf))
-        if bool(outside.any()):
-            expected = f"0 to {num_classes - 1}" if num_classes else "0 and above"
+        if num_classes is not None and int(labels.max()) >= num_classes:
             raise ValueError(
-                f"Batch {number} holds the label {int(labels[outside][0])}; expected {expected}. Raise num_classes, or "
+                f"Batch {number} holds the label {int(labels.max())}; expected 0 to {num_classes - 1}. Raise num_classes, or "
                 "leave out such inputs in unpack=."
             )
         inputs = to_device(inputs, device)

@@ -7,6 +7,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from captum_kd._arguments import check_not_negative
 from captum_kd.distance import Estimator, Geometry, center, euclidean_distances
 from captum_kd.distance.centring import no_centring, noise_level
 from captum_kd.distance.sources import widest
@@ -41,13 +42,15 @@ def label_distances(labels: Tensor, others: Tensor, class_embeddings: Optional[T
         Tensor: (n, m), float64, on the labels' device.
 
     Raises:
-        ValueError: a label that has no row in ``class_embeddings``.
+        ValueError: a negative label, or one that has no row in ``class_embeddings``.
     """
+    for given in (labels, others):
+        check_not_negative(given)
     if class_embeddings is None:
         return (labels[:, None] != others[None, :]).double() * 2**0.5
     classes = class_embeddings.shape[0]
     for given in (labels, others):
-        outside = (given < 0) | (given >= classes)
+        outside = given >= classes
         if bool(outside.any()):
             raise ValueError(
                 f"target holds the label {int(given[outside][0])}, but class_embeddings has rows for the "

@@ -303,7 +303,7 @@ def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[tuple[Tensor, .
     if not isinstance(reference, (tuple, list)) or len(reference) != 2:
         raise TypeError(f"reference must be a pair (inputs, labels), got {described(reference)}.")
     inputs = as_inputs(reference[0], "reference[0]")
-    labels = as_labels(reference[1], inputs[0].shape[0])
+    labels = as_labels(reference[1], inputs[0].shape[0], "reference[1]")
     if labels is None:
         raise TypeError("reference must hold labels, got (inputs, None).")
     return inputs, labels
