@@ -37,7 +37,7 @@ Target = Union[None, int, Sequence[int], Tensor]
 def check_callable(value: object, argument: str) -> None:
     """Raises a TypeError for transforms and other functions that cannot be called."""
     if not callable(value):
-        raise TypeError(f"{argument} must be callable (a function), got {described(value)}.")
+        raise TypeError(f"{argument} must be callable (a function), got {type(value).__name__}.")
 
 
 def check_model(value: object, argument: str) -> None:

@@ -16,8 +16,9 @@ import torch
 from captum._utils.progress import progress
 from torch import Tensor, nn
 
-from captum_kd._arguments import check_callable
+from captum_kd._arguments import check_callable, check_model
 from captum_kd._batches import Unpack, device_of, to_device, unpack_batch
+from captum_kd._modes import warn_of_modes
 from captum_kd._values import as_count, as_flag, check_dense
 from captum_kd.distance import is_finite
 from captum_kd.layers import run_model, same_random_state
@@ -150,7 +151,7 @@ def class_prototypes(
         >>> table = class_prototypes(backbone, loader)  # (10, 512)
         >>> UniCAM(student, "layer4", base, class_embeddings=table)
     """
-    check_callable(feature_func, "feature_func")
+    check_model(feature_func, "feature_func")
     if num_classes is not None:
         num_classes = as_count(num_classes, "num_classes", 2, or_none=True)
     if unpack is not None:
@@ -159,6 +160,7 @@ def class_prototypes(
     if not isinstance(data, Iterable) or isinstance(data, (Tensor, str, bytes)):
         raise TypeError(f"data must be a DataLoader or an iterable of batches, got {type(data).__name__}.")
     device = device_of(feature_func)
+    warn_of_modes(feature_func=feature_func)
     sums: dict[int, Tensor] = {}  # by class: labels may come in any order, and be as large as a mistake makes them
     counts: dict[int, int] = {}
     width: Optional[int] = None

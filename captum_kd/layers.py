@@ -25,7 +25,7 @@ from captum_kd._values import check_dense, check_untransformed, is_transformed
 from captum_kd.layouts import Trace
 from captum_kd.names import Layer
 
-__all__ = ["Caught", "add_modules", "catch_layers", "run_model", "same_random_state"]
+__all__ = ["Caught", "catch_layers", "run_model", "same_random_state"]
 
 
 class Caught(NamedTuple):
@@ -97,15 +97,6 @@ def run_model(
     """
     with torch.no_grad(), without_fast_path():
         return forward_func(*(_copied(value) for value in (*inputs, *additional_forward_args)))
-
-
-def add_modules(module: nn.Module, found: dict[nn.Module, None]) -> None:
-    """A module and all below it that are not there yet, in the order of ``modules()``, which takes several times as long."""
-    if module not in found:
-        found[module] = None
-        for child in module._modules.values():
-            if child is not None:
-                add_modules(child, found)
 
 
 class _Catcher:

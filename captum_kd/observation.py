@@ -20,10 +20,12 @@ from captum._utils.progress import progress
 from torch import Tensor, nn
 
 from captum_kd._arguments import take_rows
+from captum_kd._reachable import add_modules
+from captum_kd._warnings import warn_user
 from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
 from captum_kd.distance.pairwise import largest_of
 from captum_kd.features import FeatureTransform, flatten, global_average_pool
-from captum_kd.layers import Caught, add_modules, catch_layers
+from captum_kd.layers import Caught, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, Trace, find_layout
 from captum_kd.names import Layer
 
@@ -372,8 +374,26 @@ class Observation:
         for index, batch in enumerate(self._batches):
             for parts in self._run(batch, with_graph=True) if self._runs_twice else self._parts[index]:
                 stop = start + parts[0].features.shape[0]
+                if self._runs_twice and not self._told_of_change:
+                    self._told_of_change = self._warn_of_change(slice(start, stop), parts)
                 yield slice(start, stop), parts
                 start = stop
+
+    _told_of_change = False
+
+    def _warn_of_change(self, rows: slice, parts: Sequence[_Part]) -> bool:
+        """Warns of a model whose second pass over a batch gives other features than its first, beyond rounding."""
+        for pair, part, features in zip(self._observer.pairs, parts, self.features):
+            first, second = features[rows], part.features.detach().to(features.device)
+            coarsest = max(torch.finfo(dtype).eps for dtype in (*part.dtypes, torch.float32))
+            if float((first - second).abs().max()) > coarsest**0.5 * float(first.abs().max()):
+                warn_user(
+                    f"{pair.feature_layer} gave other features in a second pass over the same inputs: the model depends on chance "
+                    "or on earlier passes, and so does its map. Call eval(), and leave random numbers out of the model; without "
+                    "internal_batch_size one pass is made."
+                )
+                return True
+        return False
 
     def _gradients(
         self, numbers: Sequence[int], parts: Sequence[_Part], grad_features: Tensor, grad_kwargs: Optional[dict[str, Any]]

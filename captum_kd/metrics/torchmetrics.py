@@ -15,6 +15,7 @@ from torch import Tensor
 
 from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints
 from captum_kd._batches import device_of, to_device
+from captum_kd._modes import warn_of_modes
 from captum_kd._values import check_choice, described
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator
 from captum_kd.distance.blockwise import check_block_size, noise_squares
@@ -86,6 +87,7 @@ class LayerFeatures:
     def __call__(self, inputs: Union[Tensor, tuple[Tensor, ...]], *args: Any) -> Tensor:
         """Detached features (N, d), float32 or float64, on the layer's device."""
         values = to_device(as_inputs(inputs), device_of(self._model))
+        warn_of_modes(model=self._model)
         return layer_features(self._observer, values, as_forward_args(args or None), self._settings)
 
 

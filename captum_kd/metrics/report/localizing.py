@@ -287,6 +287,7 @@ class _UniCam:
             else:
                 own, other = ([model.layers[place].module for place in task.places] for model in (subject, given))
                 unicam = UniCAM(subject.model, own, given.model, other, **self.settings)
+                unicam._warns_of_modes = False
                 inputs, labels = self.reference
                 values = to_device(inputs, device_of(subject.model))
                 population = unicam.reference(values, labels, task.args, self.at_input, internal_batch_size=64)
