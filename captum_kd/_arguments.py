@@ -44,6 +44,8 @@ def check_model(value: object, argument: str) -> None:
     """Raises a TypeError for models that cannot be called."""
     if isinstance(value, type) and issubclass(value, nn.Module):
         raise TypeError(f"{argument} must be a model, got the class {value.__name__}; pass an instance of it.")
+    if type(value).__name__ == "ExportedProgram":
+        raise TypeError(f"{argument} must be a model, got an ExportedProgram; pass torch.export.unflatten() of it.")
     if callable(value):
         return
     way_out = ""

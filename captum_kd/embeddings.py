@@ -47,7 +47,8 @@ def classifier_embeddings(module: nn.Module) -> Tensor:
     Raises:
         TypeError: not a module.
         ValueError: a model in which no layer, or more than one, may be the classifier (the candidates are named);
-            a layer with fewer than two classes, without weights yet, or with non-finite ones.
+            an adapter (LoRA) that is not merged into its layer; a layer with fewer than two classes, without weights
+            yet, or with non-finite ones.
 
     Example::
 
@@ -56,6 +57,7 @@ def classifier_embeddings(module: nn.Module) -> Tensor:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be an nn.Linear, a 1x1 nn.Conv2d or a model, got {type(module).__name__}.")
+    _check_unadapted(module)
     layer = module if isinstance(module, (nn.Linear, nn.Conv2d)) else _classifier_of(module)
     weight = layer.weight
     if isinstance(weight, nn.parameter.UninitializedParameter):
@@ -73,6 +75,22 @@ def classifier_embeddings(module: nn.Module) -> Tensor:
     if not is_finite(table):
         raise ValueError(f"The weights of {layer} have non-finite values (NaN or infinity).")
     return table
+
+
+def _check_unadapted(model: nn.Module) -> None:
+    """Raises a ValueError where the last weights are a part of what they multiply with (LoRA and its kind)."""
+    names = [name for name, _ in model.named_parameters() if "parametrizations" not in name.split(".")]
+    path = names[-1].split(".")[:-1] if names else []
+    for depth in range(len(path) + 1):
+        module = model.get_submodule(".".join(path[:depth]))
+        parts = [*module._modules, *module._parameters]
+        is_merged = isinstance(module, nn.Linear) and getattr(module, "merged", False)  # loralib's in evaluation mode
+        if not is_merged and any(name == "base_layer" or name.startswith("lora") for name in parts):
+            raise ValueError(
+                f"{type(module).__name__} adds an adapter's weights to those of its layer, so that no single table says what it "
+                "classifies by. Merge them first: of peft, pass model.merge_and_unload(); of loralib, call eval(); of others, "
+                "pass an nn.Linear whose weight is the sum."
+            )
 
 
 def _classifier_of(model: nn.Module) -> nn.Linear:

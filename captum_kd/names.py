@@ -110,7 +110,7 @@ def _check_part(forward_func: Callable[..., Any], module: nn.Module, model: str,
         name = type(whole).__name__
         raise ValueError(
             f"{argument} is a {type(module).__name__} that is no part of {model} ({name}). Copies, and models that were traced, "
-            f"have modules of their own: pass a module of this {name}, or its dotted name."
+            f"have modules of their own: pass a module of this {name}{', or its dotted name' * (whole is forward_func)}."
         )
 
 

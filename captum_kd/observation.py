@@ -386,11 +386,11 @@ class Observation:
         for pair, part, features in zip(self._observer.pairs, parts, self.features):
             first, second = features[rows], part.features.detach().to(features.device)
             coarsest = max(torch.finfo(dtype).eps for dtype in (*part.dtypes, torch.float32))
-            if float((first - second).abs().max()) > coarsest**0.5 * float(first.abs().max()):
+            if not float((first - second).abs().max()) <= coarsest**0.5 * float(first.abs().max()):
                 warn_user(
-                    f"{pair.feature_layer} gave other features in a second pass over the same inputs: the model depends on chance "
-                    "or on earlier passes, and so does its map. Call eval(), and leave random numbers out of the model; without "
-                    "internal_batch_size one pass is made."
+                    f"{pair.feature_layer} gave other features in a second pass over the same inputs: the model depends on "
+                    "chance or on earlier passes, and so does its map. Call eval(), and leave random numbers out of the "
+                    "model; without internal_batch_size one pass is made."
                 )
                 return True
         return False
@@ -467,10 +467,20 @@ def _check_rows(layer: Layer, caught: Sequence[Caught], rows: int) -> None:
     for tensors in zip(*(device.tensors for device in caught)):
         found = sum(tensor.shape[0] for tensor in tensors)
         if found != rows:
-            raise ValueError(
-                f"{layer} works on {found} rows for {rows} inputs; choose a layer whose first dimension is the "
-                "batch (layers inside windowed attention, for example, fold windows into it)."
-            )
+            raise ValueError(f"{layer} works on {found} rows for {rows} inputs; {_way_to_rows(layer.module)}")
+
+
+def _way_to_rows(module: nn.Module) -> str:
+    if any(isinstance(each, nn.RNNBase) for each in module.modules()):
+        return (
+            "recurrent layers give hidden states (layers, N, C) beside their outputs, and outputs (T, N, C) unless "
+            "batch_first=True. Choose a layer behind it whose first dimension is the batch, or the inputs of one "
+            "(attribute_to_layer_input=True)."
+        )
+    return (
+        "choose a layer whose first dimension is the batch, or the inputs of one (attribute_to_layer_input=True). Layers "
+        "inside windowed attention, for example, fold windows into it, and time-first layers have the steps there."
+    )
 
 
 class _Batch(NamedTuple):

@@ -254,5 +254,5 @@ def _as_shares(shares: Any) -> tuple[float, ...]:
         raise ValueError(f"shares must be a sequence of at least one share, got {described(shares)}.")
     numbers = tuple(as_share(value, f"shares[{place}]") for place, value in enumerate(values))
     if any(later <= earlier for earlier, later in zip(numbers, numbers[1:])):
-        raise ValueError(f"shares must increase, got {numbers}; pass sorted(set(shares)).")
+        raise ValueError(f"shares must increase, got {numbers}; pass {sorted(set(numbers))}.")
     return numbers

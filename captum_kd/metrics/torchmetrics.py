@@ -148,7 +148,8 @@ class _GeometryMetric(Metric):
             if before and before[0].shape[1] != rows[name].shape[1]:
                 raise ValueError(
                     f"{name} has {rows[name].shape[1]} features an input where earlier updates had {before[0].shape[1]}; "
-                    "inputs must be of one size, or features pooled over positions (global_average_pool)."
+                    "inputs must be of one size. Features that are flattened (the default) may be pooled over positions instead: "
+                    "LayerFeatures(..., feature_transform=global_average_pool)."
                 )
         labels = None
         if self.labelled:

@@ -17,12 +17,12 @@ from captum_kd._warnings import warn_user
 from captum_kd.attr.fingerprints import digest_of_tensors
 from captum_kd.distance import Estimator, check_estimator
 from captum_kd.embeddings import check_class_embeddings
-from captum_kd.features import FeatureTransform, flatten
+from captum_kd.features import FeatureTransform, flatten, global_average_pool
 from captum_kd.layers import same_random_state
 from captum_kd.metrics.report.agreement import agree, check_models
 from captum_kd.metrics.report.choices import as_device, check_choices, check_storage
 from captum_kd.metrics.report.localizing import Localize, Localizer, as_explainer
-from captum_kd.metrics.report.memory import MemoryLimit
+from captum_kd.metrics.report.memory import HALVING, POOLING, PROJECTING, MemoryLimit
 from captum_kd.metrics.report.notes import cautions, explanations
 from captum_kd.metrics.report.populations import AllInputs, MiniBatches, Question
 from captum_kd.metrics.report.projection import RandomProjection
@@ -245,10 +245,19 @@ def compare_transfer(
             settings=ScoreSettings(estimator, confidence, n_permutations, seed, embeddings, maps_know_labels),
         )
         device = as_device(feature_device)
-        limit = MemoryLimit(memory_limit, data, len(viewer.views), progression, block_size, processes.size, device)
+        taken = [
+            way
+            for way, is_taken in (
+                (POOLING, feature_transform is global_average_pool),
+                (HALVING, half_precision),
+                (PROJECTING, random_projection is not None),
+            )
+            if is_taken
+        ]
+        limit = MemoryLimit(memory_limit, data, len(viewer.views), progression, block_size, processes.size, device, taken)
         projection = None if random_projection is None else RandomProjection(random_projection, seed)
         taker: Union[AllInputs, MiniBatches] = (
-            AllInputs(limit.place, device, half_precision, projection, processes)
+            AllInputs(limit.place, device, half_precision, projection, processes, feature_transform)
             if population == "all"
             else MiniBatches(question, processes)
         )

@@ -62,9 +62,11 @@ def as_subjects(
         if not by_name:
             raise ValueError(f"{role} is an empty mapping; pass at least one model.")
         named += [(name, role, model) for name, model in by_name.items()]
-    if isinstance(teacher, Mapping):
+    given: object = teacher
+    if isinstance(given, (Mapping, list, tuple)):
+        _check_weights(given, TEACHER)
         raise TypeError(
-            f"teacher must be one model, got a {type(teacher).__name__}; a further Teacher or an assistant can be one more "
+            f"teacher must be one model, got a {type(given).__name__}; a further Teacher or an assistant can be one more "
             "Student by name."
         )
     if teacher is not None:
@@ -94,6 +96,10 @@ def _check_form(models: object, role: str) -> None:
             f"{role} must be a model or a dict of models by name, got a {type(models).__name__}; pass several as "
             f"{{'{role} 1': first, '{role} 2': second}}."
         )
+    _check_weights(models, role)
+
+
+def _check_weights(models: object, role: str) -> None:
     if isinstance(models, Mapping) and any(isinstance(each, (Tensor, Mapping)) for each in models.values()):
         check_model(models, role)
 
@@ -154,4 +160,5 @@ def _layer_of(subject: Subject, label: str, layers: Layers) -> Layer:
     try:
         return resolve_layer(subject.model, layer, model=str(subject), argument=f"layers[{label!r}]")
     except ValueError as error:
-        raise ValueError(f"{error} {LAYERS_BY_MODEL}") from None
+        way_out = "" if isinstance(layers, Mapping) and isinstance(layers[label], Mapping) else f" {LAYERS_BY_MODEL}"
+        raise ValueError(f"{error}{way_out}") from None
