@@ -13,7 +13,7 @@ from torch import Tensor
 
 from captum_kd._values import check_dense
 
-__all__ = ["FeatureTransform", "flatten", "flatten_to_unit_length", "global_average_pool", "way_to_one_width"]
+__all__ = ["FeatureTransform", "flatten", "flatten_to_unit_length", "global_average_pool"]
 
 FeatureTransform = Callable[[Tensor], Tensor]
 
@@ -82,13 +82,6 @@ def flatten_to_unit_length(activations: Tensor) -> Tensor:
         >>> flatten_to_unit_length(torch.rand(8, 512, 7, 7)).norm(dim=1)  # eight times 1
     """
     return torch.nn.functional.normalize(flatten(activations), dim=1)
-
-
-def way_to_one_width(feature_transform: FeatureTransform) -> str:
-    """What can be done where inputs of several sizes give features of several widths."""
-    if feature_transform is global_average_pool:
-        return "Resize them, or choose a layer that has as many channels for inputs of every size."
-    return "Resize them, or pass feature_transform=global_average_pool."
 
 
 def _check_activations(activations: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_kd.distance import MIN_INPUTS
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL
 from captum_kd.distance.sources import DistanceSource, TensorFeatures
-from captum_kd.features import FeatureTransform, flatten, way_to_one_width
+from captum_kd.features import FeatureTransform, flatten, global_average_pool
 from captum_kd.labels import check_label_geometry
 from captum_kd.metrics.report.memory import Placement
 from captum_kd.metrics.report.projection import RandomProjection
@@ -124,7 +124,7 @@ class AllInputs:
         self.left_out = 0
         self.left_out_of_removal = 0
         self.undefined = 0
-        self._way_to_one_width = way_to_one_width(feature_transform)
+        self._way_to_one_width = _way_to_one_width(feature_transform)
         self.placement: Optional[Placement] = None
         self._place = place
         self._device = device
@@ -198,6 +198,13 @@ class AllInputs:
         for stores in self._stores.values():
             for store in stores:
                 store.close()
+
+
+def _way_to_one_width(feature_transform: FeatureTransform) -> str:
+    """What can be done where inputs of several sizes give features of several widths."""
+    if feature_transform is global_average_pool:
+        return "Resize them, or choose a layer that has as many channels for inputs of every size."
+    return "Resize them, or pass feature_transform=global_average_pool."
 
 
 def _summary(scores: LayerScores, question: Question, last: Mapping[str, DistanceSource]) -> LayerSummary:
