@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
+from os import PathLike
 from typing import Any, Optional, Sequence, Union
 
 import torch
@@ -22,6 +24,8 @@ __all__ = [
     "check_batch_size",
     "check_callable",
     "check_device_ids",
+    "check_model",
+    "check_not_negative",
     "take_rows",
 ]
 
@@ -31,9 +35,25 @@ Target = Union[None, int, Sequence[int], Tensor]
 
 
 def check_callable(value: object, argument: str) -> None:
-    """Raises a TypeError for models and transforms that cannot be called."""
+    """Raises a TypeError for transforms and other functions that cannot be called."""
     if not callable(value):
-        raise TypeError(f"{argument} must be callable (a model or a function), got {type(value).__name__}.")
+        raise TypeError(f"{argument} must be callable (a function), got {type(value).__name__}.")
+
+
+def check_model(value: object, argument: str) -> None:
+    """Raises a TypeError for models that cannot be called."""
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        raise TypeError(f"{argument} must be a model, got the class {value.__name__}; pass an instance of it.")
+    if type(value).__name__ == "ExportedProgram":
+        raise TypeError(f"{argument} must be a model, got an ExportedProgram; pass torch.export.unflatten() of it.")
+    if callable(value):
+        return
+    way_out = ""
+    if isinstance(value, (str, bytes, PathLike)):
+        way_out = " Of a file, load the model first: build it, then model.load_state_dict(torch.load(path))."
+    elif isinstance(value, Mapping):
+        way_out = " Of weights, build the model first, then load them by model.load_state_dict(weights)."
+    raise TypeError(f"{argument} must be callable (a model or a function), got {type(value).__name__}.{way_out}")
 
 
 def as_inputs(inputs: Union[Tensor, tuple[Tensor, ...]], argument: str = "inputs") -> tuple[Tensor, ...]:
@@ -74,36 +94,98 @@ def take_rows(values: tuple[Any, ...], part: slice, n: int) -> tuple[Any, ...]:
     )
 
 
-def as_labels(target: Target, n: int) -> Optional[Tensor]:
+def as_labels(target: Any, n: int, argument: str = "target") -> Optional[Tensor]:
     """Labels as an (n,) tensor of int64 on the CPU, a copy; None stays None.
+
+    Args:
+        target: (n,) or (n, 1) integers of any type, as a tensor, an array or a sequence; or one label for all inputs.
+        n (int): number of inputs.
+        argument (str): what to call the labels in messages.
 
     Raises:
         TypeError: labels that are not integers.
-        ValueError: another number of labels than inputs.
+        ValueError: another number of labels than inputs, negative labels, or labels beyond int64.
     """
     if target is None:
         return None
-    if not isinstance(target, Tensor):
-        items: list[Any] = list(target) if isinstance(target, (list, tuple, range)) else [target]
-        try:
-            target = torch.tensor([operator.index(item) for item in items], dtype=torch.long, device="cpu")
-        except (ValueError, OverflowError, RuntimeError):  # the last is older torch's
-            raise ValueError(f"target must hold labels that fit into 64 bits, got {described(target)}.") from None
-        except TypeError:
-            raise TypeError(
-                "target must hold class labels, an int, a list of ints or an (N,) tensor of integers, "
-                f"got {described(target)}. (Captum's tuples that select from a multi-dimensional output do not apply: "
-                "the labels say which inputs belong together, not which output to explain.)"
-            ) from None
-    check_dense(target, "target")
-    if target.is_floating_point() or target.is_complex():
-        raise TypeError(f"target must hold integer class labels, got a tensor of {target.dtype}; use target.long().")
-    labels = target.detach().to("cpu", torch.long, copy=True)
+    values = target if isinstance(target, Tensor) else _label_tensor(target, argument)
+    check_dense(values, argument)
+    check_untransformed(values, argument)
+    name = argument if isinstance(target, Tensor) else f"torch.as_tensor({argument})"
+    if values.is_floating_point() or values.is_complex():
+        raise TypeError(
+            f"{argument} must hold integer class labels, got {described(target)}; {_way_to_labels(values, name)}"
+        )
+    labels = values.detach().to("cpu", torch.long, copy=True)
     if labels.numel() == 1:
-        return labels.reshape(1).expand(n)
+        labels = labels.reshape(1).expand(n)
+    elif labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     if labels.dim() != 1 or labels.shape[0] != n:
-        raise ValueError(f"target has shape {tuple(labels.shape)} for {n} inputs; pass one label per input, ({n},).")
+        rows = f" Of rows with a number for each class, pass {name}.argmax(1)." * (labels.dim() == 2 and len(labels) == n)
+        raise ValueError(
+            f"{argument} has shape {tuple(labels.shape)} for {n} inputs; pass one label per input, ({n},).{rows}"
+        )
+    if values.dtype == getattr(torch, "uint64", None) and bool((labels < 0).any()):
+        raise ValueError(f"{argument} must hold labels below 2**63, got {described(target)}.")
+    check_not_negative(labels, argument)
     return labels
+
+
+def check_not_negative(labels: Tensor, argument: str = "target") -> None:
+    """Raises a ValueError for negative labels: elsewhere they mark inputs without a label."""
+    negative = labels < 0
+    if bool(negative.any()):
+        place = int(negative.nonzero()[0])
+        raise ValueError(
+            f"{argument} holds the negative label {int(labels[place])} (input {place}). Classes count from 0; negative labels "
+            "often mean \"no label\" (-1, -100), and such inputs are no class of their own. Leave them out, of inputs and "
+            "labels alike (keep = labels >= 0), or number the classes from 0 on."
+        )
+
+
+def _label_tensor(target: Any, argument: str) -> Tensor:
+    """Arrays, sequences and single values as a tensor."""
+    plain = target.tolist() if hasattr(target, "tolist") else target  # arrays and numbers of numpy and its kind
+    items: list[Any] = list(plain) if isinstance(plain, (list, tuple, range)) else [plain]
+    if all(isinstance(item, (list, tuple)) and len(item) == 1 for item in items):
+        items = [item[0] for item in items]  # (n, 1)
+    try:
+        return torch.tensor([operator.index(item) for item in items], dtype=torch.long, device="cpu")
+    except (ValueError, OverflowError, RuntimeError):  # the last is older torch's
+        raise ValueError(f"{argument} must hold labels that fit into 64 bits, got {described(target)}.") from None
+    except TypeError:
+        pass
+    try:
+        values = torch.tensor(items, device="cpu")
+        if values.is_floating_point() or values.dim() < 2 or plain is not target:
+            return values
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        pass
+    raise TypeError(
+        f"{argument} must hold class labels, an int, a list of ints or an (N,) tensor of integers, "
+        f"got {described(target)}. (Captum's tuples that select from a multi-dimensional output do not apply: "
+        "the labels say which inputs belong together, not which output to explain.)"
+    )
+
+
+def _way_to_labels(values: Tensor, name: str) -> str:
+    """How numbers that are no integers become labels."""
+    if values.dim() == 2 and values.shape[1] > 1:
+        return (
+            f"of one-hot rows, probabilities or logits (N, C) pass the class of each input, {name}.argmax(1). Where "
+            "class_embeddings can be passed, soft labels may be points: class_embeddings=rows with target=range(N)."
+        )
+    if values.is_complex():
+        return "pass one class number per input."
+    if not bool(torch.isfinite(values).all()):
+        return "leave out inputs without a label (NaN)."
+    if bool((values == values.round()).all()):
+        return f"use {name}.long()."
+    return (
+        f"make classes of such numbers, ({name} > 0.5).long() of probabilities of two classes, for example: .long() would cut "
+        "them off."
+    )
 
 
 def check_batch_size(value: Optional[int], argument: str) -> None:

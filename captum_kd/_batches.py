@@ -81,22 +81,15 @@ def _from_mapping(batch: Mapping[Any, Any]) -> tuple[Any, Any]:
 def _labels(labels: Any, n: int) -> Tensor:
     if labels is None:
         raise TypeError(f"The loader yields None for labels. {WAY_OUT}")
-    if isinstance(labels, Tensor) and labels.dim() == 2 and labels.shape[1] > 1:
-        raise ValueError(
-            f"The labels of a batch have shape {tuple(labels.shape)}; expected one class per input, ({n},). Turn one-hot "
-            "rows into classes with labels.argmax(1) in unpack=."
-        )
-    if isinstance(labels, Tensor) and labels.dim() == 2:
-        labels = labels[:, 0]
-    elif not isinstance(labels, Tensor) and hasattr(labels, "tolist"):  # an array
-        labels = labels.tolist()
     try:
-        found = as_labels(labels, n)
+        found = as_labels(labels, n, "labels")
     except (TypeError, ValueError) as error:
         raise type(error)(f"The labels of a batch do not fit: {error} {WAY_OUT}") from None
     assert found is not None
     # as_labels takes one label for all inputs, as Captum does for targets; a batch's labels are one each.
-    given = labels.numel() if isinstance(labels, Tensor) else len(labels) if hasattr(labels, "__len__") else 1
+    given = labels.numel() if isinstance(labels, Tensor) else getattr(labels, "size", None)
+    if given is None:
+        given = len(labels) if hasattr(labels, "__len__") else 1
     if given != n:
         raise ValueError(
             f"The loader yields {given} label(s) for {n} inputs; one for each is expected. (A Dataset yields single "

@@ -36,6 +36,8 @@ def class_scores(output: Any, output_transform: Optional[OutputTransform], label
         logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shown = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        if output_transform is not None:
+            raise TypeError(f"output_transform must give the logits (N, classes) of {model}, got {shown}.")
         raise TypeError(
             f"The output of {model} gives no logits (N, classes), got {shown}; pass output_transform=, a function from "
             "the model's output to its logits."
@@ -45,10 +47,10 @@ def class_scores(output: Any, output_transform: Optional[OutputTransform], label
         raise ValueError(f"{model} gives logits of {rows} rows for {labels.shape[0]} inputs.")
     if classes < 2:
         raise ValueError(
-            f"{model} gives one logit per input, but two classes need two: pass "
-            "output_transform=lambda out: torch.cat([torch.zeros_like(out), out], 1)."
+            f"{model} gives one logit per input, but two classes need two: let output_transform return "
+            "torch.cat([torch.zeros_like(logit), logit], 1), with logit that column of the output."
         )
-    outside = None if labels is None else labels[(labels < 0) | (labels >= classes)]
+    outside = None if labels is None else labels[labels >= classes]
     if outside is not None and outside.numel():
         raise ValueError(
             f"target holds the label {int(outside[0])}, but {model} gives logits of the classes 0 to "

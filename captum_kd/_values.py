@@ -141,16 +141,19 @@ def check_generator(value: object, argument: str = "generator") -> None:
 def check_dense(value: Tensor, argument: str) -> None:
     """Raises a TypeError for tensors that hold no plain array of numbers: sparse, nested, quantised, on "meta"."""
     kind = None
-    if value.layout != torch.strided or value.is_nested:
-        kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+    if value.is_nested:
+        kind, way_out = "nested", "convert it first, by to_padded_tensor(0.0)"
+    elif value.layout != torch.strided:
+        kind, way_out = str(value.layout).removeprefix("torch."), "convert it first, by to_dense()"
     elif value.is_quantized:
-        kind = "quantized"
+        kind, way_out = "quantized", "convert it first, by dequantize()"
     elif value.is_meta:
-        kind = "without values (device 'meta')"
+        kind, way_out = "without values (device 'meta')", "make it on a device that holds values"
     if kind is not None:
+        shape = "" if value.is_nested else f" of shape {tuple(value.shape)}"  # some nested tensors have none
         raise TypeError(
-            f"{argument} must be an ordinary dense tensor, got one of shape {tuple(value.shape)} that is {kind}; convert it "
-            "first (to_dense(), dequantize(), to_padded_tensor())."
+            f"{argument} must be an ordinary dense tensor, got one{shape} that is {kind}; "
+            f"{way_out}."
         )
 
 

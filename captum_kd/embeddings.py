@@ -16,8 +16,9 @@ import torch
 from captum._utils.progress import progress
 from torch import Tensor, nn
 
-from captum_kd._arguments import check_callable
+from captum_kd._arguments import check_callable, check_model
 from captum_kd._batches import Unpack, device_of, to_device, unpack_batch
+from captum_kd._modes import warn_of_modes
 from captum_kd._values import as_count, as_flag, check_dense
 from captum_kd.distance import is_finite
 from captum_kd.layers import run_model, same_random_state
@@ -46,7 +47,8 @@ def classifier_embeddings(module: nn.Module) -> Tensor:
     Raises:
         TypeError: not a module.
         ValueError: a model in which no layer, or more than one, may be the classifier (the candidates are named);
-            a layer with fewer than two classes, without weights yet, or with non-finite ones.
+            an adapter (LoRA) that is not merged into its layer; a layer with fewer than two classes, without weights
+            yet, or with non-finite ones.
 
     Example::
 
@@ -55,6 +57,7 @@ def classifier_embeddings(module: nn.Module) -> Tensor:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be an nn.Linear, a 1x1 nn.Conv2d or a model, got {type(module).__name__}.")
+    _check_unadapted(module)
     layer = module if isinstance(module, (nn.Linear, nn.Conv2d)) else _classifier_of(module)
     weight = layer.weight
     if isinstance(weight, nn.parameter.UninitializedParameter):
@@ -72,6 +75,22 @@ def classifier_embeddings(module: nn.Module) -> Tensor:
     if not is_finite(table):
         raise ValueError(f"The weights of {layer} have non-finite values (NaN or infinity).")
     return table
+
+
+def _check_unadapted(model: nn.Module) -> None:
+    """Raises a ValueError where the last weights are a part of what they multiply with (LoRA and its kind)."""
+    names = [name for name, _ in model.named_parameters() if "parametrizations" not in name.split(".")]
+    path = names[-1].split(".")[:-1] if names else []
+    for depth in range(len(path) + 1):
+        module = model.get_submodule(".".join(path[:depth]))
+        parts = [*module._modules, *module._parameters]
+        is_merged = isinstance(module, nn.Linear) and getattr(module, "merged", False)  # loralib's in evaluation mode
+        if not is_merged and any(name == "base_layer" or name.startswith("lora") for name in parts):
+            raise ValueError(
+                f"{type(module).__name__} adds an adapter's weights to those of its layer, so that no single table says what it "
+                "classifies by. Merge them first: of peft, pass model.merge_and_unload(); of loralib, call eval(); of others, "
+                "pass an nn.Linear whose weight is the sum."
+            )
 
 
 def _classifier_of(model: nn.Module) -> nn.Linear:
@@ -150,7 +169,7 @@ def class_prototypes(
         >>> table = class_prototypes(backbone, loader)  # (10, 512)
         >>> UniCAM(student, "layer4", base, class_embeddings=table)
     """
-    check_callable(feature_func, "feature_func")
+    check_model(feature_func, "feature_func")
     if num_classes is not None:
         num_classes = as_count(num_classes, "num_classes", 2, or_none=True)
     if unpack is not None:
@@ -159,16 +178,15 @@ def class_prototypes(
     if not isinstance(data, Iterable) or isinstance(data, (Tensor, str, bytes)):
         raise TypeError(f"data must be a DataLoader or an iterable of batches, got {type(data).__name__}.")
     device = device_of(feature_func)
+    warn_of_modes(feature_func=feature_func)
     sums: dict[int, Tensor] = {}  # by class: labels may come in any order, and be as large as a mistake makes them
     counts: dict[int, int] = {}
     width: Optional[int] = None
     for number, batch in enumerate(progress(data, desc="Class prototypes") if show_progress else data):
         inputs, labels = unpack_batch(batch, unpack)
-        outside = (labels < 0) | (labels >= (num_classes or torch.inf))
-        if bool(outside.any()):
-            expected = f"0 to {num_classes - 1}" if num_classes else "0 and above"
+        if num_classes is not None and int(labels.max()) >= num_classes:
             raise ValueError(
-                f"Batch {number} holds the label {int(labels[outside][0])}; expected {expected}. Raise num_classes, or "
+                f"Batch {number} holds the label {int(labels.max())}; expected 0 to {num_classes - 1}. Raise num_classes, or "
                 "leave out such inputs in unpack=."
             )
         inputs = to_device(inputs, device)

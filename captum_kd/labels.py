@@ -7,6 +7,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from captum_kd._arguments import check_not_negative
 from captum_kd.distance import Estimator, Geometry, center, euclidean_distances
 from captum_kd.distance.centring import no_centring, noise_level
 from captum_kd.distance.sources import widest
@@ -26,6 +27,10 @@ WAYS_OUT_OF_POPULATION = (
     "Pass more inputs with at least two inputs in each of two classes, or target=None for a population that "
     "serves the objective without labels."
 )
+WAYS_OUT_OF_REFERENCE = (
+    "Make the population of more inputs, with at least two in each of two classes, or pass target=None for the objective "
+    "without labels."
+)
 WAYS_OUT_OF_SCORE = "Pass more inputs with at least two inputs in each of two classes."
 
 
@@ -41,13 +46,15 @@ def label_distances(labels: Tensor, others: Tensor, class_embeddings: Optional[T
         Tensor: (n, m), float64, on the labels' device.
 
     Raises:
-        ValueError: a label that has no row in ``class_embeddings``.
+        ValueError: a negative label, or one that has no row in ``class_embeddings``.
     """
+    for given in (labels, others):
+        check_not_negative(given)
     if class_embeddings is None:
         return (labels[:, None] != others[None, :]).double() * 2**0.5
     classes = class_embeddings.shape[0]
     for given in (labels, others):
-        outside = (given < 0) | (given >= classes)
+        outside = given >= classes
         if bool(outside.any()):
             raise ValueError(
                 f"target holds the label {int(given[outside][0])}, but class_embeddings has rows for the "
@@ -78,7 +85,7 @@ def label_geometry(
             distinct under equidistant embeddings, or one against the rest.
     """
     target = center(label_distances(labels, labels, class_embeddings), estimator)
-    _check_norms(float(torch.linalg.matrix_norm(target.matrix)), float(target.raw_norm), labels, ways_out)
+    _check_norms(float(torch.linalg.matrix_norm(target.matrix)), float(target.raw_norm), labels, class_embeddings, ways_out)
     return Geometry(target.matrix.to(dtype), target.raw_norm.to(dtype))
 
 
@@ -91,11 +98,15 @@ def check_label_geometry(
     """Raises what :func:`label_geometry` raises, from the classes alone, whatever the number of inputs."""
     seen, counts = torch.unique(labels, return_counts=True)
     apart = label_distances(seen, seen, class_embeddings)
-    _check_norms(*label_norms(apart, counts.double(), estimator), labels, ways_out)
+    _check_norms(*label_norms(apart, counts.double(), estimator), labels, class_embeddings, ways_out)
 
 
-def _check_norms(norm: float, raw_norm: float, labels: Tensor, ways_out: str) -> None:
+def _check_norms(
+    norm: float, raw_norm: float, labels: Tensor, class_embeddings: Optional[Tensor], ways_out: str
+) -> None:
     if norm <= MIN_LABEL_SHARE * raw_norm:
+        if class_embeddings is not None and len(labels.unique()) > 1:
+            ways_out = f"Or class_embeddings has these classes at one point. {ways_out}"
         raise ValueError(
             f"target gives the {labels.numel()} inputs no geometry: all labels are equal, all are distinct, or "
             f"one stands against the rest (labels: {_some(labels)}). {ways_out}"

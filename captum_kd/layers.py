@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from captum_kd._fast_path import without_fast_path
 from captum_kd._nested import map_tensors, tensors_in
 from captum_kd._overlapping import Overlapping
+from captum_kd._reachable import model_of
 from captum_kd._values import check_dense, check_untransformed, is_transformed
 from captum_kd.layouts import Trace
 from captum_kd.names import Layer
 
-__all__ = ["Caught", "add_modules", "catch_layers", "run_model", "same_random_state"]
+__all__ = ["Caught", "catch_layers", "run_model", "same_random_state"]
 
 
 class Caught(NamedTuple):
@@ -82,7 +83,7 @@ def catch_layers(
         # And tensors of inference mode can neither be changed nor recorded outside of it.
         forward_func(*(_copied(value) for value in (*inputs, *additional_forward_args)))
     for layer in layers:
-        _check_caught(layer, catcher.caught, at_input, isinstance(forward_func, torch.fx.GraphModule))
+        _check_caught(layer, catcher.caught, at_input, forward_func)
     devices = _device_order(forward_func, catcher.caught[layers[0].module], device_ids)
     return [{layer.module: catcher.caught[layer.module][device] for layer in layers} for device in devices]
 
@@ -97,15 +98,6 @@ def run_model(
     """
     with torch.no_grad(), without_fast_path():
         return forward_func(*(_copied(value) for value in (*inputs, *additional_forward_args)))
-
-
-def add_modules(module: nn.Module, found: dict[nn.Module, None]) -> None:
-    """A module and all below it that are not there yet, in the order of ``modules()``, which takes several times as long."""
-    if module not in found:
-        found[module] = None
-        for child in module._modules.values():
-            if child is not None:
-                add_modules(child, found)
 
 
 class _Catcher:
@@ -198,10 +190,13 @@ class _Catcher:
 
 
 def _check_caught(
-    layer: Layer, caught: Mapping[nn.Module, Mapping[torch.device, Caught]], at_input: bool, is_graph: bool
+    layer: Layer,
+    caught: Mapping[nn.Module, Mapping[torch.device, Caught]],
+    at_input: bool,
+    forward_func: Callable[..., Any],
 ) -> None:
     if layer.module not in caught:
-        graph = " Exported graphs run operations, not modules: torch.export.unflatten() gives them back." * is_graph
+        graph = _way_out_of_graph(layer, forward_func)
         raise ValueError(f"The forward pass never reached {layer}; choose a layer that the model runs.{graph}")
     if not caught[layer.module]:
         side = "was given" if at_input else "gave"
@@ -210,6 +205,22 @@ def _check_caught(
         for tensor in of_device.tensors:
             check_dense(tensor, f"What {layer} gives")
             check_untransformed(tensor, f"What {layer} gives")
+
+
+def _way_out_of_graph(layer: Layer, forward_func: Callable[..., Any]) -> str:
+    model = model_of(forward_func)
+    if not isinstance(model, torch.fx.GraphModule):
+        return ""
+    run = [str(node.target) for node in model.graph.nodes if node.op == "call_module"]
+    run = [name for name in run if not name.startswith("_")]  # checks of what comes in
+    if not run:
+        return (
+            " Exported graphs run operations, not modules: pass torch.export.unflatten(program) of the exported program, "
+            "whose modules run."
+        )
+    inside = [name for name in run if layer.name and name.startswith(f"{layer.name}.")]
+    last = f"; the last one that it runs there is {inside[-1]!r}" if inside else ""
+    return f" A traced graph runs the innermost modules only{last}. Or pass the model that was traced."
 
 
 def _device_order(

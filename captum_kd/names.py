@@ -14,6 +14,8 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 import torch
 from torch import nn
 
+from captum_kd._reachable import can_reach, model_of
+
 __all__ = ["Layer", "LayerLike", "counterpart", "names_in", "resolve_layer"]
 
 LayerLike = Union[str, nn.Module]
@@ -48,13 +50,17 @@ def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: 
         argument (str): the argument that gave the layer, for messages.
 
     Raises:
-        ValueError: no such name (with close matches), a name for a plain function, or a layer in TorchScript.
+        ValueError: no such name (with close matches), a name for a plain function, a module that is no part of the
+            model, or a layer in TorchScript.
         TypeError: neither name nor module.
     """
     if isinstance(layer, nn.Module):
         module = _innermost(layer)
         name = _name_of(forward_func, module) if isinstance(forward_func, nn.Module) else None
-        return _that_calls_hooks(Layer(module, name, model))
+        given = _that_calls_hooks(Layer(module, name, model))
+        if name is None:
+            _check_part(forward_func, module, model, argument)
+        return given
     if not isinstance(layer, str):
         raise TypeError(f"{argument} must be an nn.Module or a dotted name, got {type(layer).__name__}.")
     if not isinstance(forward_func, nn.Module):
@@ -95,6 +101,17 @@ def _that_calls_hooks(layer: Layer) -> Layer:
             "scripted or traced."
         )
     return layer
+
+
+def _check_part(forward_func: Callable[..., Any], module: nn.Module, model: str, argument: str) -> None:
+    """Raises a ValueError for a module that a model cannot run. What a plain function runs shows in the pass only."""
+    whole = model_of(forward_func)
+    if whole is not None and not can_reach(forward_func, module):
+        name = type(whole).__name__
+        raise ValueError(
+            f"{argument} is a {type(module).__name__} that is no part of {model} ({name}). Copies, and models that were traced, "
+            f"have modules of their own: pass a module of this {name}{', or its dotted name' * (whole is forward_func)}."
+        )
 
 
 def _no_such_name(func: nn.Module, name: str, model: str, argument: str) -> str:

@@ -20,11 +20,13 @@ from captum._utils.progress import progress
 from torch import Tensor, nn
 
 from captum_kd._arguments import take_rows
+from captum_kd._reachable import add_modules
+from captum_kd._warnings import warn_user
 from captum_kd.batch_axis import check_batch_axis
 from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
 from captum_kd.distance.pairwise import largest_of
 from captum_kd.features import FeatureTransform, flatten, flatten_to_unit_length, global_average_pool
-from captum_kd.layers import Caught, add_modules, catch_layers
+from captum_kd.layers import Caught, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, Trace, find_layout
 from captum_kd.names import Layer
 
@@ -412,8 +414,26 @@ class Observation:
         for index, batch in enumerate(self._batches):
             for parts in self._run(batch, with_graph=True) if self._runs_twice else self._parts[index]:
                 stop = start + parts[0].features.shape[0]
+                if self._runs_twice and not self._told_of_change:
+                    self._told_of_change = self._warn_of_change(slice(start, stop), parts)
                 yield slice(start, stop), parts
                 start = stop
+
+    _told_of_change = False
+
+    def _warn_of_change(self, rows: slice, parts: Sequence[_Part]) -> bool:
+        """Warns of a model whose second pass over a batch gives other features than its first, beyond rounding."""
+        for pair, part, features in zip(self._observer.pairs, parts, self.features):
+            first, second = features[rows], part.features.detach().to(features.device)
+            coarsest = max(torch.finfo(dtype).eps for dtype in (*part.dtypes, torch.float32))
+            if not float((first - second).abs().max()) <= coarsest**0.5 * float(first.abs().max()):
+                warn_user(
+                    f"{pair.feature_layer} gave other features in a second pass over the same inputs: the model depends on "
+                    "chance or on earlier passes, and so does its map. Call eval(), and leave random numbers out of the "
+                    "model; without internal_batch_size one pass is made."
+                )
+                return True
+        return False
 
     def _gradients(
         self, numbers: Sequence[int], parts: Sequence[_Part], grad_features: Tensor, grad_kwargs: Optional[dict[str, Any]]
@@ -487,10 +507,20 @@ def _check_rows(layer: Layer, caught: Sequence[Caught], rows: int) -> None:
     for tensors in zip(*(device.tensors for device in caught)):
         found = sum(tensor.shape[0] for tensor in tensors)
         if found != rows:
-            raise ValueError(
-                f"{layer} works on {found} rows for {rows} inputs; choose a layer whose first dimension is the "
-                "batch (layers inside windowed attention, for example, fold windows into it)."
-            )
+            raise ValueError(f"{layer} works on {found} rows for {rows} inputs; {_way_to_rows(layer.module)}")
+
+
+def _way_to_rows(module: nn.Module) -> str:
+    if any(isinstance(each, nn.RNNBase) for each in module.modules()):
+        return (
+            "recurrent layers give hidden states (layers, N, C) beside their outputs, and outputs (T, N, C) unless "
+            "batch_first=True. Choose a layer behind it whose first dimension is the batch, or the inputs of one "
+            "(attribute_to_layer_input=True)."
+        )
+    return (
+        "choose a layer whose first dimension is the batch, or the inputs of one (attribute_to_layer_input=True). Layers "
+        "inside windowed attention, for example, fold windows into it, and time-first layers have the steps there."
+    )
 
 
 class _Batch(NamedTuple):

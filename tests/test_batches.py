@@ -98,7 +98,9 @@ def test_unpack_knows_other_batches():
         ((X, Y[:1]), ValueError, r"1 label\(s\) for 4 inputs"),
         ((X, Y.float()), TypeError, "integer class labels"),
         ((X, ["cat"] * N), TypeError, "class labels"),
-        ((X, torch.eye(N)), ValueError, r"shape \(4, 4\); .*argmax"),
+        ((X, torch.eye(N)), TypeError, r"shape \(4, 4\) .*argmax.* unpack="),
+        ((X, torch.eye(N).long()), ValueError, r"shape \(4, 4\) .*argmax.* unpack="),
+        ((X, torch.tensor([0, 1, -100, 1])), ValueError, r"negative label -100 \(input 2\).* unpack="),
     ],
 )
 def test_unfit_batches_are_refused(batch, error, words):

@@ -278,7 +278,7 @@ GAPS = torch.tensor([0, 2, 5] * 6 + [0, 0])
         (pooled, [(X, Y)], {"num_classes": 4}, ValueError, "no inputs of 1 of the 4 classes that num_classes asks for: 3. "),
         (pooled, [(X, Y + 10**9)], {}, ValueError, "of the 1000000003 classes: 0, 1, 2, .*, ..."),
         (pooled, [(X, Y)], {"num_classes": 2}, ValueError, "Batch 0 holds the label 2; expected 0 to 1"),
-        (pooled, [(X, Y), (X, Y - 1)], {}, ValueError, "Batch 1 holds the label -1; expected 0 and above"),
+        (pooled, [(X, Y), (X, Y - 1)], {}, ValueError, r"negative label -1 \(input 0\)"),
         (pooled, [(X, Y * 0)], {}, ValueError, "label 0 alone"),
         (pooled, [(X, Y)], {"num_classes": 1}, ValueError, "num_classes must be"),
         (pooled, [(X, Y)], {"num_classes": 3.0}, ValueError, "num_classes must be"),

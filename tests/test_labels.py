@@ -31,7 +31,7 @@ def test_an_identity_table_is_one_hot():
     torch.testing.assert_close(label_distances(y, y, torch.eye(5)), label_distances(y, y))
 
 
-@pytest.mark.parametrize("label", [-1, 3])
+@pytest.mark.parametrize("label", [3, 5])
 def test_labels_outside_the_table_are_refused(label):
     with pytest.raises(ValueError, match=f"holds the label {label}, .* labels 0 to 2"):
         label_distances(labels(0, 1), labels(1, label), table(3))

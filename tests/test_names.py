@@ -148,6 +148,13 @@ def test_score_of_whole_models():
     )
 
 
-def test_a_module_of_another_model_has_no_counterpart():
-    with pytest.raises(ValueError, match="base_layer cannot be told from layer Conv2d of forward_func .* not contain"):
+def test_a_module_of_another_model_is_refused():
+    with pytest.raises(ValueError, match=r"layer is a Conv2d that is no part of forward_func \(ConvNet\)"):
         UniCAM(ConvNet(), ConvNet().conv1, ConvNet())
+
+
+def test_a_module_that_a_model_keeps_in_a_list_has_no_counterpart():
+    model = ConvNet()
+    model.unregistered = [nn.Conv2d(3, 3, 1)]
+    with pytest.raises(ValueError, match="base_layer cannot be told from layer Conv2d of forward_func .* not contain"):
+        UniCAM(model, model.unregistered[0], ConvNet())

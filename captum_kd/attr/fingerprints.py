@@ -6,14 +6,10 @@ taken of the bits, which moving to another device keeps, by integer sums, which 
 
 from __future__ import annotations
 
-import dis
 import functools
 import hashlib
-import os
 import re
-import sysconfig
 import weakref
-from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Callable, Iterator, MutableMapping, NamedTuple, Sequence
 
@@ -22,31 +18,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from captum_kd._reachable import is_installed, is_wrapper, references
 from captum_kd.distance.pairwise import is_queued
-from captum_kd.layers import add_modules
 
-__all__ = [
-    "closure_of",
-    "digest",
-    "digest_of_callable",
-    "digest_of_tensors",
-    "is_device",
-    "kept_buffers",
-    "methods_of",
-    "modules_of",
-    "own_parameters",
-]
+__all__ = ["digest", "digest_of_callable", "digest_of_tensors", "is_device", "kept_buffers", "methods_of", "own_parameters"]
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-# Code that is not the user's: its name says what it does.
-_INSTALLED = tuple(
-    str(folder) + os.sep
-    for folder in (
-        *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
-        Path(__file__).parents[1],
-    )
-)
 
 _DEVICE = re.compile(r"(cpu|cuda|hpu|mps|npu|xla|xpu)(:\d+)?")
 
@@ -159,39 +136,6 @@ def _bits(tensor: Tensor) -> list[Tensor]:
 # ------------------------------------------------------------------------------ models
 
 
-def modules_of(forward_func: Callable[..., Any]) -> list[nn.Module]:
-    """All modules of a model, in a fixed order.
-
-    Of a plain function they are those it can reach: through its closure, the globals it names, its
-    defaults, the arguments of a partial, the owner of a method, the attributes of a callable object,
-    and the functions and containers among them. Wrappers for several devices and for
-    compilation are left out: the model inside is the same with and without them.
-    """
-    found: dict[nn.Module, None] = {}
-    seen: dict[int, Any] = {}  # holds what it has seen: an identity counts as long as its object lives
-    pending: list[Any] = [forward_func]
-    while pending:
-        value = pending.pop(0)
-        if id(value) in seen:
-            continue
-        seen[id(value)] = value
-        if isinstance(value, nn.Module):
-            add_modules(value, found)
-        elif isinstance(value, functools.partial):
-            pending += [value.func, *value.args, *value.keywords.values()]
-        elif isinstance(value, MethodType):
-            pending += [value.__func__, value.__self__, getattr(value.__self__, "__dict__", None)]
-        elif isinstance(value, FunctionType):
-            pending += [referred for _, referred in _references(value)]
-        elif isinstance(value, (list, tuple, set, frozenset)):
-            pending += value
-        elif isinstance(value, dict):
-            pending += value.values()
-        elif callable(value) and not isinstance(value, type):
-            pending.append(getattr(value, "__dict__", None))
-    return [module for module in found if not _is_wrapper(module)]
-
-
 def kept_buffers(module: nn.Module) -> list[Tensor]:
     """A module's own buffers that shape its outputs and outlast a pass.
 
@@ -209,11 +153,6 @@ def own_parameters(module: nn.Module) -> list[Tensor]:
     return [parameter for parameter in module._parameters.values() if parameter is not None]
 
 
-def _is_wrapper(module: nn.Module) -> bool:
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return isinstance(module, parallel) or "_orig_mod" in module._modules
-
-
 # --------------------------------------------------------------------------- functions
 
 
@@ -229,46 +168,6 @@ def digest_of_callable(function: Any) -> str:
 def is_device(name: str) -> bool:
     """Whether a text names a device: each of several processes has one of its own."""
     return _DEVICE.fullmatch(name) is not None
-
-
-def _references(function: FunctionType) -> list[tuple[str, Any]]:
-    """What a function refers to besides its arguments: closure, defaults and, of a user's code, globals, by name."""
-    code = function.__code__
-    names = [] if _is_installed(code) else sorted(set(_global_names(code)) & function.__globals__.keys())
-    return [
-        *closure_of(function),
-        ("defaults", function.__defaults__),
-        ("keyword defaults", function.__kwdefaults__),
-        *((name, function.__globals__[name]) for name in names),
-    ]
-
-
-def closure_of(function: FunctionType) -> list[tuple[str, Any]]:
-    """What a function takes from the functions around it, by name."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or ())
-    return [(name, cell.cell_contents) for name, cell in cells if _is_full(cell)]
-
-
-def _is_full(cell: Any) -> bool:
-    """A cell may be empty, before its variable is assigned."""
-    try:
-        cell.cell_contents
-    except ValueError:
-        return False
-    return True
-
-
-def _is_installed(code: CodeType) -> bool:
-    return code.co_filename.startswith(_INSTALLED)
-
-
-def _global_names(code: CodeType) -> Iterator[str]:
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "LOAD_GLOBAL":
-            yield instruction.argval
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _global_names(constant)
 
 
 def _description(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
@@ -314,8 +213,8 @@ def _description(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
     if hasattr(value, "_torchdynamo_orig_callable"):  # compiled
         return describe(value._torchdynamo_orig_callable)
     if isinstance(value, FunctionType):
-        code = None if _is_installed(value.__code__) else value.__code__
-        return kind, name, describe(code), *((called, describe(referred)) for called, referred in _references(value))
+        code = None if is_installed(value.__code__) else value.__code__
+        return kind, name, describe(code), *((called, describe(referred)) for called, referred in references(value))
     if isinstance(value, torch.jit.ScriptFunction):
         return kind, value.code
     if isinstance(value, BuiltinFunctionType):
@@ -326,7 +225,7 @@ def _description(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
 
 
 def _description_of_module(module: nn.Module, describe: Callable[[Any], Any]) -> Any:
-    if _is_wrapper(module):
+    if is_wrapper(module):
         (inside,) = module.children()
         return describe(inside)
     settings = {name: value for name, value in vars(module).items() if name not in _OF_ALL_MODULES}
@@ -343,7 +242,7 @@ def methods_of(kind: type) -> Iterator[FunctionType]:
     """The methods that a user's classes define: two classes of one name may differ in them."""
     for each in kind.__mro__:
         for _, method in sorted(vars(each).items()):
-            if isinstance(method, FunctionType) and not _is_installed(method.__code__):
+            if isinstance(method, FunctionType) and not is_installed(method.__code__):
                 yield method
 
 

@@ -88,8 +88,8 @@ def layer_gradcams(
         if len(tensors) > 1 or tensors[0].dim() < 3:
             what = f"{len(tensors)} tensors" if len(tensors) > 1 else f"shape {tuple(tensors[0].shape)}, no positions"
             raise ValueError(
-                f"{layer} gives {what}: there is no map to localise by. Choose another layer for the maps or pass "
-                "maps of your own."
+                f"{layer} gives {what}: there is no map to localise by. Choose another layer for the maps "
+                "(localize_layer=), or pass a function that makes maps as localize=."
             )
     with torch.inference_mode(False), torch.enable_grad():
         scores = class_scores(outputs[-1], output_transform, labels, model)

@@ -6,7 +6,8 @@ from typing import Any, Callable, Mapping, Optional
 
 from torch import Tensor
 
-from captum_kd.attr.fingerprints import digest, digest_of_callable, digest_of_tensors, kept_buffers, modules_of, own_parameters
+from captum_kd._reachable import modules_of
+from captum_kd.attr.fingerprints import digest, digest_of_callable, digest_of_tensors, kept_buffers, own_parameters
 from captum_kd.features import FeatureTransform
 from captum_kd.observation import LayerPair, Observer
 

@@ -22,7 +22,7 @@ from captum_kd.attr.made_with import check_made_alike
 from captum_kd.distance import center, euclidean_distances, noise_level, u_shift
 from captum_kd.distance.pairwise import largest_of
 from captum_kd.distance.sources import widest
-from captum_kd.labels import MIN_LABEL_SHARE, WAYS_OUT, label_distances
+from captum_kd.labels import MIN_LABEL_SHARE, WAYS_OUT_OF_REFERENCE, label_distances
 from captum_kd.observation import Layouts
 
 __all__ = [
@@ -192,7 +192,7 @@ class LayerReference(NamedTuple):
             index = int(flat.nonzero()[0])
             raise ValueError(
                 f"target gives input {index} (label {int(target[index])}) and the reference population together no "
-                f"geometry: all labels equal, all distinct, or one against the rest. {WAYS_OUT}"
+                f"geometry: all labels equal, all distinct, or one against the rest. {WAYS_OUT_OF_REFERENCE}"
             )
         return added
 

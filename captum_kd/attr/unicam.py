@@ -12,7 +12,8 @@ from captum.attr._utils.attribution import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_kd._arguments import Target, as_layout_hints, check_callable, check_device_ids
+from captum_kd._arguments import Target, as_layout_hints, check_callable, check_device_ids, check_model
+from captum_kd._modes import warn_of_modes
 from captum_kd.attr.call import Call, checked_map_settings
 from captum_kd.attr.gradients import Measured, population_gradients, reference_gradients
 from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
@@ -89,7 +90,8 @@ class UniCAM(LayerAttribution):
     layers are recognised as such.
 
     Models are evaluated in the mode they are in. In training mode batch normalisation couples the
-    inputs of a batch and updates its statistics, as with any Captum attribution: call ``eval()``.
+    inputs of a batch and updates its statistics, as with any Captum attribution, and dropout draws
+    random numbers: a warning says so; call ``eval()``.
 
     Source: Adhane et al., "On Explaining Knowledge Distillation: Measuring and Visualising the
     Knowledge Transfer Process", WACV 2025, https://arxiv.org/abs/2412.13943.
@@ -155,18 +157,16 @@ class UniCAM(LayerAttribution):
 
         Raises:
             ValueError: a layer name that does not exist (with close matches) or has no
-                        counterpart, lists of different lengths, the same layers twice in a list,
-                        malformed class embeddings, a ``teacher_layer`` without ``teacher_func``.
+                        counterpart, a module that is no part of its model, lists of different
+                        lengths, the same layers twice in a list, malformed class embeddings, a
+                        ``teacher_layer`` without ``teacher_func``.
             TypeError: models that cannot be called, layers that are neither name nor module.
         """
-        for value, argument in (
-            (forward_func, "forward_func"),
-            (base_func, "base_func"),
-            (feature_transform, "feature_transform"),
-        ):
-            check_callable(value, argument)
+        check_model(forward_func, "forward_func")
+        check_model(base_func, "base_func")
+        check_callable(feature_transform, "feature_transform")
         if teacher_func is not None:
-            check_callable(teacher_func, "teacher_func")
+            check_model(teacher_func, "teacher_func")
         elif teacher_layer is not None:
             raise ValueError("teacher_layer was given without teacher_func; pass the Teacher, or neither of the two.")
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
@@ -191,6 +191,7 @@ class UniCAM(LayerAttribution):
             self._teacher = Observer(teacher_func, at_features, feature_transform, hints, device_ids)
         check_distinct(*(observer.pairs for observer in (*self._observers, self._teacher) if observer is not None))
         self._direction = 0
+        self._warns_of_modes = True  # a report says it once for all of its calls
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -279,8 +280,10 @@ class UniCAM(LayerAttribution):
             TypeError: labels that are not integers, inputs that are not tensors.
 
         Warns:
-            UserWarning: a population of fewer than 30 inputs or of near-copies, nothing left after
-                        removal, maps that float16 cannot hold.
+            UserWarning: models with batch normalisation or dropout in training mode, a population
+                        of fewer than 30 inputs or of near-copies, nothing left after removal, maps
+                        that float16 cannot hold, a model that gave other features when
+                        ``internal_batch_size`` had it run twice.
 
         Examples::
 
@@ -366,7 +369,7 @@ class UniCAM(LayerAttribution):
             ValueError, TypeError: as :meth:`attribute`; fewer than 4 inputs.
 
         Warns:
-            UserWarning: fewer than 30 inputs.
+            UserWarning: fewer than 30 inputs; models in training mode, as :meth:`attribute`.
 
         Examples::
 
@@ -394,7 +397,12 @@ class UniCAM(LayerAttribution):
 
     def _call(self, *arguments: Any) -> Call:
         """The arguments of :meth:`Call.checked`, for these models."""
-        return Call.checked(*arguments, has_teacher=self._teacher is not None)
+        call = Call.checked(*arguments, has_teacher=self._teacher is not None)
+        if self._warns_of_modes:
+            warn_of_modes(
+                forward_func=self.forward_func, base_func=self.base_func, teacher_func=self.teacher_func
+            )
+        return call
 
     def _explain(
         self, call: Call, map_settings: dict[str, Any], reference: Optional[ReferencePopulation], *, both: bool

@@ -6,7 +6,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from torch import Tensor
 
-from captum_kd._arguments import as_forward_args, as_layout_hints, check_batch_size, check_callable, check_device_ids
+from captum_kd._arguments import as_forward_args, as_layout_hints, check_batch_size, check_callable, check_device_ids, check_model
 from captum_kd._values import as_flag
 from captum_kd.features import FeatureTransform
 from captum_kd.layouts import LayoutHints
@@ -54,7 +54,7 @@ def layer_observer(
     forward_func: Callable[..., Any], layer: LayerLike, settings: FeatureSettings, *, model: str, argument: str
 ) -> Observer:
     """What will take the features of one layer; checks model and layer before any model runs."""
-    check_callable(forward_func, model)
+    check_model(forward_func, model)
     found = resolve_layer(forward_func, layer, model=model, argument=argument)
     pairs = (LayerPair(found, found),)
     return Observer(forward_func, pairs, settings.feature_transform, settings.hints, settings.device_ids)

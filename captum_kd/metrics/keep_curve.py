@@ -18,9 +18,11 @@ from captum_kd._arguments import (
     as_labels,
     check_batch_size,
     check_callable,
+    check_model,
     take_rows,
 )
 from captum_kd._maps import as_maps, image_place
+from captum_kd._modes import warn_of_modes
 from captum_kd._outputs import OutputTransform, class_scores
 from captum_kd._values import as_flag, as_noise, as_share, check_dense, check_generator, described
 from captum_kd.layers import run_model, same_random_state
@@ -182,7 +184,7 @@ def keep_curve(
         >>> gain = curves["distilled"].areas - curves["random"].areas  # (N,), paired
         >>> gain.mean(), gain.std() / len(gain) ** 0.5
     """
-    check_callable(forward_func, "forward_func")
+    check_model(forward_func, "forward_func")
     values = as_inputs(inputs)
     place = image_place(values, "keep_curve needs")
     images = values[place]
@@ -199,6 +201,7 @@ def keep_curve(
     show_progress = as_flag(show_progress, "show_progress")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
+    warn_of_modes(forward_func=forward_func)
     correct = {name: torch.empty(len(shares), len(images), dtype=torch.bool, device="cpu") for name in maps}
     args = as_forward_args(additional_forward_args)
     n = len(images)
@@ -251,5 +254,5 @@ def _as_shares(shares: Any) -> tuple[float, ...]:
         raise ValueError(f"shares must be a sequence of at least one share, got {described(shares)}.")
     numbers = tuple(as_share(value, f"shares[{place}]") for place, value in enumerate(values))
     if any(later <= earlier for earlier, later in zip(numbers, numbers[1:])):
-        raise ValueError(f"shares must increase, got {numbers}; pass sorted(set(shares)).")
+        raise ValueError(f"shares must increase, got {numbers}; pass {sorted(set(numbers))}.")
     return numbers

@@ -8,6 +8,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_kd._arguments import Target, as_inputs, as_labels
+from captum_kd._modes import warn_of_modes
 from captum_kd._values import check_choice, described
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL
@@ -85,7 +86,7 @@ def relevance_score(
 
     Returns:
         Tensor: scalar in [-1, 1], without graph. 0 with a warning for constant features or where
-        nothing is left.
+        nothing is left. Models in training mode are warned of.
 
     Raises:
         ValueError: too few inputs, labels without geometry or outside the embeddings, unknown
@@ -131,6 +132,7 @@ def relevance_score(
     )
     observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")
     base_observer = given and layer_observer(*given, settings, model="given[0]", argument="given[1]")
+    warn_of_modes(**{"forward_func": forward_func, "given[0]": given and given[0]})
     features = layer_features(observer, values, additional_forward_args, settings, localiser)
     removed = None
     if base_observer is not None:

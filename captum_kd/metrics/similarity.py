@@ -8,6 +8,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_kd._arguments import as_inputs
+from captum_kd._modes import warn_of_modes
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
 from captum_kd.distance.sources import FeatureDistances, TensorFeatures
@@ -90,7 +91,8 @@ def feature_similarity_score(
                     Default: None, matrices up to 4,096 inputs, blocks of 512 (4,096 on a GPU) beyond
 
     Returns:
-        Tensor: scalar in [-1, 1], without graph. 0 with a warning for constant features.
+        Tensor: scalar in [-1, 1], without graph. 0 with a warning for constant features. Models in training mode are
+        warned of.
 
     Raises:
         ValueError: fewer than 4 inputs, unknown layers, non-finite features; attributions of one
@@ -125,6 +127,7 @@ def feature_similarity_score(
     )
     first_observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")
     second_observer = layer_observer(base_func, base_layer, settings, model="base_func", argument="base_layer")
+    warn_of_modes(forward_func=forward_func, base_func=base_func)
     first = layer_features(first_observer, values, additional_forward_args, settings, localiser)
     second = layer_features(second_observer, values, additional_forward_args, settings, base_localiser)
     block = chosen_block(first, block_size)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints
 from captum_kd._batches import device_of, to_device
+from captum_kd._modes import warn_of_modes
 from captum_kd._values import check_choice, described
 from captum_kd.attr.fingerprints import digest, digest_of_callable
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator
@@ -93,6 +94,7 @@ class LayerFeatures:
     def __call__(self, inputs: Union[Tensor, tuple[Tensor, ...]], *args: Any) -> Tensor:
         """Detached features (N, d), float32 or float64, on the layer's device."""
         values = to_device(as_inputs(inputs), device_of(self._model))
+        warn_of_modes(model=self._model)
         features = layer_features(self._observer, values, as_forward_args(args or None), self._settings)
         setattr(features, _MADE_BY, self._made_by)
         return features
@@ -156,7 +158,8 @@ class _GeometryMetric(Metric):
             if before and before[0].shape[1] != rows[name].shape[1]:
                 raise ValueError(
                     f"{name} has {rows[name].shape[1]} features an input where earlier updates had {before[0].shape[1]}; "
-                    "inputs must be of one size, or features pooled over positions (global_average_pool)."
+                    "inputs must be of one size. Features that are flattened (the default) may be pooled over positions instead: "
+                    "LayerFeatures(..., feature_transform=global_average_pool)."
                 )
         labels = None
         if self.labelled:

@@ -56,7 +56,7 @@ def test_too_few_inputs():
 @pytest.mark.parametrize(
     ("target", "kind", "message"),
     [
-        ([0.5] * N, TypeError, "target must hold class labels"),
+        ([0.5] * N, TypeError, "target must hold integer class labels"),
         (torch.zeros(N), TypeError, "use target.long()"),
         ([0, 1], ValueError, "pass one label per input"),
     ],

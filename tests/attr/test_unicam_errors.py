@@ -1,5 +1,7 @@
 """Bad input: what the error says, and that no model has run for it where that was possible."""
 
+import copy
+
 import pytest
 import torch
 from models import ConvNet, SeveralOutputs, TinyTransformer, TwoInputs, images, labels
@@ -207,13 +209,13 @@ def test_too_few_references(unicam, runs):
 @pytest.mark.parametrize(
     ("target", "kind", "message"),
     [
-        ([0.5] * N, TypeError, "target must hold class labels"),
-        (torch.zeros(N), TypeError, r"tensor of torch.float32; use target.long\(\)"),
+        ([0.5] * N, TypeError, r"target must hold integer class labels.*\(torch.as_tensor\(target\) > 0.5\)"),
+        (torch.zeros(N), TypeError, r"torch.float32; use target.long\(\)"),
         ("cat", TypeError, "target must hold class labels.*'cat'"),
         ([(0, 1)] * N, TypeError, "tuples that select"),
         ([2**70] * N, ValueError, "target must hold labels that fit into 64 bits"),
         ([0, 1], ValueError, r"target has shape \(2,\) for 8 inputs; pass one label per input, \(8,\)"),
-        (torch.zeros(N, 1).long(), ValueError, r"target has shape \(8, 1\) for 8 inputs"),
+        (torch.zeros(N, 2).long(), ValueError, r"target has shape \(8, 2\) for 8 inputs.*argmax"),
         (torch.zeros(0).long(), ValueError, r"target has shape \(0,\) for 8 inputs"),
     ],
     ids=["floats", "float tensor", "string", "tuples", "too large", "too few", "two dimensions", "none"],
@@ -257,7 +259,7 @@ def test_embeddings_that_coincide_leave_labels_without_geometry(pair, runs):
     assert runs == []
 
 
-@pytest.mark.parametrize("label", [3, -1])
+@pytest.mark.parametrize("label", [3, 7])
 def test_labels_outside_the_embeddings(pair, runs, label):
     unicam = UniCAM(pair[0], "conv2", pair[1], class_embeddings=torch.eye(3))
     population = unicam.reference(images(M), labels(M))
@@ -327,9 +329,14 @@ def test_layer_of_the_base_never_reached(pair):
         UniCAM(pair[0], "conv2", Unreached(), "unused").attribute(images(N), labels(N))
 
 
-def test_module_that_is_no_part_of_the_model(pair):
-    with pytest.raises(ValueError, match="never reached layer Conv2d of forward_func"):
-        UniCAM(pair[0], nn.Conv2d(3, 3, 1), pair[1], "conv2").attribute(images(N), labels(N))
+@pytest.mark.parametrize(
+    ("argument", "model"),
+    [("layer", 0), ("base_layer", 1), ("feature_layer", 0), ("base_feature_layer", 1), ("teacher_layer", 0)],
+)
+def test_module_that_is_no_part_of_its_model(pair, argument, model):
+    arguments = {"layer": "conv2", "teacher_func": pair[0], argument: copy.deepcopy(pair[model]).conv2}
+    with pytest.raises(ValueError, match=rf"^{argument} is a Conv2d that is no part of .* \(ConvNet\)"):
+        UniCAM(pair[0], base_func=pair[1], **arguments)
 
 
 @pytest.mark.parametrize("features", [None, "net.conv3"])

@@ -365,7 +365,7 @@ def test_unfit_arguments_are_refused_before_the_model_runs(change, error, words)
         (lambda x: x, TypeError, r"gives no logits \(N, classes\), got shape \(9, 3, 12, 12\); pass output_transform="),
         (lambda x: (bright(x),), TypeError, "got tuple"),
         (lambda x: bright(x)[:4], ValueError, "logits of 4 rows for 9 inputs"),
-        (lambda x: bright(x)[:, :1], ValueError, "one logit per input, but two classes need two: pass output_transform="),
+        (lambda x: bright(x)[:, :1], ValueError, "one logit per input, but two classes need two: let output_transform return"),
         (bright, ValueError, "the label 2, but forward_func gives logits of the classes 0 to 1 only"),
         (lambda x: x[:, :, 0, 0] / 0, ValueError, "non-finite logits"),
     ],

@@ -302,7 +302,7 @@ def test_nothing_is_left_behind(pair):
         ({"inputs": None}, TypeError, "inputs must be a tensor"),
         ({"target": None}, TypeError, r"labels, got None: .* Pass one label per input, \(8,\) integers"),
         ({"target": labels(7)}, ValueError, r"target has shape \(7,\) for 8 inputs"),
-        ({"target": labels(8).float()}, TypeError, "integer class labels, got a tensor of torch.float32"),
+        ({"target": labels(8).float()}, TypeError, "integer class labels, got a tensor of shape .8,. and torch.float32"),
         ({"target": ["cat"] * 8}, TypeError, "target must hold class labels"),
         ({"target": 2}, ValueError, "no geometry: all labels are equal"),
         ({"target": torch.arange(8)}, ValueError, "no geometry"),

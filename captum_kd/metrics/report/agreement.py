@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from captum_kd.attr.fingerprints import closure_of, digest_of_callable, digest_of_tensors, is_device, methods_of
+from captum_kd._reachable import closure_of
+from captum_kd.attr.fingerprints import digest_of_callable, digest_of_tensors, is_device, methods_of
 from captum_kd.metrics.report.settings import name_of
 from captum_kd.metrics.report.subjects import Subject
 from captum_kd.names import names_in

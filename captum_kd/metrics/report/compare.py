@@ -10,17 +10,18 @@ from torch import Tensor
 
 from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints, check_callable, check_device_ids
 from captum_kd._batches import Unpack
+from captum_kd._modes import Modes, mode_notes, modes_of
 from captum_kd._outputs import OutputTransform
 from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share
 from captum_kd._warnings import warn_user
 from captum_kd.distance import Estimator, check_estimator
 from captum_kd.embeddings import check_class_embeddings
-from captum_kd.features import FeatureTransform, flatten
+from captum_kd.features import FeatureTransform, flatten, global_average_pool
 from captum_kd.layers import same_random_state
 from captum_kd.metrics.report.agreement import check_models, exact_digest, question_of, what_is_called
 from captum_kd.metrics.report.choices import as_device, check_choices, check_storage
 from captum_kd.metrics.report.localizing import Localize, Localizer, as_explainer
-from captum_kd.metrics.report.memory import MemoryLimit
+from captum_kd.metrics.report.memory import HALVING, POOLING, PROJECTING, MemoryLimit
 from captum_kd.metrics.report.notes import cautions, explanations
 from captum_kd.metrics.report.populations import AllInputs, MiniBatches, Question
 from captum_kd.metrics.report.projection import RandomProjection
@@ -30,7 +31,7 @@ from captum_kd.metrics.report.scoring import ScoreSettings
 from captum_kd.metrics.report.seed_groups import as_seed_groups, control_seeds, without_seed_control
 from captum_kd.metrics.report.settings import name_of, storage_settings, versions
 from captum_kd.metrics.report.spread import announced_inputs, begin_noise, repeated_by_sampler, shares_of_sampler
-from captum_kd.metrics.report.subjects import TEACHER, Layers, Model, Models, as_subjects, is_training
+from captum_kd.metrics.report.subjects import TEACHER, Layers, Model, Models, as_subjects
 from captum_kd.metrics.report.transfer_report import TransferReport
 from captum_kd.metrics.report.views import Viewer, pairs_of
 from captum_kd.processes import as_processes
@@ -243,14 +244,23 @@ def compare_transfer(
             settings=ScoreSettings(estimator, confidence, n_permutations, seed, embeddings, maps_know_labels),
         )
         device = as_device(feature_device)
-        limit = MemoryLimit(memory_limit, data, len(viewer.views), progression, block_size, processes.size, device)
+        taken = [
+            way
+            for way, is_taken in (
+                (POOLING, feature_transform is global_average_pool),
+                (HALVING, half_precision),
+                (PROJECTING, random_projection is not None),
+            )
+            if is_taken
+        ]
+        limit = MemoryLimit(memory_limit, data, len(viewer.views), progression, block_size, processes.size, device, taken)
         projection = None if random_projection is None else RandomProjection(random_projection, seed)
         taker: Union[AllInputs, MiniBatches] = (
-            AllInputs(limit.place, device, half_precision, projection, processes)
+            AllInputs(limit.place, device, half_precision, projection, processes, feature_transform)
             if population == "all"
             else MiniBatches(question, processes)
         )
-        training = [str(each) for each in subjects if is_training(each.model)]
+        modes = {str(each): modes_of(each.model) for each in subjects}
         announced = announced_inputs(data, unpack) if localizer is not None and processes.size > 1 else None
         alike: dict[str, object] = {}
         if process_group is not None:
@@ -300,9 +310,9 @@ def compare_transfer(
             taker.close()
     n = sum(taker.counts.values())
     everyone = processes.gather(
-        _Seen(own, training, 0 if localizer is None else localizer.empty, repeated_by_sampler(data), announced in (own, None))
+        _Seen(own, modes, 0 if localizer is None else localizer.empty, repeated_by_sampler(data), announced in (own, None))
     )
-    training = list(dict.fromkeys(name for each in everyone for name in each.training))
+    modes = {name: Modes(*map(any, zip(*(each.modes[name] for each in everyone)))) for name in modes}
     control = control_seeds(matrices, seed_groups, question.compared)
     doubts = cautions(
         rows,
@@ -313,7 +323,7 @@ def compare_transfer(
         left_out_of_removal=taker.left_out_of_removal,
         undefined=undefined,
         undefined_in_batches=taker.undefined,
-        training=training,
+        modes=mode_notes(modes),
         maps_know_labels=maps_know_labels,
         empty_maps=sum(each.empty_maps for each in everyone),
         repeated_by_sampler=max(each.repeated for each in everyone) if processes.size > 1 else 0,
@@ -344,7 +354,7 @@ def compare_transfer(
         "attribute_to_layer_input": attribute_to_layer_input,
         "features": storage_settings(taker, half_precision, random_projection),
         "models": {each.name: each.role for each in subjects},
-        "training_mode": training,
+        "training_mode": [name for name, of_model in modes.items() if of_model.is_training],
         "layers": {
             label: {each.name: each.layers[place].name or type(each.layers[place].module).__name__ for each in subjects}
             for place, label in enumerate(labels)
@@ -365,14 +375,14 @@ class _Seen(NamedTuple):
 
     Attributes:
         inputs (int): their number.
-        training (list of str): models in training mode.
+        modes (dict): what each model does in the mode that it is in.
         empty_maps (int): constant maps.
         repeated (int): inputs that its sampler gives a second time, to all processes together.
         as_announced (bool): whether there were as many inputs as it had told the others.
     """
 
     inputs: int
-    training: list[str]
+    modes: dict[str, Modes]
     empty_maps: int
     repeated: int
     as_announced: bool

@@ -287,6 +287,7 @@ class _UniCam:
             else:
                 own, other = ([model.layers[place].module for place in task.places] for model in (subject, given))
                 unicam = UniCAM(subject.model, own, given.model, other, **self.settings)
+                unicam._warns_of_modes = False
                 inputs, labels = self.reference
                 values = to_device(inputs, device_of(subject.model))
                 population = unicam.reference(values, labels, task.args, self.at_input, internal_batch_size=64)
@@ -303,7 +304,7 @@ def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[tuple[Tensor, .
     if not isinstance(reference, (tuple, list)) or len(reference) != 2:
         raise TypeError(f"reference must be a pair (inputs, labels), got {described(reference)}.")
     inputs = as_inputs(reference[0], "reference[0]")
-    labels = as_labels(reference[1], inputs[0].shape[0])
+    labels = as_labels(reference[1], inputs[0].shape[0], "reference[1]")
     if labels is None:
         raise TypeError("reference must hold labels, got (inputs, None).")
     return inputs, labels

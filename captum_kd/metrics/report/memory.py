@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from typing import Any, Iterable, NamedTuple, Optional
+from typing import Any, Collection, Iterable, NamedTuple, Optional
 
 import torch
 
@@ -21,6 +21,11 @@ MIB = 2**20
 
 # Chunks of features that are in work at once while distances are taken, in float64.
 _CHUNKS = 4
+
+
+POOLING = "feature_transform=global_average_pool"
+HALVING = "half_precision=True"
+PROJECTING = "random_projection=4096"
 
 
 class Placement(NamedTuple):
@@ -51,6 +56,7 @@ class MemoryLimit:
         block_size (int, optional): inputs a side of a block, where blocks were asked for.
         processes (int): that share the inputs about evenly; the limit is that of each.
         device (torch.device): where features are scored.
+        taken (collection of str): ways out that the call has already taken, as errors name them.
 
     Raises:
         ValueError: a limit that is no positive integer.
@@ -65,6 +71,7 @@ class MemoryLimit:
         block_size: Optional[int] = None,
         processes: int = 1,
         device: torch.device = CPU,
+        taken: Collection[str] = (),
     ) -> None:
         self._limit = None if limit is None else as_count(limit, "memory_limit (in bytes)", 1, or_none=True)
         self._data = data
@@ -72,6 +79,7 @@ class MemoryLimit:
         self._block_size = block_size
         self._processes = processes
         self._device = device
+        self._taken = taken
         self._expected: Optional[int] = None
         self._written = 0  # bytes that are in the file and so take no more room
 
@@ -111,8 +119,8 @@ class MemoryLimit:
             raise ValueError(
                 f"{n} inputs of {widest} features need about {blocks / MIB:.3g} MiB while one block of each model's "
                 f"distances is taken, more than memory_limit={self._limit} ({self._limit / MIB:.3g} MiB). "
-                "Ways out: a larger memory_limit, a smaller block_size, fewer models a call, "
-                "feature_transform=global_average_pool, or fewer inputs (torch.utils.data.Subset)."
+                f"Ways out: a larger memory_limit, a smaller block_size, fewer models a call, {self._ways(POOLING)}"
+                "or fewer inputs (torch.utils.data.Subset)."
             )
         free = shutil.disk_usage(tempfile.gettempdir()).free + self._written
         if features > free:
@@ -120,11 +128,15 @@ class MemoryLimit:
                 f"{n} inputs have {features / GIB:.2f} GiB of features, more than memory_limit={self._limit} "
                 f"({self._limit / GIB:.2f} GiB), and the {free / GIB:.2f} GiB free for temporary files in "
                 f"{tempfile.gettempdir()} (the environment variable TMPDIR) do not hold them either. Ways out: fewer "
-                "layers or models a call, feature_transform=global_average_pool, half_precision=True, "
-                "random_projection=4096, fewer inputs (torch.utils.data.Subset), or a larger memory_limit."
+                f"layers or models a call, {self._ways(POOLING, HALVING, PROJECTING)}fewer inputs (torch.utils.data.Subset), or "
+                "a larger memory_limit."
             )
         self._written = feature_bytes
         return found
+
+    def _ways(self, *ways: str) -> str:
+        """Those that are left, for an error's list."""
+        return "".join(f"{way}, " for way in ways if way not in self._taken)
 
     def _work(self, n: int, side: int, widest: int) -> int:
         """Bytes of one block of distances of all models, of the features behind it and of sums by input."""

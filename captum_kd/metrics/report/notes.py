@@ -23,7 +23,7 @@ def cautions(
     left_out_of_removal: int,
     undefined: Sequence[str],
     undefined_in_batches: int,
-    training: Sequence[str],
+    modes: Sequence[str],
     maps_know_labels: bool,
     empty_maps: int,
     repeated_by_sampler: int = 0,
@@ -39,19 +39,14 @@ def cautions(
         left_out, left_out_of_removal (int): mini-batches that were not used, at all or for scores with removal.
         undefined (sequence of str): scores that are 0 because a side has no geometry, in words.
         undefined_in_batches (int): scores of single mini-batches left out of the means because a side has no geometry.
-        training (sequence of str): models in training mode.
+        modes (sequence of str): what models do in the modes that they are in, in words.
         maps_know_labels (bool): whether features were localised by maps of the inputs' own labels.
         empty_maps (int): constant maps that images were reduced by.
         repeated_by_sampler (int): inputs that a DistributedSampler gave a second time.
         shares (int): that a DistributedSampler makes of the data, of which this report has seen one.
         noise_by_process (bool): whether imputed pixels' noise depends on which process had an input.
     """
-    found = []
-    if training:
-        found.append(
-            f"In training mode: {_listed(training)}. Dropout and batch normalisation make scores depend on chance and on "
-            "the loader's batches, and running statistics were updated. Call eval() first."
-        )
+    found = [*modes]
     if maps_know_labels:
         found.append(
             "Images were reduced by maps of their own labels, so the features carry the labels: relevance is above 0 even "

@@ -14,6 +14,7 @@ from torch import Tensor
 from captum_kd.distance import MIN_INPUTS
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL
 from captum_kd.distance.sources import DistanceSource, TensorFeatures
+from captum_kd.features import FeatureTransform, flatten, global_average_pool
 from captum_kd.labels import check_label_geometry
 from captum_kd.metrics.report.memory import Placement
 from captum_kd.metrics.report.projection import RandomProjection
@@ -104,6 +105,7 @@ class AllInputs:
         half (bool): keep features in half precision.
         projection (RandomProjection, optional): of wide features.
         processes (Processes, optional): that have the other inputs.
+        feature_transform (callable): behind the features, for errors.
 
     Attributes:
         placement (Placement): of the last batch.
@@ -116,18 +118,20 @@ class AllInputs:
         half: bool = False,
         projection: Optional[RandomProjection] = None,
         processes: Processes = Processes(),
+        feature_transform: FeatureTransform = flatten,
     ) -> None:
         self.counts: dict[int, int] = {}
         self.left_out = 0
         self.left_out_of_removal = 0
         self.undefined = 0
+        self._way_to_one_width = _way_to_one_width(feature_transform)
         self.placement: Optional[Placement] = None
         self._place = place
         self._device = device
         self._half = half
         self._projection = projection
         self._processes = processes
-        self._spread = as_spread(processes, device)
+        self._spread = as_spread(processes, device, self._way_to_one_width)
         self._stores: dict[str, list[FeatureStore]] = {}
         self._labels: list[Tensor] = []
         self._repeats = RepeatedInputs()
@@ -148,7 +152,7 @@ class AllInputs:
                 if store.shape[0] and store.shape[1] != values.shape[1]:
                     raise ValueError(
                         f"{key} gives {values.shape[1]} features where earlier batches had {store.shape[1]}: the "
-                        "inputs differ in size. Resize them, or pass feature_transform=global_average_pool."
+                        f"inputs differ in size. {self._way_to_one_width}"
                     )
                 store.append(values)
         self._labels.append(labels)
@@ -194,6 +198,13 @@ class AllInputs:
         for stores in self._stores.values():
             for store in stores:
                 store.close()
+
+
+def _way_to_one_width(feature_transform: FeatureTransform) -> str:
+    """What can be done where inputs of several sizes give features of several widths."""
+    if feature_transform is global_average_pool:
+        return "Resize them, or choose a layer that has as many channels for inputs of every size."
+    return "Resize them, or pass feature_transform=global_average_pool."
 
 
 def _summary(scores: LayerScores, question: Question, last: Mapping[str, DistanceSource]) -> LayerSummary:

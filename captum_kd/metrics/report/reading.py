@@ -40,10 +40,9 @@ def read_data(
     copies = Copies()
     for batch in progress(data, desc="Comparing models") if show_progress else data:
         inputs, labels = unpack_batch(batch, unpack)
-        if class_embeddings is not None and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_embeddings):
-            wrong = labels[(labels < 0) | (labels >= len(class_embeddings))][0]
+        if class_embeddings is not None and int(labels.max()) >= len(class_embeddings):
             raise ValueError(
-                f"The data hold the label {int(wrong)}, but class_embeddings has rows for the labels 0 to "
+                f"The data hold the label {int(labels.max())}, but class_embeddings has rows for the labels 0 to "
                 f"{len(class_embeddings) - 1} only."
             )
         copies.add(inputs)

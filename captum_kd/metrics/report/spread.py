@@ -28,8 +28,6 @@ __all__ = ["Spread", "announced_inputs", "as_spread", "begin_noise", "repeated_b
 
 Stores = Mapping[str, Sequence[FeatureStore]]
 
-_ALIKE = "Resize them, or pass feature_transform=global_average_pool; load the models in one dtype."
-
 
 class Spread:
     """All inputs in one process.
@@ -64,9 +62,11 @@ class _OverProcesses(Spread):
     Args:
         processes (Processes): all of them.
         device (torch.device): where features are scored.
+        way_to_one_width (str): what can be done about inputs of several sizes.
     """
 
-    def __init__(self, processes: Processes, device: torch.device) -> None:
+    def __init__(self, processes: Processes, device: torch.device, way_to_one_width: str) -> None:
+        self._remedy = f"{way_to_one_width} Load the models in one dtype."
         self._processes = processes
         self._device = device
         self._kinds: Kinds = {}
@@ -80,7 +80,7 @@ class _OverProcesses(Spread):
     def placement(self, own: Optional[Placement], stores: Stores) -> Placement:
         seen = {key: [kind_of(store) for store in of_layers] for key, of_layers in stores.items()}
         everyone: list[tuple[Optional[Placement], Kinds]] = self._processes.gather((own, seen))
-        self._kinds = common_kinds([kinds for _, kinds in everyone], _ALIKE)
+        self._kinds = common_kinds([kinds for _, kinds in everyone], self._remedy)
         found = [placement for placement, _ in everyone if placement is not None]
         common = Placement(
             any(each.in_file for each in found),
@@ -108,9 +108,9 @@ class _OverProcesses(Spread):
         return store
 
 
-def as_spread(processes: Processes, device: torch.device) -> Spread:
+def as_spread(processes: Processes, device: torch.device, way_to_one_width: str) -> Spread:
     """One process that has nobody to speak to takes the shorter way."""
-    return Spread() if type(processes) is Processes else _OverProcesses(processes, device)
+    return Spread() if type(processes) is Processes else _OverProcesses(processes, device, way_to_one_width)
 
 
 def total_counts(processes: Processes, counts: Mapping[int, int]) -> dict[int, int]:

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
 
-from torch import nn
+from torch import Tensor, nn
 
-from captum_kd._arguments import check_callable
+from captum_kd._arguments import check_model
 from captum_kd.layouts import LayoutHints
 from captum_kd.names import Layer, LayerLike, resolve_layer
 
-__all__ = ["BASE", "Layers", "Models", "STUDENT", "Subject", "TEACHER", "as_subjects", "hints_for", "is_training"]
+__all__ = ["BASE", "Layers", "Models", "STUDENT", "Subject", "TEACHER", "as_subjects", "hints_for"]
 
 STUDENT, BASE, TEACHER = "student", "base", "teacher"
 
 Model = Callable[..., Any]
 Models = Union[Model, Mapping[str, Model]]
 Layers = Union[str, Sequence[str], Mapping[str, Union[str, Mapping[str, LayerLike]]]]
-
-# Modules that compute something else in training mode.
-CHANGED_BY_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 LAYERS_BY_MODEL = "Where architectures differ, pass layers={label: {model name: layer}}."
 
@@ -60,13 +57,16 @@ def as_subjects(
     """
     named: list[tuple[str, str, Model]] = []
     for role, models in ((STUDENT, student), (BASE, base)):
+        _check_form(models, role)
         by_name = models if isinstance(models, Mapping) else {role: models}
         if not by_name:
             raise ValueError(f"{role} is an empty mapping; pass at least one model.")
         named += [(name, role, model) for name, model in by_name.items()]
-    if isinstance(teacher, Mapping):
+    given: object = teacher
+    if isinstance(given, (Mapping, list, tuple)):
+        _check_weights(given, TEACHER)
         raise TypeError(
-            f"teacher must be one model, got a {type(teacher).__name__}; a further Teacher or an assistant can be one more "
+            f"teacher must be one model, got a {type(given).__name__}; a further Teacher or an assistant can be one more "
             "Student by name."
         )
     if teacher is not None:
@@ -74,7 +74,7 @@ def as_subjects(
     for name, role, model in named:
         if not isinstance(name, str):
             raise TypeError(f"The names in {role} must be strings, got {name!r}.")
-        check_callable(model, role if name == role else f"{role}[{name!r}]")
+        check_model(model, role if name == role else f"{role}[{name!r}]")
     names = [name for name, _, _ in named]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -89,11 +89,19 @@ def as_subjects(
     return labels, subjects
 
 
-def is_training(model: Model) -> bool:
-    """Whether a model, or a part of it that training mode changes, is in training mode."""
-    return isinstance(model, nn.Module) and any(
-        module.training for module in model.modules() if isinstance(module, CHANGED_BY_TRAINING)
-    )
+def _check_form(models: object, role: str) -> None:
+    """Raises a TypeError for several models without names, and for weights in a model's place."""
+    if isinstance(models, (list, tuple, set, nn.ModuleList, nn.ModuleDict)):
+        raise TypeError(
+            f"{role} must be a model or a dict of models by name, got a {type(models).__name__}; pass several as "
+            f"{{'{role} 1': first, '{role} 2': second}}."
+        )
+    _check_weights(models, role)
+
+
+def _check_weights(models: object, role: str) -> None:
+    if isinstance(models, Mapping) and any(isinstance(each, (Tensor, Mapping)) for each in models.values()):
+        check_model(models, role)
 
 
 def hints_for(subject: Subject, hints: LayoutHints) -> LayoutHints:
@@ -152,4 +160,5 @@ def _layer_of(subject: Subject, label: str, layers: Layers) -> Layer:
     try:
         return resolve_layer(subject.model, layer, model=str(subject), argument=f"layers[{label!r}]")
     except ValueError as error:
-        raise ValueError(f"{error} {LAYERS_BY_MODEL}") from None
+        way_out = "" if isinstance(layers, Mapping) and isinstance(layers[label], Mapping) else f" {LAYERS_BY_MODEL}"
+        raise ValueError(f"{error}{way_out}") from None

@@ -1,0 +1,150 @@
+"""What a model or function refers to: its modules, and whether a module is among what it can run."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import os
+import sysconfig
+import weakref
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, Callable, Iterable, Iterator, Optional
+
+from torch import nn
+
+__all__ = ["add_modules", "can_reach", "closure_of", "is_installed", "is_wrapper", "model_of", "modules_of", "references"]
+
+# Code that is not the user's: its name says what it does.
+_INSTALLED = tuple(
+    str(folder) + os.sep
+    for folder in (
+        *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
+        Path(__file__).parent,
+    )
+)
+
+
+def add_modules(module: nn.Module, found: dict[nn.Module, None]) -> None:
+    """A module and all below it that are not there yet, in the order of ``modules()``, which takes several times as long."""
+    if module not in found:
+        found[module] = None
+        for child in module._modules.values():
+            if child is not None:
+                add_modules(child, found)
+
+
+def modules_of(forward_func: Callable[..., Any]) -> list[nn.Module]:
+    """All modules of a model, in a fixed order.
+
+    Of a plain function they are those it can reach: through its closure, the globals it names, its
+    defaults, the arguments of a partial, the owner of a method, the attributes of a callable object,
+    and the functions and containers among them. Wrappers for several devices and for
+    compilation are left out: the model inside is the same with and without them.
+    """
+    found: dict[nn.Module, None] = {}
+    seen: dict[int, Any] = {}  # holds what it has seen: an identity counts as long as its object lives
+    pending: list[Any] = [forward_func]
+    while pending:
+        value = pending.pop(0)
+        if id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if isinstance(value, nn.Module):
+            add_modules(value, found)
+        else:
+            pending += _referred(value)
+            if callable(value) and not isinstance(value, (type, FunctionType, MethodType, functools.partial)):
+                pending.append(getattr(value, "__dict__", None))
+    return [module for module in found if not is_wrapper(module)]
+
+
+def _referred(value: Any) -> Iterable[Any]:
+    """What a function or a container refers to."""
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__, getattr(value.__self__, "__dict__", None)]
+    if isinstance(value, FunctionType):
+        return [referred for _, referred in references(value)]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return value
+    return value.values() if isinstance(value, dict) else ()
+
+
+def model_of(forward_func: Any) -> Optional[nn.Module]:
+    """The module that a call of it runs: itself, that of a bound method, or that of a partial; None of other functions."""
+    while isinstance(forward_func, functools.partial):
+        forward_func = forward_func.func
+    if isinstance(forward_func, MethodType):
+        forward_func = forward_func.__self__
+    return forward_func if isinstance(forward_func, nn.Module) else None
+
+
+def can_reach(forward_func: Callable[..., Any], module: nn.Module) -> bool:
+    """Whether a model may run a module: one of its own, or one that its attributes, hooks and methods refer to.
+
+    Models keep modules in lists and weak references, too, so as not to register their weights.
+    """
+    seen: dict[int, Any] = {}
+    pending: list[Any] = [forward_func]
+    while pending:
+        value = pending.pop()
+        if value is module:
+            return True
+        if id(value) in seen or isinstance(value, (type, ModuleType)):
+            continue
+        seen[id(value)] = value
+        pending += _referred(value)
+        if isinstance(value, weakref.ref):
+            pending.append(value())
+        elif not isinstance(value, (FunctionType, MethodType)):
+            pending += getattr(value, "__dict__", {}).values()
+        if isinstance(value, nn.Module):
+            pending += [each for owner in type(value).__mro__ for each in vars(owner).values() if isinstance(each, FunctionType)]
+    return False
+
+
+def is_wrapper(module: nn.Module) -> bool:
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return isinstance(module, parallel) or "_orig_mod" in module._modules
+
+
+def references(function: FunctionType) -> list[tuple[str, Any]]:
+    """What a function refers to besides its arguments: closure, defaults and, of a user's code, globals, by name."""
+    code = function.__code__
+    names = [] if is_installed(code) else sorted(set(_global_names(code)) & function.__globals__.keys())
+    return [
+        *closure_of(function),
+        ("defaults", function.__defaults__),
+        ("keyword defaults", function.__kwdefaults__),
+        *((name, function.__globals__[name]) for name in names),
+    ]
+
+
+def closure_of(function: FunctionType) -> list[tuple[str, Any]]:
+    """What a function takes from the functions around it, by name."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or ())
+    return [(name, cell.cell_contents) for name, cell in cells if _is_full(cell)]
+
+
+def _is_full(cell: Any) -> bool:
+    """A cell may be empty, before its variable is assigned."""
+    try:
+        cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def is_installed(code: CodeType) -> bool:
+    return code.co_filename.startswith(_INSTALLED)
+
+
+def _global_names(code: CodeType) -> Iterator[str]:
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_GLOBAL":
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _global_names(constant)
