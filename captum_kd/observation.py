@@ -20,6 +20,7 @@ from captum._utils.progress import progress
 from torch import Tensor, nn
 
 from captum_kd._arguments import take_rows
+from captum_kd._interrupts import changed_state, interruptible
 from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
 from captum_kd.distance.pairwise import largest_of
 from captum_kd.features import FeatureTransform, flatten, global_average_pool
@@ -239,7 +240,8 @@ class Observation:
         for pair in observer.pairs:
             for layer in pair:
                 _check_rows(layer, [device[layer.module] for device in caught], batch.size)
-        with torch.inference_mode(False), torch.set_grad_enabled(with_graph):
+        grad_mode = torch.enable_grad() if with_graph else torch.no_grad()
+        with changed_state(torch.inference_mode(False), grad_mode), interruptible():
             return [self._parts_of(device, image_size) for device in caught]
 
     def _way(self, batch: "_Batch") -> Optional[Hashable]:

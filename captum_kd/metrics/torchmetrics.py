@@ -15,6 +15,7 @@ from torch import Tensor
 
 from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints
 from captum_kd._batches import device_of, to_device
+from captum_kd._interrupts import changed_state
 from captum_kd._values import check_choice, described
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator
 from captum_kd.distance.blockwise import check_block_size, noise_squares
@@ -153,10 +154,11 @@ class _GeometryMetric(Metric):
             labels = as_labels(target, n or 0)
             if labels is None:
                 raise TypeError(f"target must be one label for each of the {n} inputs, got None.")
-        for name, values in rows.items():
-            getattr(self, name).append(values)
         if labels is not None:
-            getattr(self, "target").append(labels.to(next(iter(rows.values())).device))
+            rows["target"] = labels.to(next(iter(rows.values())).device)
+        with changed_state():  # all of them or none
+            for name, values in rows.items():
+                getattr(self, name).append(values)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Takes a batch and gives its own score: NaN where it has too few inputs or labels without geometry. With
@@ -173,17 +175,22 @@ class _GeometryMetric(Metric):
 
     def _alone(self) -> "_GeometryMetric":
         """A metric like this one that has seen nothing."""
+        with changed_state(self._emptied()):
+            alone = cast(_GeometryMetric, self.clone())
+        alone.process_group = self.process_group
+        alone.sync_on_compute = alone._to_sync = self.dist_sync_on_step
+        return alone
+
+    @contextmanager
+    def _emptied(self) -> Iterator[None]:
         kept = {name: getattr(self, name) for name in (*self._defaults, "process_group", "_computed")}
         try:
             for name in kept:
                 setattr(self, name, [] if name in self._defaults else None)
-            alone = cast(_GeometryMetric, self.clone())
+            yield
         finally:
             for name, value in kept.items():
                 setattr(self, name, value)
-        alone.process_group = self.process_group
-        alone.sync_on_compute = alone._to_sync = self.dist_sync_on_step
-        return alone
 
     def _nothing(self) -> Any:
         return torch.tensor(torch.nan, device=self.device)

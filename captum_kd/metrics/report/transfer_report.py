@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
 
+from captum_kd._interrupts import changed_state
 from captum_kd._values import check_mapping, described
 from captum_kd.metrics.report.table import markdown, plain
 
@@ -128,6 +129,11 @@ def _write(path: Union[str, "os.PathLike[str]"], text: str) -> None:
     target = Path(os.path.realpath(path))
     if not target.name or target.is_dir():
         raise ValueError(f"path must name a file, got {described(path)}.")
+    with changed_state():  # a Ctrl-C finds whole files only, and the umask as it was
+        _replace(target, text)
+
+
+def _replace(target: Path, text: str) -> None:
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
