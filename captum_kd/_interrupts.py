@@ -7,8 +7,9 @@ and during every other long computation::
     with changed_state(torch.no_grad(), without_fast_path()), interruptible():
         forward_func(*inputs)
 
-Both belong in one ``with`` statement: a signal that comes while ``interruptible`` is left raises there, after it has closed
-the opening, and ``changed_state`` then restores the state undisturbed.
+Both belong in one ``with`` statement of a function: a signal that comes while ``interruptible`` is left raises there, after it
+has closed the opening, and ``changed_state`` then restores the state undisturbed. Do not use ``interruptible`` in a function
+marked as ``contextmanager``: an interrupt may keep it from ever being resumed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, Callable, ContextManager, Optional, TypeVar
 
 import torch
 
-__all__ = ["changed_state", "interruptible", "without_gradients"]
+__all__ = ["changed_state", "interruptible", "keeping_grad_mode", "without_gradients"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _SIGNALS = tuple(int(each) for each in signal.Signals)
@@ -183,6 +184,18 @@ def without_gradients(function: _Function) -> _Function:
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         with changed_state(torch.no_grad()), interruptible():
+            return function(*args, **kwargs)
+
+    return run  # type: ignore[return-value]
+
+
+def keeping_grad_mode(function: _Function) -> _Function:
+    """Restores the grad mode after a function of another package that changes it for a while."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        as_it_is = torch.enable_grad() if torch.is_grad_enabled() else torch.no_grad()
+        with changed_state(as_it_is), interruptible():
             return function(*args, **kwargs)
 
     return run  # type: ignore[return-value]

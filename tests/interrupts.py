@@ -30,6 +30,7 @@ N = 8
 CHANGING = (
     *("captum_kd/_interrupts.py", "captum_kd/_overlapping.py", "captum_kd/_fast_path.py", "captum_kd/layers.py"),
     *("precision.py", "contextlib.py", "grad_mode.py", "hooks.py", "random.py", "warnings.py", "signal.py", "decorators.py"),
+    *("captum_kd/metrics/torchmetrics.py", "metrics/report/transfer_report.py", "torchmetrics/metric.py", "tempfile.py"),
 )
 
 

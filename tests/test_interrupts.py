@@ -1,10 +1,10 @@
 """A Ctrl-C, at whatever moment, leaves everything as it was. tests/benchmarks/interrupt_everywhere.py tries far more moments."""
 
 import asyncio
+import os
 import signal
 import threading
 
-import interrupts
 import pytest
 import torch
 from interrupts import CALLS, MODELS, Interrupted, at_operation, at_random_moments, everything, operations
@@ -14,6 +14,8 @@ from torch import nn
 from captum_kd import UniCAM
 from captum_kd._interrupts import changed_state, interruptible
 from captum_kd.layers import run_model
+from captum_kd.metrics.report import transfer_report
+from captum_kd.metrics.torchmetrics import FeatureSimilarityScore
 
 AT_OPERATIONS = 50  # of each call, evenly spread; 24 calls
 AT_RANDOM = 40
@@ -42,6 +44,43 @@ def test_no_interrupt_changes_anything(call, model):
     assert all(raised)
     for number, _ in enumerate(at_random_moments(interrupted, AT_RANDOM)):
         assert everything(interrupted.models) == expected, f"random moment {number}"
+
+
+def at_each_operation(call, state):
+    """The states after a call that was interrupted at each operation of the code that changes state."""
+    call()
+    for place in operations(call):
+        assert at_operation(call, place)
+        yield state()
+
+
+def test_an_interrupted_update_of_a_metric_takes_all_of_the_batch_or_nothing():
+    metric, features = FeatureSimilarityScore(), torch.randn(6, 5)
+    for enabled, kept in at_each_operation(
+        lambda: metric.update(features, features),
+        lambda: (torch.is_grad_enabled(), {len(getattr(metric, name)) for name in metric.names}),
+    ):
+        assert enabled and len(kept) == 1
+
+
+def test_an_interrupted_score_of_a_batch_leaves_what_a_metric_has_seen():
+    metric, features = FeatureSimilarityScore(), torch.randn(6, 5)
+    metric.update(features, features)
+    for kept in at_each_operation(metric._alone, lambda: [len(getattr(metric, name)) for name in metric.names]):
+        assert kept == [1, 1]
+
+
+def test_an_interrupted_report_leaves_whole_files_and_the_umask(tmp_path):
+    def umask():
+        found = os.umask(0o22)
+        os.umask(found)
+        return found
+
+    path, expected = tmp_path / "report.csv", umask()
+    for left in at_each_operation(
+        lambda: transfer_report._write(path, "a,b\n"), lambda: (umask(), os.listdir(tmp_path), path.read_text())
+    ):
+        assert left == (expected, ["report.csv"], "a,b\n")
 
 
 # ------------------------------------------------------------------------------- handlers

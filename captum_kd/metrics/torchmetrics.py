@@ -15,7 +15,7 @@ from torch import Tensor
 
 from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints
 from captum_kd._batches import device_of, to_device
-from captum_kd._interrupts import changed_state
+from captum_kd._interrupts import changed_state, keeping_grad_mode
 from captum_kd._values import check_choice, described
 from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator
 from captum_kd.distance.blockwise import check_block_size, noise_squares
@@ -159,6 +159,10 @@ class _GeometryMetric(Metric):
         with changed_state():  # all of them or none
             for name, values in rows.items():
                 getattr(self, name).append(values)
+
+    def _wrap_update(self, update: Callable[..., None]) -> Callable[..., None]:
+        """torchmetrics switches the grad mode around an update; a Ctrl-C must not leave it switched."""
+        return keeping_grad_mode(super()._wrap_update(update))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Takes a batch and gives its own score: NaN where it has too few inputs or labels without geometry. With
