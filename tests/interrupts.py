@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
-import threading
 import time
 import warnings
 from types import CodeType, FrameType
@@ -122,35 +122,36 @@ class Interrupted:
 # ------------------------------------------------------------------------------- interrupts
 
 
+# Sends its parent a SIGINT after each delay that it reads. A thread could not: it would wait until the main thread gives up the
+# interpreter's lock, which is at few moments.
+_SENDER = """
+import os, signal, sys, time
+for line in sys.stdin:
+    time.sleep(float(line))
+    os.kill(os.getppid(), signal.SIGINT)
+"""
+
+
 def at_random_moments(call: Callable[[], Any], times: int, seed: int = 0) -> Iterator[bool]:
-    """Real SIGINTs from another thread, each at a random moment of a call; gives whether the call was interrupted."""
+    """Real SIGINTs from another process, each at a random moment of a call; gives whether the call was interrupted."""
     draw = random.Random(seed)
     call()
     start = time.perf_counter()
     call()
     lasts = time.perf_counter() - start
-    for _ in range(times):
-        running, sent = threading.Event(), threading.Event()
-        sender = threading.Thread(target=_send, args=(draw.uniform(0, lasts), running, sent))
-        sender.start()
-        interrupted = False
-        try:
+    command = [sys.executable, "-c", _SENDER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True) as sender:
+        assert sender.stdin is not None
+        for _ in range(times):
+            returned = False
             try:
-                running.set()
+                print(draw.uniform(0, lasts), file=sender.stdin, flush=True)
                 call()
-            finally:
-                sent.wait()
-        except KeyboardInterrupt:
-            interrupted = True
-        sender.join()
-        yield interrupted
-
-
-def _send(delay: float, running: threading.Event, sent: threading.Event) -> None:
-    running.wait()
-    time.sleep(delay)
-    signal.raise_signal(signal.SIGINT)
-    sent.set()
+                returned = True
+                time.sleep(lasts + 1)  # unless Python ignored it, as it does in finalizers
+            except KeyboardInterrupt:
+                pass
+            yield not returned
 
 
 class _Interrupt:
