@@ -18,7 +18,7 @@ import functools
 import signal
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from types import FrameType
 from typing import Any, Callable, ContextManager, Optional, TypeVar
 
@@ -27,11 +27,14 @@ import torch
 __all__ = ["changed_state", "interruptible", "keeping_grad_mode", "without_gradients"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_SIGNALS = tuple(int(each) for each in signal.Signals)
+# Those whose handlers may raise: of users, timeouts, schedulers of clusters and PyTorch's loaders. To ask for all 34 takes
+# three times as long, ahead of every change.
+_NAMES = "SIGINT SIGTERM SIGALRM SIGVTALRM SIGPROF SIGHUP SIGQUIT SIGBREAK SIGUSR1 SIGUSR2 SIGCHLD SIGXCPU".split()
+_SIGNALS = tuple(int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name))
 
 
 class _Holder:
-    """The handler of all signals that have a Python handler, from the outermost change of state to its end.
+    """The handler of the signals that have a Python handler, from the outermost change of state to its end.
 
     Attributes:
         handlers (dict): the handlers that it replaces, by the signal's number.
@@ -112,7 +115,7 @@ class changed_state:
     """Enters contexts that change state and leaves them again, with signals held back all the time.
 
     Signals that came meanwhile are delivered once the state is as it was. Other threads never run handlers: there the
-    contexts are entered and left as they are.
+    contexts are entered and left as they are, and so is a ``nullcontext`` alone.
 
     Args:
         contexts (context managers): they must change nothing before they are entered, so ``torch.no_grad()`` and not
@@ -121,12 +124,13 @@ class changed_state:
 
     def __init__(self, *contexts: ContextManager[Any]) -> None:
         self._contexts = contexts
+        self._changes = not contexts or any(type(context) is not nullcontext for context in contexts)
         self._stack = ExitStack()
         self._holder: Optional[_Holder] = None
         self._was_open = False
 
     def __enter__(self) -> None:
-        if _in_main_thread():
+        if self._changes and _in_main_thread():
             self._hold()
         try:
             for context in self._contexts:
@@ -168,14 +172,19 @@ class changed_state:
 class interruptible:
     """Lets signals through inside :class:`changed_state`. A handler that raises closes the opening first."""
 
+    def __init__(self) -> None:
+        self._holder: Optional[_Holder] = None
+        self._was_open = False
+
     def __enter__(self) -> None:
         if _holder is not None and _in_main_thread():
+            self._holder, self._was_open = _holder, _holder.is_open
             _holder.is_open = True
             _holder.deliver()
 
     def __exit__(self, *error: Any) -> None:
-        if _holder is not None and _in_main_thread():
-            _holder.is_open = False
+        if self._holder is not None:
+            self._holder.is_open = self._was_open
 
 
 def without_gradients(function: _Function) -> _Function:
@@ -190,7 +199,10 @@ def without_gradients(function: _Function) -> _Function:
 
 
 def keeping_grad_mode(function: _Function) -> _Function:
-    """Restores the grad mode after a function of another package that changes it for a while."""
+    """Restores the grad mode after a function, whatever other packages make of it there.
+
+    Changes of state inside the function cost a fifth: they find signals' handlers replaced already.
+    """
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:

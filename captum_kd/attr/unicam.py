@@ -13,7 +13,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_kd._arguments import Target, as_layout_hints, check_callable, check_device_ids
-from captum_kd._interrupts import changed_state, interruptible
+from captum_kd._interrupts import changed_state, interruptible, keeping_grad_mode
 from captum_kd.attr.call import Call, checked_map_settings
 from captum_kd.attr.gradients import Measured, population_gradients, reference_gradients
 from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
@@ -397,6 +397,7 @@ class UniCAM(LayerAttribution):
         """The arguments of :meth:`Call.checked`, for these models."""
         return Call.checked(*arguments, has_teacher=self._teacher is not None)
 
+    @keeping_grad_mode
     def _explain(
         self, call: Call, map_settings: dict[str, Any], reference: Optional[ReferencePopulation], *, both: bool
     ) -> list[Any]:
