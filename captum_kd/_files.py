@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Iterator, Optional, Union
 
+from captum_kd._interrupts import interruptible
 from captum_kd._values import described
 
 __all__ = ["whole_file"]
@@ -48,8 +49,9 @@ def whole_file(path: Union[str, "os.PathLike[str]"], unfinished: Optional[Path] 
     if old is not None and (descriptor is not None or stat.S_ISCHR(old.st_mode) or stat.S_ISFIFO(old.st_mode)):
         content = io.BytesIO()
         yield content
-        with open(target if descriptor is None else os.dup(descriptor), "wb") as file:
-            file.write(content.getvalue())
+        with interruptible():  # a pipe may wait for its reader
+            with open(target if descriptor is None else os.dup(descriptor), "wb") as file:
+                file.write(content.getvalue())
         return
     if not target.name or name.endswith(("/", os.sep)) or (old is not None and not stat.S_ISREG(old.st_mode)):
         raise ValueError(f"path must name a file, no folder, socket or block device; got {described(name)}.")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from captum_kd._arguments import check_callable, check_model
 from captum_kd._batches import Unpack, device_of, to_device, unpack_batch
+from captum_kd._interrupts import changed_state, interruptible, without_gradients
 from captum_kd._modes import warn_of_modes
 from captum_kd._values import as_count, as_flag, check_dense
 from captum_kd.distance import is_finite
@@ -126,7 +127,7 @@ def _listed(named: list[tuple[str, nn.Linear]]) -> str:
     return ("..., " if len(named) > 8 else "") + ", ".join(shown)
 
 
-@torch.no_grad()
+@without_gradients
 def class_prototypes(
     feature_func: Callable[..., Tensor],
     data: Iterable[Any],
@@ -190,7 +191,7 @@ def class_prototypes(
                 "leave out such inputs in unpack=."
             )
         inputs = to_device(inputs, device)
-        with same_random_state(inputs):
+        with changed_state(same_random_state(inputs)), interruptible():
             features = run_model(feature_func, inputs)
         directions = _unit_rows(features, len(labels), number)
         width = width or directions.shape[1]

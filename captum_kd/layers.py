@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Callable, ContextManager, Iterator, NamedTuple, Optional, Sequence
 
 import torch
@@ -19,6 +19,7 @@ from captum._utils.common import _sort_key_list
 from torch import Tensor, nn
 
 from captum_kd._fast_path import without_fast_path
+from captum_kd._interrupts import changed_state, interruptible
 from captum_kd._nested import map_tensors, tensors_in
 from captum_kd._overlapping import Overlapping
 from captum_kd._reachable import model_of
@@ -69,16 +70,16 @@ def catch_layers(
         ValueError: a layer that was never reached or that gave no floating point tensor.
     """
     catcher = _Catcher(at_input, {layer.module for layer in differentiate_from})
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.set_grad_enabled(bool(differentiate_from)))
-        stack.enter_context(_eager())
-        stack.enter_context(without_fast_path())
-        stack.enter_context(same_random_state(inputs))
-        if trace:
-            stack.enter_context(catcher.tracing())
-        for module in dict.fromkeys(layer.module for layer in layers):
-            stack.enter_context(catcher.catching(module))
+    contexts: list[ContextManager[Any]] = [
+        torch.inference_mode(False),
+        torch.enable_grad() if differentiate_from else torch.no_grad(),
+        _eager(),
+        without_fast_path(),
+        same_random_state(inputs),
+        *([catcher.tracing()] if trace else []),
+        *(catcher.catching(module) for module in dict.fromkeys(layer.module for layer in layers)),
+    ]
+    with changed_state(*contexts), interruptible():
         # Models may change what they are given where it lies; the next pass has to see it as it was.
         # And tensors of inference mode can neither be changed nor recorded outside of it.
         forward_func(*(_copied(value) for value in (*inputs, *additional_forward_args)))
@@ -96,7 +97,7 @@ def run_model(
     On copies, since a model may change what it is given where it lies; and without the fast path of attention, whose
     answers differ where inputs are padded.
     """
-    with torch.no_grad(), without_fast_path():
+    with changed_state(torch.no_grad(), without_fast_path()), interruptible():
         return forward_func(*(_copied(value) for value in (*inputs, *additional_forward_args)))
 
 

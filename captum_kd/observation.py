@@ -20,6 +20,7 @@ from captum._utils.progress import progress
 from torch import Tensor, nn
 
 from captum_kd._arguments import take_rows
+from captum_kd._interrupts import changed_state, interruptible
 from captum_kd._reachable import add_modules
 from captum_kd._warnings import warn_user
 from captum_kd.batch_axis import check_batch_axis
@@ -261,7 +262,8 @@ class Observation:
             )
             if way is not None:
                 observer.traces.note(way, caught)
-        with torch.inference_mode(False), torch.set_grad_enabled(with_graph):
+        grad_mode = torch.enable_grad() if with_graph else torch.no_grad()
+        with changed_state(torch.inference_mode(False), grad_mode), interruptible():
             return [self._parts_of(device, image_size, observer.traces.layouts(way)) for device in caught]
 
     def _way(self, batch: "_Batch") -> Optional[Hashable]:

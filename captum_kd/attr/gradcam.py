@@ -11,6 +11,7 @@ from typing import Any, Callable, Optional, Sequence
 import torch
 from torch import Tensor
 
+from captum_kd._interrupts import changed_state, interruptible
 from captum_kd._outputs import OutputTransform, class_scores
 from captum_kd.batch_axis import check_batch_axis
 from captum_kd.cam import precise, weighted_activations
@@ -91,7 +92,7 @@ def layer_gradcams(
                 f"{layer} gives {what}: there is no map to localise by. Choose another layer for the maps "
                 "(localize_layer=), or pass a function that makes maps as localize=."
             )
-    with torch.inference_mode(False), torch.enable_grad():
+    with changed_state(torch.inference_mode(False), torch.enable_grad()), interruptible():
         scores = class_scores(outputs[-1], output_transform, labels, model)
         explained = (scores.argmax(1) if labels is None else labels.to(scores.device).clone())[:, None]
         chosen = (_log_odds(scores, explained) if high_resolution else scores.gather(1, explained)).sum()
@@ -142,6 +143,6 @@ def predicted_classes(
     Raises:
         TypeError, ValueError: an output without logits (N, classes), or with non-finite ones.
     """
-    with torch.no_grad(), same_random_state(inputs):
+    with changed_state(torch.no_grad(), same_random_state(inputs)), interruptible():
         output = run_model(forward_func, inputs, additional_forward_args)
         return class_scores(output, output_transform, None, model).argmax(1)

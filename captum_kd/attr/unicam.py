@@ -13,6 +13,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_kd._arguments import Target, as_layout_hints, check_callable, check_device_ids, check_model
+from captum_kd._interrupts import changed_state, interruptible, keeping_grad_mode
 from captum_kd._modes import warn_of_modes
 from captum_kd.attr.call import Call, checked_map_settings
 from captum_kd.attr.gradients import Measured, population_gradients, reference_gradients
@@ -404,6 +405,7 @@ class UniCAM(LayerAttribution):
             )
         return call
 
+    @keeping_grad_mode
     def _explain(
         self, call: Call, map_settings: dict[str, Any], reference: Optional[ReferencePopulation], *, both: bool
     ) -> list[Any]:
@@ -450,7 +452,7 @@ class UniCAM(LayerAttribution):
         for number, (source, objective) in enumerate(zip(sources, objectives)):
             if source not in found:
                 first, second, *third = _alike([own[number], other[number], *([] if teacher is None else [teacher[number]])])
-                with torch.inference_mode(False), torch.no_grad():
+                with changed_state(torch.inference_mode(False), torch.no_grad()), interruptible():
                     found[source] = objective(features=(first, second), teacher=third[0] if third else None)
         return [found[source] for source in sources]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from captum_kd._interrupts import changed_state, interruptible
 from captum_kd._values import as_count
 from captum_kd.distance.centring import Estimator, warn_of_no_geometry
 from captum_kd.distance.gram import gram_correlation
@@ -105,7 +106,7 @@ class _BlockGram(torch.autograd.Function):
                 [(each[part].to(dtype) / unit).detach().requires_grad_() for part in parts]
                 for each, (unit, dtype, _) in zip(features, ctx.units)
             ]
-            with torch.enable_grad():
+            with changed_state(torch.enable_grad()), interruptible():
                 distances = [unchecked_distances(*each, apart=apart) for each, (_, _, apart) in zip(leaves, ctx.units)]
             centred = torch.stack([each.detach().to(shifts.dtype) for each in distances])
             centred.sub_(shifts[:, rows, None]).sub_(shifts[:, None, columns])

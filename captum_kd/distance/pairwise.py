@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from captum_kd._interrupts import changed_state, interruptible
 from captum_kd.distance.precision import full_precision
 
 __all__ = [
@@ -165,7 +166,7 @@ class Spread(NamedTuple):
         def chunks() -> Iterable[tuple[Tensor, Tensor]]:
             return ((xs, ys),) if single else zip(xs.split(CHUNK, 1), ys.split(CHUNK, 1))
 
-        with full_precision(xs.device):
+        with changed_state(full_precision(xs.device)), interruptible():
             if quick:
                 distances, doubt = quick_distances(chunks, symmetric=y is None, single=single)
                 return cls(xs, ys, distances, _no_pairs(xs.device), doubt)
@@ -190,7 +191,7 @@ class Spread(NamedTuple):
         if rows.numel():
             single = slope[rows, columns]
             slope[rows, columns] = 0
-        with full_precision(xs.device):
+        with changed_state(full_precision(xs.device)), interruptible():
             grad_x = torch.addmm(slope.sum(1, keepdim=True) * xs, slope, ys, alpha=-1)
             grad_y = None
             if both and not symmetric:

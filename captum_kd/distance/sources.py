@@ -10,6 +10,7 @@ from typing import Iterator, Optional, Protocol
 import torch
 from torch import Tensor
 
+from captum_kd._interrupts import changed_state, interruptible
 from captum_kd.distance.centring import noise_level, u_shift
 from captum_kd.distance.pairwise import (
     CHUNK,
@@ -172,7 +173,7 @@ class FeatureDistances:
                 left = self._read(rows, part)
                 yield left, left if symmetric else self._read(columns, part)
 
-        with torch.no_grad(), full_precision(self.device):
+        with changed_state(torch.no_grad(), full_precision(self.device)), interruptible():
             if self.apart is False or (doubts is None and self.apart is None):
                 return block_distances(chunks, symmetric=symmetric, single=self._width <= width)[0]
             distances, doubt = quick_distances(chunks, symmetric=symmetric, single=self._width <= width)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._arguments import check_callable
+from captum_kd._interrupts import changed_state, interruptible
 from captum_kd._maps import as_maps, image_place
 from captum_kd.distance import is_finite
 from captum_kd.layers import same_random_state
@@ -41,7 +42,7 @@ class Localiser(NamedTuple):
             TypeError, ValueError: perturb_func gives something else than finite images of the same shape.
         """
         images = inputs[self.place]
-        with torch.no_grad(), _seeded(images):
+        with changed_state(torch.no_grad(), _seeded(images)), interruptible():
             # A copy: a function that works in place must not reach the caller's images.
             reduced = self.perturb_func(images.clone(), self.maps.to(images.device))
         if not isinstance(reduced, Tensor):

@@ -21,6 +21,7 @@ from captum_kd._arguments import (
     check_model,
     take_rows,
 )
+from captum_kd._interrupts import changed_state, interruptible
 from captum_kd._maps import as_maps, image_place
 from captum_kd._modes import warn_of_modes
 from captum_kd._outputs import OutputTransform, class_scores
@@ -206,7 +207,7 @@ def keep_curve(
     args = as_forward_args(additional_forward_args)
     n = len(images)
     at_once = max(1, _REDUCED_AT_ONCE // images[0].numel())
-    with torch.no_grad(), same_random_state(values):
+    with changed_state(torch.no_grad(), same_random_state(values)), interruptible():
         for number, share in enumerate(progress(shares, desc="Shares kept") if show_progress else shares):
             for group in _parts(slice(0, n), at_once):
                 state = generator.get_state()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints
 from captum_kd._batches import device_of, to_device
+from captum_kd._interrupts import changed_state, keeping_grad_mode
 from captum_kd._modes import warn_of_modes
 from captum_kd._values import check_choice, described
 from captum_kd.attr.fingerprints import digest, digest_of_callable
@@ -166,12 +167,17 @@ class _GeometryMetric(Metric):
             labels = as_labels(target, n or 0)
             if labels is None:
                 raise TypeError(f"target must be one label for each of the {n} inputs, got None.")
-        for name, values in rows.items():
-            getattr(self, name).append(values)
-            if hasattr(features[name], _MADE_BY):
-                self._made_by.setdefault(name, set()).add(getattr(features[name], _MADE_BY))
         if labels is not None:
-            getattr(self, "target").append(labels.to(next(iter(rows.values())).device))
+            rows["target"] = labels.to(next(iter(rows.values())).device)
+        with changed_state():  # all of them or none
+            for name, values in rows.items():
+                getattr(self, name).append(values)
+                if hasattr(features.get(name), _MADE_BY):
+                    self._made_by.setdefault(name, set()).add(getattr(features[name], _MADE_BY))
+
+    def _wrap_update(self, update: Callable[..., None]) -> Callable[..., None]:
+        """torchmetrics switches the grad mode around an update; a Ctrl-C must not leave it switched."""
+        return keeping_grad_mode(super()._wrap_update(update))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Takes a batch and gives its own score: NaN where it has too few inputs or labels without geometry. With
@@ -190,18 +196,23 @@ class _GeometryMetric(Metric):
 
     def _alone(self) -> "_GeometryMetric":
         """A metric like this one that has seen nothing."""
-        kept = {name: getattr(self, name) for name in (*self._defaults, "process_group", "_computed")}
-        try:
-            for name in kept:
-                setattr(self, name, [] if name in self._defaults else None)
+        with changed_state(self._emptied()):
             alone = cast(_GeometryMetric, self.clone())
-        finally:
-            for name, value in kept.items():
-                setattr(self, name, value)
         alone._made_by = {}
         alone.process_group = self.process_group
         alone.sync_on_compute = alone._to_sync = self.dist_sync_on_step
         return alone
+
+    @contextmanager
+    def _emptied(self) -> Iterator[None]:
+        kept = {name: getattr(self, name) for name in (*self._defaults, "process_group", "_computed")}
+        try:
+            for name in kept:
+                setattr(self, name, [] if name in self._defaults else None)
+            yield
+        finally:
+            for name, value in kept.items():
+                setattr(self, name, value)
 
     def _nothing(self) -> Any:
         return torch.tensor(torch.nan, device=self.device)

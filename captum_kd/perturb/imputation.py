@@ -7,6 +7,7 @@ from typing import NamedTuple, Optional, Union
 import torch
 from torch import Tensor
 
+from captum_kd._interrupts import without_gradients
 from captum_kd._values import as_noise, as_number, check_dense, check_generator, described
 from captum_kd.distance.pairwise import has_float64
 from captum_kd.perturb.grids import Buffers, Pixels, by_parity, from_parity
@@ -24,7 +25,7 @@ _SCATTERED_STEPS = 24  # cheap ones, of which as many pay
 _PIXELS = (2, 3, 4, 5)  # of images by parity
 
 
-@torch.no_grad()
+@without_gradients
 def noisy_linear_imputation(
     images: Tensor,
     keep: Tensor,

@@ -7,6 +7,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from captum_kd._interrupts import without_gradients
 from captum_kd._maps import as_maps, upsample
 from captum_kd._values import as_count, as_noise, as_share, check_generator, described
 from captum_kd._warnings import warn_user
@@ -63,7 +64,7 @@ def keep_relevant(
     return noisy_linear_imputation(inputs, kept, noise=noise, generator=generator)
 
 
-@torch.no_grad()
+@without_gradients
 def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0.5) -> Tensor:
     r"""
     Which pixels of an image an attribution calls most relevant.

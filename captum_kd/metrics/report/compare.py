@@ -10,6 +10,7 @@ from torch import Tensor
 
 from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints, check_callable, check_device_ids
 from captum_kd._batches import Unpack
+from captum_kd._interrupts import changed_state, interruptible
 from captum_kd._modes import Modes, mode_notes, modes_of
 from captum_kd._outputs import OutputTransform
 from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share
@@ -298,7 +299,7 @@ def compare_transfer(
     noise_by_process = localizer is not None and not begin_noise(localizer, processes, announced)
     try:
         # A loader draws from the global stream, even an unshuffled one.
-        with processes.together("reading its data"), same_random_state(()):
+        with processes.together("reading its data"), changed_state(same_random_state(())), interruptible():
             copies = read_data(data, taker, viewer, unpack, embeddings, show_progress and processes.rank == 0)
         own = copies.seen
         copies.share(processes)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
 
 from captum_kd._files import whole_file
+from captum_kd._interrupts import changed_state
 from captum_kd._text import as_spreadsheet_text, encodable
 from captum_kd._values import check_mapping, described
 from captum_kd.metrics.report.table import markdown, plain
@@ -123,5 +124,5 @@ class TransferReport:
 
 
 def _write(path: Union[str, "os.PathLike[str]"], text: str) -> None:
-    with whole_file(path) as file:
+    with changed_state(), whole_file(path) as file:  # a Ctrl-C finds whole files only
         file.write(text.encode("utf-8"))

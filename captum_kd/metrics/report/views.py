@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._batches import device_of, to_device
+from captum_kd._interrupts import changed_state, interruptible
 from captum_kd.layouts import LayoutHints
 from captum_kd.metrics.report.localizing import Localizer
 from captum_kd.metrics.report.subjects import BASE, STUDENT, TEACHER, Subject, hints_for
@@ -123,7 +124,7 @@ class Viewer:
         self, view: View, observer: Observer, inputs: tuple[Tensor, ...], args: tuple[Any, ...]
     ) -> list[Tensor]:
         key = (view.key, observer.pairs)
-        with torch.no_grad():
+        with changed_state(torch.no_grad()), interruptible():
             observation = observer.observe(
                 inputs, args, at_input=self._at_input, features_only=True, known=self._layouts.get(key)
             )
