@@ -19,7 +19,7 @@ Where the rules do not tell, an error names the argument that does. The number o
 from __future__ import annotations
 
 import math
-from typing import Iterator, NamedTuple, Optional, Sequence
+from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 
 from torch import Tensor, nn
 
@@ -68,6 +68,7 @@ def find_layout(
     known: Optional[Layout] = None,
     at_input: bool = False,
     any_order: bool = False,
+    is_row_by_row: Callable[[Size, int], bool] = lambda grid, prefix_tokens: True,
 ) -> Layout:
     """Finds out how a layer's output is laid out.
 
@@ -83,6 +84,8 @@ def find_layout(
         at_input (bool): the tensor is the layer's input.
         any_order (bool): of a model without images, the order of the values does not matter: where nothing tells the layout
             this is no error.
+        is_row_by_row (callable): whether the model's first tokens lie on a grid, with so many in front of it, that no
+            output shows.
 
     Raises:
         ValueError: an output of three axes that nothing tells to be (N, T, C) or (N, C, L), tokens whose grid cannot be found,
@@ -103,9 +106,9 @@ def find_layout(
         return Layout(channels_last=bool(hints.channels_last) if is_last is None else is_last)
     if known is not None:  # the grid goes with the size of the image, the tokens in front of it do not
         said = said._replace(prefix_tokens=known.prefix_tokens)
-    found = _sequence(shape, where, image_size, seen, said, is_last)
+    found = _sequence(shape, where, image_size, seen, said, is_last, is_row_by_row)
     if found is None and hints.last_resort and _may_fit(shape, hints):
-        found = _sequence(shape, where, image_size, seen, hints, is_last)
+        found = _sequence(shape, where, image_size, seen, hints, is_last, is_row_by_row)
     if found is None and image_size is None and any_order:
         return Layout()
     if found is None:
@@ -122,7 +125,13 @@ def _may_fit(shape: Shape, hints: LayoutHints) -> bool:
 
 
 def _sequence(
-    shape: Shape, where: str, image_size: Optional[Size], seen: Sequence[Trace], hints: LayoutHints, is_last: Optional[bool]
+    shape: Shape,
+    where: str,
+    image_size: Optional[Size],
+    seen: Sequence[Trace],
+    hints: LayoutHints,
+    is_last: Optional[bool],
+    is_row_by_row: Callable[[Size, int], bool],
 ) -> Optional[Layout]:
     """The layout of three axes; None where nothing tells."""
     if hints.channels_last is False:
@@ -138,7 +147,7 @@ def _sequence(
     if is_last is False:
         return Layout()
     if image_size is not None:
-        return _grid_of(shape, image_size, seen, hints.prefix_tokens)
+        return _grid_of(shape, image_size, seen, hints.prefix_tokens, is_row_by_row)
     return Layout(prefix_tokens=hints.prefix_tokens or 0, channels_last=True) if is_last else None
 
 
@@ -246,7 +255,11 @@ def _by_grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -
 
 
 def _grid_of(
-    shape: Shape, image_size: Size, seen: Sequence[Trace], prefix_tokens: Optional[int]
+    shape: Shape,
+    image_size: Size,
+    seen: Sequence[Trace],
+    prefix_tokens: Optional[int],
+    is_row_by_row: Callable[[Size, int], bool],
 ) -> Optional[Layout]:
     """Grid and prefix tokens of an image's tokens; None where nothing shows them."""
     tokens, width = shape[1:]
@@ -261,7 +274,8 @@ def _grid_of(
     exact = [size for size in fitting if math.prod(size) == tokens]
     # Patches that were merged two by two as tokens (Hugging Face's Swin) show their own grid nowhere, but are wider.
     wider = [grid.size for grid in grids if grid.is_of_image and grid.width != width]
-    merged = [size for grid in wider for size in _merged(grid) if fits(0) and math.prod(size) == tokens]
+    counts = {trace.shape[1] for trace in seen if len(trace.shape) == 3 and trace.shape[0] == shape[0]}
+    merged = [size for grid in wider for size in _merged(grid, counts) if fits(0) and math.prod(size) == tokens]
     # Tables of relative positions may look like a coarse grid where the batch is one image (Swin v2): exact goes first.
     found = exact or merged or fitting
     if found:
@@ -271,15 +285,15 @@ def _grid_of(
         return None
     for prefix in (0, 1) if prefix_tokens is None else (prefix_tokens,):
         grid_size = _cut(image_size, tokens - prefix)
-        if grid_size is not None:
+        if grid_size is not None and is_row_by_row(grid_size, prefix):
             return Layout(grid_size, prefix)
     return None
 
 
-def _merged(grid: Size) -> Iterator[Size]:
-    """A grid after one, two, ... mergers of 2 x 2 patches, odd sides padded."""
+def _merged(grid: Size, counts: set[int]) -> Iterator[Size]:
+    """A grid after one, two, ... mergers of 2 x 2 patches, odd sides padded, as long as there were so many tokens before."""
     h, w = grid
-    while h * w > 1:
+    while h * w > 1 and h * w in counts:
         h, w = (h + 1) // 2, (w + 1) // 2
         yield h, w
 
