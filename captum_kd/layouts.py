@@ -23,7 +23,9 @@ from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 
 from torch import Tensor, nn
 
-from captum_kd.channel_axis import Shape, Size, Trace, Word, channels_are_last, has_aspect, own_word, word_of, words_of
+from captum_kd.channel_axis import (
+    Shape, Size, Trace, Word, channels_are_last, has_aspect, is_ambiguous, own_word, word_of, words_of,
+)  # fmt: skip
 
 __all__ = ["Layout", "LayoutHints", "Size", "Trace", "find_layout"]
 
@@ -103,6 +105,9 @@ def find_layout(
         return Layout(channels_last=said.channels_last)
     is_last = channels_are_last(shape, own_word(module, shape, at_input, seen), seen, image_size)
     if len(shape) > 3:
+        is_folded = is_last is None and any(trace.shape == (shape[0] * shape[1], *shape[2:]) for trace in seen)
+        if hints.channels_last is None and (is_folded or is_last is None and is_ambiguous(shape, seen)):
+            raise ValueError(_unclear_channels(shape, where, is_folded))
         return Layout(channels_last=bool(hints.channels_last) if is_last is None else is_last)
     if known is not None:  # the grid goes with the size of the image, the tokens in front of it do not
         said = said._replace(prefix_tokens=known.prefix_tokens)
@@ -160,6 +165,15 @@ def _said_grid(shape: Shape, where: str, grid: Size, prefix_tokens: Optional[int
             f"{tokens} tokens (shape {shape}), and prefix_tokens + h * w must equal that."
         )
     return Layout(grid, prefix)
+
+
+def _unclear_channels(shape: Shape, where: str, is_folded: bool) -> str:
+    steps = f"the model folds {shape[1]} steps of each input into the batch, so that the channels may lie behind these"
+    equal = "the axes are equally long, and layers ahead of it have their channels on either side"
+    return (
+        f"{where} gives shape {shape}, and no module tells which axis holds the channels: {steps if is_folded else equal}. "
+        "Pass channels_last=False for the second axis or channels_last=True for the last one, or choose another layer."
+    )
 
 
 def _nothing_tells(
@@ -268,6 +282,8 @@ def _grid_of(
         return 0 <= prefix <= MAX_PREFIX_TOKENS if prefix_tokens is None else prefix == prefix_tokens
 
     grids = list(_grids(shape, image_size, seen))
+    if tokens == 1 and fits(0):
+        return Layout((1, 1))
     # Without the image's aspect a grid has to be one of the tokens' own, and its width tells.
     fitting = [grid.size for grid in grids if fits(tokens - math.prod(grid.size)) and (grid.is_of_image or grid.width == width)]
     # Tokens that attend to a coarser grid of themselves (PVT, SegFormer) show that one later than their own.

@@ -53,7 +53,7 @@ def is_row_by_row(
     if first is None or first.given[0][1] not in counts or any(module.training and module._buffers for module in modules):
         return False
     place = next(i for i, value in enumerate(inputs) if isinstance(value, Tensor) and value.dim() == 4)
-    layer = Layer(first.module, None, "forward_func")
+    layer = Layer(first.ahead_of or first.module, None, "forward_func")
     tokens = []
     try:
         for image in (_ramp(*inputs[place].shape[2:]), torch.zeros(())):
