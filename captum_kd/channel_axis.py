@@ -186,7 +186,7 @@ def is_ambiguous(shape: Shape, seen: Sequence[Trace]) -> bool:
     """Whether nothing tells the channels of a tensor from its positions, although some outputs have these first, others last.
 
     So it is with as many channels as positions along each axis, where a function gave the tensor that the layer was given: it
-    may have moved the axes. Of three axes one kind of outputs is enough.
+    may have moved the axes.
     """
     if not seen or seen[-1].shape != shape or len(set(shape[1:])) > 1:
         return False
@@ -195,7 +195,7 @@ def is_ambiguous(shape: Shape, seen: Sequence[Trace]) -> bool:
     if not is_turned and (last.module._modules or last.moved or last.returns or words[-1] is not None):
         return False
     kinds = {word.channels_last for trace, word in zip(seen, words) if word is not None and trace.shape == shape}
-    return len(kinds) > 1 or len(shape) == 3
+    return is_turned or len(kinds) > 1
 
 
 def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tuple[Optional[bool], bool]:

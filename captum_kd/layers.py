@@ -182,9 +182,9 @@ class _Catcher:
         else:
             kept = tuple(tensor.clone() for tensor in tensors)
         seen = tuple(self.seen[device])
-        if self.at_input and seen:
+        if self.at_input:
             # What a layer is given is noted as what an identity ahead of it gives.
-            shape, moved = tuple(tensors[0].shape), _permutation(self.last[device], tensors[0])
+            shape, moved = tuple(tensors[0].shape), _permutation(self.last.get(device), tensors[0])
             seen += (Trace(shape, nn.Identity(), (shape,), moved, ahead_of=module),)
         with self.lock:
             self.caught[module][device] = Caught(kept, seen)

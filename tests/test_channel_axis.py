@@ -283,6 +283,128 @@ def test_channels_last_reaches_outputs_of_five_axes(hint: Optional[bool]):
     assert found.shape == ((N, 1, 2, 3, 4) if hint else (N, 1, 3, 4, 5))
 
 
+@pytest.mark.parametrize("name", ["1", "2", "3"])
+@pytest.mark.parametrize("side", [(36, 56), (37, 57)])
+def test_branches_that_are_joined_have_channels_first_whatever_the_images_aspect(name, side):
+    """24 channels on 36 rows of an image of 160 x 240, as in Inception v4."""
+
+    class Joined(nn.Module):
+        def __init__(self, before: int, after: int) -> None:
+            super().__init__()
+            self.left, self.right = (nn.Conv2d(before, after, 3, padding=1) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([self.left(x), self.right(x)], 1)
+
+    model = Steps(nn.AdaptiveAvgPool2d(side), Joined(3, 12), lambda x: x * 2, Joined(24, 12), lambda x: x.mean((2, 3)))
+    assert layout_in(model, name, images(N, 160, 240)) == FIRST
+
+
+class Turned(nn.Module):
+    """A permuting module that does not say what it does."""
+
+    def __init__(self, *axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.axes)
+
+
+@pytest.mark.parametrize("make", [Turned, lambda *axes: torchvision.ops.Permute(list(axes))], ids=["unnamed", "torchvision"])
+@pytest.mark.parametrize("size", [(8,), (12,), (8, 8), (8, 12), (4, 8, 8)])
+def test_permutations_are_followed(make, size):
+    """8 channels; where there are as many positions the shape stays."""
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(size) - 1](3, 8, 1)
+    last = len(size) + 1
+    there, back = (0, *range(2, last + 1), 1), (0, last, *range(1, last))
+    model = Steps(conv, make(*there), nn.GELU(), make(*back), nn.Dropout(0.1), lambda x: x.flatten(2).mean(2))
+    x = torch.randn(N, 3, *size)
+    assert [layout_in(model, name, x) for name in "01234"] == [FIRST, LAST, LAST, FIRST, FIRST]
+    assert [layout_in(model, name, x, at_input=True) for name in "1234"] == [FIRST, LAST, LAST, FIRST]
+    functions = Steps(conv, lambda x: x.permute(there).sin().permute(back), nn.Dropout(0.1), lambda x: x.flatten(2).mean(2))
+    assert layout_in(functions, "2", x) == FIRST
+
+
+def test_modules_behind_a_permuting_function_have_its_layout():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.drop = nn.Conv2d(3, 8, 1), nn.LayerNorm(8), nn.Dropout(0.1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.drop(self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)).mean((2, 3))
+
+    assert [layout_in(Model(), name, images(N, 8, 8)) for name in ("conv", "norm", "drop")] == [FIRST, LAST, FIRST]
+
+
+def test_norms_over_bins_have_channels_first_at_their_input_too():
+    model = Steps(nn.Conv2d(1, 8, 1), nn.LayerNorm(8), nn.ReLU(), lambda x: x.mean((2, 3)))
+    assert [layout_in(model, name, torch.randn(N, 1, 8, 8), at_input=True) for name in ("1", "2")] == [FIRST] * 2
+
+
+@pytest.mark.parametrize("at_input", [False, True])
+def test_as_many_channels_as_positions_behind_a_function_and_modules_of_both_kinds_are_an_error(at_input):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.drop = nn.Conv2d(3, 8, 1), nn.LayerNorm(8), nn.Dropout(0.1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.drop(self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2) + 1).mean((2, 3))
+
+    with pytest.raises(ValueError, match=r"layer 'drop' .*\(6, 8, 8, 8\).* channels_last=False .*channels_last=True"):
+        layout_in(Model(), "drop", images(N, 8, 8), at_input)
+    assert layout_in(Model(), "drop", images(N, 8, 12), at_input) == FIRST
+
+
+class TimeDistributed(nn.Module):
+    """Frames of videos, (N, T, 3, H, W), through a convolution of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.drop = nn.Conv2d(3, 8, 1), nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.conv(x.flatten(0, 1)).relu().unflatten(0, x.shape[:2])).mean((1, 3, 4))
+
+
+def test_steps_that_were_folded_into_the_batch_are_no_channels():
+    with pytest.raises(ValueError, match=r"layer 'drop' .* shape \(6, 4, 8, 12, 12\).* folds 4 steps .*channels_last=False"):
+        layout_in(TimeDistributed(), "drop", torch.randn(N, 4, 3, 12, 12))
+    found = UniCAM(TimeDistributed(), "drop", TimeDistributed(), channels_last=False)
+    assert found.attribute(torch.randn(N, 4, 3, 12, 12), labels(N)).shape == (N, 1, 8, 12, 12)
+
+
+@pytest.mark.parametrize("length", [8, 20])
+def test_linear_layers_over_the_positions_of_tokens_are_an_error(length):
+    """As in MLP-Mixers of series; behind the exchange of axes tokens lie in a row again."""
+    mixing = Around(Steps(nn.Linear(length, length), nn.ReLU()), (0, 2, 1), (0, 2, 1), residual=True)
+    model = Steps(nn.Linear(5, 16), mixing, nn.LayerNorm(16), nn.Linear(16, 16), lambda x: x.mean(1))
+    x = torch.randn(N, length, 5)
+    assert [layout_in(model, name, x) for name in "0123"] == [LAST] * 4
+    for name in ("1.module", "1.module.0", "1.module.1"):
+        with pytest.raises(ValueError, match="channels_last=True"):
+            layout_in(model, name, x)
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_sequences_of_columns_are_no_merged_patches(width):
+    """16 columns of a grid of 16 x 16: as many as 4 x 4 merged patches."""
+    step = Steps(nn.GRU(8, width, batch_first=True), lambda out: out[0])
+    model = Steps(nn.Conv2d(3, 8, 4, 4), lambda x: x.mean(2).mT, step, nn.Linear(width, 5), lambda x: x.mean(1))
+    for name in ("2", "3"):
+        with pytest.raises(ValueError, match=r"16 tokens .*Pass grid=\(h, w\)"):
+            layout_in(model, name, images(N, 64, 64))
+
+
+def test_a_single_token_is_a_grid_of_one():
+    """As in CaiT's and CrossViT's layers of the class token."""
+    head = Steps(nn.LayerNorm(8), nn.Linear(8, 8), lambda x: x[:, 0])
+    model = Steps(nn.Conv2d(3, 8, 4, 4), lambda x: x.flatten(2).mT, nn.LayerNorm(8), lambda x: x.mean(1, keepdim=True), *head)
+    assert [layout_in(model, name, images(N, 16, 16)) for name in ("4", "5")] == [Layout((1, 1), 0)] * 2
+
+
 # ------------------------------------------------------------------------- layers' inputs
 
 
