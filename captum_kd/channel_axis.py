@@ -5,8 +5,11 @@
    with the channels moved, has its channels there. The latest such output counts.
 2. Linear layers, norms over the last axis, attention and recurrent layers work on the last axis, which mostly holds the
    channels. But some work on positions: where a linear layer or norm is given the very tensor that a module of rule 1 gave,
-   that one speaks for it; otherwise rule 1 goes first, and for three axes nothing is told where the two differ.
+   that one speaks for it; otherwise rule 1 goes first, and for three axes nothing is told where the two differ. Nothing is told
+   either where the first tokens of a model had the axes the other way round.
 3. Activations, dropout and other modules tell nothing.
+
+What is known of a tensor is also known of its views: a function or a module that permutes axes without a copy is followed.
 
 Where the channels may be moved without a change of shape, the latest output on the same positions counts. A block keeps the
 layout of what it is given, whatever it permutes inside, unless it gives the very tensor that its last module gave.

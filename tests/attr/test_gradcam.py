@@ -141,3 +141,17 @@ def test_what_cannot_be_explained_is_named():
         gradcams(TinyTransformer(), ["norm"], torch.randn(4, 3, 12, 16), labels(4), hints=LayoutHints(grid=(5, 5)))
     with pytest.raises(ValueError, match="label 3, but base_func gives"):
         layer_gradcams(model, layers_of(model, "conv1"), (x,), torch.tensor([0, 1, 2, 3]), model="base_func")
+
+
+@pytest.mark.parametrize("n", [4, 16])
+def test_layers_of_time_first_are_refused(n):
+    class TimeFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.block = nn.Conv2d(3, 8, 3, 3), nn.TransformerEncoderLayer(8, 2, 16)
+
+        def forward(self, x):
+            return self.block(self.conv(x).flatten(2).permute(2, 0, 1)).mean(0)[:, :3]
+
+    with pytest.raises(ValueError, match=r"layer 'block' .*works on 16 rows for (4|15) inputs"):
+        gradcams(TimeFirst().eval(), ["block"], images(n), labels(n))
