@@ -156,6 +156,7 @@ class LabelDistances:
         self.n = labels.shape[0]
         self.device = device
         self.noise = noise_level(widest(device))
+        self.rounding = 0.0
         self._place = place.to(device)
         self._counts = counts.to(device, widest(device))
         self._apart = label_distances(seen, seen, class_embeddings).to(device, widest(device))

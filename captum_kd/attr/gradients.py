@@ -15,7 +15,7 @@ from torch import Tensor
 from captum_kd.attr.objective import population_objectives, reference_objectives
 from captum_kd.attr.reference import AddedRows, LayerReference, SideReference, added_rows
 from captum_kd.distance import Geometry, noise_level
-from captum_kd.distance.centring import u_centered
+from captum_kd.distance.centring import raw_scale, u_centered
 from captum_kd.distance.pairwise import Spread, is_queued, power_of_two, rows_to_center
 from captum_kd.distance.sources import widest
 
@@ -28,10 +28,16 @@ class Measured(NamedTuple):
     Attributes:
         values (Tensor): (N, d), float32 or float64.
         largest (float): their largest absolute value.
+        rounding (Tensor, optional): (N,), by which distance rounding alone may have moved each input's features; None where
+            they are not averages.
     """
 
     values: Tensor
     largest: float
+    rounding: Optional[Tensor] = None
+
+    def rounding_or_zeros(self) -> Tensor:
+        return self.values.new_zeros(len(self.values)) if self.rounding is None else self.rounding
 
 
 def population_gradients(
@@ -50,7 +56,9 @@ def population_gradients(
     units = [power_of_two(each.largest) for each in sets]
     spreads = _spreads([(rows_to_center(each.values, unit), None) for each, unit in zip(sets, units)])
     distances = torch.stack([each.distances.to(widest(first.device)) for each in spreads])
-    centred, raw_norms = u_centered(distances), torch.linalg.vector_norm(distances, dim=(1, 2))
+    rounding = torch.stack([_scaled(each.rounding_or_zeros().amax(), unit) for each, unit in zip(sets, units)]).to(distances)
+    raw_norms = raw_scale(torch.linalg.vector_norm(distances, dim=(1, 2)), rounding, len(first), first.dtype)
+    centred = u_centered(distances)
     target = None
     if teacher is not None:
         target = Geometry(centred[2], raw_norms[2])
@@ -97,7 +105,8 @@ def reference_gradients(
     points = [_scaled(side.points.to(first.dtype), unit) for side, unit in zip(sides, units)]
     spreads = _spreads([(_scaled(each.values, unit), y) for each, y, unit in zip(sets, points, units)])
     distances = torch.stack([_scaled(each.distances, 1 / unit) for each, unit in zip(spreads, units)])
-    rows = added_rows(sides, distances.to(widest(first.device)), first.dtype)
+    rounding = torch.stack([each.rounding_or_zeros() for each in sets])
+    rows = added_rows(sides, distances.to(widest(first.device)), first.dtype, rounding.to(widest(first.device)))
     target = None
     if teacher is not None:
         target = AddedRows(*(each[2] for each in rows))

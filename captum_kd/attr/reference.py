@@ -20,6 +20,7 @@ from torch import Tensor
 from captum_kd._values import check_mapping, described
 from captum_kd.attr.made_with import check_made_alike
 from captum_kd.distance import center, euclidean_distances, noise_level, u_shift
+from captum_kd.distance.centring import raw_scale
 from captum_kd.distance.pairwise import largest_of
 from captum_kd.distance.sources import widest
 from captum_kd.labels import MIN_LABEL_SHARE, WAYS_OUT_OF_REFERENCE, label_distances
@@ -66,7 +67,8 @@ class AddedRows(NamedTuple):
     Attributes:
         rows (Tensor): (..., N, m), float64 where the device has it.
         floor (Tensor): (..., N) squared norms at most this large are rounding.
-        raw_squares (Tensor): (..., N) squared norm of the distances before centring.
+        raw_squares (Tensor): (..., N) square of the scale against which rounding is told from structure
+            (:func:`captum_kd.distance.centring.raw_scale`).
     """
 
     rows: Tensor
@@ -92,8 +94,9 @@ class SideReference(NamedTuple):
         points (Tensor): (m, d) features, or (m,) labels.
         largest (float): the features' largest absolute value.
         shift (Tensor): (m,) the vector that centres the population's distances.
-        raw_square (Tensor): scalar, squared norm of the distances before centring.
+        raw_square (Tensor): scalar, square of the scale against which rounding is told from structure.
         square (Tensor): scalar, squared norm of the centred distances.
+        rounding (Tensor): scalar, by which distance rounding may have moved each member at most.
     """
 
     points: Tensor
@@ -101,29 +104,47 @@ class SideReference(NamedTuple):
     shift: Tensor
     raw_square: Tensor
     square: Tensor
+    rounding: Tensor
 
     @classmethod
-    def of(cls, points: Tensor, distances: Tensor, centred: Tensor) -> "SideReference":
+    def of(
+        cls, points: Tensor, distances: Tensor, centred: Tensor, rounding: Optional[Tensor] = None
+    ) -> "SideReference":
         # A copy: features may be a view of all activations, which would stay alive and be pickled along.
         largest = largest_of(points) if points.is_floating_point() else 0.0
-        return cls(points.clone(), largest, u_shift(distances), distances.square().sum(), centred.square().sum())
+        at_most = distances.new_zeros(()) if rounding is None else rounding.amax().to(distances)
+        norm = torch.linalg.vector_norm(distances)
+        # Labels are exact: their dtype, an integer's, has no rounding.
+        scale = raw_scale(norm, at_most, len(points), points.dtype) if points.is_floating_point() else norm
+        return cls(points.clone(), largest, u_shift(distances), scale.square(), centred.square().sum(), at_most)
 
     def to(self, device: torch.device) -> "SideReference":
-        points, shift, raw_square, square = (each.to(device) for each in (self.points, *self[2:]))
-        return SideReference(points, self.largest, shift, raw_square, square)
+        points, *others = (each.to(device) for each in (self.points, *self[2:]))
+        return SideReference(points, self.largest, *others)
+
+    def floor(self) -> Tensor:
+        """Squared norms at most this large are rounding."""
+        return noise_level(self.points.dtype) ** 2 * self.raw_square
 
 
-def added_rows(sides: Sequence[SideReference], distances: Tensor, dtype: torch.dtype) -> AddedRows:
+def added_rows(
+    sides: Sequence[SideReference], distances: Tensor, dtype: torch.dtype, rounding: Optional[Tensor] = None
+) -> AddedRows:
     """Centres distances of new inputs to a population's.
 
     Args:
         sides (sequence of SideReference): k ways to see the population.
         distances (Tensor): (k, N, m), of the sides' dtype.
         dtype (torch.dtype): of the features behind them.
+        rounding (Tensor, optional): (k, N), by which distance rounding may have moved each new input; None: none.
     """
     rows = distances - torch.stack([side.shift for side in sides])[:, None]
     rows = rows - rows.mean(2, keepdim=True)
-    raw_squares = torch.stack([side.raw_square for side in sides])[:, None] + 2 * distances.square().sum(2)
+    norms = torch.linalg.vector_norm(distances, dim=2)
+    if rounding is not None:
+        at_most = torch.maximum(rounding, torch.stack([side.rounding for side in sides])[:, None])
+        norms = raw_scale(norms, at_most, distances.shape[2] ** 0.5, dtype)  # m distances, as in a matrix of root m a side
+    raw_squares = torch.stack([side.raw_square for side in sides])[:, None] + 2 * norms.square()
     return AddedRows(rows, noise_level(dtype) ** 2 * raw_squares, raw_squares)
 
 
@@ -150,8 +171,12 @@ class LayerReference(NamedTuple):
         labels: Optional[Tensor],
         class_embeddings: Optional[Tensor],
         teacher: Optional[Tensor] = None,
+        rounding: Sequence[Optional[Tensor]] = (None, None, None),
     ) -> "LayerReference":
-        """Measures a population once and for all, from (m, d) features and (m,) labels or (m, e) Teacher's features."""
+        """Measures a population once and for all, from (m, d) features and (m,) labels or (m, e) Teacher's features.
+
+        ``rounding`` holds, of Student, Base and Teacher, by which distance rounding may have moved each input's features, (m,).
+        """
         wide = widest(student.device)
         base = base.to(student.device)
         first, second = (euclidean_distances(features).to(wide) for features in (student, base))
@@ -162,15 +187,17 @@ class LayerReference(NamedTuple):
             teacher = teacher.to(student.device)
             third = euclidean_distances(teacher).to(first)
             t = center(third).matrix
-            by_teacher = SideReference.of(teacher, third, t)
+            by_teacher = SideReference.of(teacher, third, t, rounding[2])
         elif labels is not None:
             labels = labels.cpu()
             third = label_distances(labels, labels, class_embeddings)
             t = center(third).matrix
             by_labels, t = SideReference.of(labels, third, t), t.to(first)
-        pairings = _pairing(p, q, t, _floor(second, base)), _pairing(q, p, t, _floor(first, student))
+        of_student = SideReference.of(student, first, p, rounding[0])
+        of_base = SideReference.of(base, second, q, rounding[1])
+        pairings = _pairing(p, q, t, of_base.floor()), _pairing(q, p, t, of_student.floor())
         return cls(
-            (SideReference.of(student, first, p), SideReference.of(base, second, q)),
+            (of_student, of_base),
             by_labels,
             by_teacher,
             Pairing(*map(torch.stack, zip(*pairings))),
@@ -204,10 +231,6 @@ class LayerReference(NamedTuple):
             None if self.teacher is None else self.teacher.to(device),
             self.pairings.to(device),
         )
-
-
-def _floor(distances: Tensor, features: Tensor) -> Tensor:
-    return noise_level(features.dtype) ** 2 * distances.square().sum()
 
 
 def _pairing(p: Tensor, q: Tensor, t: Tensor, floor: Tensor) -> Pairing:

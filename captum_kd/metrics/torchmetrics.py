@@ -48,6 +48,8 @@ __all__ = ["FeatureSimilarityScore", "LayerFeatures", "RelevanceScore", "Transfe
 _WIDTHS = (torch.float32, torch.float64)
 _MADE_BY = "_captum_kd_made_by"
 """An attribute of features that come from :class:`LayerFeatures`: how these were made."""
+_ROUNDING = "_captum_kd_rounding"
+"""Another one: by which distance rounding may have moved them."""
 _ALIKE = "All must come from the same layers, of inputs of one size, in one dtype."
 
 
@@ -96,8 +98,9 @@ class LayerFeatures:
         values = to_device(as_inputs(inputs), device_of(self._model))
         warn_of_modes(model=self._model)
         features = layer_features(self._observer, values, as_forward_args(args or None), self._settings)
-        setattr(features, _MADE_BY, self._made_by)
-        return features
+        setattr(features.values, _MADE_BY, self._made_by)
+        setattr(features.values, _ROUNDING, features.rounding)
+        return features.values
 
 
 class _GeometryMetric(Metric):
@@ -138,6 +141,7 @@ class _GeometryMetric(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         if labelled:
             self.add_state("target", default=[], dist_reduce_fx="cat")
+        self.add_state("rounding", default=torch.zeros(len(self.names)), dist_reduce_fx="max")
 
     # ------------------------------------------------------------------ keeping
 
@@ -168,6 +172,9 @@ class _GeometryMetric(Metric):
                 raise TypeError(f"target must be one label for each of the {n} inputs, got None.")
         for name, values in rows.items():
             getattr(self, name).append(values)
+            place, rounding = self.names.index(name), getattr(features[name], _ROUNDING, 0.0)
+            of_all: Tensor = getattr(self, "rounding")
+            of_all[place] = of_all[place].clamp(min=rounding)
             if hasattr(features[name], _MADE_BY):
                 self._made_by.setdefault(name, set()).add(getattr(features[name], _MADE_BY))
         if labels is not None:
@@ -193,7 +200,8 @@ class _GeometryMetric(Metric):
         kept = {name: getattr(self, name) for name in (*self._defaults, "process_group", "_computed")}
         try:
             for name in kept:
-                setattr(self, name, [] if name in self._defaults else None)
+                default = self._defaults.get(name)
+                setattr(self, name, default.clone() if isinstance(default, Tensor) else default and list(default))
             alone = cast(_GeometryMetric, self.clone())
         finally:
             for name, value in kept.items():
@@ -303,6 +311,7 @@ class _GeometryMetric(Metric):
         seen = processes.gather(
             {
                 "n": {name: len(values) for name, values in (*here.items(), ("target", labels)) if values is not None},
+                "rounding": getattr(self, "rounding").tolist(),
                 "kinds": {name: [kind_of(values)] for name, values in here.items() if values is not None},
                 "labels": torch.empty(0, dtype=torch.long) if labels is None else labels.long().cpu(),
             }
@@ -320,8 +329,8 @@ class _GeometryMetric(Metric):
         whole = torch.cat([each["labels"] for each in seen])
         sources: list[DistanceSource] = []
         for name in used:
-            features = here[name]
-            own = None if features is None else TensorFeatures(features)
+            features, rounding = here[name], max(each["rounding"][self.names.index(name)] for each in seen)
+            own = None if features is None else TensorFeatures(features, rounding)
             if own is not None and type(processes) is Processes:
                 sources.append(FeatureDistances(own, is_to_be_widened(own)))
             else:
