@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from captum_kd._arguments import take_rows
 from captum_kd._reachable import add_modules
-from captum_kd._rounding import rounding_of
+from captum_kd._rounding import moved_features, rounding_of
 from captum_kd._warnings import warn_user
 from captum_kd.batch_axis import check_batch_axis
 from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
@@ -363,10 +363,11 @@ class Observation:
             rounding.append(values.new_zeros(len(values)) if of_values is None else of_values)
         if len(features) == 1:
             return features[0], rounding[0]
-        return torch.cat(features, dim=1), torch.linalg.vector_norm(torch.stack(rounding), dim=0)
+        return torch.cat(features, dim=1), torch.stack(rounding).amax(0)
 
     def _transformed(self, layer: Layer, canonical: Tensor, dtype: torch.dtype) -> tuple[Tensor, Optional[Tensor]]:
         canonical = precise(canonical)
+        moved = moved_features(self._observer.feature_transform, canonical)
         features = self._observer.feature_transform(canonical)
         shape = tuple(features.shape) if isinstance(features, Tensor) else ()
         if len(shape) != 2 or shape[0] != canonical.shape[0] or shape[1] == 0:
@@ -376,7 +377,7 @@ class Observation:
                 f"({canonical.shape[0]}, d), got {shown}; d must be at least 1."
             )
         features = precise(features)  # under autocast a transform with products gives half types
-        return features, rounding_of(self._observer.feature_transform, canonical, features, dtype)
+        return features, rounding_of(canonical, features, moved, dtype)
 
     def maps(
         self,

@@ -82,7 +82,7 @@ def raw_scale(norm: Tensor, rounding: Tensor, n: float, dtype: torch.dtype) -> T
         n (float): inputs a side of the distance matrix.
         dtype (torch.dtype): of the features.
     """
-    return torch.maximum(norm, rounding * (2**0.5 * n / noise_level(dtype)))
+    return torch.maximum(norm, rounding * (n / noise_level(dtype)))
 
 
 def geometry(

@@ -148,7 +148,8 @@ class AllInputs:
                 values, rounding = of_layers[place].values, of_layers[place].rounding
                 of_layers[place] = TensorFeatures(values[:0].clone())  # so that it goes where the store puts it
                 if self._projection is not None:
-                    values = self._projection(values)
+                    width, values = values.shape[1], self._projection(values)
+                    rounding *= (width / values.shape[1]) ** 0.5  # of a projected feature
                 if store.shape[0] and store.shape[1] != values.shape[1]:
                     raise ValueError(
                         f"{key} gives {values.shape[1]} features where earlier batches had {store.shape[1]}: the "
