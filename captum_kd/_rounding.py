@@ -7,18 +7,19 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from captum_kd.distance.sources import widest
 from captum_kd.features import FeatureTransform, flatten, flatten_to_unit_length, global_average_pool
 from captum_kd.layers import same_random_state
 
 __all__ = ["moved_features", "rounding_of"]
 
-# By which share of their size rounding may move all activations of a channel alike. A norm that takes a mean away rounds it
-# to some epsilons times mean over spread of its input. Measured over inputs, with InstanceNorm2d and GroupNorm: 3 epsilons in
-# float32 and 20 in float64 where the mean is 10 times the spread, 36 and 190 where it is 100 times.
-_SHARES = {torch.float32: 2.0**-19, torch.float64: 2.0**-42}
+# By which share of their size rounding may move all activations of a channel alike. A norm that takes a mean away rounds it to
+# some epsilons times mean over spread of its input. Measured with InstanceNorm2d and GroupNorm, where the mean is 10 times the
+# spread: 4 epsilons in float32, 28 in float64. In half types norms may keep the mean itself in half precision.
+_SHARES = {torch.float32: 2.0**-19, torch.float64: 2.0**-42, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 
 
-def moved_features(feature_transform: FeatureTransform, activations: Tensor) -> Optional[Tensor]:
+def moved_features(feature_transform: FeatureTransform, activations: Tensor, dtype: torch.dtype) -> Optional[Tensor]:
     """Features of activations that all grew by as much as rounding may move them; None for the package's own transforms.
 
     A transform that draws random numbers draws the same ones again in the next call.
@@ -27,7 +28,7 @@ def moved_features(feature_transform: FeatureTransform, activations: Tensor) -> 
         return None
     activations = activations.detach()
     with torch.no_grad(), same_random_state((activations,)):
-        return feature_transform(torch.add(activations, activations.abs(), alpha=_SHARES[activations.dtype]))
+        return feature_transform(torch.add(activations, activations.abs(), alpha=_share(activations, dtype)))
 
 
 def rounding_of(activations: Tensor, features: Tensor, moved: Optional[Tensor], dtype: torch.dtype) -> Optional[Tensor]:
@@ -35,13 +36,7 @@ def rounding_of(activations: Tensor, features: Tensor, moved: Optional[Tensor], 
 
     A mean over positions is rounded at the size of what it was averaged from, however small the mean itself is: the pooled
     output of an InstanceNorm layer is 0 up to rounding. With :math:`s_c` the mean absolute value of the activations behind
-    feature c and P the number of positions, the distance is
-
-    .. math:: (2^{-19} + \epsilon_{layer} / \sqrt P) \max_c s_c,
-
-    with :math:`2^{-42}` in float64. The second term is that of layers in half types, whose single activations are rounded
-    independently. It is the largest :math:`s_c` that counts, not the sum: where many channels move, most of what they do to
-    distances is the same for all pairs of inputs.
+    feature c the distance is :math:`2^{-19} (\sum_c s_c^2)^{1/2}` in float32, with other shares in other types.
 
     Args:
         activations (Tensor): (N, C, ...), float32 or float64.
@@ -50,17 +45,22 @@ def rounding_of(activations: Tensor, features: Tensor, moved: Optional[Tensor], 
         dtype (torch.dtype): the layer's own.
 
     Returns:
-        Tensor, optional: (N,) without graph; None where there are as many features as activations, so that none is an average.
+        Tensor, optional: (N,) without graph, in float64 where the device has it; None where there are as many features as
+        activations, so that none is an average.
     """
     activations, features = activations.detach(), features.detach()
     positions = activations.numel() / features.numel()
     if positions <= 1:
         return None
-    share = _SHARES[activations.dtype]
+    wide = widest(activations.device)
     if moved is None:
-        # Multiplied first: sums of what is near the end of the dtype overflow. A 1-norm takes ten times as long.
-        shift = activations.abs().mul_(share / positions).sum(tuple(range(2, activations.dim())))
+        # Divided first: sums of what is near the end of the dtype overflow. A 1-norm takes ten times as long.
+        size = activations.abs().div_(positions).sum(tuple(range(2, activations.dim())))
+        shift = size.to(wide) * _share(activations, dtype)
     else:
-        shift = (moved.to(features) - features).abs()
-    more = 0.0 if dtype in _SHARES else torch.finfo(dtype).eps / positions**0.5
-    return (shift.amax(1) * (1 + more / share)).nan_to_num(0, 0, 0)
+        shift = moved.to(features.device, wide) - features.to(wide)
+    return torch.linalg.vector_norm(shift, dim=1).nan_to_num(0, 0, 0)
+
+
+def _share(activations: Tensor, dtype: torch.dtype) -> float:
+    return max(_SHARES[activations.dtype], _SHARES.get(dtype, 0.0))

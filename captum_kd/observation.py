@@ -26,6 +26,7 @@ from captum_kd._warnings import warn_user
 from captum_kd.batch_axis import check_batch_axis
 from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
 from captum_kd.distance.pairwise import largest_of
+from captum_kd.distance.sources import widest
 from captum_kd.features import FeatureTransform, flatten, flatten_to_unit_length, global_average_pool
 from captum_kd.layers import Caught, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, Trace, find_layout
@@ -360,14 +361,14 @@ class Observation:
         for activations, layout, dtype in zip(tensors, layouts, dtypes):
             values, of_values = self._transformed(layer, layout.to_channels_first(activations), dtype)
             features.append(values)
-            rounding.append(values.new_zeros(len(values)) if of_values is None else of_values)
+            rounding.append(values.new_zeros(len(values), dtype=widest(values.device)) if of_values is None else of_values)
         if len(features) == 1:
             return features[0], rounding[0]
-        return torch.cat(features, dim=1), torch.stack(rounding).amax(0)
+        return torch.cat(features, dim=1), torch.linalg.vector_norm(torch.stack(rounding), dim=0)
 
     def _transformed(self, layer: Layer, canonical: Tensor, dtype: torch.dtype) -> tuple[Tensor, Optional[Tensor]]:
         canonical = precise(canonical)
-        moved = moved_features(self._observer.feature_transform, canonical)
+        moved = moved_features(self._observer.feature_transform, canonical, dtype)
         features = self._observer.feature_transform(canonical)
         shape = tuple(features.shape) if isinstance(features, Tensor) else ()
         if len(shape) != 2 or shape[0] != canonical.shape[0] or shape[1] == 0:

@@ -28,16 +28,12 @@ class Measured(NamedTuple):
     Attributes:
         values (Tensor): (N, d), float32 or float64.
         largest (float): their largest absolute value.
-        rounding (Tensor, optional): (N,), by which distance rounding alone may have moved each input's features; None where
-            they are not averages.
+        rounding (Tensor): scalar, by which distance rounding may have moved each input at most; 0 where they are no averages.
     """
 
     values: Tensor
     largest: float
-    rounding: Optional[Tensor] = None
-
-    def rounding_or_zeros(self) -> Tensor:
-        return self.values.new_zeros(len(self.values)) if self.rounding is None else self.rounding
+    rounding: Tensor = torch.zeros(())
 
 
 def population_gradients(
@@ -56,8 +52,8 @@ def population_gradients(
     units = [power_of_two(each.largest) for each in sets]
     spreads = _spreads([(rows_to_center(each.values, unit), None) for each, unit in zip(sets, units)])
     distances = torch.stack([each.distances.to(widest(first.device)) for each in spreads])
-    rounding = torch.stack([_scaled(each.rounding_or_zeros().amax(), unit) for each, unit in zip(sets, units)]).to(distances)
-    raw_norms = raw_scale(torch.linalg.vector_norm(distances, dim=(1, 2)), rounding, len(first), first.dtype)
+    rounding = torch.stack([_scaled(each.rounding, unit) for each, unit in zip(sets, units)])
+    raw_norms = raw_scale(torch.linalg.vector_norm(distances, dim=(1, 2)), rounding.to(distances), len(first), first.dtype)
     centred = u_centered(distances)
     target = None
     if teacher is not None:
@@ -105,8 +101,7 @@ def reference_gradients(
     points = [_scaled(side.points.to(first.dtype), unit) for side, unit in zip(sides, units)]
     spreads = _spreads([(_scaled(each.values, unit), y) for each, y, unit in zip(sets, points, units)])
     distances = torch.stack([_scaled(each.distances, 1 / unit) for each, unit in zip(spreads, units)])
-    rounding = torch.stack([each.rounding_or_zeros() for each in sets])
-    rows = added_rows(sides, distances.to(widest(first.device)), first.dtype, rounding.to(widest(first.device)))
+    rows = added_rows(sides, distances.to(widest(first.device)), first.dtype)
     target = None
     if teacher is not None:
         target = AddedRows(*(each[2] for each in rows))

@@ -96,7 +96,6 @@ class SideReference(NamedTuple):
         shift (Tensor): (m,) the vector that centres the population's distances.
         raw_square (Tensor): scalar, square of the scale against which rounding is told from structure.
         square (Tensor): scalar, squared norm of the centred distances.
-        rounding (Tensor): scalar, by which distance rounding may have moved each member at most.
     """
 
     points: Tensor
@@ -104,7 +103,6 @@ class SideReference(NamedTuple):
     shift: Tensor
     raw_square: Tensor
     square: Tensor
-    rounding: Tensor
 
     @classmethod
     def of(
@@ -112,39 +110,31 @@ class SideReference(NamedTuple):
     ) -> "SideReference":
         # A copy: features may be a view of all activations, which would stay alive and be pickled along.
         largest = largest_of(points) if points.is_floating_point() else 0.0
-        at_most = distances.new_zeros(()) if rounding is None else rounding.amax().to(distances)
-        norm = torch.linalg.vector_norm(distances)
-        # Labels are exact: their dtype, an integer's, has no rounding.
-        scale = raw_scale(norm, at_most, len(points), points.dtype) if points.is_floating_point() else norm
-        return cls(points.clone(), largest, u_shift(distances), scale.square(), centred.square().sum(), at_most)
+        scale = torch.linalg.vector_norm(distances)
+        if rounding is not None:
+            scale = raw_scale(scale, rounding.to(scale), len(points), points.dtype)
+        return cls(points.clone(), largest, u_shift(distances), scale.square(), centred.square().sum())
 
     def to(self, device: torch.device) -> "SideReference":
-        points, *others = (each.to(device) for each in (self.points, *self[2:]))
-        return SideReference(points, self.largest, *others)
+        points, shift, raw_square, square = (each.to(device) for each in (self.points, *self[2:]))
+        return SideReference(points, self.largest, shift, raw_square, square)
 
     def floor(self) -> Tensor:
         """Squared norms at most this large are rounding."""
         return noise_level(self.points.dtype) ** 2 * self.raw_square
 
 
-def added_rows(
-    sides: Sequence[SideReference], distances: Tensor, dtype: torch.dtype, rounding: Optional[Tensor] = None
-) -> AddedRows:
+def added_rows(sides: Sequence[SideReference], distances: Tensor, dtype: torch.dtype) -> AddedRows:
     """Centres distances of new inputs to a population's.
 
     Args:
         sides (sequence of SideReference): k ways to see the population.
         distances (Tensor): (k, N, m), of the sides' dtype.
         dtype (torch.dtype): of the features behind them.
-        rounding (Tensor, optional): (k, N), by which distance rounding may have moved each new input; None: none.
     """
     rows = distances - torch.stack([side.shift for side in sides])[:, None]
     rows = rows - rows.mean(2, keepdim=True)
-    norms = torch.linalg.vector_norm(distances, dim=2)
-    if rounding is not None:
-        at_most = torch.maximum(rounding, torch.stack([side.rounding for side in sides])[:, None])
-        norms = raw_scale(norms, at_most, distances.shape[2] ** 0.5, dtype)  # m distances, as in a matrix of root m a side
-    raw_squares = torch.stack([side.raw_square for side in sides])[:, None] + 2 * norms.square()
+    raw_squares = torch.stack([side.raw_square for side in sides])[:, None] + 2 * distances.square().sum(2)
     return AddedRows(rows, noise_level(dtype) ** 2 * raw_squares, raw_squares)
 
 
@@ -175,7 +165,7 @@ class LayerReference(NamedTuple):
     ) -> "LayerReference":
         """Measures a population once and for all, from (m, d) features and (m,) labels or (m, e) Teacher's features.
 
-        ``rounding`` holds, of Student, Base and Teacher, by which distance rounding may have moved each input's features, (m,).
+        ``rounding`` holds, of Student, Base and Teacher, by which distance rounding may have moved each input at most.
         """
         wide = widest(student.device)
         base = base.to(student.device)

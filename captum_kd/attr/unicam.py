@@ -491,13 +491,12 @@ class UniCAM(LayerAttribution):
 
 
 def _measured(observation: Observation) -> list[Measured]:
-    return [Measured(*each) for each in zip(observation.features, observation.largest, observation.rounding)]
+    found = zip(observation.features, observation.largest, observation.rounding)
+    return [Measured(values, largest, rounding.amax()) for values, largest, rounding in found]
 
 
 def _alike(features: Sequence[Measured]) -> list[Measured]:
     """All models' features on the first one's device and in one dtype."""
     dtype = functools.reduce(torch.promote_types, (each.values.dtype for each in features))
     like = features[0].values.new_empty(0, dtype=dtype)
-    return [
-        Measured(each.values.to(like), each.largest, each.rounding_or_zeros().to(like)) for each in features
-    ]
+    return [Measured(each.values.to(like), each.largest, each.rounding.to(like.device)) for each in features]

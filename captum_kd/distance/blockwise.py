@@ -45,8 +45,9 @@ def noise_squares(sums: PairSums, sources: Sequence[DistanceSource]) -> Tensor:
         ValueError: distances with non-finite values: no comparison with them would ever be true.
     """
     levels = sums.products.new_tensor([source.noise for source in sources])
-    floors = sums.products.new_tensor([(sums.n * source.rounding) ** 2 for source in sources])
-    noise = torch.maximum(levels.square() * sums.raw_squares(), floors)
+    of_rounding = sums.products.new_tensor([2 * (sums.n * source.rounding) ** 2 for source in sources])
+    raw = sums.raw_squares()
+    noise = raw * torch.where(raw <= of_rounding, 1.0, levels.square())
     if not bool(torch.isfinite(noise).all()):
         raise ValueError("distances has non-finite values (NaN or infinity); all must be finite.")
     return noise

@@ -73,16 +73,16 @@ def noise_level(dtype: torch.dtype) -> float:
     return 32 * torch.finfo(dtype).eps
 
 
-def raw_scale(norm: Tensor, rounding: Tensor, n: float, dtype: torch.dtype) -> Tensor:
-    """The norm of raw distances, or that at which their rounding would be noise where features are averages of larger numbers.
+def raw_scale(norm: Tensor, rounding: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """The norm of raw distances; that at which they count as rounding altogether, where rounding may have made them.
 
     Args:
         norm (Tensor): (...), Frobenius norm of the distances.
         rounding (Tensor): (...), by which distance rounding may have moved each input at most; 0 where features are no averages.
-        n (float): inputs a side of the distance matrix.
+        n (int): inputs.
         dtype (torch.dtype): of the features.
     """
-    return torch.maximum(norm, rounding * (n / noise_level(dtype)))
+    return torch.where(norm <= 2**0.5 * n * rounding, norm / noise_level(dtype), norm)
 
 
 def geometry(
