@@ -28,7 +28,8 @@ def moved_features(feature_transform: FeatureTransform, activations: Tensor, dty
         return None
     activations = activations.detach()
     with torch.no_grad(), same_random_state((activations,)):
-        return feature_transform(torch.add(activations, activations.abs(), alpha=_share(activations, dtype)))
+        moved = feature_transform(torch.add(activations, activations.abs(), alpha=_share(activations, dtype)))
+    return moved
 
 
 def rounding_of(activations: Tensor, features: Tensor, moved: Optional[Tensor], dtype: torch.dtype) -> Optional[Tensor]:
@@ -59,7 +60,8 @@ def rounding_of(activations: Tensor, features: Tensor, moved: Optional[Tensor], 
         shift = size.to(wide) * _share(activations, dtype)
     else:
         shift = moved.to(features.device, wide) - features.to(wide)
-    return torch.linalg.vector_norm(shift, dim=1).nan_to_num(0, 0, 0)
+    rounding: Tensor = torch.linalg.vector_norm(shift, dim=1).nan_to_num(0, 0, 0)
+    return rounding
 
 
 def _share(activations: Tensor, dtype: torch.dtype) -> float:

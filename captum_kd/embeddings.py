@@ -19,7 +19,7 @@ from captum_kd._arguments import check_callable, check_model
 from captum_kd._batches import Unpack, batches_of, device_of, to_device, unpack_batch
 from captum_kd._modes import warn_of_modes
 from captum_kd._values import as_count, as_flag, check_dense
-from captum_kd.distance import is_finite
+from captum_kd.distance.pairwise import is_finite
 from captum_kd.layers import run_model, same_random_state
 
 __all__ = ["check_class_embeddings", "class_prototypes", "classifier_embeddings"]

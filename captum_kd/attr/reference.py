@@ -2,7 +2,7 @@ r"""Reference mode: a fixed population to which each input is added on its own.
 
 Adding one input to a population of m changes one row of each distance matrix. In centred form
 nothing else has to be looked at: subtract from the reference block the vector u that centres it
-(:func:`captum_kd.distance.u_shift`), from the added row the same u, and then the row's mean. Rows
+(:func:`captum_kd.distance.centring.u_shift`), from the added row the same u, and then the row's mean. Rows
 of the block and the added row now sum to zero, U-centring leaves only
 
 .. math:: \langle P, Q\rangle_{m+1} = \langle P, Q\rangle_m + 2\,\frac{m-2}{m-1}\; p \cdot q,
@@ -19,9 +19,8 @@ from torch import Tensor
 
 from captum_kd._values import check_mapping, described
 from captum_kd.attr.made_with import check_made_alike
-from captum_kd.distance import center, euclidean_distances, noise_level, u_shift
-from captum_kd.distance.centring import raw_scale
-from captum_kd.distance.pairwise import largest_of
+from captum_kd.distance.centring import center, noise_level, raw_scale, u_shift
+from captum_kd.distance.pairwise import largest_of, safe_size, unchecked_distances
 from captum_kd.distance.sources import widest
 from captum_kd.labels import MIN_LABEL_SHARE, WAYS_OUT_OF_REFERENCE, label_distances
 from captum_kd.observation import Layouts
@@ -167,15 +166,14 @@ class LayerReference(NamedTuple):
 
         ``rounding`` holds, of Student, Base and Teacher, by which distance rounding may have moved each input at most.
         """
-        wide = widest(student.device)
         base = base.to(student.device)
-        first, second = (euclidean_distances(features).to(wide) for features in (student, base))
+        first, second = (_distances(features) for features in (student, base))
         p, q = center(first).matrix, center(second).matrix
         t = torch.zeros_like(p)
         by_labels = by_teacher = None
         if teacher is not None:
             teacher = teacher.to(student.device)
-            third = euclidean_distances(teacher).to(first)
+            third = _distances(teacher).to(first)
             t = center(third).matrix
             by_teacher = SideReference.of(teacher, third, t, rounding[2])
         elif labels is not None:
@@ -221,6 +219,12 @@ class LayerReference(NamedTuple):
             None if self.teacher is None else self.teacher.to(device),
             self.pairings.to(device),
         )
+
+
+def _distances(features: Tensor) -> Tensor:
+    """In float64 where the device has it: float32 cannot hold the distances of all features that it holds."""
+    unit = safe_size(features)
+    return unchecked_distances(features if unit == 1 else features / unit).to(widest(features.device)) * unit
 
 
 def _pairing(p: Tensor, q: Tensor, t: Tensor, floor: Tensor) -> Pairing:

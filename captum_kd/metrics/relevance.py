@@ -10,9 +10,16 @@ from torch import Tensor
 from captum_kd._arguments import Target, as_inputs, as_labels
 from captum_kd._modes import warn_of_modes
 from captum_kd._values import check_choice, described
-from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
-from captum_kd.distance.centring import LEAST_WITH_REMOVAL
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
+from captum_kd.distance.centring import (
+    LEAST_WITH_REMOVAL,
+    MIN_INPUTS,
+    Estimator,
+    check_estimator,
+    correlation,
+    geometry,
+    remove,
+)
 from captum_kd.distance.sources import DistanceSource, FeatureDistances
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten

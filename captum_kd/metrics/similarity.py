@@ -9,8 +9,8 @@ from torch import Tensor
 
 from captum_kd._arguments import as_inputs
 from captum_kd._modes import warn_of_modes
-from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
+from captum_kd.distance.centring import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
 from captum_kd.distance.sources import FeatureDistances
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer

@@ -19,11 +19,10 @@ from captum_kd._batches import device_of, to_device
 from captum_kd._modes import warn_of_modes
 from captum_kd._values import check_choice, described
 from captum_kd.attr.fingerprints import digest, digest_of_callable
-from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator
 from captum_kd.distance.blockwise import check_block_size, noise_squares
-from captum_kd.distance.centring import LEAST_WITH_REMOVAL, warn_of_no_geometry
+from captum_kd.distance.centring import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, warn_of_no_geometry
 from captum_kd.distance.gram import gram_correlation
-from captum_kd.distance.sharded import Shards, ShardWalk
+from captum_kd.distance.sharded import ShardWalk, Shards
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures, is_to_be_widened
 from captum_kd.distance.sums import OneProcess, Walk, population_sums
 from captum_kd.embeddings import check_class_embeddings

@@ -11,8 +11,7 @@ from typing import Callable, Iterator, Mapping, NamedTuple, Optional, Protocol, 
 import torch
 from torch import Tensor
 
-from captum_kd.distance import MIN_INPUTS
-from captum_kd.distance.centring import LEAST_WITH_REMOVAL
+from captum_kd.distance.centring import LEAST_WITH_REMOVAL, MIN_INPUTS
 from captum_kd.distance.sources import DistanceSource, TensorFeatures
 from captum_kd.features import FeatureTransform, flatten, global_average_pool
 from captum_kd.labels import check_label_geometry
