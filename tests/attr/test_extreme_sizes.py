@@ -45,7 +45,7 @@ def test_maps_in_float32_are_those_in_float64(referenced, objective, scale):
     x = inputs() * scale
     expected = maps(x.double(), referenced, objective)
     for found, wide in zip(maps(x, referenced, objective), expected):
-        assert_close(found.double(), wide, rtol=0, atol=1e-4 * float(wide.abs().max()))
+        assert_close(found.double(), wide, rtol=0, atol=1e-3 * float(wide.abs().max()))
 
 
 @pytest.mark.parametrize("referenced", [False, True])
