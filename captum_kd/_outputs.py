@@ -7,7 +7,7 @@ from typing import Any, Callable, Optional
 
 from torch import Tensor
 
-from captum_kd.distance import is_finite
+from captum_kd.distance.pairwise import is_finite
 
 __all__ = ["OutputTransform", "class_scores"]
 

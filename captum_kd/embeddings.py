@@ -13,15 +13,14 @@ from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
 import torch
-from captum._utils.progress import progress
 from torch import Tensor, nn
 
 from captum_kd._arguments import check_callable, check_model
-from captum_kd._batches import Unpack, device_of, to_device, unpack_batch
+from captum_kd._batches import Unpack, batches_of, device_of, to_device, unpack_batch
 from captum_kd._interrupts import changed_state, interruptible, without_gradients
 from captum_kd._modes import warn_of_modes
 from captum_kd._values import as_count, as_flag, check_dense
-from captum_kd.distance import is_finite
+from captum_kd.distance.pairwise import is_finite
 from captum_kd.layers import run_model, same_random_state
 
 __all__ = ["check_class_embeddings", "class_prototypes", "classifier_embeddings"]
@@ -183,7 +182,7 @@ def class_prototypes(
     sums: dict[int, Tensor] = {}  # by class: labels may come in any order, and be as large as a mistake makes them
     counts: dict[int, int] = {}
     width: Optional[int] = None
-    for number, batch in enumerate(progress(data, desc="Class prototypes") if show_progress else data):
+    for number, batch in enumerate(batches_of(data, "Class prototypes", show_progress)):
         inputs, labels = unpack_batch(batch, unpack)
         if num_classes is not None and int(labels.max()) >= num_classes:
             raise ValueError(

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 
-from captum_kd.distance import correlation, distance_correlation, geometry
+from captum_kd.distance import distance_correlation
+from captum_kd.distance.centring import correlation, geometry
 from captum_kd.embeddings import check_class_embeddings, class_prototypes, classifier_embeddings
 from captum_kd.labels import label_geometry
 from captum_kd.metrics import relevance_score

@@ -20,11 +20,10 @@ from captum_kd._interrupts import changed_state, keeping_grad_mode
 from captum_kd._modes import warn_of_modes
 from captum_kd._values import check_choice, described
 from captum_kd.attr.fingerprints import digest, digest_of_callable
-from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator
 from captum_kd.distance.blockwise import check_block_size, noise_squares
-from captum_kd.distance.centring import LEAST_WITH_REMOVAL, warn_of_no_geometry
+from captum_kd.distance.centring import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, warn_of_no_geometry
 from captum_kd.distance.gram import gram_correlation
-from captum_kd.distance.sharded import Shards, ShardWalk
+from captum_kd.distance.sharded import ShardWalk, Shards
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures, is_to_be_widened
 from captum_kd.distance.sums import OneProcess, Walk, population_sums
 from captum_kd.embeddings import check_class_embeddings
@@ -49,6 +48,8 @@ __all__ = ["FeatureSimilarityScore", "LayerFeatures", "RelevanceScore", "Transfe
 _WIDTHS = (torch.float32, torch.float64)
 _MADE_BY = "_captum_kd_made_by"
 """An attribute of features that come from :class:`LayerFeatures`: how these were made."""
+_ROUNDING = "_captum_kd_rounding"
+"""Another one: by which distance rounding may have moved them."""
 _ALIKE = "All must come from the same layers, of inputs of one size, in one dtype."
 
 
@@ -97,8 +98,9 @@ class LayerFeatures:
         values = to_device(as_inputs(inputs), device_of(self._model))
         warn_of_modes(model=self._model)
         features = layer_features(self._observer, values, as_forward_args(args or None), self._settings)
-        setattr(features, _MADE_BY, self._made_by)
-        return features
+        setattr(features.values, _MADE_BY, self._made_by)
+        setattr(features.values, _ROUNDING, features.rounding)
+        return features.values
 
 
 class _GeometryMetric(Metric):
@@ -139,6 +141,7 @@ class _GeometryMetric(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         if labelled:
             self.add_state("target", default=[], dist_reduce_fx="cat")
+        self.add_state("rounding", default=torch.zeros(len(self.names)), dist_reduce_fx="max")
 
     # ------------------------------------------------------------------ keeping
 
@@ -172,6 +175,10 @@ class _GeometryMetric(Metric):
         with changed_state():  # all of them or none
             for name, values in rows.items():
                 getattr(self, name).append(values)
+                if name in features:
+                    place, rounding = self.names.index(name), getattr(features[name], _ROUNDING, 0.0)
+                    of_all: Tensor = getattr(self, "rounding")
+                    of_all[place] = of_all[place].clamp(min=rounding)
                 if hasattr(features.get(name), _MADE_BY):
                     self._made_by.setdefault(name, set()).add(getattr(features[name], _MADE_BY))
 
@@ -208,7 +215,8 @@ class _GeometryMetric(Metric):
         kept = {name: getattr(self, name) for name in (*self._defaults, "process_group", "_computed")}
         try:
             for name in kept:
-                setattr(self, name, [] if name in self._defaults else None)
+                default = self._defaults.get(name)
+                setattr(self, name, default.clone() if isinstance(default, Tensor) else default and list(default))
             yield
         finally:
             for name, value in kept.items():
@@ -314,6 +322,7 @@ class _GeometryMetric(Metric):
         seen = processes.gather(
             {
                 "n": {name: len(values) for name, values in (*here.items(), ("target", labels)) if values is not None},
+                "rounding": getattr(self, "rounding").tolist(),
                 "kinds": {name: [kind_of(values)] for name, values in here.items() if values is not None},
                 "labels": torch.empty(0, dtype=torch.long) if labels is None else labels.long().cpu(),
             }
@@ -331,8 +340,8 @@ class _GeometryMetric(Metric):
         whole = torch.cat([each["labels"] for each in seen])
         sources: list[DistanceSource] = []
         for name in used:
-            features = here[name]
-            own = None if features is None else TensorFeatures(features)
+            features, rounding = here[name], max(each["rounding"][self.names.index(name)] for each in seen)
+            own = None if features is None else TensorFeatures(features, rounding)
             if own is not None and type(processes) is Processes:
                 sources.append(FeatureDistances(own, is_to_be_widened(own)))
             else:

@@ -311,7 +311,7 @@ def test_a_sync_function_of_the_users_gathers_as_for_other_metrics(workers: Work
     for found, asked, kept, relevance_of_student in of(workers.run(2, gathered)):
         close(found, expected(*features(20)))
         close(relevance_of_student, found["rs_student"])
-        assert asked == [10, 10, 10] and kept == [7, 3]
+        assert asked == [10, 10, 10, 2] and kept == [7, 3]  # two sets of features, labels, the rounding of both sets
 
 
 def differing(group: Any) -> None:
