@@ -18,7 +18,9 @@ from typing import Iterator, NamedTuple, Optional, Sequence
 
 from torch import nn
 
-__all__ = ["Shape", "Size", "Trace", "Word", "channels_are_last", "has_aspect", "own_word", "word_of", "words_of"]
+__all__ = [
+    "Shape", "Size", "Trace", "Word", "channels_are_last", "has_aspect", "is_ambiguous", "own_word", "word_of", "words_of",
+]  # fmt: skip
 
 Shape = tuple[int, ...]
 Size = tuple[int, int]
@@ -49,6 +51,8 @@ class Trace(NamedTuple):
     """Whether it was given the very tensor that the trace before this one is of."""
     returns: bool = False
     """Whether it gave that very tensor, as a sequence of modules gives what its last one gave."""
+    ahead_of: Optional[nn.Module] = None
+    """The layer that this is the input of, where it stands for what that one was given."""
 
     @property
     def keeps_shape(self) -> bool:
@@ -104,6 +108,8 @@ def words_of(seen: Sequence[Trace]) -> list[Optional[Word]]:
     words: list[Optional[Word]] = []
     for number, trace in enumerate(seen):
         word = word_of(trace)
+        if trace.follows and words[-1] is not None and len(seen[number - 1].shape) == len(trace.shape):
+            word = _permuted(words[-1], trace) or word
         stays = word is not None or isinstance(trace.module, nn.Identity) or type(trace.module).__module__ in _ELEMENTWISE
         if number > 0 and (trace.returns or (trace.follows and stays)) and len(seen[number - 1].shape) == len(trace.shape):
             before = words[-1]
@@ -113,15 +119,26 @@ def words_of(seen: Sequence[Trace]) -> list[Optional[Word]]:
     return words
 
 
+def _permuted(word: Word, trace: Trace) -> Optional[Word]:
+    """What a permuting module makes of what is said about the tensor that it was given."""
+    order, axes = getattr(trace.module, "dims", None), len(trace.shape)
+    if not isinstance(order, (list, tuple)) or sorted(order) != list(range(axes)):
+        return None
+    place = order.index(axes - 1 if word.channels_last else 1)
+    return word._replace(channels_last=place == axes - 1) if place in (1, axes - 1) else None
+
+
 def own_word(module: nn.Module, shape: Shape, at_input: bool, seen: Sequence[Trace]) -> Optional[Word]:
     """What a layer says about its own output or, at the input, about what it was given; None also where its trace says it."""
     word = word_of(Trace(shape, module))
     if word is None or (word.is_certain and not at_input):
         return word
-    if at_input:
+    if at_input and word.is_certain:
         # What is certain is so of both sides, except that a permutation leaves what it was not given.
-        permutes = isinstance(getattr(module, "dims", None), (list, tuple)) and word.is_certain
+        permutes = isinstance(getattr(module, "dims", None), (list, tuple))
         return Word(not word.channels_last) if permutes else word
+    if at_input:
+        return None if seen and words_of(seen)[-1] is not None else word
     is_traced = len(seen) > 0 and seen[-1].shape == shape and type(seen[-1].module) is type(module)
     return None if is_traced else word
 
@@ -144,13 +161,33 @@ def channels_are_last(
     if first == last:
         if own is not None:
             return own.channels_last
+        if is_ambiguous(shape, seen):
+            return None
         return _latest_on_positions(shape, seen, image_size)
     found, is_certain = _by_modules(shape, own, seen)
-    if is_certain or (found is not None and aspect is None):
+    if is_certain or (found is not None and aspect in (None, found)):
         return found
+    on_positions = _by_positions(shape, seen) if len(shape) > 3 else None
+    if on_positions is not None:
+        return on_positions
     if aspect is not None:
         return aspect
     return _latest_on_positions(shape, seen, image_size) if len(shape) > 3 else None
+
+
+def is_ambiguous(shape: Shape, seen: Sequence[Trace]) -> bool:
+    """Whether nothing tells the channels of a tensor from its positions, although some outputs have these first, others last.
+
+    So it is with as many channels as positions along each axis, where a function gave the tensor that the layer was given: it
+    may have moved the axes. Of three axes one kind of outputs is enough.
+    """
+    if not seen or seen[-1].shape != shape or len(set(shape[1:])) > 1:
+        return False
+    words, last = words_of(seen), seen[-1]
+    if last.module._modules or last.follows or last.returns or words[-1] is not None:
+        return False
+    kinds = {word.channels_last for trace, word in zip(seen, words) if word is not None and trace.shape == shape}
+    return len(kinds) > 1 or len(shape) == 3
 
 
 def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tuple[Optional[bool], bool]:
@@ -162,6 +199,8 @@ def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tup
             continue
         if not word.is_certain:
             if trace.shape[1:] in wanted:
+                if len(shape) == 3 and _is_exchanged(trace, seen):
+                    return None, False
                 # What works on the last axis leaves the others where they were.
                 is_weak = True
                 wanted.update(given[1:] for given in trace.given[:1] if len(given) == len(shape))
@@ -174,6 +213,26 @@ def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tup
     if found is None:
         return (True if is_weak else None), False
     return (None, False) if is_weak and not found and len(shape) == 3 else (found, True)
+
+
+def _by_positions(shape: Shape, seen: Sequence[Trace]) -> Optional[bool]:
+    """What is certain about outputs on the same positions that have other channels, as of branches that are joined."""
+    certain = [(seen[number].shape, word) for number, word in _alike(shape, seen) if word is not None and word.is_certain]
+    as_first = any(not word.channels_last and other[2:] == shape[2:] for other, word in certain)
+    as_last = any(word.channels_last and other[1:-1] == shape[1:-1] for other, word in certain)
+    return as_last if as_first != as_last else None
+
+
+def _is_exchanged(trace: Trace, seen: Sequence[Trace]) -> bool:
+    """Whether a linear layer or norm was given tokens whose last axis is the positions, as in an MLP-Mixer: the first
+    outputs of either shape were tokens with the axes the other way round."""
+    if not trace.given or len(trace.given[0]) != 3 or trace.given[0][1] == trace.given[0][2]:
+        return False
+    n, a, b = trace.given[0]
+    for each, word in zip(seen, words_of(seen)):
+        if each.shape in ((n, a, b), (n, b, a)):
+            return each.shape == (n, b, a) and word is not None and word.channels_last
+    return False
 
 
 def _latest_on_positions(shape: Shape, seen: Sequence[Trace], image_size: Optional[Size]) -> Optional[bool]:

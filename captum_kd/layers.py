@@ -109,6 +109,7 @@ class _Catcher:
         self.roots = roots
         self.caught: dict[nn.Module, dict[torch.device, Caught]] = defaultdict(dict)
         self.seen: dict[torch.device, list[Trace]] = defaultdict(list)
+        self.last: dict[torch.device, Any] = {}
         self.rooted: set[torch.device] = set()
         self.thread = threading.get_ident()
         self.lock = threading.Lock()
@@ -139,7 +140,7 @@ class _Catcher:
     @contextmanager
     def tracing(self) -> Iterator[None]:
         # A hook on all modules, since a plain function does not say which modules it will call.
-        last: dict[torch.device, Any] = {}
+        last = self.last
 
         def trace(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, (tuple, list)) and output:
@@ -179,8 +180,13 @@ class _Catcher:
             self.rooted.add(device)
         else:
             kept = tuple(tensor.clone() for tensor in tensors)
+        seen = tuple(self.seen[device])
+        if self.at_input and seen:
+            # What a layer is given is noted as what an identity ahead of it gives.
+            shape, is_last = tuple(tensors[0].shape), tensors[0] is self.last[device]
+            seen += (Trace(shape, nn.Identity(), (shape,), is_last, is_last, ahead_of=module),)
         with self.lock:
-            self.caught[module][device] = Caught(kept, tuple(self.seen[device]))
+            self.caught[module][device] = Caught(kept, seen)
         return going_on
 
     def _root(self, tensor: Tensor, device: torch.device) -> Tensor:

@@ -19,11 +19,13 @@ Where the rules do not tell, an error names the argument that does. The number o
 from __future__ import annotations
 
 import math
-from typing import Iterator, NamedTuple, Optional, Sequence
+from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 
 from torch import Tensor, nn
 
-from captum_kd.channel_axis import Shape, Size, Trace, Word, channels_are_last, has_aspect, own_word, word_of, words_of
+from captum_kd.channel_axis import (
+    Shape, Size, Trace, Word, channels_are_last, has_aspect, is_ambiguous, own_word, word_of, words_of,
+)  # fmt: skip
 
 __all__ = ["Layout", "LayoutHints", "Size", "Trace", "find_layout"]
 
@@ -68,6 +70,7 @@ def find_layout(
     known: Optional[Layout] = None,
     at_input: bool = False,
     any_order: bool = False,
+    is_row_by_row: Callable[[Size, int], bool] = lambda grid, prefix_tokens: True,
 ) -> Layout:
     """Finds out how a layer's output is laid out.
 
@@ -83,6 +86,8 @@ def find_layout(
         at_input (bool): the tensor is the layer's input.
         any_order (bool): of a model without images, the order of the values does not matter: where nothing tells the layout
             this is no error.
+        is_row_by_row (callable): whether the model's first tokens lie on a grid, with so many in front of it, that no
+            output shows.
 
     Raises:
         ValueError: an output of three axes that nothing tells to be (N, T, C) or (N, C, L), tokens whose grid cannot be found,
@@ -100,12 +105,15 @@ def find_layout(
         return Layout(channels_last=said.channels_last)
     is_last = channels_are_last(shape, own_word(module, shape, at_input, seen), seen, image_size)
     if len(shape) > 3:
+        is_folded = is_last is None and any(trace.shape == (shape[0] * shape[1], *shape[2:]) for trace in seen)
+        if hints.channels_last is None and (is_folded or is_last is None and is_ambiguous(shape, seen)):
+            raise ValueError(_unclear_channels(shape, where, is_folded))
         return Layout(channels_last=bool(hints.channels_last) if is_last is None else is_last)
     if known is not None:  # the grid goes with the size of the image, the tokens in front of it do not
         said = said._replace(prefix_tokens=known.prefix_tokens)
-    found = _sequence(shape, where, image_size, seen, said, is_last)
+    found = _sequence(shape, where, image_size, seen, said, is_last, is_row_by_row)
     if found is None and hints.last_resort and _may_fit(shape, hints):
-        found = _sequence(shape, where, image_size, seen, hints, is_last)
+        found = _sequence(shape, where, image_size, seen, hints, is_last, is_row_by_row)
     if found is None and image_size is None and any_order:
         return Layout()
     if found is None:
@@ -122,7 +130,13 @@ def _may_fit(shape: Shape, hints: LayoutHints) -> bool:
 
 
 def _sequence(
-    shape: Shape, where: str, image_size: Optional[Size], seen: Sequence[Trace], hints: LayoutHints, is_last: Optional[bool]
+    shape: Shape,
+    where: str,
+    image_size: Optional[Size],
+    seen: Sequence[Trace],
+    hints: LayoutHints,
+    is_last: Optional[bool],
+    is_row_by_row: Callable[[Size, int], bool],
 ) -> Optional[Layout]:
     """The layout of three axes; None where nothing tells."""
     if hints.channels_last is False:
@@ -138,7 +152,7 @@ def _sequence(
     if is_last is False:
         return Layout()
     if image_size is not None:
-        return _grid_of(shape, image_size, seen, hints.prefix_tokens)
+        return _grid_of(shape, image_size, seen, hints.prefix_tokens, is_row_by_row)
     return Layout(prefix_tokens=hints.prefix_tokens or 0, channels_last=True) if is_last else None
 
 
@@ -151,6 +165,15 @@ def _said_grid(shape: Shape, where: str, grid: Size, prefix_tokens: Optional[int
             f"{tokens} tokens (shape {shape}), and prefix_tokens + h * w must equal that."
         )
     return Layout(grid, prefix)
+
+
+def _unclear_channels(shape: Shape, where: str, is_folded: bool) -> str:
+    steps = f"the model folds {shape[1]} steps of each input into the batch, so that the channels may lie behind these"
+    equal = "the axes are equally long, and layers ahead of it have their channels on either side"
+    return (
+        f"{where} gives shape {shape}, and no module tells which axis holds the channels: {steps if is_folded else equal}. "
+        "Pass channels_last=False for the second axis or channels_last=True for the last one, or choose another layer."
+    )
 
 
 def _nothing_tells(
@@ -246,7 +269,11 @@ def _by_grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -
 
 
 def _grid_of(
-    shape: Shape, image_size: Size, seen: Sequence[Trace], prefix_tokens: Optional[int]
+    shape: Shape,
+    image_size: Size,
+    seen: Sequence[Trace],
+    prefix_tokens: Optional[int],
+    is_row_by_row: Callable[[Size, int], bool],
 ) -> Optional[Layout]:
     """Grid and prefix tokens of an image's tokens; None where nothing shows them."""
     tokens, width = shape[1:]
@@ -255,13 +282,16 @@ def _grid_of(
         return 0 <= prefix <= MAX_PREFIX_TOKENS if prefix_tokens is None else prefix == prefix_tokens
 
     grids = list(_grids(shape, image_size, seen))
+    if tokens == 1 and fits(0):
+        return Layout((1, 1))
     # Without the image's aspect a grid has to be one of the tokens' own, and its width tells.
     fitting = [grid.size for grid in grids if fits(tokens - math.prod(grid.size)) and (grid.is_of_image or grid.width == width)]
     # Tokens that attend to a coarser grid of themselves (PVT, SegFormer) show that one later than their own.
     exact = [size for size in fitting if math.prod(size) == tokens]
     # Patches that were merged two by two as tokens (Hugging Face's Swin) show their own grid nowhere, but are wider.
     wider = [grid.size for grid in grids if grid.is_of_image and grid.width != width]
-    merged = [size for grid in wider for size in _merged(grid) if fits(0) and math.prod(size) == tokens]
+    counts = {trace.shape[1] for trace in seen if len(trace.shape) == 3 and trace.shape[0] == shape[0]}
+    merged = [size for grid in wider for size in _merged(grid, counts) if fits(0) and math.prod(size) == tokens]
     # Tables of relative positions may look like a coarse grid where the batch is one image (Swin v2): exact goes first.
     found = exact or merged or fitting
     if found:
@@ -271,15 +301,15 @@ def _grid_of(
         return None
     for prefix in (0, 1) if prefix_tokens is None else (prefix_tokens,):
         grid_size = _cut(image_size, tokens - prefix)
-        if grid_size is not None:
+        if grid_size is not None and is_row_by_row(grid_size, prefix):
             return Layout(grid_size, prefix)
     return None
 
 
-def _merged(grid: Size) -> Iterator[Size]:
-    """A grid after one, two, ... mergers of 2 x 2 patches, odd sides padded."""
+def _merged(grid: Size, counts: set[int]) -> Iterator[Size]:
+    """A grid after one, two, ... mergers of 2 x 2 patches, odd sides padded, as long as there were so many tokens before."""
     h, w = grid
-    while h * w > 1:
+    while h * w > 1 and h * w in counts:
         h, w = (h + 1) // 2, (w + 1) // 2
         yield h, w
 

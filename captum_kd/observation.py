@@ -32,8 +32,9 @@ from captum_kd.features import FeatureTransform, flatten, flatten_to_unit_length
 from captum_kd.layers import Caught, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, Trace, find_layout
 from captum_kd.names import Layer
+from captum_kd.patch_order import is_row_by_row
 
-__all__ = ["LayerPair", "Layouts", "Observation", "Observer", "Traces", "image_size_of"]
+__all__ = ["LayerPair", "Layouts", "Observation", "Observer", "Traces", "check_rows", "image_size_of"]
 
 Layouts = Mapping[Union[str, int], tuple[Layout, ...]]
 """How the tensors of a model's layers lay in batches of several inputs, by :meth:`Observer.layer_keys`."""
@@ -66,6 +67,7 @@ class Traces:
     def __init__(self) -> None:
         self._noted: dict[Hashable, dict[nn.Module, tuple[_Shapes, tuple[Trace, ...]]]] = {}
         self._layouts: dict[Hashable, dict[nn.Module, tuple[Layout, ...]]] = {}
+        self._orders: dict[Hashable, dict[tuple[Size, int], bool]] = {}
 
     def __len__(self) -> int:
         return len(self._noted)
@@ -77,11 +79,11 @@ class Traces:
         """Of one device: each of several has modules of its own."""
         if len(caught) == 1:
             self._noted[way] = {layer: (_shapes(each), each.seen) for layer, each in caught[0].items()}
-            self._layouts[way] = {}
+            self._layouts[way], self._orders[way] = {}, {}
             if len(self._noted) > _MOST_TRACES:
                 oldest = next(iter(self._noted))
-                self._noted.pop(oldest, None)
-                self._layouts.pop(oldest, None)
+                for kept in (self._noted, self._layouts, self._orders):
+                    kept.pop(oldest, None)
 
     def given_to(
         self, way: Hashable, caught: Sequence[Mapping[nn.Module, Caught]]
@@ -95,6 +97,10 @@ class Traces:
     def layouts(self, way: Optional[Hashable]) -> dict[nn.Module, tuple[Layout, ...]]:
         """The layouts that are known of a way that was noted, by layer, to be filled in."""
         return self._layouts.get(way, {})
+
+    def orders(self, way: Optional[Hashable]) -> dict[tuple[Size, int], bool]:
+        """Whether tokens are row by row on a grid behind so many others, as far as it was found out, to be filled in."""
+        return self._orders.get(way, {})
 
 
 def _shapes(caught: Caught) -> _Shapes:
@@ -254,7 +260,7 @@ class Observation:
             caught = catch(trace=True)
         for pair in observer.pairs:
             for layer in pair:
-                _check_rows(layer, [device[layer.module] for device in caught], batch.size)
+                check_rows(layer, [device[layer.module] for device in caught], batch.size)
         if not known:
             check_batch_axis(
                 observer.forward_func,
@@ -267,9 +273,17 @@ class Observation:
             )
             if way is not None:
                 observer.traces.note(way, caught)
+        orders = observer.traces.orders(way)
+
+        def in_order(seen: Sequence[Trace], grid: Size, prefix_tokens: int) -> bool:
+            if (grid, prefix_tokens) not in orders:
+                args = (batch.inputs, batch.additional_forward_args, seen, grid, prefix_tokens)
+                orders[grid, prefix_tokens] = is_row_by_row(observer.forward_func, *args)
+            return orders[grid, prefix_tokens]
+
         grad_mode = torch.enable_grad() if with_graph else torch.no_grad()
         with changed_state(torch.inference_mode(False), grad_mode), interruptible():
-            return [self._parts_of(device, image_size, observer.traces.layouts(way)) for device in caught]
+            return [self._parts_of(device, image_size, observer.traces.layouts(way), in_order) for device in caught]
 
     def _way(self, batch: "_Batch") -> Optional[Hashable]:
         """What decides which modules a pass goes through, as far as that can be seen; None where it cannot.
@@ -286,7 +300,11 @@ class Observation:
         return self._at_input, tuple(shapes), tuple(modules), tuple(module.training for module in modules)
 
     def _parts_of(
-        self, device: Mapping[nn.Module, Caught], image_size: Optional[Size], decided: dict[nn.Module, tuple[Layout, ...]]
+        self,
+        device: Mapping[nn.Module, Caught],
+        image_size: Optional[Size],
+        decided: dict[nn.Module, tuple[Layout, ...]],
+        in_order: Callable[[Sequence[Trace], Size, int], bool],
     ) -> list[_Part]:
         """All pairs' parts of one pass on one device: what several pairs share is there once."""
         sources: dict[nn.Module, tuple[Tensor, ...]] = {}
@@ -301,7 +319,7 @@ class Observation:
                 tensors = tuple(a if a.requires_grad else _recordable(precise(a)) for a in tensors)
             sources[layer.module] = tensors
             any_order = keeps_all and layer.module not in mapped
-            layouts[layer.module] = self._layouts(layer, caught, image_size, decided, any_order)
+            layouts[layer.module] = self._layouts(layer, caught, image_size, decided, in_order, any_order)
             dtypes = [tensor.dtype for tensor in caught.tensors]
             features[layer.module] = self._features(layer, tensors, layouts[layer.module], dtypes)
         parts = []
@@ -311,11 +329,11 @@ class Observation:
             if pair.is_deeper and self._features_only:
                 # No map is asked for yet, so that a layer without a grid is no error.
                 with suppress(ValueError):
-                    self._layouts(layer, caught, image_size, decided)
+                    self._layouts(layer, caught, image_size, decided, in_order)
             else:
                 activations = sources[layer.module] if layer.module in sources else caught.tensors
                 if layer.module not in layouts:
-                    layouts[layer.module] = self._layouts(layer, caught, image_size, decided)
+                    layouts[layer.module] = self._layouts(layer, caught, image_size, decided, in_order)
             of_map = layouts.get(layer.module, ())
             map_dtypes = tuple(tensor.dtype for tensor in caught.tensors)
             parts.append(_Part(activations, of_map, map_dtypes, *features[pair.feature_layer.module]))
@@ -327,6 +345,7 @@ class Observation:
         caught: Caught,
         image_size: Optional[Size],
         decided: dict[nn.Module, tuple[Layout, ...]],
+        in_order: Callable[[Sequence[Trace], Size, int], bool],
         any_order: bool = False,
     ) -> tuple[Layout, ...]:
         """With ``any_order`` only all values together count: that nothing tells the layout is then no error."""
@@ -343,6 +362,7 @@ class Observation:
                 seen=caught.seen,
                 hints=self._observer.hints,
                 at_input=self._at_input,
+                is_row_by_row=functools.partial(in_order, caught.seen),
             )
             tensors = zip_longest(caught.tensors, known[: len(caught.tensors)])
             try:
@@ -521,7 +541,8 @@ def _concatenated(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts])
 
 
-def _check_rows(layer: Layer, caught: Sequence[Caught], rows: int) -> None:
+def check_rows(layer: Layer, caught: Sequence[Caught], rows: int) -> None:
+    """Raises a ValueError where a layer's tensors do not have one row for each input."""
     for tensors in zip(*(device.tensors for device in caught)):
         found = sum(tensor.shape[0] for tensor in tensors)
         if found != rows:

@@ -106,16 +106,26 @@ def test_an_exact_fit_does_not_go_before_the_users_prefix_tokens():
 
 @pytest.mark.parametrize(("tokens", "grid"), [(6, (2, 3)), (2, (1, 2))])
 def test_tokens_merged_two_by_two_lie_on_the_grid_ahead_halved(tokens, grid):
-    assert layout_of((2, tokens, 16), (16, 24), [((2, 8, 4, 6), conv())]) == Layout(grid, 0)
+    ahead = [((2, 8, 4, 6), conv()), ((2, 24, 8), nn.LayerNorm(8)), ((2, 6, 12), nn.LayerNorm(12))]
+    assert layout_of((2, tokens, 16), (16, 24), ahead) == Layout(grid, 0)
+
+
+@pytest.mark.parametrize(("tokens", "ahead"), [(6, ()), (6, (23,)), (2, (24,))])
+def test_tokens_are_merged_only_where_there_were_four_times_as_many_before(tokens, ahead):
+    seen = [((2, 8, 4, 6), conv()), *(((2, count, 12), nn.LayerNorm(12)) for count in ahead)]
+    with pytest.raises(ValueError, match=rf"{tokens} tokens .*Pass grid=\(h, w\)"):
+        layout_of((2, tokens, 16), (16, 24), seen)
 
 
 def test_odd_sides_of_merged_grids_are_padded():
-    assert layout_of((2, 6, 16), (20, 12), [((2, 8, 5, 3), conv())]) == Layout((3, 2), 0)
+    assert layout_of((2, 6, 16), (20, 12), [((2, 8, 5, 3), conv()), ((2, 15, 8), nn.Linear(8, 8))]) == Layout((3, 2), 0)
 
 
 def test_a_table_of_relative_positions_is_no_grid_with_prefix_tokens():
     """Swin v2 computes it as (1, 2 w - 1, 2 w - 1, C), which a batch of one image does not tell from its own."""
-    assert layout_of((1, 36, 16), (96, 96), [((1, 8, 24, 24), conv()), ((1, 5, 5, 64), nn.Linear(64, 64))]) == Layout((6, 6), 0)
+    tokens = [((1, count, 8), nn.LayerNorm(8)) for count in (576, 144)]
+    seen = [((1, 8, 24, 24), conv()), *tokens, ((1, 5, 5, 64), nn.Linear(64, 64))]
+    assert layout_of((1, 36, 16), (96, 96), seen) == Layout((6, 6), 0)
 
 
 def test_merged_tokens_have_none_in_front():

@@ -6,6 +6,7 @@ layer need many maps of the same batch; where both apply, the maps are the same.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Callable, Optional, Sequence
 
 import torch
@@ -18,7 +19,8 @@ from captum_kd.cam import precise, weighted_activations
 from captum_kd.layers import catch_layers, run_model, same_random_state
 from captum_kd.layouts import LayoutHints, find_layout
 from captum_kd.names import Layer
-from captum_kd.observation import image_size_of
+from captum_kd.observation import check_rows, image_size_of
+from captum_kd.patch_order import is_row_by_row
 
 __all__ = ["layer_gradcams", "predicted_classes"]
 
@@ -81,6 +83,8 @@ def layer_gradcams(
         trace=True,
         device_ids=device_ids if device_ids is not None else getattr(forward_func, "device_ids", None),
     )
+    for layer in layers:
+        check_rows(layer, [device[layer.module] for device in devices], inputs[0].shape[0])
     check_batch_axis(
         forward_func, layers, devices, inputs, additional_forward_args, at_input=at_input, device_ids=device_ids
     )
@@ -117,6 +121,7 @@ def layer_gradcams(
                 seen=device[layer.module].seen,
                 hints=hints,
                 at_input=at_input,
+                is_row_by_row=partial(is_row_by_row, forward_func, inputs, additional_forward_args, device[layer.module].seen),
             )
             a, g = (precise(layout.to_channels_first(tensor)) for tensor in (activation, gradient))
             of_layer.append((g * a).sum(1, keepdim=True) if high_resolution else weighted_activations(g, a, True))
