@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dis
 import functools
+import gc
 import os
+import sys
 import sysconfig
 import weakref
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Callable, Iterable, Iterator, Optional
 
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["add_modules", "can_reach", "closure_of", "is_installed", "is_wrapper", "model_of", "modules_of", "references"]
 
@@ -82,9 +84,10 @@ def model_of(forward_func: Any) -> Optional[nn.Module]:
 
 
 def can_reach(forward_func: Callable[..., Any], module: nn.Module) -> bool:
-    """Whether a model may run a module: one of its own, or one that its attributes, hooks and methods refer to.
+    """Whether a model may run a module: one of its own, or one that anything it holds or its code names refers to.
 
-    Models keep modules in lists and weak references, too, so as not to register their weights.
+    Models keep modules in lists, weak references, attributes of their class, registries and other files, too, so as not to
+    register their weights. A module that no pass reaches is an error later; a module refused here could not be used at all.
     """
     seen: dict[int, Any] = {}
     pending: list[Any] = [forward_func]
@@ -92,17 +95,29 @@ def can_reach(forward_func: Callable[..., Any], module: nn.Module) -> bool:
         value = pending.pop()
         if value is module:
             return True
-        if id(value) in seen or isinstance(value, (type, ModuleType)):
+        if id(value) in seen:
             continue
         seen[id(value)] = value
-        pending += _referred(value)
-        if isinstance(value, weakref.ref):
+        if isinstance(value, FunctionType):
+            pending += _referred(value)
+        elif isinstance(value, ModuleType):
+            pending += vars(value).values() if _is_of_user(value) else ()
+        elif isinstance(value, type):
+            owners = [owner for owner in value.__mro__ if _is_of_user(sys.modules.get(owner.__module__))]
+            pending += [each for owner in owners for each in vars(owner).values()]
+        elif isinstance(value, weakref.ref):
             pending.append(value())
-        elif not isinstance(value, (FunctionType, MethodType)):
-            pending += getattr(value, "__dict__", {}).values()
-        if isinstance(value, nn.Module):
-            pending += [each for owner in type(value).__mro__ for each in vars(owner).values() if isinstance(each, FunctionType)]
+        elif not isinstance(value, (Tensor, str, bytes, CodeType)):
+            # Of whatever kind of container or object: its items, its attributes, its class.
+            pending += gc.get_referents(value)
     return False
+
+
+def _is_of_user(module: Optional[ModuleType]) -> bool:
+    """Whether a file is neither installed nor part of Python; None, of a class that is of no file, is the user's."""
+    if module is None or module.__name__ == "__main__":
+        return True
+    return not (getattr(module, "__file__", None) or _INSTALLED[0]).startswith(_INSTALLED)
 
 
 def is_wrapper(module: nn.Module) -> bool:

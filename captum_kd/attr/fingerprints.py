@@ -6,12 +6,14 @@ taken of the bits, which moving to another device keeps, by integer sums, which 
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
+import inspect
 import re
 import weakref
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, Callable, Iterator, MutableMapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, MutableMapping, NamedTuple, Sequence, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +23,17 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from captum_kd._reachable import is_installed, is_wrapper, references
 from captum_kd.distance.pairwise import is_queued
 
-__all__ = ["digest", "digest_of_callable", "digest_of_tensors", "is_device", "kept_buffers", "methods_of", "own_parameters"]
+__all__ = [
+    *("digest", "digest_of_callable", "digest_of_tensors", "is_device", "is_sharded", "kept_buffers", "methods_of"),
+    *("own_parameters", "own_settings"),
+]
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 _DEVICE = re.compile(r"(cpu|cuda|hpu|mps|npu|xla|xpu)(:\d+)?")
 
-# What every module has besides its own settings: tensors, submodules and hooks.
-_OF_ALL_MODULES = frozenset(vars(nn.Module()))
+# What every module has besides its own settings: tensors, submodules, hooks and compiled code.
+_OF_ALL_MODULES = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_compile_kwargs", "_is_torch_compile"}
 
 
 def digest(*contents: bytes) -> str:
@@ -148,6 +153,11 @@ def kept_buffers(module: nn.Module) -> list[Tensor]:
     return [buffer for name, buffer in module._buffers.items() if buffer is not None and name not in passing]
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether each process has a part of a tensor of its own."""
+    return type(tensor).__name__ in ("DTensor", "FlatParameter")
+
+
 def own_parameters(module: nn.Module) -> list[Tensor]:
     """A module's parameters, without those of its submodules; ``parameters()`` takes ten times as long to say."""
     return [parameter for parameter in module._parameters.values() if parameter is not None]
@@ -228,14 +238,33 @@ def _description_of_module(module: nn.Module, describe: Callable[[Any], Any]) ->
     if is_wrapper(module):
         (inside,) = module.children()
         return describe(inside)
-    settings = {name: value for name, value in vars(module).items() if name not in _OF_ALL_MODULES}
     return (
         f"{type(module).__module__}.{type(module).__qualname__}",
         module.training,
-        describe(settings),
+        describe(own_settings(module)),
         digest_of_tensors([*own_parameters(module), *kept_buffers(module)]),
         *((name, describe(child)) for name, child in module.named_children()),
     )
+
+
+def own_settings(module: nn.Module) -> dict[str, Any]:
+    """A module's own attributes but for those that its passes store, such as counters, caches and the last outputs."""
+    stored = _stored_in_passes(cast(Any, type(module)))
+    return {name: value for name, value in vars(module).items() if name not in _OF_ALL_MODULES and name not in stored}
+
+
+@functools.lru_cache(maxsize=512)
+def _stored_in_passes(kind: type) -> frozenset[str]:
+    """Names of the attributes that a class's forward, or a method that it names, assigns to."""
+    pending, seen, stored = ["forward"], set(), set()
+    while pending:
+        name = pending.pop()
+        method = None if name in seen else inspect.unwrap(getattr(kind, name, None))  # type: ignore[arg-type]
+        seen.add(name)
+        if isinstance(method, FunctionType) and method is not getattr(nn.Module, name, None):
+            pending += method.__code__.co_names
+            stored |= {each.argval for each in dis.get_instructions(method) if each.opname == "STORE_ATTR"}
+    return frozenset(stored)
 
 
 def methods_of(kind: type) -> Iterator[FunctionType]:

@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints
 from captum_kd._batches import device_of, to_device
 from captum_kd._interrupts import changed_state, keeping_grad_mode
 from captum_kd._modes import warn_of_modes
+from captum_kd._reachable import modules_of
 from captum_kd._values import check_choice, described
-from captum_kd.attr.fingerprints import digest, digest_of_callable
+from captum_kd.attr.fingerprints import digest, digest_of_callable, digest_of_tensors, is_sharded, own_parameters
 from captum_kd.distance.blockwise import check_block_size, noise_squares
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, warn_of_no_geometry
 from captum_kd.distance.gram import gram_correlation
@@ -32,7 +33,7 @@ from captum_kd.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geom
 from captum_kd.metrics._layer_features import FeatureSettings, layer_features, layer_observer
 from captum_kd.metrics._shares import common_kinds, kind_of, shared_distances
 from captum_kd.metrics.report.settings import name_of
-from captum_kd.names import LayerLike
+from captum_kd.names import LayerLike, names_in
 from captum_kd.processes import DifferingProcesses, Processes, as_processes
 
 try:
@@ -91,16 +92,29 @@ class LayerFeatures:
         self._observer = layer_observer(model, layer, self._settings, model="model", argument="layer")
         self._model = model
         contents = digest_of_callable(feature_transform)
-        self._made_by = (name_of(feature_transform), contents, tuple(hints), attribute_to_layer_input)
+        whole = names_in(model)[""] if isinstance(model, nn.Module) else model
+        of_layer = name_of(whole), self._observer.pairs[0].feature_layer.name
+        self._made_by = (*of_layer, name_of(feature_transform), contents, tuple(hints), attribute_to_layer_input)
+        self._weights: tuple[Any, str] = (None, "")
 
     def __call__(self, inputs: Union[Tensor, tuple[Tensor, ...]], *args: Any) -> Tensor:
         """Detached features (N, d), float32 or float64, on the layer's device."""
         values = to_device(as_inputs(inputs), device_of(self._model))
         warn_of_modes(model=self._model)
         features = layer_features(self._observer, values, as_forward_args(args or None), self._settings)
-        setattr(features.values, _MADE_BY, self._made_by)
+        setattr(features.values, _MADE_BY, (self._made_by, self._digest_of_weights()))
         setattr(features.values, _ROUNDING, features.rounding)
         return features.values
+
+    def _digest_of_weights(self) -> str:
+        """Of the parameters as they are now; taken again where PyTorch has counted a change."""
+        weights = [each for module in modules_of(self._model) for each in own_parameters(module)]
+        if any(each.is_inference() or is_sharded(each) for each in weights):
+            return ""
+        state = [(id(each), each._version) for each in weights]
+        if self._weights[0] != state:
+            self._weights = state, digest_of_tensors(weights)
+        return self._weights[1]
 
 
 class _GeometryMetric(Metric):
@@ -229,6 +243,14 @@ class _GeometryMetric(Metric):
         super().reset()
         self._made_by = {}
 
+    def set_dtype(self, dst_type: Union[str, torch.dtype]) -> "_GeometryMetric":
+        """Converts features; labels stay integers, which other types may not hold."""
+        labels = getattr(self, "target") if self.labelled else None
+        super().set_dtype(dst_type)
+        if self.labelled:
+            setattr(self, "target", labels)
+        return self
+
     # ------------------------------------------------------------------ several processes
 
     def sync(
@@ -272,15 +294,24 @@ class _GeometryMetric(Metric):
             }
         )
         # A process without inputs, or with features from elsewhere, has nothing that could differ.
-        everyone = processes.gather({name: sorted(map(repr, ways)) for name, ways in self._made_by.items()})
+        everyone = processes.gather(
+            {name: (sorted({repr(way) for way, _ in made}), {each for _, each in made}) for name, made in self._made_by.items()}
+        )
         for name in self.names:
-            known = [(rank, ways[name]) for rank, ways in enumerate(everyone) if name in ways]
-            for rank, ways in known:
-                if ways != known[0][1]:
+            known = [(rank, *made[name]) for rank, made in enumerate(everyone) if name in made]
+            for rank, ways, weights in known:
+                first, first_ways, first_weights = known[0]
+                if ways != first_ways:
                     raise DifferingProcesses(
                         f"The LayerFeatures of {name} differ among the processes in feature_transform, grid, prefix_tokens, "
-                        f"channels_last or attribute_to_layer_input: {', '.join(known[0][1])} in process {known[0][0]}, "
+                        f"channels_last, attribute_to_layer_input, layer or model: {', '.join(first_ways)} in process {first}, "
                         f"{', '.join(ways)} in process {rank}. All processes must be given the same but for their data."
+                    )
+                # Of a model that is trained between updates each process has seen several states, maybe not as many.
+                if len(weights) == len(first_weights) == 1 and weights != first_weights:
+                    raise DifferingProcesses(
+                        f"The models of {name} have other weights in process {first} than in process {rank}. All processes must "
+                        "be given the same but for their data."
                     )
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
@@ -317,7 +348,7 @@ class _GeometryMetric(Metric):
     def _compare(self, used: Sequence[str], least: int) -> "_Products":
         """Inner products of all geometries, the labels' last; collective where the metric is synced."""
         processes = as_processes(self._shared_by)
-        here = {name: _joined(getattr(self, name)) for name in used}
+        here = {name: None if (state := _joined(getattr(self, name))) is None else _widened(state) for name in used}
         labels = _joined(getattr(self, "target")) if self.labelled else None
         seen = processes.gather(
             {
@@ -557,4 +588,8 @@ def _as_rows(values: Any, name: str) -> Tensor:
     if values.dim() == 0 or values.shape[0] and values[0].numel() == 0:
         raise ValueError(f"{name} must be features (N, ...) of some inputs, got shape {tuple(values.shape)}.")
     rows = values.detach().flatten(1) if values.dim() > 1 else values.detach()[:, None]
-    return rows if rows.dtype in _WIDTHS else rows.float()
+    return _widened(rows)
+
+
+def _widened(values: Tensor) -> Tensor:
+    return values if values.dtype in _WIDTHS else values.float()

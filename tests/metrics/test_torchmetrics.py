@@ -407,3 +407,12 @@ def test_a_lightning_loop_of_two_processes_logs_the_scores_of_all_inputs_epoch_a
     for kept, score in ((first, wanted), (second, wanted_then)):
         close(kept["fss"], score)
         assert set(kept) == {"fss", *TransferScores.SCORES}
+
+
+def test_converted_metrics_keep_their_labels_and_widen_features():
+    metric, plain = RelevanceScore(), RelevanceScore()
+    features, y = torch.randn(12, 5, generator=torch.Generator().manual_seed(0)).half().float(), torch.arange(12) % 3 + 4096
+    for each in (metric, plain):
+        each.update(features, y)
+    metric.set_dtype(torch.float16)
+    assert metric.compute() == plain.compute() != 0
