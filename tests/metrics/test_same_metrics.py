@@ -118,7 +118,10 @@ DIFFERENT: dict[str, tuple[Callable[[Any, int], Any], str]] = {
     "at input": (
         lambda group, rank: from_layer(group, rank, attribute_to_layer_input=bool(rank)), "attribute_to_layer_input"
     ),
-    "layer": (lambda group, rank: of_model(group, ConvNet(seed=1), "relu1" if rank else "conv1"), "layer or model: .*'conv1'.*'relu1'"),
+    "layer": (
+        lambda group, rank: of_model(group, ConvNet(seed=1), "relu1" if rank else "conv1"),
+        "layer or model: .*'conv1'.*'relu1'",
+    ),
     "class": (lambda group, rank: of_model(group, Other(seed=1) if rank else ConvNet(seed=1)), "'Other', 'conv1'"),
     "weights": (
         lambda group, rank: of_model(group, ConvNet(seed=rank)), "models of student have other weights in process 0 than in"
