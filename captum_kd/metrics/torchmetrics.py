@@ -17,11 +17,12 @@ from torch import Tensor
 from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints
 from captum_kd._batches import device_of, to_device
 from captum_kd._modes import warn_of_modes
-from captum_kd._values import check_choice, described
+from captum_kd._values import check_choice, check_features
 from captum_kd.attr.fingerprints import digest, digest_of_callable
 from captum_kd.distance.blockwise import check_block_size, noise_squares
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, warn_of_no_geometry
 from captum_kd.distance.gram import gram_correlation
+from captum_kd.distance.scores import as_real
 from captum_kd.distance.sharded import ShardWalk, Shards
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures, is_to_be_widened
 from captum_kd.distance.sums import OneProcess, Walk, population_sums
@@ -148,7 +149,7 @@ class _GeometryMetric(Metric):
         n: Optional[int] = None
         rows: dict[str, Tensor] = {}
         for name, values in features.items():
-            if values is None:
+            if values is None and name == "given":
                 continue
             rows[name] = _as_rows(values, name)
             n = len(rows[name]) if n is None else n
@@ -540,9 +541,8 @@ def _joined(state: Union[Tensor, list[Tensor]]) -> Optional[Tensor]:
 
 
 def _as_rows(values: Any, name: str) -> Tensor:
-    if not isinstance(values, Tensor) or values.is_complex():
-        raise TypeError(f"{name} must be a real tensor of features (N, ...), got {described(values)}.")
+    check_features(values, name)
     if values.dim() == 0 or values.shape[0] and values[0].numel() == 0:
         raise ValueError(f"{name} must be features (N, ...) of some inputs, got shape {tuple(values.shape)}.")
     rows = values.detach().flatten(1) if values.dim() > 1 else values.detach()[:, None]
-    return rows if rows.dtype in _WIDTHS else rows.float()
+    return as_real(rows)
