@@ -145,8 +145,10 @@ class _Catcher:
         def trace(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, (tuple, list)) and output:
                 output = output[0]  # attention and recurrent layers give more beside it
-            if isinstance(output, Tensor) and 3 <= output.dim() <= 5 and self._is_of_this_pass(module):
-                given = tuple(tuple(arg.shape) for arg in args if isinstance(arg, Tensor))
+            if not isinstance(output, Tensor) or output.is_nested:  # nested tensors have no shape
+                return
+            if 3 <= output.dim() <= 5 and self._is_of_this_pass(module):
+                given = tuple(tuple(arg.shape) for arg in args if isinstance(arg, Tensor) and not arg.is_nested)
                 before = last.get(output.device, args)
                 follows = any(arg is before for arg in args)
                 self.seen[output.device].append(Trace(tuple(output.shape), module, given, follows, output is before))

@@ -23,6 +23,7 @@ from captum_kd._arguments import take_rows
 from captum_kd._interrupts import changed_state, interruptible
 from captum_kd._reachable import add_modules
 from captum_kd._rounding import moved_features, rounding_of
+from captum_kd._values import check_features
 from captum_kd._warnings import warn_user
 from captum_kd.batch_axis import check_batch_axis
 from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
@@ -392,6 +393,8 @@ class Observation:
         canonical = precise(canonical)
         moved = moved_features(self._observer.feature_transform, canonical, dtype)
         features = self._observer.feature_transform(canonical)
+        if isinstance(features, Tensor):
+            check_features(features, f"What feature_transform makes of {layer}")
         shape = tuple(features.shape) if isinstance(features, Tensor) else ()
         if len(shape) != 2 or shape[0] != canonical.shape[0] or shape[1] == 0:
             shown = shape if isinstance(features, Tensor) else type(features).__name__

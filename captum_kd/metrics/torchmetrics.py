@@ -19,11 +19,12 @@ from captum_kd._batches import device_of, to_device
 from captum_kd._interrupts import changed_state, keeping_grad_mode
 from captum_kd._modes import warn_of_modes
 from captum_kd._reachable import modules_of
-from captum_kd._values import check_choice, described
+from captum_kd._values import check_choice, check_features
 from captum_kd.attr.fingerprints import digest, digest_of_callable, digest_of_tensors, is_sharded, own_parameters
 from captum_kd.distance.blockwise import check_block_size, noise_squares
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, warn_of_no_geometry
 from captum_kd.distance.gram import gram_correlation
+from captum_kd.distance.scores import as_real
 from captum_kd.distance.sharded import ShardWalk, Shards
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures, is_to_be_widened
 from captum_kd.distance.sums import OneProcess, Walk, population_sums
@@ -163,7 +164,7 @@ class _GeometryMetric(Metric):
         n: Optional[int] = None
         rows: dict[str, Tensor] = {}
         for name, values in features.items():
-            if values is None:
+            if values is None and name == "given":
                 continue
             rows[name] = _as_rows(values, name)
             n = len(rows[name]) if n is None else n
@@ -348,7 +349,7 @@ class _GeometryMetric(Metric):
     def _compare(self, used: Sequence[str], least: int) -> "_Products":
         """Inner products of all geometries, the labels' last; collective where the metric is synced."""
         processes = as_processes(self._shared_by)
-        here = {name: None if (state := _joined(getattr(self, name))) is None else _widened(state) for name in used}
+        here = {name: None if (state := _joined(getattr(self, name))) is None else as_real(state) for name in used}
         labels = _joined(getattr(self, "target")) if self.labelled else None
         seen = processes.gather(
             {
@@ -583,13 +584,8 @@ def _joined(state: Union[Tensor, list[Tensor]]) -> Optional[Tensor]:
 
 
 def _as_rows(values: Any, name: str) -> Tensor:
-    if not isinstance(values, Tensor) or values.is_complex():
-        raise TypeError(f"{name} must be a real tensor of features (N, ...), got {described(values)}.")
+    check_features(values, name)
     if values.dim() == 0 or values.shape[0] and values[0].numel() == 0:
         raise ValueError(f"{name} must be features (N, ...) of some inputs, got shape {tuple(values.shape)}.")
     rows = values.detach().flatten(1) if values.dim() > 1 else values.detach()[:, None]
-    return _widened(rows)
-
-
-def _widened(values: Tensor) -> Tensor:
-    return values if values.dtype in _WIDTHS else values.float()
+    return as_real(rows)
