@@ -47,10 +47,12 @@ class Trace(NamedTuple):
     """That gave it."""
     given: tuple[Shape, ...] = ()
     """Shapes of the tensors that the module was given."""
-    follows: bool = False
-    """Whether it was given the very tensor that the trace before this one is of."""
+    moved: Optional[Shape] = None
+    """How the axes of the output before this one were permuted into what it was given, where that is the same memory."""
+    order: Optional[Shape] = None
+    """How it permuted the axes of what it was given, where its output is the same memory."""
     returns: bool = False
-    """Whether it gave that very tensor, as a sequence of modules gives what its last one gave."""
+    """Whether it gave the very tensor of the output before this one, as a sequence of modules gives what its last one gave."""
     ahead_of: Optional[nn.Module] = None
     """The layer that this is the input of, where it stands for what that one was given."""
 
@@ -108,24 +110,27 @@ def words_of(seen: Sequence[Trace]) -> list[Optional[Word]]:
     words: list[Optional[Word]] = []
     for number, trace in enumerate(seen):
         word = word_of(trace)
-        if trace.follows and words[-1] is not None and len(seen[number - 1].shape) == len(trace.shape):
-            word = _permuted(words[-1], trace) or word
-        stays = word is not None or isinstance(trace.module, nn.Identity) or type(trace.module).__module__ in _ELEMENTWISE
-        if number > 0 and (trace.returns or (trace.follows and stays)) and len(seen[number - 1].shape) == len(trace.shape):
-            before = words[-1]
-            if before is not None and (word is None or (before.is_certain and not word.is_certain)):
-                word = before
+        before = words[-1] if words and len(seen[number - 1].shape) == len(trace.shape) else None
+        if before is not None and not trace.returns:
+            before = None if trace.moved is None else _permuted(before, trace.moved)
+            order = trace.order or tuple(getattr(trace.module, "dims", None) or ())
+            keeps = word is not None or isinstance(trace.module, nn.Identity) or type(trace.module).__module__ in _ELEMENTWISE
+            if before is not None and sorted(order) == list(range(len(trace.shape))):
+                before = _permuted(before, order)
+                word = before or word
+            elif not keeps:
+                before = None
+        if before is not None and (word is None or (before.is_certain and not word.is_certain)):
+            word = before
         words.append(word)
     return words
 
 
-def _permuted(word: Word, trace: Trace) -> Optional[Word]:
-    """What a permuting module makes of what is said about the tensor that it was given."""
-    order, axes = getattr(trace.module, "dims", None), len(trace.shape)
-    if not isinstance(order, (list, tuple)) or sorted(order) != list(range(axes)):
-        return None
-    place = order.index(axes - 1 if word.channels_last else 1)
-    return word._replace(channels_last=place == axes - 1) if place in (1, axes - 1) else None
+def _permuted(word: Word, order: Shape) -> Optional[Word]:
+    """What is said about a tensor once its axes were permuted; None where the channels came to lie in the middle."""
+    last = len(order) - 1
+    place = order.index(last if word.channels_last else 1)
+    return word._replace(channels_last=place == last) if place in (1, last) else None
 
 
 def own_word(module: nn.Module, shape: Shape, at_input: bool, seen: Sequence[Trace]) -> Optional[Word]:
@@ -133,12 +138,14 @@ def own_word(module: nn.Module, shape: Shape, at_input: bool, seen: Sequence[Tra
     word = word_of(Trace(shape, module))
     if word is None or (word.is_certain and not at_input):
         return word
+    if at_input and seen and words_of(seen)[-1] is not None:
+        return None
     if at_input and word.is_certain:
         # What is certain is so of both sides, except that a permutation leaves what it was not given.
         permutes = isinstance(getattr(module, "dims", None), (list, tuple))
         return Word(not word.channels_last) if permutes else word
     if at_input:
-        return None if seen and words_of(seen)[-1] is not None else word
+        return word
     is_traced = len(seen) > 0 and seen[-1].shape == shape and type(seen[-1].module) is type(module)
     return None if is_traced else word
 
@@ -184,7 +191,8 @@ def is_ambiguous(shape: Shape, seen: Sequence[Trace]) -> bool:
     if not seen or seen[-1].shape != shape or len(set(shape[1:])) > 1:
         return False
     words, last = words_of(seen), seen[-1]
-    if last.module._modules or last.follows or last.returns or words[-1] is not None:
+    is_turned = len(shape) == 3 and words[-1] == Word(False, is_certain=False)  # away from a linear layer's last axis
+    if not is_turned and (last.module._modules or last.moved or last.returns or words[-1] is not None):
         return False
     kinds = {word.channels_last for trace, word in zip(seen, words) if word is not None and trace.shape == shape}
     return len(kinds) > 1 or len(shape) == 3
@@ -198,7 +206,7 @@ def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tup
         if word is None:
             continue
         if not word.is_certain:
-            if trace.shape[1:] in wanted:
+            if word.channels_last and trace.shape[1:] in wanted:
                 if len(shape) == 3 and _is_exchanged(trace, seen):
                     return None, False
                 # What works on the last axis leaves the others where they were.

@@ -150,8 +150,9 @@ class _Catcher:
             if 3 <= output.dim() <= 5 and self._is_of_this_pass(module):
                 given = tuple(tuple(arg.shape) for arg in args if isinstance(arg, Tensor) and not arg.is_nested)
                 before = last.get(output.device, args)
-                follows = any(arg is before for arg in args)
-                self.seen[output.device].append(Trace(tuple(output.shape), module, given, follows, output is before))
+                moved = next((order for arg in args if (order := _permutation(before, arg)) is not None), None)
+                order = _permutation(args[0], output) if args else None
+                self.seen[output.device].append(Trace(tuple(output.shape), module, given, moved, order, output is before))
                 last[output.device] = output
 
         handle = nn.modules.module.register_module_forward_hook(trace)
@@ -185,8 +186,8 @@ class _Catcher:
         seen = tuple(self.seen[device])
         if self.at_input and seen:
             # What a layer is given is noted as what an identity ahead of it gives.
-            shape, is_last = tuple(tensors[0].shape), tensors[0] is self.last[device]
-            seen += (Trace(shape, nn.Identity(), (shape,), is_last, is_last, ahead_of=module),)
+            shape, moved = tuple(tensors[0].shape), _permutation(self.last[device], tensors[0])
+            seen += (Trace(shape, nn.Identity(), (shape,), moved, ahead_of=module),)
         with self.lock:
             self.caught[module][device] = Caught(kept, seen)
         return going_on
@@ -196,6 +197,18 @@ class _Catcher:
         if device in self.rooted and tensor.requires_grad or is_transformed(tensor):  # the latter is refused behind the pass
             return tensor
         return tensor.detach().requires_grad_()
+
+
+def _permutation(before: Any, after: Any) -> Optional[tuple[int, ...]]:
+    """How the axes of a tensor were permuted into another one, if that is a view of the whole of it."""
+    if not (isinstance(before, Tensor) and isinstance(after, Tensor)) or before.dim() != after.dim():
+        return None
+    if before is after:
+        return tuple(range(before.dim()))
+    if is_transformed(before) or is_transformed(after) or before.data_ptr() != after.data_ptr():
+        return None
+    axes, moved = (list(zip(tensor.shape, tensor.stride())) for tensor in (before, after))
+    return tuple(map(axes.index, moved)) if sorted(axes) == sorted(moved) and len(set(axes)) == len(axes) else None
 
 
 def _check_caught(
