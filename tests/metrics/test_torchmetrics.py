@@ -168,7 +168,7 @@ def test_half_and_integer_features_are_taken_as_float32():
     ("call", "error", "message"),
     [
         (lambda: FeatureSimilarityScore().update(rows(4), rows(5)), ValueError, "base has 5 inputs where student"),
-        (lambda: FeatureSimilarityScore().update([1.0], rows(5)), TypeError, "student must be a real tensor"),
+        (lambda: FeatureSimilarityScore().update([1.0], rows(5)), TypeError, "student must be a tensor"),
         (lambda: FeatureSimilarityScore(estimator="other"), ValueError, "estimator must be"),
         (lambda: RelevanceScore(remove_from="y"), ValueError, "remove_from must be"),
         (lambda: RelevanceScore().update(rows(4), None), TypeError, "target must be one label"),
