@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import functools
 import gc
+import inspect
 import os
 import sys
 import sysconfig
@@ -15,7 +16,10 @@ from typing import Any, Callable, Iterable, Iterator, Optional
 
 from torch import Tensor, nn
 
-__all__ = ["add_modules", "can_reach", "closure_of", "is_installed", "is_wrapper", "model_of", "modules_of", "references"]
+__all__ = [
+    *("add_modules", "can_reach", "closure_of", "is_installed", "is_wrapper", "methods_of_passes", "model_of", "modules_of"),
+    "references",
+]
 
 # Code that is not the user's: its name says what it does.
 _INSTALLED = tuple(
@@ -135,6 +139,25 @@ def references(function: FunctionType) -> list[tuple[str, Any]]:
         ("keyword defaults", function.__kwdefaults__),
         *((name, function.__globals__[name]) for name in names),
     ]
+
+
+def methods_of_passes(module: nn.Module) -> tuple[FunctionType, ...]:
+    """The forward of a module's class, and the methods that it and these name."""
+    return _methods_of_passes(type(module))  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=512)
+def _methods_of_passes(kind: type) -> tuple[FunctionType, ...]:
+    pending, seen, found = ["forward"], {"forward"}, []
+    while pending:
+        name = pending.pop()
+        # Some descriptors, of TorchScript say, raise when they are looked up in a class.
+        method: Any = inspect.unwrap(inspect.getattr_static(kind, name, None))
+        if isinstance(method, FunctionType) and method is not getattr(nn.Module, name, None):
+            found.append(method)
+            pending += [each for each in method.__code__.co_names if each not in seen]
+            seen.update(pending)
+    return tuple(found)
 
 
 def closure_of(function: FunctionType) -> list[tuple[str, Any]]:

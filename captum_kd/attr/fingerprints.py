@@ -9,18 +9,17 @@ from __future__ import annotations
 import dis
 import functools
 import hashlib
-import inspect
 import re
 import weakref
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, Callable, Iterator, MutableMapping, NamedTuple, Sequence, cast
+from typing import Any, Callable, Iterator, MutableMapping, NamedTuple, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from captum_kd._reachable import is_installed, is_wrapper, references
+from captum_kd._reachable import is_installed, is_wrapper, methods_of_passes, references
 from captum_kd.distance.pairwise import is_queued
 
 __all__ = [
@@ -249,22 +248,9 @@ def _description_of_module(module: nn.Module, describe: Callable[[Any], Any]) ->
 
 def own_settings(module: nn.Module) -> dict[str, Any]:
     """A module's own attributes but for those that its passes store, such as counters, caches and the last outputs."""
-    stored = _stored_in_passes(cast(Any, type(module)))
+    code = [each for method in methods_of_passes(module) for each in dis.get_instructions(method)]
+    stored = {each.argval for each in code if each.opname == "STORE_ATTR"}
     return {name: value for name, value in vars(module).items() if name not in _OF_ALL_MODULES and name not in stored}
-
-
-@functools.lru_cache(maxsize=512)
-def _stored_in_passes(kind: type) -> frozenset[str]:
-    """Names of the attributes that a class's forward, or a method that it names, assigns to."""
-    pending, seen, stored = ["forward"], set(), set()
-    while pending:
-        name = pending.pop()
-        method = None if name in seen else inspect.unwrap(getattr(kind, name, None))  # type: ignore[arg-type]
-        seen.add(name)
-        if isinstance(method, FunctionType) and method is not getattr(nn.Module, name, None):
-            pending += method.__code__.co_names
-            stored |= {each.argval for each in dis.get_instructions(method) if each.opname == "STORE_ATTR"}
-    return frozenset(stored)
 
 
 def methods_of(kind: type) -> Iterator[FunctionType]:

@@ -69,6 +69,10 @@ def of_model(group: Any, model: Any, layer: str = "conv1", trained: bool = False
     return metric
 
 
+def compiled(model: nn.Module) -> Any:
+    return torch.compile(model, backend="eager")
+
+
 class Other(ConvNet):
     pass
 
@@ -118,10 +122,7 @@ DIFFERENT: dict[str, tuple[Callable[[Any, int], Any], str]] = {
     "at input": (
         lambda group, rank: from_layer(group, rank, attribute_to_layer_input=bool(rank)), "attribute_to_layer_input"
     ),
-    "layer": (
-        lambda group, rank: of_model(group, ConvNet(seed=1), "relu1" if rank else "conv1"),
-        "layer or model: .*'conv1'.*'relu1'",
-    ),
+    "layer": (lambda group, rank: of_model(group, ConvNet(seed=1), ["conv1", "relu1"][rank > 0]), "model: .*'conv1'.*'relu1'"),
     "class": (lambda group, rank: of_model(group, Other(seed=1) if rank else ConvNet(seed=1)), "'Other', 'conv1'"),
     "weights": (
         lambda group, rank: of_model(group, ConvNet(seed=rank)), "models of student have other weights in process 0 than in"
@@ -170,7 +171,7 @@ def same(group: Any, way: str) -> float:
         "transform": lambda: from_layer(group, rank, feature_transform=global_average_pool),
         "empty": lambda: empty(group, rank),
         "wrapped": lambda: of_model(group, nn.DataParallel(ConvNet(seed=1)) if rank else ConvNet(seed=1)),
-        "compiled": lambda: of_model(group, torch.compile(ConvNet(seed=1), backend="eager") if rank else ConvNet(seed=1)),
+        "compiled": lambda: of_model(group, compiled(ConvNet(seed=1)) if rank else ConvNet(seed=1)),
         "trained": lambda: of_model(group, ConvNet(seed=1), trained=bool(rank)),
     }[way]()
     return float(metric.compute())
