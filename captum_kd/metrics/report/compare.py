@@ -152,7 +152,7 @@ def compare_transfer(
                     Default: None, matrices up to 4,096 inputs where memory allows, else blocks of 512, on a GPU of
                     4,096
         half_precision (bool, optional): Keep features in float16, each input's in a unit of its own: half of the space,
-                    and 11 bits of every number's difference from the first batch's median.
+                    and 11 bits of every number.
         random_projection (int, optional): Project wider features to this many numbers by random signs. Distances then
                     have a relative standard error of at most about sqrt(0.5 / this number), 1.1 % for 4,096, which
                     the report's settings state.

@@ -48,7 +48,6 @@ class FeatureStore:
         self._half = half
         self._pieces: list[Tensor] = []
         self._units: list[Tensor] = []
-        self._shift: Optional[Tensor] = None
         self._file: Optional[IO[bytes]] = None
         self._sum: Optional[Tensor] = None
         self._largest = 0.0
@@ -70,11 +69,6 @@ class FeatureStore:
         self.shape = (n + values.shape[0], values.shape[1])
         values = values.to(self.device, self.dtype)
         if self._half:
-            # What all inputs have in common makes no distance, but would take the digits of what they differ by.
-            if self._shift is None:
-                has_room = largest_of(values) < torch.finfo(self.dtype).max / 4
-                self._shift = values.median(0).values if has_room else values.new_zeros(values.shape[1])
-            values = values - self._shift
             # Half of the power of two above the largest value, which may be more than the dtype has.
             units = torch.exp2(torch.frexp(values.abs().amax(1)).exponent.to(values.dtype) - 1)
             self._units.append(units)
@@ -103,8 +97,7 @@ class FeatureStore:
         else:
             values = self._from_file(slice(first, stop, step), columns).to(self.device)
         if self._half:
-            assert self._shift is not None
-            values = values.to(self.dtype) * torch.cat(self._units)[rows, None] + self._shift[columns]
+            values = values.to(self.dtype) * torch.cat(self._units)[rows, None]
         return values
 
     def middle(self) -> Tensor:
