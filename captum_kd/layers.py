@@ -205,7 +205,9 @@ def _permutation(before: Any, after: Any) -> Optional[tuple[int, ...]]:
         return None
     if before is after:
         return tuple(range(before.dim()))
-    if is_transformed(before) or is_transformed(after) or before.data_ptr() != after.data_ptr():
+    if any(is_transformed(each) or each.layout != torch.strided for each in (before, after)):  # these share no memory to compare
+        return None
+    if before.data_ptr() != after.data_ptr():
         return None
     axes, moved = (list(zip(tensor.shape, tensor.stride())) for tensor in (before, after))
     return tuple(map(axes.index, moved)) if sorted(axes) == sorted(moved) and len(set(axes)) == len(axes) else None
