@@ -46,6 +46,8 @@ def check_model(value: object, argument: str) -> None:
         raise TypeError(f"{argument} must be a model, got the class {value.__name__}; pass an instance of it.")
     if type(value).__name__ == "ExportedProgram":
         raise TypeError(f"{argument} must be a model, got an ExportedProgram; pass torch.export.unflatten() of it.")
+    if isinstance(value, nn.Module):
+        _check_weights(value, argument)
     if callable(value):
         return
     way_out = ""
@@ -54,6 +56,19 @@ def check_model(value: object, argument: str) -> None:
     elif isinstance(value, Mapping):
         way_out = " Of weights, build the model first, then load them by model.load_state_dict(weights)."
     raise TypeError(f"{argument} must be callable (a model or a function), got {type(value).__name__}.{way_out}")
+
+
+def _check_weights(model: nn.Module, argument: str) -> None:
+    """Raises a ValueError for a model without values, whose layers may give anything at all."""
+    modules = list(model.modules())
+    if any(hasattr(module, "_hf_hook") for module in modules):
+        return  # accelerate brings weights that it has moved elsewhere when they are needed
+    for module in modules:
+        if any(tensor is not None and tensor.is_meta for tensor in (*module._parameters.values(), *module._buffers.values())):
+            raise ValueError(
+                f"{argument} has weights without values (device 'meta') in {type(module).__name__}; load them first, by "
+                "model.to_empty(device=...) and load_state_dict(), or load_state_dict(..., assign=True)."
+            )
 
 
 def as_inputs(inputs: Union[Tensor, tuple[Tensor, ...]], argument: str = "inputs") -> tuple[Tensor, ...]:

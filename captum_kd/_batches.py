@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Optional
 
 import torch
+from captum._utils.progress import progress
 from torch import Tensor, nn
 
 from captum_kd._arguments import as_inputs, as_labels
 
-__all__ = ["Batch", "Unpack", "device_of", "to_device", "unpack_batch"]
+__all__ = ["Batch", "Unpack", "batches_of", "device_of", "length_of", "to_device", "unpack_batch"]
 
 Unpack = Callable[[Any], tuple[Any, Any]]
 
@@ -111,6 +112,20 @@ def to_device(value: Any, device: Optional[torch.device]) -> Any:
     if isinstance(value, Mapping):
         return {key: to_device(item, device) for key, item in value.items()}
     return value
+
+
+def length_of(data: Any) -> Optional[int]:
+    """``len(data)``; None where there is none. Loaders raise whatever they like: Lightning's a RuntimeError before ``iter()``."""
+    try:
+        return len(data)
+    except Exception:
+        return None
+
+
+def batches_of(data: Iterable[Any], desc: str, show_progress: bool) -> Iterator[Any]:
+    """The batches of a loader, under a progress bar if asked."""
+    batches = iter(data)
+    return iter(progress(batches, desc=desc, total=length_of(data))) if show_progress else batches
 
 
 def device_of(model: Any) -> Optional[torch.device]:

@@ -24,8 +24,9 @@ def whole_file(path: Union[str, "os.PathLike[str]"], unfinished: Optional[Path] 
     """A binary file that takes the place of ``path`` once it is complete on the disk.
 
     Until then, and after an error, the old file is as it was and no other file is left. A symbolic link stays: the file that
-    it points to is replaced. An old file's permissions stay; a new file has those that ``open()`` gives. Devices, named pipes
-    and open file descriptors (``/dev/stdout``, ``/dev/fd/1``) are never replaced: they get the complete content.
+    it points to is replaced. An old file's permissions and extended attributes stay; a new file has the permissions that
+    ``open()`` gives. Devices, named pipes and open file descriptors (``/dev/stdout``, ``/dev/fd/1``) are never replaced: they
+    get the complete content.
 
     Args:
         path (str or os.PathLike): the file.
@@ -73,20 +74,23 @@ def whole_file(path: Union[str, "os.PathLike[str]"], unfinished: Optional[Path] 
             file.flush()
             os.fsync(file.fileno())
         if old is not None:
-            _take_over(unfinished, old)
+            _take_over(unfinished, target, old)
         os.replace(unfinished, target)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
 
 
-def _take_over(path: Path, old: os.stat_result) -> None:
-    """Gives a file the owner, where that is allowed, and the permissions of another one."""
+def _take_over(path: Path, old_path: Path, old: os.stat_result) -> None:
+    """Gives a file the owner, where that is allowed, the permissions and the extended attributes of another one."""
     new = os.stat(path)
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid) and hasattr(os, "chown"):
         with suppress(PermissionError):
             os.chown(path, old.st_uid, old.st_gid)
     os.chmod(path, stat.S_IMODE(old.st_mode))
+    with suppress(OSError, AttributeError):  # where the system has none, or forbids it
+        for name in os.listxattr(old_path):  # access lists are such
+            os.setxattr(path, name, os.getxattr(old_path, name))
 
 
 def _descriptor(name: str, path: object) -> Optional[int]:

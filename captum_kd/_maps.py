@@ -9,7 +9,7 @@ from captum.attr import LayerAttribution
 from torch import Tensor
 
 from captum_kd._values import check_dense, check_untransformed
-from captum_kd.distance import is_finite
+from captum_kd.distance.pairwise import is_finite
 from captum_kd.layouts import Size
 
 __all__ = ["as_maps", "image_place", "upsample"]

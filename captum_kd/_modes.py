@@ -8,7 +8,7 @@ from typing import Any, Callable, NamedTuple
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from captum_kd._reachable import modules_of
+from captum_kd._reachable import is_installed, methods_of_passes, modules_of
 from captum_kd._warnings import warn_user
 
 __all__ = ["Modes", "mode_notes", "modes_of", "warn_of_modes"]
@@ -39,15 +39,18 @@ def modes_of(forward_func: Callable[..., Any]) -> Modes:
     modules = modules_of(forward_func)
     of_batch = [module for module in modules if isinstance(module, _BatchNorm)]
     return Modes(
-        any(isinstance(module, _NormBase) and _updates(module) for module in modules),
+        any(module.training and _updates(module) for module in modules),
         any(module.training for module in of_batch),
         any(module.training and _draws(module) for module in modules),
         any(not module.training and module.running_mean is None and module.running_var is None for module in of_batch),
     )
 
 
-def _updates(norm: _NormBase) -> bool:
-    return norm.training and norm.track_running_stats and norm.running_mean is not None and norm.momentum != 0
+def _updates(module: nn.Module) -> bool:
+    if isinstance(module, _NormBase):
+        return module.track_running_stats and module.running_mean is not None and module.momentum != 0
+    # Spectral normalisation goes on with its power iteration: a module of its own, or in older code a hook.
+    return any(type(each).__name__.endswith("SpectralNorm") for each in (module, *module._forward_pre_hooks.values()))
 
 
 def _draws(module: nn.Module) -> bool:
@@ -56,6 +59,10 @@ def _draws(module: nn.Module) -> bool:
         return module.lower != module.upper
     if isinstance(module, nn.RNNBase) and module.num_layers == 1:
         return False  # dropout is between its layers
+    for method in methods_of_passes(module):
+        names = () if is_installed(method.__code__) else method.__code__.co_names
+        if any("dropout" in name and not hasattr(module, name) for name in names):
+            return True  # a call such as F.dropout(x, p, self.training)
     kind = type(module).__name__.lower()
     is_dropout = "drop" in kind or "stochasticdepth" in kind
     return any(

@@ -7,7 +7,8 @@ from typing import Any, Callable, Optional
 
 from torch import Tensor
 
-from captum_kd.distance import is_finite
+from captum_kd._values import check_features
+from captum_kd.distance.pairwise import is_finite
 
 __all__ = ["OutputTransform", "class_scores"]
 
@@ -34,6 +35,8 @@ def class_scores(output: Any, output_transform: Optional[OutputTransform], label
         logits = output.get("logits", output)
     else:
         logits = getattr(output, "logits", output)
+    if isinstance(logits, Tensor):
+        check_features(logits, f"The logits of {model}")
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shown = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         if output_transform is not None:

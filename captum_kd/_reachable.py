@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dis
 import functools
+import gc
+import inspect
 import os
+import sys
 import sysconfig
 import weakref
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Callable, Iterable, Iterator, Optional
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["add_modules", "can_reach", "closure_of", "is_installed", "is_wrapper", "model_of", "modules_of", "references"]
+__all__ = [
+    *("add_modules", "can_reach", "closure_of", "is_installed", "is_wrapper", "methods_of_passes", "model_of", "modules_of"),
+    "references",
+]
 
 # Code that is not the user's: its name says what it does.
 _INSTALLED = tuple(
@@ -82,9 +88,10 @@ def model_of(forward_func: Any) -> Optional[nn.Module]:
 
 
 def can_reach(forward_func: Callable[..., Any], module: nn.Module) -> bool:
-    """Whether a model may run a module: one of its own, or one that its attributes, hooks and methods refer to.
+    """Whether a model may run a module: one of its own, or one that anything it holds or its code names refers to.
 
-    Models keep modules in lists and weak references, too, so as not to register their weights.
+    Models keep modules in lists, weak references, attributes of their class, registries and other files, too, so as not to
+    register their weights. A module that no pass reaches is an error later; a module refused here could not be used at all.
     """
     seen: dict[int, Any] = {}
     pending: list[Any] = [forward_func]
@@ -92,17 +99,29 @@ def can_reach(forward_func: Callable[..., Any], module: nn.Module) -> bool:
         value = pending.pop()
         if value is module:
             return True
-        if id(value) in seen or isinstance(value, (type, ModuleType)):
+        if id(value) in seen:
             continue
         seen[id(value)] = value
-        pending += _referred(value)
-        if isinstance(value, weakref.ref):
+        if isinstance(value, FunctionType):
+            pending += _referred(value)
+        elif isinstance(value, ModuleType):
+            pending += vars(value).values() if _is_of_user(value) else ()
+        elif isinstance(value, type):
+            owners = [owner for owner in value.__mro__ if _is_of_user(sys.modules.get(owner.__module__))]
+            pending += [each for owner in owners for each in vars(owner).values()]
+        elif isinstance(value, weakref.ref):
             pending.append(value())
-        elif not isinstance(value, (FunctionType, MethodType)):
-            pending += getattr(value, "__dict__", {}).values()
-        if isinstance(value, nn.Module):
-            pending += [each for owner in type(value).__mro__ for each in vars(owner).values() if isinstance(each, FunctionType)]
+        elif not isinstance(value, (Tensor, str, bytes, CodeType)):
+            # Of whatever kind of container or object: its items, its attributes, its class.
+            pending += gc.get_referents(value)
     return False
+
+
+def _is_of_user(module: Optional[ModuleType]) -> bool:
+    """Whether a file is neither installed nor part of Python; None, of a class that is of no file, is the user's."""
+    if module is None or module.__name__ == "__main__":
+        return True
+    return not (getattr(module, "__file__", None) or _INSTALLED[0]).startswith(_INSTALLED)
 
 
 def is_wrapper(module: nn.Module) -> bool:
@@ -120,6 +139,25 @@ def references(function: FunctionType) -> list[tuple[str, Any]]:
         ("keyword defaults", function.__kwdefaults__),
         *((name, function.__globals__[name]) for name in names),
     ]
+
+
+def methods_of_passes(module: nn.Module) -> tuple[FunctionType, ...]:
+    """The forward of a module's class, and the methods that it and these name."""
+    return _methods_of_passes(type(module))  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=512)
+def _methods_of_passes(kind: type) -> tuple[FunctionType, ...]:
+    pending, seen, found = ["forward"], {"forward"}, []
+    while pending:
+        name = pending.pop()
+        # Some descriptors, of TorchScript say, raise when they are looked up in a class.
+        method: Any = inspect.unwrap(inspect.getattr_static(kind, name, None))
+        if isinstance(method, FunctionType) and method is not getattr(nn.Module, name, None):
+            found.append(method)
+            pending += [each for each in method.__code__.co_names if each not in seen]
+            seen.update(pending)
+    return tuple(found)
 
 
 def closure_of(function: FunctionType) -> list[tuple[str, Any]]:

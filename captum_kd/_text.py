@@ -34,6 +34,7 @@ def as_markdown(text: str) -> str:
     """One line that is shown as it is: no table cell ends in it, no emphasis, link, list, formula or HTML begins in it."""
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~$#])", r"\\\1", text)
+    text = re.sub(r"(?i)\b(?:(?:https?|ftp)(?=://)|www(?=\.))", r"\g<0>\\", text)  # many viewers make links of addresses
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # between letters it begins no emphasis
     return re.sub(r"^(?:[-+](?=[\s-]|$)|\d+[.)](?=\s|$))", lambda found: f"{found[0][:-1]}\\{found[0][-1]}", text)
 

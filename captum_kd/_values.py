@@ -24,6 +24,7 @@ __all__ = [
     "as_text",
     "check_choice",
     "check_dense",
+    "check_features",
     "check_generator",
     "check_mapping",
     "check_untransformed",
@@ -37,6 +38,8 @@ MOST = 2**63 - 1
 
 def described(value: object) -> str:
     """What came, short enough for a message."""
+    if isinstance(value, Tensor) and value.is_nested:  # some have no shape
+        return f"a nested tensor of {value.dtype}"
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
     if isinstance(value, (str, bytes, numbers.Number, type(None), list, tuple, dict, set, range)):
@@ -155,6 +158,16 @@ def check_dense(value: Tensor, argument: str) -> None:
             f"{argument} must be an ordinary dense tensor, got one{shape} that is {kind}; "
             f"{way_out}."
         )
+
+
+def check_features(value: Any, argument: str) -> None:
+    """Raises a TypeError for anything but ordinary tensors of real numbers."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{argument} must be a tensor of features (N, ...), got {described(value)}.")
+    check_dense(value, argument)
+    check_untransformed(value, argument)
+    if value.is_complex():
+        raise TypeError(f"{argument} must be real, got {described(value)}; take torch.view_as_real() of it.")
 
 
 def is_transformed(value: Tensor) -> bool:

@@ -13,15 +13,14 @@ from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
 import torch
-from captum._utils.progress import progress
 from torch import Tensor, nn
 
 from captum_kd._arguments import check_callable, check_model
-from captum_kd._batches import Unpack, device_of, to_device, unpack_batch
+from captum_kd._batches import Unpack, batches_of, device_of, to_device, unpack_batch
 from captum_kd._interrupts import changed_state, interruptible, without_gradients
 from captum_kd._modes import warn_of_modes
-from captum_kd._values import as_count, as_flag, check_dense
-from captum_kd.distance import is_finite
+from captum_kd._values import as_count, as_flag, check_dense, check_features
+from captum_kd.distance.pairwise import is_finite
 from captum_kd.layers import run_model, same_random_state
 
 __all__ = ["check_class_embeddings", "class_prototypes", "classifier_embeddings"]
@@ -63,6 +62,7 @@ def classifier_embeddings(module: nn.Module) -> Tensor:
     weight = layer.weight
     if isinstance(weight, nn.parameter.UninitializedParameter):
         raise ValueError(f"{type(layer).__name__} has no weights yet; run the model once first.")
+    check_dense(weight, f"The weight of {type(layer).__name__}")
     if weight.dim() == 4 and (tuple(weight.shape[2:]) != (1, 1) or getattr(layer, "groups", 1) != 1):
         raise ValueError(
             f"A convolution is a classifier if it is 1x1 and has one group, got {layer}; pass the final layer."
@@ -183,7 +183,7 @@ def class_prototypes(
     sums: dict[int, Tensor] = {}  # by class: labels may come in any order, and be as large as a mistake makes them
     counts: dict[int, int] = {}
     width: Optional[int] = None
-    for number, batch in enumerate(progress(data, desc="Class prototypes") if show_progress else data):
+    for number, batch in enumerate(batches_of(data, "Class prototypes", show_progress)):
         inputs, labels = unpack_batch(batch, unpack)
         if num_classes is not None and int(labels.max()) >= num_classes:
             raise ValueError(
@@ -214,6 +214,7 @@ def _unit_rows(features: Any, n: int, batch: int) -> Tensor:
             f"feature_func must return a tensor (N, ...), got {type(features).__name__}; wrap it in a function that "
             "takes the tensor out (pooler_output, for example)."
         )
+    check_features(features, "What feature_func gives")
     if features.dim() < 2 or features.shape[0] != n or features.numel() == 0:
         raise ValueError(f"feature_func must give (N, ...) features for N = {n} inputs, got {tuple(features.shape)}.")
     rows = features.detach().cpu().double().flatten(1)

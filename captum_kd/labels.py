@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from captum_kd._arguments import check_not_negative
-from captum_kd.distance import Estimator, Geometry, center, euclidean_distances
-from captum_kd.distance.centring import no_centring, noise_level
+from captum_kd.distance.centring import Estimator, Geometry, center, no_centring, noise_level
+from captum_kd.distance.pairwise import euclidean_distances
 from captum_kd.distance.sources import widest
 
 __all__ = ["LabelDistances", "check_label_geometry", "label_distances", "label_geometry", "label_norms"]
@@ -156,6 +156,7 @@ class LabelDistances:
         self.n = labels.shape[0]
         self.device = device
         self.noise = noise_level(widest(device))
+        self.rounding = 0.0
         self._place = place.to(device)
         self._counts = counts.to(device, widest(device))
         self._apart = label_distances(seen, seen, class_embeddings).to(device, widest(device))

@@ -145,8 +145,10 @@ class _Catcher:
         def trace(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, (tuple, list)) and output:
                 output = output[0]  # attention and recurrent layers give more beside it
-            if isinstance(output, Tensor) and 3 <= output.dim() <= 5 and self._is_of_this_pass(module):
-                given = tuple(tuple(arg.shape) for arg in args if isinstance(arg, Tensor))
+            if not isinstance(output, Tensor) or output.is_nested:  # nested tensors have no shape
+                return
+            if 3 <= output.dim() <= 5 and self._is_of_this_pass(module):
+                given = tuple(tuple(arg.shape) for arg in args if isinstance(arg, Tensor) and not arg.is_nested)
                 before = last.get(output.device, args)
                 moved = next((order for arg in args if (order := _permutation(before, arg)) is not None), None)
                 order = _permutation(args[0], output) if args else None
@@ -199,11 +201,13 @@ class _Catcher:
 
 def _permutation(before: Any, after: Any) -> Optional[tuple[int, ...]]:
     """How the axes of a tensor were permuted into another one, if that is a view of the whole of it."""
-    if not (isinstance(before, Tensor) and isinstance(after, Tensor)) or before.dim() != after.dim():
+    if not (type(before) is type(after) is Tensor) or before.dim() != after.dim():  # subclasses may have no memory to look at
         return None
     if before is after:
         return tuple(range(before.dim()))
-    if is_transformed(before) or is_transformed(after) or before.data_ptr() != after.data_ptr():
+    if any(is_transformed(each) or each.layout != torch.strided for each in (before, after)):  # these share no memory to compare
+        return None
+    if before.data_ptr() != after.data_ptr():
         return None
     axes, moved = (list(zip(tensor.shape, tensor.stride())) for tensor in (before, after))
     return tuple(map(axes.index, moved)) if sorted(axes) == sorted(moved) and len(set(axes)) == len(axes) else None

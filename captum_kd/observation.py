@@ -22,10 +22,13 @@ from torch import Tensor, nn
 from captum_kd._arguments import take_rows
 from captum_kd._interrupts import changed_state, interruptible
 from captum_kd._reachable import add_modules
+from captum_kd._rounding import moved_features, rounding_of
+from captum_kd._values import check_features
 from captum_kd._warnings import warn_user
 from captum_kd.batch_axis import check_batch_axis
 from captum_kd.cam import precise, warn_of_lost_digits, weighted_activations
 from captum_kd.distance.pairwise import largest_of
+from captum_kd.distance.sources import widest
 from captum_kd.features import FeatureTransform, flatten, flatten_to_unit_length, global_average_pool
 from captum_kd.layers import Caught, catch_layers
 from captum_kd.layouts import Layout, LayoutHints, Size, Trace, find_layout
@@ -173,6 +176,7 @@ class _Part(NamedTuple):
     layouts: tuple[Layout, ...]
     dtypes: tuple[torch.dtype, ...]
     features: Tensor  # (N, d), recorded from the activations on
+    rounding: Tensor  # (N,) distances by which rounding may have moved the features
 
 
 class Observation:
@@ -181,6 +185,7 @@ class Observation:
     Attributes:
         features (list of Tensor): for each layer pair (n, d), detached, float32 or float64.
         largest (list of float): their largest absolute values.
+        rounding (list of Tensor): (n,), by which distance rounding alone may have moved each input's features.
         layouts (mapping): of its layers, those known before included.
     """
 
@@ -206,28 +211,29 @@ class Observation:
         deeper = any(pair.is_deeper for pair in observer.pairs)
         self._runs_twice = deeper and len(self._batches) > 1 and not features_only
         self._parts: list[list[list[_Part]]] = []  # [batch][device][pair]
-        collected: dict[Layer, list[Tensor]] = {pair.feature_layer: [] for pair in observer.pairs}
+        collected: dict[Layer, list[tuple[Tensor, Tensor]]] = {pair.feature_layer: [] for pair in observer.pairs}
         name = type(observer.forward_func).__name__
         for batch in progress(self._batches, desc=f"Forward passes of {name}") if show_progress else self._batches:
             parts = self._run(batch, with_graph=not (features_only or self._runs_twice))
             for device_parts in parts:
                 for layer, part in {pair.feature_layer: part for pair, part in zip(observer.pairs, device_parts)}.items():
-                    collected[layer].append(part.features.detach())
+                    collected[layer].append((part.features.detach(), part.rounding))
             if not (features_only or self._runs_twice):
                 self._parts.append(parts)
         joined = {layer: self._joined(layer, features) for layer, features in collected.items()}
         self.features: list[Tensor] = [joined[pair.feature_layer][0] for pair in observer.pairs]
         self.largest: list[float] = [joined[pair.feature_layer][1] for pair in observer.pairs]
+        self.rounding: list[Tensor] = [joined[pair.feature_layer][2] for pair in observer.pairs]
 
-    def _joined(self, layer: Layer, features: list[Tensor]) -> tuple[Tensor, float]:
-        joined = _concatenated(features)
+    def _joined(self, layer: Layer, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, float, Tensor]:
+        joined, rounding = (_concatenated(each) for each in zip(*parts))
         largest = largest_of(joined)
         if not math.isfinite(largest):
             raise ValueError(
                 f"{layer} gives non-finite features (NaN or infinity); check the model's weights, "
                 "its inputs and, in half precision, its range."
             )
-        return joined, largest
+        return joined, largest, rounding
 
     def _run(self, batch: "_Batch", with_graph: bool) -> list[list[_Part]]:
         observer = self._observer
@@ -303,7 +309,7 @@ class Observation:
     ) -> list[_Part]:
         """All pairs' parts of one pass on one device: what several pairs share is there once."""
         sources: dict[nn.Module, tuple[Tensor, ...]] = {}
-        features: dict[nn.Module, Tensor] = {}
+        features: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         layouts: dict[nn.Module, tuple[Layout, ...]] = {}
         keeps_all = self._observer.feature_transform in (flatten, flatten_to_unit_length)
         mapped = () if self._features_only else [pair.map_layer.module for pair in self._observer.pairs]
@@ -315,7 +321,8 @@ class Observation:
             sources[layer.module] = tensors
             any_order = keeps_all and layer.module not in mapped
             layouts[layer.module] = self._layouts(layer, caught, image_size, decided, in_order, any_order)
-            features[layer.module] = self._features(layer, tensors, layouts[layer.module])
+            dtypes = [tensor.dtype for tensor in caught.tensors]
+            features[layer.module] = self._features(layer, tensors, layouts[layer.module], dtypes)
         parts = []
         for pair in self._observer.pairs:
             layer, caught = pair.map_layer, device[pair.map_layer.module]
@@ -328,9 +335,9 @@ class Observation:
                 activations = sources[layer.module] if layer.module in sources else caught.tensors
                 if layer.module not in layouts:
                     layouts[layer.module] = self._layouts(layer, caught, image_size, decided, in_order)
-            dtypes = tuple(tensor.dtype for tensor in caught.tensors)
             of_map = layouts.get(layer.module, ())
-            parts.append(_Part(activations, of_map, dtypes, features[pair.feature_layer.module]))
+            map_dtypes = tuple(tensor.dtype for tensor in caught.tensors)
+            parts.append(_Part(activations, of_map, map_dtypes, *features[pair.feature_layer.module]))
         return parts
 
     def _layouts(
@@ -369,14 +376,25 @@ class Observation:
             self.layouts[key] = found
         return found
 
-    def _features(self, layer: Layer, tensors: Sequence[Tensor], layouts: Sequence[Layout]) -> Tensor:
-        """(N, d) features of all of a layer's tensors side by side, float32 or float64."""
-        features = [self._transformed(layer, layout.to_channels_first(a)) for a, layout in zip(tensors, layouts)]
-        return features[0] if len(features) == 1 else torch.cat(features, dim=1)
+    def _features(
+        self, layer: Layer, tensors: Sequence[Tensor], layouts: Sequence[Layout], dtypes: Sequence[torch.dtype]
+    ) -> tuple[Tensor, Tensor]:
+        """(N, d) features of all of a layer's tensors side by side, float32 or float64, and their rounding (N,)."""
+        features, rounding = [], []
+        for activations, layout, dtype in zip(tensors, layouts, dtypes):
+            values, of_values = self._transformed(layer, layout.to_channels_first(activations), dtype)
+            features.append(values)
+            rounding.append(values.new_zeros(len(values), dtype=widest(values.device)) if of_values is None else of_values)
+        if len(features) == 1:
+            return features[0], rounding[0]
+        return torch.cat(features, dim=1), torch.linalg.vector_norm(torch.stack(rounding), dim=0)
 
-    def _transformed(self, layer: Layer, canonical: Tensor) -> Tensor:
+    def _transformed(self, layer: Layer, canonical: Tensor, dtype: torch.dtype) -> tuple[Tensor, Optional[Tensor]]:
         canonical = precise(canonical)
+        moved = moved_features(self._observer.feature_transform, canonical, dtype)
         features = self._observer.feature_transform(canonical)
+        if isinstance(features, Tensor):
+            check_features(features, f"What feature_transform makes of {layer}")
         shape = tuple(features.shape) if isinstance(features, Tensor) else ()
         if len(shape) != 2 or shape[0] != canonical.shape[0] or shape[1] == 0:
             shown = shape if isinstance(features, Tensor) else type(features).__name__
@@ -384,7 +402,8 @@ class Observation:
                 f"feature_transform must turn {tuple(canonical.shape)} of {layer} into "
                 f"({canonical.shape[0]}, d), got {shown}; d must be at least 1."
             )
-        return precise(features)  # under autocast a transform with products gives half types
+        features = precise(features)  # under autocast a transform with products gives half types
+        return features, rounding_of(canonical, features, moved, dtype)
 
     def maps(
         self,

@@ -9,8 +9,9 @@ Whoever waits for others must hear when one of them fails: what may fail in one 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Mapping, Optional
+from typing import Any, Callable, Iterator, Optional
 
 import torch
 from torch import Tensor
@@ -100,10 +101,17 @@ class Processes:
             for name in {**first, **other}:
                 one, two = first.get(name, "nothing"), other.get(name, "nothing")
                 if one != two and repr(one) != repr(two):  # NaN is no other value than NaN
+                    if isinstance(one, Mapping) and isinstance(two, Mapping):
+                        one, two = _less(one, two), _less(two, one)
                     raise DifferingProcesses(
                         f"{name} differs among the processes: {described(one)} in process 0, {described(two)} in "
                         f"process {rank}. All processes must be given the same but for their data."
                     )
+
+
+def _less(one: Mapping[Any, object], two: Mapping[Any, object]) -> dict[Any, object]:
+    """What one mapping has and another has not, so that it is not lost among what both have."""
+    return {key: value for key, value in one.items() if repr(two.get(key, "nothing")) != repr(value)}
 
 
 class Group(Processes):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 
-from captum_kd.distance import correlation, distance_correlation, geometry
+from captum_kd.distance import distance_correlation
+from captum_kd.distance.centring import correlation, geometry
 from captum_kd.embeddings import check_class_embeddings, class_prototypes, classifier_embeddings
 from captum_kd.labels import label_geometry
 from captum_kd.metrics import relevance_score
@@ -227,19 +228,15 @@ def test_an_extractor_stays_as_it_is():
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
 
-def test_batches_move_to_the_extractors_device():
+def test_batches_move_to_the_extractors_device(monkeypatch):
     seen = []
 
-    class OnMeta(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(1, device="meta"))
+    def extractor(x: Tensor) -> Tensor:
+        seen.append(x.device.type)
+        return torch.ones(len(x), 2)
 
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(x.device.type)
-            return torch.ones(len(x), 2)
-
-    class_prototypes(OnMeta(), loader())
+    monkeypatch.setattr("captum_kd.embeddings.device_of", lambda model: torch.device("meta"))
+    class_prototypes(extractor, loader())
     assert set(seen) == {"meta"}
 
 

@@ -66,6 +66,18 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path: Path, umask: int, permi
     assert path.read_text() == "new" and mode(path) == permissions
 
 
+def test_a_replaced_file_keeps_its_access_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an extended attribute, which not every file system has."""
+    path, given = tmp_path / "file", {}
+    path.write_text("old")
+    monkeypatch.setattr(os, "listxattr", lambda of: ["system.posix_acl_access"] if of == path else [], raising=False)
+    monkeypatch.setattr(os, "getxattr", lambda of, name: b"list of " + os.fsencode(of), raising=False)
+    monkeypatch.setattr(os, "setxattr", lambda of, name, value: given.update({name: value}), raising=False)
+    write(path)
+    assert given == {"system.posix_acl_access": b"list of " + os.fsencode(path)}
+    assert path.read_text() == "new"
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may give files away")
 def test_a_replaced_file_keeps_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "file"

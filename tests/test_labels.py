@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import literal
 
-from captum_kd.distance import correlation, geometry
+from captum_kd.distance.centring import correlation, geometry
 from captum_kd.labels import label_distances, label_geometry
 
 # ------------------------------------------------------------------------------ distances

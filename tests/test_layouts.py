@@ -446,7 +446,7 @@ def test_prefix_tokens_are_left_out_of_the_features():
         return global_average_pool(activations)
 
     UniCAM(student, "block", base, feature_transform=transform).attribute(images(N, 16, 16))
-    assert seen == [(N, 8, 4, 4), (N, 8, 4, 4)]
+    assert set(seen) == {(N, 8, 4, 4)}
 
 
 def test_hints_reach_the_layer():

@@ -1,5 +1,6 @@
 """What training mode does to a call is said once, and only where it does something."""
 
+import copy
 import functools
 import warnings
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from models import ConvNet, images, labels
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from captum_kd import UniCAM
 from captum_kd._modes import Modes, mode_notes, modes_of
@@ -79,6 +81,51 @@ def test_stochastic_depth_draws():
     assert modes_of(StochasticDepth(0.2, "row")).draws and modes_of(DropPath(0.2)).draws
     assert not modes_of(StochasticDepth(0.0, "row")).draws and not modes_of(DropPath(0.0)).draws
     assert not modes_of(StochasticDepth(0.2, "row").eval()).draws
+
+
+class Dropping(nn.Module):
+    """Calls a function, by a method, in place of a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropped(x)
+
+    def dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5, self.training)
+
+
+class Undropping(nn.Module):
+    """What its code names is its own module, which says itself what it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(x)
+
+
+def test_dropout_as_a_function_draws():
+    assert modes_of(Dropping()).draws and not modes_of(Dropping().eval()).draws
+    assert not modes_of(Undropping()).draws
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_scripted_models_have_no_code_to_look_at():
+    assert modes_of(torch.jit.script(nn.Linear(2, 2)).train()) == NOTHING
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*is deprecated")
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_spectral_normalisation_changes_with_every_pass(norm):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 4, 1)
+    nn.init.orthogonal_(conv.weight).data[0] *= 1.01  # so that the iteration takes long
+    model = Net(norm(conv))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    assert modes_of(model).updates and not modes_of(copy.deepcopy(model).eval()).updates
+    (note,) = said(lambda: UniCAM(model.train(), "conv", Net(seed=1).eval()).attribute(X, Y))
+    assert "changes running statistics" in note
+    assert any(not torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 def test_frozen_batch_normalisation_under_a_training_flag_does_nothing():

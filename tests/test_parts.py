@@ -1,13 +1,16 @@
 """Layers that are no part of their model are refused at once; those that it can run are taken, wherever it keeps them."""
 
+import collections
 import copy
 import functools
+import types
 import weakref
 
 import pytest
 import torch
 from models import ConvNet, Untouched, images, labels
 from torch import nn
+from torch.nn import functional as F
 
 from captum_kd import UniCAM
 from captum_kd.metrics import compare_transfer, feature_similarity_score, relevance_score
@@ -85,6 +88,84 @@ def test_a_layer_that_is_not_registered_is_taken(how):
     if plain is not None:
         assert torch.equal(found, UniCAM(plain, layer, base, "conv1").attribute(X, Y))
     assert found.abs().amax() > 0
+
+
+HELD = nn.Conv2d(3, 4, 1)
+REGISTRY = types.SimpleNamespace(layers={"held": HELD})
+
+
+class Registry:
+    @classmethod
+    def get(cls) -> nn.Module:
+        return REGISTRY.layers["held"]
+
+
+class Holder(nn.Module):
+    def forward(self, x):
+        return self.run(x)
+
+
+class ByProperty(Holder):
+    @property
+    def held(self):
+        return REGISTRY.layers["held"]
+
+    def run(self, x):
+        return self.held(x)
+
+
+class ByClass(Holder):
+    held = [HELD]
+
+    def run(self, x):
+        return self.held[0](x)
+
+
+class ByStaticMethod(Holder):
+    @staticmethod
+    def run(x):
+        return HELD(x)
+
+
+class ByRegistry(Holder):
+    def run(self, x):
+        return Registry.get()(x)
+
+
+class ByQueue(Holder):
+    def __init__(self):
+        super().__init__()
+        self.held = collections.deque([types.MappingProxyType({"held": HELD})])
+
+    def run(self, x):
+        return self.held[0]["held"](x)
+
+
+class ByFile(Holder):
+    def run(self, x):
+        return nets.held(x)
+
+
+nets = types.ModuleType("nets")  # as a file beside the user's own
+nets.__file__, nets.held = "/somewhere/nets.py", HELD
+
+
+@pytest.mark.parametrize("holder", [ByProperty, ByClass, ByStaticMethod, ByRegistry, ByQueue, ByFile])
+def test_a_layer_of_a_class_a_registry_or_another_file_is_taken(holder):
+    found = UniCAM(holder().eval(), HELD, ConvNet(seed=2).eval(), "conv1").attribute(X, Y)
+    assert torch.equal(found, UniCAM(HELD, HELD, ConvNet(seed=2).eval(), "conv1").attribute(X, Y))
+    assert found.abs().amax() > 0
+
+
+def test_a_model_of_a_class_that_reaches_many_others_has_its_own_layers_only():
+    class Many(ConvNet):
+        made = ConvNet  # and all that its file imports
+
+        def forward(self, x):
+            return torch.relu(super().forward(F.relu(x)))
+
+    with pytest.raises(ValueError, match="no part of forward_func"):
+        UniCAM(Many(), ConvNet().conv2, Untouched())
 
 
 def test_what_a_plain_function_runs_shows_in_the_pass_only():

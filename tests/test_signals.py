@@ -14,6 +14,7 @@ from torch import nn
 from captum_kd import UniCAM
 from captum_kd._interrupts import changed_state, interruptible
 from captum_kd.layers import run_model
+from captum_kd.metrics import sensitivity_max
 from captum_kd.metrics.report import transfer_report
 from captum_kd.metrics.torchmetrics import FeatureSimilarityScore
 
@@ -68,6 +69,16 @@ def test_an_interrupted_score_of_a_batch_leaves_what_a_metric_has_seen():
     metric.update(features, features)
     for kept in at_each_operation(metric._alone, lambda: [len(getattr(metric, name)) for name in metric.names]):
         assert kept == [1, 1]
+
+
+def test_an_interrupted_sensitivity_leaves_the_grad_mode():
+    """Captum's function switches it."""
+    x = images(2)
+    for enabled in at_each_operation(
+        lambda: sensitivity_max(lambda given: given * 2, x, lambda given, radius: given, n_perturb_samples=1),
+        torch.is_grad_enabled,
+    ):
+        assert enabled
 
 
 def test_an_interrupted_report_leaves_whole_files_and_the_umask(tmp_path):

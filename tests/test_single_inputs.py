@@ -72,7 +72,8 @@ def test_a_table_passes_for_a_grid_where_nothing_else_is_known():
     assert layout_in(pair(WithTable)[0], "block", 2) == Layout((4, 4), 1)
     assert layout_in(pair(WithTable)[0], "block", 1) == Layout((3, 3), 8)
     assert not layout_in(pair(WithCubicTable)[0], "layer", 2).channels_last
-    assert layout_in(pair(WithCubicTable)[0], "layer", 1).channels_last
+    with pytest.raises(ValueError, match="channels_last"):
+        layout_in(pair(WithCubicTable)[0], "layer", 1)
 
 
 CASES = [(WithTable, "block"), (WithCubicTable, "layer")]

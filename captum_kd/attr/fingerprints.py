@@ -6,6 +6,7 @@ taken of the bits, which moving to another device keeps, by integer sums, which 
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
 import re
@@ -18,17 +19,20 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from captum_kd._reachable import is_installed, is_wrapper, references
+from captum_kd._reachable import is_installed, is_wrapper, methods_of_passes, references
 from captum_kd.distance.pairwise import is_queued
 
-__all__ = ["digest", "digest_of_callable", "digest_of_tensors", "is_device", "kept_buffers", "methods_of", "own_parameters"]
+__all__ = [
+    *("digest", "digest_of_callable", "digest_of_tensors", "is_device", "is_sharded", "kept_buffers", "methods_of"),
+    *("own_parameters", "own_settings"),
+]
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 _DEVICE = re.compile(r"(cpu|cuda|hpu|mps|npu|xla|xpu)(:\d+)?")
 
-# What every module has besides its own settings: tensors, submodules and hooks.
-_OF_ALL_MODULES = frozenset(vars(nn.Module()))
+# What every module has besides its own settings: tensors, submodules, hooks and compiled code.
+_OF_ALL_MODULES = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_compile_kwargs", "_is_torch_compile"}
 
 
 def digest(*contents: bytes) -> str:
@@ -148,6 +152,11 @@ def kept_buffers(module: nn.Module) -> list[Tensor]:
     return [buffer for name, buffer in module._buffers.items() if buffer is not None and name not in passing]
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether each process has a part of a tensor of its own."""
+    return type(tensor).__name__ in ("DTensor", "FlatParameter")
+
+
 def own_parameters(module: nn.Module) -> list[Tensor]:
     """A module's parameters, without those of its submodules; ``parameters()`` takes ten times as long to say."""
     return [parameter for parameter in module._parameters.values() if parameter is not None]
@@ -228,14 +237,20 @@ def _description_of_module(module: nn.Module, describe: Callable[[Any], Any]) ->
     if is_wrapper(module):
         (inside,) = module.children()
         return describe(inside)
-    settings = {name: value for name, value in vars(module).items() if name not in _OF_ALL_MODULES}
     return (
         f"{type(module).__module__}.{type(module).__qualname__}",
         module.training,
-        describe(settings),
+        describe(own_settings(module)),
         digest_of_tensors([*own_parameters(module), *kept_buffers(module)]),
         *((name, describe(child)) for name, child in module.named_children()),
     )
+
+
+def own_settings(module: nn.Module) -> dict[str, Any]:
+    """A module's own attributes but for those that its passes store, such as counters, caches and the last outputs."""
+    code = [each for method in methods_of_passes(module) for each in dis.get_instructions(method)]
+    stored = {each.argval for each in code if each.opname == "STORE_ATTR"}
+    return {name: value for name, value in vars(module).items() if name not in _OF_ALL_MODULES and name not in stored}
 
 
 def methods_of(kind: type) -> Iterator[FunctionType]:

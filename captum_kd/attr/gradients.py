@@ -14,9 +14,8 @@ from torch import Tensor
 
 from captum_kd.attr.objective import population_objectives, reference_objectives
 from captum_kd.attr.reference import AddedRows, LayerReference, SideReference, added_rows
-from captum_kd.distance import Geometry, noise_level
-from captum_kd.distance.centring import u_centered
-from captum_kd.distance.pairwise import Spread, is_queued, power_of_two, rows_to_center
+from captum_kd.distance.centring import Geometry, noise_level, raw_scale, u_centered
+from captum_kd.distance.pairwise import Spread, is_queued, largest_of, power_of_two, rows_to_center
 from captum_kd.distance.sources import widest
 
 __all__ = ["Measured", "population_gradients", "reference_gradients"]
@@ -28,10 +27,12 @@ class Measured(NamedTuple):
     Attributes:
         values (Tensor): (N, d), float32 or float64.
         largest (float): their largest absolute value.
+        rounding (Tensor): scalar, by which distance rounding may have moved each input at most; 0 where they are no averages.
     """
 
     values: Tensor
     largest: float
+    rounding: Tensor = torch.zeros(())
 
 
 def population_gradients(
@@ -50,7 +51,9 @@ def population_gradients(
     units = [power_of_two(each.largest) for each in sets]
     spreads = _spreads([(rows_to_center(each.values, unit), None) for each, unit in zip(sets, units)])
     distances = torch.stack([each.distances.to(widest(first.device)) for each in spreads])
-    centred, raw_norms = u_centered(distances), torch.linalg.vector_norm(distances, dim=(1, 2))
+    rounding = torch.stack([_scaled(each.rounding, unit) for each, unit in zip(sets, units)])
+    raw_norms = raw_scale(torch.linalg.vector_norm(distances, dim=(1, 2)), rounding.to(distances), len(first), first.dtype)
+    centred = u_centered(distances)
     target = None
     if teacher is not None:
         target = Geometry(centred[2], raw_norms[2])
@@ -61,7 +64,7 @@ def population_gradients(
     pulled = [_pulled(*each) for each in zip(spreads, slopes)]
     if target is not None:  # a correlation does not grow with the features; the objective without a target does
         pulled = [_scaled(gradient, unit) for gradient, unit in zip(pulled, units)]
-    return [gradient.to(first.dtype) for gradient in pulled]
+    return _checked(pulled, features)
 
 
 def reference_gradients(
@@ -96,8 +99,9 @@ def reference_gradients(
     units = [power_of_two(max(side.largest, each.largest)) for side, each in zip(sides, sets)]
     points = [_scaled(side.points.to(first.dtype), unit) for side, unit in zip(sides, units)]
     spreads = _spreads([(_scaled(each.values, unit), y) for each, y, unit in zip(sets, points, units)])
-    distances = torch.stack([_scaled(each.distances, 1 / unit) for each, unit in zip(spreads, units)])
-    rows = added_rows(sides, distances.to(widest(first.device)), first.dtype)
+    wide = widest(first.device)
+    distances = torch.stack([_scaled(each.distances.to(wide), 1 / unit) for each, unit in zip(spreads, units)])
+    rows = added_rows(sides, distances, first.dtype)
     target = None
     if teacher is not None:
         target = AddedRows(*(each[2] for each in rows))
@@ -107,7 +111,7 @@ def reference_gradients(
         target = target._replace(floor=noise_level(first.dtype) ** 2 * target.raw_squares)
     rows = AddedRows(*(each[:2] for each in rows))
     slopes = reference_objectives(pairings, rows, target, both, _whose(teacher)).slopes
-    return [_pulled(*each).to(first.dtype) for each in zip(spreads, slopes)]
+    return _checked([_pulled(*each) for each in zip(spreads, slopes)], features)
 
 
 def _spreads(rows: Sequence[tuple[Tensor, Optional[Tensor]]]) -> list[Spread]:
@@ -125,6 +129,23 @@ def _pulled(spread: Spread, slope: Tensor) -> Tensor:
 
 def _scaled(values: Tensor, unit: float) -> Tensor:
     return values if unit == 1 else values / unit
+
+
+def _checked(gradients: Sequence[Tensor], features: Sequence[Measured]) -> list[Tensor]:
+    """In the features' dtype.
+
+    Raises:
+        ValueError: gradients that are too large for it, as those at very small features are.
+    """
+    found = [gradient.to(each.values.dtype) for gradient, each in zip(gradients, features)]
+    for gradient, each in zip(found, features):
+        # A thousandth of what the dtype holds leaves room for sums over positions.
+        if each.largest < 2.0**-100 and not largest_of(gradient) < torch.finfo(gradient.dtype).max / 1000:
+            raise ValueError(
+                f"The features are so small, {each.largest:.1e} at most, that {gradient.dtype} cannot hold gradients at them. "
+                "Explain the models in float64, model.double(), or at a layer with larger activations."
+            )
+    return found
 
 
 def _check_widths(side: SideReference, features: Tensor) -> None:

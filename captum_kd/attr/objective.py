@@ -31,8 +31,7 @@ from torch import Tensor
 
 from captum_kd._warnings import warn_user
 from captum_kd.attr.reference import AddedRows, Pairing
-from captum_kd.distance import Geometry
-from captum_kd.distance.centring import u_centered
+from captum_kd.distance.centring import Geometry, u_centered
 
 __all__ = ["Objectives", "population_objectives", "reference_objectives"]
 

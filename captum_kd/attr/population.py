@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from captum_kd._warnings import warn_user
-from captum_kd.distance import MIN_INPUTS, Geometry, is_finite
-from captum_kd.distance.centring import LEAST_WITH_REMOVAL
+from captum_kd.distance.centring import LEAST_WITH_REMOVAL, MIN_INPUTS, Geometry
+from captum_kd.distance.pairwise import is_finite
 from captum_kd.labels import WAYS_OUT_OF_POPULATION, label_geometry
 
 __all__ = ["FEW_INPUTS", "check_population", "check_reference_inputs"]

@@ -2,7 +2,7 @@ r"""Reference mode: a fixed population to which each input is added on its own.
 
 Adding one input to a population of m changes one row of each distance matrix. In centred form
 nothing else has to be looked at: subtract from the reference block the vector u that centres it
-(:func:`captum_kd.distance.u_shift`), from the added row the same u, and then the row's mean. Rows
+(:func:`captum_kd.distance.centring.u_shift`), from the added row the same u, and then the row's mean. Rows
 of the block and the added row now sum to zero, U-centring leaves only
 
 .. math:: \langle P, Q\rangle_{m+1} = \langle P, Q\rangle_m + 2\,\frac{m-2}{m-1}\; p \cdot q,
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from captum_kd._values import check_mapping, described
 from captum_kd.attr.made_with import check_made_alike
-from captum_kd.distance import center, euclidean_distances, noise_level, u_shift
-from captum_kd.distance.pairwise import largest_of
+from captum_kd.distance.centring import center, noise_level, raw_scale, u_shift
+from captum_kd.distance.pairwise import largest_of, safe_size, unchecked_distances
 from captum_kd.distance.sources import widest
 from captum_kd.labels import MIN_LABEL_SHARE, WAYS_OUT_OF_REFERENCE, label_distances
 from captum_kd.observation import Layouts
@@ -66,7 +66,8 @@ class AddedRows(NamedTuple):
     Attributes:
         rows (Tensor): (..., N, m), float64 where the device has it.
         floor (Tensor): (..., N) squared norms at most this large are rounding.
-        raw_squares (Tensor): (..., N) squared norm of the distances before centring.
+        raw_squares (Tensor): (..., N) square of the scale against which rounding is told from structure
+            (:func:`captum_kd.distance.centring.raw_scale`).
     """
 
     rows: Tensor
@@ -92,7 +93,7 @@ class SideReference(NamedTuple):
         points (Tensor): (m, d) features, or (m,) labels.
         largest (float): the features' largest absolute value.
         shift (Tensor): (m,) the vector that centres the population's distances.
-        raw_square (Tensor): scalar, squared norm of the distances before centring.
+        raw_square (Tensor): scalar, square of the scale against which rounding is told from structure.
         square (Tensor): scalar, squared norm of the centred distances.
     """
 
@@ -103,14 +104,23 @@ class SideReference(NamedTuple):
     square: Tensor
 
     @classmethod
-    def of(cls, points: Tensor, distances: Tensor, centred: Tensor) -> "SideReference":
+    def of(
+        cls, points: Tensor, distances: Tensor, centred: Tensor, rounding: Optional[Tensor] = None
+    ) -> "SideReference":
         # A copy: features may be a view of all activations, which would stay alive and be pickled along.
         largest = largest_of(points) if points.is_floating_point() else 0.0
-        return cls(points.clone(), largest, u_shift(distances), distances.square().sum(), centred.square().sum())
+        scale = torch.linalg.vector_norm(distances)
+        if rounding is not None:
+            scale = raw_scale(scale, rounding.to(scale), len(points), points.dtype)
+        return cls(points.clone(), largest, u_shift(distances), scale.square(), centred.square().sum())
 
     def to(self, device: torch.device) -> "SideReference":
         points, shift, raw_square, square = (each.to(device) for each in (self.points, *self[2:]))
         return SideReference(points, self.largest, shift, raw_square, square)
+
+    def floor(self) -> Tensor:
+        """Squared norms at most this large are rounding."""
+        return noise_level(self.points.dtype) ** 2 * self.raw_square
 
 
 def added_rows(sides: Sequence[SideReference], distances: Tensor, dtype: torch.dtype) -> AddedRows:
@@ -150,27 +160,32 @@ class LayerReference(NamedTuple):
         labels: Optional[Tensor],
         class_embeddings: Optional[Tensor],
         teacher: Optional[Tensor] = None,
+        rounding: Sequence[Optional[Tensor]] = (None, None, None),
     ) -> "LayerReference":
-        """Measures a population once and for all, from (m, d) features and (m,) labels or (m, e) Teacher's features."""
-        wide = widest(student.device)
+        """Measures a population once and for all, from (m, d) features and (m,) labels or (m, e) Teacher's features.
+
+        ``rounding`` holds, of Student, Base and Teacher, by which distance rounding may have moved each input at most.
+        """
         base = base.to(student.device)
-        first, second = (euclidean_distances(features).to(wide) for features in (student, base))
+        first, second = (_distances(features) for features in (student, base))
         p, q = center(first).matrix, center(second).matrix
         t = torch.zeros_like(p)
         by_labels = by_teacher = None
         if teacher is not None:
             teacher = teacher.to(student.device)
-            third = euclidean_distances(teacher).to(first)
+            third = _distances(teacher).to(first)
             t = center(third).matrix
-            by_teacher = SideReference.of(teacher, third, t)
+            by_teacher = SideReference.of(teacher, third, t, rounding[2])
         elif labels is not None:
             labels = labels.cpu()
             third = label_distances(labels, labels, class_embeddings)
             t = center(third).matrix
             by_labels, t = SideReference.of(labels, third, t), t.to(first)
-        pairings = _pairing(p, q, t, _floor(second, base)), _pairing(q, p, t, _floor(first, student))
+        of_student = SideReference.of(student, first, p, rounding[0])
+        of_base = SideReference.of(base, second, q, rounding[1])
+        pairings = _pairing(p, q, t, of_base.floor()), _pairing(q, p, t, of_student.floor())
         return cls(
-            (SideReference.of(student, first, p), SideReference.of(base, second, q)),
+            (of_student, of_base),
             by_labels,
             by_teacher,
             Pairing(*map(torch.stack, zip(*pairings))),
@@ -206,8 +221,10 @@ class LayerReference(NamedTuple):
         )
 
 
-def _floor(distances: Tensor, features: Tensor) -> Tensor:
-    return noise_level(features.dtype) ** 2 * distances.square().sum()
+def _distances(features: Tensor) -> Tensor:
+    """In float64 where the device has it: float32 cannot hold the distances of all features that it holds."""
+    unit = safe_size(features)
+    return unchecked_distances(features if unit == 1 else features / unit).to(widest(features.device)) * unit
 
 
 def _pairing(p: Tensor, q: Tensor, t: Tensor, floor: Tensor) -> Pairing:

@@ -382,18 +382,21 @@ class UniCAM(LayerAttribution):
         )
         check_reference_inputs(call.n, call.labels, self.class_embeddings)
         layouts: list[Layouts] = []
-        features: list[list[Tensor]] = []
+        measured: list[list[Measured]] = []
         for observer in (*self._observers, self._teacher):
             if observer is not None:
                 observation = call.observe(observer, features_only=True)
                 layouts.append(observation.layouts)
-                features.append(observation.features)
-        student, base, *teacher = features
-        measured: dict[tuple[nn.Module, ...], LayerReference] = {}
-        for objective, s, b, *t in zip(self._objectives(), student, base, *teacher):
-            if objective not in measured:
-                measured[objective] = LayerReference.of(s, b, call.labels, self.class_embeddings, *t)
-        layers = tuple(measured[objective] for objective in self._objectives())
+                measured.append(_measured(observation))
+        found: dict[tuple[nn.Module, ...], LayerReference] = {}
+        for objective, *models in zip(self._objectives(), *measured):
+            if objective not in found:
+                student, base, teacher = (*(each.values for each in models), None)[:3]
+                rounding = [*(each.rounding for each in models), None]
+                found[objective] = LayerReference.of(
+                    student, base, call.labels, self.class_embeddings, teacher, rounding
+                )
+        layers = tuple(found[objective] for objective in self._objectives())
         return ReferencePopulation(layers, self._made_with(call.at_input), layouts)
 
     def _call(self, *arguments: Any) -> Call:
@@ -490,10 +493,12 @@ class UniCAM(LayerAttribution):
 
 
 def _measured(observation: Observation) -> list[Measured]:
-    return [Measured(*each) for each in zip(observation.features, observation.largest)]
+    found = zip(observation.features, observation.largest, observation.rounding)
+    return [Measured(values, largest, rounding.amax()) for values, largest, rounding in found]
 
 
 def _alike(features: Sequence[Measured]) -> list[Measured]:
     """All models' features on the first one's device and in one dtype."""
     dtype = functools.reduce(torch.promote_types, (each.values.dtype for each in features))
-    return [Measured(each.values.to(features[0].values.device, dtype), each.largest) for each in features]
+    like = features[0].values.new_empty(0, dtype=dtype)
+    return [Measured(each.values.to(like), each.largest, each.rounding.to(like.device)) for each in features]

@@ -11,38 +11,8 @@ Sources: Szekely, Rizzo & Bakirov 2007 (distance correlation), Szekely & Rizzo
 2014 (U-centring, unbiased estimator, partial distance correlation).
 """
 
-from captum_kd.distance.centring import (
-    MIN_INPUTS,
-    Estimator,
-    Geometry,
-    center,
-    check_estimator,
-    correlation,
-    geometry,
-    inner_product,
-    noise_level,
-    remove,
-    u_shift,
-)
-from captum_kd.distance.pairwise import cross_distances, distances_to_center, euclidean_distances, is_finite
+from captum_kd.distance.centring import Estimator
+from captum_kd.distance.pairwise import euclidean_distances
 from captum_kd.distance.scores import distance_correlation, partial_distance_correlation
 
-__all__ = [
-    "Estimator",
-    "Geometry",
-    "MIN_INPUTS",
-    "center",
-    "check_estimator",
-    "correlation",
-    "cross_distances",
-    "distance_correlation",
-    "distances_to_center",
-    "euclidean_distances",
-    "geometry",
-    "inner_product",
-    "is_finite",
-    "noise_level",
-    "partial_distance_correlation",
-    "remove",
-    "u_shift",
-]
+__all__ = ["Estimator", "distance_correlation", "euclidean_distances", "partial_distance_correlation"]

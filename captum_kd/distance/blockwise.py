@@ -40,9 +40,18 @@ def chosen_block(features: Tensor, block_size: Optional[int]) -> Optional[int]:
 
 
 def noise_squares(sums: PairSums, sources: Sequence[DistanceSource]) -> Tensor:
-    """(k,) squared norms of centred matrices that count as rounding."""
+    """(k,) squared norms of centred matrices that count as rounding.
+
+    Raises:
+        ValueError: distances with non-finite values: no comparison with them would ever be true.
+    """
     levels = sums.products.new_tensor([source.noise for source in sources])
-    return levels.square() * sums.raw_squares()
+    of_rounding = sums.products.new_tensor([2 * (sums.n * source.rounding) ** 2 for source in sources])
+    raw = sums.raw_squares()
+    noise = raw * torch.where(raw <= of_rounding, 1.0, levels.square())
+    if not bool(torch.isfinite(noise).all()):
+        raise ValueError("distances has non-finite values (NaN or infinity); all must be finite.")
+    return noise
 
 
 def source_correlation(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from captum_kd._values import check_choice, described
 from captum_kd._warnings import warn_user
-from captum_kd.distance.pairwise import distances_to_center
+from captum_kd.distance.pairwise import largest_of, power_of_two, rows_to_center, unchecked_distances
 
 __all__ = [
     "Estimator",
@@ -28,6 +28,7 @@ __all__ = [
     "inner_product",
     "no_centring",
     "noise_level",
+    "raw_scale",
     "remove",
     "u_centered",
     "u_shift",
@@ -47,8 +48,7 @@ class Geometry(NamedTuple):
 
     Attributes:
         matrix (Tensor): (n, n) centred distances (what is left of them after :func:`remove`).
-        raw_norm (Tensor): scalar, the Frobenius norm of the distances before centring:
-            the scale against which rounding is told from structure.
+        raw_norm (Tensor): scalar, the scale against which rounding is told from structure (:func:`raw_scale`).
     """
 
     matrix: Tensor
@@ -73,20 +73,39 @@ def noise_level(dtype: torch.dtype) -> float:
     return 32 * torch.finfo(dtype).eps
 
 
-def geometry(x: Tensor, estimator: Estimator = "unbiased", largest: Optional[float] = None) -> Geometry:
+def raw_scale(norm: Tensor, rounding: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """The norm of raw distances; that at which they count as rounding altogether, where rounding may have made them.
+
+    Args:
+        norm (Tensor): (...), Frobenius norm of the distances.
+        rounding (Tensor): (...), by which distance rounding may have moved each input at most; 0 where features are no averages.
+        n (int): inputs.
+        dtype (torch.dtype): of the features.
+    """
+    return torch.where(norm <= 2**0.5 * n * rounding, norm / noise_level(dtype), norm)
+
+
+def geometry(
+    x: Tensor, estimator: Estimator = "unbiased", largest: Optional[float] = None, rounding: float = 0.0
+) -> Geometry:
     """The centred distances of features.
 
     Args:
         x (Tensor): (n, d), float32 or float64, n >= 4.
         estimator (str): "unbiased" centres for the unbiased estimator, "biased" for the biased one.
         largest (float, optional): the largest absolute value in ``x``, where that is known.
+        rounding (float): as for :func:`raw_scale`.
 
     Raises:
         ValueError: another estimator.
     """
-    distances = distances_to_center(x, largest)
+    unit = power_of_two(largest_of(x) if largest is None else largest)
+    distances = unchecked_distances(rows_to_center(x, unit))
     # Nobody else has these distances: where no gradient needs them, they become what is centred.
     centred = _center(distances, estimator, in_place=not distances.requires_grad)
+    if rounding:
+        norm = centred.raw_norm
+        centred = centred._replace(raw_norm=raw_scale(norm, norm.new_tensor(rounding / unit), len(x), x.dtype))
     if distances.dtype == x.dtype:
         return centred
     return Geometry(centred.matrix.to(x.dtype), centred.raw_norm.to(x.dtype))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from captum_kd._interrupts import changed_state, interruptible
+from captum_kd._values import check_dense, check_untransformed, described
 from captum_kd.distance.precision import full_precision
 
 __all__ = [
@@ -64,13 +65,14 @@ def euclidean_distances(x: Tensor) -> Tensor:
     the distance of coincident rows is exactly 0 and so is its gradient.
 
     Args:
-        x (Tensor): (n, d), float32 or float64.
+        x (Tensor): (n, d), float32 or float64, n and d at least 1.
 
     Returns:
         Tensor: (n, n) of ``x``'s dtype and device, zero on the diagonal. Once differentiable.
 
     Raises:
-        ValueError: ``x`` has non-finite values.
+        TypeError: ``x`` is no dense tensor of float32 or float64.
+        ValueError: another shape, non-finite values, or distances that ``x``'s dtype cannot hold.
 
     Example::
 
@@ -78,8 +80,21 @@ def euclidean_distances(x: Tensor) -> Tensor:
         tensor([[0., 5.],
                 [5., 0.]])
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor of shape (n, d), got {described(x)}.")
+    check_dense(x, "x")
+    check_untransformed(x, "x")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"x must be float32 or float64, got {described(x)}.")
+    if x.dim() != 2 or x.numel() == 0:
+        raise ValueError(f"x must be features (n, d) of at least one input, got shape {tuple(x.shape)}.")
     size = safe_size(x)
-    return unchecked_distances(x) if size == 1 else unchecked_distances(x / size) * size
+    if size == 1:
+        return unchecked_distances(x)
+    distances = unchecked_distances(x / size) * size
+    if size > 1 and not is_finite(distances):
+        raise ValueError(f"The distances of x are too large for {x.dtype}; pass x.double(), or x in another unit.")
+    return distances
 
 
 def cross_distances(x: Tensor, y: Tensor) -> Tensor:

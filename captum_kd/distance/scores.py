@@ -13,7 +13,7 @@ from captum_kd.distance.blockwise import block_correlation, check_block_size, ch
 from captum_kd.distance.centring import MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
 from captum_kd.distance.pairwise import has_float64, largest_of
 
-__all__ = ["distance_correlation", "partial_distance_correlation"]
+__all__ = ["as_real", "distance_correlation", "partial_distance_correlation"]
 
 
 def distance_correlation(
@@ -123,7 +123,7 @@ def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:
             )
         if value.device != first.device:
             raise ValueError(f"{first_name} is on {first.device} but {name} is on {value.device}; both must be on one.")
-    prepared = {name: _real(value) for name, value in features.items()}
+    prepared = {name: as_real(value) for name, value in features.items()}
     prepared = {
         name: value if value.dim() == 2 else value.reshape(value.shape[0], -1) for name, value in prepared.items()
     }
@@ -135,7 +135,8 @@ def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:
     return [value if value.dtype == dtype else value.to(dtype) for value in prepared.values()], largest
 
 
-def _real(value: Tensor) -> Tensor:
+def as_real(value: Tensor) -> Tensor:
+    """In float32 or float64, whichever holds the values of a real tensor's dtype exactly (float64 those of int64 up to 2^53)."""
     if value.dtype in (torch.float32, torch.float64):
         return value
     # float32 holds half types and small integers exactly, not those of 32 bits and more.

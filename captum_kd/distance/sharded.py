@@ -119,14 +119,15 @@ class ShardedFeatures:
         self._visitors: Optional[tuple[slice, Readable]] = None
         wide, count = widest(own.device), shards.sizes[shards.rank]
         total = torch.zeros(own.shape[1], dtype=wide, device=own.device)
-        largest = total.new_zeros(1)
+        largest = total.new_zeros(2)  # of the features and of their rounding
         with processes.together("looking at its features"):
             if count:
                 total += own.middle().to(wide) * count
-                largest.fill_(own.largest()).nan_to_num_(torch.inf)
+                largest.copy_(largest.new_tensor([own.largest(), own.rounding])).nan_to_num_(torch.inf)
         processes.total(total)
         processes.least(largest.neg_())
-        self._middle, self._largest = (total / shards.n).to(self.dtype), -float(largest)
+        self._middle = (total / shards.n).to(self.dtype)
+        self._largest, self.rounding = -float(largest[0]), -float(largest[1])
 
     def read(self, rows: slice, columns: slice) -> Tensor:
         """Some columns of some rows: a range of this process' inputs or of the visitors."""
@@ -254,7 +255,7 @@ class _Framed(FeatureDistances):
 
     def __init__(self, features: Features, population: FeatureDistances) -> None:
         self.n, self._width = features.shape
-        self.device, self.noise = population.device, population.noise
+        self.device, self.noise, self.rounding = population.device, population.noise, population.rounding
         self.dtype, self.unit = population.dtype, population.unit
         self._features, self._middle, self._kept = features, population._middle, None
 

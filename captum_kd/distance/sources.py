@@ -43,11 +43,14 @@ class DistanceSource(Protocol):
         n (int): inputs.
         device (torch.device): of the blocks.
         noise (float): norms at most this share of the distances' norm are rounding.
+        rounding (float): by which distance rounding may have moved each input at most, in units of the distances; 0 where
+            features are no averages of larger numbers.
     """
 
     n: int
     device: torch.device
     noise: float
+    rounding: float
 
     def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
         """Distances (r, c), float32 or float64, of two ranges of inputs; 0 where an input meets itself.
@@ -67,13 +70,15 @@ class MatrixDistances:
         matrix (Tensor): (n, n) symmetric, zero diagonal, float32 or float64.
         noise (float, optional): of the features behind them, where they are wider than these; by default that
             of the matrix's dtype.
+        rounding (float): as in :class:`DistanceSource`.
     """
 
-    def __init__(self, matrix: Tensor, noise: Optional[float] = None) -> None:
+    def __init__(self, matrix: Tensor, noise: Optional[float] = None, rounding: float = 0.0) -> None:
         self.matrix = matrix
         self.n = matrix.shape[0]
         self.device = matrix.device
         self.noise = noise_level(matrix.dtype) if noise is None else noise
+        self.rounding = rounding
 
     def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
         return self.matrix[rows, columns]
@@ -89,11 +94,13 @@ class Features(Protocol):
         shape (tuple of int): (n, d).
         dtype (torch.dtype): float32 or float64, of what is read.
         device (torch.device): likewise.
+        rounding (float): by which distance rounding may have moved each input at most (:func:`captum_kd._rounding.rounding_of`).
     """
 
     shape: tuple[int, int]
     dtype: torch.dtype
     device: torch.device
+    rounding: float
 
     def read(self, rows: slice, columns: slice) -> Tensor:
         """Some columns of some rows."""
@@ -110,10 +117,12 @@ class TensorFeatures:
 
     Args:
         values (Tensor): (n, d), float32 or float64.
+        rounding (float): as in :class:`Features`.
     """
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, values: Tensor, rounding: float = 0.0) -> None:
         self.values = values
+        self.rounding = rounding
         self.shape = (values.shape[0], values.shape[1])
         self.dtype = values.dtype
         self.device = values.device
@@ -122,10 +131,14 @@ class TensorFeatures:
         return self.values[rows, columns]
 
     def middle(self) -> Tensor:
-        return self.values.mean(0)
+        # A sum of float32 may overflow.
+        return self.values.mean(0, dtype=widest(self.device)).to(self.dtype)
 
     def largest(self) -> float:
         return largest_of(self.values)
+
+    def to(self, device: torch.device) -> TensorFeatures:
+        return TensorFeatures(self.values.to(device), self.rounding)
 
 
 class FeatureDistances:
@@ -156,6 +169,7 @@ class FeatureDistances:
         widen = (widen or self.n <= FEW) and has_float64(self.device)
         self.dtype = torch.float64 if widen else features.dtype
         self.unit = power_of_two(features.largest())
+        self.rounding = features.rounding / self.unit
         self._features = features
         self._middle = features.middle().to(self.dtype) / self.unit
         self._kept: Optional[Tensor] = None
@@ -197,7 +211,7 @@ class FeatureDistances:
 
     def matrix(self) -> MatrixDistances:
         """All distances, computed and held."""
-        return MatrixDistances(self.block(slice(0, self.n), slice(0, self.n)), self.noise)
+        return MatrixDistances(self.block(slice(0, self.n), slice(0, self.n)), self.noise, self.rounding)
 
     def _read(self, rows: slice, columns: slice) -> Tensor:
         return self._shifted(rows, columns) if self._kept is None else self._kept[rows, columns]

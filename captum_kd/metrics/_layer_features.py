@@ -8,6 +8,7 @@ from torch import Tensor
 
 from captum_kd._arguments import as_forward_args, as_layout_hints, check_batch_size, check_callable, check_device_ids, check_model
 from captum_kd._values import as_flag
+from captum_kd.distance.sources import TensorFeatures
 from captum_kd.features import FeatureTransform
 from captum_kd.layouts import LayoutHints
 from captum_kd.metrics._localised import Localiser
@@ -66,7 +67,7 @@ def layer_features(
     additional_forward_args: Any,
     settings: FeatureSettings,
     localiser: Optional[Localiser] = None,
-) -> Tensor:
+) -> TensorFeatures:
     """Detached features (n, d) of one layer, float32 or float64, on the layer's device; of reduced inputs if asked."""
     observation = observer.observe(
         inputs if localiser is None else localiser.reduce(inputs),
@@ -75,7 +76,7 @@ def layer_features(
         features_only=True,
         internal_batch_size=settings.max_examples_per_batch,
     )
-    return observation.features[0]
+    return TensorFeatures(observation.features[0], float(observation.rounding[0].amax()))
 
 
 def check_inputs(inputs: tuple[Tensor, ...], least: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_kd._arguments import check_callable
 from captum_kd._interrupts import changed_state, interruptible
 from captum_kd._maps import as_maps, image_place
-from captum_kd.distance import is_finite
+from captum_kd.distance.pairwise import is_finite
 from captum_kd.layers import same_random_state
 from captum_kd.perturb import keep_relevant
 

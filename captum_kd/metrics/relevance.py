@@ -10,10 +10,17 @@ from torch import Tensor
 from captum_kd._arguments import Target, as_inputs, as_labels
 from captum_kd._modes import warn_of_modes
 from captum_kd._values import check_choice, described
-from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
-from captum_kd.distance.centring import LEAST_WITH_REMOVAL
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
-from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
+from captum_kd.distance.centring import (
+    LEAST_WITH_REMOVAL,
+    MIN_INPUTS,
+    Estimator,
+    check_estimator,
+    correlation,
+    geometry,
+    remove,
+)
+from captum_kd.distance.sources import DistanceSource, FeatureDistances
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry, label_geometry
@@ -137,20 +144,20 @@ def relevance_score(
     removed = None
     if base_observer is not None:
         removed = layer_features(base_observer, values, additional_forward_args, settings, base_localiser)
-    block = chosen_block(features, block_size)
+    block = chosen_block(features.values, block_size)
     if block is not None:
         sources: list[DistanceSource] = [
-            FeatureDistances(TensorFeatures(features)),
+            FeatureDistances(features),
             LabelDistances(labels, embeddings, features.device),
         ]
         if removed is not None:
-            sources.append(FeatureDistances(TensorFeatures(removed.to(features.device))))
+            sources.append(FeatureDistances(removed.to(features.device)))
         given_place = None if removed is None else 2
         score = source_correlation(sources, estimator, block, given_place, from_both=remove_from == "both")
         return score.to(features.dtype)
-    own = geometry(features, estimator)
+    own = geometry(features.values, estimator, rounding=features.rounding)
     goal = label_geometry(labels.to(features.device), embeddings, features.dtype, estimator)
     if removed is None:
         return correlation(own, goal)
-    other = geometry(removed).to_like(own)
+    other = geometry(removed.values, rounding=removed.rounding).to_like(own)
     return correlation(remove(own, other), remove(goal, other) if remove_from == "both" else goal)

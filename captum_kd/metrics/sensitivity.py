@@ -12,6 +12,7 @@ from captum.metrics._core.sensitivity import default_perturb_func
 from torch import Tensor
 
 from captum_kd._arguments import as_inputs, check_batch_size, check_callable
+from captum_kd._interrupts import keeping_grad_mode
 from captum_kd._values import as_count, as_number, described
 
 __all__ = ["sensitivity_max"]
@@ -20,6 +21,7 @@ TensorOrTuple = Union[Tensor, tuple[Tensor, ...]]
 
 
 @log_usage()
+@keeping_grad_mode  # Captum's function switches it
 def sensitivity_max(
     explanation_func: Callable[..., TensorOrTuple],
     inputs: TensorOrTuple,

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from captum_kd._arguments import as_inputs
 from captum_kd._modes import warn_of_modes
-from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
-from captum_kd.distance.sources import FeatureDistances, TensorFeatures
+from captum_kd.distance.centring import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
+from captum_kd.distance.sources import FeatureDistances
 from captum_kd.features import FeatureTransform, flatten
 from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
 from captum_kd.metrics._localised import PerturbFunc, as_localisers
@@ -130,9 +130,9 @@ def feature_similarity_score(
     warn_of_modes(forward_func=forward_func, base_func=base_func)
     first = layer_features(first_observer, values, additional_forward_args, settings, localiser)
     second = layer_features(second_observer, values, additional_forward_args, settings, base_localiser)
-    block = chosen_block(first, block_size)
+    block = chosen_block(first.values, block_size)
     if block is not None:
-        sources = [FeatureDistances(TensorFeatures(each.to(first.device))) for each in (first, second)]
+        sources = [FeatureDistances(each.to(first.device)) for each in (first, second)]
         return source_correlation(sources, estimator, block).to(first.dtype)
-    own, other = geometry(first, estimator), geometry(second, estimator)
+    own, other = (geometry(each.values, estimator, rounding=each.rounding) for each in (first, second))
     return correlation(own, other.to_like(own))

@@ -12,19 +12,20 @@ from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints
 from captum_kd._batches import device_of, to_device
 from captum_kd._interrupts import changed_state, keeping_grad_mode
 from captum_kd._modes import warn_of_modes
-from captum_kd._values import check_choice, described
-from captum_kd.attr.fingerprints import digest, digest_of_callable
-from captum_kd.distance import MIN_INPUTS, Estimator, check_estimator
+from captum_kd._reachable import modules_of
+from captum_kd._values import check_choice, check_features
+from captum_kd.attr.fingerprints import digest, digest_of_callable, digest_of_tensors, is_sharded, own_parameters
 from captum_kd.distance.blockwise import check_block_size, noise_squares
-from captum_kd.distance.centring import LEAST_WITH_REMOVAL, warn_of_no_geometry
+from captum_kd.distance.centring import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, warn_of_no_geometry
 from captum_kd.distance.gram import gram_correlation
-from captum_kd.distance.sharded import Shards, ShardWalk
+from captum_kd.distance.scores import as_real
+from captum_kd.distance.sharded import ShardWalk, Shards
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures, is_to_be_widened
 from captum_kd.distance.sums import OneProcess, Walk, population_sums
 from captum_kd.embeddings import check_class_embeddings
@@ -33,7 +34,7 @@ from captum_kd.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geom
 from captum_kd.metrics._layer_features import FeatureSettings, layer_features, layer_observer
 from captum_kd.metrics._shares import common_kinds, kind_of, shared_distances
 from captum_kd.metrics.report.settings import name_of
-from captum_kd.names import LayerLike
+from captum_kd.names import LayerLike, names_in
 from captum_kd.processes import DifferingProcesses, Processes, as_processes
 
 try:
@@ -49,6 +50,8 @@ __all__ = ["FeatureSimilarityScore", "LayerFeatures", "RelevanceScore", "Transfe
 _WIDTHS = (torch.float32, torch.float64)
 _MADE_BY = "_captum_kd_made_by"
 """An attribute of features that come from :class:`LayerFeatures`: how these were made."""
+_ROUNDING = "_captum_kd_rounding"
+"""Another one: by which distance rounding may have moved them."""
 _ALIKE = "All must come from the same layers, of inputs of one size, in one dtype."
 
 
@@ -90,15 +93,29 @@ class LayerFeatures:
         self._observer = layer_observer(model, layer, self._settings, model="model", argument="layer")
         self._model = model
         contents = digest_of_callable(feature_transform)
-        self._made_by = (name_of(feature_transform), contents, tuple(hints), attribute_to_layer_input)
+        whole = names_in(model)[""] if isinstance(model, nn.Module) else model
+        of_layer = name_of(whole), self._observer.pairs[0].feature_layer.name
+        self._made_by = (*of_layer, name_of(feature_transform), contents, tuple(hints), attribute_to_layer_input)
+        self._weights: tuple[Any, str] = (None, "")
 
     def __call__(self, inputs: Union[Tensor, tuple[Tensor, ...]], *args: Any) -> Tensor:
         """Detached features (N, d), float32 or float64, on the layer's device."""
         values = to_device(as_inputs(inputs), device_of(self._model))
         warn_of_modes(model=self._model)
         features = layer_features(self._observer, values, as_forward_args(args or None), self._settings)
-        setattr(features, _MADE_BY, self._made_by)
-        return features
+        setattr(features.values, _MADE_BY, (self._made_by, self._digest_of_weights()))
+        setattr(features.values, _ROUNDING, features.rounding)
+        return features.values
+
+    def _digest_of_weights(self) -> str:
+        """Of the parameters as they are now; taken again where PyTorch has counted a change."""
+        weights = [each for module in modules_of(self._model) for each in own_parameters(module)]
+        if any(each.is_inference() or is_sharded(each) for each in weights):
+            return ""
+        state = [(id(each), each._version) for each in weights]
+        if self._weights[0] != state:
+            self._weights = state, digest_of_tensors(weights)
+        return self._weights[1]
 
 
 class _GeometryMetric(Metric):
@@ -139,6 +156,7 @@ class _GeometryMetric(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         if labelled:
             self.add_state("target", default=[], dist_reduce_fx="cat")
+        self.add_state("rounding", default=torch.zeros(len(self.names)), dist_reduce_fx="max")
 
     # ------------------------------------------------------------------ keeping
 
@@ -146,7 +164,7 @@ class _GeometryMetric(Metric):
         n: Optional[int] = None
         rows: dict[str, Tensor] = {}
         for name, values in features.items():
-            if values is None:
+            if values is None and name == "given":
                 continue
             rows[name] = _as_rows(values, name)
             n = len(rows[name]) if n is None else n
@@ -172,6 +190,10 @@ class _GeometryMetric(Metric):
         with changed_state():  # all of them or none
             for name, values in rows.items():
                 getattr(self, name).append(values)
+                if name in features:
+                    place, rounding = self.names.index(name), getattr(features[name], _ROUNDING, 0.0)
+                    of_all: Tensor = getattr(self, "rounding")
+                    of_all[place] = of_all[place].clamp(min=rounding)
                 if hasattr(features.get(name), _MADE_BY):
                     self._made_by.setdefault(name, set()).add(getattr(features[name], _MADE_BY))
 
@@ -208,7 +230,8 @@ class _GeometryMetric(Metric):
         kept = {name: getattr(self, name) for name in (*self._defaults, "process_group", "_computed")}
         try:
             for name in kept:
-                setattr(self, name, [] if name in self._defaults else None)
+                default = self._defaults.get(name)
+                setattr(self, name, default.clone() if isinstance(default, Tensor) else default and list(default))
             yield
         finally:
             for name, value in kept.items():
@@ -220,6 +243,14 @@ class _GeometryMetric(Metric):
     def reset(self) -> None:
         super().reset()
         self._made_by = {}
+
+    def set_dtype(self, dst_type: Union[str, torch.dtype]) -> "_GeometryMetric":
+        """Converts features; labels stay integers, which other types may not hold."""
+        labels = getattr(self, "target") if self.labelled else None
+        super().set_dtype(dst_type)
+        if self.labelled:
+            setattr(self, "target", labels)
+        return self
 
     # ------------------------------------------------------------------ several processes
 
@@ -264,15 +295,24 @@ class _GeometryMetric(Metric):
             }
         )
         # A process without inputs, or with features from elsewhere, has nothing that could differ.
-        everyone = processes.gather({name: sorted(map(repr, ways)) for name, ways in self._made_by.items()})
+        everyone = processes.gather(
+            {name: (sorted({repr(way) for way, _ in made}), {each for _, each in made}) for name, made in self._made_by.items()}
+        )
         for name in self.names:
-            known = [(rank, ways[name]) for rank, ways in enumerate(everyone) if name in ways]
-            for rank, ways in known:
-                if ways != known[0][1]:
+            known = [(rank, *made[name]) for rank, made in enumerate(everyone) if name in made]
+            for rank, ways, weights in known:
+                first, first_ways, first_weights = known[0]
+                if ways != first_ways:
                     raise DifferingProcesses(
                         f"The LayerFeatures of {name} differ among the processes in feature_transform, grid, prefix_tokens, "
-                        f"channels_last or attribute_to_layer_input: {', '.join(known[0][1])} in process {known[0][0]}, "
+                        f"channels_last, attribute_to_layer_input, layer or model: {', '.join(first_ways)} in process {first}, "
                         f"{', '.join(ways)} in process {rank}. All processes must be given the same but for their data."
+                    )
+                # Of a model that is trained between updates each process has seen several states, maybe not as many.
+                if len(weights) == len(first_weights) == 1 and weights != first_weights:
+                    raise DifferingProcesses(
+                        f"The models of {name} have other weights in process {first} than in process {rank}. All processes must "
+                        "be given the same but for their data."
                     )
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
@@ -309,11 +349,12 @@ class _GeometryMetric(Metric):
     def _compare(self, used: Sequence[str], least: int) -> "_Products":
         """Inner products of all geometries, the labels' last; collective where the metric is synced."""
         processes = as_processes(self._shared_by)
-        here = {name: _joined(getattr(self, name)) for name in used}
+        here = {name: None if (state := _joined(getattr(self, name))) is None else as_real(state) for name in used}
         labels = _joined(getattr(self, "target")) if self.labelled else None
         seen = processes.gather(
             {
                 "n": {name: len(values) for name, values in (*here.items(), ("target", labels)) if values is not None},
+                "rounding": getattr(self, "rounding").tolist(),
                 "kinds": {name: [kind_of(values)] for name, values in here.items() if values is not None},
                 "labels": torch.empty(0, dtype=torch.long) if labels is None else labels.long().cpu(),
             }
@@ -331,8 +372,8 @@ class _GeometryMetric(Metric):
         whole = torch.cat([each["labels"] for each in seen])
         sources: list[DistanceSource] = []
         for name in used:
-            features = here[name]
-            own = None if features is None else TensorFeatures(features)
+            features, rounding = here[name], max(each["rounding"][self.names.index(name)] for each in seen)
+            own = None if features is None else TensorFeatures(features, rounding)
             if own is not None and type(processes) is Processes:
                 sources.append(FeatureDistances(own, is_to_be_widened(own)))
             else:
@@ -543,9 +584,8 @@ def _joined(state: Union[Tensor, list[Tensor]]) -> Optional[Tensor]:
 
 
 def _as_rows(values: Any, name: str) -> Tensor:
-    if not isinstance(values, Tensor) or values.is_complex():
-        raise TypeError(f"{name} must be a real tensor of features (N, ...), got {described(values)}.")
+    check_features(values, name)
     if values.dim() == 0 or values.shape[0] and values[0].numel() == 0:
         raise ValueError(f"{name} must be features (N, ...) of some inputs, got shape {tuple(values.shape)}.")
     rows = values.detach().flatten(1) if values.dim() > 1 else values.detach()[:, None]
-    return rows if rows.dtype in _WIDTHS else rows.float()
+    return as_real(rows)

@@ -1,6 +1,6 @@
-"""The figures of the gallery's examples: whatever ``Figure`` a block of code makes or is given a name in it.
+"""An image scraper for the gallery: saves each ``Figure`` that an example's block of code assigns to a name.
 
-This package's figures are not registered with pyplot, where sphinx-gallery looks for them by itself.
+This package's figures are not registered with pyplot, so sphinx-gallery does not find them by itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sphinx_gallery.scrapers import figure_rst
 
 
 def of_block(block: Any, variables: dict[str, Any], configuration: dict[str, Any]) -> str:
-    """Writes the figures that are new among an example's names since the block before, and gives the text that shows them."""
+    """Saves the figures that are new among an example's names since the previous block. Returns the text that shows them."""
     paths = variables["image_path_iterator"]
     seen = variables.setdefault("figures_seen", [])
     written = []

@@ -2,8 +2,8 @@
 Maps beside Grad-CAM
 ====================
 
-Where does each network look, and what of it has the Student only? Six scenes, the first of each of six classes; the digit
-is outlined, and it is all the evidence that there is.
+Grad-CAM shows the evidence that each network uses. UniCAM shows the features that only one of the two has. The figure has six
+scenes, the first of each of six classes. The outlined digit is the only evidence for the class.
 """
 
 import warnings
@@ -19,8 +19,8 @@ kd, alone = student(1), base(4)
 print(f"accuracy: Student {accuracy(kd):.3f}, Base {accuracy(alone):.3f}")
 
 # %%
-# A UniCAM map compares an image with a population. A fixed one, measured once, makes the map of an image the same in any
-# company.
+# A UniCAM map compares an image with a population. With a fixed population, measured once, an image has the same map
+# whatever else is in the batch.
 
 unicam = UniCAM(kd, "layer3", alone)
 population = unicam.reference(reference.images, reference.labels)
@@ -41,8 +41,8 @@ figure = visualize_transfer(
 )
 
 # %%
-# Six pictures prove nothing. Over all test scenes: the share of each map's positive energy that lies on the digit, with
-# its standard error. Chance is the digit's share of the image.
+# Six pictures prove nothing. The next numbers are means over all test scenes: the share of each map's positive energy that
+# lies on the digit, with its standard error. Chance is the digit's share of the image.
 
 warnings.filterwarnings("ignore", "[0-9]+ of 400 maps have no positive energy")  # they count as 0
 print(f"chance: {test.masks.float().mean():.3f}")

@@ -1,8 +1,10 @@
 """
-A report, and the one equation to read it with
-==============================================
+A report, and the equation behind its scores
+============================================
 
-Similarity and relevance of every layer in one pass over a loader, with 95 % intervals.
+One pass over a loader gives the similarity and relevance of every layer, with 95 % intervals. Similarity (FSS) compares the
+representations of Student and Base, which are the distances between the inputs. Relevance (RS) measures how well a
+representation follows the labels.
 """
 
 from small_networks import base, student, test
@@ -16,7 +18,8 @@ report = compare_transfer(student(1), base(4), layers, loader, confidence=0.95, 
 figure = report.plot()
 
 # %%
-# Distilled and residual scores are no evidence beside the Student's and the Base's. They follow from them: with F the FSS,
+# Distilled (Student given Base) and residual (Base given Student) relevance are no evidence in addition to the relevance of
+# Student and Base. Their difference follows from these. With F the FSS,
 # distilled - residual = (Student - Base) x sqrt((1 + F) / (1 - F)).
 
 score = {(row["layer"], row["score"]): row["value"] for row in report.to_dict()["rows"]}
@@ -28,6 +31,6 @@ for layer in layers:
     print(f"{layer}: distilled - residual = {distilled - residual:.3f}; the equation says {magnified:.3f}")
 
 # %%
-# The whole report, as it prints. Its notes say what the numbers do not.
+# The printed report. Its notes explain the limits of the numbers.
 
 print(report)

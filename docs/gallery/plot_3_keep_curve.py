@@ -1,9 +1,9 @@
 """
-Which map holds what the network needs?
-=======================================
+Keep curves: accuracy on the most salient pixels
+================================================
 
-Keep the most salient pixels, impute the rest, and ask the Student again. A map that found what the answer rests on holds the
-accuracy up with few pixels; random maps of the same smoothness are the baseline.
+Keep the most salient pixels, impute the rest, and run the Student again. If a map ranks the pixels that the prediction depends
+on highest, the accuracy stays high with few pixels. Random maps of the same smoothness are the baseline.
 """
 
 import torch
@@ -16,7 +16,7 @@ from captum_kd.perturb import keep_relevant, relevant_pixels
 from captum_kd.visualization import plot_keep_curve, visualize_transfer
 
 kd = student(1)
-# Maps of what the Student predicts: maps of the true label would tell it the label.
+# Maps explain the Student's predictions. Maps of the true label would carry the label into the kept pixels.
 with torch.no_grad():
     predicted = kd(test.images).argmax(1)
 
@@ -34,7 +34,7 @@ curves = keep_curve(kd, test.images, test.labels, maps, shares=shares, generator
 figure = plot_keep_curve(curves, whole_accuracy=accuracy(kd))
 
 # %%
-# What the Student was shown with 30 % kept by Grad-CAM. Pale and hatched is what was taken out:
+# The images that the Student gets if 30 % of the pixels are kept by Grad-CAM. Removed pixels are pale and hatched.
 
 few, by_gradcam = test.images[:4], maps["Grad-CAM"][:4]
 kept = {

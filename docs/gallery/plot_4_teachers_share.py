@@ -1,10 +1,11 @@
 """
-Is what was gained the Teacher's?
-=================================
+The Teacher's share of the gain
+===============================
 
-Similarity and relevance never look at the Teacher, so they cannot tell transfer from luck. The Teacher's share is the
-correlation of what the Student has and the Base lacks with the Teacher's own arrangement of the inputs; *beyond the labels*,
-with what the labels say removed from the Teacher first.
+Similarity and relevance do not use the Teacher, so they cannot distinguish transfer from chance. The Teacher's share does. It
+is the correlation of two things: the part of the Student's representation that the Base's lacks, and the Teacher's
+representation. A representation is the set of distances between the inputs. For the share *beyond the labels*, the labels are
+removed from the Teacher's representation first.
 """
 
 from small_networks import base, reference, student, teacher, test
@@ -23,10 +24,11 @@ for row in report.to_dict()["rows"]:
         print(f"{row['base']}, {row['layer']}: {row['score']} {row['value']:.3f}")
 
 # %%
-# Nothing here says yet whether a Base of another seed would have as much of the Teacher's; :doc:`plot_5_seed_control` asks.
+# These numbers do not show whether a Base of another seed would have as large a Teacher's share. :doc:`plot_5_seed_control`
+# tests this.
 #
-# As a map: where does the Student look for what it has from the Teacher? The Teacher's geometry takes the place of the
-# labels', so no labels are needed.
+# UniCAM can also make a map of the Teacher's share. The Teacher's geometry takes the place of the labels' geometry, so no
+# labels are needed.
 
 unicam = UniCAM(student(1), "layer3", base(4), teacher_func=teacher())
 population = unicam.reference(reference.images)

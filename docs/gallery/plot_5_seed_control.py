@@ -1,10 +1,11 @@
 """
-Would other seeds have shown the same?
-======================================
+Seed control: comparison with other seeds
+=========================================
 
-A Student differs from its Base; so does a second Base. Three Students and three Bases, each from a seed of its own, are the
-least that can decide it at one layer: if distillation made no difference, all twenty ways to call three of the six "Students"
-would be alike, so the smallest p is 1 / 20.
+A Student differs from its Base, but a second Base differs from it too. Seed control tests whether Students differ from Bases by
+more than Bases differ from each other. At one layer, this needs at least three Students and three Bases, each from a seed of
+its own. If distillation made no difference, all twenty ways to call three of the six networks "Students" would be equally
+likely. So the smallest p is 1 / 20.
 """
 
 from small_networks import base, student, teacher, test
@@ -23,8 +24,9 @@ for outcome in report.seed_control["tests"]:
     print(f"{outcome['score']}: difference {outcome['statistic']:+.3f}, p = {outcome['p_value']:.2f}: {answer}")
 
 # %%
-# The scores that were compared: of Students given a Base, and of Bases given another Base, the null. Every dot is a pair of
-# networks; there are fewer independent ones than dots, which is why the test counts networks and not pairs.
+# The figure shows the scores that are compared: those of Students given a Base, and those of Bases given another Base (the
+# null). Every dot is a pair of networks. The pairs are not independent, because they share networks. So the test permutes
+# networks, not pairs.
 
 pairs = report.seed_control["pairs"]
 names = {"rs_distilled": "relevance", "teacher_distilled": "Teacher's share", "teacher_only_distilled": "beyond the labels"}

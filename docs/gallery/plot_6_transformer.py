@@ -2,8 +2,8 @@
 A transformer, without a reshape function
 =========================================
 
-A convolutional Teacher, and a small transformer as Student and Base: two convolutions, 16 patches of their result and a class
-token, two blocks of attention. Name a block, and the map comes out on the grid of patches.
+The Teacher is a convolutional network. Student and Base are small transformers: two convolutions, 16 patches of their output
+and a class token, and two blocks of attention. Name a block, and the map has the shape of the grid of patches.
 """
 
 import torch
@@ -35,7 +35,7 @@ of_tokens, alone = student(1, Tokens, rate=0.01), base(4, Tokens, rate=0.01)
 print(f"accuracy: Student {accuracy(of_tokens):.3f}, Base {accuracy(alone):.3f}")
 
 # %%
-# The block before the last one: in the last, the classifier reads the class token alone.
+# We name the block before the last one, because of the last block the classifier reads only the class token.
 
 unicam = UniCAM(of_tokens, "block1", alone)
 population = unicam.reference(reference.images, reference.labels)
@@ -44,8 +44,8 @@ print(tuple(distilled.shape))
 figure = visualize_transfer(test.images[:4], {"distilled": distilled, "residual": residual}, masks=test.masks[:4], scale="map")
 
 # %%
-# The two need not be of one kind: the transformer against a convolutional Base. What is called distilled then includes all
-# that one architecture gives and the other does not.
+# Student and Base may have different architectures. Here a transformer is compared with a convolutional Base. The distilled
+# features then also include everything that the Student's architecture provides and the Base's does not.
 
 mixed = UniCAM(of_tokens, "block1", base(4), "layer3")
 beside = mixed.reference(reference.images, reference.labels)

@@ -2,12 +2,12 @@
 The networks of this gallery
 ============================
 
-A Teacher, Students and Bases on small scenes with handwritten digits, trained while you wait.
+These are a Teacher, Students and Bases on small scenes with handwritten digits. They are trained when the gallery is built.
 
-A scene of 16 x 16 pixels shows one of scikit-learn's digits, 8 x 8, at a random place among strokes of others, on a
-background of one of ten hues. In what Students and Bases learn from, one label in five was given by the hue instead of
-the digit; the Teacher saw more scenes, with right labels. In the reference and test scenes the background says nothing,
-so whoever looks at it gains nothing.
+A scene of 16 x 16 pixels shows one of scikit-learn's digits, 8 x 8, at a random place among strokes of other digits, on a
+background of one of ten hues. In the training data of Students and Bases, one label in five is set by the hue instead of the
+digit. The Teacher is trained on more scenes, with correct labels. In the reference and test scenes the background is unrelated
+to the label, so a network that uses it has no advantage.
 """
 
 import colorsys
@@ -33,7 +33,7 @@ class Scenes(NamedTuple):
 
 
 def paint(originals: slice, count: int, seed: int, by_hue: float = 0.0) -> Scenes:
-    """``count`` scenes of the given originals; a share ``by_hue`` of the labels is what the background says."""
+    """``count`` scenes of the given originals; a share ``by_hue`` of the labels is set by the background."""
     rng = np.random.default_rng(seed)
     digits, classes = load_digits(return_X_y=True)
     digits, classes = digits[originals].reshape(-1, DIGIT, DIGIT) / 16, classes[originals]
@@ -78,7 +78,7 @@ class Convolutions(nn.Module):
 
 
 def train(network: nn.Module, scenes: Scenes, epochs: int, teacher: Optional[nn.Module] = None, rate: float = 0.02) -> nn.Module:
-    """By cross-entropy, and where there is a Teacher by its softened answers too (Hinton et al., 2015)."""
+    """Trains by cross-entropy, and with a Teacher also by its softened outputs (Hinton et al., 2015)."""
     batches = epochs * -(-len(scenes.labels) // 64)
     optimizer = torch.optim.AdamW(network.parameters(), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, batches)
@@ -122,7 +122,7 @@ def accuracy(network: nn.Module) -> float:
 
 
 # %%
-# Twelve of the test scenes, each with its label:
+# Twelve test scenes with their labels:
 
 if __name__ == "__main__":
     figure = Figure(figsize=(6, 2.4), layout="constrained")

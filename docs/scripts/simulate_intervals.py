@@ -30,7 +30,7 @@ import torch
 from simulated_models import LABELLINGS, Population, true_values, without_distilled
 from torch import Tensor
 
-from captum_kd.distance import center, remove
+from captum_kd.distance.centring import center, remove
 from captum_kd.metrics.inference import (
     Products,
     geometry_products,

@@ -49,8 +49,8 @@ def run_example(
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files and classes may hold what cannot be encoded; standard error escapes it anyway.
         sys.stdout.reconfigure(errors="backslashreplace")
-    print(parser.description, flush=True)
     try:
+        print(parser.description, flush=True)
         with claimed(settings, arguments.resume, arguments.overwrite):
             task, plan = make(settings)
             return run(task, plan, settings, progress=not arguments.no_progress, resume=arguments.resume)
@@ -59,9 +59,12 @@ def run_example(
     except OSError as error:
         kept = " What is trained is kept: go on with the same command and --resume." if is_begun(settings) else ""
         reason = f"A file could not be read or written ({error}); --output is {settings.output}.{kept}"
+    except MemoryError as error:
+        reason = f"The memory does not suffice ({error}). Ask for fewer or smaller images, or fewer networks."
     except KeyboardInterrupt:
         way_on = "Nothing was trained yet: give the same command again."
         if is_begun(settings):
-            way_on = f"What is trained is in {settings.output / FOLDER}; the same command with --resume goes on from there."
+            kept = printable(str(settings.output / FOLDER))
+            way_on = f"What is trained is in {kept}; the same command with --resume goes on from there."
         parser.exit(INTERRUPTED, f"\n{parser.prog}: stopped. {way_on}\n")
     parser.exit(2, f"{parser.prog}: error: {printable(reason)}\n")

@@ -22,7 +22,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from distillation.task import Examples, Fold, Task, in_turn
+from distillation.task import DataError, Examples, Fold, Task, in_turn
 
 __all__ = ["CLASSES", "Digits", "Scenes", "make_task", "paint_scenes", "split_digits"]
 
@@ -39,6 +39,9 @@ ON_DIGIT = 0.2
 """Ink above this belongs to the mask."""
 FROM_BACKGROUND = 0.2
 """Share of the training labels that the background gave."""
+
+MOST = 1_000_000
+"""Scenes of an experiment, which are all in memory: 4 GB."""
 
 Array = npt.NDArray[np.float32]
 
@@ -128,7 +131,16 @@ def _clutter(digits: Digits, rng: np.random.Generator) -> Array:
 
 
 def make_task(seed: int, *, train: int, teacher: int, reference: int, test: int) -> Task:
-    """The whole experiment's scenes; the arguments are numbers of scenes."""
+    """The whole experiment's scenes; the arguments are numbers of scenes.
+
+    Raises:
+        DataError: too many of them for the memory.
+    """
+    if train + teacher + reference + test > MOST:
+        raise DataError(
+            f"{train + teacher + reference + test:,} scenes are too many, {MOST:,} are the most. Take a smaller "
+            "--teacher-images, --train-images, --references or --test-images."
+        )
     rng = np.random.default_rng(seed)
     for_training, for_reference, for_test = split_digits(rng)
     generator = torch.Generator().manual_seed(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ def exclusive(path: Path) -> Iterator[bool]:
 
     Raises:
         Held: another process holds it.
-        OSError: the file cannot be made.
+        OSError: the file cannot be made, or is one of somebody else: a lock is empty.
     """
     descriptor, locked = _opened(path)
     try:
@@ -49,6 +50,9 @@ def _opened(path: Path) -> tuple[int, bool]:
         # Links are not followed: they may lead to a file of somebody else.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
+            found = os.fstat(descriptor)
+            if found.st_size or not stat.S_ISREG(found.st_mode):
+                raise FileExistsError(errno.EEXIST, "This file is no lock, for which its name is needed", str(path))
             locked = _lock(descriptor)
             # The process before may have removed the file between our opening and our locking it.
             if _is_at(descriptor, path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Callable, Optional, Sequence
 
@@ -13,12 +14,10 @@ from distillation.data.splits import folds_of, split_notes
 from distillation.plan import Plan, PlanError, technique_plan
 from distillation.profiles import profile
 from distillation.outcomes import Record
-from distillation.settings import Settings
+from distillation.settings import Settings, folder
 from distillation.task import Task, printable
 
 __all__ = ["photographs_task", "run_photographs"]
-
-CACHE = Path.home() / ".cache" / "captum_kd"
 
 Read = Callable[[Optional[Path], int, Path, bool], Pool]
 """Takes where the images are, the side that they are to have, the cache and whether to draw a bar."""
@@ -50,9 +49,9 @@ def run_photographs(
         without: shared options that make no sense for this example.
     """
     parser = parser_of(example, documentation, without=without)
-    parser.add_argument("--data", type=Path, help=f"{layout}; default: {data or example} in ${ENVIRONMENT}")
+    parser.add_argument("--data", type=folder, help=f"{layout}; default: {data or example} in ${ENVIRONMENT}")
     parser.add_argument(
-        "--cache", type=Path, default=CACHE, help="folder for images that were read and weights; default: %(default)s"
+        "--cache", type=folder, default=_cache(), help="folder for images that were read and weights; default: %(default)s"
     )
     options(parser)
     arguments = parser.parse_args(argv)
@@ -69,6 +68,13 @@ def run_photographs(
         return photographs_task(pool, settings), chosen
 
     return run_example(parser, arguments, profile(example, arguments.profile), make)
+
+
+def _cache() -> Path:
+    try:
+        return Path.home() / ".cache" / "captum_kd"
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir()) / "captum_kd"
 
 
 def photographs_task(pool: Pool, settings: Settings) -> Task:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Iterator, Optional, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Iterator, Optional, Sequence
 from distillation import locks
 from distillation.files import write_text
 from distillation.settings import Settings
+from distillation.task import printable
 from distillation.training import is_main_process
 
 __all__ = ["RunFolderError", "begin", "claimed", "is_begun", "plain"]
@@ -25,9 +27,15 @@ VERSION = 1
 
 FOLDERS = ("checkpoints", "tables", "figures")
 
+MOST_BYTES = 1 << 26
+"""Size of run.json, 64 MiB; it takes some hundred bytes a network."""
+
 OWN = re.compile(
-    r"report\.json|scores\.csv|index\.html|checkpoints/[a-z0-9_]+\.(ckpt|json)|tables/[a-z0-9_]+\.(csv|md)|"
-    r"figures/[a-z0-9_]+\.png"
+    r"report\.json|scores\.csv|index\.html|"
+    r"checkpoints/(fold_\d+_)?(teacher|untrained_teacher|other_teacher|assistant|base|student|response|attention|feature|"
+    r"control|from)(_[a-z0-9_]+)?\.(ckpt|json)|"
+    r"tables/(accuracy|(scores|teacher_share)_(whole|salient)|seed_control|keep_curves|localization)\.(csv|md)|"
+    r"figures/(accuracy|gradcam|seed_control|(maps|kept|keep_curve|layers_whole|layers_salient)_[a-z0-9_]+)\.png"
 )
 """Names that a run gives to its files. Nothing else is ever removed, whatever run.json says."""
 
@@ -63,7 +71,8 @@ class Run:
 
 def is_begun(settings: Settings) -> bool:
     """Whether the output folder holds a run that can be resumed."""
-    return (settings.output / RUN).is_file()
+    # Unlike Path's, it raises nothing where the folder's name is too long.
+    return os.path.isfile(settings.output / RUN)
 
 
 @contextmanager
@@ -86,7 +95,8 @@ def claimed(settings: Settings, resume: bool, overwrite: bool) -> Iterator[None]
     try:
         with locks.exclusive(folder / LOCK) as locked:
             if not locked:
-                print(f"{folder} is on a file system without locks. Make sure that no other run writes there.", file=sys.stderr)
+                shown = printable(str(folder))
+                print(f"{shown} is on a file system without locks. Make sure that no other run writes there.", file=sys.stderr)
             _check_before(folder, settings, resume, overwrite)
             yield
     except locks.Held as error:
@@ -94,8 +104,9 @@ def claimed(settings: Settings, resume: bool, overwrite: bool) -> Iterator[None]
             f"Another run is writing into {folder}. Wait until it has ended, or choose another --output."
         ) from error
     finally:
-        if is_new and not any(folder.iterdir()):
-            folder.rmdir()
+        if is_new:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
 
 
 def _check_before(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> None:
@@ -106,6 +117,8 @@ def _check_before(folder: Path, settings: Settings, resume: bool, overwrite: boo
                 f"{path} is {'a symbolic link' if path.is_symlink() else 'no folder'}, and a run writes into a folder of "
                 "that name. Move it away, or choose another --output."
             )
+        if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+            raise RunFolderError(f"{path} cannot be written into. Change its permissions, or choose another --output.")
     before = _read(folder)
     if before is None:
         if resume:
@@ -189,6 +202,8 @@ def _read(folder: Path) -> Optional[Run]:
     try:
         if not path.is_file():
             raise ValueError("it is no file")
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError("it is too large")
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and isinstance(content.get("version"), int) and content["version"] > VERSION:
             raise RunFolderError(
@@ -233,4 +248,4 @@ def _tell_of_others(folder: Path, own: Sequence[str]) -> None:
     found = {path.relative_to(folder).as_posix() for path in inside if not path.name.startswith(".")}
     others = sorted(found - {*own, *FOLDERS})
     if others:
-        print(f"These are not of this run and stay as they are: {', '.join(others)} in {folder}.", flush=True)
+        print(printable(f"These are not of this run and stay as they are: {', '.join(others)} in {folder}."), flush=True)

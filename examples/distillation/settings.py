@@ -9,7 +9,9 @@ from typing import Any, Callable, Optional
 
 from distillation.networks import NETWORKS
 
-__all__ = ["AUGMENTATIONS", "CONTROLS", "OPTIMIZERS", "TECHNIQUES", "WEIGHTS", "Settings", "add_options", "settings_from"]
+__all__ = [
+    "AUGMENTATIONS", "CONTROLS", "OPTIMIZERS", "TECHNIQUES", "WEIGHTS", "Settings", "add_options", "folder", "settings_from",
+]  # fmt: skip
 
 TECHNIQUES = ("response", "attention", "feature")
 """Hinton et al. 2015; Zagoruyko & Komodakis 2017; Romero et al. 2015."""
@@ -23,9 +25,11 @@ OPTIMIZERS = ("adamw", "sgd")
 AUGMENTATIONS = ("none", "shift", "paper")
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def _at_least(least: int, most: Optional[int] = None) -> Callable[[str], int]:
     def whole(text: str) -> int:
         value = int(text)
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most}, got {value}")
         if value < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
         return value
@@ -71,7 +75,7 @@ def _some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:
     return chosen
 
 
-def _folder(text: str) -> Path:
+def folder(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("must name a folder, got nothing")
     return Path(text)
@@ -93,10 +97,10 @@ def _option(help_text: str, kind: Callable[[str], Any]) -> Any:
 class Settings:
     """What can be set from the command line of every example; each field is an option of that name."""
 
-    output: Path = _option("folder for everything that is written", _folder)
-    seed: int = _option("seed of data, initial weights and batches", _at_least(0))
+    output: Path = _option("folder for everything that is written", folder)
+    seed: int = _option("seed of data, initial weights and batches", _at_least(0, 2**63 - 1))
     # Who is trained.
-    seeds: int = _option("Students of each technique and Bases, each from a seed of its own", _at_least(1))
+    seeds: int = _option("Students of each technique and Bases, each from a seed of its own", _at_least(1, 1000))
     folds: int = _option("parts of the data that take turns at being held out; 1: no cross-validation", _at_least(1))
     techniques: tuple[str, ...] = _option(
         f"how Students learn from the Teacher, commas between: {', '.join(TECHNIQUES)}", _some_of(*TECHNIQUES)
@@ -109,7 +113,7 @@ class Settings:
     student: str = _option("the Students' and Bases' network, of the same names", _one_of(*NETWORKS))
     weights: str = _option('where training starts: "none" (random weights) or "imagenet"', _one_of(*WEIGHTS))
     # On which images.
-    image_size: int = _option("side of the images in pixels", _at_least(8))
+    image_size: int = _option("side of the images in pixels", _at_least(8, 4096))
     test_share: float = _option("share of the images that is held out where the data have no test part", _part)
     teacher_images: int = _option("training images of the Teacher, at most", _at_least(1))
     train_images: int = _option("training images of Students and Bases, at most", _at_least(1))
@@ -138,7 +142,7 @@ class Settings:
     # On which machine.
     threads: int = _option(
         "threads of torch, 0 for as many as it takes; numbers repeat in the last digits only with the same number",
-        _at_least(0),
+        _at_least(0, 1024),
     )
     accelerator: str = _option('Lightning\'s: where to train, "cpu", "gpu", "auto"', _accelerator)
     devices: str = _option('Lightning\'s: how many devices, or which ("2", "0,1", "auto")', str)

@@ -15,7 +15,7 @@ from state import unchanged_state
 from torch import Tensor, nn
 
 from captum_kd import UniCAM, flatten
-from captum_kd.distance import correlation, geometry, remove
+from captum_kd.distance.centring import correlation, geometry, remove
 from captum_kd.labels import label_geometry
 
 N = 8

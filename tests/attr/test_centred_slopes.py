@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from captum_kd.attr.gradients import Measured, population_gradients
-from captum_kd.distance import Geometry
+from captum_kd.distance.centring import Geometry
 from captum_kd.distance.pairwise import largest_of
 from reference import literal
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from captum_kd.attr.gradients import Measured, population_gradients, reference_gradients
 from captum_kd.attr.reference import AddedRows, LayerReference
-from captum_kd.distance import Geometry, center, correlation, remove
+from captum_kd.distance.centring import Geometry, center, correlation, remove
 from captum_kd.distance.pairwise import FEW, largest_of
 from captum_kd.labels import label_geometry
 

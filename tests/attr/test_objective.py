@@ -9,7 +9,7 @@ from torch import Tensor
 
 from captum_kd.attr.objective import Objectives, population_objectives, reference_objectives
 from captum_kd.attr.reference import AddedRows, LayerReference, added_rows
-from captum_kd.distance import Geometry, center, correlation, noise_level, remove
+from captum_kd.distance.centring import Geometry, center, correlation, noise_level, remove
 from captum_kd.labels import label_geometry
 
 M, N, CLASSES = 11, 3, 3

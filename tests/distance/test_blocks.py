@@ -10,8 +10,8 @@ from reference import exact
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from captum_kd.distance import blockwise, center, correlation, distance_correlation, euclidean_distances
-from captum_kd.distance import partial_distance_correlation
+from captum_kd.distance import blockwise, distance_correlation, euclidean_distances, partial_distance_correlation
+from captum_kd.distance.centring import center, correlation
 from captum_kd.distance.pairwise import CHUNK
 from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures
 from captum_kd.distance.sums import PairSums, population_sums, tiles

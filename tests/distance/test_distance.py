@@ -9,7 +9,9 @@ from reference import exact
 from samples import F64, FEATURES, clusters, direct, each, partial, randn, score, triple
 from torch import Tensor
 
-from captum_kd.distance import center, cross_distances, euclidean_distances, geometry, inner_product, remove
+from captum_kd.distance import euclidean_distances
+from captum_kd.distance.centring import center, geometry, inner_product, remove
+from captum_kd.distance.pairwise import cross_distances
 
 
 # ------------------------------------------------------------------------ against dcor

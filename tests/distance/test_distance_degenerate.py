@@ -7,7 +7,8 @@ import torch
 from samples import DTYPES, F64, FEATURES, each, leaf, partial, randn, rotation, score, triple
 from torch import Tensor
 
-from captum_kd.distance import correlation, distance_correlation, geometry, partial_distance_correlation
+from captum_kd.distance import distance_correlation, partial_distance_correlation
+from captum_kd.distance.centring import correlation, geometry
 
 NOTHING_LEFT = "no geometry"
 

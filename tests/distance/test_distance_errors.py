@@ -3,15 +3,9 @@
 import pytest
 import torch
 
-from captum_kd.distance import (
-    center,
-    cross_distances,
-    distance_correlation,
-    euclidean_distances,
-    geometry,
-    is_finite,
-    partial_distance_correlation,
-)
+from captum_kd.distance import distance_correlation, euclidean_distances, partial_distance_correlation
+from captum_kd.distance.centring import center, geometry
+from captum_kd.distance.pairwise import cross_distances, is_finite
 
 X = torch.randn(6, 3)
 
@@ -36,6 +30,28 @@ def test_unfit_features_are_refused(arguments, error, words):
         distance_correlation(*arguments)
     with pytest.raises(error, match=words):
         partial_distance_correlation(*arguments, X)
+
+
+@pytest.mark.parametrize(
+    "x, error, words",
+    [
+        ([[1.0]], TypeError, r"x must be a tensor of shape \(n, d\), got \[\[1.0\]\]"),
+        (X.long(), TypeError, "x must be float32 or float64, got a tensor .* torch.int64"),
+        (X.half(), TypeError, "x must be float32 or float64, got a tensor .* torch.float16"),
+        (X.to(torch.complex64), TypeError, "x must be float32 or float64, .* torch.complex64"),
+        (X.to_sparse(), TypeError, "x must be an ordinary dense tensor.* sparse"),
+        (X.to("meta"), TypeError, "x must be an ordinary dense tensor.* 'meta'"),
+        (torch.quantize_per_tensor(X, 0.1, 0, torch.qint8), TypeError, "x must be an ordinary dense tensor.* quantized"),
+        (torch.nested.nested_tensor([X, X[:3]]), TypeError, "x must be an ordinary dense tensor.* nested"),
+        (X[0], ValueError, r"x must be features \(n, d\) .* got shape \(3,\)"),
+        (X[:0], ValueError, r"x must be features \(n, d\) .* got shape \(0, 3\)"),
+        (X[:, :0], ValueError, r"x must be features \(n, d\) .* got shape \(6, 0\)"),
+        (X.sign() * 3e38, ValueError, r"distances of x are too large for torch.float32; pass x.double\(\)"),
+    ],
+)
+def test_unfit_features_have_no_distances(x, error, words):
+    with pytest.raises(error, match=words):
+        euclidean_distances(x)
 
 
 def test_unfit_features_to_remove_are_refused_by_name():

@@ -5,17 +5,9 @@ import torch
 from samples import DTYPES, FEATURES, each, leaf, randn, triple
 from torch.autograd import gradcheck
 
-from captum_kd.distance import (
-    center,
-    cross_distances,
-    distance_correlation,
-    euclidean_distances,
-    geometry,
-    inner_product,
-    partial_distance_correlation,
-    remove,
-    u_shift,
-)
+from captum_kd.distance import distance_correlation, euclidean_distances, partial_distance_correlation
+from captum_kd.distance.centring import center, geometry, inner_product, remove, u_shift
+from captum_kd.distance.pairwise import cross_distances
 
 FUNCTIONS = {
     "unbiased": distance_correlation,

@@ -5,7 +5,8 @@ import torch
 from samples import DTYPES, F64, FEATURES, direct, randn
 from torch import Tensor
 
-from captum_kd.distance import cross_distances, euclidean_distances
+from captum_kd.distance import euclidean_distances
+from captum_kd.distance.pairwise import cross_distances
 
 
 def rounding(x: Tensor) -> float:

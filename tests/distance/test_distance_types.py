@@ -5,7 +5,8 @@ import torch
 from samples import DTYPES, F64, FEATURES, clusters, each, partial, randn, score, triple
 from torch import Tensor
 
-from captum_kd.distance import correlation, distance_correlation, geometry, partial_distance_correlation
+from captum_kd.distance import distance_correlation, partial_distance_correlation
+from captum_kd.distance.centring import correlation, geometry
 from captum_kd.distance.pairwise import Spread
 
 SINGLE = {

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_kd.distance import pairwise
-from captum_kd.distance import cross_distances, euclidean_distances
+from captum_kd.distance import euclidean_distances, pairwise
 from captum_kd.distance.pairwise import (
     FEW,
     Spread,
     block_distances,
+    cross_distances,
     distances_to_center,
     largest_of,
     power_of_two,

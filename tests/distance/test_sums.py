@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_kd.distance import center, u_shift
+from captum_kd.distance.centring import center, u_shift
 from captum_kd.distance.sources import MatrixDistances
 from captum_kd.distance.sums import PairSums, population_sums, tiles
 

@@ -17,7 +17,6 @@ MODULES = [
     "captum_kd.visualization",
 ]
 SHARED_INSIDE = {
-    "captum_kd.distance": {"MIN_INPUTS", "check_estimator", "distances_to_center", "is_finite", "noise_level", "u_shift"},
     "captum_kd.embeddings": {"check_class_embeddings"},
     "captum_kd.metrics.inference": {"single_pair_sentence"},
 }  # fmt: skip

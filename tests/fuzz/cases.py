@@ -28,7 +28,7 @@ from fuzz.values import (
     products, unicam, written,
 )  # fmt: skip
 
-__all__ = ["BUILDING_BLOCKS", "CASES", "Case", "public_names"]
+__all__ = ["CASES", "Case", "public_names"]
 
 PUBLIC_MODULES: tuple[types.ModuleType, ...] = (
     captum_kd,
@@ -41,14 +41,6 @@ PUBLIC_MODULES: tuple[types.ModuleType, ...] = (
     captum_kd.perturb,
     captum_kd.visualization,
 )
-
-BUILDING_BLOCKS = {
-    "captum_kd.distance": {
-        "Geometry", "center", "correlation", "cross_distances", "distances_to_center", "euclidean_distances", "geometry",
-        "inner_product", "is_finite", "noise_level", "remove", "u_shift",
-    },
-}  # fmt: skip
-"""What the package's own modules pass checked tensors between themselves. They run in inner loops and check nothing."""
 
 
 class Case(NamedTuple):
@@ -87,6 +79,10 @@ def _maps_of_inputs(result: Any, given: dict[str, Any]) -> None:
 
 def _score(result: Any, given: dict[str, Any]) -> None:
     assert result.shape == () and -1 <= float(result) <= 1
+
+
+def _distances(result: Any, given: dict[str, Any]) -> None:
+    assert result.shape == (len(given["x"]), len(given["x"])) and bool(((0 <= result) & (result < torch.inf)).all())
 
 
 def _scores(result: Any, given: dict[str, Any]) -> None:
@@ -165,8 +161,8 @@ CASES: dict[str, Case] = {
         captum_kd.distance.partial_distance_correlation, captum_kd.distance.partial_distance_correlation,
         lambda: dict(x=FEATURES, y=OTHERS, given=FEATURES[:, :3]), _score,
     ),
-    "captum_kd.distance.check_estimator": Case(
-        captum_kd.distance.check_estimator, captum_kd.distance.check_estimator, lambda: dict(estimator="biased")
+    "captum_kd.distance.euclidean_distances": Case(
+        captum_kd.distance.euclidean_distances, captum_kd.distance.euclidean_distances, lambda: dict(x=FEATURES), _distances
     ),
     "captum_kd.embeddings.check_class_embeddings": Case(
         captum_kd.embeddings.check_class_embeddings, captum_kd.embeddings.check_class_embeddings,
@@ -335,8 +331,6 @@ def public_names() -> dict[str, Any]:
             if id(value) in seen or not callable(value) or is_type_hint:
                 continue
             seen[id(value)] = name
-            if name in BUILDING_BLOCKS.get(module.__name__, ()):
-                continue
             if not _is_record(value):
                 found[f"{module.__name__}.{name}"] = value
             if isinstance(value, type):

@@ -7,7 +7,7 @@ from typing import Any, Callable
 import pytest
 import torch
 from models import ConvNet, images
-from torch import Tensor
+from torch import Tensor, nn
 from workers import Workers, of
 
 from captum_kd import global_average_pool
@@ -57,6 +57,26 @@ def from_layer(group: Any, rank: int, **settings: Any) -> Any:
     return metric
 
 
+def of_model(group: Any, model: Any, layer: str = "conv1", trained: bool = False) -> Any:
+    metric = FeatureSimilarityScore(process_group=group)
+    x = images(9)
+    features, base = LayerFeatures(model, layer), LayerFeatures(ConvNet(seed=2), "conv1")
+    for _ in range(1 + trained):
+        metric.update(features(x), base(x))
+        if trained:
+            with torch.no_grad():
+                model.conv1.weight.mul_(2)
+    return metric
+
+
+def compiled(model: nn.Module) -> Any:
+    return torch.compile(model, backend="eager")
+
+
+class Other(ConvNet):
+    pass
+
+
 def gather_here(value: Tensor, group: Any = None) -> list[Tensor]:
     return [value]
 
@@ -102,7 +122,22 @@ DIFFERENT: dict[str, tuple[Callable[[Any, int], Any], str]] = {
     "at input": (
         lambda group, rank: from_layer(group, rank, attribute_to_layer_input=bool(rank)), "attribute_to_layer_input"
     ),
+    "layer": (lambda group, rank: of_model(group, ConvNet(seed=1), ["conv1", "relu1"][rank > 0]), "model: .*'conv1'.*'relu1'"),
+    "class": (lambda group, rank: of_model(group, Other(seed=1) if rank else ConvNet(seed=1)), "'Other', 'conv1'"),
+    "weights": (
+        lambda group, rank: of_model(group, ConvNet(seed=rank)), "models of student have other weights in process 0 than in"
+    ),
+    "weights of a function": (
+        lambda group, rank: from_function(group, ConvNet(seed=rank)), "models of student have other weights"
+    ),
 }  # fmt: skip
+
+
+def from_function(group: Any, model: Any) -> Any:
+    metric = FeatureSimilarityScore(process_group=group)
+    features = LayerFeatures(lambda x: model(x), model.conv1)
+    metric.update(features(images(9)), features(images(9)))
+    return metric
 
 
 def computed(group: Any, way: str) -> Any:
@@ -135,11 +170,14 @@ def same(group: Any, way: str) -> float:
         "embeddings": lambda: rs(group, rank, table(1)),
         "transform": lambda: from_layer(group, rank, feature_transform=global_average_pool),
         "empty": lambda: empty(group, rank),
+        "wrapped": lambda: of_model(group, nn.DataParallel(ConvNet(seed=1)) if rank else ConvNet(seed=1)),
+        "compiled": lambda: of_model(group, compiled(ConvNet(seed=1)) if rank else ConvNet(seed=1)),
+        "trained": lambda: of_model(group, ConvNet(seed=1), trained=bool(rank)),
     }[way]()
     return float(metric.compute())
 
 
-@pytest.mark.parametrize("way", ["embeddings", "transform", "empty"])
+@pytest.mark.parametrize("way", ["embeddings", "transform", "empty", "wrapped", "compiled", "trained"])
 def test_equal_metrics_give_one_score(workers: Workers, way: str) -> None:
     found = of(workers.run(3, same, way))
     assert len(set(found)) == 1 and found[0] == found[0] != 0

@@ -168,7 +168,7 @@ def test_half_and_integer_features_are_taken_as_float32():
     ("call", "error", "message"),
     [
         (lambda: FeatureSimilarityScore().update(rows(4), rows(5)), ValueError, "base has 5 inputs where student"),
-        (lambda: FeatureSimilarityScore().update([1.0], rows(5)), TypeError, "student must be a real tensor"),
+        (lambda: FeatureSimilarityScore().update([1.0], rows(5)), TypeError, "student must be a tensor"),
         (lambda: FeatureSimilarityScore(estimator="other"), ValueError, "estimator must be"),
         (lambda: RelevanceScore(remove_from="y"), ValueError, "remove_from must be"),
         (lambda: RelevanceScore().update(rows(4), None), TypeError, "target must be one label"),
@@ -311,7 +311,7 @@ def test_a_sync_function_of_the_users_gathers_as_for_other_metrics(workers: Work
     for found, asked, kept, relevance_of_student in of(workers.run(2, gathered)):
         close(found, expected(*features(20)))
         close(relevance_of_student, found["rs_student"])
-        assert asked == [10, 10, 10] and kept == [7, 3]
+        assert asked == [10, 10, 10, 2] and kept == [7, 3]  # two sets of features, labels, the rounding of both sets
 
 
 def differing(group: Any) -> None:
@@ -407,3 +407,12 @@ def test_a_lightning_loop_of_two_processes_logs_the_scores_of_all_inputs_epoch_a
     for kept, score in ((first, wanted), (second, wanted_then)):
         close(kept["fss"], score)
         assert set(kept) == {"fss", *TransferScores.SCORES}
+
+
+def test_converted_metrics_keep_their_labels_and_widen_features():
+    metric, plain = RelevanceScore(), RelevanceScore()
+    features, y = torch.randn(12, 5, generator=torch.Generator().manual_seed(0)).half().float(), torch.arange(12) % 3 + 4096
+    for each in (metric, plain):
+        each.update(features, y)
+    metric.set_dtype(torch.float16)
+    assert metric.compute() == plain.compute() != 0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._values import check_dense, described
-from captum_kd.distance import MIN_INPUTS
+from captum_kd.distance.centring import MIN_INPUTS
 from captum_kd.distance.sources import DistanceSource, MatrixDistances
 
 __all__ = ["as_sources"]

@@ -19,7 +19,6 @@ also break what ties the *removed* model to the labels, and reject far too often
 
 from __future__ import annotations
 
-import math
 from typing import Callable, Iterator, NamedTuple, Optional, Sequence, Union
 
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from captum_kd._values import as_count, check_dense, described
+from captum_kd.distance.blockwise import noise_squares
 from captum_kd.distance.sources import DistanceSource
 from captum_kd.distance.sums import OneProcess, PairSums, Walk, block_side, population_sums
 from captum_kd.labels import MIN_LABEL_SHARE, label_norms
@@ -101,7 +101,7 @@ def label_permutation_p_value(
         raise TypeError(f"walk must go through pairs of inputs, as OneProcess() does, got {described(walk)}.")
     permutations, seed = as_count(permutations, "permutations", 1), as_count(seed, "seed")
     found = _ClassSums(source, seen, population_sums([source], walk=walk) if sums is None else sums)
-    if found.norm <= source.noise * n:  # in units of the distances' norm over n
+    if found.is_noise:
         return 1.0
 
     def orders() -> Iterator[Tensor]:
@@ -143,6 +143,7 @@ class _ClassSums:
 
     Attributes:
         norm (float): Frobenius norm of P, in units of the raw distances' norm over n.
+        is_noise (bool): whether P is nothing but rounding.
         batch (int): relabellings to be asked for at once.
 
     Raises:
@@ -151,13 +152,13 @@ class _ClassSums:
 
     def __init__(self, source: DistanceSource, classes: _Classes, sums: PairSums) -> None:
         n, device = source.n, source.device
+        noise = float(noise_squares(sums, [source])[0])
         raw = float(sums.raw_squares()[0].clamp(min=0).sqrt())
-        if not math.isfinite(raw):
-            raise ValueError("A distance matrix has non-finite values (NaN or infinity).")
         self._source = source
         self._shift = sums.u_shifts()[0]
         self._unit = raw / n or 1.0  # so that float32 holds P, whatever the features' scale
-        self.norm = float(sums.gram()[0, 0].clamp(min=0).sqrt()) / self._unit
+        square = float(sums.gram()[0, 0].clamp(min=0))
+        self.norm, self.is_noise = square**0.5 / self._unit, square <= noise
         origin = int(classes.counts.argmax())
         others = [each for each in range(len(classes.counts)) if each != origin]
         apart = classes.apart - classes.apart[:, origin, None] - classes.apart[origin]

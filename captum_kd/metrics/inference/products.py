@@ -195,8 +195,6 @@ def products_of(names: tuple[str, ...], sources: Sequence[DistanceSource], sums:
         ValueError: distances with non-finite values: no comparison with them would ever be true.
     """
     noise = noise_squares(sums, sources)
-    if not bool(torch.isfinite(noise).all()):
-        raise ValueError("distances has non-finite values (NaN or infinity); all must be finite.")
     pairs, k = sums.n * (sums.n - 3), len(names)
     without = sums.products.new_empty((0, k, k)) if sums.by_row is None else sums.without_each()
     return Products(names, sums.gram() / pairs, without, noise / pairs)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import functools
 import hashlib
-from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from argparse import Namespace
+from collections.abc import Mapping
+from contextlib import suppress
+from types import MethodType, SimpleNamespace
+from typing import Any, Iterator, Optional, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from captum_kd._reachable import closure_of
-from captum_kd.attr.fingerprints import digest_of_callable, digest_of_tensors, is_device, methods_of
+from captum_kd.attr.fingerprints import digest_of_callable, digest_of_tensors, is_device, is_sharded, methods_of, own_settings
 from captum_kd.metrics.report.settings import name_of
 from captum_kd.metrics.report.subjects import Subject
 from captum_kd.names import names_in
 from captum_kd.processes import Processes
 
 __all__ = ["check_models", "exact_digest", "question_of", "what_is_called"]
-
-_OF_ALL_MODULES = frozenset(vars(nn.Module()))
 
 
 def check_models(subjects: Sequence[Subject], processes: Processes) -> None:
@@ -81,31 +85,75 @@ def _digest_of_bytes(value: Tensor) -> str:
 
 def _modules(subject: Subject, model: nn.Module) -> Iterator[tuple[str, object]]:
     """Kind, settings, mode and weights of each module."""
-    modules = names_in(model)
-    for name, module in modules.items():
+    seen: dict[int, Any] = {}
+    for name, module in names_in(model).items():
         where = f"module {name!r} of {subject}" if name else str(subject)
         yield f"the class of {where}", (f"{type(module).__module__}.{type(module).__qualname__}", _code(type(module)))
         yield f"the mode of {where}", "training" if module.training else "evaluation"
-        settings = {key: shown for key, value in vars(module).items() for shown in _setting(key, value)}
-        yield f"the settings of {where}", {"": module.extra_repr(), **settings}
+        yield f"the settings of {where}", _settings(module, seen)
+    yield f"the weights of {subject}", _digest_of_weights(model)
+
+
+def _digest_of_weights(model: nn.Module) -> str:
     weights = hashlib.sha1()
     for tensor in _weights(model):
         weights.update(repr(exact_digest(tensor)).encode())
-    yield f"the weights of {subject}", weights.hexdigest()[:12]
+    return weights.hexdigest()[:12]
 
 
-def _setting(name: str, value: Any) -> Iterator[object]:
-    """A module's own attribute where it is a plain value or a function; others, such as caches and devices, do not count."""
-    if name in _OF_ALL_MODULES:
-        return
+class _NoSetting(Exception):
+    """A value that does not count."""
+
+
+def _settings(module: nn.Module, seen: dict[int, Any]) -> dict[str, object]:
+    """A module's own attributes as plain descriptions."""
+    return {"": module.extra_repr(), **dict(_pairs(own_settings(module), seen))}
+
+
+def _setting(value: Any, seen: dict[int, Any]) -> Any:
+    """A plain description of an attribute's value. Devices do not count, nor do objects that are neither functions nor
+    configurations, such as generators and trainers."""
+    if isinstance(value, (np.generic, torch.dtype, enum.Enum)):
+        return repr(value)
+    if value is None or isinstance(value, (bool, int, float, complex, bytes)) or isinstance(value, str) and not is_device(value):
+        return value
+    if isinstance(value, (Tensor, np.ndarray)):
+        return exact_digest(torch.as_tensor(value))
+    if isinstance(value, type):
+        return name_of(value)
+    if isinstance(value, MethodType):
+        return what_is_called(value.__func__)
+    if id(value) in seen:
+        return "as before"
+    seen[id(value)] = value
     if isinstance(value, functools.partial):
-        yield what_is_called(value.func), [each for each in (*value.args, *value.keywords.items()) if _is_plain(each)]
-    elif isinstance(value, MethodType):
-        yield what_is_called(value.__func__)
-    elif isinstance(value, (FunctionType, BuiltinFunctionType)):
-        yield what_is_called(value)
-    elif _is_plain(value):
-        yield value
+        return _setting(value.func, seen), _pairs(dict(enumerate(value.args)), seen), _pairs(value.keywords, seen)
+    if isinstance(value, nn.Module):
+        return name_of(type(value)), [_settings(each, seen) for each in value.modules()], _digest_of_weights(value)
+    if dataclasses.is_dataclass(value) or isinstance(value, (SimpleNamespace, Namespace)):
+        value = vars(value)
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    if isinstance(value, Mapping):
+        return _pairs({key: each for key, each in value.items() if not _is_kept(each)}, seen)
+    if isinstance(value, (set, frozenset)):
+        return sorted(repr(each) for _, each in _pairs(dict(enumerate(value)), seen))
+    if callable(value):
+        return what_is_called(value)
+    raise _NoSetting
+
+
+def _is_kept(value: Any) -> bool:
+    """Whether a container may have got a value from a pass: tensors, unless they are weights."""
+    return isinstance(value, (Tensor, np.ndarray)) and not isinstance(value, nn.Parameter)
+
+
+def _pairs(values: Mapping[Any, Any], seen: dict[int, Any]) -> list[tuple[str, Any]]:
+    found = []
+    for key, value in values.items():
+        with suppress(_NoSetting):
+            found.append((str(key), _setting(value, seen)))
+    return found
 
 
 def _code(kind: type) -> str:
@@ -127,4 +175,4 @@ def _weights(model: nn.Module) -> list[Tensor]:
     """Parameters and buffers; none where processes have different parts of them (models cut into shards)."""
     counted = [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] != "num_batches_tracked"]
     tensors = [each for each in (*model.parameters(), *counted) if not is_lazy(each)]
-    return [] if any(type(each).__name__ in ("DTensor", "FlatParameter") for each in tensors) else tensors
+    return [] if any(map(is_sharded, tensors)) else tensors

@@ -15,7 +15,7 @@ from captum_kd._modes import Modes, mode_notes, modes_of
 from captum_kd._outputs import OutputTransform
 from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share
 from captum_kd._warnings import warn_user
-from captum_kd.distance import Estimator, check_estimator
+from captum_kd.distance.centring import Estimator, check_estimator
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.features import FeatureTransform, flatten, global_average_pool
 from captum_kd.layers import same_random_state

@@ -8,6 +8,7 @@ from typing import Any, Collection, Iterable, NamedTuple, Optional
 
 import torch
 
+from captum_kd._batches import length_of
 from captum_kd._values import as_count
 from captum_kd.distance.blockwise import MOST_DENSE
 from captum_kd.distance.pairwise import CHUNK
@@ -146,15 +147,8 @@ class MemoryLimit:
 
 def _expected_inputs(data: Iterable[Any], batch_size: int) -> int:
     """Inputs that a loader will give, as far as it says so; 0 where it does not."""
-    batches = _length(data)
+    batches = length_of(data)
     by_batches = None if batches is None else batches * batch_size
-    by_sampler = _length(getattr(data, "sampler", None))
+    by_sampler = length_of(getattr(data, "sampler", None))
     known = [number for number in (by_batches, by_sampler) if number is not None]
     return min(known) if known else 0
-
-
-def _length(value: Any) -> Optional[int]:
-    try:
-        return len(value)
-    except (TypeError, NotImplementedError):
-        return None

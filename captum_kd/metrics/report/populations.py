@@ -11,8 +11,7 @@ from typing import Callable, Iterator, Mapping, NamedTuple, Optional, Protocol, 
 import torch
 from torch import Tensor
 
-from captum_kd.distance import MIN_INPUTS
-from captum_kd.distance.centring import LEAST_WITH_REMOVAL
+from captum_kd.distance.centring import LEAST_WITH_REMOVAL, MIN_INPUTS
 from captum_kd.distance.sources import DistanceSource, TensorFeatures
 from captum_kd.features import FeatureTransform, flatten, global_average_pool
 from captum_kd.labels import check_label_geometry
@@ -83,8 +82,8 @@ class Population(Protocol):
     def repeated(self) -> int:
         """Inputs that are copies of others, or that no model tells from others."""
 
-    def add(self, features: dict[str, list[Tensor]], labels: Tensor) -> None:
-        """Takes the features of one batch: by view key, one (N, d) tensor a layer."""
+    def add(self, features: dict[str, list[TensorFeatures]], labels: Tensor) -> None:
+        """Takes the features of one batch: by view key, (N, d) of each layer."""
 
     def layers(self, question: Question) -> Iterator[LayerSummary]:
         """Scores layer after layer, in the labels' order."""
@@ -140,21 +139,22 @@ class AllInputs:
     def repeated(self) -> int:
         return self._repeats.count
 
-    def add(self, features: dict[str, list[Tensor]], labels: Tensor) -> None:
+    def add(self, features: dict[str, list[TensorFeatures]], labels: Tensor) -> None:
         for key, of_layers in features.items():
             if key not in self._stores:
                 self._stores[key] = [FeatureStore(self._device, self._half) for _ in of_layers]
             for place, store in enumerate(self._stores[key]):
-                values = of_layers[place]
-                of_layers[place] = values.new_empty(0)  # so that it goes where the store puts it
+                values, rounding = of_layers[place].values, of_layers[place].rounding
+                of_layers[place] = TensorFeatures(values[:0].clone())  # so that it goes where the store puts it
                 if self._projection is not None:
-                    values = self._projection(values)
+                    width, values = values.shape[1], self._projection(values)
+                    rounding *= (width / values.shape[1]) ** 0.5  # of a projected feature
                 if store.shape[0] and store.shape[1] != values.shape[1]:
                     raise ValueError(
                         f"{key} gives {values.shape[1]} features where earlier batches had {store.shape[1]}: the "
                         f"inputs differ in size. {self._way_to_one_width}"
                     )
-                store.append(values)
+                store.append(values, rounding)
         self._labels.append(labels)
         _count(self.counts, labels)
         every = [store for stores in self._stores.values() for store in stores]
@@ -235,7 +235,7 @@ class MiniBatches:
         self._processes = processes
         self._batches: list[tuple[int, list[LayerSummary]]] = []
 
-    def add(self, features: dict[str, list[Tensor]], labels: Tensor) -> None:
+    def add(self, features: dict[str, list[TensorFeatures]], labels: Tensor) -> None:
         question = self._question
         if not _can_be_scored(labels, question.settings):
             self.left_out += 1
@@ -247,7 +247,7 @@ class MiniBatches:
         _count(self.counts, labels)
         repeats = RepeatedInputs()
         by_layer = [
-            {key: distance_source(TensorFeatures(of_layers[place]), held=True) for key, of_layers in features.items()}
+            {key: distance_source(of_layers[place], held=True) for key, of_layers in features.items()}
             for place in range(len(question.labels))
         ]
         last = by_layer[-1] if question.progression else {}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Mapping, Optional, Union
 
-from captum._utils.progress import progress
 from torch import Tensor
 
-from captum_kd._batches import Unpack, unpack_batch
+from captum_kd._batches import Unpack, batches_of, unpack_batch
 from captum_kd.metrics.report.copies import Copies
 from captum_kd.metrics.report.populations import AllInputs, MiniBatches
 from captum_kd.metrics.report.views import Viewer
@@ -38,7 +37,7 @@ def read_data(
             "A single batch is data=[(inputs, labels)]."
         )
     copies = Copies()
-    for batch in progress(data, desc="Comparing models") if show_progress else data:
+    for batch in batches_of(data, "Comparing models", show_progress):
         inputs, labels = unpack_batch(batch, unpack)
         if class_embeddings is not None and int(labels.max()) >= len(class_embeddings):
             raise ValueError(

@@ -11,7 +11,7 @@ from typing import Mapping, NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from captum_kd.distance import Estimator
+from captum_kd.distance.centring import Estimator
 from captum_kd.distance.gram import gram_correlation
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features, is_to_be_widened
 from captum_kd.distance.sums import OneProcess, PairSums, Walk, population_sums

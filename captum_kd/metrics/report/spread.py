@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from captum_kd._batches import Unpack, unpack_batch
+from captum_kd._batches import Unpack, length_of, unpack_batch
 from captum_kd.distance.blockwise import MOST_DENSE
 from captum_kd.distance.sharded import Shards, ShardWalk
 from captum_kd.distance.sources import DistanceSource
@@ -140,11 +140,8 @@ def announced_inputs(data: Iterable[Any], unpack: Optional[Unpack]) -> Optional[
     if isinstance(data, (list, tuple)):
         return sum(len(unpack_batch(batch, unpack).labels) for batch in data)
     batch_size = getattr(data, "batch_size", None)
-    try:
-        count = len(data.sampler)  # type: ignore[attr-defined]
-    except (AttributeError, TypeError, NotImplementedError):
-        return None
-    if batch_size is None:
+    count = length_of(getattr(data, "sampler", None))
+    if batch_size is None or count is None:
         return None
     return count // batch_size * batch_size if getattr(data, "drop_last", False) else count
 

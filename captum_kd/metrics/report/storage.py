@@ -36,6 +36,7 @@ class FeatureStore:
     Attributes:
         shape, dtype, device: of what is read.
         bytes (int): that the features take, in memory or in the file.
+        rounding (float): by which distance rounding may have moved each input at most.
     """
 
     def __init__(self, device: torch.device, half: bool = False) -> None:
@@ -43,6 +44,7 @@ class FeatureStore:
         self.dtype = torch.float32
         self.shape = (0, 0)
         self.bytes = 0
+        self.rounding = 0.0
         self._half = half
         self._pieces: list[Tensor] = []
         self._units: list[Tensor] = []
@@ -54,8 +56,9 @@ class FeatureStore:
     def in_file(self) -> bool:
         return self._file is not None
 
-    def append(self, values: Tensor) -> None:
-        """Takes the features (N, d) of a batch, float32 or float64."""
+    def append(self, values: Tensor, rounding: float = 0.0) -> None:
+        """Takes the features (N, d) of a batch, float32 or float64, and by which distance rounding may have moved them."""
+        self.rounding = max(self.rounding, rounding)
         values = values.detach()
         n, width = self.shape
         if n == 0:
@@ -66,7 +69,8 @@ class FeatureStore:
         self.shape = (n + values.shape[0], values.shape[1])
         values = values.to(self.device, self.dtype)
         if self._half:
-            units = torch.exp2(torch.frexp(values.abs().amax(1)).exponent.to(values.dtype))
+            # Half of the power of two above the largest value, which may be more than the dtype has.
+            units = torch.exp2(torch.frexp(values.abs().amax(1)).exponent.to(values.dtype) - 1)
             self._units.append(units)
             values = (values / units[:, None]).half()
         self.bytes += values.numel() * values.element_size()

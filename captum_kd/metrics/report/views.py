@@ -15,6 +15,7 @@ from torch import Tensor
 
 from captum_kd._batches import device_of, to_device
 from captum_kd._interrupts import changed_state, interruptible
+from captum_kd.distance.sources import TensorFeatures
 from captum_kd.layouts import LayoutHints
 from captum_kd.metrics.report.localizing import Localizer
 from captum_kd.metrics.report.subjects import BASE, STUDENT, TEACHER, Subject, hints_for
@@ -95,14 +96,14 @@ class Viewer:
         # The last batch of a loader may be of one input, whose layouts do not always show.
         self._layouts: dict[tuple[str, tuple[LayerPair, ...]], Layouts] = {}
 
-    def features(self, inputs: tuple[Tensor, ...], labels: Tensor) -> dict[str, list[Tensor]]:
-        """Features (N, d) of a batch: by the view's key, one tensor per layer.
+    def features(self, inputs: tuple[Tensor, ...], labels: Tensor) -> dict[str, list[TensorFeatures]]:
+        """Features (N, d) of a batch: by the view's key, those of each layer.
 
         Args:
             inputs (tuple of Tensor): the batch, on any device.
             labels (Tensor): (N,).
         """
-        found: dict[str, list[Tensor]] = {}
+        found: dict[str, list[TensorFeatures]] = {}
         for view in self.views:
             device = device_of(view.subject.model)
             args, own = to_device(self._args, device), to_device(inputs, device)
@@ -122,11 +123,11 @@ class Viewer:
 
     def _observe(
         self, view: View, observer: Observer, inputs: tuple[Tensor, ...], args: tuple[Any, ...]
-    ) -> list[Tensor]:
+    ) -> list[TensorFeatures]:
         key = (view.key, observer.pairs)
         with changed_state(torch.no_grad()), interruptible():
             observation = observer.observe(
                 inputs, args, at_input=self._at_input, features_only=True, known=self._layouts.get(key)
             )
         self._layouts[key] = observation.layouts
-        return observation.features
+        return [TensorFeatures(values, float(of.amax())) for values, of in zip(observation.features, observation.rounding)]

@@ -104,7 +104,9 @@ def invariants(small: Tensor) -> Tensor:
 
 
 def copy_pairs(small: Tensor, threshold: float = THRESHOLD, progress: bool = False) -> Tensor:
-    """Pairs of thumbnails whose ``distances`` are at most the threshold.
+    """Pairs of thumbnails whose ``distances`` are at most the threshold, but for those that others link already.
+
+    So thousands of copies of one image do not give millions of pairs.
 
     Args:
         small: (N, SIDE, SIDE), float32.
@@ -112,14 +114,18 @@ def copy_pairs(small: Tensor, threshold: float = THRESHOLD, progress: bool = Fal
         progress: draw a progress bar: 60,000 images take about a minute.
 
     Returns:
-        (pairs, 2), int64, the smaller row first.
+        (pairs, 2), int64, the smaller row first; ``groups`` of them are those of all pairs that are near enough.
     """
-    found = [torch.empty((0, 2), dtype=torch.int64)]
+    found = torch.empty((0, 2), dtype=torch.int64)
+    linked = torch.arange(len(small))
     for pairs in _candidates(small, threshold, progress):
         for part in pairs.split(1 << 13):
-            near = distances(small[part[:, 0]], small[part[:, 1]]) <= threshold
-            found.append(part[near])
-    return torch.cat(found).sort(1).values
+            part = part[linked[part[:, 0]] != linked[part[:, 1]]]
+            near = part[distances(small[part[:, 0]], small[part[:, 1]]) <= threshold]
+            if len(near):
+                found = torch.cat([found, near])
+                linked = groups(len(small), found)
+    return found.sort(1).values
 
 
 def _candidates(small: Tensor, threshold: float, progress: bool) -> Iterator[Tensor]:

@@ -34,6 +34,9 @@ MANY_PIXELS = 1 << 24
 MOST_SCANS = 100
 """Passes over a progressive JPEG file; encoders write about ten. Thousands of empty ones would take hours."""
 
+MOST_EXIF = 100
+"""Pieces of EXIF data in a file; a piece has up to 64 KiB, a photograph has a few. Joining millions would take hours."""
+
 _one_at_a_time = threading.Lock()
 
 ORIENTATION = 0x0112
@@ -74,6 +77,8 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
         raise Unreadable(EMPTY)
     if len(data) > MOST_BYTES:
         raise Unreadable(TOO_LARGE)
+    if data.count(b"Exif\0\0") > MOST_EXIF:
+        raise Unreadable(BROKEN)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             held = image.width * image.height
@@ -105,7 +110,10 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow's conversion would cut 16-bit values at 255.
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image)
+        grey = (values.clip(0, 65535) // 257).astype(np.uint8)
+        grey[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         opaque = Image.new("RGB", image.size)
         for top in range(0, image.height, 256):  # in strips, which take less memory

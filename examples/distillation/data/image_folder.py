@@ -45,14 +45,15 @@ def read_image_folder(folder: Optional[Path], size: int, cache: Path, progress: 
         raise SOURCE.error(f"{folder} is no folder.")
     tree = Folder(folder)
     found = classes_in(tree, "")
+    name = folder.name or folder.resolve().name  # "." has none
     test = next((part for part in TEST_PARTS if part in found), None)
     # A class may be called "train"; then it holds images, not folders.
     if "train" in found and classes_in(tree, "train"):
         if test is None:
             raise SOURCE.error(f"{folder} has a folder 'train', but none of {', '.join(TEST_PARTS)}.")
-        return read_parts(folder.name, tree, test, SOURCE, Reading(size, cache, progress))
+        return read_parts(name, tree, test, SOURCE, Reading(size, cache, progress))
     listing = list_images(tree, [""], found, SOURCE)
-    return read_pool(folder.name, tree, listing, SOURCE, Reading(size, cache, progress))
+    return read_pool(name, tree, listing, SOURCE, Reading(size, cache, progress))
 
 
 def read_parts(name: str, tree: Folder, test: str, source: Source, reading: Reading) -> Pool:
@@ -75,5 +76,5 @@ def read_parts(name: str, tree: Folder, test: str, source: Source, reading: Read
         f"Left out beside train and {test}: {', '.join(printable(part) for part in beside)}. Nothing is chosen on "
         f"validation images, so that only train and {test} are used."
     )
-    warnings.warn(f"{tree.name}: {note}", stacklevel=3)
+    warnings.warn(f"{printable(tree.name)}: {note}", stacklevel=3)
     return replace(pool, notes=[*pool.notes, note])

@@ -71,7 +71,7 @@ def read_pool(
         reason: [printable(file) for file in files] for reason, files in (stored.unreadable | listing.left_out).items()
     }
     if left_out:
-        warnings.warn(f"{tree.name}: {_told(left_out)}.", stacklevel=3)
+        warnings.warn(f"{printable(tree.name)}: {_told(left_out)}.", stacklevel=3)
     entries = [listing.entries[row] for row in stored.kept.tolist()]
     is_test = torch.tensor([entry.part == 1 for entry in entries], dtype=torch.bool) if test_part else None
     labels = torch.tensor([entry.label for entry in entries], dtype=torch.int64)

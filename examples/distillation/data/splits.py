@@ -37,18 +37,20 @@ def assign(labels: Tensor, groups: Tensor, shares: Sequence[float], seed: int) -
     Returns:
         (N,), int64, numbers of parts.
     """
-    numbers, members = groups.unique(return_inverse=True)
-    counts: Counts = np.zeros((len(numbers), int(labels.max()) + 1), dtype=np.int64)
-    np.add.at(counts, (members.numpy(), labels.numpy()), 1)
+    members = groups.unique(return_inverse=True)[1]
+    sizes: Counts = members.bincount().numpy()
+    # The counts of one group at a time: a table of all groups and classes may be larger than the memory.
+    of_group = np.split(labels[members.argsort()].numpy(), sizes.cumsum()[:-1])
+    of_class: Counts = labels.bincount().numpy()
     generator = np.random.default_rng(seed)
-    order = generator.permutation(len(counts))
-    order = order[np.argsort(-counts[order].sum(1), kind="stable")]
+    order = generator.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
     # What each part still wants of each class.
-    wanted = np.outer(shares, counts.sum(0))
-    chosen = np.empty(len(counts), dtype=np.int64)
+    wanted = np.outer(shares, of_class)
+    chosen = np.empty(len(sizes), dtype=np.int64)
     for group in order:
         # What the choice takes off the sum of squares of what parts want, each weighed by one over its share.
-        size = counts[group]
+        size = np.bincount(of_group[group], minlength=len(of_class))
         gain = (2 * wanted @ size - size @ size) / np.asarray(shares)
         best = np.flatnonzero(gain >= gain.max() - 1e-9)
         chosen[group] = best[generator.integers(len(best))]

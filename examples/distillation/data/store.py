@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -131,6 +132,9 @@ def _into_folder(folder: Path, tree: Tree, entries: list[Entry], size: int, prog
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_unfinished(folder.parent)
+        free = shutil.disk_usage(folder.parent).free
+        if needed > free:
+            raise OSError(errno.ENOSPC, f"{free / 2**30:.1f} GiB are free")
         with locks.exclusive(unfinished.with_suffix(LOCK)):
             unfinished.mkdir()
             try:
@@ -168,14 +172,15 @@ def _mapped(folder: Path, size: int) -> Optional[Stored]:
     try:
         contents = json.loads((folder / CONTENTS).read_text())
         length = (folder / PIXELS).stat().st_size
-    except (OSError, ValueError):
+        kept, unreadable = torch.tensor(contents["kept"], dtype=torch.int64).view(-1), dict(contents["unreadable"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    shape = (len(contents["kept"]), 3, size, size)
+    shape = (len(kept), 3, size, size)
     if length != int(np.prod(shape)):
         return None
     # Not shared: the file stays as it is whatever is done to the tensor.
     pixels = torch.from_file(str(folder / PIXELS), shared=False, size=length, dtype=torch.uint8).view(shape)
-    return Stored(pixels, torch.tensor(contents["kept"], dtype=torch.int64), contents["unreadable"])
+    return Stored(pixels, kept, unreadable)
 
 
 def _fingerprint(tree: Tree, entries: list[Entry], size: int) -> str:

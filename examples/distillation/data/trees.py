@@ -76,6 +76,16 @@ def _left_by_a_system(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM
 
 
+def _leads_nowhere_or_back(entry: Path) -> bool:
+    """Whether it is a link that cannot be followed, or leads to a folder that holds it."""
+    if not entry.is_symlink():
+        return False
+    try:
+        return entry.is_dir() and entry.parent.resolve().is_relative_to(entry.resolve())
+    except OSError:  # no permission, or too long a name
+        return True
+
+
 class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -89,9 +99,9 @@ class Folder:
         try:
             for entry in sorted((self.path / folder).iterdir()):
                 if not _left_by_a_system(entry.name):
-                    kind = found.folders if entry.is_dir() else found.files if entry.is_file() else found.special
-                    if entry.is_symlink() and entry.is_dir() and entry.parent.resolve().is_relative_to(entry.resolve()):
-                        kind = found.special
+                    kind = found.special
+                    if not _leads_nowhere_or_back(entry):
+                        kind = found.folders if entry.is_dir() else found.files if entry.is_file() else found.special
                     kind.append(inside(folder, entry.name))
         except OSError as error:
             raise TreeError(f"{self.path / folder} cannot be listed ({error}).") from error

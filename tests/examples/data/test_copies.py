@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from distillation.data.copies import copy_pairs, distances, groups, invariants, pairs_of_equal, thumbnails
+from distillation.data.copies import _candidates, copy_pairs, distances, groups, invariants, pairs_of_equal, thumbnails
 from distillation.data.decoding import decode
 from PIL import Image
 
@@ -86,7 +86,12 @@ def test_the_search_finds_every_pair(threshold, monkeypatch):
         if min(float((small[i] - version).square().mean().sqrt()) for version in turned(small[j])) <= threshold
     ]
     assert len(expected) >= 1
-    assert sorted(copy_pairs(small, threshold).tolist()) == expected
+    candidates = torch.cat(list(_candidates(small, threshold, False))).sort(1).values
+    near = candidates[distances(small[candidates[:, 0]], small[candidates[:, 1]]) <= threshold]
+    assert sorted(near.tolist()) == expected
+    found = copy_pairs(small, threshold)
+    assert {*map(tuple, found.tolist())} <= {*map(tuple, expected)}
+    assert torch.equal(groups(32, found), groups(32, torch.tensor(expected)))
 
 
 def test_links_make_groups_over_several_steps():
@@ -99,3 +104,11 @@ def test_links_make_groups_over_several_steps():
 def test_equal_keys_are_linked():
     assert pairs_of_equal(["a", "b", "a", "a"]).tolist() == [[0, 2], [2, 3]]
     assert pairs_of_equal([]).shape == (0, 2)
+
+
+@pytest.mark.parametrize("noise", [1, 3])
+def test_thousands_of_copies_of_one_image_give_few_pairs(noise):
+    """All pairs would be two million."""
+    plain = torch.randint(100, 100 + noise, (2000, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pairs = copy_pairs(thumbnails(plain))
+    assert len(pairs) < 50_000 and groups(2000, pairs).max() == 0

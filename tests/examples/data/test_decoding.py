@@ -96,3 +96,10 @@ def test_too_large_is_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(Unreadable, match=TOO_LARGE):
         decode(encoded(picture(1)), 32)
+
+
+def test_what_is_transparent_in_a_16_bit_image_becomes_white():
+    values = np.full((16, 16), 30_000, np.uint16)
+    values[8:] = 40_000
+    found = pixels(encoded(Image.fromarray(values), "PNG", transparency=40_000), 16)
+    assert (found[:8] == 30_000 // 257).all() and (found[8:] == 255).all()

@@ -10,6 +10,7 @@ import unicodedata
 import warnings
 import zipfile
 import zlib
+from pathlib import Path
 
 import pytest
 from distillation.data import trees
@@ -46,10 +47,11 @@ def listening(path):
         lambda path: path.symlink_to("nowhere.jpg"),
         lambda path: path.symlink_to(path.name),
         lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to("x" * 300),
         os.mkfifo,
         listening,
     ],
-    ids=["dangling", "to itself", "device", "pipe", "socket"],
+    ids=["dangling", "to itself", "device", "too long", "pipe", "socket"],
 )
 @pytest.mark.parametrize("place", ["cat/odd.jpg", "odd"])
 def test_what_is_no_regular_file_is_left_out_and_named(tmp_path, cache, monkeypatch, make, place):
@@ -115,6 +117,18 @@ def test_names_that_no_terminal_can_show_are_escaped(tmp_path, cache):
     assert pool.classes == ["a\\nb", "cat"]
     assert pool.left_out == {NO_IMAGE: ["cat/\\x1b[2J.txt", "cat/two\\nlines.txt", "cat/\\udcff.txt"]}
     assert told.isprintable()
+
+
+def test_the_path_of_the_images_is_shown_escaped(tmp_path, cache):
+    root = class_folders(tmp_path / "\x1b[31m", images=2)
+    (root / "cat" / "x.jpg").write_bytes(b"")
+    _, told = read(read_image_folder, root, cache)
+    assert len(told) == 1 and "/\\x1b[31m: 1 file left out" in told[0]
+
+
+def test_the_current_folder_has_a_name(tmp_path, cache, monkeypatch):
+    monkeypatch.chdir(class_folders(tmp_path / "images", images=2))
+    assert read(read_image_folder, Path("."), cache)[0].name == "images"
 
 
 def test_a_map_of_leaves_of_another_kind_is_refused(tmp_path, cache):

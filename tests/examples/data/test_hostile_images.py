@@ -196,6 +196,14 @@ def test_a_progressive_jpeg_of_endless_passes_is_left_out():
         decode(image[:-2] + last * 1000 + image[-2:], 16)
 
 
+def test_a_jpeg_of_endless_metadata_is_left_out():
+    image = encoded(picture(1))
+    piece = b"\xff\xe1\0\x0aExif\0\0aa"
+    assert decode(image[:2] + piece * 50 + image[2:], 16).shape == (3, 16, 16)
+    with pytest.raises(Unreadable, match=BROKEN):
+        decode(image[:2] + piece * 1000 + image[2:], 16)
+
+
 def test_compressed_metadata_do_not_unpack_without_limit():
     image = encoded(picture(1), "PNG")
     bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))

@@ -1,5 +1,6 @@
 """Splits: no image and its copy on both sides, classes in equal shares, the same for the same seed."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,3 +164,13 @@ def test_a_class_known_only_from_copies_of_test_images_is_missed():
     is_test = torch.tensor([i % 3 == 0 for i in range(30)] + [False] * 10 + [True] * 10)
     with pytest.raises(DataError, match="training images would hold none of class 1"):
         folds_of(pool_of(labels, copies, is_test), SETTINGS)
+
+
+def test_many_groups_of_many_classes_take_little_memory():
+    """A table of all groups and classes would take 72 MB."""
+    labels = torch.arange(6000) % 1500
+    tracemalloc.start()
+    parts = assign(labels, torch.arange(6000), [0.75, 0.25], seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6 and (labels[parts == 1].bincount(minlength=1500) == 1).all()

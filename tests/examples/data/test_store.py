@@ -1,6 +1,7 @@
 """Many images lie in a mapped file: the same pixels, found again, written whole or not at all."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -145,3 +146,19 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(root, tmp_path, 
     held = {f"{name}.4567abcd.unfinished", f"{name}.4567abcd.lock"}
     assert found == {*others, *held, f"{name}.89ababcd.unfinished"}
     assert (cache / "images.unfinished" / "file").exists() and len(left) == len(found) + 1
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "{}", '{"kept": 3, "unreadable": {}}', '{"kept": ["a"]}', "[" * 100_000])
+def test_a_cache_with_spoiled_contents_is_written_anew(root, tmp_path, always_mapped, content):
+    expected = read(root, tmp_path / "cache").pixels.clone()
+    (folder,) = (tmp_path / "cache").iterdir()
+    (folder / store.CONTENTS).write_text(content)
+    assert torch.equal(read(root, tmp_path / "cache").pixels, expected)
+
+
+def test_a_cache_that_does_not_fit_on_the_disk_is_refused_before_images_are_read(root, tmp_path, always_mapped, monkeypatch):
+    seen = counted(monkeypatch)
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(DataError, match="0.0 GiB are free"):
+        read(root, tmp_path / "cache")
+    assert not seen and not list((tmp_path / "cache").iterdir())

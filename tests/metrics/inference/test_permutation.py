@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from captum_kd.distance import center, correlation, euclidean_distances
+from captum_kd.distance import euclidean_distances
+from captum_kd.distance.centring import center, correlation
 from captum_kd.distance.sources import MatrixDistances
 from captum_kd.distance.sums import population_sums
 from captum_kd.metrics.inference import permutation

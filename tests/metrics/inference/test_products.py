@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from captum_kd.distance import center, euclidean_distances
+from captum_kd.distance import euclidean_distances
+from captum_kd.distance.centring import center
 from captum_kd.metrics.inference.products import (
     Products,
     Score,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import functools
+import types
 from typing import Any, Callable
 
+import numpy as np
 import pytest
 import torch
+from models import ConvNet
 from population import data, related
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -163,6 +168,112 @@ def counted(rank: int) -> nn.Module:
     model = Gained(1.0)
     model.register_buffer("places", torch.arange(3) + rank)
     return model
+
+
+class Kind(enum.Enum):
+    SUM = 1
+    MEAN = 2
+
+
+@dataclasses.dataclass
+class Settings:
+    gain: float
+
+
+class Held(Gained):
+    """A model with an attribute, which its passes may store too."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(1.0)
+        self.value = value
+
+
+class Caching(Held):
+    def forward(self, x: Tensor) -> Tensor:
+        self._store(x)
+        return super().forward(x)
+
+    def _store(self, x: Tensor) -> None:
+        self.value, self.passes = x, 1
+
+
+def loaded(rank: int) -> nn.Module:
+    model = ConvNet(seed=rank)
+    return model.conv1
+
+
+VALUES: dict[str, Callable[[int], Any]] = {
+    "mapping": lambda rank: {"gain": 1 + rank},
+    "mapping of functions": lambda rank: {"activation": [F.relu, F.gelu][rank % 2]},
+    "list of functions": lambda rank: [lambda x: x * (1 + rank)],
+    "tensor": lambda rank: torch.tensor([1.0, rank]),
+    "array": lambda rank: np.array([1.0, rank]),
+    "numpy number": lambda rank: np.float64(rank),
+    "complex": lambda rank: 1j * rank,
+    "data class": lambda rank: Settings(1.0 + rank),
+    "namespace": lambda rank: types.SimpleNamespace(a=[rank]),
+    "enumeration": lambda rank: list(Kind)[rank % 2],
+    "dtype": lambda rank: [torch.float32, torch.float64][rank % 2],
+    "set": lambda rank: {"a", f"b{rank}"},
+    "class": lambda rank: [nn.ReLU, nn.GELU][rank % 2],
+    "object": Power,
+    "partial": lambda rank: functools.partial(torch.add, torch.tensor(1.0 + rank)),
+    "cached": cached,
+    "modules that are not registered": lambda rank: [loaded(rank)],
+    "parameters that are not registered": lambda rank: [nn.Parameter(torch.ones(2) * rank)],
+}
+
+
+def with_value(group: Any, way: str, differ: bool) -> list[float]:
+    return compare(group, student=Held(VALUES[way](as_processes(group).rank if differ else 1)))
+
+
+@pytest.mark.parametrize("way", VALUES)
+def test_settings_of_every_kind_count(workers: Workers, way: str) -> None:
+    for error in workers.run(2, with_value, way, True):
+        assert isinstance(error, ValueError) and "the settings of student differs" in str(error)
+        assert "'value'" in str(error) and "activation'" not in str(error).replace("('activation'", "")  # what differs alone
+    one, two = of(workers.run(2, with_value, way, False))
+    assert one == two and any(one)
+
+
+KEPT: dict[str, Callable[[int], Any]] = {
+    "last input": lambda rank: Caching(None if rank else torch.ones(rank + 1)),
+    "cache": lambda rank: Held({} if rank else {(4, 4): torch.ones(3)}),
+    "list of outputs": lambda rank: Held([] if rank else [torch.ones(3)]),
+    "generator": lambda rank: Held(torch.Generator().manual_seed(rank)),
+    "any object": lambda rank: Held(object()),
+    "itself": lambda rank: in_circle(),
+    "compiled in one process": lambda rank: torch.compile(Held(1), backend="eager") if rank else Held(1),
+    "compiled in place in one process": lambda rank: compiled_in_place(bool(rank)),
+    "function of a model that stores": lambda rank: Caching(rank).forward,
+}
+
+
+def in_circle() -> nn.Module:
+    model = Held(None)
+    model.value = [model, {"parent": model}]
+    return model
+
+
+def compiled_in_place(is_compiled: bool) -> nn.Module:
+    model = Held(1)
+    if is_compiled:
+        model.compile(backend="eager")
+    return model
+
+
+def kept(group: Any, way: str) -> list[float]:
+    model = KEPT[way](as_processes(group).rank)
+    if not isinstance(model, nn.Module):
+        return compare(group, student=model, layers={"a": {"student": model.__self__.conv1, "base": "conv1"}})
+    return compare(group, student=model)
+
+
+@pytest.mark.parametrize("way", KEPT)
+def test_what_passes_left_in_a_model_does_not_count(workers: Workers, way: str) -> None:
+    one, two = of(workers.run(2, kept, way))
+    assert one == two and any(one)
 
 
 x, y = data(8)

@@ -89,6 +89,8 @@ def as_plain(name: str) -> bytes:
         ("-0.5", "-0.5"),
         ("$x$", "\\$x\\$"),
         ("\x1b[0m", "\\\\x1b\\[0m"),
+        ("https://host/a", "https\\://host/a"),
+        ("www.host.org", "www\\.host.org"),
     ],
 )
 def test_markdown_is_escaped(name: str, shown: str) -> None:
