@@ -201,10 +201,10 @@ class _Catcher:
 
 def _permutation(before: Any, after: Any) -> Optional[tuple[int, ...]]:
     """How the axes of a tensor were permuted into another one, if that is a view of the whole of it."""
+    if isinstance(after, Tensor) and before is after:
+        return tuple(range(after.dim()))
     if not (type(before) is type(after) is Tensor) or before.dim() != after.dim():  # subclasses may have no memory to look at
         return None
-    if before is after:
-        return tuple(range(before.dim()))
     if any(is_transformed(each) or each.layout != torch.strided for each in (before, after)):  # these share no memory to compare
         return None
     if before.data_ptr() != after.data_ptr():
