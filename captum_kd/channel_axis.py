@@ -37,6 +37,7 @@ _CHANNELS_FIRST: dict[int, tuple[type[nn.Module], ...]] = {
     for rank, others in ((3, (nn.Unfold,)), (4, (nn.Unfold, nn.Fold, nn.PixelShuffle, nn.PixelUnshuffle)), (5, ()))
 }
 _ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
+_GIVEN = nn.Identity()  # stands for what a block is given
 _LAST_AXIS = (nn.Linear, nn.MultiheadAttention, nn.RNNBase, nn.Embedding)
 # What a permutation leaves channels last (True) or first (False).
 _PERMUTATIONS = {(0, 2, 3, 1): True, (0, 3, 1, 2): False, (0, 2, 3, 4, 1): True, (0, 4, 1, 2, 3): False}
@@ -51,11 +52,13 @@ class Trace(NamedTuple):
     given: tuple[Shape, ...] = ()
     """Shapes of the tensors that the module was given."""
     moved: Optional[Shape] = None
-    """How the axes of the output before this one were permuted into what it was given, where that is the same memory."""
+    """How the axes of the output before its module began were permuted into what that was given, where it is the same memory."""
     order: Optional[Shape] = None
     """How it permuted the axes of what it was given, where its output is the same memory."""
     returns: bool = False
     """Whether it gave the very tensor of the output before this one, as a sequence of modules gives what its last one gave."""
+    entered: Optional[int] = None
+    """How many outputs there were when its module began; None: all those before this one."""
     ahead_of: Optional[nn.Module] = None
     """The layer that this is the input of, where it stands for what that one was given."""
 
@@ -113,11 +116,12 @@ def words_of(seen: Sequence[Trace]) -> list[Optional[Word]]:
     words: list[Optional[Word]] = []
     for number, trace in enumerate(seen):
         word = word_of(trace)
-        before = words[-1] if words and len(seen[number - 1].shape) == len(trace.shape) else None
+        place = number if trace.entered is None or trace.returns else trace.entered
+        before = words[place - 1] if place > 0 and len(seen[place - 1].shape) == len(trace.shape) else None
         if before is not None and not trace.returns:
             before = None if trace.moved is None else _permuted(before, trace.moved)
             order = trace.order or tuple(getattr(trace.module, "dims", None) or ())
-            keeps = word is not None or isinstance(trace.module, nn.Identity) or type(trace.module).__module__ in _ELEMENTWISE
+            keeps = word is not None or _is_elementwise(trace.module)
             if before is not None and sorted(order) == list(range(len(trace.shape))):
                 before = _permuted(before, order)
                 word = before or word
@@ -127,6 +131,10 @@ def words_of(seen: Sequence[Trace]) -> list[Optional[Word]]:
             word = before
         words.append(word)
     return words
+
+
+def _is_elementwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Identity) or type(module).__module__ in _ELEMENTWISE
 
 
 def _permuted(word: Word, order: Shape) -> Optional[Word]:
@@ -248,15 +256,22 @@ def _is_exchanged(trace: Trace, seen: Sequence[Trace]) -> bool:
 
 def _latest_on_positions(shape: Shape, seen: Sequence[Trace], image_size: Optional[Size]) -> Optional[bool]:
     """What the latest output on the positions of this shape says; a block keeps the layout of what it was given."""
+    last = seen[-1] if seen else None
+    if last is not None and last.shape == shape and last.moved is not None and _is_elementwise(last.module):
+        place = len(seen) - 1 if last.entered is None else last.entered
+        before = channels_are_last(seen[place - 1].shape, None, seen[:place], image_size)
+        given = None if before is None else _permuted(Word(before), last.moved)
+        if given is not None:
+            return given.channels_last
     was_ahead = False
     for number, word in _alike(shape, seen):
         trace = seen[number]
         is_block = bool(trace.module._modules) and len(trace.given) > 0 and len(trace.given[0]) == len(shape)
         if word is None and is_block and not was_ahead:
             was_ahead = True
-            inside = set(trace.module.modules())
-            ahead = [each for each in seen[:number] if each.module not in inside]
-            found = channels_are_last(trace.given[0], None, ahead, image_size)
+            start = Trace(trace.given[0], _GIVEN, trace.given[:1], trace.moved)
+            ahead = [*seen[: number if trace.entered is None else trace.entered], start]
+            found = channels_are_last(start.shape, None, ahead, image_size)
             if found is not None:
                 return found
         if word is None or not word.is_certain:

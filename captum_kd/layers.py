@@ -141,6 +141,12 @@ class _Catcher:
     def tracing(self) -> Iterator[None]:
         # A hook on all modules, since a plain function does not say which modules it will call.
         last = self.last
+        entered: dict[nn.Module, tuple[int, Optional[tuple[int, ...]]]] = {}
+
+        def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+            first = next((arg for arg in args if isinstance(arg, Tensor)), None)
+            if module._modules and first is not None and self._is_of_this_pass(module):
+                entered[module] = len(self.seen[first.device]), _permutation(last.get(first.device), first)
 
         def trace(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, (tuple, list)) and output:
@@ -150,16 +156,20 @@ class _Catcher:
             if 3 <= output.dim() <= 5 and self._is_of_this_pass(module):
                 given = tuple(tuple(arg.shape) for arg in args if isinstance(arg, Tensor) and not arg.is_nested)
                 before = last.get(output.device, args)
+                seen = self.seen[output.device]
                 moved = next((order for arg in args if (order := _permutation(before, arg)) is not None), None)
+                number, moved = entered.pop(module, (len(seen), moved))
                 order = _permutation(args[0], output) if args else None
-                self.seen[output.device].append(Trace(tuple(output.shape), module, given, moved, order, output is before))
+                seen.append(Trace(tuple(output.shape), module, given, moved, order, output is before, number))
                 last[output.device] = output
 
-        handle = nn.modules.module.register_module_forward_hook(trace)
+        register = nn.modules.module
+        handles = register.register_module_forward_pre_hook(enter), register.register_module_forward_hook(trace)
         try:
             yield
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     def _is_of_this_pass(self, running: nn.Module) -> bool:
         """Other threads may run the same model meanwhile; a data-parallel model runs replicas in threads of its own."""

@@ -338,6 +338,33 @@ def test_modules_behind_a_permuting_function_have_its_layout():
     assert [layout_in(Model(), name, images(N, 8, 8)) for name in ("conv", "norm", "drop")] == [FIRST, LAST, FIRST]
 
 
+@pytest.mark.parametrize("size", [(8, 8), (8, 12)])
+def test_blocks_behind_a_permuting_function_have_its_layout(size):
+    """As in Swin v2 with residuals behind norms, at 96 channels on 96 x 96 positions."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.flatten(1, 2) + self.mlp(x.flatten(1, 2))).view_as(x)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = Steps(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+            self.blocks, self.after = nn.Sequential(Block(), Block()), Block()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.after(self.blocks(self.embed(x).permute(0, 2, 3, 1))).mean((1, 2))
+
+    for at_input in (False, True):
+        layouts = [layout_in(Model(), name, images(N, *size), at_input) for name in ("blocks.0", "blocks.1", "blocks", "after")]
+        assert layouts == [LAST] * 4
+    assert layout_in(Model(), "embed", images(N, *size)) == FIRST
+
+
 def test_norms_over_bins_have_channels_first_at_their_input_too():
     model = Steps(nn.Conv2d(1, 8, 1), nn.LayerNorm(8), nn.ReLU(), lambda x: x.mean((2, 3)))
     assert [layout_in(model, name, torch.randn(N, 1, 8, 8), at_input=True) for name in ("1", "2")] == [FIRST] * 2
