@@ -211,14 +211,14 @@ def is_ambiguous(shape: Shape, seen: Sequence[Trace]) -> bool:
 
 def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tuple[Optional[bool], bool]:
     """Where the channels are by rules 1 and 2, and whether that is certain."""
-    is_weak, wanted, found = own is not None, {shape[1:]}, None
-    for number, word in _alike(shape, seen):
+    is_weak, wanted, found, words = own is not None, {shape[1:]}, None, words_of(seen)
+    for number, word in _alike(shape, seen, words):
         trace = seen[number]
         if word is None:
             continue
         if not word.is_certain:
             if word.channels_last and trace.shape[1:] in wanted:
-                if len(shape) == 3 and _is_exchanged(trace, seen):
+                if len(shape) == 3 and _is_exchanged(trace, seen, words):
                     return None, False
                 # What works on the last axis leaves the others where they were.
                 is_weak = True
@@ -236,19 +236,20 @@ def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tup
 
 def _by_positions(shape: Shape, seen: Sequence[Trace]) -> Optional[bool]:
     """What is certain about outputs on the same positions that have other channels, as of branches that are joined."""
-    certain = [(seen[number].shape, word) for number, word in _alike(shape, seen) if word is not None and word.is_certain]
+    alike = _alike(shape, seen, words_of(seen))
+    certain = [(seen[number].shape, word) for number, word in alike if word is not None and word.is_certain]
     as_first = any(not word.channels_last and other[2:] == shape[2:] for other, word in certain)
     as_last = any(word.channels_last and other[1:-1] == shape[1:-1] for other, word in certain)
     return as_last if as_first != as_last else None
 
 
-def _is_exchanged(trace: Trace, seen: Sequence[Trace]) -> bool:
+def _is_exchanged(trace: Trace, seen: Sequence[Trace], words: Sequence[Optional[Word]]) -> bool:
     """Whether a linear layer or norm was given tokens whose last axis is the positions, as in an MLP-Mixer: the first
     outputs of either shape were tokens with the axes the other way round."""
     if not trace.given or len(trace.given[0]) != 3 or trace.given[0][1] == trace.given[0][2]:
         return False
     n, a, b = trace.given[0]
-    for each, word in zip(seen, words_of(seen)):
+    for each, word in zip(seen, words):
         if each.shape in ((n, a, b), (n, b, a)):
             return each.shape == (n, b, a) and word is not None and word.channels_last
     return False
@@ -264,7 +265,7 @@ def _latest_on_positions(shape: Shape, seen: Sequence[Trace], image_size: Option
         if given is not None:
             return given.channels_last
     was_ahead = False
-    for number, word in _alike(shape, seen):
+    for number, word in _alike(shape, seen, words_of(seen)):
         trace = seen[number]
         is_block = bool(trace.module._modules) and len(trace.given) > 0 and len(trace.given[0]) == len(shape)
         if word is None and is_block and not was_ahead:
@@ -284,9 +285,10 @@ def _latest_on_positions(shape: Shape, seen: Sequence[Trace], image_size: Option
     return None
 
 
-def _alike(shape: Shape, seen: Sequence[Trace]) -> Iterator[tuple[int, Optional[Word]]]:
+def _alike(
+    shape: Shape, seen: Sequence[Trace], words: Sequence[Optional[Word]]
+) -> Iterator[tuple[int, Optional[Word]]]:
     """The places of outputs of the same batch with as many axes and what is said about them, the latest first."""
-    words = words_of(seen)
     for number in reversed(range(len(seen))):
         trace = seen[number]
         if len(trace.shape) == len(shape) and trace.shape[0] == shape[0]:
