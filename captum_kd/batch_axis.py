@@ -12,7 +12,7 @@ from torch import nn
 
 from captum_kd._arguments import take_rows
 from captum_kd.channel_axis import channels_are_last, own_word
-from captum_kd.layers import Caught, catch_layers
+from captum_kd.layers import Caught, catch_layers, changes_buffers
 from captum_kd.names import Layer
 
 __all__ = ["check_batch_axis"]
@@ -42,10 +42,7 @@ def check_batch_axis(
         return
     n = int(inputs[0].shape[0])
     layer = next(iter(unclear))
-    modules = {trace.module for device in caught for each in device.values() for trace in each.seen}
-    if isinstance(forward_func, nn.Module):
-        modules.update(forward_func.modules())
-    if any(module.training and module._buffers for module in modules):
+    if changes_buffers(forward_func, (trace for device in caught for each in device.values() for trace in each.seen)):
         _refuse(layer, n, "another pass that would tell changes the buffers of modules in training mode; call eval()")
     rows, fewer = slice(0, n - 1), take_rows(inputs, slice(0, n - 1), n)
     try:

@@ -12,7 +12,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import Any, Callable, ContextManager, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Callable, ContextManager, Iterable, Iterator, NamedTuple, Optional, Sequence
 
 import torch
 from captum._utils.common import _sort_key_list
@@ -27,7 +27,7 @@ from captum_kd._values import check_dense, check_untransformed, is_transformed
 from captum_kd.layouts import Trace
 from captum_kd.names import Layer
 
-__all__ = ["Caught", "catch_layers", "run_model", "same_random_state"]
+__all__ = ["Caught", "catch_layers", "changes_buffers", "run_model", "same_random_state"]
 
 
 class Caught(NamedTuple):
@@ -99,6 +99,14 @@ def run_model(
     """
     with changed_state(torch.no_grad(), without_fast_path()), interruptible():
         return forward_func(*(_copied(value) for value in (*inputs, *additional_forward_args)))
+
+
+def changes_buffers(forward_func: Callable[..., Any], seen: Iterable[Trace]) -> bool:
+    """Whether a further pass may change buffers: a module that ran, or one of the model, is in training mode and has some."""
+    modules = {trace.module for trace in seen}
+    if isinstance(forward_func, nn.Module):
+        modules.update(forward_func.modules())
+    return any(module.training and module._buffers for module in modules)
 
 
 class _Catcher:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any, Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_kd.channel_axis import Size, Trace
-from captum_kd.layers import catch_layers
+from captum_kd.layers import catch_layers, changes_buffers
 from captum_kd.names import Layer
 
 __all__ = ["is_row_by_row"]
@@ -47,10 +47,7 @@ def is_row_by_row(
     counts = (h * w, prefix_tokens + h * w)
     given = (trace for trace in seen if trace.given and len(trace.given[0]) == 3 and trace.given[0][0] == n)
     first = next(given, None)
-    modules = {trace.module for trace in seen}
-    if isinstance(forward_func, nn.Module):
-        modules.update(forward_func.modules())
-    if first is None or first.given[0][1] not in counts or any(module.training and module._buffers for module in modules):
+    if first is None or first.given[0][1] not in counts or changes_buffers(forward_func, seen):
         return False
     place = next(i for i, value in enumerate(inputs) if isinstance(value, Tensor) and value.dim() == 4)
     layer = Layer(first.ahead_of or first.module, None, "forward_func")
