@@ -69,7 +69,6 @@ def find_layout(
     hints: LayoutHints = LayoutHints(),
     known: Optional[Layout] = None,
     at_input: bool = False,
-    any_order: bool = False,
     is_row_by_row: Callable[[Size, int], bool] = lambda grid, prefix_tokens: True,
 ) -> Layout:
     """Finds out how a layer's output is laid out.
@@ -84,8 +83,6 @@ def find_layout(
         known (Layout, optional): what was found of the same layer for several inputs. For one alone it is
             heard: a table that all inputs share, (1, h, w, C), cannot then be told from an output of its own.
         at_input (bool): the tensor is the layer's input.
-        any_order (bool): of a model without images, the order of the values does not matter: where nothing tells the layout
-            this is no error.
         is_row_by_row (callable): whether the model's first tokens lie on a grid, with so many in front of it, that no
             output shows.
 
@@ -114,8 +111,6 @@ def find_layout(
     found = _sequence(shape, where, image_size, seen, said, is_last, is_row_by_row)
     if found is None and hints.last_resort and _may_fit(shape, hints):
         found = _sequence(shape, where, image_size, seen, hints, is_last, is_row_by_row)
-    if found is None and image_size is None and any_order:
-        return Layout()
     if found is None:
         raise ValueError(_nothing_tells(shape, where, image_size, said, is_last))
     return found
