@@ -14,7 +14,7 @@ from torch import Tensor
 
 from captum_kd._values import check_choice, described
 from captum_kd._warnings import warn_user
-from captum_kd.distance.pairwise import largest_of, power_of_two, rows_to_center, unchecked_distances
+from captum_kd.distance.pairwise import distances_to_center, largest_of, power_of_two
 
 __all__ = [
     "Estimator",
@@ -99,13 +99,13 @@ def geometry(
     Raises:
         ValueError: another estimator.
     """
-    unit = power_of_two(largest_of(x) if largest is None else largest)
-    distances = unchecked_distances(rows_to_center(x, unit))
+    size = largest_of(x) if largest is None else largest
+    distances = distances_to_center(x, size)
     # Nobody else has these distances: where no gradient needs them, they become what is centred.
     centred = _center(distances, estimator, in_place=not distances.requires_grad)
     if rounding:
         norm = centred.raw_norm
-        centred = centred._replace(raw_norm=raw_scale(norm, norm.new_tensor(rounding / unit), len(x), x.dtype))
+        centred = centred._replace(raw_norm=raw_scale(norm, norm.new_tensor(rounding / power_of_two(size)), len(x), x.dtype))
     if distances.dtype == x.dtype:
         return centred
     return Geometry(centred.matrix.to(x.dtype), centred.raw_norm.to(x.dtype))
