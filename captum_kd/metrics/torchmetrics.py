@@ -20,7 +20,7 @@ from captum_kd._interrupts import changed_state, keeping_grad_mode
 from captum_kd._modes import warn_of_modes
 from captum_kd._reachable import modules_of
 from captum_kd._values import check_choice, check_features
-from captum_kd.attr.fingerprints import digest, digest_of_callable, digest_of_tensors, is_sharded, own_parameters
+from captum_kd.attr.fingerprints import digest_of_callable, digest_of_tensors, is_sharded, own_parameters
 from captum_kd.distance.blockwise import check_block_size, noise_squares
 from captum_kd.distance.centring import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, warn_of_no_geometry
 from captum_kd.distance.gram import gram_correlation
@@ -33,6 +33,7 @@ from captum_kd.features import FeatureTransform, flatten
 from captum_kd.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry
 from captum_kd.metrics._layer_features import FeatureSettings, layer_features, layer_observer
 from captum_kd.metrics._shares import common_kinds, kind_of, shared_distances
+from captum_kd.metrics.report.agreement import exact_digest
 from captum_kd.metrics.report.settings import name_of
 from captum_kd.names import LayerLike, names_in
 from captum_kd.processes import DifferingProcesses, Processes, as_processes
@@ -283,12 +284,11 @@ class _GeometryMetric(Metric):
 
     def _agree(self, processes: Processes, dist_sync_fn: Optional[Callable[..., Any]]) -> None:
         """Raises a DifferingProcesses in all processes unless all ask the same of their own features."""
-        table = self._embeddings
         processes.agree(
             {
                 "metric": type(self).__qualname__,
                 "estimator": self.estimator,
-                "class_embeddings": None if table is None else (*table.shape, digest(table.cpu().numpy().tobytes())),
+                "class_embeddings": exact_digest(self._embeddings),
                 "remove_from": getattr(self, "remove_from", None),
                 "block_size": self.block_size,
                 "dist_sync_fn": None if dist_sync_fn is None else name_of(dist_sync_fn),

@@ -77,8 +77,10 @@ def exact_digest(value: Any) -> Any:
 
 
 def _digest_of_bytes(value: Tensor) -> str:
-    if value.layout != torch.strided or value.is_nested or value.is_quantized or value.is_meta:
-        return "" if value.is_meta or value.is_nested or value.is_quantized else str(digest_of_tensors([value]))
+    if value.is_meta or value.is_nested or value.is_quantized:
+        return ""
+    if value.layout != torch.strided:
+        return str(digest_of_tensors([value]))
     flat = value.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     return hashlib.sha1(flat.view(torch.uint8).numpy().data if flat.numel() else b"").hexdigest()[:12]
 

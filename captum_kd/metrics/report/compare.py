@@ -270,7 +270,7 @@ def compare_transfer(
                 labels,
                 embeddings,
                 {
-                    "localize": explained_by if localize is None or isinstance(localize, str) else what_is_called(localize),
+                    "localize": localize if isinstance(localize, str) else what_is_called(localize),
                     "localize_target": localize_target,
                     "localize_layer": localize_layer,
                     "reference": None if reference is None else _digest_of_reference(reference),
