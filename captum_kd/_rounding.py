@@ -28,8 +28,7 @@ def moved_features(feature_transform: FeatureTransform, activations: Tensor, dty
         return None
     activations = activations.detach()
     with torch.no_grad(), same_random_state((activations,)):
-        moved = feature_transform(torch.add(activations, activations.abs(), alpha=_share(activations, dtype)))
-    return moved
+        return feature_transform(torch.add(activations, activations.abs(), alpha=_share(activations, dtype)))
 
 
 def rounding_of(activations: Tensor, features: Tensor, moved: Optional[Tensor], dtype: torch.dtype) -> Optional[Tensor]:

@@ -210,6 +210,7 @@ class Observation:
         # batches the graphs are not kept but made again on the way back, which bounds memory.
         deeper = any(pair.is_deeper for pair in observer.pairs)
         self._runs_twice = deeper and len(self._batches) > 1 and not features_only
+        self._told_of_change = False
         self._parts: list[list[list[_Part]]] = []  # [batch][device][pair]
         collected: dict[Layer, list[tuple[Tensor, Tensor]]] = {pair.feature_layer: [] for pair in observer.pairs}
         name = type(observer.forward_func).__name__
@@ -459,8 +460,6 @@ class Observation:
                     self._told_of_change = self._warn_of_change(slice(start, stop), parts)
                 yield slice(start, stop), parts
                 start = stop
-
-    _told_of_change = False
 
     def _warn_of_change(self, rows: slice, parts: Sequence[_Part]) -> bool:
         """Warns of a model whose second pass over a batch gives other features than its first, beyond rounding."""
