@@ -7,11 +7,7 @@ import pytest
 import quickstart
 from distillation import experiment, files, measuring, results
 from matplotlib.figure import Figure
-
-OPTIONS = (
-    "--teacher-images 40 --train-images 40 --test-images 12 --map-images 4 --references 12 --epochs 1 --teacher-epochs 1 "
-    "--rows 1 --seeds 1 --threads 1 --no-progress"
-).split()
+from small_quickstart import run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,10 +15,6 @@ def coarse():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "DPI", 30)
         yield
-
-
-def run(output, *more):
-    return quickstart.main([*OPTIONS, "--output", str(output), *more])
 
 
 def contents(folder):

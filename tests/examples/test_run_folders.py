@@ -10,15 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import quickstart
 import torch
 from distillation import checkpoints, experiment, locks, record, results
 from distillation.networks import build
-
-OPTIONS = (
-    "--teacher-images 40 --train-images 40 --test-images 12 --map-images 4 --references 24 --epochs 1 --teacher-epochs 1 "
-    "--rows 1 --seeds 1 --threads 1 --no-progress"
-).split()
+from small_quickstart import run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,10 +21,6 @@ def coarse():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "DPI", 20)
         yield
-
-
-def run(output, *more):
-    return quickstart.main([*OPTIONS, "--output", str(output), *more])
 
 
 @pytest.fixture(scope="module")
@@ -379,7 +370,7 @@ def test_an_output_that_is_a_file_is_refused(tmp_path, capsys, untrained):
 
 def test_no_folder_as_output_is_refused(capsys):
     with pytest.raises(SystemExit) as stopped:
-        quickstart.main([*OPTIONS, "--output", ""])
+        run("")
     assert stopped.value.code == 2 and "must name a folder" in capsys.readouterr().err
 
 
