@@ -1,4 +1,4 @@
-"""State changes that a Ctrl-C cannot leave half done.
+"""State changes that Ctrl-C cannot leave half done.
 
 A signal's handler may raise between any two operations of the main thread, also inside ``__enter__``, ``__exit__`` and
 ``finally``. While state is changed or restored, signals are therefore held back. They are let through while a model runs,

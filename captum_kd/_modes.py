@@ -1,4 +1,4 @@
-"""What makes a model's outputs depend on chance, on the batch or on earlier passes: the modes of its modules."""
+"""Warnings about modules whose mode makes outputs depend on random numbers, on the batch or on earlier passes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Modes", "mode_notes", "modes_of", "warn_of_modes"]
 
 
 class Modes(NamedTuple):
-    """What a model's modules do in the modes that they are in.
+    """The effects of a model's modules in their present modes.
 
     Attributes:
         updates (bool): a pass changes running statistics.
@@ -35,7 +35,7 @@ class Modes(NamedTuple):
 
 
 def modes_of(forward_func: Callable[..., Any]) -> Modes:
-    """Looks at the modules themselves: a model's own flag says nothing of frozen parts."""
+    """The effects of all modules. The model's own training flag does not show frozen parts."""
     modules = modules_of(forward_func)
     of_batch = [module for module in modules if isinstance(module, _BatchNorm)]
     return Modes(
@@ -73,7 +73,7 @@ def _draws(module: nn.Module) -> bool:
 
 
 def mode_notes(models: Mapping[str, Modes]) -> list[str]:
-    """What users have to know of the modes of their models by name, in sentences; nothing where all is well."""
+    """Sentences about the modes of models by name; none if no mode has such an effect."""
     notes = []
     training = {name: modes for name, modes in models.items() if modes.is_training}
     if training:
@@ -96,6 +96,6 @@ def mode_notes(models: Mapping[str, Modes]) -> list[str]:
 
 
 def warn_of_modes(**models: Any) -> None:
-    """One warning for each thing that a call's models do; functions that are None are left out."""
+    """Warns once per note about the models of a call; models that are None are left out."""
     for note in mode_notes({name: modes_of(model) for name, model in models.items() if model is not None}):
         warn_user(note)

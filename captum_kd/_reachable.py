@@ -1,4 +1,4 @@
-"""What a model or function refers to: its modules, and whether a module is among what it can run."""
+"""The objects that a model or function refers to: its modules, its methods, and a test that it can run a module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far rounding moves features that are averages of larger activations."""
+"""The rounding error of features that are averages of larger activations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names and sentences as terminals, Markdown, CSV and UTF-8 take them: nothing in them acts, and they stay readable."""
+"""Escaping of names and sentences for terminals, Markdown, CSV and UTF-8."""
 
 from __future__ import annotations
 

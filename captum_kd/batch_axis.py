@@ -1,7 +1,7 @@
-"""Whether the first axis of what a layer gives is the batch, where the second one is as long.
+"""A check that a layer's first axis is the batch if the second axis is equally long.
 
-Layers of time first, (T, N, C), which are PyTorch's default for attention and recurrent layers, cannot be told from (N, T, C) by
-their shape where T and N are equal. One more pass over one input fewer tells: the axis that gets shorter is the batch.
+PyTorch's attention and recurrent layers return time first, (T, N, C), by default. If T equals N, the shape does not show which
+axis is the batch. A second pass over one input fewer does: the batch is the axis that becomes shorter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Callable, Mapping, NoReturn, Optional, Sequence
 from torch import nn
 
 from captum_kd._arguments import take_rows
-from captum_kd.channel_axis import channels_are_last, own_word
+from captum_kd.channel_axis import channels_are_last, own_evidence
 from captum_kd.layers import Caught, catch_layers, changes_buffers
 from captum_kd.names import Layer
 
@@ -65,7 +65,7 @@ def _unclear(caught: Caught, module: nn.Module, at_input: bool) -> Optional[int]
         shape = tuple(tensor.shape)
         if 3 <= len(shape) <= 5 and shape[0] == shape[1] > 1:
             # Behind convolutions and the like the second axis is the channels.
-            if channels_are_last(shape, own_word(module, shape, at_input, caught.seen), caught.seen) is not False:
+            if channels_are_last(shape, own_evidence(module, shape, at_input, caught.seen), caught.seen) is not False:
                 return place
     return None
 

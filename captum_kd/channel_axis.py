@@ -1,18 +1,18 @@
-"""Which axis of a layer's output holds the channels, told by the modules inside the layer and ahead of it.
+"""The axis that holds the channels of a layer's output, inferred from the modules inside the layer and before it.
 
-1. Convolutions, batch norms and pooling have their channels in front, a permuting module says where it puts them, and a norm
-   whose weight fits the axis behind the batch alone works on that one. What has the shape of such an output, or that shape
-   with the channels moved, has its channels there. The latest such output counts.
-2. Linear layers, norms over the last axis, attention and recurrent layers work on the last axis, which mostly holds the
-   channels. But some work on positions: where a linear layer or norm is given the very tensor that a module of rule 1 gave,
-   that one speaks for it; otherwise rule 1 goes first, and for three axes nothing is told where the two differ. Nothing is told
-   either where the first tokens of a model had the axes the other way round.
-3. Activations, dropout and other modules tell nothing.
+1. Certain evidence: convolutions, batch norms and pooling have channels first. A permuting module has them where it moves
+   them. A norm whose weight fits only the axis after the batch works on that axis. An output with the shape of such a module's
+   output, or with that shape and the channels moved, has its channels there. The latest such module counts.
+2. Weak evidence: linear layers, norms over the last axis, attention and recurrent layers work on the last axis, which usually
+   holds the channels. Some work on positions instead. If a linear layer or norm receives the very tensor that a module of
+   rule 1 returned, that module's evidence counts. Otherwise rule 1 has priority. For three axes, rules that disagree give no
+   answer, and neither do tokens whose axes were exchanged after the first tokens of the model.
+3. Activations, dropout and other modules are no evidence.
 
-What is known of a tensor is also known of its views: a function or a module that permutes axes without a copy is followed.
+Evidence about a tensor also holds for its views. A function or module that permutes axes without a copy is followed.
 
-Where the channels may be moved without a change of shape, the latest output on the same positions counts. A block keeps the
-layout of what it is given, whatever it permutes inside, unless it gives the very tensor that its last module gave.
+If moving the channels would not change the shape, the latest output on the same positions counts. A block keeps the layout of
+its input, whatever it permutes inside, unless it returns the very tensor that its last module returned.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Iterator, NamedTuple, Optional, Sequence
 from torch import nn
 
 __all__ = [
-    "Shape", "Size", "Trace", "Word", "channels_are_last", "has_aspect", "is_ambiguous", "own_word", "word_of", "words_of",
+    "Evidence", "Shape", "Size", "Trace", "channels_are_last", "evidence_in", "evidence_of", "has_aspect", "is_ambiguous",
+    "own_evidence",
 ]  # fmt: skip
 
 Shape = tuple[int, ...]
@@ -68,8 +69,8 @@ class Trace(NamedTuple):
         return self.shape in self.given
 
 
-class Word(NamedTuple):
-    """What a module says about the tensor that it gave."""
+class Evidence(NamedTuple):
+    """The position of the channels in a module's output, as far as the module determines it."""
 
     channels_last: bool
     is_certain: bool = True
@@ -80,23 +81,23 @@ class Word(NamedTuple):
         return channels + positions, positions + channels
 
 
-def word_of(trace: Trace) -> Optional[Word]:
-    """What the module that gave an output says about it, by its type and weights; None: nothing."""
+def evidence_of(trace: Trace) -> Optional[Evidence]:
+    """The evidence of the module that returned an output, by its type and weights; None if there is none."""
     module, shape = trace.module, trace.shape
     if isinstance(module, _CHANNELS_FIRST[len(shape)]):
-        return Word(False)
+        return Evidence(False)
     dims = getattr(module, "dims", None)
     if isinstance(dims, (list, tuple)) and tuple(dims) in _PERMUTATIONS:
-        return Word(_PERMUTATIONS[tuple(dims)])
+        return Evidence(_PERMUTATIONS[tuple(dims)])
     if isinstance(module, nn.Flatten) and len(shape) == 3 and module.start_dim in (1, 2):
-        return Word(module.start_dim == 1)
+        return Evidence(module.start_dim == 1)
     if isinstance(module, _LAST_AXIS):
-        return Word(True, is_certain=False)
-    return _word_of_norm(module, shape)
+        return Evidence(True, is_certain=False)
+    return _evidence_of_norm(module, shape)
 
 
-def _word_of_norm(module: nn.Module, shape: Shape) -> Optional[Word]:
-    """Of a module whose own weights lie along one axis."""
+def _evidence_of_norm(module: nn.Module, shape: Shape) -> Optional[Evidence]:
+    """The evidence of a module whose own weights lie along one axis."""
     lengths = {tuple(weight.shape) for weight in module._parameters.values() if weight is not None}
     if isinstance(module, nn.LayerNorm):
         lengths.add(tuple(module.normalized_shape))
@@ -107,75 +108,75 @@ def _word_of_norm(module: nn.Module, shape: Shape) -> Optional[Word]:
         return None
     fits_first, fits_last = shape[1] == length[0], shape[-1] == length[0]
     if fits_last and (not fits_first or type(module).__name__ == nn.LayerNorm.__name__):
-        return Word(True, is_certain=False)
-    return Word(False) if fits_first and not fits_last else None
+        return Evidence(True, is_certain=False)
+    return Evidence(False) if fits_first and not fits_last else None
 
 
-def words_of(seen: Sequence[Trace]) -> list[Optional[Word]]:
-    """What is said about each of the outputs, by the module that gave it or by the one whose tensor it was given."""
-    words: list[Optional[Word]] = []
+def evidence_in(seen: Sequence[Trace]) -> list[Optional[Evidence]]:
+    """The evidence for each output, from the module that returned it or from the module whose tensor that one received."""
+    clues: list[Optional[Evidence]] = []
     for number, trace in enumerate(seen):
-        word = word_of(trace)
+        evidence = evidence_of(trace)
         place = number if trace.entered is None or trace.returns else trace.entered
-        before = words[place - 1] if place > 0 and len(seen[place - 1].shape) == len(trace.shape) else None
+        before = clues[place - 1] if place > 0 and len(seen[place - 1].shape) == len(trace.shape) else None
         if before is not None and not trace.returns:
             before = None if trace.moved is None else _permuted(before, trace.moved)
             order = trace.order or tuple(getattr(trace.module, "dims", None) or ())
-            keeps = word is not None or _is_elementwise(trace.module)
+            keeps = evidence is not None or _is_elementwise(trace.module)
             if before is not None and sorted(order) == list(range(len(trace.shape))):
                 before = _permuted(before, order)
-                word = before or word
+                evidence = before or evidence
             elif not keeps:
                 before = None
-        if before is not None and (word is None or (before.is_certain and not word.is_certain)):
-            word = before
-        words.append(word)
-    return words
+        if before is not None and (evidence is None or (before.is_certain and not evidence.is_certain)):
+            evidence = before
+        clues.append(evidence)
+    return clues
 
 
 def _is_elementwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Identity) or type(module).__module__ in _ELEMENTWISE
 
 
-def _permuted(word: Word, order: Shape) -> Optional[Word]:
-    """What is said about a tensor once its axes were permuted; None where the channels came to lie in the middle."""
+def _permuted(evidence: Evidence, order: Shape) -> Optional[Evidence]:
+    """The evidence for a tensor after a permutation of its axes; None if the channels are then in the middle."""
     last = len(order) - 1
-    place = order.index(last if word.channels_last else 1)
-    return word._replace(channels_last=place == last) if place in (1, last) else None
+    place = order.index(last if evidence.channels_last else 1)
+    return evidence._replace(channels_last=place == last) if place in (1, last) else None
 
 
-def own_word(module: nn.Module, shape: Shape, at_input: bool, seen: Sequence[Trace]) -> Optional[Word]:
-    """What a layer says about its own output or, at the input, about what it was given; None also where its trace says it."""
-    word = word_of(Trace(shape, module))
-    if word is None or (word.is_certain and not at_input):
-        return word
-    if at_input and seen and words_of(seen)[-1] is not None:
+def own_evidence(module: nn.Module, shape: Shape, at_input: bool, seen: Sequence[Trace]) -> Optional[Evidence]:
+    """The evidence of a layer for its own output or input; None also if the layer's trace has it already."""
+    evidence = evidence_of(Trace(shape, module))
+    if evidence is None or (evidence.is_certain and not at_input):
+        return evidence
+    if at_input and seen and evidence_in(seen)[-1] is not None:
         return None
-    if at_input and word.is_certain:
-        # What is certain is so of both sides, except that a permutation leaves what it was not given.
+    if at_input and evidence.is_certain:
+        # Certain evidence holds for input and output, except that a permutation moves the channels.
         permutes = isinstance(getattr(module, "dims", None), (list, tuple))
-        return Word(not word.channels_last) if permutes else word
+        return Evidence(not evidence.channels_last) if permutes else evidence
     if at_input:
-        return word
+        return evidence
     is_traced = len(seen) > 0 and seen[-1].shape == shape and type(seen[-1].module) is type(module)
-    return None if is_traced else word
+    return None if is_traced else evidence
 
 
 def channels_are_last(
-    shape: Shape, own: Optional[Word], seen: Sequence[Trace], image_size: Optional[Size] = None
+    shape: Shape, own: Optional[Evidence], seen: Sequence[Trace], image_size: Optional[Size] = None
 ) -> Optional[bool]:
-    """Where a tensor's channels are: True for the last axis, False for the one behind the batch, None where nothing tells.
+    """The place of a tensor's channels: True for the last axis, False for the axis after the batch, None if unknown.
 
     Args:
         shape (tuple): (N, ...) of the tensor, three to five axes.
-        own (Word or None): of the layer itself.
-        seen (sequence of Trace): outputs inside the layer and ahead of it.
-        image_size (tuple, optional): (H, W) of the model's input, whose aspect tells where no module does.
+        own (Evidence or None): the layer's own evidence.
+        seen (sequence of Trace): outputs inside the layer and before it.
+        image_size (tuple, optional): (H, W) of the model's input; its aspect ratio counts if no module determines the axis.
     """
     if own is not None and own.is_certain:
         return own.channels_last
     aspect = _by_aspect(shape, image_size)
-    first, last = Word(False).moved(shape)[1], shape[1:]
+    first, last = Evidence(False).moved(shape)[1], shape[1:]
     if first == last:
         if own is not None:
             return own.channels_last
@@ -194,37 +195,37 @@ def channels_are_last(
 
 
 def is_ambiguous(shape: Shape, seen: Sequence[Trace]) -> bool:
-    """Whether nothing tells the channels of a tensor from its positions, although some outputs have these first, others last.
+    """Whether a tensor's channels cannot be told from its positions, although earlier outputs had channels first and last.
 
-    So it is with as many channels as positions along each axis, where a function gave the tensor that the layer was given: it
-    may have moved the axes.
+    This happens with equally long axes if a function returned the tensor that the layer received, because the function may
+    have moved the axes.
     """
     if not seen or seen[-1].shape != shape or len(set(shape[1:])) > 1:
         return False
-    words, last = words_of(seen), seen[-1]
-    is_turned = len(shape) == 3 and words[-1] == Word(False, is_certain=False)  # away from a linear layer's last axis
-    if not is_turned and (last.module._modules or last.moved or last.returns or words[-1] is not None):
+    clues, last = evidence_in(seen), seen[-1]
+    is_turned = len(shape) == 3 and clues[-1] == Evidence(False, is_certain=False)  # away from a linear layer's last axis
+    if not is_turned and (last.module._modules or last.moved or last.returns or clues[-1] is not None):
         return False
-    kinds = {word.channels_last for trace, word in zip(seen, words) if word is not None and trace.shape == shape}
+    kinds = {clue.channels_last for trace, clue in zip(seen, clues) if clue is not None and trace.shape == shape}
     return is_turned or len(kinds) > 1
 
 
-def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tuple[Optional[bool], bool]:
-    """Where the channels are by rules 1 and 2, and whether that is certain."""
-    is_weak, wanted, found, words = own is not None, {shape[1:]}, None, words_of(seen)
-    for number, word in _alike(shape, seen, words):
+def _by_modules(shape: Shape, own: Optional[Evidence], seen: Sequence[Trace]) -> tuple[Optional[bool], bool]:
+    """The place of the channels by rules 1 and 2, and whether the evidence is certain."""
+    is_weak, wanted, found, clues = own is not None, {shape[1:]}, None, evidence_in(seen)
+    for number, evidence in _alike(shape, seen, clues):
         trace = seen[number]
-        if word is None:
+        if evidence is None:
             continue
-        if not word.is_certain:
-            if word.channels_last and trace.shape[1:] in wanted:
-                if len(shape) == 3 and _is_exchanged(trace, seen, words):
+        if not evidence.is_certain:
+            if evidence.channels_last and trace.shape[1:] in wanted:
+                if len(shape) == 3 and _is_exchanged(trace, seen, clues):
                     return None, False
                 # What works on the last axis leaves the others where they were.
                 is_weak = True
                 wanted.update(given[1:] for given in trace.given[:1] if len(given) == len(shape))
             continue
-        as_first, as_last = (moved in wanted for moved in word.moved(trace.shape))
+        as_first, as_last = (moved in wanted for moved in evidence.moved(trace.shape))
         if found is None and as_first != as_last:
             found = as_last
             if as_last or len(shape) > 3:
@@ -235,64 +236,64 @@ def _by_modules(shape: Shape, own: Optional[Word], seen: Sequence[Trace]) -> tup
 
 
 def _by_positions(shape: Shape, seen: Sequence[Trace]) -> Optional[bool]:
-    """What is certain about outputs on the same positions that have other channels, as of branches that are joined."""
-    alike = _alike(shape, seen, words_of(seen))
-    certain = [(seen[number].shape, word) for number, word in alike if word is not None and word.is_certain]
-    as_first = any(not word.channels_last and other[2:] == shape[2:] for other, word in certain)
-    as_last = any(word.channels_last and other[1:-1] == shape[1:-1] for other, word in certain)
+    """Certain evidence for outputs on the same positions with other channels, such as branches that are joined."""
+    alike = _alike(shape, seen, evidence_in(seen))
+    certain = [(seen[number].shape, evidence) for number, evidence in alike if evidence is not None and evidence.is_certain]
+    as_first = any(not evidence.channels_last and other[2:] == shape[2:] for other, evidence in certain)
+    as_last = any(evidence.channels_last and other[1:-1] == shape[1:-1] for other, evidence in certain)
     return as_last if as_first != as_last else None
 
 
-def _is_exchanged(trace: Trace, seen: Sequence[Trace], words: Sequence[Optional[Word]]) -> bool:
+def _is_exchanged(trace: Trace, seen: Sequence[Trace], clues: Sequence[Optional[Evidence]]) -> bool:
     """Whether a linear layer or norm was given tokens whose last axis is the positions, as in an MLP-Mixer: the first
     outputs of either shape were tokens with the axes the other way round."""
     if not trace.given or len(trace.given[0]) != 3 or trace.given[0][1] == trace.given[0][2]:
         return False
     n, a, b = trace.given[0]
-    for each, word in zip(seen, words):
+    for each, evidence in zip(seen, clues):
         if each.shape in ((n, a, b), (n, b, a)):
-            return each.shape == (n, b, a) and word is not None and word.channels_last
+            return each.shape == (n, b, a) and evidence is not None and evidence.channels_last
     return False
 
 
 def _latest_on_positions(shape: Shape, seen: Sequence[Trace], image_size: Optional[Size]) -> Optional[bool]:
-    """What the latest output on the positions of this shape says; a block keeps the layout of what it was given."""
+    """The evidence for the latest output on the positions of this shape; a block keeps the layout of its input."""
     last = seen[-1] if seen else None
     if last is not None and last.shape == shape and last.moved is not None and _is_elementwise(last.module):
         place = len(seen) - 1 if last.entered is None else last.entered
         before = channels_are_last(seen[place - 1].shape, None, seen[:place], image_size)
-        given = None if before is None else _permuted(Word(before), last.moved)
+        given = None if before is None else _permuted(Evidence(before), last.moved)
         if given is not None:
             return given.channels_last
     was_ahead = False
-    for number, word in _alike(shape, seen, words_of(seen)):
+    for number, evidence in _alike(shape, seen, evidence_in(seen)):
         trace = seen[number]
         is_block = bool(trace.module._modules) and len(trace.given) > 0 and len(trace.given[0]) == len(shape)
-        if word is None and is_block and not was_ahead:
+        if evidence is None and is_block and not was_ahead:
             was_ahead = True
             start = Trace(trace.given[0], _GIVEN, trace.given[:1], trace.moved)
             ahead = [*seen[: number if trace.entered is None else trace.entered], start]
             found = channels_are_last(start.shape, None, ahead, image_size)
             if found is not None:
                 return found
-        if word is None or not word.is_certain:
+        if evidence is None or not evidence.is_certain:
             aspect = _by_aspect(trace.shape, image_size)
-            word = word if aspect is None else Word(aspect)
-        if word is not None:
-            positions = slice(1, -1) if word.channels_last else slice(2, None)
+            evidence = evidence if aspect is None else Evidence(aspect)
+        if evidence is not None:
+            positions = slice(1, -1) if evidence.channels_last else slice(2, None)
             if trace.shape[positions] == shape[positions]:
-                return word.channels_last
+                return evidence.channels_last
     return None
 
 
 def _alike(
-    shape: Shape, seen: Sequence[Trace], words: Sequence[Optional[Word]]
-) -> Iterator[tuple[int, Optional[Word]]]:
-    """The places of outputs of the same batch with as many axes and what is said about them, the latest first."""
+    shape: Shape, seen: Sequence[Trace], clues: Sequence[Optional[Evidence]]
+) -> Iterator[tuple[int, Optional[Evidence]]]:
+    """Places and evidence of the outputs of the same batch with as many axes, the latest first."""
     for number in reversed(range(len(seen))):
         trace = seen[number]
         if len(trace.shape) == len(shape) and trace.shape[0] == shape[0]:
-            yield number, words[number]
+            yield number, clues[number]
 
 
 def has_aspect(size: Size, image_size: Size) -> bool:

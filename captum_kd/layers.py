@@ -102,7 +102,7 @@ def run_model(
 
 
 def changes_buffers(forward_func: Callable[..., Any], seen: Iterable[Trace]) -> bool:
-    """Whether a further pass may change buffers: a module that ran, or one of the model, is in training mode and has some."""
+    """Whether another pass may change buffers: a module of the model or of a trace has some and is in training mode."""
     modules = {trace.module for trace in seen}
     if isinstance(forward_func, nn.Module):
         modules.update(forward_func.modules())

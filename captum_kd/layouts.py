@@ -1,19 +1,19 @@
-"""Where a layer keeps its positions: bringing every output to (N, C, ...).
+"""Layouts of layers: tokens, channels-last and channels-first outputs as (N, C, ...).
 
 Convolutional layers put channels first. Transformers give tokens, (N, T, C), often with
 class or register tokens in front, and some models put channels last, (N, h, w, C). The rules, in
 this order:
 
-1. What the user says (:class:`LayoutHints`).
-2. Which axis holds the channels, by the modules inside the layer and ahead of it (:mod:`captum_kd.channel_axis`). The
-   image's aspect tells where no module does.
-3. Tokens of an image lie on a grid that an output ahead of the layer has, as it is, halved once or more, or with a few
-   tokens left over, which stand in front. A model that shows no such grid may cut its images into square patches: the grid
-   is the image over the patch's side, with one token in front at most.
-4. Tokens that got fewer at the same width were dropped or merged, and lie on no grid that was seen before.
-5. Tokens of other inputs lie in a row.
+1. The user's settings (:class:`LayoutHints`).
+2. The axis of the channels, by the modules inside the layer and before it (:mod:`captum_kd.channel_axis`), or by the image's
+   aspect ratio if no module determines it.
+3. The grid of an image's tokens is the grid of an earlier output. That grid may be halved once or more, and a few extra tokens
+   are prefix tokens. If no earlier output has such a grid, the model may cut its images into square patches. The grid is then
+   the image's size divided by the patch's, with at most one prefix token.
+4. Tokens that became fewer at the same width were dropped or merged. They have no grid that was seen before.
+5. Tokens of other inputs are a sequence.
 
-Where the rules do not tell, an error names the argument that does. The number of tokens alone is never enough.
+If no rule applies, an error names the argument to pass. The number of tokens alone is never enough.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 from torch import Tensor, nn
 
 from captum_kd.channel_axis import (
-    Shape, Size, Trace, Word, channels_are_last, has_aspect, is_ambiguous, own_word, word_of, words_of,
+    Shape, Size, Trace, Evidence, channels_are_last, has_aspect, is_ambiguous, own_evidence, evidence_of, evidence_in,
 )  # fmt: skip
 
 __all__ = ["Layout", "LayoutHints", "Size", "Trace", "find_layout"]
@@ -76,10 +76,10 @@ def find_layout(
     Args:
         output (Tensor): the layer's output (or input), first dimension the inputs.
         module (nn.Module): the layer, whose type may settle the layout.
-        where (str): the layer in words, for errors.
+        where (str): the layer's description, for errors.
         image_size (tuple or None): (H, W) of the model's input where that is an image (N, C, H, W).
         seen (sequence of Trace): outputs inside the layer and ahead of it in the same forward pass.
-        hints (LayoutHints): the user's own word, which goes first unless it is a last resort.
+        hints (LayoutHints): the user's settings, which have priority unless they are a last resort.
         known (Layout, optional): what was found of the same layer for several inputs. For one alone it is
             heard: a table that all inputs share, (1, h, w, C), cannot then be told from an output of its own.
         at_input (bool): the tensor is the layer's input.
@@ -100,7 +100,7 @@ def find_layout(
     said = LayoutHints() if hints.last_resort else hints
     if said.channels_last is not None and len(shape) > 3:
         return Layout(channels_last=said.channels_last)
-    is_last = channels_are_last(shape, own_word(module, shape, at_input, seen), seen, image_size)
+    is_last = channels_are_last(shape, own_evidence(module, shape, at_input, seen), seen, image_size)
     if len(shape) > 3:
         is_folded = is_last is None and any(trace.shape == (shape[0] * shape[1], *shape[2:]) for trace in seen)
         if hints.channels_last is None and (is_folded or is_last is None and is_ambiguous(shape, seen)):
@@ -206,16 +206,16 @@ def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> I
             trace = _on_grid(trace, trace.module)
         if len(trace.shape) != 4 or trace.shape[0] != shape[0]:
             continue
-        word = word_of(trace)
+        evidence = evidence_of(trace)
         _, a, b, c = trace.shape
         aspects = [image_size is not None and has_aspect(size, image_size) for size in ((b, c), (a, b))]
-        is_last = word.channels_last if word is not None else None
-        if aspects[0] != aspects[1] and not (word is not None and word.is_certain):
+        is_last = evidence.channels_last if evidence is not None else None
+        if aspects[0] != aspects[1] and not (evidence is not None and evidence.is_certain):
             is_last = aspects[1]
         for last, size, width in ((False, (b, c), a), (True, (a, b), c)):
             # Pooled outputs, 1 x 1, have every square aspect; they are a grid of one token only.
             if is_last in (last, None) and (math.prod(size) > 1 or shape[1] == 1):
-                if aspects[last] or (word is not None and word.is_certain):
+                if aspects[last] or (evidence is not None and evidence.is_certain):
                     is_own = aspects[last] or isinstance(trace.module, nn.Unfold)
                     yield _Grid(size, None if is_last is None else width, is_own)
 
@@ -291,7 +291,7 @@ def _grid_of(
     found = exact or merged or fitting
     if found:
         return Layout(found[0], tokens - math.prod(found[0]))
-    tokens_ahead = (trace for trace, word in zip(seen, words_of(seen)) if word != Word(False))
+    tokens_ahead = (trace for trace, evidence in zip(seen, evidence_in(seen)) if evidence != Evidence(False))
     if grids or _last_longer(shape, seen) or any(_is_longer(trace, shape) for trace in tokens_ahead):
         return None
     for prefix in (0, 1) if prefix_tokens is None else (prefix_tokens,):

@@ -1,8 +1,8 @@
-"""Whether tokens without a grid of their own stand for square patches of the image, row by row.
+"""A check by two probe images that a model's tokens are square patches of the image, row by row.
 
-A model that cuts its images by reshaping shows no grid. The number of its tokens does not tell which patches they are: these may
-be oblong or in another order, and some may have been dropped. Two more passes tell. One image is a ramp, the other is blank: the
-differences between their tokens must lie on a ramp too.
+A model that cuts its images by reshaping has no output with the shape of the grid. The number of tokens does not determine the
+patches: they may be oblong, in another order, or incomplete. Two more passes do. One probe image is a ramp, the other is blank,
+and the differences between their tokens must lie on a ramp too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def is_row_by_row(
     grid: Size,
     prefix_tokens: int,
 ) -> bool:
-    """Whether the first tokens of a forward pass lie on a grid of the image.
+    """Whether the first tokens of a forward pass are the cells of a grid over the image, row by row.
 
     Args:
         forward_func, inputs, additional_forward_args: as for :func:`catch_layers`; one input is an image (N, C, H, W).
@@ -41,7 +41,7 @@ def is_row_by_row(
         prefix_tokens (int): tokens in front of the grid, which may join later.
 
     Returns:
-        bool: False also where that cannot be found out.
+        bool: False also if the probe is not possible.
     """
     n, (h, w) = int(inputs[0].shape[0]), grid
     counts = (h * w, prefix_tokens + h * w)

@@ -1,4 +1,4 @@
-"""The folder of a run: which files in it are the run's own, and who may write there."""
+"""The output folder of a run: its lock, its list of files, and the checks before a run writes into it."""
 
 from __future__ import annotations
 
