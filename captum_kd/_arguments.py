@@ -52,9 +52,9 @@ def check_model(value: object, argument: str) -> None:
         return
     way_out = ""
     if isinstance(value, (str, bytes, PathLike)):
-        way_out = " Of a file, load the model first: build it, then model.load_state_dict(torch.load(path))."
+        way_out = " To load a file, build the model first, then call model.load_state_dict(torch.load(path))."
     elif isinstance(value, Mapping):
-        way_out = " Of weights, build the model first, then load them by model.load_state_dict(weights)."
+        way_out = " To load weights, build the model first, then call model.load_state_dict(weights)."
     raise TypeError(f"{argument} must be callable (a model or a function), got {type(value).__name__}.{way_out}")
 
 
@@ -137,7 +137,7 @@ def as_labels(target: Any, n: int, argument: str = "target") -> Optional[Tensor]
     elif labels.dim() == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.dim() != 1 or labels.shape[0] != n:
-        rows = f" Of rows with a number for each class, pass {name}.argmax(1)." * (labels.dim() == 2 and len(labels) == n)
+        rows = f" For rows with one number per class, pass {name}.argmax(1)." * (labels.dim() == 2 and len(labels) == n)
         raise ValueError(
             f"{argument} has shape {tuple(labels.shape)} for {n} inputs; pass one label per input, ({n},).{rows}"
         )
@@ -153,9 +153,9 @@ def check_not_negative(labels: Tensor, argument: str = "target") -> None:
     if bool(negative.any()):
         place = int(negative.nonzero()[0])
         raise ValueError(
-            f"{argument} holds the negative label {int(labels[place])} (input {place}). Classes count from 0; negative labels "
-            "often mean \"no label\" (-1, -100), and such inputs are no class of their own. Leave them out, of inputs and "
-            "labels alike (keep = labels >= 0), or number the classes from 0 on."
+            f"{argument} holds the negative label {int(labels[place])} (input {place}). Classes are numbered from 0. "
+            "Negative labels often mean \"no label\" (-1, -100), which is not a class. Leave them out, inputs and labels "
+            "alike (keep = labels >= 0), or number the classes from 0."
         )
 
 
@@ -188,8 +188,8 @@ def _way_to_labels(values: Tensor, name: str) -> str:
     """How numbers that are no integers become labels."""
     if values.dim() == 2 and values.shape[1] > 1:
         return (
-            f"of one-hot rows, probabilities or logits (N, C) pass the class of each input, {name}.argmax(1). Where "
-            "class_embeddings can be passed, soft labels may be points: class_embeddings=rows with target=range(N)."
+            f"for one-hot rows, probabilities or logits (N, C), pass the class of each input, {name}.argmax(1). With "
+            "class_embeddings, soft labels can be points: class_embeddings=rows with target=range(N)."
         )
     if values.is_complex():
         return "pass one class number per input."
@@ -198,8 +198,8 @@ def _way_to_labels(values: Tensor, name: str) -> str:
     if bool((values == values.round()).all()):
         return f"use {name}.long()."
     return (
-        f"make classes of such numbers, ({name} > 0.5).long() of probabilities of two classes, for example: .long() would cut "
-        "them off."
+        f"turn such numbers into classes first, for example ({name} > 0.5).long() for probabilities of two classes; .long() "
+        "alone would truncate them."
     )
 
 

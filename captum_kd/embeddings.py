@@ -88,8 +88,8 @@ def _check_unadapted(model: nn.Module) -> None:
         is_merged = isinstance(module, nn.Linear) and getattr(module, "merged", False)  # loralib's in evaluation mode
         if not is_merged and any(name == "base_layer" or name.startswith("lora") for name in parts):
             raise ValueError(
-                f"{type(module).__name__} adds an adapter's weights to those of its layer, so that no single table says what it "
-                "classifies by. Merge them first: of peft, pass model.merge_and_unload(); of loralib, call eval(); of others, "
+                f"{type(module).__name__} adds an adapter's weights to those of its layer, so no single table holds its "
+                "classifier. Merge them first: for peft, pass model.merge_and_unload(); for loralib, call eval(); for others, "
                 "pass an nn.Linear whose weight is the sum."
             )
 

@@ -469,7 +469,7 @@ class Observation:
             if not float((first - second).abs().max()) <= coarsest**0.5 * float(first.abs().max()):
                 warn_user(
                     f"{pair.feature_layer} gave other features in a second pass over the same inputs: the model depends on "
-                    "chance or on earlier passes, and so does its map. Call eval(), and leave random numbers out of the "
+                    "random numbers or on earlier passes, and so does its map. Call eval(), and leave random numbers out of the "
                     "model; without internal_batch_size one pass is made."
                 )
                 return True
