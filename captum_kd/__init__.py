@@ -4,8 +4,8 @@ UniCAM (:class:`UniCAM`) maps what a Student has and its Base model lacks; :mod:
 scores it. Both compose with Captum.
 """
 
+from captum_kd._models.feature_transforms import flatten, flatten_to_unit_length, global_average_pool
 from captum_kd.attr import ReferencePopulation, TransferAttributions, UniCAM
-from captum_kd.features import flatten, flatten_to_unit_length, global_average_pool
 
 __version__ = "1.0.0"
 

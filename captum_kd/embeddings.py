@@ -1,4 +1,4 @@
-"""Classes as points: tables of embeddings from what a model has learned, and the check of any table.
+"""Class embeddings: tables made from what a model has learned, and checks of any table.
 
 Without embeddings classes are one-hot, all equally far apart. :func:`classifier_embeddings` and
 :func:`class_prototypes` place them by what a model has learned; any (num_classes, e) tensor will do
@@ -15,13 +15,13 @@ from typing import Any, Callable, Optional
 import torch
 from torch import Tensor, nn
 
-from captum_kd._arguments import check_callable, check_model
-from captum_kd._batches import Unpack, batches_of, device_of, to_device, unpack_batch
-from captum_kd._interrupts import changed_state, interruptible, without_gradients
-from captum_kd._modes import warn_of_modes
-from captum_kd._values import as_count, as_flag, check_dense, check_features
-from captum_kd.distance.pairwise import is_finite
-from captum_kd.layers import run_model, same_random_state
+from captum_kd._models.hooks import run_model, same_random_state
+from captum_kd._models.training_mode import warn_of_modes
+from captum_kd._utils.arguments import check_callable, check_model
+from captum_kd._utils.batches import Unpack, batches_of, device_of, to_device, unpack_batch
+from captum_kd._utils.interrupts import changed_state, interruptible, without_gradients
+from captum_kd._utils.tensors import is_finite
+from captum_kd._utils.validation import check_int, check_bool, check_dense, check_features
 
 __all__ = ["check_class_embeddings", "class_prototypes", "classifier_embeddings"]
 
@@ -172,10 +172,10 @@ def class_prototypes(
     """
     check_model(feature_func, "feature_func")
     if num_classes is not None:
-        num_classes = as_count(num_classes, "num_classes", 2, or_none=True)
+        num_classes = check_int(num_classes, "num_classes", 2, or_none=True)
     if unpack is not None:
         check_callable(unpack, "unpack")
-    show_progress = as_flag(show_progress, "show_progress")
+    show_progress = check_bool(show_progress, "show_progress")
     if not isinstance(data, Iterable) or isinstance(data, (Tensor, str, bytes)):
         raise TypeError(f"data must be a DataLoader or an iterable of batches, got {type(data).__name__}.")
     device = device_of(feature_func)

@@ -17,8 +17,9 @@ from models import ConvNet, images, labels
 from state import state
 from torch import Tensor, nn
 
-from captum_kd import UniCAM, layers
-from captum_kd._fast_path import without_fast_path
+from captum_kd import UniCAM
+from captum_kd._models import hooks
+from captum_kd._utils.fast_path import without_fast_path
 from captum_kd.distance import precision
 from captum_kd.embeddings import class_prototypes
 from captum_kd.metrics import compare_transfer, feature_similarity_score, keep_curve
@@ -28,7 +29,8 @@ __all__ = ["CALLS", "MODELS", "Interrupted", "at_operation", "at_random_moments"
 N = 8
 # Files whose code changes and restores state.
 CHANGING = (
-    *("captum_kd/_interrupts.py", "captum_kd/_overlapping.py", "captum_kd/_fast_path.py", "captum_kd/layers.py"),
+    *("captum_kd/_utils/interrupts.py", "captum_kd/_utils/context.py"),
+    *("captum_kd/_utils/fast_path.py", "captum_kd/_models/hooks.py"),
     *("precision.py", "contextlib.py", "grad_mode.py", "hooks.py", "random.py", "warnings.py", "signal.py", "decorators.py"),
     *("captum_kd/metrics/torchmetrics.py", "metrics/report/transfer_report.py", "torchmetrics/metric.py", "tempfile.py"),
 )
@@ -42,7 +44,7 @@ def everything(models: Sequence[nn.Module]) -> dict[str, Any]:
     kept["precision"] = torch.get_float32_matmul_precision()
     kept["warnings"] = list(warnings.filters), warnings.showwarning
     kept["handlers"] = [(int(each), signal.getsignal(each)) for each in signal.Signals]
-    shared = (layers._eager, without_fast_path, precision._without_coarse_products, layers._fork((), "cuda"))
+    shared = (hooks._eager, without_fast_path, precision._without_coarse_products, hooks._fork((), "cuda"))
     kept["counters"] = [(each._holders, each._made, each._lock.locked()) for each in shared]
     return kept
 

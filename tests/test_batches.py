@@ -9,7 +9,7 @@ from models import images
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from captum_kd._batches import device_of, to_device, unpack_batch
+from captum_kd._utils.batches import device_of, to_device, unpack_batch
 
 N = 4
 X, Y = images(N), torch.tensor([2, 0, 1, 2])

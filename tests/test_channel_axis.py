@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
 from captum_kd import UniCAM, flatten, global_average_pool
-from captum_kd.layers import catch_layers
-from captum_kd.layouts import Layout, find_layout
+from captum_kd._models.hooks import capture_layers
+from captum_kd._models.layer_names import resolve_layer
+from captum_kd._models.token_layout import Layout, find_layout
 from captum_kd.metrics import compare_transfer, feature_similarity_score
-from captum_kd.names import resolve_layer
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -58,7 +58,7 @@ def cut(patch: int) -> Callable[[Tensor], Tensor]:
 
 def layout_in(model: nn.Module, name: str, x: Tensor, at_input: bool = False) -> Layout:
     layer = resolve_layer(model.eval(), name, model="forward_func", argument="layer")
-    (caught,) = catch_layers(model, [layer], (x,), at_input=at_input, trace=True)
+    (caught,) = capture_layers(model, [layer], (x,), at_input=at_input, trace=True)
     found = caught[layer.module]
     size = (x.shape[2], x.shape[3]) if x.dim() == 4 else None
     settings: dict[str, Any] = dict(module=layer.module, where=str(layer), image_size=size, seen=found.seen, at_input=at_input)

@@ -10,9 +10,9 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_kd.distance import distance_correlation
-from captum_kd.distance.centring import correlation, geometry
+from captum_kd.distance.centering import correlation, geometry
+from captum_kd.distance.labels import label_geometry
 from captum_kd.embeddings import check_class_embeddings, class_prototypes, classifier_embeddings
-from captum_kd.labels import label_geometry
 from captum_kd.metrics import relevance_score
 
 # --------------------------------------------------------------------------------- tables

@@ -13,8 +13,8 @@ from typing import Any, Callable
 
 import pytest
 
-from captum_kd import _files
-from captum_kd._files import whole_file
+from captum_kd._utils import files as _files
+from captum_kd._utils.files import whole_file
 
 
 def write(path: Any, text: str = "new") -> None:

@@ -6,10 +6,10 @@ import torch
 from models import ConvNet, Untouched, images, labels
 
 from captum_kd import UniCAM
-from captum_kd._arguments import as_labels
+from captum_kd._utils.arguments import as_labels
 from captum_kd.distance import distance_correlation
+from captum_kd.distance.labels import LabelDistances, check_label_geometry, label_geometry
 from captum_kd.embeddings import class_prototypes
-from captum_kd.labels import LabelDistances, check_label_geometry, label_geometry
 from captum_kd.metrics import compare_transfer, keep_curve, relevance_score
 from captum_kd.metrics.torchmetrics import RelevanceScore
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import literal
 
-from captum_kd.distance.centring import correlation, geometry
-from captum_kd.labels import label_distances, label_geometry
+from captum_kd.distance.centering import correlation, geometry
+from captum_kd.distance.labels import label_distances, label_geometry
 
 # ------------------------------------------------------------------------------ distances
 
@@ -47,7 +47,7 @@ def test_geometry_is_that_of_the_embeddings_as_features(embeddings):
     y = labels(0, 1, 2, 1, 0, 0, 2, 1)
     embedded = literal.embedded(y, embeddings)
     found = label_geometry(y, embeddings, F64)
-    torch.testing.assert_close(found.matrix, literal.u_centred(literal.distances(embedded)))
+    torch.testing.assert_close(found.matrix, literal.u_centered(literal.distances(embedded)))
     torch.testing.assert_close(
         label_geometry(y, embeddings, F64, "biased").matrix, geometry(embedded, "biased").matrix
     )

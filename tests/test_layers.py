@@ -14,10 +14,10 @@ from reference import literal
 from torch import Tensor, nn
 
 from captum_kd import UniCAM
-from captum_kd._overlapping import Overlapping
-from captum_kd.layers import catch_layers, same_random_state
+from captum_kd._models.hooks import capture_layers, same_random_state
+from captum_kd._models.layer_names import resolve_layer
+from captum_kd._utils.context import Overlapping
 from captum_kd.metrics import feature_similarity_score
-from captum_kd.names import resolve_layer
 
 N, M = 8, 10
 
@@ -133,7 +133,7 @@ class Asking(nn.Module):
 
 
 def run(model: nn.Module) -> None:
-    catch_layers(model, [resolve_layer(model, "layer", model="forward_func", argument="layer")], (torch.ones(2, 3),))
+    capture_layers(model, [resolve_layer(model, "layer", model="forward_func", argument="layer")], (torch.ones(2, 3),))
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -7,9 +7,9 @@ from reference import literal
 from torch import Tensor, nn
 
 from captum_kd import UniCAM, global_average_pool
-from captum_kd.layers import catch_layers
-from captum_kd.layouts import Layout, LayoutHints, Trace, find_layout
-from captum_kd.names import resolve_layer
+from captum_kd._models.hooks import capture_layers
+from captum_kd._models.layer_names import resolve_layer
+from captum_kd._models.token_layout import Layout, LayoutHints, Trace, find_layout
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -40,7 +40,7 @@ def layout_of(
 def layout_in(model: nn.Module, name: str, size: tuple, at_input: bool = False) -> Layout:
     """The layout that a layer has in a forward pass of its model."""
     layer = resolve_layer(model.eval(), name, model="forward_func", argument="layer")
-    (caught,) = catch_layers(model, [layer], (torch.randn(2, 3, *size),), at_input=at_input, trace=True)
+    (caught,) = capture_layers(model, [layer], (torch.randn(2, 3, *size),), at_input=at_input, trace=True)
     (output,) = caught[layer.module].tensors
     return find_layout(
         output, module=layer.module, where=str(layer), image_size=size, seen=caught[layer.module].seen

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from captum_kd import UniCAM
-from captum_kd._modes import Modes, mode_notes, modes_of
+from captum_kd._models.training_mode import Modes, mode_notes, modes_of
 from captum_kd.embeddings import class_prototypes
 from captum_kd.metrics import compare_transfer, feature_similarity_score, keep_curve, relevance_score
 

@@ -6,8 +6,8 @@ from models import ConvNet, images, labels
 from torch import Tensor, nn
 
 from captum_kd import UniCAM
+from captum_kd._models.layer_names import Layer, counterpart, resolve_layer
 from captum_kd.metrics import feature_similarity_score
-from captum_kd.names import Layer, counterpart, resolve_layer
 
 N = 8
 

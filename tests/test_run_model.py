@@ -7,11 +7,11 @@ from state import unchanged_state
 from test_layers import Text, sentences
 from torch import Tensor, nn
 
-from captum_kd.attr.gradcam import layer_gradcams, predicted_classes
+from captum_kd._models.hooks import run_model
+from captum_kd._models.layer_names import resolve_layer
+from captum_kd.attr.grad_cam import layer_gradcams, predicted_classes
 from captum_kd.embeddings import class_prototypes
-from captum_kd.layers import run_model
 from captum_kd.metrics import keep_curve
-from captum_kd.names import resolve_layer
 
 N = 8
 

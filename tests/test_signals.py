@@ -12,8 +12,8 @@ from models import images, labels
 from torch import nn
 
 from captum_kd import UniCAM
-from captum_kd._interrupts import changed_state, interruptible
-from captum_kd.layers import run_model
+from captum_kd._models.hooks import run_model
+from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd.metrics import sensitivity_max
 from captum_kd.metrics.report import transfer_report
 from captum_kd.metrics.torchmetrics import FeatureSimilarityScore

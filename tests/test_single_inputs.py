@@ -9,10 +9,10 @@ from models import ConvNet, TinyTransformer, images, labels
 from torch import Tensor, nn
 
 from captum_kd import UniCAM
-from captum_kd.layers import catch_layers
-from captum_kd.layouts import Layout, find_layout
+from captum_kd._models.hooks import capture_layers
+from captum_kd._models.layer_names import resolve_layer
+from captum_kd._models.token_layout import Layout, find_layout
 from captum_kd.metrics import compare_transfer, feature_similarity_score
-from captum_kd.names import resolve_layer
 
 N = 6
 SIZE = (16, 16)
@@ -63,7 +63,7 @@ def inputs(n: int, size: tuple[int, int] = SIZE, seed: int = 0) -> Tensor:
 
 def layout_in(model: nn.Module, name: str, n: int) -> Layout:
     layer = resolve_layer(model, name, model="forward_func", argument="layer")
-    (caught,) = catch_layers(model, [layer], (inputs(n),), trace=True)
+    (caught,) = capture_layers(model, [layer], (inputs(n),), trace=True)
     found = caught[layer.module]
     return find_layout(found.tensors[0], module=layer.module, where=str(layer), image_size=SIZE, seen=found.seen)
 
@@ -85,12 +85,12 @@ def test_a_single_input_has_the_map_that_it_has_in_a_batch(kind, layer):
     unicam = UniCAM(student, layer, base)
     population = unicam.reference(inputs(N), labels(N))
     x, y = inputs(3, seed=5), labels(3)
-    together = unicam.attribute_transfer(x, y, reference=population)
+    raise_together = unicam.attribute_transfer(x, y, reference=population)
     for kept in (population, copy.deepcopy(population), pickle.loads(pickle.dumps(population))):
         alone = unicam.attribute_transfer(x[:1], y[:1], reference=kept)
-        for single, of_batch in zip(alone, together):
+        for single, of_batch in zip(alone, raise_together):
             torch.testing.assert_close(single, of_batch[:1])
-    torch.testing.assert_close(unicam.residual().attribute(x[:1], y[:1], reference=population), together.residual[:1])
+    torch.testing.assert_close(unicam.residual().attribute(x[:1], y[:1], reference=population), raise_together.residual[:1])
 
 
 def test_it_may_have_another_size_than_the_population():
@@ -98,9 +98,9 @@ def test_it_may_have_another_size_than_the_population():
     unicam = UniCAM(student, "block", base)
     population = unicam.reference(inputs(N), labels(N))
     x = inputs(2, (12, 20))
-    together = unicam.attribute(x, 1, reference=population)
-    assert together.shape == (2, 1, 3, 5)
-    torch.testing.assert_close(unicam.attribute(x[:1], 1, reference=population), together[:1])
+    raise_together = unicam.attribute(x, 1, reference=population)
+    assert raise_together.shape == (2, 1, 3, 5)
+    torch.testing.assert_close(unicam.attribute(x[:1], 1, reference=population), raise_together[:1])
 
 
 @pytest.mark.parametrize("layers", [["block", "embed"], "block"])
@@ -110,8 +110,8 @@ def test_at_map_layers_ahead_of_the_features_too(layers):
     unicam = UniCAM(student, base_func=base, **both)
     population = unicam.reference(inputs(N), labels(N))
     x = inputs(2, seed=5)
-    together, alone = (unicam.attribute(some, 1, reference=population) for some in (x, x[:1]))
-    for of_batch, single in zip(together, alone) if isinstance(layers, list) else [(together, alone)]:
+    raise_together, alone = (unicam.attribute(some, 1, reference=population) for some in (x, x[:1]))
+    for of_batch, single in zip(raise_together, alone) if isinstance(layers, list) else [(raise_together, alone)]:
         torch.testing.assert_close(single, of_batch[:1])
 
 
@@ -130,8 +130,8 @@ def test_a_teachers_layers_are_remembered_beside_hints_about_the_other_models(hi
     unicam = UniCAM(student, "conv2", base, teacher_func=teacher, teacher_layer="block", **hints)
     population = unicam.reference(inputs(N))
     x = inputs(2, seed=5)
-    together = unicam.attribute(x, reference=population)
-    torch.testing.assert_close(unicam.attribute(x[:1], reference=population), together[:1])
+    raise_together = unicam.attribute(x, reference=population)
+    torch.testing.assert_close(unicam.attribute(x[:1], reference=population), raise_together[:1])
 
 
 def test_the_last_input_of_a_batch_in_parts():

@@ -1,4 +1,4 @@
-"""Processes that work on one thing together, for tests of what is spread over several."""
+"""ProcessGroup that work on one thing together, for tests of what is spread over several."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def context() -> Any:
 
 
 class Workers:
-    """Processes that are started once and run one function after the other.
+    """ProcessGroup that are started once and run one function after the other.
 
     Args:
         folder (str): an empty one, in which they find each other.

@@ -1,4 +1,4 @@
-"""What a call of UniCAM passes, checked and brought to one form before any model runs."""
+"""Checks of the arguments of a UniCAM call before any model runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, Optional, Union
 
 from torch import Tensor
 
-from captum_kd._arguments import Target, as_forward_args, as_grad_kwargs, as_inputs, as_labels, check_batch_size
-from captum_kd._values import as_flag
-from captum_kd.observation import Layouts, Observation, Observer
+from captum_kd._models.extraction import Layouts, LayerActivations, FeatureExtractor
+from captum_kd._utils.arguments import Target, as_forward_args, as_grad_kwargs, as_inputs, as_labels, check_batch_size
+from captum_kd._utils.validation import check_bool
 
 __all__ = ["Call", "checked_map_settings"]
 
@@ -53,9 +53,9 @@ class Call(NamedTuple):
             values,
             None if has_teacher else labels,
             as_forward_args(additional_forward_args),
-            as_flag(attribute_to_layer_input, "attribute_to_layer_input"),
+            check_bool(attribute_to_layer_input, "attribute_to_layer_input"),
             internal_batch_size,
-            as_flag(show_progress, "show_progress"),
+            check_bool(show_progress, "show_progress"),
         )
 
     @property
@@ -63,10 +63,10 @@ class Call(NamedTuple):
         return self.inputs[0].shape[0]
 
     def observe(
-        self, observer: Observer, *, features_only: bool = False, known: Optional[Layouts] = None
-    ) -> Observation:
+        self, extractor: FeatureExtractor, *, features_only: bool = False, known: Optional[Layouts] = None
+    ) -> LayerActivations:
         """Runs one of the models over the inputs; ``known`` are layouts that a reference population remembers."""
-        return observer.observe(
+        return extractor.observe(
             self.inputs,
             self.forward_args,
             at_input=self.at_input,
@@ -78,9 +78,9 @@ class Call(NamedTuple):
 
 
 def checked_map_settings(relu_attributions: bool, attr_dim_summation: bool, grad_kwargs: Any) -> dict[str, Any]:
-    """The settings of :meth:`captum_kd.observation.Observation.maps`."""
+    """The settings of :meth:`captum_kd._models.extraction.LayerActivations.maps`."""
     return {
-        "relu_attributions": as_flag(relu_attributions, "relu_attributions"),
-        "attr_dim_summation": as_flag(attr_dim_summation, "attr_dim_summation"),
+        "relu_attributions": check_bool(relu_attributions, "relu_attributions"),
+        "attr_dim_summation": check_bool(attr_dim_summation, "attr_dim_summation"),
         "grad_kwargs": as_grad_kwargs(grad_kwargs),
     }

@@ -1,4 +1,4 @@
-"""Short digests of models, functions and tensors, to tell whether they are those of another time.
+"""Digests of models, functions and tensors.
 
 A digest holds nothing alive, survives copying and pickling, and is the same on every device: it is
 taken of the bits, which moving to another device keeps, by integer sums, which are exact in any order.
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from captum_kd._reachable import is_installed, is_wrapper, methods_of_passes, references
-from captum_kd.distance.pairwise import is_queued
+from captum_kd._models.reachable import is_installed, is_wrapper, methods_of_passes, references
+from captum_kd.distance.pairwise import is_async_device
 
 __all__ = [
     *("digest", "digest_of_callable", "digest_of_tensors", "is_device", "is_sharded", "kept_buffers", "methods_of"),
@@ -102,7 +102,7 @@ def _is_counted(tensor: Tensor) -> bool:
     """Whether a tensor is on a device where it pays to look whether it was written to, and whether that can be seen."""
     return (
         not is_lazy(tensor)
-        and is_queued(tensor.device)
+        and is_async_device(tensor.device)
         and tensor.layout == torch.strided
         and not tensor.is_inference()
         and not tensor.is_complex()

@@ -1,4 +1,4 @@
-"""Gradients of the objectives with respect to the features: where the way back to a map begins.
+"""Gradients of UniCAM's objectives with respect to the features.
 
 Features come as (N, d), the model that is explained first, then the one whose features are removed,
 all of one dtype and on one device. Gradients come in the same order: of the first model alone, or,
@@ -12,16 +12,17 @@ from typing import NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
+from captum_kd._utils.tensors import largest_of
 from captum_kd.attr.objective import population_objectives, reference_objectives
-from captum_kd.attr.reference import AddedRows, LayerReference, SideReference, added_rows
-from captum_kd.distance.centring import Geometry, noise_level, raw_scale, u_centered
-from captum_kd.distance.pairwise import Spread, is_queued, largest_of, power_of_two, rows_to_center
+from captum_kd.attr.reference_population import AddedRows, LayerReference, ReferenceFeatures, added_rows
+from captum_kd.distance.centering import Geometry, noise_level, raw_scale, u_centered
+from captum_kd.distance.pairwise import Spread, is_async_device, power_of_two, rows_to_center
 from captum_kd.distance.sources import widest
 
-__all__ = ["Measured", "population_gradients", "reference_gradients"]
+__all__ = ["ScaledFeatures", "population_gradients", "reference_gradients"]
 
 
-class Measured(NamedTuple):
+class ScaledFeatures(NamedTuple):
     """Features that are known to be finite.
 
     Attributes:
@@ -36,7 +37,7 @@ class Measured(NamedTuple):
 
 
 def population_gradients(
-    features: tuple[Measured, Measured], teacher: Optional[Measured], labels: Optional[Geometry], both: bool
+    features: tuple[ScaledFeatures, ScaledFeatures], teacher: Optional[ScaledFeatures], labels: Optional[Geometry], both: bool
 ) -> list[Tensor]:
     """Batch mode: the inputs are the population.
 
@@ -70,8 +71,8 @@ def population_gradients(
 def reference_gradients(
     layer: LayerReference,
     direction: int,
-    features: tuple[Measured, Measured],
-    teacher: Optional[Measured],
+    features: tuple[ScaledFeatures, ScaledFeatures],
+    teacher: Optional[ScaledFeatures],
     labels: Optional[AddedRows],
     both: bool,
 ) -> list[Tensor]:
@@ -116,9 +117,9 @@ def reference_gradients(
 
 def _spreads(rows: Sequence[tuple[Tensor, Optional[Tensor]]]) -> list[Spread]:
     """A GPU is asked once, for all of them, whether some rows were too close for quick distances, which they hardly ever are."""
-    if is_queued(rows[0][0].device):
-        spreads = [Spread.of(x, y, quick=True) for x, y in rows]
-        if not bool(torch.stack([spread.doubt for spread in spreads if spread.doubt is not None]).any()):
+    if is_async_device(rows[0][0].device):
+        spreads = [Spread.of(x, y, fast=True) for x, y in rows]
+        if not bool(torch.stack([spread.needs_recheck for spread in spreads if spread.needs_recheck is not None]).any()):
             return spreads
     return [Spread.of(x, y) for x, y in rows]
 
@@ -131,7 +132,7 @@ def _scaled(values: Tensor, unit: float) -> Tensor:
     return values if unit == 1 else values / unit
 
 
-def _checked(gradients: Sequence[Tensor], features: Sequence[Measured]) -> list[Tensor]:
+def _checked(gradients: Sequence[Tensor], features: Sequence[ScaledFeatures]) -> list[Tensor]:
     """In the features' dtype.
 
     Raises:
@@ -148,7 +149,7 @@ def _checked(gradients: Sequence[Tensor], features: Sequence[Measured]) -> list[
     return found
 
 
-def _check_widths(side: SideReference, features: Tensor) -> None:
+def _check_widths(side: ReferenceFeatures, features: Tensor) -> None:
     if features.shape[1] != side.points.shape[1]:
         raise ValueError(
             f"The inputs have {features.shape[1]} features, those of the reference population {side.points.shape[1]}: with "
@@ -156,5 +157,5 @@ def _check_widths(side: SideReference, features: Tensor) -> None:
         )
 
 
-def _whose(teacher: Optional[Measured]) -> str:
+def _whose(teacher: Optional[ScaledFeatures]) -> str:
     return "labels" if teacher is None else "Teacher"

@@ -1,4 +1,4 @@
-"""Which layers of Student, Base and Teacher belong together."""
+"""Pairing of the layers of Student, Base and Teacher."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any, Callable, Optional, Sequence, Union
 
 from torch import nn
 
-from captum_kd._arguments import as_layers
-from captum_kd.names import Layer, LayerLike, counterpart, resolve_layer
-from captum_kd.observation import LayerPair
+from captum_kd._models.extraction import LayerPair
+from captum_kd._models.layer_names import Layer, LayerLike, counterpart, resolve_layer
+from captum_kd._utils.arguments import as_layers
 
 __all__ = ["Layers", "check_distinct", "layer_pairs", "teacher_layers"]
 

@@ -1,4 +1,4 @@
-"""What a reference population has to share with the calls that use it."""
+"""The settings that a reference population shares with the calls that use it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any, Callable, Mapping, Optional
 
 from torch import Tensor
 
-from captum_kd._reachable import modules_of
+from captum_kd._models.extraction import LayerPair, FeatureExtractor
+from captum_kd._models.feature_transforms import FeatureTransform
+from captum_kd._models.reachable import modules_of
 from captum_kd.attr.fingerprints import digest, digest_of_callable, digest_of_tensors, kept_buffers, own_parameters
-from captum_kd.features import FeatureTransform
-from captum_kd.observation import LayerPair, Observer
 
 __all__ = ["check_made_alike", "made_with"]
 
@@ -25,9 +25,9 @@ _WAY_OUT = "Make a population with reference() of the UniCAM that uses it."
 
 
 def made_with(
-    student: Observer,
-    base: Observer,
-    teacher: Optional[Observer],
+    student: FeatureExtractor,
+    base: FeatureExtractor,
+    teacher: Optional[FeatureExtractor],
     feature_transform: FeatureTransform,
     class_embeddings: Optional[Tensor],
     attribute_to_layer_input: bool,
@@ -41,15 +41,15 @@ def made_with(
         # Beside a Teacher the labels play no part.
         "class_embeddings": None if class_embeddings is None or teacher is not None else _table(class_embeddings),
     }
-    for role, observer in (("student", student), ("base", base), ("teacher", teacher)):
-        if observer is None:
+    for role, extractor in (("student", student), ("base", base), ("teacher", teacher)):
+        if extractor is None:
             continue
-        layers = [pair.feature_layer.module for pair in observer.pairs]
+        layers = [pair.feature_layer.module for pair in extractor.pairs]
         # A function may run its layers in ways that do not show: they count in any case.
-        runs: list[Callable[..., Any]] = [observer.forward_func, *layers]
+        runs: list[Callable[..., Any]] = [extractor.forward_func, *layers]
         modules = list(dict.fromkeys([*(module for run in runs for module in modules_of(run)), *layers]))
-        settings[f"{role} layers"] = [_named(pair, modules.index(pair.feature_layer.module)) for pair in observer.pairs]
-        settings[f"{role} layout"] = observer.hints._asdict()
+        settings[f"{role} layers"] = [_named(pair, modules.index(pair.feature_layer.module)) for pair in extractor.pairs]
+        settings[f"{role} layout"] = extractor.hints._asdict()
         # The weights tell models apart; the modes come next, for they say which buffers count.
         parameters = [parameter for module in modules for parameter in own_parameters(module)]
         settings[f"{role} weights"] = digest_of_tensors(parameters)

@@ -1,4 +1,4 @@
-r"""What UniCAM differentiates, and its gradients at the distances, in closed form.
+r"""UniCAM's objectives and their gradients with respect to the distances, in closed form.
 
 Batch mode, the paper's: the inputs are the population. With a target T, the labels' geometry or
 the Teacher's,
@@ -6,7 +6,7 @@ the Teacher's,
 .. math:: J = R(P_{S|B}, T)
 
 and without :math:`J = \sum_i \max_j (P_{S|B})_{ij}`. Reference mode adds each input on its own to
-a fixed population (:mod:`captum_kd.attr.reference`). The Base model's geometry and the target are
+a fixed population (:mod:`captum_kd.attr.reference_population`). The Base model's geometry and the target are
 constants. A target that is nothing but the removed geometry, up to scale, cannot correlate with
 what is left: J is 0 then, not the correlation of rounding errors.
 
@@ -29,9 +29,9 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from captum_kd._warnings import warn_user
-from captum_kd.attr.reference import AddedRows, Pairing
-from captum_kd.distance.centring import Geometry, u_centered
+from captum_kd._utils.warnings import warn_user
+from captum_kd.attr.reference_population import AddedRows, Pairing
+from captum_kd.distance.centering import Geometry, u_centered
 
 __all__ = ["Objectives", "population_objectives", "reference_objectives"]
 

@@ -1,4 +1,4 @@
-"""Whether inputs can be a population: a batch its own, or a reference to which inputs are added later."""
+"""Checks that inputs form a population large enough for an attribution."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from captum_kd._warnings import warn_user
-from captum_kd.distance.centring import LEAST_WITH_REMOVAL, MIN_INPUTS, Geometry
-from captum_kd.distance.pairwise import is_finite
-from captum_kd.labels import WAYS_OUT_OF_POPULATION, label_geometry
+from captum_kd._utils.tensors import is_finite
+from captum_kd._utils.warnings import warn_user
+from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Geometry
+from captum_kd.distance.labels import WAYS_OUT_OF_POPULATION, label_geometry
 
 __all__ = ["FEW_INPUTS", "check_population", "check_reference_inputs"]
 

@@ -1,4 +1,4 @@
-"""UniCAM: where a distilled model looks for what its Base model does not have."""
+"""UniCAM: maps of the features that a distilled model has and its Base model lacks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from captum.attr._utils.attribution import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_kd._arguments import Target, as_layout_hints, check_callable, check_device_ids, check_model
-from captum_kd._interrupts import changed_state, interruptible, keeping_grad_mode
-from captum_kd._modes import warn_of_modes
+from captum_kd._models.extraction import Layouts, LayerActivations, FeatureExtractor
+from captum_kd._models.feature_transforms import FeatureTransform, global_average_pool
+from captum_kd._models.token_layout import as_layout_hints
+from captum_kd._models.training_mode import warn_of_modes
+from captum_kd._utils.arguments import Target, check_callable, check_device_ids, check_model
+from captum_kd._utils.interrupts import changed_state, interruptible, keeping_grad_mode
 from captum_kd.attr.call import Call, checked_map_settings
-from captum_kd.attr.gradients import Measured, population_gradients, reference_gradients
+from captum_kd.attr.gradients import ScaledFeatures, population_gradients, reference_gradients
 from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
 from captum_kd.attr.made_with import made_with
 from captum_kd.attr.population import check_population, check_reference_inputs
-from captum_kd.attr.reference import AddedRows, LayerReference, ReferencePopulation
+from captum_kd.attr.reference_population import AddedRows, LayerReference, ReferencePopulation
 from captum_kd.embeddings import check_class_embeddings
-from captum_kd.features import FeatureTransform, global_average_pool
-from captum_kd.observation import Layouts, Observation, Observer
 
 __all__ = ["TransferAttributions", "UniCAM"]
 
@@ -180,17 +181,17 @@ class UniCAM(LayerAttribution):
         self.feature_transform = feature_transform
         self.class_embeddings = check_class_embeddings(class_embeddings)
         # Student first, whichever of the two this object explains.
-        self._observers = (
-            Observer(forward_func, own, feature_transform, hints, device_ids),
-            Observer(base_func, other, feature_transform, hints, device_ids),
+        self._extractors = (
+            FeatureExtractor(forward_func, own, feature_transform, hints, device_ids),
+            FeatureExtractor(base_func, other, feature_transform, hints, device_ids),
         )
         self.teacher_func = teacher_func
-        self._teacher: Optional[Observer] = None
+        self._teacher: Optional[FeatureExtractor] = None
         if teacher_func is not None:
             at_features = teacher_layers(teacher_func, teacher_layer, own)
             hints = hints._replace(last_resort=True)
-            self._teacher = Observer(teacher_func, at_features, feature_transform, hints, device_ids)
-        check_distinct(*(observer.pairs for observer in (*self._observers, self._teacher) if observer is not None))
+            self._teacher = FeatureExtractor(teacher_func, at_features, feature_transform, hints, device_ids)
+        check_distinct(*(extractor.pairs for extractor in (*self._extractors, self._teacher) if extractor is not None))
         self._direction = 0
         self._warns_of_modes = True  # a report says it once for all of its calls
 
@@ -220,12 +221,12 @@ class UniCAM(LayerAttribution):
         return swapped
 
     @property
-    def _own(self) -> Observer:
-        return self._observers[self._direction]
+    def _own(self) -> FeatureExtractor:
+        return self._extractors[self._direction]
 
     @property
-    def _other(self) -> Observer:
-        return self._observers[1 - self._direction]
+    def _other(self) -> FeatureExtractor:
+        return self._extractors[1 - self._direction]
 
     @log_usage()
     def attribute(
@@ -382,12 +383,12 @@ class UniCAM(LayerAttribution):
         )
         check_reference_inputs(call.n, call.labels, self.class_embeddings)
         layouts: list[Layouts] = []
-        measured: list[list[Measured]] = []
-        for observer in (*self._observers, self._teacher):
-            if observer is not None:
-                observation = call.observe(observer, features_only=True)
+        measured: list[list[ScaledFeatures]] = []
+        for extractor in (*self._extractors, self._teacher):
+            if extractor is not None:
+                observation = call.observe(extractor, features_only=True)
                 layouts.append(observation.layouts)
-                measured.append(_measured(observation))
+                measured.append(_scaled_features(observation))
         found: dict[tuple[nn.Module, ...], LayerReference] = {}
         for objective, *models in zip(self._objectives(), *measured):
             if objective not in found:
@@ -427,10 +428,10 @@ class UniCAM(LayerAttribution):
         # The Teacher first: what it kept is gone before the other two keep their activations.
         teacher = None
         if self._teacher is not None:
-            teacher = _measured(call.observe(self._teacher, features_only=True, known=self._known(reference, 2)))
+            teacher = _scaled_features(call.observe(self._teacher, features_only=True, known=self._known(reference, 2)))
         own = call.observe(self._own, known=self._known(reference, self._direction))
         other = call.observe(self._other, features_only=not both, known=self._known(reference, 1 - self._direction))
-        gradients = self._gradients(objectives, _measured(own), _measured(other), teacher)
+        gradients = self._gradients(objectives, _scaled_features(own), _scaled_features(other), teacher)
         return [
             self._format(observation.maps([of_pair[place] for of_pair in gradients], **map_settings))
             for place, observation in enumerate((own, other) if both else (own,))
@@ -444,9 +445,9 @@ class UniCAM(LayerAttribution):
     def _gradients(
         self,
         objectives: Sequence[Callable[..., list[Tensor]]],
-        own: Sequence[Measured],
-        other: Sequence[Measured],
-        teacher: Optional[Sequence[Measured]],
+        own: Sequence[ScaledFeatures],
+        other: Sequence[ScaledFeatures],
+        teacher: Optional[Sequence[ScaledFeatures]],
     ) -> list[list[Tensor]]:
         """For each layer pair its objectives' gradients at the features, of one direction or of both."""
         # Maps at several layers may be of one objective, that of a shared feature layer.
@@ -461,8 +462,8 @@ class UniCAM(LayerAttribution):
 
     def _objectives(self) -> list[tuple[nn.Module, ...]]:
         """What each layer pair's objective is taken from: the feature layers of all models."""
-        observers = [observer for observer in (self._own, self._other, self._teacher) if observer is not None]
-        return [tuple(pair.feature_layer.module for pair in pairs) for pairs in zip(*(o.pairs for o in observers))]
+        extractors = [extractor for extractor in (self._own, self._other, self._teacher) if extractor is not None]
+        return [tuple(pair.feature_layer.module for pair in pairs) for pairs in zip(*(o.pairs for o in extractors))]
 
     def _check_reference(self, reference: object, call: Call) -> Optional[AddedRows]:
         """The labels as rows of the population, where there are labels."""
@@ -482,7 +483,7 @@ class UniCAM(LayerAttribution):
 
     def _made_with(self, attribute_to_layer_input: bool) -> dict[str, Any]:
         """What a reference population has to share with the calls that use it."""
-        student, base = self._observers
+        student, base = self._extractors
         return made_with(
             student, base, self._teacher, self.feature_transform, self.class_embeddings, attribute_to_layer_input
         )
@@ -492,13 +493,13 @@ class UniCAM(LayerAttribution):
         return formatted if self._several else formatted[0]
 
 
-def _measured(observation: Observation) -> list[Measured]:
+def _scaled_features(observation: LayerActivations) -> list[ScaledFeatures]:
     found = zip(observation.features, observation.largest, observation.rounding)
-    return [Measured(values, largest, rounding.amax()) for values, largest, rounding in found]
+    return [ScaledFeatures(values, largest, rounding.amax()) for values, largest, rounding in found]
 
 
-def _alike(features: Sequence[Measured]) -> list[Measured]:
+def _alike(features: Sequence[ScaledFeatures]) -> list[ScaledFeatures]:
     """All models' features on the first one's device and in one dtype."""
     dtype = functools.reduce(torch.promote_types, (each.values.dtype for each in features))
     like = features[0].values.new_empty(0, dtype=dtype)
-    return [Measured(each.values.to(like), each.largest, each.rounding.to(like.device)) for each in features]
+    return [ScaledFeatures(each.values.to(like), each.largest, each.rounding.to(like.device)) for each in features]

@@ -1,4 +1,4 @@
-"""Distance geometry: how alike two sets of features arrange the same inputs.
+"""Distance correlation between two sets of features of the same inputs.
 
 A population of ``n`` inputs is described by the Euclidean distances between its features (:mod:`.pairwise`).
 Centring removes what any population has in common; what is left, a :class:`Geometry` (:mod:`.centring`), can be
@@ -11,8 +11,8 @@ Sources: Szekely, Rizzo & Bakirov 2007 (distance correlation), Szekely & Rizzo
 2014 (U-centring, unbiased estimator, partial distance correlation).
 """
 
-from captum_kd.distance.centring import Estimator
+from captum_kd.distance.centering import Estimator
+from captum_kd.distance.functional import distance_correlation, partial_distance_correlation
 from captum_kd.distance.pairwise import euclidean_distances
-from captum_kd.distance.scores import distance_correlation, partial_distance_correlation
 
 __all__ = ["Estimator", "distance_correlation", "euclidean_distances", "partial_distance_correlation"]

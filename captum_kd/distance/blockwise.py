@@ -1,4 +1,4 @@
-"""Inner products of the geometries of features, without a matrix of distances; differentiable.
+"""Differentiable Gram matrices of features without n x n distance matrices.
 
 The way back computes every block of distances a second time and holds one of them: with P and Q centred, the gradient
 of <P, Q> with respect to the distances behind P is Q itself, since centring is a projection.
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from captum_kd._interrupts import changed_state, interruptible
-from captum_kd._values import as_count
-from captum_kd.distance.centring import Estimator, warn_of_no_geometry
+from captum_kd._utils.interrupts import changed_state, interruptible
+from captum_kd._utils.validation import check_int
+from captum_kd.distance.block_sums import PairSums, block_side, population_sums, tiles
+from captum_kd.distance.centering import Estimator, warn_of_no_geometry
 from captum_kd.distance.gram import gram_correlation
 from captum_kd.distance.pairwise import unchecked_distances
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
-from captum_kd.distance.sums import PairSums, block_side, population_sums, tiles
 
 __all__ = ["MOST_DENSE", "block_correlation", "check_block_size", "chosen_block", "noise_squares", "source_correlation"]
 
@@ -29,7 +29,7 @@ MOST_DENSE = 4096
 def check_block_size(block_size: Optional[int]) -> None:
     """Raises unless the value is None or a positive integer."""
     if block_size is not None:
-        as_count(block_size, "block_size", 1, or_none=True)
+        check_int(block_size, "block_size", 1, or_none=True)
 
 
 def chosen_block(features: Tensor, block_size: Optional[int]) -> Optional[int]:
@@ -94,7 +94,7 @@ class _BlockGram(torch.autograd.Function):
         sums = population_sums(sources, block_size=block_size)
         noise = noise_squares(sums, sources)
         ctx.block_size = block_size
-        ctx.units = [(source.unit, source.dtype, source.apart is True) for source in sources]
+        ctx.units = [(source.unit, source.dtype, source.all_far is True) for source in sources]
         ctx.save_for_backward(sums.u_shifts(estimator), *features)
         ctx.mark_non_differentiable(noise)
         return sums.gram(estimator), noise
@@ -116,7 +116,7 @@ class _BlockGram(torch.autograd.Function):
                 for each, (unit, dtype, _) in zip(features, ctx.units)
             ]
             with changed_state(torch.enable_grad()), interruptible():
-                distances = [unchecked_distances(*each, apart=apart) for each, (_, _, apart) in zip(leaves, ctx.units)]
+                distances = [unchecked_distances(*each, all_far=all_far) for each, (_, _, all_far) in zip(leaves, ctx.units)]
             centred = torch.stack([each.detach().to(shifts.dtype) for each in distances])
             centred.sub_(shifts[:, rows, None]).sub_(shifts[:, None, columns])
             for place in wanted:

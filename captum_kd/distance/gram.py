@@ -1,4 +1,4 @@
-"""Scores as algebra on the inner products of geometries, wherever these come from.
+"""Scores as functions of a Gram matrix of centered distances.
 
 A Gram matrix holds the inner products of k geometries, one of them or one for each of n inputs left out; all functions
 work on the last two dimensions and are differentiable.

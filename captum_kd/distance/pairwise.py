@@ -1,4 +1,4 @@
-"""Euclidean distances by matrix products: between the rows of whole tensors, or of blocks of them.
+"""Euclidean distances by matrix products, between the rows of whole tensors or of tiles.
 
 Features may be wider than memory: :func:`block_distances` takes them in chunks of columns, each read once
 (twice where pairs are so close that they have to be subtracted one by one).
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from captum_kd._interrupts import changed_state, interruptible
-from captum_kd._values import check_dense, check_untransformed, described
+from captum_kd._utils.interrupts import changed_state, interruptible
+from captum_kd._utils.tensors import is_finite, largest_of
+from captum_kd._utils.validation import check_dense, check_untransformed, short_repr
 from captum_kd.distance.precision import full_precision
 
 __all__ = [
@@ -28,11 +29,9 @@ __all__ = [
     "distances_to_center",
     "euclidean_distances",
     "has_float64",
-    "is_finite",
-    "is_queued",
-    "largest_of",
+    "is_async_device",
     "power_of_two",
-    "quick_distances",
+    "fast_distances",
     "rows_to_center",
     "safe_size",
     "unchecked_distances",
@@ -81,11 +80,11 @@ def euclidean_distances(x: Tensor) -> Tensor:
                 [5., 0.]])
     """
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor of shape (n, d), got {described(x)}.")
+        raise TypeError(f"x must be a tensor of shape (n, d), got {short_repr(x)}.")
     check_dense(x, "x")
     check_untransformed(x, "x")
     if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"x must be float32 or float64, got {described(x)}.")
+        raise TypeError(f"x must be float32 or float64, got {short_repr(x)}.")
     if x.dim() != 2 or x.numel() == 0:
         raise ValueError(f"x must be features (n, d) of at least one input, got shape {tuple(x.shape)}.")
     size = safe_size(x)
@@ -137,13 +136,13 @@ def rows_to_center(x: Tensor, unit: float) -> Tensor:
     return scaled.double() if few else scaled
 
 
-def unchecked_distances(x: Tensor, y: Optional[Tensor] = None, *, apart: bool = False) -> Tensor:
+def unchecked_distances(x: Tensor, y: Optional[Tensor] = None, *, all_far: bool = False) -> Tensor:
     """:func:`cross_distances`, or the :func:`euclidean_distances` of ``x``, of features known to be finite and of a size
-    whose squares are safe; and, where they are known to be ``apart``, without a pair that has to be subtracted."""
+    whose squares are safe; and, where they are known to be ``all_far``, without a pair that has to be subtracted."""
     if not (torch.is_grad_enabled() and (x.requires_grad or (y is not None and y.requires_grad))):
-        distances = Spread.of(x, y, quick=apart).distances
+        distances = Spread.of(x, y, fast=all_far).distances
         return distances if distances.dtype == x.dtype else distances.to(x.dtype)
-    differentiable: Tensor = _Distances.apply(x, y, apart)
+    differentiable: Tensor = _Distances.apply(x, y, all_far)
     return differentiable
 
 
@@ -162,10 +161,10 @@ class Spread(NamedTuple):
     ys: Tensor
     distances: Tensor
     close: Tensor
-    doubt: Optional[Tensor] = None
+    needs_recheck: Optional[Tensor] = None
 
     @classmethod
-    def of(cls, x: Tensor, y: Optional[Tensor] = None, *, quick: bool = False) -> "Spread":
+    def of(cls, x: Tensor, y: Optional[Tensor] = None, *, fast: bool = False) -> "Spread":
         """Of rows, or of rows and others, that are finite and of a size whose squares are safe.
 
         Args:
@@ -182,9 +181,9 @@ class Spread(NamedTuple):
             return ((xs, ys),) if single else zip(xs.split(CHUNK, 1), ys.split(CHUNK, 1))
 
         with changed_state(full_precision(xs.device)), interruptible():
-            if quick:
-                distances, doubt = quick_distances(chunks, symmetric=y is None, single=single)
-                return cls(xs, ys, distances, _no_pairs(xs.device), doubt)
+            if fast:
+                distances, needs_recheck = fast_distances(chunks, symmetric=y is None, single=single)
+                return cls(xs, ys, distances, _no_pairs(xs.device), needs_recheck)
             return cls(xs, ys, *block_distances(chunks, symmetric=y is None, single=single))
 
     def gradients(self, slope: Tensor, both: bool = False) -> tuple[Tensor, Optional[Tensor]]:
@@ -219,20 +218,9 @@ class Spread(NamedTuple):
         return grad_x, grad_y
 
 
-def is_finite(x: Tensor) -> bool:
-    """Whether no entry is NaN or infinite, in one pass."""
-    return math.isfinite(largest_of(x))
-
-
 def safe_size(x: Tensor) -> float:
     """1 where squares of ``x`` neither overflow nor vanish, else the power of two to divide by, which rounds nothing."""
     return power_of_two(largest_of(x))
-
-
-def largest_of(x: Tensor) -> float:
-    """The largest absolute value; not finite where one of them is not. One pass."""
-    low, high = torch.stack(x.detach().aminmax()).tolist()
-    return float(high if math.isnan(high) else max(high, -low))
 
 
 def power_of_two(largest: float) -> float:
@@ -251,8 +239,8 @@ class _Distances(torch.autograd.Function):
     """Distances with a gradient of two matrix products and none at coincident rows."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Optional[Tensor], apart: bool) -> Tensor:
-        spread = Spread.of(x, y, quick=apart)
+    def forward(ctx: Any, x: Tensor, y: Optional[Tensor], all_far: bool) -> Tensor:
+        spread = Spread.of(x, y, fast=all_far)
         ctx.symmetric = y is None
         ctx.save_for_backward(*spread[:4])
         return spread.distances.to(x.dtype)
@@ -287,7 +275,7 @@ def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
     share, largest = _CLOSE[left.dtype], y2.amax()
     least = 2 * share * max(float(largest), 0.0 if symmetric else float(x2.amax()))
     # Blocks of rows stay in a core's cache from the product to the root; another device has no use for them.
-    step = n if is_queued(left.device) or not symmetric else _ROWS
+    step = n if is_async_device(left.device) or not symmetric else _ROWS
     whole = step >= n
     distances = products if products is not None else left if whole else left.new_empty((n, m))
     found = []
@@ -329,7 +317,7 @@ def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
     return distances, close
 
 
-def quick_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[Tensor, Tensor]:
+def fast_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[Tensor, Tensor]:
     """:func:`block_distances` without subtracting any pair, so that nothing has to be asked of the device.
 
     Returns:
@@ -345,9 +333,9 @@ def quick_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
     squares.add_(x2[:, None])
     if symmetric:
         squares.fill_diagonal_(torch.inf)
-    doubt = (squares.amin(1) <= _CLOSE[squares.dtype] * (x2 + y2.amax())).any()
+    needs_recheck = (squares.amin(1) <= _CLOSE[squares.dtype] * (x2 + y2.amax())).any()
     distances = squares.clamp_(min=0).sqrt_()
-    return (distances.fill_diagonal_(0) if symmetric else distances), doubt
+    return (distances.fill_diagonal_(0) if symmetric else distances), needs_recheck
 
 
 @lru_cache
@@ -380,7 +368,7 @@ def _summed_products(chunks: Chunks, symmetric: bool) -> tuple[Tensor, Tensor, T
 def _lower_products(xs: Tensor) -> Tensor:
     """xs @ xs.T in the blocks on and below the diagonal: nearly half of the work is saved. Another device than the CPU, which
     would rather start one kernel than many, does all of it."""
-    if is_queued(xs.device):
+    if is_async_device(xs.device):
         return xs @ xs.T
     n = xs.shape[0]
     products = xs.new_zeros((n, n))
@@ -393,12 +381,12 @@ def _lower_products(xs: Tensor) -> Tensor:
 def _single_distances(chunks: Chunks, pairs: Tensor, dtype: torch.dtype) -> Tensor:
     """Distances of some pairs of rows by subtraction."""
     rows, columns = pairs
-    apart = torch.zeros(rows.shape[0], dtype=dtype, device=rows.device)
+    all_far = torch.zeros(rows.shape[0], dtype=dtype, device=rows.device)
     for left, right in chunks():
         for part in _pair_blocks(rows.shape[0], left.shape[1]):
             norms = _row_norms(left[rows[part]] - right[columns[part]])
-            apart[part] = torch.hypot(apart[part], norms)
-    return apart
+            all_far[part] = torch.hypot(all_far[part], norms)
+    return all_far
 
 
 def _row_norms(x: Tensor) -> Tensor:
@@ -414,7 +402,7 @@ def _pair_blocks(pairs: int, width: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, pairs, step)]
 
 
-def is_queued(device: torch.device) -> bool:
+def is_async_device(device: torch.device) -> bool:
     """Whether a device works behind the host, which then loses time wherever it has to know a result."""
     return device.type not in ("cpu", "meta")
 

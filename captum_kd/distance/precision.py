@@ -1,4 +1,4 @@
-"""Matrix products with all digits, whatever a user's training asked of PyTorch: distances are differences of products."""
+"""A context in which matrix products use the full precision of their dtype."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, ContextManager, Iterator
 
 import torch
 
-from captum_kd._overlapping import Overlapping
+from captum_kd._utils.context import Overlapping
 
 __all__ = ["full_precision"]
 

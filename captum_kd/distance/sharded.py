@@ -1,4 +1,4 @@
-r"""Populations that are spread over processes: each has the features of some inputs, and no other process ever has them all.
+r"""Populations that are sharded over ranks: each rank holds the features of some inputs.
 
 Every unordered pair of inputs is met by one process. Features of some rows, a block at a time, visit another process, which
 takes the distances between them and its own; what it finds goes into sums (:mod:`.sums`), and only the sums of all
@@ -18,11 +18,11 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Proto
 import torch
 from torch import Tensor
 
+from captum_kd._distributed import ProcessGroup
+from captum_kd.distance.block_sums import Meeting, parts
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features, TensorFeatures, widest
-from captum_kd.distance.sums import Meeting, parts
-from captum_kd.processes import Processes
 
-__all__ = ["Room", "ShardWalk", "ShardedDistances", "ShardedFeatures", "Shards"]
+__all__ = ["RemoteBuffer", "RingTiles", "ShardedDistances", "ShardedFeatures", "Shards"]
 
 # Numbers of one message (64 MB of float32).
 _MESSAGE_NUMBERS = 1 << 24
@@ -39,7 +39,7 @@ class Readable(Protocol):
         """Some columns of some rows."""
 
 
-class Encounter(NamedTuple):
+class RingStep(NamedTuple):
     """One step of the ring, as one process sees it; slices are places in the whole population.
 
     Attributes:
@@ -53,8 +53,8 @@ class Encounter(NamedTuple):
     to: int
     out: slice
     source: int
-    visitors: slice
-    hosts: slice
+    remote_rows: slice
+    own_rows: slice
 
 
 class Shards:
@@ -79,18 +79,18 @@ class Shards:
         start = sum(self.sizes[:rank])
         return slice(start, start + self.sizes[rank])
 
-    def encounters(self) -> Iterator[Encounter]:
+    def ring_steps(self) -> Iterator[RingStep]:
         """Those of this process; in each step every process sends to one other and receives from one."""
         size = len(self.sizes)
         for step in range(1, size // 2 + 1):
             source, to = (self.rank + step) % size, (self.rank - step) % size
-            out, visitors, hosts = self.own, self.of(source), self.own
+            out, remote_rows, own_rows = self.own, self.of(source), self.own
             if 2 * step == size:  # the two that are opposite each other share the work
                 if self.rank < to:
-                    visitors = _halves(visitors)[0]
+                    remote_rows = _halves(remote_rows)[0]
                 else:
-                    out, hosts = _halves(self.own)
-            yield Encounter(to, out, source, visitors, hosts)
+                    out, own_rows = _halves(self.own)
+            yield RingStep(to, out, source, remote_rows, own_rows)
 
 
 def _halves(part: slice) -> tuple[slice, slice]:
@@ -106,34 +106,34 @@ class ShardedFeatures:
     Args:
         own (Features): of this process' inputs.
         shards (Shards): which these are.
-        processes (Processes): that have the others.
+        processes (ProcessGroup): that have the others.
     """
 
-    def __init__(self, own: Features, shards: Shards, processes: Processes) -> None:
+    def __init__(self, own: Features, shards: Shards, processes: ProcessGroup) -> None:
         self.shape = (shards.n, own.shape[1])
         self.dtype = own.dtype
         self.device = own.device
         self.shards = shards
         self.processes = processes
         self._own = own
-        self._visitors: Optional[tuple[slice, Readable]] = None
+        self._remote_rows: Optional[tuple[slice, Readable]] = None
         wide, count = widest(own.device), shards.sizes[shards.rank]
         total = torch.zeros(own.shape[1], dtype=wide, device=own.device)
         largest = total.new_zeros(2)  # of the features and of their rounding
-        with processes.together("looking at its features"):
+        with processes.raise_together("looking at its features"):
             if count:
                 total += own.middle().to(wide) * count
                 largest.copy_(largest.new_tensor([own.largest(), own.rounding])).nan_to_num_(torch.inf)
-        processes.total(total)
-        processes.least(largest.neg_())
+        processes.all_reduce_sum(total)
+        processes.all_reduce_min(largest.neg_())
         self._middle = (total / shards.n).to(self.dtype)
         self._largest, self.rounding = -float(largest[0]), -float(largest[1])
 
     def read(self, rows: slice, columns: slice) -> Tensor:
         """Some columns of some rows: a range of this process' inputs or of the visitors."""
         places: list[tuple[slice, Readable]] = [(self.shards.own, self._own)]
-        if self._visitors is not None:
-            places.append(self._visitors)
+        if self._remote_rows is not None:
+            places.append(self._remote_rows)
         for there, features in places:
             if there.start <= rows.start and rows.stop <= there.stop:
                 return features.read(slice(rows.start - there.start, rows.stop - there.start), columns)
@@ -145,12 +145,12 @@ class ShardedFeatures:
     def largest(self) -> float:
         return self._largest
 
-    def welcome(self, rows: slice, features: Readable) -> None:
+    def set_remote_rows(self, rows: slice, features: Readable) -> None:
         """From now on these inputs of another process can be read, in place of those that came before."""
-        self._visitors = rows, features
+        self._remote_rows = rows, features
 
-    def farewell(self) -> None:
-        self._visitors = None
+    def drop_remote_rows(self) -> None:
+        self._remote_rows = None
 
 
 class ShardedDistances(FeatureDistances):
@@ -176,7 +176,7 @@ class ShardedDistances(FeatureDistances):
     def is_held(self) -> bool:
         return self._held is not None
 
-    def hold(self, walk: "ShardWalk", block_size: int) -> None:
+    def hold(self, walk: "RingTiles", block_size: int) -> None:
         """Takes the blocks of this process' share now and keeps them; the features are not needed any more."""
         self.shift()
         held: dict[tuple[int, int], Tensor] = {}
@@ -187,14 +187,14 @@ class ShardedDistances(FeatureDistances):
         walk.each([self], block_size, see)
         self._held = held
 
-    def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
+    def block(self, rows: slice, columns: slice, rechecks: Optional[list[Tensor]] = None) -> Tensor:
         """Of two ranges of inputs, one of them this process' own; of a sample, a slice with a step, in all processes at the
         same time."""
         if rows.step is not None:
             return self.sample(rows.step)
         if self._held is not None:
             return self._held[rows.start, columns.start]
-        return super().block(rows, columns, doubts)
+        return super().block(rows, columns, rechecks)
 
     def shift(self) -> tuple[Tensor, bool]:
         r"""Inputs of many features lie about at right angles, seen from the middle, so that with r their distances from it
@@ -203,10 +203,10 @@ class ShardedDistances(FeatureDistances):
             return self._guess, False
         own, wide = self.features.shards.own, widest(self.device)
         found = torch.zeros(self.n, dtype=wide, device=self.device)
-        with self.features.processes.together("looking at its features"):
+        with self.features.processes.raise_together("looking at its features"):
             for rows in parts(own, max(1, _MESSAGE_NUMBERS // self._width)):
                 found[rows] = torch.linalg.vector_norm(self._read(rows, slice(0, self._width)), dim=1).to(wide) / 2**0.5
-        self.features.processes.total(found)
+        self.features.processes.all_reduce_sum(found)
         self._guess = found
         return found, False
 
@@ -218,15 +218,15 @@ class ShardedDistances(FeatureDistances):
         if self._held is not None:
             _pick(self._held, step, found)
         else:
-            failure = Late()
-            with processes.together("comparing a sample of inputs"):
-                for part, visitors in self._sample_rows(step, failure):
-                    failure.run(lambda: self._meet_sample(step, part, visitors, found))
+            failure = DeferredError()
+            with processes.raise_together("comparing a sample of inputs"):
+                for part, remote_rows in self._sample_rows(step, failure):
+                    failure.run(lambda: self._meet_sample(step, part, remote_rows, found))
                 failure.end()
-        processes.total(found)
+        processes.all_reduce_sum(found)
         return found.fill_diagonal_(0)
 
-    def _sample_rows(self, step: int, failure: "Late") -> Iterator[tuple[range, Tensor]]:
+    def _sample_rows(self, step: int, failure: "DeferredError") -> Iterator[tuple[range, Tensor]]:
         """A few rows of the sample after the other, from the process that has them to all."""
         processes = self.features.processes
         for rank in range(processes.size):
@@ -234,12 +234,12 @@ class ShardedDistances(FeatureDistances):
                 there = processes.buffer(len(part), self._width, dtype=self.features.dtype).zero_()
                 if rank == processes.rank:
                     failure.run(lambda: there.copy_(self._own_sample(part)))
-                processes.send_to_all(there, rank)
+                processes.broadcast(there, rank)
                 yield part, there
 
-    def _meet_sample(self, step: int, columns: range, visitors: Tensor, found: Tensor) -> None:
+    def _meet_sample(self, step: int, columns: range, remote_rows: Tensor, found: Tensor) -> None:
         for rows in _ranges(_sampled(self.features.shards.own, step), self._rows_at_once()):
-            both = TensorFeatures(torch.cat([self._own_sample(rows), visitors.to(self.device)]))
+            both = TensorFeatures(torch.cat([self._own_sample(rows), remote_rows.to(self.device)]))
             met = _Framed(both, self).block(slice(0, len(rows)), slice(len(rows), len(rows) + len(columns)))
             found[[each // step for each in rows], columns[0] // step : columns[-1] // step + 1] = met.to(found.dtype)
 
@@ -281,7 +281,7 @@ def _pick(blocks: Mapping[tuple[int, int], Tensor], step: int, found: Tensor) ->
             found[there, here] = part.T
 
 
-class Room(Protocol):
+class RemoteBuffer(Protocol):
     """Where visitors stay."""
 
     def append(self, values: Tensor) -> None:
@@ -313,7 +313,7 @@ class _InMemory:
         self._pieces = []
 
 
-class Late:
+class DeferredError:
     """Keeps an error until the others need no messages from this process any more; what follows it is not done."""
 
     def __init__(self) -> None:
@@ -342,12 +342,12 @@ class _Message(NamedTuple):
     last: bool
 
 
-class ShardWalk:
+class RingTiles:
     """This process' share of the pairs: those of its own inputs, and those of its inputs with visitors.
 
     Args:
         shards (Shards): the same division in all processes.
-        processes (Processes): all of them.
+        processes (ProcessGroup): all of them.
         width (int): numbers of an input in all sets of features that travel together: what visits at once is bounded.
         room (callable, optional): makes a place for a block of visitors' features where these are not to be in memory; in
             all processes or in none.
@@ -356,9 +356,9 @@ class ShardWalk:
     def __init__(
         self,
         shards: Shards,
-        processes: Processes,
+        processes: ProcessGroup,
         width: int,
-        room: Optional[Callable[[torch.device], Room]] = None,
+        room: Optional[Callable[[torch.device], RemoteBuffer]] = None,
     ) -> None:
         self.shards = shards
         self.processes = processes
@@ -366,43 +366,43 @@ class ShardWalk:
         self._most = max(1, -(-max(shards.sizes) // 2))
         if room is None:
             self._most = max(1, min(self._most, _VISITING_NUMBERS // width))
-        self._room: Callable[[torch.device], Room] = _InMemory if room is None else room
+        self._room: Callable[[torch.device], RemoteBuffer] = _InMemory if room is None else room
 
-    def total(self, *values: Tensor) -> None:
-        self.processes.total(*values)
+    def all_reduce_sum(self, *values: Tensor) -> None:
+        self.processes.all_reduce_sum(*values)
 
-    def least(self, *values: Tensor) -> None:
-        self.processes.least(*values)
+    def all_reduce_min(self, *values: Tensor) -> None:
+        self.processes.all_reduce_min(*values)
 
     def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
         travelling = [
             source.features for source in sources if isinstance(source, ShardedDistances) and not source.is_held
         ]
-        failure = Late()
+        failure = DeferredError()
 
         def meet(rows: slice, columns: slice) -> None:
             failure.run(lambda: see(rows, columns))
 
-        with self.processes.together("comparing inputs"):
+        with self.processes.raise_together("comparing inputs"):
             for rows, columns in combinations_with_replacement(parts(self.shards.own, block_size), 2):
                 meet(rows, columns)
-            for encounter in self.shards.encounters():
+            for encounter in self.shards.ring_steps():
                 size = min(block_size, self._most)
-                there = parts(encounter.visitors, size)
-                for visitors in self._visits(encounter, travelling, size, failure) if travelling else there:
-                    for hosts in parts(encounter.hosts, block_size):
-                        meet(*sorted((hosts, visitors), key=lambda each: each.start))
+                there = parts(encounter.remote_rows, size)
+                for remote_rows in self._exchange(encounter, travelling, size, failure) if travelling else there:
+                    for own_rows in parts(encounter.own_rows, block_size):
+                        meet(*sorted((own_rows, remote_rows), key=lambda each: each.start))
             for features in travelling:
-                features.farewell()
+                features.drop_remote_rows()
             failure.end()
 
-    def _visits(
-        self, encounter: Encounter, travelling: Sequence[ShardedFeatures], block_size: int, failure: Late
+    def _exchange(
+        self, encounter: RingStep, travelling: Sequence[ShardedFeatures], block_size: int, failure: DeferredError
     ) -> Iterator[slice]:
         """Exchanges messages; gives each block of visitors once it is there. The next message travels meanwhile."""
         outgoing = list(_messages(travelling, encounter.out, block_size))
-        incoming = list(_messages(travelling, encounter.visitors, block_size))
-        rooms: dict[int, Room] = {}
+        incoming = list(_messages(travelling, encounter.remote_rows, block_size))
+        rooms: dict[int, RemoteBuffer] = {}
 
         def begin(number: int) -> Callable[[], Optional[Tensor]]:
             out = self._outgoing(travelling, outgoing[number], failure) if number < len(outgoing) else None
@@ -432,16 +432,16 @@ class ShardWalk:
                 failure.run(lambda: rooms[message.source].append(received))
                 if message.last:
                     for place, each in enumerate(travelling):
-                        each.welcome(message.block, rooms[place])
+                        each.set_remote_rows(message.block, rooms[place])
                     yield message.block
                     for each in travelling:
-                        each.farewell()
+                        each.drop_remote_rows()
                     for room in rooms.values():
                         room.close()
                     rooms = {}
             number += 1
 
-    def _outgoing(self, travelling: Sequence[ShardedFeatures], message: _Message, failure: Late) -> Tensor:
+    def _outgoing(self, travelling: Sequence[ShardedFeatures], message: _Message, failure: DeferredError) -> Tensor:
         features = travelling[message.source]
         values = failure.run(lambda: features.read(message.rows, slice(0, features.shape[1])))
         if values is None:  # the others wait for so many numbers, and will hear of the error

@@ -1,6 +1,6 @@
-"""Where distances come from, a block at a time: a matrix that is held, or features that are looked at again.
+"""Sources of distances, tile by tile: matrices in memory, or features.
 
-Whoever consumes blocks (:mod:`captum_kd.distance.sums`) does not know which, nor where the features are.
+Whoever consumes blocks (:mod:`captum_kd.distance.block_sums`) does not know which, nor where the features are.
 """
 
 from __future__ import annotations
@@ -10,18 +10,10 @@ from typing import Iterator, Optional, Protocol
 import torch
 from torch import Tensor
 
-from captum_kd._interrupts import changed_state, interruptible
-from captum_kd.distance.centring import noise_level, u_shift
-from captum_kd.distance.pairwise import (
-    CHUNK,
-    FEW,
-    block_distances,
-    has_float64,
-    is_queued,
-    largest_of,
-    power_of_two,
-    quick_distances,
-)
+from captum_kd._utils.interrupts import changed_state, interruptible
+from captum_kd._utils.tensors import largest_of
+from captum_kd.distance.centering import noise_level, u_shift
+from captum_kd.distance.pairwise import CHUNK, FEW, block_distances, has_float64, is_async_device, power_of_two, fast_distances
 from captum_kd.distance.precision import full_precision
 
 __all__ = ["DistanceSource", "FeatureDistances", "Features", "MatrixDistances", "TensorFeatures", "is_to_be_widened", "widest"]
@@ -52,10 +44,10 @@ class DistanceSource(Protocol):
     noise: float
     rounding: float
 
-    def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
+    def block(self, rows: slice, columns: slice, rechecks: Optional[list[Tensor]] = None) -> Tensor:
         """Distances (r, c), float32 or float64, of two ranges of inputs; 0 where an input meets itself.
 
-        With ``doubts``, digits of pairs that are close may be missing, and a Boolean tensor that says whether they are is
+        With ``rechecks``, digits of pairs that are close may be missing, and a Boolean tensor that says whether they are is
         appended, unless it is known that none are: the device is not asked for it.
         """
 
@@ -80,7 +72,7 @@ class MatrixDistances:
         self.noise = noise_level(matrix.dtype) if noise is None else noise
         self.rounding = rounding
 
-    def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
+    def block(self, rows: slice, columns: slice, rechecks: Optional[list[Tensor]] = None) -> Tensor:
         return self.matrix[rows, columns]
 
     def shift(self) -> tuple[Tensor, bool]:
@@ -94,7 +86,8 @@ class Features(Protocol):
         shape (tuple of int): (n, d).
         dtype (torch.dtype): float32 or float64, of what is read.
         device (torch.device): likewise.
-        rounding (float): by which distance rounding may have moved each input at most (:func:`captum_kd._rounding.rounding_of`).
+        rounding (float): upper bound of the distance by which rounding moved an input
+            (:func:`~captum_kd._models.rounding.rounding_of`).
     """
 
     shape: tuple[int, int]
@@ -160,7 +153,7 @@ class FeatureDistances:
         ValueError: non-finite features.
     """
 
-    apart: Optional[bool] = None
+    all_far: Optional[bool] = None
 
     def __init__(self, features: Features, widen: bool = False, keep: bool = True) -> None:
         self.n, self._width = features.shape
@@ -176,7 +169,7 @@ class FeatureDistances:
         if keep and self.n * self._width <= _KEPT_NUMBERS:
             self._kept = self._shifted(slice(0, self.n), slice(0, self._width))
 
-    def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
+    def block(self, rows: slice, columns: slice, rechecks: Optional[list[Tensor]] = None) -> Tensor:
         symmetric = rows == columns
         longest = max(len(range(*each.indices(self.n))) for each in (rows, columns))
         width = max(1, min(CHUNK, _READ_NUMBERS // longest))
@@ -188,11 +181,11 @@ class FeatureDistances:
                 yield left, left if symmetric else self._read(columns, part)
 
         with changed_state(torch.no_grad(), full_precision(self.device)), interruptible():
-            if self.apart is False or (doubts is None and self.apart is None):
+            if self.all_far is False or (rechecks is None and self.all_far is None):
                 return block_distances(chunks, symmetric=symmetric, single=self._width <= width)[0]
-            distances, doubt = quick_distances(chunks, symmetric=symmetric, single=self._width <= width)
-        if doubts is not None and self.apart is None:
-            doubts.append(doubt)
+            distances, needs_recheck = fast_distances(chunks, symmetric=symmetric, single=self._width <= width)
+        if rechecks is not None and self.all_far is None:
+            rechecks.append(needs_recheck)
         return distances
 
     def shift(self) -> tuple[Tensor, bool]:
@@ -204,8 +197,8 @@ class FeatureDistances:
         for start in range(0, self.n, _ANCHORS * 8):
             rows = slice(start, min(start + _ANCHORS * 8, self.n))
             # A guess needs no more digits than the device gives without being asked.
-            doubts: Optional[list[Tensor]] = [] if is_queued(self.device) else None
-            means.append(self.block(rows, anchors, doubts).mean(1, dtype=widest(self.device)))
+            rechecks: Optional[list[Tensor]] = [] if is_async_device(self.device) else None
+            means.append(self.block(rows, anchors, rechecks).mean(1, dtype=widest(self.device)))
         found = torch.cat(means)
         return found - found[anchors].mean() / 2, False
 

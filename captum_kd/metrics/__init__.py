@@ -1,8 +1,8 @@
-"""Scores for pairs of models and their attributions, after captum.metrics."""
+"""Scores for pairs of models and checks of their attributions, with the interface of captum.metrics."""
 
 from captum_kd.metrics.keep_curve import KeepCurve, keep_curve
 from captum_kd.metrics.localization import LocalizationScores, localization_score
-from captum_kd.metrics.random_maps import random_attributions
+from captum_kd.metrics.random_attributions import random_attributions
 from captum_kd.metrics.relevance import relevance_score
 from captum_kd.metrics.report import TransferReport, compare_transfer
 from captum_kd.metrics.sensitivity import sensitivity_max

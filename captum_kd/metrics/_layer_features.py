@@ -1,4 +1,4 @@
-"""The features that the model-level metrics compare: one layer of one model over a batch."""
+"""The features of one layer of one model over a batch, for the model-level metrics."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from torch import Tensor
 
-from captum_kd._arguments import as_forward_args, as_layout_hints, check_batch_size, check_callable, check_device_ids, check_model
-from captum_kd._values import as_flag
+from captum_kd._models.extraction import LayerPair, FeatureExtractor
+from captum_kd._models.feature_transforms import FeatureTransform
+from captum_kd._models.layer_names import LayerLike, resolve_layer
+from captum_kd._models.token_layout import as_layout_hints, LayoutHints
+from captum_kd._utils.arguments import as_forward_args, check_batch_size, check_callable, check_device_ids, check_model
+from captum_kd._utils.validation import check_bool
 from captum_kd.distance.sources import TensorFeatures
-from captum_kd.features import FeatureTransform
-from captum_kd.layouts import LayoutHints
-from captum_kd.metrics._localised import Localiser
-from captum_kd.names import LayerLike, resolve_layer
-from captum_kd.observation import LayerPair, Observer
+from captum_kd.metrics._salient import InputReducer
 
 __all__ = ["FeatureSettings", "check_inputs", "layer_features", "layer_observer"]
 
@@ -46,31 +46,31 @@ class FeatureSettings(NamedTuple):
             feature_transform,
             as_layout_hints(grid, prefix_tokens, channels_last),
             max_examples_per_batch,
-            as_flag(attribute_to_layer_input, "attribute_to_layer_input"),
+            check_bool(attribute_to_layer_input, "attribute_to_layer_input"),
             device_ids,
         )
 
 
 def layer_observer(
     forward_func: Callable[..., Any], layer: LayerLike, settings: FeatureSettings, *, model: str, argument: str
-) -> Observer:
+) -> FeatureExtractor:
     """What will take the features of one layer; checks model and layer before any model runs."""
     check_model(forward_func, model)
     found = resolve_layer(forward_func, layer, model=model, argument=argument)
     pairs = (LayerPair(found, found),)
-    return Observer(forward_func, pairs, settings.feature_transform, settings.hints, settings.device_ids)
+    return FeatureExtractor(forward_func, pairs, settings.feature_transform, settings.hints, settings.device_ids)
 
 
 def layer_features(
-    observer: Observer,
+    extractor: FeatureExtractor,
     inputs: tuple[Tensor, ...],
     additional_forward_args: Any,
     settings: FeatureSettings,
-    localiser: Optional[Localiser] = None,
+    reducer: Optional[InputReducer] = None,
 ) -> TensorFeatures:
     """Detached features (n, d) of one layer, float32 or float64, on the layer's device; of reduced inputs if asked."""
-    observation = observer.observe(
-        inputs if localiser is None else localiser.reduce(inputs),
+    observation = extractor.observe(
+        inputs if reducer is None else reducer.reduce(inputs),
         as_forward_args(additional_forward_args),
         at_input=settings.attribute_to_layer_input,
         features_only=True,

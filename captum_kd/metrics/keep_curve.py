@@ -1,4 +1,4 @@
-"""How much of a model's accuracy is in the pixels that a map calls salient?"""
+"""Keep curves: a model's accuracy on the most salient pixels of a map."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from captum._utils.progress import progress
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._arguments import (
+from captum_kd._models.hooks import run_model, same_random_state
+from captum_kd._models.logits import OutputTransform, class_scores
+from captum_kd._models.training_mode import warn_of_modes
+from captum_kd._utils.arguments import (
     Target,
     as_forward_args,
     as_inputs,
@@ -21,12 +24,9 @@ from captum_kd._arguments import (
     check_model,
     take_rows,
 )
-from captum_kd._interrupts import changed_state, interruptible
-from captum_kd._maps import as_maps, image_place
-from captum_kd._modes import warn_of_modes
-from captum_kd._outputs import OutputTransform, class_scores
-from captum_kd._values import as_flag, as_noise, as_share, check_dense, check_generator, described
-from captum_kd.layers import run_model, same_random_state
+from captum_kd._utils.interrupts import changed_state, interruptible
+from captum_kd._utils.maps import as_maps, image_place
+from captum_kd._utils.validation import check_bool, check_noise, check_share, check_dense, check_generator, short_repr
 from captum_kd.perturb import keep_relevant
 
 __all__ = ["SHARES", "KeepCurve", "keep_curve"]
@@ -70,7 +70,7 @@ class KeepCurve(NamedTuple):
         """
         shares = _as_shares(shares)
         if not isinstance(correct, Tensor) or correct.dtype != torch.bool:
-            raise TypeError(f"correct must be a boolean tensor (shares, inputs), got {described(correct)}.")
+            raise TypeError(f"correct must be a boolean tensor (shares, inputs), got {short_repr(correct)}.")
         check_dense(correct, "correct")
         if correct.dim() != 2 or correct.shape[0] != len(shares) or correct.shape[1] == 0:
             raise ValueError(f"correct must have shape ({len(shares)}, N), one row per share, got {tuple(correct.shape)}.")
@@ -194,12 +194,12 @@ def keep_curve(
         raise TypeError("target must hold the inputs' labels, got None.")
     maps = _named_maps(attributions, images)
     shares = _as_shares(shares)
-    noise = as_noise(noise)
+    noise = check_noise(noise)
     check_generator(generator)
     check_batch_size(max_examples_per_batch, "max_examples_per_batch")
     if output_transform is not None:
         check_callable(output_transform, "output_transform")
-    show_progress = as_flag(show_progress, "show_progress")
+    show_progress = check_bool(show_progress, "show_progress")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
     warn_of_modes(forward_func=forward_func)
@@ -252,8 +252,8 @@ def _as_shares(shares: Any) -> tuple[float, ...]:
         check_dense(shares, "shares")
         values = shares.tolist()
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
-        raise ValueError(f"shares must be a sequence of at least one share, got {described(shares)}.")
-    numbers = tuple(as_share(value, f"shares[{place}]") for place, value in enumerate(values))
+        raise ValueError(f"shares must be a sequence of at least one share, got {short_repr(shares)}.")
+    numbers = tuple(check_share(value, f"shares[{place}]") for place, value in enumerate(values))
     if any(later <= earlier for earlier, later in zip(numbers, numbers[1:])):
         raise ValueError(f"shares must increase, got {numbers}; pass {sorted(set(numbers))}.")
     return numbers

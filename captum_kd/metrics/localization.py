@@ -1,4 +1,4 @@
-"""Do maps lie on the object?"""
+"""Localization scores: energy share and pointing game of maps and object masks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._maps import as_maps, upsample
-from captum_kd._values import check_dense
-from captum_kd._warnings import warn_user
+from captum_kd._utils.maps import as_maps, upsample
+from captum_kd._utils.validation import check_dense
+from captum_kd._utils.warnings import warn_user
 from captum_kd.distance.sources import widest
 
 __all__ = ["LocalizationScores", "localization_score"]

@@ -1,4 +1,4 @@
-"""RS: do a model's features follow the task?"""
+"""The relevance score (RS): correlation between the distances of features and of labels."""
 
 from __future__ import annotations
 
@@ -7,26 +7,18 @@ from typing import Any, Callable, Optional, Union
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._arguments import Target, as_inputs, as_labels
-from captum_kd._modes import warn_of_modes
-from captum_kd._values import check_choice, described
+from captum_kd._models.feature_transforms import FeatureTransform, flatten
+from captum_kd._models.layer_names import LayerLike
+from captum_kd._models.training_mode import warn_of_modes
+from captum_kd._utils.arguments import Target, as_inputs, as_labels
+from captum_kd._utils.validation import check_choice, short_repr
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
-from captum_kd.distance.centring import (
-    LEAST_WITH_REMOVAL,
-    MIN_INPUTS,
-    Estimator,
-    check_estimator,
-    correlation,
-    geometry,
-    remove,
-)
+from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
+from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry, label_geometry
 from captum_kd.distance.sources import DistanceSource, FeatureDistances
 from captum_kd.embeddings import check_class_embeddings
-from captum_kd.features import FeatureTransform, flatten
-from captum_kd.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry, label_geometry
 from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
-from captum_kd.metrics._localised import PerturbFunc, as_localisers
-from captum_kd.names import LayerLike
+from captum_kd.metrics._salient import PerturbFunc, as_reducers
 
 __all__ = ["relevance_score"]
 
@@ -114,10 +106,10 @@ def relevance_score(
     check_choice(remove_from, "remove_from", ("x", "both"))
     check_block_size(block_size)
     if given is not None and (not isinstance(given, tuple) or len(given) != 2):
-        raise TypeError(f"given must be a pair (base_func, base_layer), got {described(given)}.")
+        raise TypeError(f"given must be a pair (base_func, base_layer), got {short_repr(given)}.")
     if given is not None and estimator != "unbiased":
         raise ValueError("given needs estimator='unbiased': removal is defined for U-centred distances.")
-    localiser, base_localiser = as_localisers(
+    reducer, base_reducer = as_reducers(
         attributions, base_attributions, perturb_func, values, has_base=given is not None
     )
     labels = as_labels(target, values[0].shape[0])
@@ -137,13 +129,13 @@ def relevance_score(
         attribute_to_layer_input,
         device_ids,
     )
-    observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")
+    extractor = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")
     base_observer = given and layer_observer(*given, settings, model="given[0]", argument="given[1]")
     warn_of_modes(**{"forward_func": forward_func, "given[0]": given and given[0]})
-    features = layer_features(observer, values, additional_forward_args, settings, localiser)
+    features = layer_features(extractor, values, additional_forward_args, settings, reducer)
     removed = None
     if base_observer is not None:
-        removed = layer_features(base_observer, values, additional_forward_args, settings, base_localiser)
+        removed = layer_features(base_observer, values, additional_forward_args, settings, base_reducer)
     block = chosen_block(features.values, block_size)
     if block is not None:
         sources: list[DistanceSource] = [

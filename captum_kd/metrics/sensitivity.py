@@ -1,4 +1,4 @@
-"""Captum's sensitivity_max, made right for layer attributions."""
+"""Captum's sensitivity_max, corrected for layer attributions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from captum.metrics import sensitivity_max as captum_sensitivity_max
 from captum.metrics._core.sensitivity import default_perturb_func
 from torch import Tensor
 
-from captum_kd._arguments import as_inputs, check_batch_size, check_callable
-from captum_kd._interrupts import keeping_grad_mode
-from captum_kd._values import as_count, as_number, described
+from captum_kd._utils.arguments import as_inputs, check_batch_size, check_callable
+from captum_kd._utils.interrupts import keeping_grad_mode
+from captum_kd._utils.validation import check_int, check_float, short_repr
 
 __all__ = ["sensitivity_max"]
 
@@ -75,11 +75,11 @@ def sensitivity_max(
             raise TypeError(
                 f"inputs must be floating point for the default perturb_func, got {value.dtype}; pass a perturb_func of your own."
             )
-    perturb_radius = as_number(perturb_radius, "perturb_radius", "a number, 0 or more", 0, float("inf"), closed=True)
-    n_perturb_samples = as_count(n_perturb_samples, "n_perturb_samples", 1)
+    perturb_radius = check_float(perturb_radius, "perturb_radius", "a number, 0 or more", 0, float("inf"), closed=True)
+    n_perturb_samples = check_int(n_perturb_samples, "n_perturb_samples", 1)
     check_batch_size(max_examples_per_batch, "max_examples_per_batch")
     if not _is_norm(norm_ord):
-        raise ValueError(f"norm_ord must be 'fro' or a number, the order of a vector norm, got {described(norm_ord)}.")
+        raise ValueError(f"norm_ord must be 'fro' or a number, the order of a vector norm, got {short_repr(norm_ord)}.")
 
     def as_tuple(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         explanation = explanation_func(*args, **kwargs)

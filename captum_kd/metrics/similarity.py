@@ -1,4 +1,4 @@
-"""FSS: do two models arrange the same inputs alike?"""
+"""The feature similarity score (FSS) between two models."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, Callable, Optional, Union
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._arguments import as_inputs
-from captum_kd._modes import warn_of_modes
+from captum_kd._models.feature_transforms import FeatureTransform, flatten
+from captum_kd._models.layer_names import LayerLike
+from captum_kd._models.training_mode import warn_of_modes
+from captum_kd._utils.arguments import as_inputs
 from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
-from captum_kd.distance.centring import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
+from captum_kd.distance.centering import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
 from captum_kd.distance.sources import FeatureDistances
-from captum_kd.features import FeatureTransform, flatten
 from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
-from captum_kd.metrics._localised import PerturbFunc, as_localisers
-from captum_kd.names import LayerLike
+from captum_kd.metrics._salient import PerturbFunc, as_reducers
 
 __all__ = ["feature_similarity_score"]
 
@@ -115,7 +115,7 @@ def feature_similarity_score(
     check_inputs(values, MIN_INPUTS)
     check_estimator(estimator)
     check_block_size(block_size)
-    localiser, base_localiser = as_localisers(attributions, base_attributions, perturb_func, values, has_base=True)
+    reducer, base_reducer = as_reducers(attributions, base_attributions, perturb_func, values, has_base=True)
     settings = FeatureSettings.checked(
         feature_transform,
         max_examples_per_batch,
@@ -128,8 +128,8 @@ def feature_similarity_score(
     first_observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")
     second_observer = layer_observer(base_func, base_layer, settings, model="base_func", argument="base_layer")
     warn_of_modes(forward_func=forward_func, base_func=base_func)
-    first = layer_features(first_observer, values, additional_forward_args, settings, localiser)
-    second = layer_features(second_observer, values, additional_forward_args, settings, base_localiser)
+    first = layer_features(first_observer, values, additional_forward_args, settings, reducer)
+    second = layer_features(second_observer, values, additional_forward_args, settings, base_reducer)
     block = chosen_block(first.values, block_size)
     if block is not None:
         sources = [FeatureDistances(each.to(first.device)) for each in (first, second)]

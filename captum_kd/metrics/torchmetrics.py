@@ -1,4 +1,4 @@
-"""FSS, RS and a pair's five scores as ``torchmetrics`` metrics, for evaluation loops, Lightning's among them.
+"""FSS, RS and the five scores of a pair of models as torchmetrics metrics.
 
 Scores are taken over all inputs at once, so features are what a metric keeps between updates. In several processes each keeps
 its own: where torchmetrics would gather states, features visit the other processes a block at a time
@@ -14,29 +14,30 @@ from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union, 
 import torch
 from torch import Tensor, nn
 
-from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints
-from captum_kd._batches import device_of, to_device
-from captum_kd._interrupts import changed_state, keeping_grad_mode
-from captum_kd._modes import warn_of_modes
-from captum_kd._reachable import modules_of
-from captum_kd._values import check_choice, check_features
+from captum_kd._distributed import DifferingProcesses, ProcessGroup, as_process_group
+from captum_kd._models.feature_transforms import FeatureTransform, flatten
+from captum_kd._models.layer_names import LayerLike, names_in
+from captum_kd._models.reachable import modules_of
+from captum_kd._models.token_layout import as_layout_hints
+from captum_kd._models.training_mode import warn_of_modes
+from captum_kd._utils.arguments import as_forward_args, as_inputs, as_labels
+from captum_kd._utils.batches import device_of, to_device
+from captum_kd._utils.interrupts import changed_state, keeping_grad_mode
+from captum_kd._utils.validation import check_choice, check_features
 from captum_kd.attr.fingerprints import digest_of_callable, digest_of_tensors, is_sharded, own_parameters
+from captum_kd.distance.block_sums import LocalTiles, TileIterator, population_sums
 from captum_kd.distance.blockwise import check_block_size, noise_squares
-from captum_kd.distance.centring import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, warn_of_no_geometry
+from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, warn_of_no_geometry
+from captum_kd.distance.functional import as_real
 from captum_kd.distance.gram import gram_correlation
-from captum_kd.distance.scores import as_real
-from captum_kd.distance.sharded import ShardWalk, Shards
+from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry
+from captum_kd.distance.sharded import RingTiles, Shards
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures, is_to_be_widened
-from captum_kd.distance.sums import OneProcess, Walk, population_sums
 from captum_kd.embeddings import check_class_embeddings
-from captum_kd.features import FeatureTransform, flatten
-from captum_kd.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry
 from captum_kd.metrics._layer_features import FeatureSettings, layer_features, layer_observer
-from captum_kd.metrics._shares import common_kinds, kind_of, shared_distances
+from captum_kd.metrics._sharding import common_specs, spec_of, shared_distances
 from captum_kd.metrics.report.agreement import exact_digest
 from captum_kd.metrics.report.settings import name_of
-from captum_kd.names import LayerLike, names_in
-from captum_kd.processes import DifferingProcesses, Processes, as_processes
 
 try:
     from torchmetrics import Metric
@@ -274,7 +275,7 @@ class _GeometryMetric(Metric):
         if not should_sync or not (callable(available) and available()):
             return
         group = process_group or self.process_group or _world()
-        self._agree(as_processes(group), dist_sync_fn)
+        self._agree(as_process_group(group), dist_sync_fn)
         if dist_sync_fn is not None:
             super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
             return
@@ -282,9 +283,9 @@ class _GeometryMetric(Metric):
         self._is_synced = True
         self._shared_by = group
 
-    def _agree(self, processes: Processes, dist_sync_fn: Optional[Callable[..., Any]]) -> None:
+    def _agree(self, processes: ProcessGroup, dist_sync_fn: Optional[Callable[..., Any]]) -> None:
         """Raises a DifferingProcesses in all processes unless all ask the same of their own features."""
-        processes.agree(
+        processes.check_equal(
             {
                 "metric": type(self).__qualname__,
                 "estimator": self.estimator,
@@ -319,15 +320,15 @@ class _GeometryMetric(Metric):
         wrapped = super()._wrap_compute(compute)
 
         @functools.wraps(compute)
-        def together(*args: Any, **kwargs: Any) -> Any:
+        def raise_together(*args: Any, **kwargs: Any) -> Any:
             available = self.distributed_available_fn
             if self._to_sync and not self._is_synced and callable(available) and available():
-                # Processes that have a score from before would leave one that has seen further inputs waiting.
-                if not all(as_processes(self.process_group or _world()).gather(self._computed is not None)):
+                # ProcessGroup that have a score from before would leave one that has seen further inputs waiting.
+                if not all(as_process_group(self.process_group or _world()).gather(self._computed is not None)):
                     self._computed = None
             return wrapped(*args, **kwargs)
 
-        return together
+        return raise_together
 
     def unsync(self, should_unsync: bool = True) -> None:
         super().unsync(should_unsync)
@@ -346,16 +347,16 @@ class _GeometryMetric(Metric):
 
     # ------------------------------------------------------------------ scores
 
-    def _compare(self, used: Sequence[str], least: int) -> "_Products":
+    def _compare(self, used: Sequence[str], minimum: int) -> "_Products":
         """Inner products of all geometries, the labels' last; collective where the metric is synced."""
-        processes = as_processes(self._shared_by)
+        processes = as_process_group(self._shared_by)
         here = {name: None if (state := _joined(getattr(self, name))) is None else as_real(state) for name in used}
         labels = _joined(getattr(self, "target")) if self.labelled else None
         seen = processes.gather(
             {
                 "n": {name: len(values) for name, values in (*here.items(), ("target", labels)) if values is not None},
                 "rounding": getattr(self, "rounding").tolist(),
-                "kinds": {name: [kind_of(values)] for name, values in here.items() if values is not None},
+                "kinds": {name: [spec_of(values)] for name, values in here.items() if values is not None},
                 "labels": torch.empty(0, dtype=torch.long) if labels is None else labels.long().cpu(),
             }
         )
@@ -363,18 +364,18 @@ class _GeometryMetric(Metric):
             if len(set(each["n"].values())) > 1:
                 raise ValueError(f"The states of process {rank} are of different numbers of inputs: {each['n']}.")
         shards = Shards([max(each["n"].values(), default=0) for each in seen], processes.rank)
-        if shards.n < least:
+        if shards.n < minimum:
             raise ValueError(
-                f"The metric has seen {shards.n} inputs; its score needs at least {least}, and a few hundred to be stable."
+                f"The metric has seen {shards.n} inputs; its score needs at least {minimum}, and a few hundred to be stable."
             )
-        kinds = {name: of_layer[0] for name, of_layer in common_kinds([each["kinds"] for each in seen], _ALIKE).items()}
+        kinds = {name: of_layer[0] for name, of_layer in common_specs([each["kinds"] for each in seen], _ALIKE).items()}
         device = next((values.device for values in here.values() if values is not None), self.device)
         whole = torch.cat([each["labels"] for each in seen])
         sources: list[DistanceSource] = []
         for name in used:
             features, rounding = here[name], max(each["rounding"][self.names.index(name)] for each in seen)
             own = None if features is None else TensorFeatures(features, rounding)
-            if own is not None and type(processes) is Processes:
+            if own is not None and type(processes) is ProcessGroup:
                 sources.append(FeatureDistances(own, is_to_be_widened(own)))
             else:
                 sources.append(shared_distances(own, kinds[name], device, shards, processes))
@@ -382,7 +383,7 @@ class _GeometryMetric(Metric):
             check_label_geometry(whole, self._embeddings, self.estimator, ways_out=WAYS_OUT_OF_SCORE)
             sources.append(LabelDistances(whole, self._embeddings, device))
         width = sum(kind.width for kind in kinds.values())
-        walk: Walk = OneProcess() if self._shared_by is None else ShardWalk(shards, processes, width)
+        walk: TileIterator = LocalTiles() if self._shared_by is None else RingTiles(shards, processes, width)
         sums = population_sums(sources, block_size=self.block_size, walk=walk)
         dtype = max((kind.dtype for kind in kinds.values()), key=_WIDTHS.index)
         return _Products(sums.gram(self.estimator), noise_squares(sums, sources), dtype)
@@ -507,7 +508,7 @@ class RelevanceScore(_GeometryMetric):
 
     def compute(self) -> Tensor:
         """Scalar in [-1, 1]."""
-        removes = any(as_processes(self._shared_by).gather(_joined(self.given) is not None))
+        removes = any(as_process_group(self._shared_by).gather(_joined(self.given) is not None))
         if removes:
             return self._compare(("features", "given"), LEAST_WITH_REMOVAL).score(0, 2, 1, self.remove_from == "both")
         return self._compare(("features",), MIN_INPUTS).score(0, 1)

@@ -1,4 +1,4 @@
-"""The grids of a multigrid cycle: their equations, their memory, and their layout.
+"""The grids of a multigrid cycle: equations, memory and layout.
 
 Each grid has the equations ``D x - N x = b`` of :mod:`captum_kd.perturb.multigrid`, of which only the weights
 between neighbours differ: on the image's own grid they are the same everywhere.

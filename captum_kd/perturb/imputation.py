@@ -1,4 +1,4 @@
-"""Noisy linear imputation: pixels taken out of an image without leaving a trace of the mask."""
+"""Noisy linear imputation: each removed pixel becomes the weighted mean of its neighbors, plus noise."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple, Optional, Union
 import torch
 from torch import Tensor
 
-from captum_kd._interrupts import without_gradients
-from captum_kd._values import as_noise, as_number, check_dense, check_generator, described
+from captum_kd._utils.interrupts import without_gradients
+from captum_kd._utils.validation import check_noise, check_float, check_dense, check_generator, short_repr
 from captum_kd.distance.pairwise import has_float64
 from captum_kd.perturb.grids import Buffers, Pixels, by_parity, from_parity
 from captum_kd.perturb.multigrid import Hierarchy
@@ -78,8 +78,8 @@ def noisy_linear_imputation(
         torch.Size([16, 3, 224, 224])
     """
     check_images(images, "images")
-    noise = as_noise(noise)
-    tolerance = as_number(tolerance, "tolerance", "a positive number", 0, float("inf"))
+    noise = check_noise(noise)
+    tolerance = check_float(tolerance, "tolerance", "a positive number", 0, float("inf"))
     check_generator(generator)
     mask = _as_mask(images, keep)
     dtype = torch.promote_types(images.dtype, torch.float32)
@@ -225,7 +225,7 @@ def check_images(images: Tensor, argument: str) -> None:
 def _as_mask(images: Tensor, keep: Tensor) -> Tensor:
     """The mask as (N, 1, H, W) on the images' device."""
     if not isinstance(keep, Tensor):
-        raise TypeError(f"keep must be a boolean tensor, got {described(keep)}.")
+        raise TypeError(f"keep must be a boolean tensor, got {short_repr(keep)}.")
     if keep.dtype != torch.bool:
         raise TypeError(
             f"keep must be a boolean mask (True stays), got a tensor of {keep.dtype}; compare first: keep > 0.5, "

@@ -1,4 +1,4 @@
-"""One multigrid cycle for pixels that are the weighted mean of their 8 neighbours.
+"""One multigrid cycle for pixels that are the weighted mean of their 8 neighbors.
 
 The pixels to be found solve ``D x - N x = b``: ``N`` adds the neighbours that are to be found too, direct
 ones with weight 1, diagonal ones with 1/2, and ``D`` is the sum of the weights of all neighbours inside the

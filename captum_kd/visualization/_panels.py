@@ -1,4 +1,4 @@
-"""Single panels: a picture, a map over a picture, a bar of its colours, and the scales that panels share.
+"""Single panels of a figure: images, maps over images, color bars and shared scales.
 
 Captum's ``visualize_image_attr`` draws each panel: it selects the sign and lays the map over the image. Three
 things it cannot do for maps that are to be compared, read in Captum 0.9, are done here. It divides every map

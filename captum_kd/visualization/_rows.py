@@ -1,4 +1,4 @@
-"""Tidy records of scores, as reports hold them, checked."""
+"""Checks of the tidy rows that the figures plot."""
 
 from __future__ import annotations
 

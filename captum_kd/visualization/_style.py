@@ -1,4 +1,4 @@
-"""What the figures have in common: sizes for print, colours for any colour vision, bare axes."""
+"""Style of all figures: sizes for print, colors for any color vision, plain axes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from captum_kd._text import printable
+from captum_kd._utils.text import printable
 
 __all__ = [
     "BLACK",

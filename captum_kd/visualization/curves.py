@@ -1,4 +1,4 @@
-"""Accuracy on images of which only a share is kept."""
+"""Figures of keep curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from captum_kd._values import as_number, as_text
+from captum_kd._utils.validation import check_float, check_str
 from captum_kd.visualization._style import (
     LABEL_SIZE,
     LINE_HEIGHT,
@@ -84,8 +84,8 @@ def plot_keep_curve(
         raise ValueError("curves is empty: there is nothing to plot; pass at least one curve.")
     points = {name: _checked_curve(name, curve) for name, curve in curves.items()}
     if whole_accuracy is not None:
-        whole_accuracy = as_number(whole_accuracy, "whole_accuracy", "between 0 and 1 or None", 0.0, 1.0, closed=True)
-    title = as_text(title, "title")
+        whole_accuracy = check_float(whole_accuracy, "whole_accuracy", "between 0 and 1 or None", 0.0, 1.0, closed=True)
+    title = check_str(title, "title")
 
     labels = [wrapped(_label(name, curve), WIDTH - 0.6, TEXT_SIZE) for name, curve in points.items()]
     if whole_accuracy is not None:

@@ -1,4 +1,4 @@
-"""Scores over the layers, with their intervals."""
+"""Figures of scores over layers, with their intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from captum_kd._values import as_text
+from captum_kd._utils.validation import check_str
 from captum_kd.visualization._rows import Estimate, Report, checked_rows
 from captum_kd.visualization._style import (
     BLACK,
@@ -113,7 +113,7 @@ def plot_layer_scores(
         >>> plot_layer_scores(rows).savefig("layers.pdf")
     """
     table = checked_rows(rows, list(STYLES))
-    title = as_text(title, "title")
+    title = check_str(title, "title")
     students, bases, layers = (list(dict.fromkeys(key[i] for key in table)) for i in range(3))
     present = {score for _, _, _, score in table}
     drawn = {kind: [score for score in scores if score in present] for kind, scores in SCORES.items()}

@@ -1,4 +1,4 @@
-"""Maps of several images side by side."""
+"""Figures of the maps of several images side by side."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
-from captum_kd._maps import as_maps, upsample
-from captum_kd._values import as_number, as_text, check_choice, check_dense, described
+from captum_kd._utils.maps import as_maps, upsample
+from captum_kd._utils.validation import check_float, check_str, check_choice, check_dense, short_repr
 from captum_kd.attr import TransferAttributions
 from captum_kd.visualization._panels import (
     SIGNS,
@@ -116,13 +116,13 @@ def visualize_transfer(
     check_choice(scale, "scale", SCALES)
     check_choice(sign, "sign", tuple(SIGNS))
     check_choice(method, "method", METHODS)
-    outlier_perc = as_number(outlier_perc, "outlier_perc", "a percentage from 0 to below 100", -1e-300, 100.0)
-    alpha_overlay = as_number(alpha_overlay, "alpha_overlay", "an opacity from 0 to 1", 0.0, 1.0, closed=True)
+    outlier_perc = check_float(outlier_perc, "outlier_perc", "a percentage from 0 to below 100", -1e-300, 100.0)
+    alpha_overlay = check_float(alpha_overlay, "alpha_overlay", "an opacity from 0 to 1", 0.0, 1.0, closed=True)
     if panel_size is not None:
-        panel_size = as_number(panel_size, "panel_size", "a positive number of inches, at most 100, or None", 0.0, 100.0)
+        panel_size = check_float(panel_size, "panel_size", "a positive number of inches, at most 100, or None", 0.0, 100.0)
     if not isinstance(cmap, (str, type(None))) or (cmap is not None and cmap not in colormaps):
-        raise ValueError(f"cmap must be the name of one of matplotlib's colour maps or None, got {described(cmap)}.")
-    title = as_text(title, "title")
+        raise ValueError(f"cmap must be the name of one of matplotlib's colour maps or None, got {short_repr(cmap)}.")
+    title = check_str(title, "title")
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}.")
     check_dense(images, "images")
@@ -137,7 +137,7 @@ def visualize_transfer(
     if row_labels is not None and (
         not isinstance(row_labels, (list, tuple)) or not all(isinstance(text, (str, int)) for text in row_labels)
     ):
-        raise TypeError(f"row_labels must be a list of texts or None, got {described(row_labels)}.")
+        raise TypeError(f"row_labels must be a list of texts or None, got {short_repr(row_labels)}.")
     if row_labels is not None and len(row_labels) != n:
         raise ValueError(f"row_labels must hold one text for each of the {n} images, got {len(row_labels)}.")
     panels = {name: _as_maps(name, given_maps[name], n, height, width) for name in names if name in given_maps}
@@ -194,11 +194,11 @@ def _checked_columns(
 ) -> list[str]:
     for argument, given in (("maps", maps), ("kept", kept)):
         if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-            raise TypeError(f"{argument} must map column titles to tensors, got {described(given)}.")
+            raise TypeError(f"{argument} must map column titles to tensors, got {short_repr(given)}.")
     if columns is not None and (
         not isinstance(columns, (list, tuple)) or not all(isinstance(name, str) for name in columns)
     ):
-        raise TypeError(f"columns must be a list of column titles or None, got {described(columns)}.")
+        raise TypeError(f"columns must be a list of column titles or None, got {short_repr(columns)}.")
     known = [INPUT, *maps, *kept]
     if len(set(known)) != len(known):
         twice = sorted({name for name in known if known.count(name) > 1})

@@ -23,8 +23,8 @@ from scipy.optimize import nnls
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 
+from captum_kd.distance.block_sums import population_sums
 from captum_kd.distance.sources import FeatureDistances, TensorFeatures
-from captum_kd.distance.sums import population_sums
 from captum_kd.metrics.report.storage import FeatureStore
 
 Row = dict[str, Any]

@@ -1,7 +1,7 @@
 """What scores over a population cost, counted: operations, bytes moved, bytes sent; and how long a GPU takes by its rates.
 
-Distances are taken in blocks of B x B inputs, each pair of inputs once (``captum_kd.distance.sums``), of k geometries of
-which ``wide`` have d features each. Processes split the pairs evenly and send inputs around a ring.
+Distances are taken in blocks of B x B inputs, each pair of inputs once (``captum_kd.distance.block_sums``), of k geometries of
+which ``wide`` have d features each. ProcessGroup split the pairs evenly and send inputs around a ring.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 
 from captum_kd import flatten_to_unit_length
 from captum_kd.distance import Estimator, euclidean_distances
-from captum_kd.distance.centring import center, correlation
+from captum_kd.distance.centering import center, correlation
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

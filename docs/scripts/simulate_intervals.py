@@ -30,14 +30,8 @@ import torch
 from simulated_models import LABELLINGS, Population, true_values, without_distilled
 from torch import Tensor
 
-from captum_kd.distance.centring import center, remove
-from captum_kd.metrics.inference import (
-    Products,
-    geometry_products,
-    jackknife,
-    label_permutation_p_value,
-    transfer_scores,
-)
+from captum_kd.distance.centering import center, remove
+from captum_kd.metrics.inference import Products, geometry_products, jackknife, label_permutation_p_value, transfer_scores
 
 LEVEL = 0.05
 PERMUTATIONS = 199

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from captum_kd.labels import check_label_geometry
+from captum_kd.distance.labels import check_label_geometry
 from distillation.checkpoints import checkpoint_path
 from distillation.measuring import measure
 from distillation.networks import build

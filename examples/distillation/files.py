@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Iterator
 
-from captum_kd import _files
+from captum_kd._utils import files as _files
 
 __all__ = ["whole_file", "write_text"]
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Sequence
 
-from captum_kd._text import printable
+from captum_kd._utils.text import printable
 from jinja2 import Environment, FileSystemLoader
 
 from distillation.outcomes import SALIENT, WHOLE, Record

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Sequence
 
-from captum_kd._text import as_spreadsheet_text, one_line
+from captum_kd._utils.text import as_spreadsheet_text, one_line
 from distillation.figures import picture_names, pictures_of
 from distillation.files import whole_file, write_text
 from distillation.measuring import Measurements

@@ -15,8 +15,8 @@ from state import unchanged_state
 from torch import Tensor, nn
 
 from captum_kd import UniCAM, flatten
-from captum_kd.distance.centring import correlation, geometry, remove
-from captum_kd.labels import label_geometry
+from captum_kd.distance.centering import correlation, geometry, remove
+from captum_kd.distance.labels import label_geometry
 
 N = 8
 

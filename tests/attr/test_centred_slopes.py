@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from captum_kd.attr.gradients import Measured, population_gradients
-from captum_kd.distance.centring import Geometry
-from captum_kd.distance.pairwise import largest_of
+from captum_kd._utils.tensors import largest_of
+from captum_kd.attr.gradients import ScaledFeatures, population_gradients
+from captum_kd.distance.centering import Geometry
 from reference import literal
 
 WIDTH = 4096
@@ -30,9 +30,9 @@ def test_gradients_of_wide_features_are_exact(target, n, bound):
     else:
         objective = literal.objective(leaf, other, labels if target == "labels" else None)
     (expected,) = torch.autograd.grad(objective, leaf)
-    measured = [Measured(each, largest_of(each)) for each in (own, other, teacher)]
+    measured = [ScaledFeatures(each, largest_of(each)) for each in (own, other, teacher)]
     distances = literal.distances(literal.embedded(labels, None))
-    geometry = Geometry(literal.u_centred(distances), distances.norm())
+    geometry = Geometry(literal.u_centered(distances), distances.norm())
     (found,) = population_gradients(
         (measured[0], measured[1]),
         measured[2] if target == "teacher" else None,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_kd import flatten, global_average_pool
-from captum_kd._reachable import modules_of
+from captum_kd._models.reachable import modules_of
 from captum_kd.attr.fingerprints import digest_of_callable, digest_of_tensors
 
 

@@ -6,9 +6,9 @@ from captum.attr import LayerGradCam, LayerGradientXActivation
 from models import ChannelsLast, ConvNet, SeveralOutputs, TinyTransformer, images, labels
 from torch import nn
 
-from captum_kd.attr.gradcam import layer_gradcams
-from captum_kd.layouts import LayoutHints
-from captum_kd.names import resolve_layer
+from captum_kd._models.layer_names import resolve_layer
+from captum_kd._models.token_layout import LayoutHints
+from captum_kd.attr.grad_cam import layer_gradcams
 
 
 def layers_of(model, *names):
@@ -57,11 +57,11 @@ def test_high_resolution_maps_of_sure_models_keep_their_digits(dtype):
 @pytest.mark.parametrize("labelled", [False, True])
 def test_a_map_does_not_depend_on_the_rest_of_the_batch(labelled, high_resolution):
     model, x, y = ConvNet(), images(5), labels(5) if labelled else None
-    together = gradcams(model, ["conv1", "conv2"], x, y, high_resolution=high_resolution)
+    raise_together = gradcams(model, ["conv1", "conv2"], x, y, high_resolution=high_resolution)
     for place in range(5):
         part = slice(place, place + 1)
         alone = gradcams(model, ["conv1", "conv2"], x[part], None if y is None else y[part], high_resolution=high_resolution)
-        for found, expected in zip(alone, together):
+        for found, expected in zip(alone, raise_together):
             torch.testing.assert_close(found, expected[part])
 
 

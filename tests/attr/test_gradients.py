@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_kd.attr.gradients import Measured, population_gradients, reference_gradients
-from captum_kd.attr.reference import AddedRows, LayerReference
-from captum_kd.distance.centring import Geometry, center, correlation, remove
-from captum_kd.distance.pairwise import FEW, largest_of
-from captum_kd.labels import label_geometry
+from captum_kd._utils.tensors import largest_of
+from captum_kd.attr.gradients import ScaledFeatures, population_gradients, reference_gradients
+from captum_kd.attr.reference_population import AddedRows, LayerReference
+from captum_kd.distance.centering import Geometry, center, correlation, remove
+from captum_kd.distance.labels import label_geometry
+from captum_kd.distance.pairwise import FEW
 
 N, M = 12, 9
 F64 = torch.float64
@@ -22,8 +23,8 @@ def random(n: int, width: int, seed: int) -> Tensor:
     return torch.randn(n, width, dtype=F64, generator=torch.Generator().manual_seed(seed))
 
 
-def measured(*sets: Tensor) -> tuple[Measured, ...]:
-    return tuple(Measured(each, largest_of(each)) for each in sets)
+def measured(*sets: Tensor) -> tuple[ScaledFeatures, ...]:
+    return tuple(ScaledFeatures(each, largest_of(each)) for each in sets)
 
 
 def geometry_of(x: Tensor) -> Geometry:
@@ -196,7 +197,7 @@ def test_devices_that_work_behind_the_host_give_the_same(monkeypatch, referenced
 
     expected = found()
     for module in ("attr.gradients", "distance.pairwise"):
-        monkeypatch.setattr(f"captum_kd.{module}.is_queued", lambda device: True)
+        monkeypatch.setattr(f"captum_kd.{module}.is_async_device", lambda device: True)
     for gradient, known_one in zip(found(), expected):
         torch.testing.assert_close(gradient, known_one, rtol=1e-8, atol=1e-11)
 

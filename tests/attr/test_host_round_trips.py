@@ -10,7 +10,7 @@ from models import ConvNet, images, labels
 from torch import Tensor
 
 from captum_kd import UniCAM
-from captum_kd.distance.sums import PairSums, tiles
+from captum_kd.distance.block_sums import PairSums, tiles
 
 
 def test_questions_are_counted():
@@ -33,7 +33,7 @@ def spread(n: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("referenced", [False, True])
 def test_neither_inputs_nor_batches_add_questions(unicam, referenced, queued, monkeypatch):
     for module in ("distance.pairwise", "attr.gradients") if queued else ():
-        monkeypatch.setattr(f"captum_kd.{module}.is_queued", lambda device: True)
+        monkeypatch.setattr(f"captum_kd.{module}.is_async_device", lambda device: True)
     population = unicam.reference(*spread(40)) if referenced else None
 
     def explain(n: int, internal_batch_size=None) -> int:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from captum_kd.attr.objective import Objectives, population_objectives, reference_objectives
-from captum_kd.attr.reference import AddedRows, LayerReference, added_rows
-from captum_kd.distance.centring import Geometry, center, correlation, noise_level, remove
-from captum_kd.labels import label_geometry
+from captum_kd.attr.reference_population import AddedRows, LayerReference, added_rows
+from captum_kd.distance.centering import Geometry, center, correlation, noise_level, remove
+from captum_kd.distance.labels import label_geometry
 
 M, N, CLASSES = 11, 3, 3
 F64 = torch.float64

@@ -18,7 +18,7 @@ MODULES = ("distance.pairwise", "attr.gradients", "attr.fingerprints")
 def queue(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def switch() -> None:
         for module in MODULES:
-            monkeypatch.setattr(f"captum_kd.{module}.is_queued", lambda device: True)
+            monkeypatch.setattr(f"captum_kd.{module}.is_async_device", lambda device: True)
 
     return switch
 

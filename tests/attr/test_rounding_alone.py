@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_kd.attr.gradients import Measured, population_gradients, reference_gradients
-from captum_kd.attr.reference import LayerReference
-from captum_kd.distance.pairwise import largest_of
-from captum_kd.labels import label_geometry
+from captum_kd._utils.tensors import largest_of
+from captum_kd.attr.gradients import ScaledFeatures, population_gradients, reference_gradients
+from captum_kd.attr.reference_population import LayerReference
+from captum_kd.distance.labels import label_geometry
 
 N, ADDED = 40, 8
 CLASSES = torch.arange(N) % 3
@@ -28,11 +28,11 @@ def of_classes() -> Tensor:
 def gradients(own: Tensor, other: Tensor, teacher: Optional[Tensor], referenced: bool) -> Tensor:
     sets = [own, other, *([] if teacher is None else [teacher])]
     if not referenced:
-        student, base, *third = (Measured(each, largest_of(each)) for each in sets)
+        student, base, *third = (ScaledFeatures(each, largest_of(each)) for each in sets)
         labels = None if teacher is not None else label_geometry(CLASSES, None, torch.float64)
         return population_gradients((student, base), third[0] if third else None, labels, both=False)[0]
     known = [each[ADDED:] for each in sets]
-    student, base, *third = (Measured(each[:ADDED], largest_of(each[:ADDED])) for each in sets)
+    student, base, *third = (ScaledFeatures(each[:ADDED], largest_of(each[:ADDED])) for each in sets)
     layer = LayerReference.of(known[0], known[1], None if third else CLASSES[ADDED:], None, *known[2:])
     rows = None if third else layer.added_labels(CLASSES[:ADDED], None)
     return reference_gradients(layer, 0, (student, base), third[0] if third else None, rows, both=False)[0]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_kd import UniCAM
-from captum_kd.distance.pairwise import largest_of
+from captum_kd._utils.tensors import largest_of
 
 N = 1000
 

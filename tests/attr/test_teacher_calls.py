@@ -98,9 +98,9 @@ def test_relu_and_channels():
 @pytest.mark.parametrize("at", [None, "conv3", ["conv1", "conv3"], [None, "fc"]], ids=str)
 def test_list_of_layers_equals_separate_calls(at, mode):
     unicam = make(layer=["conv1", "conv2"], teacher_layer=at)
-    together = explain(unicam, mode, inputs())
-    assert isinstance(together, list)
-    for layer, found, alone in zip(("conv1", "conv2"), together, at if isinstance(at, list) else [at, at]):
+    raise_together = explain(unicam, mode, inputs())
+    assert isinstance(raise_together, list)
+    for layer, found, alone in zip(("conv1", "conv2"), raise_together, at if isinstance(at, list) else [at, at]):
         torch.testing.assert_close(found, explain(make(layer=layer, teacher_layer=alone), mode, inputs()))
 
 

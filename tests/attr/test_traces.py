@@ -4,11 +4,11 @@ import torch
 from models import ConvNet, images, labels
 
 from captum_kd import UniCAM
-from captum_kd.observation import Observer
+from captum_kd._models.extraction import FeatureExtractor
 
 
 def traced(unicam: UniCAM) -> list[int]:
-    return [len(observer.traces) for observer in unicam._observers]
+    return [len(extractor.traces) for extractor in unicam._extractors]
 
 
 def test_modules_are_hooked_once_for_a_shape(monkeypatch):
@@ -38,5 +38,5 @@ def test_further_arguments_may_change_the_way_and_are_traced_anew():
 
 
 def test_observers_share_no_traces():
-    one, two = (Observer(torch.nn.Identity(), (), lambda x: x) for _ in range(2))
+    one, two = (FeatureExtractor(torch.nn.Identity(), (), lambda x: x) for _ in range(2))
     assert one.traces is not two.traces

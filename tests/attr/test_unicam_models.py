@@ -61,20 +61,20 @@ def test_list_of_layers_equals_separate_calls(features, internal_batch_size):
     if features == "conv3":
         layers = ["conv2", "conv1"]
     unicam = UniCAM(student, layers, base, feature_layer=features)
-    together = unicam.attribute_transfer(inputs(), labels(N), internal_batch_size=internal_batch_size)
+    raise_together = unicam.attribute_transfer(inputs(), labels(N), internal_batch_size=internal_batch_size)
     separate = features if isinstance(features, list) else [features] * len(layers)
-    assert isinstance(together.distilled, list) and len(together.distilled) == len(layers)
+    assert isinstance(raise_together.distilled, list) and len(raise_together.distilled) == len(layers)
     for i, (layer, deep) in enumerate(zip(layers, separate)):
         alone = UniCAM(student, layer, base, feature_layer=deep).attribute_transfer(inputs(), labels(N))
-        torch.testing.assert_close(together.distilled[i], alone.distilled)
-        torch.testing.assert_close(together.residual[i], alone.residual)
+        torch.testing.assert_close(raise_together.distilled[i], alone.distilled)
+        torch.testing.assert_close(raise_together.residual[i], alone.residual)
 
 
 def test_list_of_layers_in_reference_mode():
     student, base = pair()
     unicam = UniCAM(student, ["conv1", "conv2"], base)
-    together = unicam.attribute(inputs(), 1, reference=unicam.reference(inputs(M, seed=5), labels(M)))
-    for layer, found in zip(("conv1", "conv2"), together):
+    raise_together = unicam.attribute(inputs(), 1, reference=unicam.reference(inputs(M, seed=5), labels(M)))
+    for layer, found in zip(("conv1", "conv2"), raise_together):
         alone = UniCAM(student, layer, base)
         population = alone.reference(inputs(M, seed=5), labels(M))
         torch.testing.assert_close(found, alone.attribute(inputs(), 1, reference=population))

@@ -10,8 +10,8 @@ from models import ConvNet, images, labels
 from torch import Tensor, nn
 
 from captum_kd import UniCAM, flatten, global_average_pool
-from captum_kd.layers import catch_layers
-from captum_kd.names import resolve_layer
+from captum_kd._models.hooks import capture_layers
+from captum_kd._models.layer_names import resolve_layer
 
 N, M = 12, 16
 
@@ -243,4 +243,4 @@ def test_inside_a_compiled_function_is_an_error_that_says_where_to_call():
     student = ConvNet(seed=1)
     layer = resolve_layer(student, "conv2", model="forward_func", argument="layer")
     with pytest.raises(ValueError, match="torch.compile compiles.* outside"):
-        torch.compile(lambda x: catch_layers(student, [layer], (x,)), backend="eager")(images(N))
+        torch.compile(lambda x: capture_layers(student, [layer], (x,)), backend="eager")(images(N))

@@ -125,9 +125,9 @@ def test_every_entry_is_what_a_call_for_its_layers_gives(layers, base_layers, fe
         residual = unicam.residual().attribute(inputs(), labels(N), reference=reference, internal_batch_size=3)
         return [unicam.attribute(inputs(), labels(N), reference=reference), *both, residual]
 
-    together = maps(None)
+    raise_together = maps(None)
     for at in range(2):
-        for of_all, alone in zip(together, maps(at)):
+        for of_all, alone in zip(raise_together, maps(at)):
             assert isinstance(of_all, list) and len(of_all) == 2
             torch.testing.assert_close(of_all[at], alone)
 

@@ -97,7 +97,7 @@ def test_any_features(n, widths, shared, seed):
     models = Columns(0, a), Columns(a, b), Columns(b, sum(widths))
     unicam = UniCAM(models[0], "layer", models[1], teacher_func=models[2])
     own, other, teacher = x[:, :a], x[:, a:b], x[:, b:]
-    p, q, t = (literal.u_centred(literal.distances(features)) for features in (own, other, teacher))
+    p, q, t = (literal.u_centered(literal.distances(features)) for features in (own, other, teacher))
     for whole, rest in ((p, literal.without(p, q)), (t, literal.without(t, q))):
         assume(rest.norm() > 1e-3 * whole.norm())  # nearly nothing left has few digits in any rendering
     expected = literal.teacher_batch_map(own[:, :, None], lambda t: t[:, :, 0], other, teacher)[:, :, 0]

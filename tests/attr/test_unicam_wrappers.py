@@ -8,10 +8,10 @@ from conv_pairs import N, expected_map, inputs, pair
 from models import labels
 from torch import Tensor, nn
 
-import captum_kd.observation
+import captum_kd._models.extraction
 from captum_kd import UniCAM
-from captum_kd.layers import catch_layers
-from captum_kd.names import resolve_layer
+from captum_kd._models.hooks import capture_layers
+from captum_kd._models.layer_names import resolve_layer
 
 pytestmark = pytest.mark.filterwarnings("ignore:The population is")
 
@@ -156,7 +156,7 @@ def test_layer_outputs_of_several_devices_are_put_in_the_batch_order(order, said
     if said_by == "model":
         model.device_ids = order
     layer = resolve_layer(model, layer_module, model="forward_func", argument="layer")
-    devices = catch_layers(
+    devices = capture_layers(
         model, [layer], (torch.arange(4.0)[:, None],), device_ids=order if said_by == "argument" else None
     )
     assert [device[layer_module].tensors[0].flatten().tolist() for device in devices] == [[0, 2], [4, 6]]
@@ -168,7 +168,7 @@ def test_devices_in_unknown_order_are_an_error(device_ids):
     model = Replicated(layer_module, [0, 1])
     layer = resolve_layer(model, layer_module, model="forward_func", argument="layer")
     with pytest.raises(ValueError, match="device_ids"):
-        catch_layers(model, [layer], (torch.arange(4.0)[:, None],), device_ids=device_ids)
+        capture_layers(model, [layer], (torch.arange(4.0)[:, None],), device_ids=device_ids)
 
 
 @pytest.mark.parametrize("features", [None, "conv3"])
@@ -180,8 +180,8 @@ def test_parts_from_several_devices_make_one_population(monkeypatch, features, i
 
     def on_two_devices(forward_func, layers, values, *args, **kwargs):
         halves = [(values[0][:2],), (values[0][2:],)]
-        return [catch_layers(forward_func, layers, half, *args, **kwargs)[0] for half in halves]
+        return [capture_layers(forward_func, layers, half, *args, **kwargs)[0] for half in halves]
 
-    monkeypatch.setattr(captum_kd.observation, "catch_layers", on_two_devices)
+    monkeypatch.setattr(captum_kd._models.extraction, "capture_layers", on_two_devices)
     found = unicam.attribute_transfer(inputs(), labels(N), internal_batch_size=internal_batch_size)
     torch.testing.assert_close(tuple(found), tuple(expected))

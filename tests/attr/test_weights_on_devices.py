@@ -12,7 +12,7 @@ from captum_kd.attr.fingerprints import digest_of_tensors
 
 @pytest.fixture(autouse=True)
 def queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captum_kd.attr.fingerprints.is_queued", lambda device: True)
+    monkeypatch.setattr("captum_kd.attr.fingerprints.is_async_device", lambda device: True)
 
 
 class Windowed(nn.Module):
@@ -68,5 +68,5 @@ TENSORS: dict[str, Callable[[], list[Tensor]]] = {
 def test_the_digest_is_the_one_of_tensors_that_are_read(kind, monkeypatch):
     tensors = TENSORS[kind]()
     found = [digest_of_tensors(tensors) for _ in range(2)]
-    monkeypatch.setattr("captum_kd.attr.fingerprints.is_queued", lambda device: False)
+    monkeypatch.setattr("captum_kd.attr.fingerprints.is_async_device", lambda device: False)
     assert found == [digest_of_tensors(tensors)] * 2

@@ -18,15 +18,15 @@ import torch.distributed as dist
 from peaks import high_mark, start
 from ratios import at_most, seconds
 
-from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, ShardWalk
+from captum_kd._distributed import as_process_group
+from captum_kd.distance.block_sums import LocalTiles, TileIterator, population_sums
+from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, RingTiles
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
-from captum_kd.distance.sums import OneProcess, Walk, population_sums
-from captum_kd.processes import as_processes
 
 N, D = 16_000, 256
 
 
-class Measured(NamedTuple):
+class ScaledFeatures(NamedTuple):
     seconds: float
     work: float
     peak: float
@@ -36,12 +36,12 @@ class Measured(NamedTuple):
 
 def run(rank: int, size: int, folder: str, n: int, by_row: bool, pipe: Any) -> None:
     torch.set_num_threads(1)
-    processes = as_processes(None)
+    processes = as_process_group(None)
     if size > 1:
         store = dist.FileStore(f"{folder}/store", size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
-        processes = as_processes(dist.group.WORLD)
-    found: list[Measured] = []
+        processes = as_process_group(dist.group.WORLD)
+    found: list[ScaledFeatures] = []
     for count in (600, n):  # the first one pays for first calls
         shards = Shards([count // size] * size, rank)
         held, sent = start(), processes.sent
@@ -50,9 +50,9 @@ def run(rank: int, size: int, folder: str, n: int, by_row: bool, pipe: Any) -> N
 
         def measured() -> None:
             sources: list[DistanceSource] = []
-            walk: Walk = OneProcess()
+            walk: TileIterator = LocalTiles()
             if size > 1:
-                walk = ShardWalk(shards, processes, 2 * D)
+                walk = RingTiles(shards, processes, 2 * D)
                 sources += [ShardedDistances(ShardedFeatures(TensorFeatures(x), shards, processes)) for x in own]
             else:
                 sources += [FeatureDistances(TensorFeatures(x)) for x in own]
@@ -62,7 +62,7 @@ def run(rank: int, size: int, folder: str, n: int, by_row: bool, pipe: Any) -> N
         before = time.process_time()
         took = seconds(measured)
         busy = time.process_time() - before
-        found.append(Measured(took, busy, high_mark() - held, processes.sent - sent, sums[0].gram().tolist()))
+        found.append(ScaledFeatures(took, busy, high_mark() - held, processes.sent - sent, sums[0].gram().tolist()))
     pipe.send(found[-1])
 
 
@@ -74,7 +74,7 @@ def _features(n: int, part: slice, seed: int) -> torch.Tensor:
     return found
 
 
-def together(size: int, n: int, by_row: bool) -> list[Measured]:
+def raise_together(size: int, n: int, by_row: bool) -> list[ScaledFeatures]:
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         pipes = [context.Pipe() for _ in range(size)]
@@ -83,7 +83,7 @@ def together(size: int, n: int, by_row: bool) -> list[Measured]:
         ]
         for job in jobs:
             job.start()
-        found: list[Measured] = [pipe[0].recv() for pipe in pipes]
+        found: list[ScaledFeatures] = [pipe[0].recv() for pipe in pipes]
         for job in jobs:
             job.join()
     return found
@@ -91,7 +91,7 @@ def together(size: int, n: int, by_row: bool) -> list[Measured]:
 
 def main(repeats: int = 3) -> None:
     for name, by_row, passes in (("scores", False, 1), ("scores and intervals", True, 2)):
-        runs = [(together(1, N, by_row)[0], together(2, N, by_row)) for _ in range(repeats)]
+        runs = [(raise_together(1, N, by_row)[0], raise_together(2, N, by_row)) for _ in range(repeats)]
         wall = median(max(each.seconds for each in two) for _, two in runs) / median(one.seconds for one, _ in runs)
         print(at_most(f"two processes / one, wall time, {name}, n={N}, d={D}", wall, 0.65), flush=True)
         # On a busy machine processor time says more: what the busier of two processes has to do, waiting left out.

@@ -8,7 +8,7 @@ from ratios import at_most, ratio
 from torch import Tensor
 
 from captum_kd.distance import distance_correlation, euclidean_distances
-from captum_kd.distance.centring import center, correlation, remove
+from captum_kd.distance.centering import center, correlation, remove
 from captum_kd.metrics.inference import geometry_products, jackknife, label_permutation_p_value, transfer_scores
 
 

@@ -28,7 +28,7 @@ def make_inputs(job: str, n: int, d: int) -> list[Tensor]:
 # --------------------------------------------------------------------------- formulas
 
 
-def u_centred(d: Tensor) -> Tensor:
+def u_centered(d: Tensor) -> Tensor:
     n = len(d)
     p = d - d.sum(0) / (n - 2) - d.sum(1, keepdim=True) / (n - 2) + d.sum() / ((n - 1) * (n - 2))
     return p.fill_diagonal_(0)
@@ -52,7 +52,7 @@ def broadcast_distances(x: Tensor) -> Tensor:
 
 
 def broadcast(*features: Tensor) -> float:
-    return float(score_of([u_centred(broadcast_distances(x)) for x in features]))
+    return float(score_of([u_centered(broadcast_distances(x)) for x in features]))
 
 
 def broadcast_in_batches(*features: Tensor) -> float:
@@ -93,7 +93,7 @@ def gathered(*features: Tensor) -> float:
 
         def compute(self) -> Tensor:
             whole = [torch.cat(getattr(self, name)) for name in self.names]
-            return score_of([u_centred(pairwise_euclidean_distance(x)) for x in whole])
+            return score_of([u_centered(pairwise_euclidean_distance(x)) for x in whole])
 
     metric = Gathered(len(features))
     for parts in zip(*(x.split(BATCH) for x in features)):

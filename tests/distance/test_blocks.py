@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from captum_kd.distance import blockwise, distance_correlation, euclidean_distances, partial_distance_correlation
-from captum_kd.distance.centring import center, correlation
+from captum_kd.distance.block_sums import PairSums, population_sums, tiles
+from captum_kd.distance.centering import center, correlation
 from captum_kd.distance.pairwise import CHUNK
 from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures
-from captum_kd.distance.sums import PairSums, population_sums, tiles
 
 F64 = torch.float64
 fair = settings(deadline=None, max_examples=15)

@@ -10,7 +10,7 @@ from samples import F64, FEATURES, clusters, direct, each, partial, randn, score
 from torch import Tensor
 
 from captum_kd.distance import euclidean_distances
-from captum_kd.distance.centring import center, geometry, inner_product, remove
+from captum_kd.distance.centering import center, geometry, inner_product, remove
 from captum_kd.distance.pairwise import cross_distances
 
 

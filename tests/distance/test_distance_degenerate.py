@@ -8,7 +8,7 @@ from samples import DTYPES, F64, FEATURES, each, leaf, partial, randn, rotation,
 from torch import Tensor
 
 from captum_kd.distance import distance_correlation, partial_distance_correlation
-from captum_kd.distance.centring import correlation, geometry
+from captum_kd.distance.centering import correlation, geometry
 
 NOTHING_LEFT = "no geometry"
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from captum_kd._utils.tensors import is_finite
 from captum_kd.distance import distance_correlation, euclidean_distances, partial_distance_correlation
-from captum_kd.distance.centring import center, geometry
-from captum_kd.distance.pairwise import cross_distances, is_finite
+from captum_kd.distance.centering import center, geometry
+from captum_kd.distance.pairwise import cross_distances
 
 X = torch.randn(6, 3)
 

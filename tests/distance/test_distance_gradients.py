@@ -6,7 +6,7 @@ from samples import DTYPES, FEATURES, each, leaf, randn, triple
 from torch.autograd import gradcheck
 
 from captum_kd.distance import distance_correlation, euclidean_distances, partial_distance_correlation
-from captum_kd.distance.centring import center, geometry, inner_product, remove, u_shift
+from captum_kd.distance.centering import center, geometry, inner_product, remove, u_shift
 from captum_kd.distance.pairwise import cross_distances
 
 FUNCTIONS = {

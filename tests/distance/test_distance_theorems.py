@@ -10,7 +10,7 @@ from samples import DTYPES, F64, each, partial, rotation, score, triple
 from torch import Tensor
 
 from captum_kd.distance import distance_correlation, euclidean_distances, partial_distance_correlation
-from captum_kd.distance.centring import center, geometry, remove, u_shift
+from captum_kd.distance.centering import center, geometry, remove, u_shift
 
 populations = st.fixed_dictionaries(
     {"n": st.integers(5, 30), "d": st.integers(1, 12), "seed": st.integers(0, 10**6)}

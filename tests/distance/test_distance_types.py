@@ -6,7 +6,7 @@ from samples import DTYPES, F64, FEATURES, clusters, each, partial, randn, score
 from torch import Tensor
 
 from captum_kd.distance import distance_correlation, partial_distance_correlation
-from captum_kd.distance.centring import correlation, geometry
+from captum_kd.distance.centering import correlation, geometry
 from captum_kd.distance.pairwise import Spread
 
 SINGLE = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_kd.distance.centring import Geometry, center, correlation, inner_product, remove
+from captum_kd.distance.centering import Geometry, center, correlation, inner_product, remove
 from captum_kd.distance.gram import gram_correlation
 
 N = 12

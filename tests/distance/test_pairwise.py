@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from captum_kd._utils.tensors import largest_of
 from captum_kd.distance import euclidean_distances, pairwise
 from captum_kd.distance.pairwise import (
     FEW,
@@ -13,9 +14,8 @@ from captum_kd.distance.pairwise import (
     block_distances,
     cross_distances,
     distances_to_center,
-    largest_of,
     power_of_two,
-    quick_distances,
+    fast_distances,
 )
 from captum_kd.distance.precision import full_precision
 
@@ -166,8 +166,8 @@ def test_pairs_are_subtracted_up_to_a_share_of_their_squared_norms(dtype, parts,
         assert (places <= met) == is_close
         expected = by_subtraction(left.double(), others.double())
         torch.testing.assert_close(found.double(), expected, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=0)
-        _, doubt = quick_distances(lambda: iter(chunks), symmetric=right is None, single=parts == 1)
-        assert bool(doubt) or not is_close
+        _, needs_recheck = fast_distances(lambda: iter(chunks), symmetric=right is None, single=parts == 1)
+        assert bool(needs_recheck) or not is_close
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -175,8 +175,8 @@ def test_pairs_are_subtracted_up_to_a_share_of_their_squared_norms(dtype, parts,
 def test_quick_distances_of_any_size(size, symmetric):
     x = size * random(9, 40)
     y = x if symmetric else size * random(7, 40, seed=1)
-    found, doubt = quick_distances(lambda: [(x, y)], symmetric=symmetric, single=True)
-    assert doubt.dtype == torch.bool and doubt.shape == () and not doubt
+    found, needs_recheck = fast_distances(lambda: [(x, y)], symmetric=symmetric, single=True)
+    assert needs_recheck.dtype == torch.bool and needs_recheck.shape == () and not needs_recheck
     torch.testing.assert_close(found, by_subtraction(x, y), rtol=1e-12, atol=0)
 
 

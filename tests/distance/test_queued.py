@@ -8,28 +8,28 @@ from counted_questions import asked
 from torch import Tensor
 
 from captum_kd.distance import distance_correlation, partial_distance_correlation
+from captum_kd.distance.block_sums import LocalTiles, PairSums, block_side, population_sums
+from captum_kd.distance.labels import LabelDistances
 from captum_kd.distance.pairwise import (
     block_distances,
     euclidean_distances,
     has_float64,
-    is_queued,
-    quick_distances,
+    is_async_device,
+    fast_distances,
     unchecked_distances,
 )
 from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures, widest
-from captum_kd.distance.sums import OneProcess, PairSums, block_side, population_sums
-from captum_kd.labels import LabelDistances
 from captum_kd.metrics.inference import label_permutation_p_value
 from captum_kd.metrics.report.repeats import RepeatedInputs
 
-MODULES = ("distance.pairwise", "distance.sources", "distance.sums", "metrics.report.repeats")
+MODULES = ("distance.pairwise", "distance.sources", "distance.block_sums", "metrics.report.repeats")
 N = 600
 
 
 @pytest.fixture
 def queued(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in MODULES:
-        monkeypatch.setattr(f"captum_kd.{module}.is_queued", lambda device: True)
+        monkeypatch.setattr(f"captum_kd.{module}.is_async_device", lambda device: True)
 
 
 def features(n: int = N, d: int = 7, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -54,9 +54,9 @@ def test_distances_of_inputs_that_are_apart_are_the_careful_ones(symmetric, part
     def chunks():
         return zip(x.chunk(parts, 1), y.chunk(parts, 1))
 
-    found, doubt = quick_distances(chunks, symmetric=symmetric, single=parts == 1)
+    found, needs_recheck = fast_distances(chunks, symmetric=symmetric, single=parts == 1)
     expected, close = block_distances(chunks, symmetric=symmetric, single=parts == 1)
-    assert not doubt and close.shape[1] == 0
+    assert not needs_recheck and close.shape[1] == 0
     torch.testing.assert_close(found, expected)
 
 
@@ -67,8 +67,8 @@ def test_a_pair_that_is_close_raises_a_doubt(symmetric, distance):
     y = x.clone() if symmetric else apart(30, seed=1)
     y[7] = x[3] + distance / 600**0.5
     x = y if symmetric else x
-    found, doubt = quick_distances(lambda: [(x, y)], symmetric=symmetric, single=True)
-    assert doubt
+    found, needs_recheck = fast_distances(lambda: [(x, y)], symmetric=symmetric, single=True)
+    assert needs_recheck
     assert torch.isfinite(found).all()
 
 
@@ -84,7 +84,7 @@ def test_sums_are_those_of_the_cpu(queued, monkeypatch, by_row, copies, dtype):
     expected = population_sums(sources(x, y), by_row=by_row, block_size=128)
     torch.testing.assert_close(found.gram(), expected.gram(), rtol=1e-7 if dtype == torch.float64 else 1e-5, atol=0)
     # One pass settles it for all that follow.
-    assert [each.apart for each in held] == [copies == 0] * 2
+    assert [each.all_far for each in held] == [copies == 0] * 2
 
 
 @pytest.mark.parametrize("copies", [0, 5])
@@ -149,7 +149,7 @@ def test_repeated_inputs_are_found(queued, copies):
     sums: PairSums = population_sums(held, block_size=128, watch=lambda: repeats.watch(held))
 
     class Alone:
-        def least(self, *values: Tensor) -> None:
+        def all_reduce_min(self, *values: Tensor) -> None:
             pass
 
     repeats.end(Alone())  # type: ignore[arg-type]
@@ -172,9 +172,9 @@ def test_distances_that_are_held_leave_no_doubt(queued):
     asked_for = []
 
     class Watched(MatrixDistances):
-        def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
+        def block(self, rows: slice, columns: slice, rechecks: Optional[list[Tensor]] = None) -> Tensor:
             asked_for.append((rows, columns))
-            return super().block(rows, columns, doubts)
+            return super().block(rows, columns, rechecks)
 
     matrix = euclidean_distances(features(30, dtype=torch.float64))
     found = population_sums([Watched(matrix)], block_size=10)
@@ -187,14 +187,14 @@ def test_a_doubt_of_one_process_is_everybodys(queued, doubted):
     """Whether a second pass is made must be the same for all, for they meet in it."""
     passes = []
 
-    class Beside(OneProcess):
+    class Beside(LocalTiles):
         """A process beside another one that found a close pair, or none."""
 
         def each(self, sources, block_size, see):
             passes.append(block_size)
             super().each(sources, block_size, see)
 
-        def total(self, *values: Tensor) -> None:
+        def all_reduce_sum(self, *values: Tensor) -> None:
             for value in values:
                 assert value.is_floating_point()  # others cannot be added up everywhere
                 if value.shape == (1,):
@@ -204,16 +204,16 @@ def test_a_doubt_of_one_process_is_everybodys(queued, doubted):
     watched = []
     population_sums([source], block_size=200, watch=lambda: watched.append(1) or (lambda *block: None), walk=Beside())
     assert passes == [200] * (1 + doubted) and len(watched) == 1 + doubted
-    assert source.apart is (not doubted)
+    assert source.all_far is (not doubted)
 
 
 def test_rows_that_are_known_to_be_apart_are_not_asked_about():
     x, y = apart(40), apart(30, seed=1)
     for needs_gradient in (False, True):
         x.requires_grad_(needs_gradient)
-        assert asked(lambda: (unchecked_distances(x, apart=True), unchecked_distances(x, y, apart=True))) == 0
+        assert asked(lambda: (unchecked_distances(x, all_far=True), unchecked_distances(x, y, all_far=True))) == 0
         assert asked(lambda: unchecked_distances(x)) > 0
-        torch.testing.assert_close(unchecked_distances(x, y, apart=True), unchecked_distances(x, y))
+        torch.testing.assert_close(unchecked_distances(x, y, all_far=True), unchecked_distances(x, y))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_rows_that_are_known_to_be_apart_are_not_asked_about():
 )
 def test_what_is_known_of_devices(kind, behind, wide):
     device = torch.device(kind)
-    assert (is_queued(device), has_float64(device)) == (behind, wide)
+    assert (is_async_device(device), has_float64(device)) == (behind, wide)
     assert widest(device) == (torch.float64 if wide else torch.float32)
     assert (block_side(device) > block_side(torch.device("cpu"))) == behind
 
@@ -235,12 +235,12 @@ def test_the_guess_of_what_centring_takes_asks_nothing(queued):
 def test_no_doubt_is_noted_of_inputs_that_are_known_to_be_apart(queued):
     (source,) = sources(apart())
     rows, columns = slice(0, 50), slice(50, 90)
-    doubts: list[Tensor] = []
-    first = source.block(rows, columns, doubts)
-    assert len(doubts) == 1 and not doubts[0]
-    source.apart = True
+    rechecks: list[Tensor] = []
+    first = source.block(rows, columns, rechecks)
+    assert len(rechecks) == 1 and not rechecks[0]
+    source.all_far = True
     assert asked(lambda: source.block(rows, columns)) == 0
-    assert torch.equal(source.block(rows, columns, doubts), first) and len(doubts) == 1
+    assert torch.equal(source.block(rows, columns, rechecks), first) and len(rechecks) == 1
 
 
 @pytest.mark.parametrize(("copies", "passes"), [(0, 2), (5, 3)])
@@ -252,9 +252,9 @@ def test_a_pass_is_made_in_hope_only_once(queued, copies, passes):
     class Counted(FeatureDistances):
         asked = 0
 
-        def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
+        def block(self, rows: slice, columns: slice, rechecks: Optional[list[Tensor]] = None) -> Tensor:
             type(self).asked += rows.step is None and columns.step is None
-            return super().block(rows, columns, doubts)
+            return super().block(rows, columns, rechecks)
 
     population_sums([Counted(TensorFeatures(x))], by_row=True, block_size=300)
     assert Counted.asked == 3 * passes

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from workers import Workers, of
 
+from captum_kd._distributed import ProcessGroup, as_process_group
 from captum_kd.distance import sharded
-from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, ShardWalk
+from captum_kd.distance.block_sums import LocalTiles, PairSums, population_sums
+from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures, RingTiles
 from captum_kd.distance.sources import FeatureDistances, TensorFeatures
-from captum_kd.distance.sums import OneProcess, PairSums, population_sums
 from captum_kd.metrics.inference import label_permutation_p_value
-from captum_kd.processes import Processes, as_processes
 
 SIZES: list[tuple[int, ...]] = [(23, 23), (40, 7), (0, 46), (46, 0), (15, 16, 16), (30, 1, 16), (0, 45, 2)]
 
@@ -28,10 +28,10 @@ def features(n: int, count: int = 3, dtype: torch.dtype = torch.float32, d: int 
 
 
 def spread(group: Any, sizes: Sequence[int], whole: Sequence[Tensor], widen: bool = True) -> Any:
-    processes = as_processes(group)
+    processes = as_process_group(group)
     shards = Shards(sizes, processes.rank)
     own = [TensorFeatures(each[shards.own]) for each in whole]
-    walk = ShardWalk(shards, processes, sum(each.shape[1] for each in own))
+    walk = RingTiles(shards, processes, sum(each.shape[1] for each in own))
     return walk, [ShardedDistances(ShardedFeatures(each, shards, processes), widen) for each in own]
 
 
@@ -63,10 +63,10 @@ def test_every_pair_is_met_once_and_work_is_even(size: int) -> None:
     for rank in range(size):
         shards = Shards(counts, rank)
         pairs = counts[rank] ** 2 / 2
-        for encounter in shards.encounters():
-            met[encounter.hosts, encounter.visitors] += 1
-            met[encounter.visitors, encounter.hosts] += 1
-            pairs += len(range(*encounter.hosts.indices(shards.n))) * len(range(*encounter.visitors.indices(shards.n)))
+        for encounter in shards.ring_steps():
+            met[encounter.own_rows, encounter.remote_rows] += 1
+            met[encounter.remote_rows, encounter.own_rows] += 1
+            pairs += len(range(*encounter.own_rows.indices(shards.n))) * len(range(*encounter.remote_rows.indices(shards.n)))
         met[shards.own, shards.own] += 1
         assert pairs == pytest.approx(counts[rank] * shards.n / 2, rel=0.3)
     assert bool((met == 1).all())
@@ -75,34 +75,34 @@ def test_every_pair_is_met_once_and_work_is_even(size: int) -> None:
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
 def test_what_one_sends_is_what_the_other_expects(size: int) -> None:
     counts = [5, 0, 4, 9, 3][:size]
-    steps = [list(Shards(counts, rank).encounters()) for rank in range(size)]
+    steps = [list(Shards(counts, rank).ring_steps()) for rank in range(size)]
     for rank, own in enumerate(steps):
         for step, encounter in enumerate(own):
             theirs = steps[encounter.to][step]
-            assert theirs.source == rank and theirs.visitors == encounter.out
+            assert theirs.source == rank and theirs.remote_rows == encounter.out
 
 
 def received(group: Any, n: int, d: int, block: int) -> tuple[int, int, int]:
     """Bytes sent, and the most rows of others that were here at once."""
     walk, sources = spread(group, [n // walk_size(group)] * walk_size(group), features(n, 1, d=d), False)
     most = 0
-    welcome = ShardedFeatures.welcome
+    set_remote_rows = ShardedFeatures.set_remote_rows
 
     def watch(self: ShardedFeatures, rows: slice, room: Any) -> None:
         nonlocal most
         most = max(most, rows.stop - rows.start)
-        welcome(self, rows, room)
+        set_remote_rows(self, rows, room)
 
-    ShardedFeatures.welcome = watch  # type: ignore[method-assign]
+    ShardedFeatures.set_remote_rows = watch  # type: ignore[method-assign]
     try:
         population_sums(sources, block_size=block, walk=walk)
     finally:
-        ShardedFeatures.welcome = welcome  # type: ignore[method-assign]
+        ShardedFeatures.set_remote_rows = set_remote_rows  # type: ignore[method-assign]
     return walk.processes.sent, most, sources[0].features.shape[1]
 
 
 def walk_size(group: Any) -> int:
-    return as_processes(group).size
+    return as_process_group(group).size
 
 
 @pytest.mark.parametrize(("n", "size", "block"), [(60, 2, 7), (60, 3, 7), (60, 2, 512), (4, 2, 512)])
@@ -189,10 +189,10 @@ def test_an_error_in_the_middle_of_an_exchange_is_everybodys(workers: Workers) -
 
 
 def not_finite(group: Any) -> None:
-    rank = as_processes(group).rank
+    rank = as_process_group(group).rank
     values = torch.full((4, 3), torch.nan if rank == 1 else 1.0)
     shards = Shards((4, 4), rank)
-    ShardedDistances(ShardedFeatures(TensorFeatures(values), shards, as_processes(group)))
+    ShardedDistances(ShardedFeatures(TensorFeatures(values), shards, as_process_group(group)))
 
 
 def test_features_that_are_not_finite_are_an_error_in_all_processes(workers: Workers) -> None:
@@ -203,14 +203,14 @@ def test_features_that_are_not_finite_are_an_error_in_all_processes(workers: Wor
 def test_a_walk_of_one_process_takes_all_blocks() -> None:
     seen: list[tuple[int, int]] = []
     source = FeatureDistances(TensorFeatures(features(10, 1)[0]))
-    OneProcess().each([source], 4, lambda rows, columns: seen.append((rows.start, columns.start)))
+    LocalTiles().each([source], 4, lambda rows, columns: seen.append((rows.start, columns.start)))
     assert seen == [(0, 0), (0, 4), (0, 8), (4, 4), (4, 8), (8, 8)]
     assert isinstance(population_sums([source]), PairSums)
 
 
 def alone(values: Tensor) -> ShardedDistances:
     """One process with a whole population."""
-    return ShardedDistances(ShardedFeatures(TensorFeatures(values), Shards([len(values)], 0), Processes()))
+    return ShardedDistances(ShardedFeatures(TensorFeatures(values), Shards([len(values)], 0), ProcessGroup()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -230,7 +230,7 @@ def test_the_guess_takes_all_inputs_to_lie_at_right_angles(monkeypatch: Any, num
 def test_features_are_seen_as_those_of_one_tensor(dtype: torch.dtype) -> None:
     (values,) = features(70, 1, dtype)
     whole = TensorFeatures(-values)
-    spread_out = ShardedFeatures(whole, Shards([70], 0), Processes())
+    spread_out = ShardedFeatures(whole, Shards([70], 0), ProcessGroup())
     assert (spread_out.shape, spread_out.dtype, spread_out.device) == (whole.shape, dtype, values.device)
     assert spread_out.largest() == whole.largest() and spread_out.middle().dtype == dtype
     torch.testing.assert_close(spread_out.middle(), whole.middle())
@@ -239,17 +239,17 @@ def test_features_are_seen_as_those_of_one_tensor(dtype: torch.dtype) -> None:
 
 def test_inputs_of_another_process_cannot_be_read_unless_they_visit() -> None:
     own, visiting = features(4, 1)[0], features(6, 1)[0]
-    processes = Processes()
+    processes = ProcessGroup()
     processes.size = 2
     held = ShardedFeatures(TensorFeatures(own), Shards([4, 6], 0), processes)
     for _ in range(2):
         for rows in (slice(4, 6), slice(3, 5), slice(9, 10)):
             with pytest.raises(IndexError, match=f"inputs {rows.start} to {rows.stop - 1} are those of another process"):
                 held.read(rows, slice(0, 8))
-        held.welcome(slice(5, 9), TensorFeatures(visiting[1:5]))
+        held.set_remote_rows(slice(5, 9), TensorFeatures(visiting[1:5]))
         assert torch.equal(held.read(slice(6, 9), slice(2, 8)), visiting[2:5, 2:8])
         assert torch.equal(held.read(slice(0, 4), slice(0, 8)), own)
-        held.farewell()
+        held.drop_remote_rows()
 
 
 def under_another_default(group: Any, sizes: Sequence[int], held: bool) -> Any:
@@ -283,7 +283,7 @@ class Unreadable(TensorFeatures):
 
 
 def looked_at_in_vain(group: Any) -> None:
-    processes = as_processes(group)
+    processes = as_process_group(group)
     kind = Unreadable if processes.rank == 1 else TensorFeatures
     ShardedFeatures(kind(torch.ones(4, 3)), Shards((4, 4), processes.rank), processes)
 

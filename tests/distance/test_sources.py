@@ -6,7 +6,7 @@ from torch import Tensor
 
 from captum_kd.distance import euclidean_distances
 from captum_kd.distance.blockwise import block_correlation, source_correlation
-from captum_kd.distance.centring import center, correlation, geometry, noise_level, remove
+from captum_kd.distance.centering import center, correlation, geometry, noise_level, remove
 from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures
 
 FLOATS = [torch.float32, torch.float64]

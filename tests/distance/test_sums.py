@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_kd.distance.centring import center, u_shift
+from captum_kd.distance.block_sums import PairSums, population_sums, tiles
+from captum_kd.distance.centering import center, u_shift
 from captum_kd.distance.sources import MatrixDistances
-from captum_kd.distance.sums import PairSums, population_sums, tiles
 
 N, K = 23, 3
 SHIFTS = ("none", "any", "exact")
@@ -139,7 +139,7 @@ def test_one_of_several_geometries_by_itself(place):
 def test_work_in_parts_of_a_block_gives_the_same(monkeypatch):
     matrices, shifts = distances(), random(K, N, seed=9)
     whole = summed(matrices, shifts, 9, by_row=True)
-    monkeypatch.setattr("captum_kd.distance.sums._CPU_WORK", 4 * K * 9)
+    monkeypatch.setattr("captum_kd.distance.block_sums._CPU_WORK", 4 * K * 9)
     parts = summed(matrices, shifts, 9, by_row=True)
     torch.testing.assert_close(parts.rows, whole.rows)
     torch.testing.assert_close(parts.products, whole.products)
@@ -153,9 +153,9 @@ class Guessed(MatrixDistances):
         super().__init__(matrix)
         self.guess, self.asked = shift, 0
 
-    def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
+    def block(self, rows: slice, columns: slice, rechecks: Optional[list[Tensor]] = None) -> Tensor:
         self.asked += 1
-        return super().block(rows, columns, doubts)
+        return super().block(rows, columns, rechecks)
 
     def shift(self) -> tuple[Tensor, bool]:
         return self.guess, False
@@ -186,9 +186,9 @@ def test_distances_that_are_held_are_read_once(by_row):
     reads = []
 
     class Counted(MatrixDistances):
-        def block(self, rows: slice, columns: slice, doubts: Optional[list[Tensor]] = None) -> Tensor:
+        def block(self, rows: slice, columns: slice, rechecks: Optional[list[Tensor]] = None) -> Tensor:
             reads.append((rows, columns))
-            return super().block(rows, columns, doubts)
+            return super().block(rows, columns, rechecks)
 
     matrices = distances()
     sums = population_sums([Counted(each) for each in matrices], by_row=by_row, block_size=8)

@@ -13,7 +13,7 @@ import matplotlib.image
 import pytest
 import torch
 
-from captum_kd.distance.centring import center, correlation
+from captum_kd.distance.centering import center, correlation
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCENARIO_ROWS = ("| independent |", "| weak |", "| strong |")

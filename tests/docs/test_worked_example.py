@@ -38,8 +38,8 @@ def features() -> tuple[Tensor, Tensor]:
 @pytest.fixture(scope="module")
 def geometries(features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """P_S, P_B and G by the literal formulas; classes are 1 apart, as on the page."""
-    student, base = (literal.u_centred(literal.distances(x)) for x in features)
-    return student, base, literal.u_centred((LABELS[:, None] != LABELS).double())
+    student, base = (literal.u_centered(literal.distances(x)) for x in features)
+    return student, base, literal.u_centered((LABELS[:, None] != LABELS).double())
 
 
 def test_distances(shown: dict[str, Tensor], features: tuple[Tensor, Tensor]) -> None:
@@ -83,10 +83,10 @@ def test_scores(features: tuple[Tensor, Tensor]) -> None:
 
 
 def test_gradient_with_respect_to_distances(shown: dict[str, Tensor], features: tuple[Tensor, Tensor]) -> None:
-    base = literal.u_centred(literal.distances(features[1]))
-    goal = literal.u_centred((LABELS[:, None] != LABELS).double())
+    base = literal.u_centered(literal.distances(features[1]))
+    goal = literal.u_centered((LABELS[:, None] != LABELS).double())
     distances = literal.distances(features[0]).requires_grad_()
-    literal.r(literal.without(literal.u_centred(distances), base), goal).backward()
+    literal.r(literal.without(literal.u_centered(distances), base), goal).backward()
     assert distances.grad is not None
     # The page moves a pair's two entries together.
     pull = distances.grad + distances.grad.T

@@ -15,7 +15,6 @@ import captum_kd
 import captum_kd.attr
 import captum_kd.distance
 import captum_kd.embeddings
-import captum_kd.features
 import captum_kd.metrics
 import captum_kd.metrics.inference
 import captum_kd.perturb
@@ -35,7 +34,6 @@ PUBLIC_MODULES: tuple[types.ModuleType, ...] = (
     captum_kd.attr,
     captum_kd.distance,
     captum_kd.embeddings,
-    captum_kd.features,
     captum_kd.metrics,
     captum_kd.metrics.inference,
     captum_kd.perturb,

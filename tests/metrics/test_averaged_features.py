@@ -14,9 +14,9 @@ from torch.testing import assert_close
 from workers import Workers, of
 
 from captum_kd import flatten, global_average_pool
+from captum_kd._distributed import as_process_group
 from captum_kd.metrics import compare_transfer, feature_similarity_score, relevance_score
 from captum_kd.metrics.torchmetrics import FeatureSimilarityScore, LayerFeatures, RelevanceScore, TransferScores
-from captum_kd.processes import as_processes
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 NO_GEOMETRY = "one side has no geometry"
@@ -138,7 +138,7 @@ def test_a_metric_forgets_rounding_with_its_features():
 
 def shared(group: Any) -> dict[str, float]:
     torch.set_num_threads(1)
-    rank = 0 if group is None else as_processes(group).rank
+    rank = 0 if group is None else as_process_group(group).rank
     rows = slice(None) if group is None else (slice(0, 17), slice(17, None))[rank]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

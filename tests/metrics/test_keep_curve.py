@@ -267,8 +267,8 @@ def test_random_maps_do_not_follow_given_ones(seed):
     """Not even those that were drawn at random themselves, in the same shape."""
     like = maps(seed, n=400, size=(7, 7))
     found = random_attributions(like)
-    together = torch.stack([found.flatten(1), like.flatten(1)], 1)
-    correlations = torch.tensor([float(torch.corrcoef(pair)[0, 1]) for pair in together])
+    raise_together = torch.stack([found.flatten(1), like.flatten(1)], 1)
+    correlations = torch.tensor([float(torch.corrcoef(pair)[0, 1]) for pair in raise_together])
     assert abs(float(correlations.mean())) < 4 / math.sqrt(400 * 24)  # 24 pairs of conjugate phases
     # Nor do they have a favourite place.
     peaks = torch.bincount(found.flatten(1).argmax(1), minlength=49)

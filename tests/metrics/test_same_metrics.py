@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from workers import Workers, of
 
 from captum_kd import global_average_pool
-from captum_kd.processes import as_processes
+from captum_kd._distributed import as_process_group
 
 pytest.importorskip("torchmetrics")
 
@@ -141,7 +141,7 @@ def from_function(group: Any, model: Any) -> Any:
 
 
 def computed(group: Any, way: str) -> Any:
-    return DIFFERENT[way][0](group, as_processes(group).rank).compute()
+    return DIFFERENT[way][0](group, as_process_group(group).rank).compute()
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -154,7 +154,7 @@ def test_different_metrics_are_an_error_in_all_processes(workers: Workers, way: 
 
 
 def stepwise(group: Any) -> Any:
-    rank = as_processes(group).rank
+    rank = as_process_group(group).rank
     metric = FeatureSimilarityScore(process_group=group, dist_sync_on_step=True, estimator="biased" if rank else "unbiased")
     return metric(*share(rank)[:2])
 
@@ -165,7 +165,7 @@ def test_a_batch_of_different_metrics_is_an_error_too(workers: Workers) -> None:
 
 
 def same(group: Any, way: str) -> float:
-    rank = as_processes(group).rank
+    rank = as_process_group(group).rank
     metric = {
         "embeddings": lambda: rs(group, rank, table(1)),
         "transform": lambda: from_layer(group, rank, feature_transform=global_average_pool),
@@ -185,7 +185,7 @@ def test_equal_metrics_give_one_score(workers: Workers, way: str) -> None:
 
 def uneven(group: Any) -> tuple[float, float, float]:
     """Both have a score; then only one sees further inputs."""
-    rank = as_processes(group).rank
+    rank = as_process_group(group).rank
     metric = fss(group, rank)
     before = float(metric.compute())
     again = float(metric.compute())
@@ -204,7 +204,7 @@ def test_a_process_without_further_inputs_takes_part_in_the_next_score(workers: 
 
 
 def after_an_error(group: Any) -> float:
-    rank = as_processes(group).rank
+    rank = as_process_group(group).rank
     metric = fss(group, rank, estimator="biased" if rank else "unbiased")
     with pytest.raises(ValueError, match="estimator differs"):
         metric.compute()

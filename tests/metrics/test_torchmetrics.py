@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset, TensorDataset
 from workers import Workers, context, of
 
+from captum_kd._distributed import as_process_group
 from captum_kd.distance import distance_correlation, partial_distance_correlation
 from captum_kd.metrics import feature_similarity_score, relevance_score
-from captum_kd.processes import as_processes
 
 pytest.importorskip("torchmetrics")
 
@@ -238,7 +238,7 @@ except ImportError as error:
 
 def shared(group: Any, sizes: Sequence[int], **settings: Any) -> list[Any]:
     """All metrics twice: over a part of the inputs, then over all of them."""
-    rank = as_processes(group).rank
+    rank = as_process_group(group).rank
     student, base, y = (value[sum(sizes[:rank]) :][: sizes[rank]] for value in features(sum(sizes)))
     found: list[Any] = []
     scores = TransferScores(process_group=group, **settings)
@@ -266,7 +266,7 @@ def test_scores_over_processes_are_those_of_one(workers: Workers, sizes: tuple[i
 
 
 def alone(group: Any) -> Any:
-    rank = as_processes(group).rank
+    rank = as_process_group(group).rank
     student, base, y = (value[10 * rank : 10 * rank + 10] for value in features(20))
     metric = filled(TransferScores(process_group=group, sync_on_compute=False), student, base, y)
     return metric.compute(), metric(student, base, y)
@@ -281,7 +281,7 @@ def test_without_sync_each_process_has_its_own_score(workers: Workers) -> None:
 
 
 def stepwise(group: Any) -> Any:
-    rank = as_processes(group).rank
+    rank = as_process_group(group).rank
     student, base, y = (value[10 * rank : 10 * rank + 10] for value in features(20))
     return TransferScores(process_group=group, dist_sync_on_step=True)(student, base, y)
 
@@ -300,7 +300,7 @@ def gathered(group: Any) -> Any:
         asked.append(len(value))
         return list(gather_all_tensors(value, group))
 
-    rank = as_processes(group).rank
+    rank = as_process_group(group).rank
     student, base, y = (value[10 * rank : 10 * rank + 10] for value in features(20))
     metric = filled(TransferScores(process_group=group, dist_sync_fn=gather), student, base, y)
     whole = filled(RelevanceScore(process_group=group, dist_sync_fn=gather_all_tensors), student, y)
@@ -315,13 +315,13 @@ def test_a_sync_function_of_the_users_gathers_as_for_other_metrics(workers: Work
 
 
 def differing(group: Any) -> None:
-    rank = as_processes(group).rank
+    rank = as_process_group(group).rank
     metric = filled(FeatureSimilarityScore(process_group=group), torch.rand(8, 3 + rank), torch.rand(8, 2))
     metric.compute()
 
 
 def too_few(group: Any) -> Any:
-    rank = as_processes(group).rank
+    rank = as_process_group(group).rank
     metric = FeatureSimilarityScore(process_group=group)
     student, base, _ = features(8)
     metric.update(student[rank : rank + 1], base[rank : rank + 1])

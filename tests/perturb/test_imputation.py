@@ -216,10 +216,10 @@ def test_imputed_values_lie_among_the_kept_ones(mask):
 def test_images_do_not_depend_on_their_batch():
     images = torch.rand(len(MASKS), 3, SIZE, SIZE, generator=rng())
     keep = torch.cat([mask[:1] for mask in MASKS.values()])
-    together = pure(images, keep, tolerance=1e-4)
+    raise_together = pure(images, keep, tolerance=1e-4)
     for i in range(len(MASKS)):
         alone = pure(images[i : i + 1], keep[i : i + 1], tolerance=1e-4)
-        assert torch.allclose(alone[0], together[i], atol=2e-4, rtol=0)
+        assert torch.allclose(alone[0], raise_together[i], atol=2e-4, rtol=0)
 
 
 def test_large_batches_are_cut_into_blocks(monkeypatch):

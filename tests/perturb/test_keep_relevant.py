@@ -108,9 +108,9 @@ def test_attributions_of_captum_serve_as_they_are():
 
 def test_images_do_not_depend_on_their_batch():
     x, maps = torch.rand(5, 3, 16, 16, generator=rng()), torch.randn(5, 1, 4, 4, generator=rng(1))
-    together = keep_relevant(x, maps, noise=0)
+    raise_together = keep_relevant(x, maps, noise=0)
     for i in range(5):
-        assert torch.allclose(keep_relevant(x[i : i + 1], maps[i : i + 1], noise=0)[0], together[i], atol=2e-3)
+        assert torch.allclose(keep_relevant(x[i : i + 1], maps[i : i + 1], noise=0)[0], raise_together[i], atol=2e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -16,20 +16,20 @@ Matrix = list[list[Decimal]]
 def unbiased(x: Tensor, y: Tensor) -> float:
     with localcontext() as context:
         context.prec = DIGITS
-        return float(_r(_u_centred(_distances(x)), _u_centred(_distances(y))))
+        return float(_r(_u_centered(_distances(x)), _u_centered(_distances(y))))
 
 
 def biased(x: Tensor, y: Tensor) -> float:
     with localcontext() as context:
         context.prec = DIGITS
-        return float(_r(_double_centred(_distances(x)), _double_centred(_distances(y))))
+        return float(_r(_double_centered(_distances(x)), _double_centered(_distances(y))))
 
 
 def semipartial(x: Tensor, y: Tensor, given: Tensor) -> float:
     """The given features are removed from x only."""
     with localcontext() as context:
         context.prec = DIGITS
-        p, q, g = (_u_centred(_distances(features)) for features in (x, y, given))
+        p, q, g = (_u_centered(_distances(features)) for features in (x, y, given))
         return float(_r(_without(p, g), q))
 
 
@@ -38,7 +38,7 @@ def _distances(x: Tensor) -> Matrix:
     return [[_sum((a - b) ** 2 for a, b in zip(p, q)).sqrt() for q in rows] for p in rows]
 
 
-def _u_centred(d: Matrix) -> Matrix:
+def _u_centered(d: Matrix) -> Matrix:
     n = len(d)
     sums = [_sum(row) for row in d]
     total = _sum(sums) / ((n - 1) * (n - 2))
@@ -47,7 +47,7 @@ def _u_centred(d: Matrix) -> Matrix:
     ]
 
 
-def _double_centred(d: Matrix) -> Matrix:
+def _double_centered(d: Matrix) -> Matrix:
     n = len(d)
     means = [_sum(row) / n for row in d]
     mean = _sum(means) / n

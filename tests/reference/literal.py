@@ -17,7 +17,7 @@ def distances(x: Tensor) -> Tensor:
     return torch.where(off_diagonal, squares.masked_fill(~off_diagonal, 1.0).sqrt(), torch.zeros_like(squares))
 
 
-def u_centred(d: Tensor) -> Tensor:
+def u_centered(d: Tensor) -> Tensor:
     n = d.shape[0]
     rows, columns, total = d.sum(1, keepdim=True), d.sum(0, keepdim=True), d.sum()
     p = d - rows / (n - 2) - columns / (n - 2) + total / ((n - 1) * (n - 2))
@@ -44,15 +44,15 @@ def embedded(labels: Tensor, embeddings: Optional[Tensor]) -> Tensor:
 
 
 def objective(own: Tensor, other: Tensor, labels: Optional[Tensor], embeddings: Optional[Tensor] = None) -> Tensor:
-    rest = without(u_centred(distances(own)), u_centred(distances(other)))
+    rest = without(u_centered(distances(own)), u_centered(distances(other)))
     if labels is None:
         return rest.max(1).values.sum()
-    return r(rest, u_centred(distances(embedded(labels, embeddings))))
+    return r(rest, u_centered(distances(embedded(labels, embeddings))))
 
 
 def teacher_objective(own: Tensor, other: Tensor, teacher: Tensor) -> Tensor:
     """In batch mode and, the added input being one row of the population, in reference mode."""
-    return r(without(u_centred(distances(own)), u_centred(distances(other))), u_centred(distances(teacher)))
+    return r(without(u_centered(distances(own)), u_centered(distances(other))), u_centered(distances(teacher)))
 
 
 def added_objective(
@@ -61,7 +61,7 @@ def added_objective(
     """Reference mode: the added input is the first row."""
     if labels is not None:
         return objective(own, other, labels, embeddings)
-    rest = without(u_centred(distances(own)), u_centred(distances(other)))
+    rest = without(u_centered(distances(own)), u_centered(distances(other)))
     return rest[0, 1:].max()
 
 
@@ -95,13 +95,13 @@ def reference_map(
     maps = []
     for i in range(activations.shape[0]):
         a = activations[i : i + 1].detach().double().requires_grad_()
-        together = None
+        raise_together = None
         if labels is not None and reference_labels is not None:
-            together = torch.cat([labels[i : i + 1], reference_labels])
+            raise_together = torch.cat([labels[i : i + 1], reference_labels])
         j = added_objective(
             torch.cat([features(a), own_references.double()]),
             torch.cat([other[i : i + 1].double(), other_references.double()]),
-            together,
+            raise_together,
             embeddings,
         )
         maps.append(weighted_map(a.detach(), torch.autograd.grad(j, a)[0]))

@@ -1,17 +1,17 @@
-r"""Intervals and tests from scores with each input left out.
+r"""Jackknife intervals and tests from scores with each input left out.
 
 They speak about these trained models on inputs like the ones they were given, and about
 nothing else: whether another training run would show the same is a question for seeds
-(:mod:`captum_kd.metrics.inference.seeds`).
+(:mod:`captum_kd.metrics.inference.seed_tests`).
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple, Optional
 
-from captum_kd._values import as_number
-from captum_kd.distance.centring import LEAST_WITH_REMOVAL
-from captum_kd.metrics.inference.products import Products, Score, check_products, check_score
+from captum_kd._utils.validation import check_float
+from captum_kd.distance.centering import LEAST_WITH_REMOVAL
+from captum_kd.metrics.inference.gram_matrices import Products, Score, check_products, check_score
 
 __all__ = ["JackknifeEstimate", "jackknife"]
 
@@ -68,7 +68,7 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
     check_products(products)
     check_score(products, score)
     score = Score(*score)
-    confidence = as_number(confidence, "confidence", "between 0 and 1 (say 0.95)", 0, 1)
+    confidence = check_float(confidence, "confidence", "between 0 and 1 (say 0.95)", 0, 1)
     n = products.without.shape[0]
     if n == 0:
         raise ValueError("products holds no leave-one-out values; make it with leave_one_out=True.")

@@ -1,4 +1,4 @@
-"""Distance matrices from outside, checked and brought to the form in which blocks of them are asked for."""
+"""Checks of distance matrices that users pass."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Sequence, Union
 import torch
 from torch import Tensor
 
-from captum_kd._values import check_dense, described
-from captum_kd.distance.centring import MIN_INPUTS
+from captum_kd._utils.validation import check_dense, short_repr
+from captum_kd.distance.centering import MIN_INPUTS
 from captum_kd.distance.sources import DistanceSource, MatrixDistances
 
 __all__ = ["as_sources"]
@@ -27,7 +27,7 @@ def as_sources(distances: Sequence[Union[Tensor, DistanceSource]]) -> list[Dista
         if isinstance(each, Tensor):
             check_dense(each, "distances")
         elif not hasattr(each, "block"):
-            raise TypeError(f"distances must be tensors (n, n), got {described(each)}.")
+            raise TypeError(f"distances must be tensors (n, n), got {short_repr(each)}.")
     shapes = [tuple(each.shape) if isinstance(each, Tensor) else (each.n, each.n) for each in distances]
     n = shapes[0][0] if shapes[0] else 0
     if any(shape != (n, n) for shape in shapes):

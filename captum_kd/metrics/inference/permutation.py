@@ -1,4 +1,4 @@
-r"""Does a model's geometry follow the labels more than chance would have it?
+r"""Permutation test of the correlation between a model's distances and the labels.
 
 Under the null hypothesis labels and features are independent, and any assignment of the
 labels to the inputs is as likely as the one seen. Relabelling changes a relevance score
@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from captum_kd._values import as_count, check_dense, described
+from captum_kd._utils.validation import check_int, check_dense, short_repr
+from captum_kd.distance.block_sums import LocalTiles, PairSums, TileIterator, block_side, population_sums
 from captum_kd.distance.blockwise import noise_squares
+from captum_kd.distance.labels import MIN_LABEL_SHARE, label_norms
 from captum_kd.distance.sources import DistanceSource
-from captum_kd.distance.sums import OneProcess, PairSums, Walk, block_side, population_sums
-from captum_kd.labels import MIN_LABEL_SHARE, label_norms
 from captum_kd.metrics.inference.matrices import as_sources
 
 __all__ = ["label_permutation_p_value"]
@@ -56,7 +56,7 @@ def label_permutation_p_value(
     permutations: int = 1000,
     seed: int = 0,
     sums: Optional[PairSums] = None,
-    walk: Walk = OneProcess(),
+    walk: TileIterator = LocalTiles(),
 ) -> float:
     r"""P-value of a model's relevance score under permutation of the labels, upper tail.
 
@@ -96,10 +96,10 @@ def label_permutation_p_value(
     n = source.n
     seen = _classes(labels, class_distances, n)
     if not (sums is None or isinstance(sums, PairSums)):
-        raise TypeError(f"sums must be what population_sums() gave for these distances, or None; got {described(sums)}.")
+        raise TypeError(f"sums must be what population_sums() gave for these distances, or None; got {short_repr(sums)}.")
     if not callable(getattr(walk, "each", None)):
-        raise TypeError(f"walk must go through pairs of inputs, as OneProcess() does, got {described(walk)}.")
-    permutations, seed = as_count(permutations, "permutations", 1), as_count(seed, "seed")
+        raise TypeError(f"walk must go through pairs of inputs, as LocalTiles() does, got {short_repr(walk)}.")
+    permutations, seed = check_int(permutations, "permutations", 1), check_int(seed, "seed")
     found = _ClassSums(source, seen, population_sums([source], walk=walk) if sums is None else sums)
     if found.is_noise:
         return 1.0
@@ -111,7 +111,7 @@ def label_permutation_p_value(
             count = min(found.batch, permutations - start)
             yield torch.stack([torch.randperm(n, generator=generator, device="cpu") for _ in range(count)])
 
-    scores: list[float] = (found(orders) if isinstance(walk, OneProcess) else found.shared(orders, walk)).tolist()
+    scores: list[float] = (found(orders) if isinstance(walk, LocalTiles) else found.shared(orders, walk)).tolist()
     observed, *relabelled = scores
     tie: float = _TIE * torch.finfo(torch.float32).eps / n**0.5 * found.norm * seen.norm
     return (1 + sum(value >= observed - tie for value in relabelled)) / (1 + permutations)
@@ -190,7 +190,7 @@ class _ClassSums:
         assert total is not None
         return total.cpu()
 
-    def shared(self, orders: Callable[[], Iterator[Tensor]], walk: Walk) -> Tensor:
+    def shared(self, orders: Callable[[], Iterator[Tensor]], walk: TileIterator) -> Tensor:
         """The same where no process has whole columns: any block of P has its share, and counts twice off the diagonal."""
         kept: list[tuple[Tensor, slice, slice]] = []
         total: Optional[Tensor] = None
@@ -216,7 +216,7 @@ class _ClassSums:
         add()
         if total is None:  # a process without inputs
             total = self._shift.new_zeros(sum(len(order) for order in orders()))
-        walk.total(total)
+        walk.all_reduce_sum(total)
         return total.cpu()
 
     def _blocks(self, columns: slice) -> list[Tensor]:
@@ -277,7 +277,7 @@ def _classes(labels: Tensor, class_distances: Tensor, n: int) -> _Classes:
     """Checks the labels and keeps the classes that occur."""
     for argument, value in (("labels", labels), ("class_distances", class_distances)):
         if not isinstance(value, Tensor):
-            raise TypeError(f"{argument} must be a tensor, got {described(value)}.")
+            raise TypeError(f"{argument} must be a tensor, got {short_repr(value)}.")
         check_dense(value, argument)
     if labels.shape != (n,):
         raise ValueError(f"labels must be {n} labels, one an input; got shape {tuple(labels.shape)}.")

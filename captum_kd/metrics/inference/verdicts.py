@@ -1,4 +1,4 @@
-"""Seed control in words: one plain sentence per layer, "cannot be decided" included."""
+"""Results of seed control as sentences, one for each layer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Mapping, NamedTuple, Optional, Sequence
 
 from torch import Tensor
 
-from captum_kd._values import as_count, as_number, as_text, check_choice, check_mapping
-from captum_kd.metrics.inference.seeds import check_roles, has_every_score, holm, relabelling_count, seed_test
+from captum_kd._utils.validation import check_int, check_float, check_str, check_choice, check_mapping
+from captum_kd.metrics.inference.seed_tests import check_roles, has_every_score, holm, relabelling_count, seed_test
 
 __all__ = ["QUESTIONS", "Question", "SeedVerdict", "seed_control", "single_pair_sentence"]
 
@@ -124,9 +124,9 @@ def seed_control(
     """
     check_choice(question, "question", list(QUESTIONS))
     check_mapping(scores, "scores", "a mapping from layers to square tensors")
-    level = as_number(level, "level", "between 0 and 1 (say 0.05)", 0, 1)
+    level = check_float(level, "level", "between 0 and 1 (say 0.05)", 0, 1)
     for layer in scores:
-        as_text(layer, "Each layer in scores", or_none=False)
+        check_str(layer, "Each layer in scores", or_none=False)
     asked = QUESTIONS[question]
     for matrix in scores.values():
         check_roles(matrix, students, shared_seeds)
@@ -199,7 +199,7 @@ def single_pair_sentence(students: int, bases: int) -> str:
     Returns:
         str: the sentence.
     """
-    students, bases = as_count(students, "students"), as_count(bases, "bases")
+    students, bases = check_int(students, "students"), check_int(bases, "bases")
     models = f"{'one' if students == 1 else students} Student{'s' * (students > 1)} and one Base"
     return (
         f"{models}: these rows hold for these trained models; they do not show that the difference comes "

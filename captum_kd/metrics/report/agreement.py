@@ -1,4 +1,4 @@
-"""Checks that several processes were given the same question, before any model runs."""
+"""Checks before any model runs that all ranks were called with equal arguments."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from captum_kd._reachable import closure_of
+from captum_kd._distributed import ProcessGroup
+from captum_kd._models.layer_names import names_in
+from captum_kd._models.reachable import closure_of
 from captum_kd.attr.fingerprints import digest_of_callable, digest_of_tensors, is_device, is_sharded, methods_of, own_settings
+from captum_kd.metrics.report.models import ComparedModel
 from captum_kd.metrics.report.settings import name_of
-from captum_kd.metrics.report.subjects import Subject
-from captum_kd.names import names_in
-from captum_kd.processes import Processes
 
 __all__ = ["check_models", "exact_digest", "question_of", "what_is_called"]
 
 
-def check_models(subjects: Sequence[Subject], processes: Processes) -> None:
+def check_models(subjects: Sequence[ComparedModel], processes: ProcessGroup) -> None:
     """Raises a ValueError for models whose forward passes wait for other processes: these have other batches, or none."""
-    if type(processes) is Processes:
+    if type(processes) is ProcessGroup:
         return
     for subject in subjects:
         if isinstance(subject.model, DistributedDataParallel):
@@ -41,7 +41,7 @@ def check_models(subjects: Sequence[Subject], processes: Processes) -> None:
 
 
 def question_of(
-    subjects: Sequence[Subject], labels: Sequence[str], class_embeddings: Optional[Tensor], arguments: Mapping[str, object]
+    subjects: Sequence[ComparedModel], labels: Sequence[str], class_embeddings: Optional[Tensor], arguments: Mapping[str, object]
 ) -> dict[str, object]:
     """What all processes must have alike, by its name in errors: layers, models, classes and arguments."""
     values: dict[str, object] = {"layers": list(labels), "student, base, teacher": [str(each) for each in subjects]}
@@ -85,7 +85,7 @@ def _digest_of_bytes(value: Tensor) -> str:
     return hashlib.sha1(flat.view(torch.uint8).numpy().data if flat.numel() else b"").hexdigest()[:12]
 
 
-def _modules(subject: Subject, model: nn.Module) -> Iterator[tuple[str, object]]:
+def _modules(subject: ComparedModel, model: nn.Module) -> Iterator[tuple[str, object]]:
     """Kind, settings, mode and weights of each module."""
     seen: dict[int, Any] = {}
     for name, module in names_in(model).items():

@@ -1,4 +1,4 @@
-"""compare_transfer: Students, Bases and a Teacher over layers and a loader, in one report."""
+"""compare_transfer: a report on Students, Bases and a Teacher over layers and a loader."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._arguments import as_forward_args, as_inputs, as_labels, as_layout_hints, check_callable, check_device_ids
-from captum_kd._batches import Unpack
-from captum_kd._interrupts import changed_state, interruptible
-from captum_kd._modes import Modes, mode_notes, modes_of
-from captum_kd._outputs import OutputTransform
-from captum_kd._values import as_count, as_flag, as_noise, as_number, as_share
-from captum_kd._warnings import warn_user
-from captum_kd.distance.centring import Estimator, check_estimator
+from captum_kd._distributed import as_process_group
+from captum_kd._models.feature_transforms import FeatureTransform, flatten, global_average_pool
+from captum_kd._models.hooks import same_random_state
+from captum_kd._models.logits import OutputTransform
+from captum_kd._models.token_layout import as_layout_hints
+from captum_kd._models.training_mode import Modes, mode_notes, modes_of
+from captum_kd._utils.arguments import as_forward_args, as_inputs, as_labels, check_callable, check_device_ids
+from captum_kd._utils.batches import Unpack
+from captum_kd._utils.interrupts import changed_state, interruptible
+from captum_kd._utils.validation import check_int, check_bool, check_noise, check_float, check_share
+from captum_kd._utils.warnings import warn_user
+from captum_kd.distance.centering import Estimator, check_estimator
 from captum_kd.embeddings import check_class_embeddings
-from captum_kd.features import FeatureTransform, flatten, global_average_pool
-from captum_kd.layers import same_random_state
+from captum_kd.metrics.report.aggregation import PooledScores, BatchMeanScores, Question
 from captum_kd.metrics.report.agreement import check_models, exact_digest, question_of, what_is_called
 from captum_kd.metrics.report.choices import as_device, check_choices, check_storage
-from captum_kd.metrics.report.localizing import Localize, Localizer, as_explainer
+from captum_kd.metrics.report.collect import FeatureCollector, pairs_of
 from captum_kd.metrics.report.memory import HALVING, POOLING, PROJECTING, MemoryLimit
+from captum_kd.metrics.report.models import TEACHER, Layers, Model, Models, as_compared_models
 from captum_kd.metrics.report.notes import cautions, explanations
-from captum_kd.metrics.report.populations import AllInputs, MiniBatches, Question
 from captum_kd.metrics.report.projection import RandomProjection
 from captum_kd.metrics.report.reading import read_data
 from captum_kd.metrics.report.rows import report_rows
-from captum_kd.metrics.report.scoring import ScoreSettings
+from captum_kd.metrics.report.salient import Localize, Localizer, as_explainer
+from captum_kd.metrics.report.scores import ScoreSettings
 from captum_kd.metrics.report.seed_groups import as_seed_groups, control_seeds, without_seed_control
 from captum_kd.metrics.report.settings import name_of, storage_settings, versions
-from captum_kd.metrics.report.spread import announced_inputs, begin_noise, repeated_by_sampler, shares_of_sampler
-from captum_kd.metrics.report.subjects import TEACHER, Layers, Model, Models, as_subjects
+from captum_kd.metrics.report.sharding import announced_inputs, begin_noise, repeated_by_sampler, sampler_replicas
 from captum_kd.metrics.report.transfer_report import TransferReport
-from captum_kd.metrics.report.views import Viewer, pairs_of
-from captum_kd.processes import as_processes
 
 __all__ = ["compare_transfer"]
 
@@ -186,16 +187,16 @@ def compare_transfer(
         >>> print(report)
         >>> report.plot().savefig("layers.png")
     """
-    processes = as_processes(process_group)
-    with processes.together("checking its arguments"):
+    processes = as_process_group(process_group)
+    with processes.raise_together("checking its arguments"):
         check_choices(population, localize, localize_target, localize_layer, reference)
-        keep, noise = as_share(keep), as_noise(noise)
+        keep, noise = check_share(keep), check_noise(noise)
         if confidence is not None:
-            confidence = as_number(confidence, "confidence", "between 0 and 1 (say 0.95) or None", 0, 1)
-        n_permutations, seed = as_count(n_permutations, "n_permutations"), as_count(seed, "seed")
-        progression, show_progress = as_flag(progression, "progression"), as_flag(show_progress, "show_progress")
-        attribute_to_layer_input = as_flag(attribute_to_layer_input, "attribute_to_layer_input")
-        half_precision = as_flag(half_precision, "half_precision")
+            confidence = check_float(confidence, "confidence", "between 0 and 1 (say 0.95) or None", 0, 1)
+        n_permutations, seed = check_int(n_permutations, "n_permutations"), check_int(seed, "seed")
+        progression, show_progress = check_bool(progression, "progression"), check_bool(show_progress, "show_progress")
+        attribute_to_layer_input = check_bool(attribute_to_layer_input, "attribute_to_layer_input")
+        half_precision = check_bool(half_precision, "half_precision")
         check_storage(population, block_size, half_precision, random_projection)
         check_estimator(estimator)
         check_callable(feature_transform, "feature_transform")
@@ -205,7 +206,7 @@ def compare_transfer(
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
         check_device_ids(device_ids)
         embeddings = check_class_embeddings(class_embeddings)
-        labels, subjects = as_subjects(student, base, teacher, layers)
+        labels, subjects = as_compared_models(student, base, teacher, layers)
         check_models(subjects, processes)
         if localize_layer is not None and localize_layer not in labels:
             raise ValueError(f"localize_layer={localize_layer!r} is none of the layers; pass one of {labels}.")
@@ -227,7 +228,7 @@ def compare_transfer(
         in_pairs = localize == "unicam"
         pairs = pairs_of(subjects, explained_in_pairs=in_pairs)
         seed_groups = as_seed_groups(subjects, groups, shared_seeds, explained_in_pairs=in_pairs)
-        viewer = Viewer(
+        collector = FeatureCollector(
             subjects,
             pairs,
             hints,
@@ -239,7 +240,7 @@ def compare_transfer(
         question = Question(
             labels=labels,
             pairs=pairs,
-            views=viewer.views,
+            views=collector.views,
             compared=[each.key for each in subjects if each.role != TEACHER] if seed_groups else [],
             progression=progression,
             settings=ScoreSettings(estimator, confidence, n_permutations, seed, embeddings, maps_know_labels),
@@ -254,12 +255,12 @@ def compare_transfer(
             )
             if is_taken
         ]
-        limit = MemoryLimit(memory_limit, data, len(viewer.views), progression, block_size, processes.size, device, taken)
+        limit = MemoryLimit(memory_limit, data, len(collector.views), progression, block_size, processes.size, device, taken)
         projection = None if random_projection is None else RandomProjection(random_projection, seed)
-        taker: Union[AllInputs, MiniBatches] = (
-            AllInputs(limit.place, device, half_precision, projection, processes, feature_transform)
+        aggregator: Union[PooledScores, BatchMeanScores] = (
+            PooledScores(limit.place, device, half_precision, projection, processes, feature_transform)
             if population == "all"
-            else MiniBatches(question, processes)
+            else BatchMeanScores(question, processes)
         )
         modes = {str(each): modes_of(each.model) for each in subjects}
         announced = announced_inputs(data, unpack) if localizer is not None and processes.size > 1 else None
@@ -295,21 +296,21 @@ def compare_transfer(
                     "attribute_to_layer_input": attribute_to_layer_input,
                 },
             )
-    processes.agree(alike)
+    processes.check_equal(alike)
     noise_by_process = localizer is not None and not begin_noise(localizer, processes, announced)
     try:
         # A loader draws from the global stream, even an unshuffled one.
-        with processes.together("reading its data"), changed_state(same_random_state(())), interruptible():
-            copies = read_data(data, taker, viewer, unpack, embeddings, show_progress and processes.rank == 0)
+        with processes.raise_together("reading its data"), changed_state(same_random_state(())), interruptible():
+            copies = read_data(data, aggregator, collector, unpack, embeddings, show_progress and processes.rank == 0)
         own = copies.seen
         copies.share(processes)
         if copies.seen == 0:
             raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
-        rows, matrices, undefined = report_rows(question, taker)
+        rows, matrices, undefined = report_rows(question, aggregator)
     finally:
-        if isinstance(taker, AllInputs):
-            taker.close()
-    n = sum(taker.counts.values())
+        if isinstance(aggregator, PooledScores):
+            aggregator.close()
+    n = sum(aggregator.counts.values())
     everyone = processes.gather(
         _Seen(own, modes, 0 if localizer is None else localizer.empty, repeated_by_sampler(data), announced in (own, None))
     )
@@ -319,16 +320,16 @@ def compare_transfer(
         rows,
         n=n,
         # Noise on imputed pixels tells copies apart, so that only the inputs themselves show them.
-        repeated=max(copies.count, taker.repeated if localizer is None else 0),
-        left_out=taker.left_out,
-        left_out_of_removal=taker.left_out_of_removal,
+        repeated=max(copies.count, aggregator.repeated if localizer is None else 0),
+        left_out=aggregator.left_out,
+        left_out_of_removal=aggregator.left_out_of_removal,
         undefined=undefined,
-        undefined_in_batches=taker.undefined,
+        undefined_in_batches=aggregator.undefined,
         modes=mode_notes(modes),
         maps_know_labels=maps_know_labels,
         empty_maps=sum(each.empty_maps for each in everyone),
         repeated_by_sampler=max(each.repeated for each in everyone) if processes.size > 1 else 0,
-        shares=shares_of_sampler(data) if process_group is None else 1,
+        shares=sampler_replicas(data) if process_group is None else 1,
         noise_by_process=noise_by_process or not all(each.as_announced for each in everyone),
     )
     for doubt in doubts if processes.rank == 0 else []:
@@ -338,9 +339,11 @@ def compare_transfer(
         notes.append(without_seed_control(subjects, in_pairs))
     settings = {
         "n": n,
-        "class_counts": {str(label): taker.counts[label] for label in sorted(taker.counts)},
+        "class_counts": {str(label): aggregator.counts[label] for label in sorted(aggregator.counts)},
         "population": population,
-        "batches": {"used": taker.used, "left_out": taker.left_out} if isinstance(taker, MiniBatches) else None,
+        "batches": (
+            {"used": aggregator.used, "left_out": aggregator.left_out} if isinstance(aggregator, BatchMeanScores) else None
+        ),
         "estimator": estimator,
         "feature_transform": name_of(feature_transform),
         "localize": explained_by,
@@ -353,7 +356,7 @@ def compare_transfer(
         "seed": seed,
         "class_embeddings": None if embeddings is None else list(embeddings.shape),
         "attribute_to_layer_input": attribute_to_layer_input,
-        "features": storage_settings(taker, half_precision, random_projection),
+        "features": storage_settings(aggregator, half_precision, random_projection),
         "models": {each.name: each.role for each in subjects},
         "training_mode": [name for name, of_model in modes.items() if of_model.is_training],
         "layers": {

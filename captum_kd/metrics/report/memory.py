@@ -1,4 +1,4 @@
-"""How much memory a report will need, and where its features and distances go."""
+"""The memory that a report needs, and the devices that hold its features and distances."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Collection, Iterable, NamedTuple, Optional
 
 import torch
 
-from captum_kd._batches import length_of
-from captum_kd._values import as_count
+from captum_kd._utils.batches import length_of
+from captum_kd._utils.validation import check_int
+from captum_kd.distance.block_sums import block_side
 from captum_kd.distance.blockwise import MOST_DENSE
 from captum_kd.distance.pairwise import CHUNK
-from captum_kd.distance.sums import block_side
 
 __all__ = ["MemoryLimit", "Placement"]
 
@@ -74,7 +74,7 @@ class MemoryLimit:
         device: torch.device = CPU,
         taken: Collection[str] = (),
     ) -> None:
-        self._limit = None if limit is None else as_count(limit, "memory_limit (in bytes)", 1, or_none=True)
+        self._limit = None if limit is None else check_int(limit, "memory_limit (in bytes)", 1, or_none=True)
         self._data = data
         self._matrices = views * (2 if progression else 1)
         self._block_size = block_size

@@ -1,4 +1,4 @@
-"""What a reader has to know before trusting a report's numbers, in sentences."""
+"""Notes of a report: what limits its numbers, in sentences."""
 
 from __future__ import annotations
 

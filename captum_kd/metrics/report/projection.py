@@ -1,4 +1,4 @@
-"""Random projection of wide features: fewer numbers, distances with a known error."""
+"""Random projection of wide features, with the known error of its distances."""
 
 from __future__ import annotations
 

@@ -6,18 +6,18 @@ from typing import Any, Iterable, Mapping, Optional, Union
 
 from torch import Tensor
 
-from captum_kd._batches import Unpack, batches_of, unpack_batch
-from captum_kd.metrics.report.copies import Copies
-from captum_kd.metrics.report.populations import AllInputs, MiniBatches
-from captum_kd.metrics.report.views import Viewer
+from captum_kd._utils.batches import Unpack, batches_of, unpack_batch
+from captum_kd.metrics.report.aggregation import PooledScores, BatchMeanScores
+from captum_kd.metrics.report.collect import FeatureCollector
+from captum_kd.metrics.report.duplicates import Copies
 
 __all__ = ["read_data"]
 
 
 def read_data(
     data: Iterable[Any],
-    taker: Union[AllInputs, MiniBatches],
-    viewer: Viewer,
+    aggregator: Union[PooledScores, BatchMeanScores],
+    collector: FeatureCollector,
     unpack: Optional[Unpack],
     class_embeddings: Optional[Tensor],
     show_progress: bool,
@@ -45,5 +45,5 @@ def read_data(
                 f"{len(class_embeddings) - 1} only."
             )
         copies.add(inputs)
-        taker.add(viewer.features(inputs, labels), labels)
+        aggregator.add(collector.features(inputs, labels), labels)
     return copies

@@ -1,4 +1,4 @@
-"""Inputs that no model tells apart, found while blocks of distances pass by."""
+"""Duplicate inputs, by their distances in every model."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Callable, Optional, Sequence
 import torch
 from torch import Tensor
 
-from captum_kd.distance.pairwise import is_queued
+from captum_kd.distance.block_sums import TileIterator
+from captum_kd.distance.pairwise import is_async_device
 from captum_kd.distance.sources import DistanceSource
-from captum_kd.distance.sums import Walk
 
 __all__ = ["RepeatedInputs"]
 
@@ -50,7 +50,7 @@ class RepeatedInputs:
         def see(distances: Sequence[Tensor], rows: slice, columns: slice) -> None:
             for place in speaking:
                 block = distances[place]
-                if is_queued(block.device):
+                if is_async_device(block.device):
                     # A GPU's queue goes on: nobody asks it whether there are any.
                     of_rows = torch.arange(rows.start, rows.stop, device=block.device)[:, None]
                     first = torch.where(block <= levels[place], of_rows, n).amin(0)
@@ -64,12 +64,12 @@ class RepeatedInputs:
         self._firsts = list(firsts.values())
         return see
 
-    def end(self, walk: Walk) -> None:
+    def end(self, walk: TileIterator) -> None:
         """To be called after the last block: only inputs that are alike in all of these models, and were before, are."""
         groups, self._firsts = self._firsts, []
         if not groups:
             return
-        walk.least(*groups)
+        walk.all_reduce_min(*groups)
         groups = [each.cpu() for each in groups]
         known = groups if self._groups is None else [self._groups, *groups]
         self._groups = torch.unique(torch.stack(known, 1), dim=0, return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""From layers' summaries to the report's records."""
+"""The rows of a report, from the summaries of its layers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any, Optional, Sequence
 from torch import Tensor
 
 from captum_kd.metrics.inference import QUESTIONS, transfer_scores
-from captum_kd.metrics.report.populations import LayerSummary, Population, Question
-from captum_kd.metrics.report.scoring import Estimate, is_of_a_remainder
-from captum_kd.metrics.report.subjects import BASE, STUDENT, TEACHER
-from captum_kd.metrics.report.views import Pair, View
+from captum_kd.metrics.report.aggregation import LayerSummary, Population, Question
+from captum_kd.metrics.report.collect import Pair, FeatureSet
+from captum_kd.metrics.report.models import BASE, STUDENT, TEACHER
+from captum_kd.metrics.report.scores import Estimate, is_of_a_remainder
 
 __all__ = ["report_rows"]
 
 
 def report_rows(
-    question: Question, taker: Population
+    question: Question, aggregator: Population
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]], list[str]]:
     """The report's records, the score matrices of seed control by question and layer, and what was not defined."""
-    summaries = dict(zip(question.labels, taker.layers(question)))
-    n = sum(taker.counts.values())
+    summaries = dict(zip(question.labels, aggregator.layers(question)))
+    n = sum(aggregator.counts.values())
     has_teacher = any(view.subject.role == TEACHER for view in question.views)
     names = list(transfer_scores(teacher=TEACHER if has_teacher else None))
     rows: list[dict[str, Any]] = []
@@ -63,7 +63,7 @@ def _of_models(score: str, pair: Pair) -> str:
     return "" if score in ("rs_teacher", "progression_teacher") else f" ({student}, {base})"
 
 
-def _progressions(summary: LayerSummary, pair: Pair, views: Sequence[View]) -> dict[str, Optional[Estimate]]:
+def _progressions(summary: LayerSummary, pair: Pair, views: Sequence[FeatureSet]) -> dict[str, Optional[Estimate]]:
     if not summary.progressions:
         return {}
     keys = {STUDENT: pair.student.key, BASE: pair.base.key}

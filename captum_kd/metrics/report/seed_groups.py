@@ -1,4 +1,4 @@
-"""Seed control in a report: which Students are compared with the Bases, and what the comparison says."""
+"""Seed control in a report: the groups of models that are compared, and the results."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
-from captum_kd._values import described
+from captum_kd._utils.validation import short_repr
 from captum_kd.metrics.inference import seed_control, single_pair_sentence
-from captum_kd.metrics.inference.seeds import MOST_RELABELLINGS, relabelling_count
-from captum_kd.metrics.report.subjects import BASE, STUDENT, Subject
+from captum_kd.metrics.inference.seed_tests import MOST_RELABELLINGS, relabelling_count
+from captum_kd.metrics.report.models import BASE, STUDENT, ComparedModel
 
 __all__ = ["SeedGroup", "as_seed_groups", "control_seeds", "without_seed_control"]
 
@@ -31,7 +31,7 @@ class SeedGroup(NamedTuple):
     """
 
     name: Optional[str]
-    models: list[Subject]
+    models: list[ComparedModel]
     students: int
     shared_seeds: list[tuple[int, int]]
 
@@ -39,7 +39,7 @@ class SeedGroup(NamedTuple):
     def keys(self) -> list[str]:
         return [model.key for model in self.models]
 
-    def described(self) -> dict[str, Any]:
+    def short_repr(self) -> dict[str, Any]:
         names = [model.name for model in self.models]
         students, bases = names[: self.students], names[self.students :]
         return {
@@ -51,7 +51,7 @@ class SeedGroup(NamedTuple):
 
 
 def as_seed_groups(
-    subjects: Sequence[Subject],
+    subjects: Sequence[ComparedModel],
     groups: Optional[Mapping[str, Sequence[str]]],
     shared_seeds: Sequence[tuple[str, str]],
     *,
@@ -88,11 +88,11 @@ def as_seed_groups(
 
 
 def _checked_groups(
-    groups: Mapping[str, Sequence[str]], students: Mapping[str, Subject]
+    groups: Mapping[str, Sequence[str]], students: Mapping[str, ComparedModel]
 ) -> dict[Optional[str], list[str]]:
     if not isinstance(groups, Mapping) or any(isinstance(members, str) for members in groups.values()):
         raise TypeError(
-            f"groups must be {{name: names of Students}}, a list of names for each group, got {described(groups)}."
+            f"groups must be {{name: names of Students}}, a list of names for each group, got {short_repr(groups)}."
         )
     if not groups:
         raise ValueError("groups is an empty mapping; leave it out, or name at least one group of Students.")
@@ -108,7 +108,7 @@ def _checked_groups(
 
 
 def _checked_seeds(
-    shared_seeds: Sequence[tuple[str, str]], students: Mapping[str, Subject], bases: Mapping[str, Subject]
+    shared_seeds: Sequence[tuple[str, str]], students: Mapping[str, ComparedModel], bases: Mapping[str, ComparedModel]
 ) -> list[tuple[str, str]]:
     if not isinstance(shared_seeds, (list, tuple)):
         raise TypeError(
@@ -120,7 +120,7 @@ def _checked_seeds(
             raise TypeError(f"shared_seeds must hold pairs (name of a Student, name of a Base), got {pair!r}.")
         if pair[0] not in students or pair[1] not in bases:
             raise ValueError(
-                f"shared_seeds has the pair {described(tuple(pair))}; expected a Student of {list(students)} and a Base of "
+                f"shared_seeds has the pair {short_repr(tuple(pair))}; expected a Student of {list(students)} and a Base of "
                 f"{list(bases)}."
             )
         checked.append((pair[0], pair[1]))
@@ -154,7 +154,7 @@ def control_seeds(
                 tests.append({"group": group.name, **verdict._asdict(), "sentence": sentence})
     return {
         "tests": tests,
-        "groups": [group.described() for group in groups],
+        "groups": [group.short_repr() for group in groups],
         "pairs": _pair_rows(matrices, groups, compared),
     }
 
@@ -178,7 +178,7 @@ def _pair_rows(
     return rows
 
 
-def without_seed_control(subjects: Sequence[Subject], explained_in_pairs: bool) -> str:
+def without_seed_control(subjects: Sequence[ComparedModel], explained_in_pairs: bool) -> str:
     """What a report without seed control does not show, in one sentence."""
     if explained_in_pairs:
         return (

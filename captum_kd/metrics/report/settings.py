@@ -1,4 +1,4 @@
-"""What a report says of how it was made, where that is no argument as it was passed."""
+"""The settings that a report records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import captum
 import numpy
 import torch
 
-from captum_kd.metrics.report.populations import AllInputs, MiniBatches
+from captum_kd.metrics.report.aggregation import PooledScores, BatchMeanScores
 from captum_kd.metrics.report.projection import relative_error
 
 __all__ = ["name_of", "storage_settings", "versions"]
@@ -20,16 +20,18 @@ def name_of(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
-def storage_settings(taker: Union[AllInputs, MiniBatches], half: bool, projection: Optional[int]) -> Optional[dict[str, Any]]:
+def storage_settings(
+    aggregator: Union[PooledScores, BatchMeanScores], half: bool, projection: Optional[int]
+) -> Optional[dict[str, Any]]:
     """How features were kept and distances taken; None for mini-batches."""
-    if not isinstance(taker, AllInputs) or taker.placement is None:
+    if not isinstance(aggregator, PooledScores) or aggregator.placement is None:
         return None
     return {
-        "in_file": taker.placement.in_file,
+        "in_file": aggregator.placement.in_file,
         "half_precision": half,
         "random_projection": projection,
         "distances_standard_error": None if projection is None else relative_error(projection),
-        "block_size": None if taker.placement.held else taker.placement.block_size,
+        "block_size": None if aggregator.placement.held else aggregator.placement.block_size,
     }
 
 

@@ -1,4 +1,4 @@
-"""Where a layer's features wait until they are scored: in memory, or in a temporary file.
+"""Storage of a layer's features in memory or in a temporary file.
 
 The file is deleted while it is open (where the system can't, when it is closed), so nothing is left of it however the
 process ends. A read maps it into memory a window at a time, since pages of a file that are mapped count as the process'
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_kd.distance.pairwise import largest_of
+from captum_kd._utils.tensors import largest_of
 from captum_kd.distance.sources import widest
 
 __all__ = ["FeatureStore"]

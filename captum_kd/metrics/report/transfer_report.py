@@ -10,11 +10,11 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
 
-from captum_kd._files import whole_file
-from captum_kd._interrupts import changed_state
-from captum_kd._text import as_spreadsheet_text, encodable
-from captum_kd._values import check_mapping, described
-from captum_kd.metrics.report.table import markdown, plain
+from captum_kd._utils.files import whole_file
+from captum_kd._utils.interrupts import changed_state
+from captum_kd._utils.text import as_spreadsheet_text, encodable
+from captum_kd._utils.validation import check_mapping, short_repr
+from captum_kd.metrics.report.text import markdown, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,11 +57,11 @@ class TransferReport:
         settings: Mapping[str, Any],
     ) -> None:
         if not isinstance(rows, (list, tuple)) or not all(isinstance(row, Mapping) for row in rows):
-            raise TypeError(f"rows must be a list of records (dicts), got {described(rows)}.")
+            raise TypeError(f"rows must be a list of records (dicts), got {short_repr(rows)}.")
         if seed_control is not None:
             check_mapping(seed_control, "seed_control", "a mapping or None")
         if not isinstance(notes, (list, tuple)) or not all(isinstance(note, str) for note in notes):
-            raise TypeError(f"notes must be a list of sentences (str), got {described(notes)}.")
+            raise TypeError(f"notes must be a list of sentences (str), got {short_repr(notes)}.")
         check_mapping(settings, "settings", "a mapping")
         self.rows = [dict(row) for row in rows]
         self.seed_control = None if seed_control is None else dict(seed_control)

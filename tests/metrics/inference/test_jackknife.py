@@ -7,7 +7,7 @@ from torch import Tensor
 
 from captum_kd.distance import euclidean_distances
 from captum_kd.metrics.inference import geometry_products, jackknife, transfer_scores
-from captum_kd.metrics.inference.products import Products
+from captum_kd.metrics.inference.gram_matrices import Products
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:

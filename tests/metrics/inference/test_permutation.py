@@ -10,9 +10,9 @@ from scipy import stats
 from torch import Tensor
 
 from captum_kd.distance import euclidean_distances
-from captum_kd.distance.centring import center, correlation
+from captum_kd.distance.block_sums import population_sums
+from captum_kd.distance.centering import center, correlation
 from captum_kd.distance.sources import MatrixDistances
-from captum_kd.distance.sums import population_sums
 from captum_kd.metrics.inference import permutation
 from captum_kd.metrics.inference.permutation import label_permutation_p_value
 

@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from captum_kd.distance import euclidean_distances
-from captum_kd.distance.centring import center
-from captum_kd.metrics.inference.products import (
-    Products,
-    Score,
-    Side,
-    geometry_products,
-    pair_scores,
-    transfer_scores,
-)
+from captum_kd.distance.centering import center
+from captum_kd.metrics.inference.gram_matrices import Products, Score, Side, geometry_products, pair_scores, transfer_scores
 
 
 def population(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from captum_kd.metrics.inference.seeds import holm, seed_test
+from captum_kd.metrics.inference.seed_tests import holm, seed_test
 
 
 def random_scores(models: int, seed: int) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from captum_kd.metrics.report.copies import Copies
+from captum_kd.metrics.report.duplicates import Copies
 
 TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 

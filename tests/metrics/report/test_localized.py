@@ -143,12 +143,12 @@ def test_further_arguments_reach_the_reference_population_too():
 def test_unicam_explains_a_student_anew_beside_every_base():
     student, bases = related(1), {"base 1": related(2), "base 2": related(3)}
     reference = (images(40, seed=5), labels(40))
-    together = compare(student, bases, "conv2", batches(9), localize="unicam", reference=reference)
+    raise_together = compare(student, bases, "conv2", batches(9), localize="unicam", reference=reference)
     for name, base in bases.items():
         alone = compare(student, {name: base}, "conv2", batches(9), localize="unicam", reference=reference)
         for score, row in by_score(alone, "conv2", base=name).items():
-            assert by_score(together, "conv2", base=name)[score]["value"] == pytest.approx(row["value"], abs=1e-6)
-    assert together.seed_control is None and any("explained anew" in note for note in together.notes)
+            assert by_score(raise_together, "conv2", base=name)[score]["value"] == pytest.approx(row["value"], abs=1e-6)
+    assert raise_together.seed_control is None and any("explained anew" in note for note in raise_together.notes)
 
 
 def test_rows_agree_with_the_metric_functions_noise_included():

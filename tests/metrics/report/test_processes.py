@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from workers import Workers, of
 
+from captum_kd._distributed import as_process_group
 from captum_kd.metrics import compare_transfer
-from captum_kd.metrics.report import populations
-from captum_kd.processes import as_processes
+from captum_kd.metrics.report import aggregation
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -52,7 +52,7 @@ def batches(first: int, count: int, n: int, size: int = 4) -> list[tuple[Tensor,
 
 
 def report(group: Any, sizes: Sequence[int], settings: dict[str, Any], several: bool = False) -> dict[str, Any]:
-    rank = 0 if group is None else as_processes(group).rank
+    rank = 0 if group is None else as_process_group(group).rank
     n, size = sum(sizes), 8 if settings.get("population") == "batch" else 4
     # In one process the same batches, one process' after the other's.
     parts = [batches(sum(sizes[:each]), sizes[each], n, size) for each in range(len(sizes))]
@@ -108,7 +108,7 @@ def test_seed_control_is_that_of_one_process(workers: Workers) -> None:
 
 def in_files(group: Any, sizes: Sequence[int]) -> tuple[bool, bool]:
     rooms: list[bool] = []
-    store = populations.FeatureStore
+    store = aggregation.FeatureStore
     move = store.move_to_file
 
     def watch(self: Any) -> None:
@@ -129,7 +129,7 @@ def test_where_features_are_in_a_file_visitors_are_too(workers: Workers) -> None
 
 def repeated(group: Any, with_copies: bool) -> list[str]:
     """Inputs 0 and 20 are the same, in two processes."""
-    rank = as_processes(group).rank
+    rank = as_process_group(group).rank
     x, y = data(40)
     x[20], y[20] = x[0], y[0]
     if not with_copies:
@@ -146,7 +146,7 @@ def test_repeated_inputs_are_found_across_processes(workers: Workers, with_copie
 
 
 def with_sampler(group: Any) -> dict[str, Any]:
-    processes = as_processes(group)
+    processes = as_process_group(group)
     dataset = TensorDataset(*data(32))
     sampler = DistributedSampler(dataset, processes.size, processes.rank, shuffle=False)
     loader = DataLoader(dataset, 5, sampler=sampler)
@@ -170,7 +170,7 @@ def test_a_share_of_a_sampler_by_itself_is_told() -> None:
 
 def from_loader(group: Any, known: bool) -> dict[str, Any]:
     """Localised, where the length of the others' data is known, and where it is not."""
-    rank = as_processes(group).rank
+    rank = as_process_group(group).rank
     x, y = data(33)
     part = slice(0, 15) if rank == 0 else slice(15, 33)
     loader: Any = DataLoader(TensorDataset(x[part], y[part]), 4)
@@ -198,7 +198,7 @@ class Broken:
 
 
 def broken(group: Any) -> None:
-    own: Any = Broken() if as_processes(group).rank == 1 else [data(8)]
+    own: Any = Broken() if as_process_group(group).rank == 1 else [data(8)]
     compare_transfer(related(1), related(2), LAYERS, own, show_progress=False, process_group=group)
 
 
@@ -222,29 +222,29 @@ def few_data(group: Any) -> None:
 
 
 def other_width(group: Any) -> None:
-    side = 12 + 4 * as_processes(group).rank
+    side = 12 + 4 * as_process_group(group).rank
     own = [(images(8, side, side), labels(8))]
     compare_transfer(related(1), related(2), LAYERS, own, show_progress=False, process_group=group)
 
 
 def other_layers(group: Any) -> None:
-    layers = LAYERS if as_processes(group).rank == 0 else LAYERS[:1]
+    layers = LAYERS if as_process_group(group).rank == 0 else LAYERS[:1]
     compare_transfer(related(1), related(2), layers, [data(8)], show_progress=False, process_group=group)
 
 
 def other_classes(group: Any) -> None:
-    table = torch.eye(3 + as_processes(group).rank)
+    table = torch.eye(3 + as_process_group(group).rank)
     settings: dict[str, Any] = dict(class_embeddings=table, show_progress=False, process_group=group)
     compare_transfer(related(1), related(2), LAYERS, [data(8)], **settings)
 
 
 def other_weights(group: Any) -> None:
-    base = related(2 + as_processes(group).rank)
+    base = related(2 + as_process_group(group).rank)
     compare_transfer(related(1), base, LAYERS, [data(8)], show_progress=False, process_group=group)
 
 
 def other_seed(group: Any) -> None:
-    seed = as_processes(group).rank
+    seed = as_process_group(group).rank
     compare_transfer(related(1), related(2), LAYERS, [data(8)], seed=seed, show_progress=False, process_group=group)
 
 

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from workers import Workers, of
 
 from captum_kd import flatten
+from captum_kd._distributed import as_process_group
 from captum_kd.metrics import compare_transfer
-from captum_kd.processes import as_processes
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -95,7 +95,7 @@ TRANSFORMS: dict[str, Callable[[int], Callable[[Tensor], Tensor]]] = {
 
 
 def transforms(group: Any, way: str, differ: bool) -> list[float]:
-    rank = as_processes(group).rank if differ else 1
+    rank = as_process_group(group).rank if differ else 1
     return compare(group, feature_transform=TRANSFORMS[way](rank))
 
 
@@ -113,8 +113,8 @@ def test_equal_functions_are_equal_though_each_process_has_its_own(workers: Work
 
 
 def on_own_device(group: Any) -> list[float]:
-    device = torch.device("cpu", as_processes(group).rank)
-    name = f"cuda:{as_processes(group).rank}"
+    device = torch.device("cpu", as_process_group(group).rank)
+    name = f"cuda:{as_process_group(group).rank}"
     return compare(group, unpack=lambda batch: (batch[0].to(device.type), batch[1], name)[:2])
 
 
@@ -225,7 +225,7 @@ VALUES: dict[str, Callable[[int], Any]] = {
 
 
 def with_value(group: Any, way: str, differ: bool) -> list[float]:
-    return compare(group, student=Held(VALUES[way](as_processes(group).rank if differ else 1)))
+    return compare(group, student=Held(VALUES[way](as_process_group(group).rank if differ else 1)))
 
 
 @pytest.mark.parametrize("way", VALUES)
@@ -264,7 +264,7 @@ def compiled_in_place(is_compiled: bool) -> nn.Module:
 
 
 def kept(group: Any, way: str) -> list[float]:
-    model = KEPT[way](as_processes(group).rank)
+    model = KEPT[way](as_process_group(group).rank)
     if not isinstance(model, nn.Module):
         return compare(group, student=model, layers={"a": {"student": model.__self__.conv1, "base": "conv1"}})
     return compare(group, student=model)
@@ -305,7 +305,7 @@ DIFFERENT: dict[str, tuple[Callable[[int], dict[str, Any]], str]] = {
 
 
 def different(group: Any, way: str) -> list[float]:
-    return compare(group, **DIFFERENT[way][0](as_processes(group).rank))
+    return compare(group, **DIFFERENT[way][0](as_process_group(group).rank))
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from population import batches, compare, related
 
-from captum_kd._text import as_markdown, as_spreadsheet_text, one_line, printable
-from captum_kd._warnings import warn_user
+from captum_kd._utils.text import as_markdown, as_spreadsheet_text, one_line, printable
+from captum_kd._utils.warnings import warn_user
 from captum_kd.metrics import TransferReport
 from captum_kd.visualization import plot_keep_curve, plot_layer_scores
 

@@ -1,0 +1,1 @@
+"""Running models: hooks, layer activations, token layouts and features."""

@@ -1,0 +1,77 @@
+"""A check that a layer's first axis is the batch if the second axis is equally long.
+
+PyTorch's attention and recurrent layers return time first, (T, N, C), by default. If T equals N, the shape does not show which
+axis is the batch. A second pass over one input fewer does: the batch is the axis that becomes shorter.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping, NoReturn, Optional, Sequence
+
+from torch import nn
+
+from captum_kd._models.channel_axis import channels_are_last, own_evidence
+from captum_kd._models.hooks import Captured, capture_layers, changes_buffers
+from captum_kd._models.layer_names import Layer
+from captum_kd._utils.arguments import take_rows
+
+__all__ = ["check_batch_axis"]
+
+
+def check_batch_axis(
+    forward_func: Callable[..., Any],
+    layers: Sequence[Layer],
+    caught: Sequence[Mapping[nn.Module, Captured]],
+    inputs: tuple[Any, ...],
+    additional_forward_args: tuple[Any, ...] = (),
+    *,
+    at_input: bool = False,
+    device_ids: Optional[Sequence[int]] = None,
+) -> None:
+    """Checks layers whose first two axes are both as long as the batch; other arguments as for :func:`capture_layers`.
+
+    Args:
+        caught (sequence of mapping): what the layers gave on each device, with a trace.
+
+    Raises:
+        ValueError: a layer whose first axis is not the batch, or for which that cannot be found out.
+    """
+    places = {layer: _unclear(device[layer.module], layer.module, at_input) for device in caught for layer in layers}
+    unclear = {layer: place for layer, place in places.items() if place is not None}
+    if not unclear:
+        return
+    n = int(inputs[0].shape[0])
+    layer = next(iter(unclear))
+    if changes_buffers(forward_func, (trace for device in caught for each in device.values() for trace in each.seen)):
+        _refuse(layer, n, "another pass that would tell changes the buffers of modules in training mode; call eval()")
+    rows, fewer = slice(0, n - 1), take_rows(inputs, slice(0, n - 1), n)
+    try:
+        args = take_rows(additional_forward_args, rows, n)
+        again = capture_layers(forward_func, list(unclear), fewer, args, at_input=at_input, device_ids=device_ids)
+    except Exception as error:
+        _refuse(layer, n, f"a pass over {n - 1} inputs, which would tell, fails ({type(error).__name__}: {error})", error)
+    for layer, place in unclear.items():
+        found = sum(device[layer.module].tensors[place].shape[0] for device in again)
+        if found != n - 1:
+            raise ValueError(
+                f"{layer} works on {found} rows for {n - 1} inputs, and on {n} for {n} by coincidence: its first dimension is "
+                "not the batch. Choose a layer whose first dimension is the batch, or build the model with batch_first=True."
+            )
+
+
+def _unclear(caught: Captured, module: nn.Module, at_input: bool) -> Optional[int]:
+    """The place of a tensor whose batch may be either of its first two axes, if there is one."""
+    for place, tensor in enumerate(caught.tensors):
+        shape = tuple(tensor.shape)
+        if 3 <= len(shape) <= 5 and shape[0] == shape[1] > 1:
+            # Behind convolutions and the like the second axis is the channels.
+            if channels_are_last(shape, own_evidence(module, shape, at_input, caught.seen), caught.seen) is not False:
+                return place
+    return None
+
+
+def _refuse(layer: Layer, n: int, reason: str, cause: Optional[Exception] = None) -> NoReturn:
+    raise ValueError(
+        f"{layer} gives {n} x {n} x ... for {n} inputs, and which of the two is the batch cannot be found out: {reason}. "
+        "Pass another number of inputs, or choose another layer."
+    ) from cause

@@ -1,0 +1,49 @@
+"""Grad-CAM's weighting of activations, and the numerical precision that it needs."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+from captum_kd._utils.warnings import warn_user
+
+__all__ = ["precise", "warn_of_lost_digits", "weighted_activations"]
+
+# Below this float16 keeps fewer than 8 bits, what bfloat16 has everywhere; its smallest step is 2^-24.
+_FEW_BITS_OF_FLOAT16 = 2.0**-16
+
+
+def precise(value: Tensor) -> Tensor:
+    """The value in float32 if its type is a half one, which has too few digits for distances and gradients."""
+    return value if value.dtype in (torch.float32, torch.float64) else value.float()
+
+
+def weighted_activations(gradient: Tensor, activations: Tensor, attr_dim_summation: bool) -> Tensor:
+    """Grad-CAM: activations (N, C, ...) weighted by their gradient's means over positions, summed over channels."""
+    if gradient.dim() > 2:
+        gradient = gradient.mean(tuple(range(2, gradient.dim())), keepdim=True)
+    weighted = gradient * activations
+    return weighted.sum(1, keepdim=True) if attr_dim_summation else weighted
+
+
+def warn_of_lost_digits(largest: Sequence[Tensor], layer: str) -> None:
+    """Says that float16, the type of a layer and so of its maps, cannot hold them: too large, or with few bits left.
+
+    Args:
+        largest (sequence of Tensor): scalars, the largest magnitudes of the maps before they were cast.
+        layer (str): the layer in words.
+
+    Warns:
+        UserWarning: maps that reach less than 1.5e-5, or more than float16 has.
+    """
+    if not largest:
+        return
+    reach = float(torch.stack([single.to(largest[0].device) for single in largest]).amax())
+    if 0 < reach < _FEW_BITS_OF_FLOAT16 or reach > torch.finfo(torch.float16).max:
+        lost = "are lost" if reach > 1 else "keep only a few of their bits"
+        warn_user(
+            f"The maps of {layer} reach {reach:.1e}, where values of its type, float16, {lost}. Explain the model in "
+            "bfloat16 or float32: model.bfloat16(), or model.float()."
+        )

@@ -1,0 +1,212 @@
+"""Names of the layers of a model, with and without the prefixes of wrappers.
+
+Compiling and data-parallel wrappers put a segment of their own into every dotted name. Names here
+are without them, the model itself being "". A model may also have a part of its own that is called
+``module``: ``conv`` beside ``module.conv`` are two layers and keep their names.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from typing import Any, Callable, NamedTuple, Optional, Union
+
+import torch
+from torch import nn
+
+from captum_kd._models.reachable import can_reach, model_of
+
+__all__ = ["Layer", "LayerLike", "counterpart", "names_in", "resolve_layer"]
+
+LayerLike = Union[str, nn.Module]
+
+_COMPILED = "_orig_mod"
+_PARALLEL = "module"
+
+
+class Layer(NamedTuple):
+    """A layer found in a model."""
+
+    module: nn.Module
+    name: Optional[str]
+    """Dotted name without the wrappers' segments, "" for the model itself; None where the model does not
+    contain it or is a plain function."""
+    model: str
+    """The argument that gave the model, for messages."""
+
+    def __str__(self) -> str:
+        called = repr(self.name) if self.name else type(self.module).__name__
+        return f"layer {called} of {self.model}"
+
+
+def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: str, argument: str) -> Layer:
+    """Finds a layer by module or dotted name.
+
+    Args:
+        forward_func (callable): the model; a name needs an ``nn.Module``.
+        layer (str or nn.Module): "layer4.1" or the module itself. Exact names of named_modules() go
+            first; else prefixes of compiling and data-parallel wrappers do not matter.
+        model (str): the argument that gave the model, for messages.
+        argument (str): the argument that gave the layer, for messages.
+
+    Raises:
+        ValueError: no such name (with close matches), a name for a plain function, a module that is no part of the
+            model, or a layer in TorchScript.
+        TypeError: neither name nor module.
+    """
+    if isinstance(layer, nn.Module):
+        module = _innermost(layer)
+        name = _name_of(forward_func, module) if isinstance(forward_func, nn.Module) else None
+        given = _that_calls_hooks(Layer(module, name, model))
+        if name is None:
+            _check_part(forward_func, module, model, argument)
+        return given
+    if not isinstance(layer, str):
+        raise TypeError(f"{argument} must be an nn.Module or a dotted name, got {type(layer).__name__}.")
+    if not isinstance(forward_func, nn.Module):
+        raise ValueError(
+            f"{argument}={layer!r} is a name, but {model} is a plain function without named layers; "
+            "pass the layer's module itself."
+        )
+    found = _find(forward_func, layer) if layer else None
+    if found is None:
+        raise ValueError(_no_such_name(forward_func, layer, model, argument))
+    return _that_calls_hooks(Layer(found.module, found.name, model))
+
+
+def counterpart(layer: Layer, forward_func: Callable[..., Any], *, model: str, argument: str) -> Layer:
+    """Another model's layer of the same dotted name as the Student's; that model itself for the whole Student.
+
+    Raises:
+        ValueError: the Student's layer has no name or the other model has none of that name, or it is TorchScript.
+    """
+    if layer.name is None or not isinstance(forward_func, nn.Module):
+        reason = f"{model} is a plain function" if layer.name is not None else (
+            f"{layer.model} is a plain function or does not contain it"
+        )
+        raise ValueError(f"{argument} cannot be told from {layer} because {reason}; pass {argument} as a module.")
+    found = _find_like(forward_func, layer.name)
+    if found is None:
+        raise ValueError(
+            f"{argument} was not given, and {model} has no counterpart of {layer}: "
+            f"{_no_such_name(forward_func, layer.name, model, argument)} Pass {argument} if the architectures differ."
+        )
+    return _that_calls_hooks(Layer(found.module, found.name, model))
+
+
+def _that_calls_hooks(layer: Layer) -> Layer:
+    if isinstance(layer.module, torch.jit.ScriptModule):
+        raise ValueError(
+            f"{layer} is TorchScript, which calls no hooks, so that nobody can look inside; pass the model that was "
+            "scripted or traced."
+        )
+    return layer
+
+
+def _check_part(forward_func: Callable[..., Any], module: nn.Module, model: str, argument: str) -> None:
+    """Raises a ValueError for a module that a model cannot run. What a plain function runs shows in the pass only."""
+    whole = model_of(forward_func)
+    if whole is not None and not can_reach(forward_func, module):
+        name = type(whole).__name__
+        raise ValueError(
+            f"{argument} is a {type(module).__name__} that is no part of {model} ({name}). Copies, and models that were traced, "
+            f"have modules of their own: pass a module of this {name}{', or its dotted name' * (whole is forward_func)}."
+        )
+
+
+def _no_such_name(func: nn.Module, name: str, model: str, argument: str) -> str:
+    close = difflib.get_close_matches(name, filter(None, names_in(func)), n=3)
+    hint = f" Close matches: {', '.join(map(repr, close))}." if close else ""
+    return (
+        f"{argument}={name!r} is no layer of {model} ({type(func).__name__}).{hint} "
+        "Names must be those of named_modules()."
+    )
+
+
+class _Named(NamedTuple):
+    """A module and its name without wrappers' segments."""
+
+    module: nn.Module
+    name: str
+
+
+def _innermost(module: nn.Module) -> nn.Module:
+    """What was compiled: its hooks are those that run when compilation is off."""
+    while isinstance(inside := getattr(module, _COMPILED, None), nn.Module):
+        module = inside
+    return module
+
+
+def _find(model: nn.Module, name: str) -> Optional[_Named]:
+    """The module that a user calls ``name``: as named_modules() has it, or else as :func:`_find_like`."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if name in modules:
+        return _Named(_innermost(modules[name]), _plain_names(model)[name])
+    return _find_like(model, name)
+
+
+def _find_like(model: nn.Module, name: str) -> Optional[_Named]:
+    """The module whose name without wrappers' segments is ``name``, or what is left of it without any."""
+    found = names_in(model)
+    segments = _without_compiled(name)
+    while segments:
+        plain = ".".join(segments)
+        if plain in found:
+            return _Named(found[plain], plain)
+        if segments[0] != _PARALLEL:
+            return None
+        segments.pop(0)
+    return None if name else _Named(found[""], "")
+
+
+def _name_of(model: nn.Module, module: nn.Module) -> Optional[str]:
+    """The name of a module, found by identity; None where the model does not contain it."""
+    plain = _plain_names(model)
+    for name, found in model.named_modules(remove_duplicate=False):
+        if found is module:
+            return plain[name]
+    return None
+
+
+def names_in(model: nn.Module) -> dict[str, nn.Module]:
+    """All modules by their names without wrappers' segments."""
+    plain = _plain_names(model)
+    return {plain[name]: _innermost(module) for name, module in model.named_modules(remove_duplicate=False)}
+
+
+def _plain_names(model: nn.Module) -> dict[str, str]:
+    """From the names of named_modules() to those without wrappers' segments."""
+    depth = _wrappers(model)
+    within = {
+        name: ".".join(_without_compiled(".".join(name.split(".")[depth:])))
+        for name, _ in model.named_modules(remove_duplicate=False)
+    }
+    # Of other wrappers, which only their name for the model gives away, the segment is left out
+    # as well, unless two layers would then share a name.
+    short = {name: _without_parallel(name) for name in set(within.values())}
+    owners = Counter(short.values())
+    return {name: short[longer] if owners[short[longer]] == 1 else longer for name, longer in within.items()}
+
+
+def _wrappers(model: nn.Module) -> int:
+    """How many known wrappers are around a model."""
+    depth = 0
+    while True:
+        if _COMPILED in dict(model.named_children()):
+            model = getattr(model, _COMPILED)
+        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        else:
+            return depth
+        depth += 1
+
+
+def _without_compiled(name: str) -> list[str]:
+    return [segment for segment in name.split(".") if segment not in ("", _COMPILED)]
+
+
+def _without_parallel(name: str) -> str:
+    segments = name.split(".")
+    while len(segments) > 1 and segments[0] == _PARALLEL:
+        segments.pop(0)
+    return ".".join(segments)

@@ -1,0 +1,64 @@
+"""A model's output as logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
+
+from torch import Tensor
+
+from captum_kd._utils.tensors import is_finite
+from captum_kd._utils.validation import check_features
+
+__all__ = ["OutputTransform", "class_scores"]
+
+OutputTransform = Callable[[Any], Tensor]
+
+
+def class_scores(output: Any, output_transform: Optional[OutputTransform], labels: Optional[Tensor], model: str) -> Tensor:
+    """Logits (N, classes) of a model's output: what ``output_transform`` makes of it, its ``logits``, or itself.
+
+    Args:
+        output (Any): what the model returned.
+        output_transform (callable, optional): from it to logits.
+        labels (Tensor, optional): (N,) labels, which have to be among the classes.
+        model (str): the argument that gave the model, for messages.
+
+    Raises:
+        TypeError: no tensor of two dimensions.
+        ValueError: another number of rows than labels, fewer than two classes, a label without logit, or
+            non-finite logits.
+    """
+    if output_transform is not None:
+        logits = output_transform(output)
+    elif isinstance(output, Mapping):
+        logits = output.get("logits", output)
+    else:
+        logits = getattr(output, "logits", output)
+    if isinstance(logits, Tensor):
+        check_features(logits, f"The logits of {model}")
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        shown = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        if output_transform is not None:
+            raise TypeError(f"output_transform must give the logits (N, classes) of {model}, got {shown}.")
+        raise TypeError(
+            f"The output of {model} gives no logits (N, classes), got {shown}; pass output_transform=, a function from "
+            "the model's output to its logits."
+        )
+    rows, classes = logits.shape
+    if labels is not None and rows != labels.shape[0]:
+        raise ValueError(f"{model} gives logits of {rows} rows for {labels.shape[0]} inputs.")
+    if classes < 2:
+        raise ValueError(
+            f"{model} gives one logit per input, but two classes need two: let output_transform return "
+            "torch.cat([torch.zeros_like(logit), logit], 1), with logit that column of the output."
+        )
+    outside = None if labels is None else labels[labels >= classes]
+    if outside is not None and outside.numel():
+        raise ValueError(
+            f"target holds the label {int(outside[0])}, but {model} gives logits of the classes 0 to "
+            f"{classes - 1} only."
+        )
+    if not is_finite(logits):
+        raise ValueError(f"{model} gives non-finite logits (NaN or infinity); check its weights and its inputs.")
+    return logits

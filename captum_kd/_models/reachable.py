@@ -1,0 +1,188 @@
+"""The modules and methods that a model or function refers to."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import gc
+import inspect
+import os
+import sys
+import sysconfig
+import weakref
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, Callable, Iterable, Iterator, Optional
+
+from torch import Tensor, nn
+
+__all__ = [
+    *("add_modules", "can_reach", "closure_of", "is_installed", "is_wrapper", "methods_of_passes", "model_of", "modules_of"),
+    "references",
+]
+
+# Code that is not the user's: its name says what it does.
+_INSTALLED = tuple(
+    str(folder) + os.sep
+    for folder in (
+        *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
+        Path(__file__).parent,
+    )
+)
+
+
+def add_modules(module: nn.Module, found: dict[nn.Module, None]) -> None:
+    """A module and all below it that are not there yet, in the order of ``modules()``, which takes several times as long."""
+    if module not in found:
+        found[module] = None
+        for child in module._modules.values():
+            if child is not None:
+                add_modules(child, found)
+
+
+def modules_of(forward_func: Callable[..., Any]) -> list[nn.Module]:
+    """All modules of a model, in a fixed order.
+
+    Of a plain function they are those it can reach: through its closure, the globals it names, its
+    defaults, the arguments of a partial, the owner of a method, the attributes of a callable object,
+    and the functions and containers among them. Wrappers for several devices and for
+    compilation are left out: the model inside is the same with and without them.
+    """
+    found: dict[nn.Module, None] = {}
+    seen: dict[int, Any] = {}  # holds what it has seen: an identity counts as long as its object lives
+    pending: list[Any] = [forward_func]
+    while pending:
+        value = pending.pop(0)
+        if id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if isinstance(value, nn.Module):
+            add_modules(value, found)
+        else:
+            pending += _referred(value)
+            if callable(value) and not isinstance(value, (type, FunctionType, MethodType, functools.partial)):
+                pending.append(getattr(value, "__dict__", None))
+    return [module for module in found if not is_wrapper(module)]
+
+
+def _referred(value: Any) -> Iterable[Any]:
+    """What a function or a container refers to."""
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__, getattr(value.__self__, "__dict__", None)]
+    if isinstance(value, FunctionType):
+        return [referred for _, referred in references(value)]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return value
+    return value.values() if isinstance(value, dict) else ()
+
+
+def model_of(forward_func: Any) -> Optional[nn.Module]:
+    """The module that a call of it runs: itself, that of a bound method, or that of a partial; None of other functions."""
+    while isinstance(forward_func, functools.partial):
+        forward_func = forward_func.func
+    if isinstance(forward_func, MethodType):
+        forward_func = forward_func.__self__
+    return forward_func if isinstance(forward_func, nn.Module) else None
+
+
+def can_reach(forward_func: Callable[..., Any], module: nn.Module) -> bool:
+    """Whether a model may run a module: one of its own, or one that anything it holds or its code names refers to.
+
+    Models keep modules in lists, weak references, attributes of their class, registries and other files, too, so as not to
+    register their weights. A module that no pass reaches is an error later; a module refused here could not be used at all.
+    """
+    seen: dict[int, Any] = {}
+    pending: list[Any] = [forward_func]
+    while pending:
+        value = pending.pop()
+        if value is module:
+            return True
+        if id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if isinstance(value, FunctionType):
+            pending += _referred(value)
+        elif isinstance(value, ModuleType):
+            pending += vars(value).values() if _is_of_user(value) else ()
+        elif isinstance(value, type):
+            owners = [owner for owner in value.__mro__ if _is_of_user(sys.modules.get(owner.__module__))]
+            pending += [each for owner in owners for each in vars(owner).values()]
+        elif isinstance(value, weakref.ref):
+            pending.append(value())
+        elif not isinstance(value, (Tensor, str, bytes, CodeType)):
+            # Of whatever kind of container or object: its items, its attributes, its class.
+            pending += gc.get_referents(value)
+    return False
+
+
+def _is_of_user(module: Optional[ModuleType]) -> bool:
+    """Whether a file is neither installed nor part of Python; None, of a class that is of no file, is the user's."""
+    if module is None or module.__name__ == "__main__":
+        return True
+    return not (getattr(module, "__file__", None) or _INSTALLED[0]).startswith(_INSTALLED)
+
+
+def is_wrapper(module: nn.Module) -> bool:
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return isinstance(module, parallel) or "_orig_mod" in module._modules
+
+
+def references(function: FunctionType) -> list[tuple[str, Any]]:
+    """What a function refers to besides its arguments: closure, defaults and, of a user's code, globals, by name."""
+    code = function.__code__
+    names = [] if is_installed(code) else sorted(set(_global_names(code)) & function.__globals__.keys())
+    return [
+        *closure_of(function),
+        ("defaults", function.__defaults__),
+        ("keyword defaults", function.__kwdefaults__),
+        *((name, function.__globals__[name]) for name in names),
+    ]
+
+
+def methods_of_passes(module: nn.Module) -> tuple[FunctionType, ...]:
+    """The forward of a module's class, and the methods that it and these name."""
+    return _methods_of_passes(type(module))  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=512)
+def _methods_of_passes(kind: type) -> tuple[FunctionType, ...]:
+    pending, seen, found = ["forward"], {"forward"}, []
+    while pending:
+        name = pending.pop()
+        # Some descriptors, of TorchScript say, raise when they are looked up in a class.
+        method: Any = inspect.unwrap(inspect.getattr_static(kind, name, None))
+        if isinstance(method, FunctionType) and method is not getattr(nn.Module, name, None):
+            found.append(method)
+            pending += [each for each in method.__code__.co_names if each not in seen]
+            seen.update(pending)
+    return tuple(found)
+
+
+def closure_of(function: FunctionType) -> list[tuple[str, Any]]:
+    """What a function takes from the functions around it, by name."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or ())
+    return [(name, cell.cell_contents) for name, cell in cells if _is_full(cell)]
+
+
+def _is_full(cell: Any) -> bool:
+    """A cell may be empty, before its variable is assigned."""
+    try:
+        cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def is_installed(code: CodeType) -> bool:
+    return code.co_filename.startswith(_INSTALLED)
+
+
+def _global_names(code: CodeType) -> Iterator[str]:
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_GLOBAL":
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _global_names(constant)

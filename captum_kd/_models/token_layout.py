@@ -1,0 +1,347 @@
+"""Layouts of layers: tokens, channels-last and channels-first outputs as (N, C, ...).
+
+Convolutional layers put channels first. Transformers give tokens, (N, T, C), often with
+class or register tokens in front, and some models put channels last, (N, h, w, C). The rules, in
+this order:
+
+1. The user's settings (:class:`LayoutHints`).
+2. The axis of the channels, by the modules inside the layer and before it (:mod:`~captum_kd._models.channel_axis`), or by the
+   aspect ratio of the image if no module determines it.
+3. The grid of an image's tokens is the grid of an earlier output. That grid may be halved once or more, and a few extra tokens
+   are prefix tokens. If no earlier output has such a grid, the model may cut its images into square patches. The grid is then
+   the image's size divided by the patch's, with at most one prefix token.
+4. Tokens that became fewer at the same width were dropped or merged. They have no grid that was seen before.
+5. Tokens of other inputs are a sequence.
+
+If no rule applies, an error names the argument to pass. The number of tokens alone is never enough.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, Iterator, NamedTuple, Optional, Sequence
+
+from torch import Tensor, nn
+
+from captum_kd._models.channel_axis import (
+    Evidence,
+    Shape,
+    Size,
+    Trace,
+    channels_are_last,
+    evidence_in,
+    evidence_of,
+    has_aspect,
+    is_ambiguous,
+    own_evidence,
+)
+from captum_kd._utils.validation import check_int, short_repr
+
+__all__ = ["Layout", "LayoutHints", "Size", "Trace", "as_layout_hints", "find_layout"]
+
+MAX_PREFIX_TOKENS = 16
+"""Class, distillation and register tokens in front of the grid that are accepted unasked."""
+
+
+class LayoutHints(NamedTuple):
+    """What the user says about layouts; None means: find out."""
+
+    grid: Optional[Size] = None
+    prefix_tokens: Optional[int] = None
+    channels_last: Optional[bool] = None
+    last_resort: bool = False
+    """Said of another model: counts only where this one's own outputs do not tell."""
+
+
+def as_layout_hints(
+    grid: Optional[tuple[int, int]], prefix_tokens: Optional[int], channels_last: Optional[bool]
+) -> LayoutHints:
+    """The three layout arguments, checked.
+
+    Raises:
+        ValueError: a grid that is not a pair of positive integers, a negative number of prefix tokens, or a
+            channels_last that is not a boolean.
+    """
+    if grid is not None:
+        if not isinstance(grid, (tuple, list)) or len(grid) != 2 or not all(type(side) is int and side >= 1 for side in grid):
+            raise ValueError(f"grid must be (h, w), two positive integers, got {short_repr(grid)}.")
+        grid = (grid[0], grid[1])
+    if prefix_tokens is not None:
+        prefix_tokens = check_int(prefix_tokens, "prefix_tokens", or_none=True)
+    if channels_last is not None and not isinstance(channels_last, bool):
+        raise ValueError(f"channels_last must be True, False or None, got {short_repr(channels_last)}.")
+    return LayoutHints(grid, prefix_tokens, channels_last)
+
+
+class Layout(NamedTuple):
+    """How a layer's output is laid out."""
+
+    grid: Optional[Size] = None
+    """(h, w) of tokens (N, prefix + h * w, C); without it tokens lie in a row."""
+    prefix_tokens: int = 0
+    channels_last: bool = False
+
+    def to_channels_first(self, output: Tensor) -> Tensor:
+        """The output, or a gradient of its shape, as (N, C, ...) without prefix tokens: a view."""
+        if self.grid is not None:
+            tokens = output[:, self.prefix_tokens :].transpose(1, 2)
+            return tokens.reshape(tokens.shape[:2] + self.grid)
+        return output[:, self.prefix_tokens :].movedim(-1, 1) if self.channels_last else output
+
+
+def find_layout(
+    output: Tensor,
+    *,
+    module: nn.Module,
+    where: str,
+    image_size: Optional[Size],
+    seen: Sequence[Trace],
+    hints: LayoutHints = LayoutHints(),
+    known: Optional[Layout] = None,
+    at_input: bool = False,
+    is_row_by_row: Callable[[Size, int], bool] = lambda grid, prefix_tokens: True,
+) -> Layout:
+    """Finds out how a layer's output is laid out.
+
+    Args:
+        output (Tensor): the layer's output (or input), first dimension the inputs.
+        module (nn.Module): the layer, whose type may settle the layout.
+        where (str): the layer's description, for errors.
+        image_size (tuple or None): (H, W) of the model's input where that is an image (N, C, H, W).
+        seen (sequence of Trace): outputs inside the layer and ahead of it in the same forward pass.
+        hints (LayoutHints): the user's settings, which have priority unless they are a last resort.
+        known (Layout, optional): what was found of the same layer for several inputs. For one alone it is
+            heard: a table that all inputs share, (1, h, w, C), cannot then be told from an output of its own.
+        at_input (bool): the tensor is the layer's input.
+        is_row_by_row (callable): whether the model's first tokens lie on a grid, with so many in front of it, that no
+            output shows.
+
+    Raises:
+        ValueError: an output of three axes that nothing tells to be (N, T, C) or (N, C, L), tokens whose grid cannot be found,
+            or hints that do not fit.
+    """
+    shape = tuple(output.shape)
+    if len(shape) not in (3, 4, 5):
+        return Layout()
+    if shape[0] > 1:
+        known = None
+    if known is not None and known.grid is None:
+        return known
+    said = LayoutHints() if hints.last_resort else hints
+    if said.channels_last is not None and len(shape) > 3:
+        return Layout(channels_last=said.channels_last)
+    is_last = channels_are_last(shape, own_evidence(module, shape, at_input, seen), seen, image_size)
+    if len(shape) > 3:
+        is_folded = is_last is None and any(trace.shape == (shape[0] * shape[1], *shape[2:]) for trace in seen)
+        if hints.channels_last is None and (is_folded or is_last is None and is_ambiguous(shape, seen)):
+            raise ValueError(_unclear_channels(shape, where, is_folded))
+        return Layout(channels_last=bool(hints.channels_last) if is_last is None else is_last)
+    if known is not None:  # the grid goes with the size of the image, the tokens in front of it do not
+        said = said._replace(prefix_tokens=known.prefix_tokens)
+    found = _sequence(shape, where, image_size, seen, said, is_last, is_row_by_row)
+    if found is None and hints.last_resort and _may_fit(shape, hints):
+        found = _sequence(shape, where, image_size, seen, hints, is_last, is_row_by_row)
+    if found is None:
+        raise ValueError(_nothing_tells(shape, where, image_size, said, is_last))
+    return found
+
+
+def _may_fit(shape: Shape, hints: LayoutHints) -> bool:
+    """Whether tokens of another model than the one that the hints are about have so many in front of such a grid."""
+    if hints.grid is None:
+        return True
+    prefix = shape[1] - math.prod(hints.grid)
+    return prefix >= 0 if hints.prefix_tokens is None else prefix == hints.prefix_tokens
+
+
+def _sequence(
+    shape: Shape,
+    where: str,
+    image_size: Optional[Size],
+    seen: Sequence[Trace],
+    hints: LayoutHints,
+    is_last: Optional[bool],
+    is_row_by_row: Callable[[Size, int], bool],
+) -> Optional[Layout]:
+    """The layout of three axes; None where nothing tells."""
+    if hints.channels_last is False:
+        return Layout()
+    if hints.grid is not None:
+        return _said_grid(shape, where, hints.grid, hints.prefix_tokens)
+    if hints.channels_last or hints.prefix_tokens is not None:
+        is_last = True
+    if is_last is None:
+        is_last = _by_grids(shape, image_size, seen)
+        if is_last is None and shape[1] == shape[2]:
+            return None
+    if is_last is False:
+        return Layout()
+    if image_size is not None:
+        return _grid_of(shape, image_size, seen, hints.prefix_tokens, is_row_by_row)
+    return Layout(prefix_tokens=hints.prefix_tokens or 0, channels_last=True) if is_last else None
+
+
+def _said_grid(shape: Shape, where: str, grid: Size, prefix_tokens: Optional[int]) -> Layout:
+    tokens, count = shape[1], math.prod(grid)
+    prefix = tokens - count if prefix_tokens is None else prefix_tokens
+    if prefix < 0 or prefix + count != tokens:
+        raise ValueError(
+            f"grid={grid} with prefix_tokens={prefix_tokens} does not fit {where}: it gives "
+            f"{tokens} tokens (shape {shape}), and prefix_tokens + h * w must equal that."
+        )
+    return Layout(grid, prefix)
+
+
+def _unclear_channels(shape: Shape, where: str, is_folded: bool) -> str:
+    steps = f"the model folds {shape[1]} steps of each input into the batch, so that the channels may lie behind these"
+    equal = "the axes are equally long, and layers ahead of it have their channels on either side"
+    return (
+        f"{where} gives shape {shape}, and no module tells which axis holds the channels: {steps if is_folded else equal}. "
+        "Pass channels_last=False for the second axis or channels_last=True for the last one, or choose another layer."
+    )
+
+
+def _nothing_tells(
+    shape: Shape, where: str, image_size: Optional[Size], hints: LayoutHints, is_last: Optional[bool]
+) -> str:
+    if image_size is None:
+        return (
+            f"{where} gives shape {shape} for inputs that are not images, and no module inside it or ahead of it tells whether "
+            "these are tokens, (N, T, C), or channels come first, (N, C, L). Pass channels_last=True for tokens or "
+            "channels_last=False."
+        )
+    front = "" if hints.prefix_tokens is None else f", {hints.prefix_tokens} of them in front of the grid by prefix_tokens"
+    return (
+        f"{where} gives {shape[1]} tokens (shape {shape}) for images of {image_size[0]} x {image_size[1]}{front}, and no layer "
+        "before it shows how they are laid out. Pass grid=(h, w) and, if class or "
+        "register tokens stand in front, prefix_tokens=k, with k + h * w equal to the number of tokens; "
+        "or channels_last=False if the layer's output is (N, C, L) and no tokens at all."
+    )
+
+
+class _Grid(NamedTuple):
+    """A grid ahead of a layer of tokens."""
+
+    size: Size
+    width: Optional[int]
+    """How many channels it has, where its modules tell."""
+    is_of_image: bool
+    """Whether it has the image's aspect, or an unfolding made it."""
+
+
+def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> Iterator[_Grid]:
+    """Grids of the same batch, the latest first: of the image's aspect, or in front of whose channels their module stands."""
+    for trace in reversed(seen[_last_longer(shape, seen) :]):
+        if isinstance(trace.module, nn.Unfold):
+            trace = _on_grid(trace, trace.module)
+        if len(trace.shape) != 4 or trace.shape[0] != shape[0]:
+            continue
+        evidence = evidence_of(trace)
+        _, a, b, c = trace.shape
+        aspects = [image_size is not None and has_aspect(size, image_size) for size in ((b, c), (a, b))]
+        is_last = evidence.channels_last if evidence is not None else None
+        if aspects[0] != aspects[1] and not (evidence is not None and evidence.is_certain):
+            is_last = aspects[1]
+        for last, size, width in ((False, (b, c), a), (True, (a, b), c)):
+            # Pooled outputs, 1 x 1, have every square aspect; they are a grid of one token only.
+            if is_last in (last, None) and (math.prod(size) > 1 or shape[1] == 1):
+                if aspects[last] or (evidence is not None and evidence.is_certain):
+                    is_own = aspects[last] or isinstance(trace.module, nn.Unfold)
+                    yield _Grid(size, None if is_last is None else width, is_own)
+
+
+def _last_longer(shape: Shape, seen: Sequence[Trace]) -> int:
+    """Where tokens got fewer at one width, 0 if nowhere: they lie on no grid that was ahead of that."""
+    first = next((number for number, trace in enumerate(seen) if trace.shape == shape), len(seen))
+    # Inside a block other widths occur; those of a convolution that embeds patches, and of what is given to blocks, last.
+    is_embedded = any(len(trace.shape) == 4 and trace.shape[1] == shape[2] for trace in seen)
+    for number in reversed(range(len(seen))):
+        trace = seen[number]
+        keeps_width = trace.keeps_shape and (is_embedded or len(trace.module._modules) > 0)
+        if keeps_width and _is_longer(trace, shape):
+            # Branches of several scales take turns; tokens in front come and go.
+            if number < first or trace.shape[1] - shape[1] <= MAX_PREFIX_TOKENS:
+                return number
+    return 0
+
+
+def _on_grid(trace: Trace, module: nn.Unfold) -> Trace:
+    """The output of an unfolding, (N, C, L), with its positions on their grid."""
+    settings = (module.kernel_size, module.dilation, module.padding, module.stride)
+    kernel, dilation, padding, stride = ((each, each) if isinstance(each, int) else each for each in settings)
+    sides = (
+        (side + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
+        for axis, side in enumerate(trace.given[0][-2:])
+    )
+    return trace._replace(shape=(*trace.shape[:2], *sides))
+
+
+def _is_longer(trace: Trace, shape: Shape) -> bool:
+    """Whether an output ahead has more tokens of the same width."""
+    return len(trace.shape) == 3 and trace.shape[::2] == shape[::2] and trace.shape[1] > shape[1]
+
+
+def _by_grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> Optional[bool]:
+    """Whether three axes are a flattened grid with channels last or first, where no module of three axes tells."""
+    _, a, b = shape
+    for grid in _grids(shape, image_size, seen):
+        count = math.prod(grid.size)
+        as_first = (grid.width, count) == (a, b)
+        as_last = grid.width == b and 0 <= a - count <= MAX_PREFIX_TOKENS
+        if as_first != as_last:
+            return as_last
+    return None
+
+
+def _grid_of(
+    shape: Shape,
+    image_size: Size,
+    seen: Sequence[Trace],
+    prefix_tokens: Optional[int],
+    is_row_by_row: Callable[[Size, int], bool],
+) -> Optional[Layout]:
+    """Grid and prefix tokens of an image's tokens; None where nothing shows them."""
+    tokens, width = shape[1:]
+
+    def fits(prefix: int) -> bool:
+        return 0 <= prefix <= MAX_PREFIX_TOKENS if prefix_tokens is None else prefix == prefix_tokens
+
+    grids = list(_grids(shape, image_size, seen))
+    if tokens == 1 and fits(0):
+        return Layout((1, 1))
+    # Without the image's aspect a grid has to be one of the tokens' own, and its width tells.
+    fitting = [grid.size for grid in grids if fits(tokens - math.prod(grid.size)) and (grid.is_of_image or grid.width == width)]
+    # Tokens that attend to a coarser grid of themselves (PVT, SegFormer) show that one later than their own.
+    exact = [size for size in fitting if math.prod(size) == tokens]
+    # Patches that were merged two by two as tokens (Hugging Face's Swin) show their own grid nowhere, but are wider.
+    wider = [grid.size for grid in grids if grid.is_of_image and grid.width != width]
+    counts = {trace.shape[1] for trace in seen if len(trace.shape) == 3 and trace.shape[0] == shape[0]}
+    merged = [size for grid in wider for size in _merged(grid, counts) if fits(0) and math.prod(size) == tokens]
+    # Tables of relative positions may look like a coarse grid where the batch is one image (Swin v2): exact goes first.
+    found = exact or merged or fitting
+    if found:
+        return Layout(found[0], tokens - math.prod(found[0]))
+    tokens_ahead = (trace for trace, evidence in zip(seen, evidence_in(seen)) if evidence != Evidence(False))
+    if grids or _last_longer(shape, seen) or any(_is_longer(trace, shape) for trace in tokens_ahead):
+        return None
+    for prefix in (0, 1) if prefix_tokens is None else (prefix_tokens,):
+        grid_size = _cut(image_size, tokens - prefix)
+        if grid_size is not None and is_row_by_row(grid_size, prefix):
+            return Layout(grid_size, prefix)
+    return None
+
+
+def _merged(grid: Size, counts: set[int]) -> Iterator[Size]:
+    """A grid after one, two, ... mergers of 2 x 2 patches, odd sides padded, as long as there were so many tokens before."""
+    h, w = grid
+    while h * w > 1 and h * w in counts:
+        h, w = (h + 1) // 2, (w + 1) // 2
+        yield h, w
+
+
+def _cut(image_size: Size, patches: int) -> Optional[Size]:
+    """The grid of so many square patches that an image is cut into without remainder."""
+    height, width = image_size
+    side = math.isqrt(height * width // patches) if patches > 0 else 0
+    exact = side > 0 and height % side == width % side == 0 and height * width == patches * side * side
+    return (height // side, width // side) if exact else None

@@ -1,0 +1,1 @@
+"""Argument checks, batches, nested outputs, process-wide settings and warnings."""

@@ -1,0 +1,147 @@
+"""Conversion of the batches of a DataLoader to inputs and labels on a device."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Optional
+
+import torch
+from captum._utils.progress import progress
+from torch import Tensor, nn
+
+from captum_kd._utils.arguments import as_inputs, as_labels
+
+__all__ = ["Batch", "Unpack", "batches_of", "device_of", "length_of", "to_device", "unpack_batch"]
+
+Unpack = Callable[[Any], tuple[Any, Any]]
+
+INPUTS_KEY = "pixel_values"
+LABEL_KEYS = ("labels", "label")
+
+WAY_OUT = "Pass unpack=, a function from a batch to the pair (inputs, labels)."
+
+
+class Batch(NamedTuple):
+    """One batch of labelled inputs.
+
+    Attributes:
+        inputs (tuple of Tensor): what the model is called with, examples first, where the loader left them.
+        labels (Tensor): (N,) int64 on the CPU.
+    """
+
+    inputs: tuple[Tensor, ...]
+    labels: Tensor
+
+
+def unpack_batch(batch: Any, unpack: Optional[Unpack] = None) -> Batch:
+    """Inputs and labels of what a loader yields.
+
+    Args:
+        batch (Any): a tuple or list (inputs, labels), whatever else follows in it; or a mapping with
+            ``pixel_values`` and ``labels`` (or ``label``), as Hugging Face datasets give it.
+        unpack (callable, optional): from a batch of any other kind to (inputs, labels).
+
+    Returns:
+        Batch: inputs as a tuple of tensors, labels as (N,) int64 on the CPU.
+
+    Raises:
+        TypeError: a batch that holds no labels, or in which they cannot be told from the inputs; inputs that
+            are not tensors; labels that are not integers; an ``unpack`` that does not return a pair.
+        ValueError: a mapping without the keys, no examples, or another number of labels than inputs.
+    """
+    if unpack is not None:
+        pair = unpack(batch)
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"unpack must return the pair (inputs, labels), got {_kind(pair)}.")
+        inputs, labels = pair
+    elif isinstance(batch, Mapping):
+        inputs, labels = _from_mapping(batch)
+    elif isinstance(batch, (tuple, list)) and len(batch) >= 2:
+        inputs, labels = batch[0], batch[1]
+    else:
+        raise TypeError(
+            f"The loader yields {_kind(batch)}, in which no labels can be found; batches are pairs (inputs, labels) "
+            f"or mappings with {INPUTS_KEY!r} and {LABEL_KEYS[0]!r}. {WAY_OUT}"
+        )
+    values = as_inputs(tuple(inputs) if isinstance(inputs, list) else inputs, "The inputs of a batch")
+    return Batch(values, _labels(labels, values[0].shape[0]))
+
+
+def _from_mapping(batch: Mapping[Any, Any]) -> tuple[Any, Any]:
+    label_key = next((key for key in LABEL_KEYS if key in batch), None)
+    if INPUTS_KEY not in batch or label_key is None:
+        missing = "labels" if INPUTS_KEY in batch else f"{INPUTS_KEY!r}"
+        raise ValueError(
+            f"The loader yields mappings with the keys {sorted(map(str, batch))}, without {missing}; expected "
+            f"{INPUTS_KEY!r} and {LABEL_KEYS[0]!r} (or {LABEL_KEYS[1]!r}). {WAY_OUT}"
+        )
+    return batch[INPUTS_KEY], batch[label_key]
+
+
+def _labels(labels: Any, n: int) -> Tensor:
+    if labels is None:
+        raise TypeError(f"The loader yields None for labels. {WAY_OUT}")
+    try:
+        found = as_labels(labels, n, "labels")
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"The labels of a batch do not fit: {error} {WAY_OUT}") from None
+    assert found is not None
+    # as_labels takes one label for all inputs, as Captum does for targets; a batch's labels are one each.
+    given = labels.numel() if isinstance(labels, Tensor) else getattr(labels, "size", None)
+    if given is None:
+        given = len(labels) if hasattr(labels, "__len__") else 1
+    if given != n:
+        raise ValueError(
+            f"The loader yields {given} label(s) for {n} inputs; one for each is expected. (A Dataset yields single "
+            f"examples: put it into a DataLoader.) {WAY_OUT}"
+        )
+    return found
+
+
+def to_device(value: Any, device: Optional[torch.device]) -> Any:
+    """Tensors of a tensor, tuple, list or mapping on a device; everything else, and all where it is None, as it is."""
+    if device is None:
+        return value
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(to_device(item, device) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(to_device(item, device) for item in value)
+    if isinstance(value, Mapping):
+        return {key: to_device(item, device) for key, item in value.items()}
+    return value
+
+
+def length_of(data: Any) -> Optional[int]:
+    """``len(data)``; None where there is none. Loaders raise whatever they like: Lightning's a RuntimeError before ``iter()``."""
+    try:
+        return len(data)
+    except Exception:
+        return None
+
+
+def batches_of(data: Iterable[Any], desc: str, show_progress: bool) -> Iterator[Any]:
+    """The batches of a loader, under a progress bar if asked."""
+    batches = iter(data)
+    return iter(progress(batches, desc=desc, total=length_of(data))) if show_progress else batches
+
+
+def device_of(model: Any) -> Optional[torch.device]:
+    """Where a model expects its inputs: the device of its first parameter or buffer.
+
+    None for plain functions and for modules without either: they take batches from where they are.
+    """
+    if not isinstance(model, nn.Module):
+        return None
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return None if first is None else first.device
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{type(value).__name__}"

@@ -1,0 +1,109 @@
+"""Atomic writing of files: a file is written as a whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import secrets
+import stat
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Iterator, Optional, Union
+
+from captum_kd._utils.interrupts import interruptible
+from captum_kd._utils.validation import short_repr
+
+__all__ = ["whole_file"]
+
+_DESCRIPTOR = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd/(\d+)|/dev/fd/(\d+)")
+
+
+@contextmanager
+def whole_file(path: Union[str, "os.PathLike[str]"], unfinished: Optional[Path] = None) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of ``path`` once it is complete on the disk.
+
+    Until then, and after an error, the old file is as it was and no other file is left. A symbolic link stays: the file that
+    it points to is replaced. An old file's permissions and extended attributes stay; a new file has the permissions that
+    ``open()`` gives. Devices, named pipes and open file descriptors (``/dev/stdout``, ``/dev/fd/1``) are never replaced: they
+    get the complete content.
+
+    Args:
+        path (str or os.PathLike): the file.
+        unfinished (Path, optional): what the file is called until it is complete; whatever has that name is removed.
+            Default: None, a name that no file has
+
+    Raises:
+        TypeError: no path.
+        ValueError: a folder, a socket, a block device, or another process's file descriptor.
+        OSError: no such folder, no permission to write the old file or into its folder, no room on the disk.
+    """
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(name, str):
+        raise TypeError(f"path must be a file's path (str or os.PathLike) or None, got {short_repr(path)}.")
+    descriptor = _descriptor(name, path)
+    # What a link points to is replaced, not the link.
+    target = Path(os.path.realpath(name))
+    old = None
+    with suppress(FileNotFoundError):
+        old = os.stat(target) if descriptor is None else os.fstat(descriptor)
+    if old is not None and (descriptor is not None or stat.S_ISCHR(old.st_mode) or stat.S_ISFIFO(old.st_mode)):
+        content = io.BytesIO()
+        yield content
+        with interruptible():  # a pipe may wait for its reader
+            with open(target if descriptor is None else os.dup(descriptor), "wb") as file:
+                file.write(content.getvalue())
+        return
+    if not target.name or name.endswith(("/", os.sep)) or (old is not None and not stat.S_ISREG(old.st_mode)):
+        raise ValueError(f"path must name a file, no folder, socket or block device; got {short_repr(name)}.")
+    if old is not None:
+        os.close(os.open(target, os.O_WRONLY))  # raises where open() would
+    if unfinished is None:
+        unfinished = target.with_name(f".{secrets.token_hex(8)}.part")
+    else:
+        unfinished.unlink(missing_ok=True)
+    # Nobody else reads what takes the place of a file that nobody else may read.
+    mode = 0o666 if old is None else 0o600
+    try:
+        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+    except OSError as error:
+        raise OSError(error.errno, f"No file can be made in this folder ({error.strerror})", str(target.parent)) from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if old is not None:
+            _take_over(unfinished, target, old)
+        os.replace(unfinished, target)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _take_over(path: Path, old_path: Path, old: os.stat_result) -> None:
+    """Gives a file the owner, where that is allowed, the permissions and the extended attributes of another one."""
+    new = os.stat(path)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid) and hasattr(os, "chown"):
+        with suppress(PermissionError):
+            os.chown(path, old.st_uid, old.st_gid)
+    os.chmod(path, stat.S_IMODE(old.st_mode))
+    with suppress(OSError, AttributeError):  # where the system has none, or forbids it
+        for name in os.listxattr(old_path):  # access lists are such
+            os.setxattr(path, name, os.getxattr(old_path, name))
+
+
+def _descriptor(name: str, path: object) -> Optional[int]:
+    """The file descriptor of this process that a path stands for, through any number of links; None where it is none."""
+    for _ in range(40):  # as many links as the system follows
+        name = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
+        found = _DESCRIPTOR.fullmatch(name)
+        if found is not None:
+            process, number, of_device = found.groups()
+            if process is not None and int(process) != os.getpid():
+                raise ValueError(f"path is an open file of another process, got {short_repr(path)}; pass a file's path.")
+            return int(number or of_device)
+        if not os.path.islink(name):
+            return None
+        name = os.path.join(os.path.dirname(name), os.readlink(name))
+    return None

@@ -1,0 +1,89 @@
+"""Checks of the attributions that a metric takes, and their interpolation to the size of the images."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+from captum.attr import LayerAttribution
+from torch import Tensor
+
+from captum_kd._utils.tensors import is_finite
+from captum_kd._utils.validation import check_dense, check_untransformed
+
+__all__ = ["as_maps", "image_place", "upsample"]
+
+
+def image_place(inputs: tuple[Tensor, ...], purpose: str) -> int:
+    """Which of a model's inputs is the image (N, C, H, W) that maps are of.
+
+    Raises:
+        ValueError: none, or several.
+    """
+    places = [place for place, value in enumerate(inputs) if value.dim() == 4 and value.is_floating_point()]
+    if len(places) != 1:
+        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+        raise ValueError(
+            f"{purpose} exactly one input of images (N, C, H, W), floating point, but {len(places)} of the inputs are; they "
+            f"have the shapes {shapes}."
+        )
+    return places[0]
+
+
+def as_maps(
+    attributions: Any, argument: str, n: Optional[int], size: Optional[tuple[int, int]] = None, *, flat_too: bool = False
+) -> Tensor:
+    """Attributions, detached and checked to be one finite map per input.
+
+    Args:
+        attributions (Any): what a Captum layer attribution returned.
+        argument (str): its name, for messages.
+        n (int, optional): number of inputs; None: as many as there are maps.
+        size (tuple, optional): (H, W) of what the maps lie on; they must not be larger.
+        flat_too (bool): whether (N, h, w) will do.
+
+    Returns:
+        Tensor: (N, 1, h, w), float32 or float64.
+
+    Raises:
+        TypeError: no floating point tensor; a tuple or list says to choose one.
+        ValueError: another shape, another number of maps than inputs, or a non-finite map, named by its index.
+    """
+    if isinstance(attributions, (tuple, list)):
+        raise TypeError(
+            f"{argument} is a {type(attributions).__name__} of {len(attributions)}, as layers with several outputs, "
+            f"lists of layers and both directions of a transfer give them; choose one, {argument}[0] for example."
+        )
+    if not isinstance(attributions, Tensor) or not attributions.is_floating_point():
+        kind = f"a tensor of {attributions.dtype}" if isinstance(attributions, Tensor) else type(attributions).__name__
+        raise TypeError(f"{argument} must be a floating point tensor of shape (N, 1, h, w), got {kind}.")
+    check_dense(attributions, argument)
+    check_untransformed(attributions, argument)
+    if flat_too and attributions.dim() == 3:
+        attributions = attributions.unsqueeze(1)
+    shape = tuple(attributions.shape)
+    if attributions.dim() != 4 or shape[1] != 1 or 0 in shape:
+        hint = " Sum over channels first, by .sum(1, keepdim=True)." if attributions.dim() == 4 and shape[1] > 1 else ""
+        hint = " Add the dimension of channels, by .unsqueeze(1)." if attributions.dim() == 3 else hint
+        expected = "(N, 1, h, w) or (N, h, w)" if flat_too else "(N, 1, h, w)"
+        raise ValueError(f"{argument} must have shape {expected}, one map per input, got {shape}.{hint}")
+    if n is not None and shape[0] != n:
+        raise ValueError(f"{argument} has {shape[0]} maps for {n} inputs; pass the maps of these inputs, one each.")
+    if size is not None and (shape[2] > size[0] or shape[3] > size[1]):
+        raise ValueError(
+            f"{argument} has maps of {shape[2]}x{shape[3]} for {size[0]}x{size[1]} pixels; maps are upsampled, never "
+            "reduced: pass the maps of these inputs, at the layer's resolution or the input's."
+        )
+    maps: Tensor = attributions.detach()
+    if not is_finite(maps):
+        index = int((~torch.isfinite(maps)).flatten(1).any(1).nonzero()[0])
+        raise ValueError(f"{argument} has non-finite values (NaN or infinity) in map {index}; all must be finite.")
+    return maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
+
+
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, 1, h, w) maps at (H, W), bilinearly, as Captum's ``LayerAttribution.interpolate`` does it."""
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    upsampled: Tensor = LayerAttribution.interpolate(maps, tuple(size), interpolate_mode="bilinear")
+    return upsampled

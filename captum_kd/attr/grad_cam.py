@@ -1,0 +1,153 @@
+"""Grad-CAM at several layers from one forward and one backward pass, for token layers too.
+
+Captum's ``LayerGradCam`` explains one layer a call and gives tokens no grid. Scores that are localised layer by
+layer need many maps of the same batch; where both apply, the maps are the same.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Callable, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from captum_kd._models.batch_axis import check_batch_axis
+from captum_kd._models.cam import precise, weighted_activations
+from captum_kd._models.extraction import check_rows, image_size_of
+from captum_kd._models.hooks import capture_layers, run_model, same_random_state
+from captum_kd._models.layer_names import Layer
+from captum_kd._models.logits import OutputTransform, class_scores
+from captum_kd._models.token_layout import LayoutHints, find_layout
+from captum_kd._utils.interrupts import changed_state, interruptible
+from captum_kd._models.patch_order import is_row_by_row
+
+__all__ = ["layer_gradcams", "predicted_classes"]
+
+
+def layer_gradcams(
+    forward_func: Callable[..., Any],
+    layers: Sequence[Layer],
+    inputs: tuple[Tensor, ...],
+    labels: Optional[Tensor],
+    additional_forward_args: tuple[Any, ...] = (),
+    *,
+    model: str = "forward_func",
+    output_transform: Optional[OutputTransform] = None,
+    high_resolution: bool = False,
+    hints: LayoutHints = LayoutHints(),
+    at_input: bool = False,
+    device_ids: Optional[Sequence[int]] = None,
+) -> list[Tensor]:
+    """Maps of a batch at several layers for the score of each input's label, or of the class that the model predicts.
+
+    Args:
+        forward_func (callable): the model.
+        layers (sequence of Layer): where the maps are.
+        inputs (tuple of Tensor): the model's inputs.
+        labels (Tensor, optional): (N,) the outputs that are explained; None: each input's highest one.
+        additional_forward_args (tuple): further arguments of the model.
+        model (str): what to call the model in messages.
+        output_transform (callable, optional): from the model's output to logits (N, classes), see
+            :func:`captum_kd._models.logits.class_scores`.
+        high_resolution (bool): HiResCAM (Draelos & Carin 2020), which the authors' scores use: gradient times
+            activation position by position, without the mean over positions. What is explained is then the log-odds
+            of the softmax output: up to a positive factor their map is that of the output itself, whose gradient
+            vanishes where a model is sure.
+        hints (LayoutHints): layout of token and channels-last layers where it cannot be found.
+        at_input (bool): explain the layers' inputs instead of their outputs.
+        device_ids (sequence of int, optional): device order of DataParallel models.
+
+    Returns:
+        list of Tensor: for each layer (N, 1, ...), signed, without graph, float32 or float64.
+
+    Raises:
+        ValueError: a layer never reached, with several tensors, without positions, or on which the scores do not
+            depend; labels without an output.
+        TypeError: an output that is not an (N, classes) tensor.
+    """
+    outputs: list[Any] = []
+
+    def run(*args: Any) -> Any:
+        outputs.append(forward_func(*args))
+        return outputs[-1]
+
+    image_size = image_size_of(inputs)
+    devices = capture_layers(
+        run,
+        layers,
+        inputs,
+        additional_forward_args,
+        at_input=at_input,
+        differentiate_from=layers,
+        trace=True,
+        device_ids=device_ids if device_ids is not None else getattr(forward_func, "device_ids", None),
+    )
+    for layer in layers:
+        check_rows(layer, [device[layer.module] for device in devices], inputs[0].shape[0])
+    check_batch_axis(
+        forward_func, layers, devices, inputs, additional_forward_args, at_input=at_input, device_ids=device_ids
+    )
+    for layer in layers:
+        tensors = devices[0][layer.module].tensors
+        if len(tensors) > 1 or tensors[0].dim() < 3:
+            what = f"{len(tensors)} tensors" if len(tensors) > 1 else f"shape {tuple(tensors[0].shape)}, no positions"
+            raise ValueError(
+                f"{layer} gives {what}: there is no map to localise by. Choose another layer for the maps "
+                "(localize_layer=), or pass a function that makes maps as localize=."
+            )
+    with changed_state(torch.inference_mode(False), torch.enable_grad()), interruptible():
+        scores = class_scores(outputs[-1], output_transform, labels, model)
+        explained = (scores.argmax(1) if labels is None else labels.to(scores.device).clone())[:, None]
+        chosen = (_log_odds(scores, explained) if high_resolution else scores.gather(1, explained)).sum()
+    activations = [device[layer.module].tensors[0] for device in devices for layer in layers]
+    gradients = torch.autograd.grad(chosen, activations, allow_unused=True) if chosen.requires_grad else ()
+    if len(gradients) == 0 or any(gradient is None for gradient in gradients):
+        number = next((i for i, gradient in enumerate(gradients) if gradient is None), 0)
+        raise ValueError(
+            f"The scores of {model} do not depend on {layers[number % len(layers)]} in a way that gradients can follow; "
+            "its maps cannot be made. Choose a layer on the path to the output."
+        )
+    maps: list[list[Tensor]] = [[] for _ in layers]
+    pairs = iter(zip(activations, gradients))
+    for device in devices:
+        for of_layer, layer in zip(maps, layers):
+            activation, gradient = (tensor.detach() for tensor in next(pairs))
+            layout = find_layout(
+                activation,
+                module=layer.module,
+                where=str(layer),
+                image_size=image_size,
+                seen=device[layer.module].seen,
+                hints=hints,
+                at_input=at_input,
+                is_row_by_row=partial(is_row_by_row, forward_func, inputs, additional_forward_args, device[layer.module].seen),
+            )
+            a, g = (precise(layout.to_channels_first(tensor)) for tensor in (activation, gradient))
+            of_layer.append((g * a).sum(1, keepdim=True) if high_resolution else weighted_activations(g, a, True))
+    return [torch.cat([part.to(parts[0].device) for part in parts]) for parts in maps]
+
+
+def _log_odds(scores: Tensor, chosen: Tensor) -> Tensor:
+    """log(p / (1 - p)) of the chosen classes' softmax outputs p, (N, 1), without their rounding."""
+    scores = precise(scores)
+    others = scores.scatter(1, chosen, -torch.inf).logsumexp(1, keepdim=True)
+    return scores.gather(1, chosen) - others
+
+
+def predicted_classes(
+    forward_func: Callable[..., Any],
+    inputs: tuple[Tensor, ...],
+    additional_forward_args: tuple[Any, ...] = (),
+    *,
+    model: str = "forward_func",
+    output_transform: Optional[OutputTransform] = None,
+) -> Tensor:
+    """The class (N,) that a model predicts for each input, on its own device.
+
+    Raises:
+        TypeError, ValueError: an output without logits (N, classes), or with non-finite ones.
+    """
+    with changed_state(torch.no_grad(), same_random_state(inputs)), interruptible():
+        output = run_model(forward_func, inputs, additional_forward_args)
+        return class_scores(output, output_transform, None, model).argmax(1)

@@ -1,0 +1,306 @@
+r"""Sums over tiles of distance matrices, from which the Gram matrix of centered distances follows.
+
+For distances A and B of n inputs with row sums a and b, U-centring gives
+
+.. math::
+    \langle P, Q\rangle = \sum_{i \ne j} A_{ij} B_{ij} - \frac{2}{n-2}\, a \cdot b + \frac{a_{..}\, b_{..}}{(n-1)(n-2)},
+
+so that nothing of size n x n has to be held. The three terms are nearly equal and their difference is small: digits
+would be lost. But U-centring takes away whatever has the form c_i + c_j, so it can be taken away before: blocks are
+shifted by a guess of what centring will subtract, and the sums are then small where the result is.
+
+The sums of different blocks add up, in any order and wherever they were computed: a process that has some blocks of
+rows and is sent blocks of columns accumulates its share, and the shares are added (:meth:`PairSums.merge`).
+"""
+
+from __future__ import annotations
+
+from itertools import combinations_with_replacement
+from typing import Callable, Iterator, NamedTuple, Optional, Protocol, Sequence
+
+import torch
+from torch import Tensor
+
+from captum_kd.distance.centering import Estimator, unknown_estimator
+from captum_kd.distance.pairwise import is_async_device
+from captum_kd.distance.sources import DistanceSource, FeatureDistances
+
+__all__ = ["Meeting", "LocalTiles", "PairSums", "TileIterator", "Watch", "block_side", "parts", "population_sums", "tiles"]
+
+# Inputs a side of a block on a CPU: large enough for the matrix product, small enough for a core's cache.
+_CPU_BLOCK = 512
+# And on a GPU, where a kernel takes microseconds to start.
+_DEVICE_BLOCK = 4096
+# Numbers of float64 in work at once: 2 MB, which stays in a core's cache.
+_CPU_WORK = 1 << 18
+# 256 MB, of a GPU's memory.
+_DEVICE_WORK = 1 << 25
+# Rows whose products a GPU is given as dots of single pairs: a product of so few and so long ones takes it several times longer.
+_MOST_DOTS = 3
+# Where shifted sums are this much larger than what is left of them, the guess was a bad one (far outliers).
+_BAD_GUESS = 1e4
+
+Meeting = Callable[[slice, slice], None]
+"""Called with the rows and columns of a block."""
+
+Watch = Callable[[Sequence[Tensor], slice, slice], None]
+"""Called with the distances, rows and columns of a block."""
+
+
+class PairSums:
+    """Sums of k geometries over pairs of inputs.
+
+    Args:
+        shifts (Tensor): (k, n), float64: the vectors that are taken from rows and columns of every block. All
+            accumulators that are to be merged need the same.
+        by_row (bool): also sum products within rows, for scores with each input left out. Then the shifts must be those
+            that U-centre exactly (:meth:`u_shifts` of a first pass).
+
+    Attributes:
+        rows (Tensor): (k, n) sums of the shifted distances over each row.
+        products (Tensor): (k, k) sums of products over all ordered pairs of different inputs.
+        by_row (Tensor, optional): (n, k, k) the same over each row.
+    """
+
+    def __init__(self, shifts: Tensor, by_row: bool = False) -> None:
+        k, n = shifts.shape
+        self.shifts = shifts
+        self.rows = torch.zeros_like(shifts)
+        self.products = shifts.new_zeros((k, k))
+        self.by_row: Optional[Tensor] = shifts.new_zeros((n, k, k)) if by_row else None
+
+    @property
+    def n(self) -> int:
+        return self.shifts.shape[1]
+
+    def add(self, distances: Sequence[Tensor], rows: slice, columns: slice) -> None:
+        """Takes one block of all k geometries; of a pair of different blocks only one may be given.
+
+        Args:
+            distances (sequence of Tensor): k raw distances (r, c), float32 or float64.
+            rows, columns (slice): the places of the inputs in the population, the same range or ranges
+                without common inputs.
+        """
+        (r, c), k = distances[0].shape, len(distances)
+        on_diagonal = rows == columns
+        weight = 1 if on_diagonal else 2  # both (i, j) and (j, i)
+        step = max(1, (_DEVICE_WORK if is_async_device(self.shifts.device) else _CPU_WORK) // (k * c))
+        buffer = self.shifts.new_empty((k, min(step, r), c))
+        for start in range(0, r, step):
+            stop = min(start + step, r)
+            here, work = slice(rows.start + start, rows.start + stop), buffer[:, : stop - start]
+            for place, block in enumerate(distances):
+                work[place].copy_(block[start:stop])
+            work.sub_(self.shifts[:, here, None]).sub_(self.shifts[:, None, columns])
+            if on_diagonal:
+                work.diagonal(start, dim1=1, dim2=2).zero_()
+            else:
+                self.rows[:, columns] += work.sum(1)
+            self.rows[:, here] += work.sum(2)
+            if self.by_row is None:
+                self.products += _inner_products(work.flatten(1)).mul_(weight)
+            else:
+                of_rows = work.permute(1, 0, 2)
+                found = torch.bmm(of_rows, of_rows.mT)
+                self.by_row[here] += found
+                self.products += found.sum(0).mul_(weight)
+                if not on_diagonal:
+                    of_columns = work.permute(2, 0, 1).contiguous()
+                    self.by_row[columns] += torch.bmm(of_columns, of_columns.mT)
+
+    def merge(self, other: "PairSums") -> None:
+        """Adds the sums over other blocks of the same population, taken with the same shifts."""
+        self.rows += other.rows
+        self.products += other.products
+        if self.by_row is not None and other.by_row is not None:
+            self.by_row += other.by_row
+
+    def of(self, place: int) -> "PairSums":
+        """The sums of one of the geometries by itself."""
+        one = PairSums(self.shifts[place : place + 1])
+        one.rows = self.rows[place : place + 1]
+        one.products = self.products[place : place + 1, place : place + 1]
+        return one
+
+    def gram(self, estimator: Estimator = "unbiased") -> Tensor:
+        """(k, k) inner products of the centred matrices: sums over all entries."""
+        n, totals = self.n, self.rows.sum(1)
+        if estimator == "unbiased":
+            return (
+                self.products
+                - self.rows @ self.rows.T * (2 / (n - 2))
+                + torch.outer(totals, totals) / ((n - 1) * (n - 2))
+            )
+        if estimator != "biased":
+            raise unknown_estimator(estimator)
+        # Here the diagonal counts; shifted, it is -2c.
+        rows = self.rows - 2 * self.shifts
+        totals = rows.sum(1)
+        products = self.products + 4 * self.shifts @ self.shifts.T
+        return products - rows @ rows.T * (2 / n) + torch.outer(totals, totals) / n**2
+
+    def raw_squares(self) -> Tensor:
+        """(k,) squared Frobenius norms of the raw distances."""
+        shifts, n = self.shifts, self.n
+        found = self.products.diagonal() + 4 * (self.rows * shifts).sum(1)
+        return found + 2 * (n - 2) * shifts.square().sum(1) + 2 * shifts.sum(1).square()
+
+    def u_shifts(self, estimator: Estimator = "unbiased") -> Tensor:
+        """(k, n) the vectors u with P_ij = D_ij - u_i - u_j, for i != j."""
+        n = self.n
+        if estimator == "unbiased":
+            return self.shifts + (self.rows - self.rows.sum(1, keepdim=True) / (2 * (n - 1))) / (n - 2)
+        if estimator != "biased":
+            raise unknown_estimator(estimator)
+        sums = self.rows + (n - 2) * self.shifts + self.shifts.sum(1, keepdim=True)
+        means = sums / n
+        return means - means.mean(1, keepdim=True) / 2
+
+    def without_each(self) -> Tensor:
+        r"""(n, k, k) inner products with each input left out, as means: over (n - 1)(n - 4).
+
+        With :math:`e_k = \sum_j P_{kj} Q_{kj}`, leaving input k out and centring what is left again gives
+
+        .. math::
+            \langle P, Q\rangle_{(k)} = \frac{\sum_i e_i - 2\,\frac{n-2}{n-3}\, e_k}{(n-1)(n-4)}
+
+        exactly. For raw distances the formula has terms in row sums as well, which here are 0: U-centring takes away
+        whatever has the form u_i + u_j, so a submatrix of P and a submatrix of D centre to the same matrix, and the rows
+        of P without column k sum to :math:`-P_{ik}`. Starting from P, no large sums cancel.
+        """
+        if self.by_row is None:
+            raise ValueError("These sums were not taken by row; pass by_row=True.")
+        n = self.n
+        return (self.products - self.by_row * (2 * (n - 2) / (n - 3))) / ((n - 1) * (n - 4))
+
+
+def _inner_products(rows: Tensor) -> Tensor:
+    """(k, k) of k long rows."""
+    k = len(rows)
+    if k > _MOST_DOTS or not is_async_device(rows.device):
+        return rows @ rows.T
+    pairs = list(combinations_with_replacement(range(k), 2))
+    dots = {pair: torch.dot(rows[pair[0]], rows[pair[1]]) for pair in pairs}
+    return torch.stack([dots[min(i, j), max(i, j)] for i in range(k) for j in range(k)]).view(k, k)
+
+
+def block_side(device: torch.device) -> int:
+    """Inputs a side of a block, unless a user asks for another number."""
+    return _DEVICE_BLOCK if is_async_device(device) else _CPU_BLOCK
+
+
+def tiles(n: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks on and above the diagonal of an (n, n) matrix: each pair of inputs once."""
+    return combinations_with_replacement(parts(slice(0, n), size), 2)
+
+
+def parts(whole: slice, size: int) -> Iterator[slice]:
+    """A range in parts of a size, the last one smaller."""
+    for start in range(whole.start, whole.stop, size):
+        yield slice(start, min(start + size, whole.stop))
+
+
+class TileIterator(Protocol):
+    """A way through the pairs of a population: which blocks this process takes, and how shares are added up."""
+
+    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
+        """Calls a function with the rows and columns of each block of this process' share, while the sources have what they
+        need to give its distances. Over all processes every pair of inputs comes once; rows are the same as columns or lie
+        before them."""
+
+    def all_reduce_sum(self, *values: Tensor) -> None:
+        """Replaces tensors by their sums over all processes."""
+
+    def all_reduce_min(self, *values: Tensor) -> None:
+        """Replaces tensors by the smallest of each entry over all processes."""
+
+
+class LocalTiles:
+    """All blocks are this process'."""
+
+    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
+        for rows, columns in tiles(sources[0].n, block_size):
+            see(rows, columns)
+
+    def all_reduce_sum(self, *values: Tensor) -> None:
+        pass
+
+    def all_reduce_min(self, *values: Tensor) -> None:
+        pass
+
+
+def population_sums(
+    sources: Sequence[DistanceSource],
+    *,
+    by_row: bool = False,
+    block_size: Optional[int] = None,
+    watch: Optional[Callable[[], Watch]] = None,
+    walk: TileIterator = LocalTiles(),
+) -> PairSums:
+    """The sums over a whole population: one pass over its blocks, or two.
+
+    Args:
+        sources (sequence of DistanceSource): k, of the same inputs, on one device.
+        by_row (bool): also sums within rows. Distances that are not held are then computed twice: the shifts that
+            U-centre exactly are known after one pass only.
+        block_size (int, optional): inputs a side of a block; default: :func:`block_side`.
+        watch (callable, optional): makes what is to be called with the k distances, rows and columns of each block. Where the
+            first pass has to be made again, it makes another one, and what the one before saw does not count.
+        walk (Walk): where several processes share the population.
+
+    Returns:
+        PairSums: float64 where the device has it.
+    """
+    size = block_side(sources[0].device) if block_size is None else block_size
+    passes = _Passes(sources, size, walk)
+    shifts, exact = zip(*(source.shift() for source in sources))
+    sums = passes.over(torch.stack(shifts), by_row and all(exact), watch)
+    left = sums.gram().diagonal()
+    if (by_row and not all(exact)) or bool((sums.products.diagonal() > _BAD_GUESS * left).any() and not all(exact)):
+        sums = passes.over(sums.u_shifts(), by_row)
+    return sums
+
+
+class _Passes(NamedTuple):
+    """Passes over all blocks of a population."""
+
+    sources: Sequence[DistanceSource]
+    block_size: int
+    walk: TileIterator
+
+    def over(self, shifts: Tensor, by_row: bool, watch: Optional[Callable[[], Watch]] = None) -> PairSums:
+        """The sums of one pass. On a GPU it is made in the hope that no pair is close, and made again if one was: looking at
+        every block for close pairs would have the host wait for each."""
+        computed = [source for source in self.sources if isinstance(source, FeatureDistances)]
+        if is_async_device(shifts.device) and not any(source.all_far is False for source in computed):
+            rechecks: list[Tensor] = []
+            sums = self._once(shifts, by_row, watch, rechecks)
+            needs_recheck = torch.stack(rechecks).any() if rechecks else shifts.new_zeros(())
+            found = needs_recheck.to(shifts.dtype).reshape(1)
+            self.walk.all_reduce_sum(found)
+            are_apart = not bool(found)
+            for source in computed:
+                source.all_far = are_apart  # for the passes that follow
+            if are_apart:
+                return sums
+        return self._once(shifts, by_row, watch)
+
+    def _once(
+        self,
+        shifts: Tensor,
+        by_row: bool,
+        watch: Optional[Callable[[], Watch]],
+        rechecks: Optional[list[Tensor]] = None,
+    ) -> PairSums:
+        sums = PairSums(shifts, by_row)
+        look = None if watch is None else watch()
+
+        def see(rows: slice, columns: slice) -> None:
+            distances = [source.block(rows, columns, rechecks) for source in self.sources]
+            if look is not None:
+                look(distances, rows, columns)
+            sums.add(distances, rows, columns)
+
+        self.walk.each(self.sources, self.block_size, see)
+        self.walk.all_reduce_sum(sums.rows, sums.products, *([] if sums.by_row is None else [sums.by_row]))
+        return sums

@@ -1,0 +1,238 @@
+"""Centered distance matrices and their inner products.
+
+Sources: Szekely, Rizzo & Bakirov 2007 (distance correlation), Szekely & Rizzo 2014 (U-centring, unbiased estimator,
+partial distance correlation).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, Optional, get_args
+
+import torch
+from torch import Tensor
+
+from captum_kd._utils.tensors import largest_of
+from captum_kd._utils.validation import check_choice, short_repr
+from captum_kd._utils.warnings import warn_user
+from captum_kd.distance.pairwise import distances_to_center, power_of_two
+
+__all__ = [
+    "Estimator",
+    "Geometry",
+    "LEAST_WITH_REMOVAL",
+    "MIN_INPUTS",
+    "center",
+    "check_estimator",
+    "correlation",
+    "geometry",
+    "inner_product",
+    "unknown_estimator",
+    "noise_level",
+    "raw_scale",
+    "remove",
+    "u_centered",
+    "u_shift",
+    "warn_of_no_geometry",
+]
+
+Estimator = Literal["unbiased", "biased"]
+
+MIN_INPUTS = 4
+"""U-centring divides by (n - 3): fewer inputs have no geometry."""
+LEAST_WITH_REMOVAL = MIN_INPUTS + 1
+"""The U-centred matrices of 4 inputs span 2 dimensions: after removal a score can only flip its sign."""
+
+
+class Geometry(NamedTuple):
+    """A population as seen by one set of features: its centred distances.
+
+    Attributes:
+        matrix (Tensor): (n, n) centred distances (what is left of them after :func:`remove`).
+        raw_norm (Tensor): scalar, the scale against which rounding is told from structure (:func:`raw_scale`).
+    """
+
+    matrix: Tensor
+    raw_norm: Tensor
+
+    def detach(self) -> "Geometry":
+        return Geometry(self.matrix.detach(), self.raw_norm.detach())
+
+    def to_like(self, other: "Geometry") -> "Geometry":
+        """On the device and in the dtype of another geometry."""
+        return Geometry(self.matrix.to(other.matrix), self.raw_norm.to(other.matrix))
+
+    def is_negligible(self) -> Tensor:
+        """Whether nothing but rounding is left: a boolean scalar tensor."""
+        level = noise_level(self.matrix.dtype) * self.raw_norm
+        negligible: Tensor = torch.linalg.matrix_norm(self.matrix.detach()) <= level
+        return negligible
+
+
+def noise_level(dtype: torch.dtype) -> float:
+    """Norms at most this share of the raw distances' norm count as zero."""
+    return 32 * torch.finfo(dtype).eps
+
+
+def raw_scale(norm: Tensor, rounding: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """The norm of raw distances; that at which they count as rounding altogether, where rounding may have made them.
+
+    Args:
+        norm (Tensor): (...), Frobenius norm of the distances.
+        rounding (Tensor): (...), by which distance rounding may have moved each input at most; 0 where features are no averages.
+        n (int): inputs.
+        dtype (torch.dtype): of the features.
+    """
+    return torch.where(norm <= 2**0.5 * n * rounding, norm / noise_level(dtype), norm)
+
+
+def geometry(
+    x: Tensor, estimator: Estimator = "unbiased", largest: Optional[float] = None, rounding: float = 0.0
+) -> Geometry:
+    """The centred distances of features.
+
+    Args:
+        x (Tensor): (n, d), float32 or float64, n >= 4.
+        estimator (str): "unbiased" centres for the unbiased estimator, "biased" for the biased one.
+        largest (float, optional): the largest absolute value in ``x``, where that is known.
+        rounding (float): as for :func:`raw_scale`.
+
+    Raises:
+        ValueError: another estimator.
+    """
+    size = largest_of(x) if largest is None else largest
+    distances = distances_to_center(x, size)
+    # Nobody else has these distances: where no gradient needs them, they become what is centred.
+    centred = _center(distances, estimator, in_place=not distances.requires_grad)
+    if rounding:
+        norm = centred.raw_norm
+        centred = centred._replace(raw_norm=raw_scale(norm, norm.new_tensor(rounding / power_of_two(size)), len(x), x.dtype))
+    if distances.dtype == x.dtype:
+        return centred
+    return Geometry(centred.matrix.to(x.dtype), centred.raw_norm.to(x.dtype))
+
+
+def center(distances: Tensor, estimator: Estimator = "unbiased") -> Geometry:
+    r"""Centres a distance matrix.
+
+    Unbiased (U-centring, Szekely & Rizzo 2014): for i != j
+
+    .. math:: P_{ij} = D_{ij} - \frac{D_{i.}}{n-2} - \frac{D_{.j}}{n-2} + \frac{D_{..}}{(n-1)(n-2)}
+
+    and 0 on the diagonal. Biased: row, column and total means are taken away from every entry.
+
+    Args:
+        distances (Tensor): (n, n), symmetric, zero diagonal.
+        estimator (str): "unbiased" or "biased".
+
+    Raises:
+        ValueError: another estimator.
+    """
+    return _center(distances, estimator, in_place=False)
+
+
+def _center(distances: Tensor, estimator: Estimator, in_place: bool) -> Geometry:
+    raw_norm = torch.linalg.vector_norm(distances.detach())
+    matrix = _without(_shift(distances, estimator), distances, in_place)
+    return Geometry(matrix.fill_diagonal_(0) if estimator == "unbiased" else matrix, raw_norm)
+
+
+def _without(shift: Tensor, distances: Tensor, in_place: bool = False) -> Tensor:
+    """D_ij - u_i - u_j, of (..., n, n) and (..., n)."""
+    column = shift[..., None]
+    return (distances.sub_(column) if in_place else distances - column).sub_(shift[..., None, :])
+
+
+def _shift(distances: Tensor, estimator: Estimator) -> Tensor:
+    """The vector u with P_ij = D_ij - u_i - u_j: for all i and j if biased, off the diagonal if unbiased."""
+    if estimator == "unbiased":
+        return u_shift(distances)
+    if estimator == "biased":
+        means = distances.mean(1)
+        return means - means.mean() / 2
+    raise unknown_estimator(estimator)
+
+
+def u_shift(distances: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
+    """The vector u with P_ij = D_ij - u_i - u_j off the diagonal of a U-centred matrix.
+
+    Args:
+        distances (Tensor): (..., n, n), symmetric.
+        dtype (torch.dtype, optional): in which to sum, and of the result; that of ``distances`` without.
+
+    Returns:
+        Tensor: (..., n).
+    """
+    n = distances.shape[-1]
+    sums = distances.sum(-1, dtype=dtype)
+    return torch.sub(sums, sums.sum(-1, keepdim=True), alpha=0.5 / (n - 1)) / (n - 2)
+
+
+def u_centered(distances: Tensor) -> Tensor:
+    """U-centred copies of symmetric matrices (..., n, n) with a diagonal of 0."""
+    matrices = _without(u_shift(distances), distances)
+    matrices.diagonal(dim1=-2, dim2=-1).zero_()
+    return matrices
+
+
+def inner_product(p: Geometry, q: Geometry) -> Tensor:
+    r"""Sum of the products of all entries.
+
+    The inner product of Szekely & Rizzo 2014 is this sum over n(n - 3), that of the biased
+    estimator over n^2. Ratios, which are all that is asked for here, do not need the divisor.
+    """
+    if p.matrix.dtype == torch.float64:
+        return torch.dot(p.matrix.flatten(), q.matrix.flatten())  # one pass; float32 would lose digits
+    return (p.matrix * q.matrix).sum()
+
+
+def remove(p: Geometry, q: Geometry) -> Geometry:
+    r"""What of ``p`` is left when ``q`` is taken away: the projection orthogonal to ``q``.
+
+    .. math:: P_{p|q} = P_p - \frac{\langle P_p, P_q\rangle}{\langle P_q, P_q\rangle} P_q
+
+    A ``q`` without geometry (constant features) takes nothing away.
+    """
+    if bool(q.is_negligible()):
+        return p
+    slope = inner_product(p, q) / inner_product(q, q)
+    return Geometry(torch.addcmul(p.matrix, slope, q.matrix, value=-1), p.raw_norm)
+
+
+def correlation(p: Geometry, q: Geometry, *, warn: bool = True) -> Tensor:
+    r"""Correlation of two geometries: their inner product over the product of their norms.
+
+    Returns:
+        Tensor: scalar in [-1, 1]. Where one of the two is negligible (constant features, or
+        nothing left after removal) the score and its gradient are 0, with a warning.
+    """
+    product = inner_product(p, q)
+    squares = [inner_product(each, each) for each in (p, q)]
+    left, right, raw_left, raw_right = torch.stack([*squares, p.raw_norm, q.raw_norm]).tolist()
+    # Square roots first: the product of the two squares may overflow.
+    left, right, level = math.sqrt(left), math.sqrt(right), noise_level(p.matrix.dtype)
+    if left <= level * raw_left or right <= level * raw_right:
+        if warn:
+            warn_of_no_geometry()
+        return product * 0
+    norms = squares[0].sqrt() * squares[1].sqrt() if product.requires_grad else left * right
+    return (product / norms).clamp(-1, 1)
+
+
+def warn_of_no_geometry() -> None:
+    """Warns of a score that is 0 for want of a geometry."""
+    warn_user(
+        "A score is 0 because one side has no geometry: its features are constant, or a "
+        "rotated, scaled copy of what was removed from them."
+    )
+
+
+def check_estimator(estimator: str) -> None:
+    """Raises a ValueError for anything but the estimators' names."""
+    check_choice(estimator, "estimator", get_args(Estimator))
+
+
+def unknown_estimator(estimator: object) -> ValueError:
+    """What to raise where nothing is written for an estimator: a name that no check has seen, or that got a check alone."""
+    known = " or ".join(map(repr, get_args(Estimator)))
+    return ValueError(f"No centring is written here for estimator={short_repr(estimator)}; expected {known}.")

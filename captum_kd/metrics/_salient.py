@@ -1,0 +1,111 @@
+"""Inputs reduced to their salient part, for scores around the salient region."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from captum_kd._models.hooks import same_random_state
+from captum_kd._utils.arguments import check_callable
+from captum_kd._utils.interrupts import changed_state, interruptible
+from captum_kd._utils.maps import as_maps, image_place
+from captum_kd._utils.tensors import is_finite
+from captum_kd.perturb import keep_relevant
+
+__all__ = ["InputReducer", "PerturbFunc", "as_reducers"]
+
+PerturbFunc = Callable[[Tensor, Tensor], Tensor]
+
+_SEED = 0
+
+
+class InputReducer(NamedTuple):
+    """Reduces one model's inputs by its own maps; :func:`as_reducers` has checked both.
+
+    Attributes:
+        maps (Tensor): (N, 1, h, w).
+        place (int): which of the inputs is the image.
+        perturb_func (callable): from images and maps to reduced images.
+    """
+
+    maps: Tensor
+    place: int
+    perturb_func: PerturbFunc
+
+    def reduce(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The inputs with the image reduced, all at once: noise drawn for a batch would depend on the batches.
+
+        Raises:
+            TypeError, ValueError: perturb_func gives something else than finite images of the same shape.
+        """
+        images = inputs[self.place]
+        with changed_state(torch.no_grad(), _seeded(images)), interruptible():
+            # A copy: a function that works in place must not reach the caller's images.
+            reduced = self.perturb_func(images.clone(), self.maps.to(images.device))
+        if not isinstance(reduced, Tensor):
+            raise TypeError(f"perturb_func must return the perturbed images, a tensor, got {type(reduced).__name__}.")
+        if reduced.shape != images.shape or not is_finite(reduced):
+            what = f"shape {tuple(reduced.shape)}" if reduced.shape != images.shape else "non-finite values"
+            raise ValueError(f"perturb_func must return finite images of the shape {tuple(images.shape)}, got {what}.")
+        return (*inputs[: self.place], reduced.detach(), *inputs[self.place + 1 :])
+
+
+def as_reducers(
+    attributions: Any,
+    base_attributions: Any,
+    perturb_func: Optional[PerturbFunc],
+    inputs: tuple[Tensor, ...],
+    *,
+    has_base: bool,
+) -> tuple[Optional[InputReducer], Optional[InputReducer]]:
+    """What reduces the inputs of a score's model and of its Base; checked before any model runs.
+
+    Args:
+        has_base (bool): whether a second model takes part.
+
+    Raises:
+        TypeError: maps that are not a tensor (of a tuple, choose one), a perturb_func that cannot be called.
+        ValueError: maps of one of the two models only, or of a Base that there is not; perturb_func without maps;
+            maps of another batch or size, or with non-finite values; no input, or several, that are images.
+    """
+    if attributions is None and base_attributions is None:
+        if perturb_func is not None:
+            raise ValueError("perturb_func is applied to inputs and attributions; pass attributions with it.")
+        return None, None
+    if base_attributions is not None and not has_base:
+        raise ValueError("base_attributions are maps of the model in given=, which is None; leave them out.")
+    if attributions is None or (base_attributions is None and has_base):
+        lacking, there = "attributions", "base_attributions"
+        if attributions is not None:
+            lacking, there = there, lacking
+        raise ValueError(
+            f"{there} was passed without {lacking}: each model's images are reduced by its own maps. Explain both models, "
+            "or pass the same maps twice to reduce both models' images alike."
+        )
+    if perturb_func is not None:
+        check_callable(perturb_func, "perturb_func")
+    place = image_place(inputs, "Scores of the salient part (attributions=) need")
+    images = inputs[place]
+
+    def reducer(maps: Any, argument: str) -> InputReducer:
+        checked = as_maps(maps, argument, len(images), (images.shape[2], images.shape[3]))
+        return InputReducer(checked, place, keep_relevant if perturb_func is None else perturb_func)
+
+    return (
+        reducer(attributions, "attributions"),
+        None if base_attributions is None else reducer(base_attributions, "base_attributions"),
+    )
+
+
+@contextmanager
+def _seeded(images: Tensor) -> Iterator[None]:
+    """Random numbers from one seed, so that two models' images get the same noise; the global state is given back."""
+    with same_random_state((images,)):
+        torch.default_generator.manual_seed(_SEED)
+        if images.device.type == "cuda":
+            with torch.cuda.device(images.device):
+                torch.cuda.manual_seed(_SEED)
+        yield

@@ -1,0 +1,263 @@
+r"""Gram matrices of a population, and of the population with each input left out.
+
+Every score of this package is algebra on the inner products of a few geometries (Student,
+Base, labels, Teacher). So is every leave-one-out score, once the inner products without each
+input are known; they cost one pass over the matrices, not one per input
+(:meth:`captum_kd.distance.block_sums.PairSums.without_each`). Distances may be matrices, or sources that compute them a block
+at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping, NamedTuple, Optional, Sequence, Union
+
+import torch
+from torch import Tensor
+
+from captum_kd._utils.validation import check_int, check_bool, check_str, check_mapping, short_repr
+from captum_kd.distance.block_sums import PairSums, population_sums
+from captum_kd.distance.blockwise import noise_squares
+from captum_kd.distance.gram import gram_correlation
+from captum_kd.distance.sources import DistanceSource
+from captum_kd.metrics.inference.matrices import as_sources
+
+__all__ = ["Products", "Score", "Side", "geometry_products", "pair_scores", "products_of", "transfer_scores"]
+
+Side = Union[str, tuple[str, str]]
+"""One side of a score: a geometry's name, or (name, given) for what is left once given is removed."""
+
+# A squared norm that fell to this share of what it was computed from is rounding: the
+# difference of two numbers that agree to 12 digits.
+_LEFT_OUT_SHARE = 1e-12
+
+
+class Score(NamedTuple):
+    """A correlation of two sides, e.g. ``Score(("student", "base"), "labels")`` for RS(S|B)."""
+
+    x: Side
+    y: Side
+
+
+def transfer_scores(
+    student: str = "student", base: str = "base", *, labels: str = "labels", teacher: str | None = None
+) -> dict[str, Score]:
+    """The report's scores of one pair of models, by the names of their geometries.
+
+    Args:
+        student (str): the Student's geometry among the products.
+        base (str): the Base model's.
+        labels (str): the class embeddings'.
+        teacher (str): the Teacher's; without one its scores are left out.
+
+    Returns:
+        dict of str to Score: the five scores of a pair, with a Teacher the twelve.
+
+    Example::
+
+        >>> transfer_scores("kd seed 1", "base seed 1")["rs_distilled"]
+        Score(x=('kd seed 1', 'base seed 1'), y='labels')
+    """
+    for argument, name in (("student", student), ("base", base), ("labels", labels)):
+        check_str(name, argument, or_none=False)
+    check_str(teacher, "teacher")
+    distilled, residual = (student, base), (base, student)
+    scores = {
+        "fss": Score(student, base),
+        "rs_student": Score(student, labels),
+        "rs_base": Score(base, labels),
+        "rs_distilled": Score(distilled, labels),
+        "rs_residual": Score(residual, labels),
+    }
+    if teacher is not None:
+        scores |= {
+            "rs_teacher": Score(teacher, labels),
+            "fss_student_teacher": Score(student, teacher),
+            "fss_base_teacher": Score(base, teacher),
+            "teacher_distilled": Score(distilled, teacher),
+            "teacher_residual": Score(residual, teacher),
+            "teacher_only_distilled": Score(distilled, (teacher, labels)),
+            "teacher_only_residual": Score(residual, (teacher, labels)),
+        }
+    return scores
+
+
+class Products(NamedTuple):
+    """Inner products of k named geometries of the same n inputs.
+
+    Attributes:
+        names (tuple of str): the geometries, in the order of the tensors' last dimensions.
+        full (Tensor): (k, k), over all inputs, float64.
+        without (Tensor): (n, k, k), entry i with input i left out, float64; (0, k, k) where
+            leave-one-out values were not asked for.
+        noise (Tensor): (k,), squared norms that are rounding and nothing else.
+    """
+
+    names: tuple[str, ...]
+    full: Tensor
+    without: Tensor
+    noise: Tensor
+
+    def score(self, score: Score) -> tuple[float, bool]:
+        """A score over all inputs and whether it is defined; undefined ones are 0.
+
+        Undefined: one side has no geometry (constant features, or a copy of what is removed).
+        """
+        check_score(self, score)
+        value, defined = self._correlation(self.full, self.noise, Score(*score))
+        return float(value), bool(defined)
+
+    def leave_one_out(self, score: Score) -> tuple[Tensor, bool]:
+        """The score without each input, (n,) float64, and whether all of them are defined."""
+        check_score(self, score)
+        score = Score(*score)
+        noise = torch.maximum(self.noise, _LEFT_OUT_SHARE * self.full.diagonal())
+        values, defined = self._correlation(self.without, noise, score)
+        for side in score:
+            if not isinstance(side, str):
+                place = self._places(side)[1]
+                # What is removed may vanish with an input; what would then be left is another quantity.
+                if bool(self.full[place, place] > self.noise[place]):
+                    defined = defined & (self.without[:, place, place] > noise[place])
+        return values, bool(defined.all())
+
+    def unique_share(self, of: str, given: str) -> Optional[float]:
+        """Share of a geometry that is left after removal, 1 - FSS^2; None where one of the two has none."""
+        for argument, name in (("of", of), ("given", given)):
+            check_score(self, Score(check_str(name, argument, or_none=False) or "", name), argument)
+        similarity, defined = self.score(Score(of, given))
+        return 1.0 - similarity**2 if defined else None
+
+    def _correlation(self, gram: Tensor, noise: Tensor, score: Score) -> tuple[Tensor, Tensor]:
+        x, x_given = self._places(score.x)
+        y, y_given = self._places(score.y)
+        return gram_correlation(gram, noise, x, y, x_given, y_given)
+
+    def _places(self, side: Side) -> tuple[int, int]:
+        name, given = (side, side) if isinstance(side, str) else side
+        return self.names.index(name), self.names.index(given)
+
+
+def geometry_products(
+    distances: Mapping[str, Union[Tensor, DistanceSource]], *, leave_one_out: bool = True, block_size: Optional[int] = None
+) -> Products:
+    """Inner products of all pairs of geometries, with each input left out as well.
+
+    O(k^2 n^2) operations; of each matrix only a block is ever widened to float64. Matrices
+    that are U-centred already give the same result.
+
+    Distances rounded to float32 give scores that are right to 1e-6, except what is left after nearly
+    everything is removed: where the unique share is below 0.002, up to 1e-5. Distances in float64
+    (:func:`~captum_kd.distance.euclidean_distances` of ``features.double()``) give 1e-11 there too.
+
+    Args:
+        distances (mapping of str to Tensor or DistanceSource): k raw Euclidean distance matrices of the same
+            inputs, (n, n), float32 or float64, by the name of what they were taken from; or what gives
+            them block by block, where no matrix is held.
+        leave_one_out (bool): whether the products without each input are needed.
+        block_size (int, optional): inputs a side of a block; default: 512 on the CPU, 4,096 on a GPU.
+
+    Returns:
+        Products: float64, on the matrices' device.
+
+    Raises:
+        ValueError: matrices of different sizes or with non-finite values; fewer than 4 inputs, or 5
+            where one is left out.
+        TypeError: matrices that are not float32 or float64.
+
+    Source: docs/inference.md (intervals); Szekely & Rizzo 2014
+    for the inner product and its invariance.
+
+    Example::
+
+        >>> products = geometry_products({"student": d_s, "base": d_b, "labels": d_g})
+        >>> products.score(transfer_scores()["rs_distilled"])
+        (0.109, True)
+        >>> values, defined = products.leave_one_out(transfer_scores()["rs_distilled"])
+        >>> values.shape
+        torch.Size([1000])
+    """
+    check_mapping(distances, "distances", "a mapping from names to (n, n) tensors")
+    leave_one_out = check_bool(leave_one_out, "leave_one_out")
+    block_size = None if block_size is None else check_int(block_size, "block_size", 1)
+    for name in distances:
+        check_str(name, "Each name in distances", or_none=False)
+    sources = as_sources(list(distances.values()))
+    n = sources[0].n
+    if leave_one_out and n < 5:
+        raise ValueError(f"distances must be of at least 5 inputs where leave_one_out is True, got {n}.")
+    return products_of(tuple(distances), sources, population_sums(sources, by_row=leave_one_out, block_size=block_size))
+
+
+def products_of(names: tuple[str, ...], sources: Sequence[DistanceSource], sums: PairSums) -> Products:
+    """Products from sums over blocks that were taken already.
+
+    Raises:
+        ValueError: distances with non-finite values: no comparison with them would ever be true.
+    """
+    noise = noise_squares(sums, sources)
+    pairs, k = sums.n * (sums.n - 3), len(names)
+    without = sums.products.new_empty((0, k, k)) if sums.by_row is None else sums.without_each()
+    return Products(names, sums.gram() / pairs, without, noise / pairs)
+
+
+def check_products(products: object) -> None:
+    """Raises a TypeError for anything but what :func:`geometry_products` returns."""
+    if not isinstance(products, Products):
+        raise TypeError(f"products must be Products, made by geometry_products(), got {short_repr(products)}.")
+
+
+def check_score(products: Products, score: object, argument: str = "score") -> None:
+    """Raises unless both sides of a score are geometries that there are, or pairs of them.
+
+    Raises:
+        TypeError: no pair of sides.
+        ValueError: a side that there is not.
+    """
+    if not isinstance(score, tuple) or len(score) != 2:
+        raise TypeError(f"{argument} must be a Score, a pair of sides, got {short_repr(score)}.")
+    for side in score:
+        names = (side, side) if isinstance(side, str) else side
+        if not isinstance(names, tuple) or len(names) != 2 or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"{argument} must hold names of geometries or pairs (name, given), got {short_repr(side)}.")
+        for name in names:
+            if name not in products.names:
+                raise ValueError(
+                    f"{argument} names the geometry {short_repr(name)}, which is none of those there are: "
+                    f"{', '.join(products.names)}."
+                )
+
+
+def pair_scores(products: Products, models: list[str], target: Side | None = None) -> Tensor:
+    """A score of every ordered pair of models: what seed control compares.
+
+    Args:
+        products (Products): with all models among its geometries, and the target.
+        models (list of str): the models' names, Students first, then Bases.
+        target (str or tuple): None for FSS; ``"labels"`` for RS(i|j); ``"teacher"`` for
+            R(P_{i|j}, P_T); ``("teacher", "labels")`` for the Teacher's beyond the labels.
+
+    Returns:
+        Tensor: (models, models) float64 on the CPU; entry (i, j) is the score of i given j, NaN
+        where it is not defined (constant features, one model a copy of the other). The diagonal, a
+        model given itself, is 0 (FSS: 1).
+
+    Example::
+
+        >>> pair_scores(products, ["student 1", "student 2", "base 1", "base 2"], "labels").shape
+        torch.Size([4, 4])
+    """
+    check_products(products)
+    if not isinstance(models, (list, tuple)) or not all(isinstance(model, str) for model in models):
+        raise TypeError(f"models must be a list of names of geometries, got {short_repr(models)}.")
+    if target is not None:
+        check_score(products, Score(target, target), "target")
+    for model in models:
+        check_score(products, Score(model, model), "models")
+    scores = torch.eye(len(models), dtype=torch.float64, device="cpu") * (target is None)
+    for i, first in enumerate(models):
+        for j, second in enumerate(models):
+            if i != j:
+                score = Score(first, second) if target is None else Score((first, second), target)
+                value, defined = products.score(score)
+                scores[i, j] = value if defined else float("nan")
+    return scores

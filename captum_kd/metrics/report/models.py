@@ -1,0 +1,164 @@
+"""The models of a report by name and role, and their layers by label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
+
+from torch import Tensor, nn
+
+from captum_kd._models.layer_names import Layer, LayerLike, resolve_layer
+from captum_kd._models.token_layout import LayoutHints
+from captum_kd._utils.arguments import check_model
+
+__all__ = ["BASE", "Layers", "Models", "STUDENT", "ComparedModel", "TEACHER", "as_compared_models", "hints_for"]
+
+STUDENT, BASE, TEACHER = "student", "base", "teacher"
+
+Model = Callable[..., Any]
+Models = Union[Model, Mapping[str, Model]]
+Layers = Union[str, Sequence[str], Mapping[str, Union[str, Mapping[str, LayerLike]]]]
+
+LAYERS_BY_MODEL = "Where architectures differ, pass layers={label: {model name: layer}}."
+
+
+class ComparedModel(NamedTuple):
+    """One model of a report.
+
+    Attributes:
+        name (str): as the user calls it.
+        role (str): "student", "base" or "teacher".
+        model (callable): the model.
+        layers (tuple of Layer): one for each label, in the labels' order.
+    """
+
+    name: str
+    role: str
+    model: Model
+    layers: tuple[Layer, ...]
+
+    @property
+    def key(self) -> str:
+        """A name that no other model of the report has."""
+        return f"{self.role}:{self.name}"
+
+    def __str__(self) -> str:
+        return self.role if self.name == self.role else f"{self.role} {self.name!r}"
+
+
+def as_compared_models(
+    student: Models, base: Models, teacher: Optional[Model], layers: Layers
+) -> tuple[list[str], list[ComparedModel]]:
+    """The layers' labels and the models, Students first, then Bases, then the Teacher.
+
+    Raises:
+        TypeError: models that cannot be called, names that are not strings, layers of another form.
+        ValueError: no models or layers, names that are used twice, layers missing in one of the models.
+    """
+    named: list[tuple[str, str, Model]] = []
+    for role, models in ((STUDENT, student), (BASE, base)):
+        _check_form(models, role)
+        by_name = models if isinstance(models, Mapping) else {role: models}
+        if not by_name:
+            raise ValueError(f"{role} is an empty mapping; pass at least one model.")
+        named += [(name, role, model) for name, model in by_name.items()]
+    given: object = teacher
+    if isinstance(given, (Mapping, list, tuple)):
+        _check_weights(given, TEACHER)
+        raise TypeError(
+            f"teacher must be one model, got a {type(given).__name__}; a further Teacher or an assistant can be one more "
+            "Student by name."
+        )
+    if teacher is not None:
+        named.append((TEACHER, TEACHER, teacher))
+    for name, role, model in named:
+        if not isinstance(name, str):
+            raise TypeError(f"The names in {role} must be strings, got {name!r}.")
+        check_model(model, role if name == role else f"{role}[{name!r}]")
+    names = [name for name, _, _ in named]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Two models are called {twice[0]!r}; every Student and Base needs a name of its own.")
+    labels = _labels(layers)
+    _check_names(layers, names)
+    subjects = []
+    for name, role, model in named:
+        subject = ComparedModel(name, role, model, ())
+        found = tuple(_layer_of(subject, label, layers) for label in labels)
+        subjects.append(subject._replace(layers=found))
+    return labels, subjects
+
+
+def _check_form(models: object, role: str) -> None:
+    """Raises a TypeError for several models without names, and for weights in a model's place."""
+    if isinstance(models, (list, tuple, set, nn.ModuleList, nn.ModuleDict)):
+        raise TypeError(
+            f"{role} must be a model or a dict of models by name, got a {type(models).__name__}; pass several as "
+            f"{{'{role} 1': first, '{role} 2': second}}."
+        )
+    _check_weights(models, role)
+
+
+def _check_weights(models: object, role: str) -> None:
+    if isinstance(models, Mapping) and any(isinstance(each, (Tensor, Mapping)) for each in models.values()):
+        check_model(models, role)
+
+
+def hints_for(subject: ComparedModel, hints: LayoutHints) -> LayoutHints:
+    """Layout hints describe Student and Base; for the Teacher they count where nothing else tells, as for UniCAM."""
+    return hints._replace(last_resort=True) if subject.role == TEACHER else hints
+
+
+def _labels(layers: Layers) -> list[str]:
+    if isinstance(layers, nn.Module) or not isinstance(layers, (str, Mapping, list, tuple)):
+        raise TypeError(
+            f"layers must be names of layers or {{label: {{model name: layer}}}}, got {type(layers).__name__}. A module "
+            "belongs to one model only: name the layer, or map each model's name to its own module."
+        )
+    labels = [layers] if isinstance(layers, str) else list(layers)
+    if not labels:
+        raise ValueError("layers is empty; name at least one layer.")
+    for label in labels:
+        if not isinstance(label, str):
+            raise TypeError(f"The entries of layers must be names (strings), got {type(label).__name__}. {LAYERS_BY_MODEL}")
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"layers names a layer twice: {labels}.")
+    return labels
+
+
+def _check_names(layers: Layers, names: Sequence[str]) -> None:
+    """A misspelt model name in a layer's mapping would go unnoticed where the role's entry stands in for it."""
+    if not isinstance(layers, Mapping):
+        return
+    known = {*names, STUDENT, BASE, TEACHER}
+    for label, by_model in layers.items():
+        if isinstance(by_model, Mapping):
+            unknown = [name for name in by_model if name not in known]
+            if unknown:
+                raise ValueError(f"layers[{label!r}] names {unknown[0]!r}, but the models are {', '.join(names)}.")
+        elif not isinstance(by_model, str):
+            raise TypeError(
+                f"layers[{label!r}] must be a layer's name or {{model name: layer}}, got {type(by_model).__name__}."
+            )
+
+
+def _layer_of(subject: ComparedModel, label: str, layers: Layers) -> Layer:
+    layer: LayerLike = label
+    if isinstance(layers, Mapping):
+        entry = layers[label]
+        if isinstance(entry, Mapping):
+            # One entry may stand for all Students or all Bases: they share an architecture.
+            found = entry.get(subject.name, entry.get(subject.role))
+            if found is None:
+                raise ValueError(
+                    f"layers[{label!r}] has no layer for {subject}: it names {', '.join(map(str, entry))}. Add an entry "
+                    f"{subject.name!r} (or {subject.role!r}, for all of that role)."
+                )
+            layer = found
+        else:
+            layer = entry
+    try:
+        return resolve_layer(subject.model, layer, model=str(subject), argument=f"layers[{label!r}]")
+    except ValueError as error:
+        way_out = "" if isinstance(layers, Mapping) and isinstance(layers[label], Mapping) else f" {LAYERS_BY_MODEL}"
+        raise ValueError(f"{error}{way_out}") from None

@@ -1,0 +1,225 @@
+"""A report as text: a table of at most 100 columns for the terminal, and one in Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any, Iterable, Mapping, Optional, Sequence
+
+from captum_kd._utils.text import as_markdown, one_line
+from captum_kd.metrics.report.notes import percent
+
+__all__ = ["WIDTH", "markdown", "plain"]
+
+WIDTH = 100
+Row = Mapping[str, Any]
+
+# Tables, their columns and the columns' heads.
+TABLES: dict[str, dict[str, str]] = {
+    "Similarity and relevance": {
+        "fss": "FSS",
+        "rs_student": "RS Student",
+        "rs_base": "RS Base",
+        "rs_distilled": "distilled",
+        "rs_residual": "residual",
+    },
+    "The Teacher": {
+        "rs_teacher": "RS Teacher",
+        "fss_student_teacher": "FSS Student",
+        "fss_base_teacher": "FSS Base",
+        "teacher_distilled": "distilled",
+        "teacher_residual": "residual",
+        "teacher_only_distilled": "d. beyond",
+        "teacher_only_residual": "r. beyond",
+    },
+    "Progression: similarity with the model's own last layer": {
+        "progression_student": "Student",
+        "progression_base": "Base",
+        "progression_teacher": "Teacher",
+    },
+}
+SUBTITLES = {
+    "The Teacher": "share of distilled and residual features that is the Teacher's; beyond: the labels removed from it first",
+}
+UNIQUE = "unique"
+
+
+def plain(report: Mapping[str, Any]) -> str:
+    """What ``print(report)`` shows. Of several pairs of models the mean and the range; rows have each pair's own."""
+    rows: Sequence[Row] = report["rows"]
+    pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows))
+    lines = _heading(report, pairs)
+    for title, columns in TABLES.items():
+        shown = [score for score in columns if any(row["score"] == score for row in rows)]
+        if shown:
+            lines += ["", title + (f" ({SUBTITLES[title]})" if title in SUBTITLES else "")]
+            lines[-1:] = textwrap.wrap(lines[-1], WIDTH)
+            lines += _table(rows, {score: columns[score] for score in shown}, len(pairs))
+    if report["seed_control"] is not None:
+        lines += ["", "Seed control: would another training run have shown the same?"]
+        lines += _wrapped(_verdicts(report["seed_control"]["tests"]))
+    lines += ["", "How to read this"]
+    lines += _wrapped(report["notes"])
+    return "\n".join(lines)
+
+
+def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    settings = report["settings"]
+    counts = settings["class_counts"]
+    several = ", ".join(f"{label}: {count}" for label, count in counts.items())
+    inputs = "whole inputs"
+    if settings["localize"] is not None:
+        inputs = f"{percent(settings['keep'])} kept by {settings['localize']} of the {settings['localize_target']} class"
+    population = "pooled"
+    if settings["population"] == "batch":
+        used = settings["batches"]["used"]
+        population = f"mean of {used} mini-batches" if used > 1 else "one mini-batch"
+    about = f"{settings['n']} inputs, {inputs}, {population}, {settings['estimator']}"
+    if any(row["low"] is not None for row in report["rows"]):
+        about += f", {percent(settings['confidence'])} intervals"
+    if len(pairs) == 1:
+        models = f"Student: {pairs[0][0]}. Base: {pairs[0][1]}."
+    else:
+        students, bases = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
+        models = (
+            f"Students: {', '.join(students)}. Bases: {', '.join(bases)}. Shown: mean over their {len(pairs)} pairs and, "
+            "below it, the range; each pair's own scores and intervals are in the rows."
+        )
+    return [
+        *textwrap.wrap(one_line(about), WIDTH),
+        *textwrap.wrap(one_line(models), WIDTH),
+        *textwrap.wrap(one_line(f"Classes: {several}"), WIDTH, max_lines=2, placeholder=", ..."),
+    ]
+
+
+def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int) -> list[str]:
+    has_unique = "rs_distilled" in columns
+    heads = [*columns.values(), *([UNIQUE] if has_unique else [])]
+    width = 12
+    first = WIDTH - width * len(heads)
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    first = min(first, max(len("layer"), *(len(one_line(layer)) for layer in layers)) + 1)
+    shown = _shortened([one_line(layer) for layer in layers], first - 1)
+    lines = ["layer".ljust(first) + "".join(head.rjust(width) for head in heads)]
+    for layer in layers:
+        cells = [_cell([row for row in rows if row["layer"] == layer and row["score"] == score], pairs) for score in columns]
+        if has_unique:
+            shares = [row["unique_share"] for row in rows if row["layer"] == layer and row["score"] == "rs_distilled"]
+            cells.append(_cell([{"value": share} for share in shares], pairs))
+        for number in range(max(len(cell) for cell in cells)):
+            start = shown[layers.index(layer)] if number == 0 else ""
+            parts = [cell[number] if number < len(cell) else "" for cell in cells]
+            lines.append((start.ljust(first) + "".join(part.rjust(width) for part in parts)).rstrip())
+    return lines
+
+
+def _cell(rows: Sequence[Row], pairs: int) -> list[str]:
+    """A score's value and, below it, its interval and p-value or the range over pairs."""
+    values = [row["value"] for row in rows if row["value"] is not None]
+    if not values:
+        return ["-"]
+    if pairs > 1:
+        return [_number(sum(values) / len(values)), _range(min(values), max(values))]
+    row = rows[0]
+    lines = [_number(row["value"])]
+    if row.get("low") is not None:
+        lines.append(_range(row["low"], row["high"]))
+    if row.get("p_value") is not None:
+        lines.append(_p_value(row["p_value"]))
+    return lines
+
+
+def _number(value: float) -> str:
+    text = f"{value:.3f}"
+    return "0.000" if text == "-0.000" else text
+
+
+def _short(value: float) -> str:
+    """Two digits without the leading zero, so that an interval takes 11 characters at most."""
+    text = f"{value:.2f}"
+    if text.endswith("1.00"):
+        return text.removesuffix(".00")
+    return text.replace("0.", ".", 1).replace("-.00", ".00")
+
+
+def _range(low: float, high: float) -> str:
+    return f"[{_short(low)},{_short(high)}]"
+
+
+def _p_value(p: float) -> str:
+    return f"p={_short_p(p)}" if p >= 0.001 else "p<.001"
+
+
+def _short_p(p: float) -> str:
+    return f"{p:.3f}".replace("0.", ".", 1) if p < 0.9995 else "1"
+
+
+def _shortened(labels: Sequence[str], width: int) -> list[str]:
+    """Labels that fit, with their middle left out; numbered where two would look alike."""
+
+    def cut(text: str, room: int) -> str:
+        end = (room - 1) // 2
+        return text if len(text) <= room else text[: room - 1 - end] + "~" + text[len(text) - end :]
+
+    found = [cut(label, width) for label in labels]
+    if len(set(found)) == len(found):
+        return found
+    return [f"{number + 1}:{cut(label, width - len(str(len(labels))) - 1)}" for number, label in enumerate(labels)]
+
+
+def _verdicts(tests: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One sentence per test, or one for all layers of a question that none of them can decide."""
+    families: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for test in tests:
+        families.setdefault((test["group"], test["score"]), []).append(test)
+    told = []
+    for family in families.values():
+        if len(family) == 1 or any(test["decision"] is not None or test["statistic"] is None for test in family):
+            told += [test["sentence"] for test in family]
+            continue
+        first = family[0]
+        names = ", ".join(test["layer"] for test in family)
+        differences = ", ".join(f"{test['statistic']:+.3f}" for test in family)
+        sentence = first["sentence"].replace(f"{first['layer']}:", f"{names}:", 1)
+        told.append(sentence.replace(f"(difference {first['statistic']:+.3f})", f"(differences {differences})"))
+    return told
+
+
+def _wrapped(sentences: Iterable[str]) -> list[str]:
+    return [
+        line
+        for each in sentences
+        for line in textwrap.wrap(one_line(each), WIDTH, initial_indent="- ", subsequent_indent="  ")
+    ]
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The whole report in Markdown: a table of every pair, seed control, notes."""
+    rows: Sequence[Row] = report["rows"]
+    lines = []
+    for title, columns in TABLES.items():
+        shown = {score: head for score, head in columns.items() if any(row["score"] == score for row in rows)}
+        if not shown:
+            continue
+        unique = [UNIQUE] if "rs_distilled" in shown else []
+        heads = ["Student", "Base", "layer", *shown.values(), *unique]
+        lines += [f"**{title}**" + (f" ({SUBTITLES[title]})" if title in SUBTITLES else ""), ""]
+        lines += ["| " + " | ".join(heads) + " |", "|---|---|---" + "|--:" * (len(heads) - 3) + "|"]
+        for student, base, layer in dict.fromkeys((row["student"], row["base"], row["layer"]) for row in rows):
+            own = {
+                row["score"]: row
+                for row in rows
+                if (row["student"], row["base"], row["layer"]) == (student, base, layer)
+            }
+            cells = [" ".join(_cell([own[score]] if score in own else [], 1)) for score in shown]
+            if unique:
+                cells.append(_optional(own["rs_distilled"]["unique_share"]))
+            lines.append("| " + " | ".join([*map(as_markdown, (student, base, layer)), *cells]) + " |")
+        lines.append("")
+    if report["seed_control"] is not None:
+        lines += ["**Seed control**", "", *(f"- {as_markdown(test['sentence'])}" for test in report["seed_control"]["tests"]), ""]
+    lines += ["**Notes**", "", *(f"- {as_markdown(note)}" for note in report["notes"]), ""]
+    return "\n".join(lines)
+
+
+def _optional(value: Optional[float]) -> str:
+    return "-" if value is None else _number(value)

@@ -1,0 +1,123 @@
+"""Keeping the pixels of an image with the largest attributions."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from captum_kd._utils.interrupts import without_gradients
+from captum_kd._utils.maps import as_maps, upsample
+from captum_kd._utils.validation import check_int, check_noise, check_share, check_generator, short_repr
+from captum_kd._utils.warnings import warn_user
+from captum_kd.distance.sources import widest
+from captum_kd.perturb.imputation import check_images, noisy_linear_imputation
+
+__all__ = ["keep_relevant", "relevant_pixels"]
+
+# Share of the pixels that may have one value at the cut.
+_MANY_TIED = 0.05
+
+
+def keep_relevant(
+    inputs: Tensor,
+    attributions: Tensor,
+    *,
+    keep: float = 0.5,
+    noise: float = 0.01,
+    generator: Optional[torch.Generator] = None,
+) -> Tensor:
+    r"""
+    Keeps the most relevant pixels of each image and replaces the others by noisy linear imputation
+    (:func:`noisy_linear_imputation`). What is kept is what :func:`relevant_pixels` says.
+
+    Source: Adhane et al., WACV 2025, where half of the pixels stays ("features around the salient region").
+
+    Args:
+
+        inputs (Tensor): Images (N, C, H, W), floating point.
+        attributions (Tensor): A map for each image, (N, 1, h, w) as Captum's layer attributions return it,
+                    or (N, h, w), of any size; upsampled bilinearly to the images' size.
+        keep (float, optional): Share of the pixels that stays, between 0 and 1, both excluded.
+        noise (float, optional): Standard deviation of the noise on imputed pixels, in the inputs' units.
+        generator (torch.Generator, optional): Source of the noise.
+
+    Returns:
+        Tensor: like ``inputs``, without graph.
+
+    Raises:
+        TypeError: inputs or attributions that are not floating point tensors.
+        ValueError: inputs that are not images, attributions of another batch, with several channels or not
+                    finite, a share outside (0, 1), negative noise, kept pixels that are not finite.
+
+    Example::
+
+        >>> cam = LayerGradCam(model, model.layer4)
+        >>> salient = keep_relevant(images, cam.attribute(images, labels), keep=0.3)
+    """
+    check_images(inputs, "inputs")
+    noise, keep = check_noise(noise), check_share(keep)
+    check_generator(generator)
+    maps = as_maps(attributions, "attributions", len(inputs), flat_too=True)
+    kept = relevant_pixels(maps, (inputs.shape[-2], inputs.shape[-1]), keep).to(inputs.device)
+    return noisy_linear_imputation(inputs, kept, noise=noise, generator=generator)
+
+
+@without_gradients
+def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0.5) -> Tensor:
+    r"""
+    Which pixels of an image an attribution calls most relevant.
+
+    Maps are upsampled bilinearly (:meth:`captum.attr.LayerAttribution.interpolate`) and their pixels ranked
+    by signed value, so that evidence against the class comes last. Ties go to the pixel with the lower index, row by
+    row, on every device, so that even a constant map keeps its share; where many pixels are tied at the cut, a
+    warning says so.
+
+    Args:
+
+        attributions (Tensor): (N, 1, h, w) or (N, h, w), floating point.
+        size (tuple[int, int]): (H, W) of the images.
+        keep (float, optional): Share of the pixels that stays: ``round(keep * H * W)`` of each image, rounded
+                    as Python does it (halves to even), at least 1 and at most H * W - 1; the only pixel of a
+                    1 x 1 image stays.
+
+    Returns:
+        Tensor: (N, 1, H, W), boolean, True for the pixels that stay, on the attributions' device.
+
+    Raises:
+        TypeError: attributions that are not a floating point tensor.
+        ValueError: attributions of another shape or not finite, a size without pixels, a share outside (0, 1).
+
+    Example::
+
+        >>> relevant_pixels(torch.tensor([[[0.2, 0.9], [0.9, -1.0]]]), (2, 2), keep=0.25).int()
+        tensor([[[[0, 1],
+                  [0, 0]]]], dtype=torch.int32)
+    """
+    keep = check_share(keep)
+    maps = as_maps(attributions, "attributions", None, flat_too=True)
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise TypeError(f"size must be the images' (H, W), got {short_repr(size)}.")
+    height, width = (check_int(side, "size (H, W)", 1) for side in size)
+    pixels = height * width
+    count = max(1, min(round(keep * pixels), pixels - 1))
+    # Rounded back from float64, so that equal neighbours give equal pixels between them: ties stay ties.
+    upsampled = upsample(maps.to(widest(maps.device)), (height, width)).to(maps.dtype)
+    order = upsampled.flatten(1).argsort(dim=1, descending=True, stable=True)
+    if count < pixels:
+        _warn_of_ties(upsampled.flatten(1), order[:, count - 1 : count + 1])
+    chosen = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :count], True)
+    return chosen.reshape(-1, 1, height, width)
+
+
+def _warn_of_ties(values: Tensor, at_the_cut: Tensor) -> None:
+    """Pixels of one value on both sides of the cut are told apart by their place alone."""
+    last, next_one = values.gather(1, at_the_cut).unbind(1)
+    tied = (last == next_one) & ((values == last[:, None]).sum(1) > max(4, _MANY_TIED * values.shape[1]))
+    if bool(tied.any()):
+        warn_user(
+            f"{int(tied.sum())} of {len(tied)} maps have one value at many pixels on both sides of the cut; of these the "
+            "upper ones stay, whatever they show. Maps without negative values often do this: pass signed ones "
+            "(relu_attributions=False)."
+        )
