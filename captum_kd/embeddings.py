@@ -25,7 +25,7 @@ from captum_kd._utils.validation import check_int, check_bool, check_dense, chec
 
 __all__ = ["check_class_embeddings", "class_prototypes", "classifier_embeddings"]
 
-CANCELLED = 1e-6
+CANCELED = 1e-6
 """A mean of unit vectors that is at most this long is rounding: it has no direction."""
 
 
@@ -249,8 +249,8 @@ def _prototypes(sums: dict[int, Tensor], counts: dict[int, int], num_classes: Op
         raise ValueError("data holds the label 0 alone; embeddings need at least two classes.")
     means = torch.stack([sums[label] / counts[label] for label in range(classes)])
     norms = torch.linalg.vector_norm(means, dim=1, keepdim=True)
-    if bool((norms <= CANCELLED).any()):
-        label = int((norms[:, 0] <= CANCELLED).nonzero()[0])
+    if bool((norms <= CANCELED).any()):
+        label = int((norms[:, 0] <= CANCELED).nonzero()[0])
         raise ValueError(
             f"The features of class {label} cancel: their mean has no direction. Choose other features, or leave the "
             "class out."

@@ -82,7 +82,7 @@ def setup(app: Sphinx) -> None:
 
 
 def _inline_math(translator: Any, node: nodes.Element) -> None:
-    """Formulas as MathML, which browsers draw themselves: no script, in the colour of the text."""
+    """Formulas as MathML, which browsers draw themselves: no script, in the color of the text."""
     translator.body.append(tex2mathml(node.astext()))
     raise nodes.SkipNode
 

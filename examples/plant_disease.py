@@ -6,7 +6,7 @@ distillation; then compares every Student with every Base, layer by layer, and s
     python examples/plant_disease.py --data path/to/color
     python examples/plant_disease.py --data path/to/color --profile paper --accelerator gpu
 
-Needs PlantVillage's folder of colour images, one folder per class. Turned, mirrored and recoloured copies of a leaf stay
+Needs PlantVillage's folder of color images, one folder per class. Turned, mirrored and recolored copies of a leaf stay
 on one side of the split.
 Takes about 5 minutes on two cores with a few hundred images; docs/experiments.md says what the paper's profile takes.
 """

@@ -137,13 +137,13 @@ def test_negative_labels_are_refused_before_any_model_runs(call):
 def test_inputs_without_a_label_can_be_left_out_in_unpack():
     """As the error advises."""
 
-    def labelled(batch):
+    def labeled(batch):
         inputs, y = batch
         keep = y >= 0
         return inputs[keep], y[keep]
 
     pair = ConvNet(seed=1).eval(), ConvNet(seed=2).eval()
-    report = compare_transfer(*pair, "conv2", [(X12, NEGATIVE)], unpack=labelled, show_progress=False)
+    report = compare_transfer(*pair, "conv2", [(X12, NEGATIVE)], unpack=labeled, show_progress=False)
     assert report.settings["n"] == 11
 
 

@@ -48,7 +48,7 @@ def sentences(n: int = N, seed: int = 0) -> Tensor:
 
 
 def uneven(a: Tensor) -> Tensor:
-    """Features for layers that end in a normalisation: means over the width, and gradients of them, would be 0."""
+    """Features for layers that end in a normalization: means over the width, and gradients of them, would be 0."""
     return (a * torch.linspace(0.5, 2, a.shape[-1], dtype=a.dtype)).flatten(1)
 
 
@@ -431,7 +431,7 @@ def test_containers_arrive_whole_behind_the_layer():
 
 
 class InPlace(nn.Module):
-    """May normalise its inputs where they lie; convolves them as they are."""
+    """May normalize its inputs where they lie; convolves them as they are."""
 
     def __init__(self, seed: int, in_place: bool = True) -> None:
         super().__init__()

@@ -277,21 +277,21 @@ def test_a_linear_layer_over_the_last_of_the_positions_stays_channels_first():
     assert not layout_of((2, 8, 4, 4), module=nn.Linear(4, 4)).channels_last
 
 
-@pytest.mark.parametrize(("neighbour", "expected"), [(nn.LayerNorm(4), True), (conv(4), False)])
-def test_ambiguous_output_follows_its_neighbour(neighbour, expected):
-    assert layout_of((2, 4, 4, 4), seen=[((2, 4, 4, 4), neighbour)]).channels_last is expected
+@pytest.mark.parametrize(("neighbor", "expected"), [(nn.LayerNorm(4), True), (conv(4), False)])
+def test_ambiguous_output_follows_its_neighbor(neighbor, expected):
+    assert layout_of((2, 4, 4, 4), seen=[((2, 4, 4, 4), neighbor)]).channels_last is expected
 
 
-def test_ambiguous_output_follows_a_neighbour_whose_shape_tells():
+def test_ambiguous_output_follows_a_neighbor_whose_shape_tells():
     assert layout_of((2, 4, 4, 4), seen=[((2, 4, 4, 16), nn.Identity())]).channels_last
 
 
 @pytest.mark.parametrize("other", [(10, 4, 4, 16), (2, 2, 2, 16)])
-def test_neighbours_of_another_batch_or_grid_have_no_say(other):
+def test_neighbors_of_another_batch_or_grid_have_no_say(other):
     assert not layout_of((2, 4, 4, 4), seen=[(other, nn.Identity())]).channels_last
 
 
-def test_ambiguous_output_without_neighbours_is_channels_first():
+def test_ambiguous_output_without_neighbors_is_channels_first():
     assert not layout_of((2, 4, 4, 4)).channels_last
 
 

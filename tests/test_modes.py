@@ -116,7 +116,7 @@ def test_scripted_models_have_no_code_to_look_at():
 
 @pytest.mark.filterwarnings("ignore:.*spectral_norm.*is deprecated")
 @pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
-def test_spectral_normalisation_changes_with_every_pass(norm):
+def test_spectral_normalization_changes_with_every_pass(norm):
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 4, 1)
     nn.init.orthogonal_(conv.weight).data[0] *= 1.01  # so that the iteration takes long
@@ -128,7 +128,7 @@ def test_spectral_normalisation_changes_with_every_pass(norm):
     assert any(not torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_frozen_batch_normalisation_under_a_training_flag_does_nothing():
+def test_frozen_batch_normalization_under_a_training_flag_does_nothing():
     model = Net(nn.BatchNorm2d(4)).train()
     model.parts[0].eval()
     assert model.training and modes_of(model) == NOTHING
@@ -145,10 +145,10 @@ def test_modes_show_through_wrappers_and_functions(wrap):
 
 def test_each_effect_is_named_where_it_is_there():
     (norm,) = mode_notes({"a": Modes(True, True, False, False), "b": NOTHING})
-    assert norm.startswith("In training mode: a. Batch normalisation couples") and "running statistics" in norm
+    assert norm.startswith("In training mode: a. Batch normalization couples") and "running statistics" in norm
     assert "Dropout" not in norm and "eval()" in norm
     (dropout,) = mode_notes({"a": NOTHING, "b": Modes(False, False, True, False)})
-    assert dropout.startswith("In training mode: b. Dropout") and "atch normalisation" not in dropout
+    assert dropout.startswith("In training mode: b. Dropout") and "atch normalization" not in dropout
     (always,) = mode_notes({"a": Modes(False, False, False, True)})
     assert "track_running_stats=False" in always and "Call eval()" not in always
 
@@ -158,7 +158,7 @@ def test_unicam_says_it_once_for_all_models_and_layers(method):
     student, base, teacher = (Net(nn.BatchNorm2d(4), nn.Dropout(0.5), seed=seed) for seed in range(3))
     unicam = UniCAM(student.train(), ["conv", "parts"], base.eval(), teacher_func=teacher.train())
     notes = said(lambda: getattr(unicam, method)(X, Y, internal_batch_size=16))
-    assert len(notes) == 1 and notes[0].startswith("In training mode: forward_func, teacher_func. Batch normalisation couples")
+    assert len(notes) == 1 and notes[0].startswith("In training mode: forward_func, teacher_func. Batch normalization couples")
 
 
 def test_what_is_said_of_running_statistics_is_so():
@@ -186,7 +186,7 @@ def test_scores_say_it_once(call):
     assert len(notes) == 1 and notes[0].startswith("In training mode: ")
 
 
-def test_batch_normalisation_without_running_statistics_is_said_in_evaluation_mode():
+def test_batch_normalization_without_running_statistics_is_said_in_evaluation_mode():
     model = Net(nn.BatchNorm2d(4, track_running_stats=False)).eval()
     (note,) = said(lambda: UniCAM(model, "conv", Net(seed=1).eval()).attribute(X, Y))
     assert "evaluation mode too: forward_func" in note

@@ -113,7 +113,7 @@ def interrupted(handler, model, number=signal.SIGINT):
     return raised
 
 
-def signalling(times=1, number=signal.SIGINT):
+def signaling(times=1, number=signal.SIGINT):
     def model(x):
         for _ in range(times):
             signal.raise_signal(number)
@@ -124,7 +124,7 @@ def signalling(times=1, number=signal.SIGINT):
 
 def test_a_handler_that_does_not_raise_is_called_for_every_signal():
     calls = []
-    assert interrupted(lambda number, frame: calls.append(number), signalling(3)) is None
+    assert interrupted(lambda number, frame: calls.append(number), signaling(3)) is None
     assert calls == [signal.SIGINT] * 3
 
 
@@ -134,7 +134,7 @@ def test_what_a_handler_raises_reaches_the_caller():
     def handler(number, frame):
         raise error
 
-    assert interrupted(handler, signalling()) is error
+    assert interrupted(handler, signaling()) is error
 
 
 def test_a_handler_of_another_signal_leaves_nothing_changed():
@@ -143,12 +143,12 @@ def test_a_handler_of_another_signal_leaves_nothing_changed():
     def handler(number, frame):
         raise TimeoutError
 
-    model = signalling(number=signal.SIGTERM)
+    model = signaling(number=signal.SIGTERM)
     assert isinstance(interrupted(handler, model, signal.SIGTERM), TimeoutError)
 
 
 def test_ignored_signals_stay_ignored():
-    assert interrupted(signal.SIG_IGN, signalling()) is None
+    assert interrupted(signal.SIG_IGN, signaling()) is None
 
 
 def test_a_signal_that_comes_while_state_changes_is_delivered_when_it_is_restored():
@@ -203,7 +203,7 @@ def test_a_second_signal_waits_until_state_is_restored():
 def test_a_call_inside_a_model_can_be_interrupted_too():
     def model(x):
         run_model(nn.Identity(), (x,))
-        return run_model(signalling(), (x,))
+        return run_model(signaling(), (x,))
 
     assert isinstance(interrupted(signal.default_int_handler, model), KeyboardInterrupt)
 
@@ -211,7 +211,7 @@ def test_a_call_inside_a_model_can_be_interrupted_too():
 def test_a_model_is_interruptible_again_after_a_call_of_ours_inside_it():
     def model(x):
         run_model(nn.Identity(), (x,))
-        return signalling()(x)
+        return signaling()(x)
 
     assert isinstance(interrupted(signal.default_int_handler, model), KeyboardInterrupt)
 
@@ -227,7 +227,7 @@ def test_a_handler_that_a_model_installs_stays_and_can_pass_signals_on():
 
     run_model(model, (images(2),))
     signal.raise_signal(signal.SIGINT)
-    run_model(signalling(), (images(2),))
+    run_model(signaling(), (images(2),))
     signal.signal(signal.SIGINT, before)
     assert calls == ["second", "first"] * 2
 
@@ -242,9 +242,9 @@ def test_other_threads_leave_the_handlers_alone():
     assert handlers == [signal.default_int_handler]
 
 
-def test_a_task_of_asyncio_is_cancelled_as_without_us():
+def test_a_task_of_asyncio_is_canceled_as_without_us():
     async def main():
-        run_model(signalling(), (images(2),))
+        run_model(signaling(), (images(2),))
         await asyncio.sleep(10)
 
     with pytest.raises(KeyboardInterrupt):

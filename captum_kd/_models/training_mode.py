@@ -19,9 +19,9 @@ class Modes(NamedTuple):
 
     Attributes:
         updates (bool): a pass changes running statistics.
-        couples (bool): batch normalisation in training mode takes its statistics from the batch.
+        couples (bool): batch normalization in training mode takes its statistics from the batch.
         draws (bool): dropout or stochastic depth in training mode draws random numbers.
-        always_couples (bool): batch normalisation without running statistics takes them from the batch in evaluation mode.
+        always_couples (bool): batch normalization without running statistics takes them from the batch in evaluation mode.
     """
 
     updates: bool
@@ -49,7 +49,7 @@ def modes_of(forward_func: Callable[..., Any]) -> Modes:
 def _updates(module: nn.Module) -> bool:
     if isinstance(module, _NormBase):
         return module.track_running_stats and module.running_mean is not None and module.momentum != 0
-    # Spectral normalisation goes on with its power iteration: a module of its own, or in older code a hook.
+    # Spectral normalization goes on with its power iteration: a module of its own, or in older code a hook.
     return any(type(each).__name__.endswith("SpectralNorm") for each in (module, *module._forward_pre_hooks.values()))
 
 
@@ -79,7 +79,7 @@ def mode_notes(models: Mapping[str, Modes]) -> list[str]:
     if training:
         effects = []
         if any(modes.couples for modes in training.values()):
-            effects.append("Batch normalisation couples the inputs of a pass, so that results depend on the batches.")
+            effects.append("Batch normalization couples the inputs of a pass, so that results depend on the batches.")
         if any(modes.updates for modes in training.values()):
             effects.append("Every pass changes running statistics, and so the model.")
         if any(modes.draws for modes in training.values()):
@@ -88,7 +88,7 @@ def mode_notes(models: Mapping[str, Modes]) -> list[str]:
     coupling = [name for name, modes in models.items() if modes.always_couples]
     if coupling:
         notes.append(
-            f"Batch normalisation without running statistics (track_running_stats=False) couples the inputs of a pass in "
+            f"Batch normalization without running statistics (track_running_stats=False) couples the inputs of a pass in "
             f"evaluation mode too: {', '.join(coupling)}. Results depend on the batches and on their size; eval() does not "
             "change that."
         )

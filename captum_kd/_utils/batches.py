@@ -23,7 +23,7 @@ WAY_OUT = "Pass unpack=, a function from a batch to the pair (inputs, labels)."
 
 
 class Batch(NamedTuple):
-    """One batch of labelled inputs.
+    """One batch of labeled inputs.
 
     Attributes:
         inputs (tuple of Tensor): what the model is called with, examples first, where the loader left them.

@@ -142,7 +142,7 @@ def check_generator(value: object, argument: str = "generator") -> None:
 
 
 def check_dense(value: Tensor, argument: str) -> None:
-    """Raises a TypeError for tensors that hold no plain array of numbers: sparse, nested, quantised, on "meta"."""
+    """Raises a TypeError for tensors that hold no plain array of numbers: sparse, nested, quantized, on "meta"."""
     kind = None
     if value.is_nested:
         kind, way_out = "nested", "convert it first, by to_padded_tensor(0.0)"

@@ -49,7 +49,7 @@ def digest(*contents: bytes) -> str:
 def digest_of_tensors(tensors: Sequence[Tensor]) -> str:
     """Of every tensor each row's sum over its bits and its first entry: all entries count, at the cost of a sum.
 
-    No change of a single entry escapes; vectors, such as the weights of a normalisation, count
+    No change of a single entry escapes; vectors, such as the weights of a normalization, count
     entry by entry. One transfer for each device and type.
 
     On a GPU, where starting two kernels for each of hundreds of tensors takes longer than a pass of the model, tensors that
@@ -66,7 +66,7 @@ def digest_of_tensors(tensors: Sequence[Tensor]) -> str:
 
 
 class _Seen(NamedTuple):
-    """Tensors, as far as they can be recognised without reading their bits, and their digest."""
+    """Tensors, as far as they can be recognized without reading their bits, and their digest."""
 
     tensors: list[Any]
     writes: list[tuple[int, int]]
@@ -114,7 +114,7 @@ def _digest_of_bits(tensors: Sequence[Tensor]) -> str:
     shapes = []
     columns: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
-        shapes.append("not initialised" if is_lazy(tensor) else (tuple(tensor.shape), str(tensor.dtype)))
+        shapes.append("not initialized" if is_lazy(tensor) else (tuple(tensor.shape), str(tensor.dtype)))
         for bits in () if is_lazy(tensor) or tensor.numel() == 0 else _bits(tensor.detach()):
             # Without a type of its own a sum of integers would first copy them all to int64.
             kind = torch.int64 if bits.dtype == torch.int64 else torch.int32
@@ -143,7 +143,7 @@ def _bits(tensor: Tensor) -> list[Tensor]:
 def kept_buffers(module: nn.Module) -> list[Tensor]:
     """A module's own buffers that shape its outputs and outlast a pass.
 
-    In training mode batch normalisation does not use its running statistics, and every pass changes
+    In training mode batch normalization does not use its running statistics, and every pass changes
     them; buffers that are not saved with the model are caches.
     """
     if module.training:

@@ -1,6 +1,6 @@
 """Grad-CAM at several layers from one forward and one backward pass, for token layers too.
 
-Captum's ``LayerGradCam`` explains one layer a call and gives tokens no grid. Scores that are localised layer by
+Captum's ``LayerGradCam`` explains one layer a call and gives tokens no grid. Scores that are localized layer by
 layer need many maps of the same batch; where both apply, the maps are the same.
 """
 
@@ -93,7 +93,7 @@ def layer_gradcams(
         if len(tensors) > 1 or tensors[0].dim() < 3:
             what = f"{len(tensors)} tensors" if len(tensors) > 1 else f"shape {tuple(tensors[0].shape)}, no positions"
             raise ValueError(
-                f"{layer} gives {what}: there is no map to localise by. Choose another layer for the maps "
+                f"{layer} gives {what}: there is no map to localize by. Choose another layer for the maps "
                 "(localize_layer=), or pass a function that makes maps as localize=."
             )
     with changed_state(torch.inference_mode(False), torch.enable_grad()), interruptible():

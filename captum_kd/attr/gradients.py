@@ -54,13 +54,13 @@ def population_gradients(
     distances = torch.stack([each.distances.to(widest(first.device)) for each in spreads])
     rounding = torch.stack([_scaled(each.rounding, unit) for each, unit in zip(sets, units)])
     raw_norms = raw_scale(torch.linalg.vector_norm(distances, dim=(1, 2)), rounding.to(distances), len(first), first.dtype)
-    centred = u_centered(distances)
+    centered = u_centered(distances)
     target = None
     if teacher is not None:
-        target = Geometry(centred[2], raw_norms[2])
+        target = Geometry(centered[2], raw_norms[2])
     elif labels is not None:
-        target = labels.to_like(Geometry(centred[0], raw_norms[0]))
-    sides = Geometry(centred[:2], raw_norms[:2])
+        target = labels.to_like(Geometry(centered[0], raw_norms[0]))
+    sides = Geometry(centered[:2], raw_norms[:2])
     slopes = population_objectives(sides, target, noise_level(first.dtype), both, _whose(teacher)).slopes
     pulled = [_pulled(*each) for each in zip(spreads, slopes)]
     if target is not None:  # a correlation does not grow with the features; the objective without a target does

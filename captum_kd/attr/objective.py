@@ -16,7 +16,7 @@ What is left, :math:`Q = P_S - s P_B` with :math:`s = \langle P_S, P_B\rangle / 
 .. math:: \frac{\partial J}{\partial P_S} = \frac{1}{\|Q\| \|T\|}
           \Bigl( T' - \frac{\langle Q, T\rangle}{\langle Q, Q\rangle}\, Q \Bigr)
 
-and, centring being an orthogonal projection, the gradient at the distances is the same matrix. Both directions are
+and, centering being an orthogonal projection, the gradient at the distances is the same matrix. Both directions are
 taken at once, and a device is asked once: the fewest kernels, which on a GPU are what small populations cost. The gradient's
 norm is a multiple of :math:`\sqrt{1 - J^2}`: where that is rounding, J being 1 or -1, so is its direction, and it is 0.
 """
@@ -54,7 +54,7 @@ def population_objectives(
     """The objectives of a batch that is its own population.
 
     Args:
-        sides (Geometry): of both models: U-centred (2, N, N) and the norms (2,) of the raw distances; first the model that
+        sides (Geometry): of both models: U-centered (2, N, N) and the norms (2,) of the raw distances; first the model that
             is explained, then the one whose features are removed.
         target (Geometry, optional): (N, N), that of the labels or of the Teacher; None for the objective without either.
         level (float): norms at most this share of the raw distances' are rounding.
@@ -102,7 +102,7 @@ def population_objectives(
         of_rest.append(-product / norms / square if has_room else 0.0)
     value, aims, rests = rest.new_tensor([values, of_aim, of_rest])
     slopes = torch.addcmul(aim_left * aims[:, None, None], rest, rests[:, None, None])
-    # They are centred but for the rounding of distances that are all about as large, which would add up over a row.
+    # They are centered but for the rounding of distances that are all about as large, which would add up over a row.
     return Objectives(value, u_centered(slopes))
 
 
@@ -123,7 +123,7 @@ def reference_objectives(
 
     Returns:
         Objectives: 0, with a gradient of 0 and a warning, for inputs where nothing is left, be it of the features or of the
-        target. Slopes are those at the centred rows' distances.
+        target. Slopes are those at the centered rows' distances.
     """
     known = pairings if both else Pairing(*(each[:1] for each in pairings))
     known = Pairing(*(each[:, None] for each in known))

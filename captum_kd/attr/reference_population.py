@@ -1,9 +1,9 @@
 r"""Reference mode: a fixed population to which each input is added alone.
 
-Adding one input to a population of m changes one row of each distance matrix. In centred form
-nothing else has to be looked at: subtract from the reference block the vector u that centres it
+Adding one input to a population of m changes one row of each distance matrix. In centered form
+nothing else has to be looked at: subtract from the reference block the vector u that centers it
 (:func:`captum_kd.distance.centering.u_shift`), from the added row the same u, and then the row's mean. Rows
-of the block and the added row now sum to zero, U-centring leaves only
+of the block and the added row now sum to zero, U-centering leaves only
 
 .. math:: \langle P, Q\rangle_{m+1} = \langle P, Q\rangle_m + 2\,\frac{m-2}{m-1}\; p \cdot q,
 
@@ -62,7 +62,7 @@ class Pairing(NamedTuple):
 
 
 class AddedRows(NamedTuple):
-    """Inputs added to a population, each as a centred row of distances to its members.
+    """Inputs added to a population, each as a centered row of distances to its members.
 
     Attributes:
         rows (Tensor): (..., N, m), float64 where the device has it.
@@ -83,7 +83,7 @@ class AddedRows(NamedTuple):
 
     @property
     def row_weight(self) -> float:
-        """(m - 2) / (m - 1), from the centred row to the row of the U-centred matrix."""
+        """(m - 2) / (m - 1), from the centered row to the row of the U-centered matrix."""
         return self.weight / 2
 
 
@@ -93,9 +93,9 @@ class ReferenceFeatures(NamedTuple):
     Attributes:
         points (Tensor): (m, d) features, or (m,) labels.
         largest (float): the features' largest absolute value.
-        shift (Tensor): (m,) the vector that centres the population's distances.
+        shift (Tensor): (m,) the vector that centers the population's distances.
         raw_square (Tensor): scalar, square of the scale against which rounding is told from structure.
-        square (Tensor): scalar, squared norm of the centred distances.
+        square (Tensor): scalar, squared norm of the centered distances.
     """
 
     points: Tensor
@@ -106,14 +106,14 @@ class ReferenceFeatures(NamedTuple):
 
     @classmethod
     def of(
-        cls, points: Tensor, distances: Tensor, centred: Tensor, rounding: Optional[Tensor] = None
+        cls, points: Tensor, distances: Tensor, centered: Tensor, rounding: Optional[Tensor] = None
     ) -> "ReferenceFeatures":
         # A copy: features may be a view of all activations, which would stay alive and be pickled along.
         largest = largest_of(points) if points.is_floating_point() else 0.0
         scale = torch.linalg.vector_norm(distances)
         if rounding is not None:
             scale = raw_scale(scale, rounding.to(scale), len(points), points.dtype)
-        return cls(points.clone(), largest, u_shift(distances), scale.square(), centred.square().sum())
+        return cls(points.clone(), largest, u_shift(distances), scale.square(), centered.square().sum())
 
     def to(self, device: torch.device) -> "ReferenceFeatures":
         points, shift, raw_square, square = (each.to(device) for each in (self.points, *self[2:]))
@@ -125,7 +125,7 @@ class ReferenceFeatures(NamedTuple):
 
 
 def added_rows(sides: Sequence[ReferenceFeatures], distances: Tensor, dtype: torch.dtype) -> AddedRows:
-    """Centres distances of new inputs to a population's.
+    """Centers distances of new inputs to a population's.
 
     Args:
         sides (sequence of ReferenceFeatures): k ways to see the population.
@@ -280,7 +280,7 @@ class ReferencePopulation:
         return int(self.layers[0].features[0].points.shape[0])
 
     @property
-    def is_labelled(self) -> bool:
+    def is_labeled(self) -> bool:
         return self.layers[0].labels is not None
 
     @property
@@ -296,7 +296,7 @@ class ReferencePopulation:
         check_made_alike(self.made_with, made_with)
 
     def __repr__(self) -> str:
-        kind = "labelled inputs" if self.is_labelled else "unlabelled inputs"
+        kind = "labeled inputs" if self.is_labeled else "unlabeled inputs"
         if self.has_teacher:
             kind = "inputs with a Teacher"
         return f"ReferencePopulation({len(self)} {kind}, {len(self.layers)} layer(s))"

@@ -49,7 +49,7 @@ class UniCAM(LayerAttribution):
     The features of both models arrange a population of inputs in space. UniCAM removes the Base
     model's arrangement from the Student's (partial distance correlation) and asks which
     activations the rest depends on. With D the Euclidean distances between the inputs' features
-    and P their U-centred form, it differentiates
+    and P their U-centered form, it differentiates
 
     .. math:: J = R(P_{S|B}, G), \qquad
               P_{S|B} = P_S - \frac{\langle P_S, P_B\rangle}{\langle P_B, P_B\rangle} P_B,
@@ -78,7 +78,7 @@ class UniCAM(LayerAttribution):
     Several layers cost one pass of each model: ``layer`` may be a list, and results are then lists
     with one entry per layer. Layers with a common ``feature_layer`` also share one backward pass from
     it; otherwise each feature layer takes a backward pass of its own. ``LayerAttribution.interpolate``,
-    Captum's visualisation and this package's metrics take single entries of these lists.
+    Captum's visualization and this package's metrics take single entries of these lists.
     ``NoiseTunnel``, ``infidelity`` and ``sensitivity_max`` cannot call a UniCAM that returns lists
     (Captum knows only tensors and tuples): give them one UniCAM per layer.
 
@@ -89,9 +89,9 @@ class UniCAM(LayerAttribution):
 
     As in Captum, no ReLU is applied unless asked for. Two deviations from LayerGradCam, both for
     images: token layers of transformers give a map on their grid, (N, 1, h, w), and channels-last
-    layers are recognised as such.
+    layers are recognized as such.
 
-    Models are evaluated in the mode they are in. In training mode batch normalisation couples the
+    Models are evaluated in the mode they are in. In training mode batch normalization couples the
     inputs of a batch and updates its statistics, as with any Captum attribution, and dropout draws
     random numbers: a warning says so; call ``eval()``.
 
@@ -282,7 +282,7 @@ class UniCAM(LayerAttribution):
             TypeError: labels that are not integers, inputs that are not tensors.
 
         Warns:
-            UserWarning: models with batch normalisation or dropout in training mode, a population
+            UserWarning: models with batch normalization or dropout in training mode, a population
                         of fewer than 30 inputs or of near-copies, nothing left after removal, maps
                         that float16 cannot hold, a model that gave other features when
                         ``internal_batch_size`` had it run twice.
@@ -474,7 +474,7 @@ class UniCAM(LayerAttribution):
         reference.check(self._made_with(call.at_input))
         if call.labels is None:
             return None
-        if not reference.is_labelled:
+        if not reference.is_labeled:
             raise ValueError(
                 "target was given, but the reference population has no labels; make it with reference(inputs, target) "
                 "or pass target=None for the objective without labels."

@@ -1,13 +1,13 @@
 r"""Sums over tiles of distance matrices, from which the Gram matrix of centered distances follows.
 
-For distances A and B of n inputs with row sums a and b, U-centring gives
+For distances A and B of n inputs with row sums a and b, U-centering gives
 
 .. math::
     \langle P, Q\rangle = \sum_{i \ne j} A_{ij} B_{ij} - \frac{2}{n-2}\, a \cdot b + \frac{a_{..}\, b_{..}}{(n-1)(n-2)},
 
 so that nothing of size n x n has to be held. The three terms are nearly equal and their difference is small: digits
-would be lost. But U-centring takes away whatever has the form c_i + c_j, so it can be taken away before: blocks are
-shifted by a guess of what centring will subtract, and the sums are then small where the result is.
+would be lost. But U-centering takes away whatever has the form c_i + c_j, so it can be taken away before: blocks are
+shifted by a guess of what centering will subtract, and the sums are then small where the result is.
 
 The sums of different blocks add up, in any order and wherever they were computed: a process that has some blocks of
 rows and is sent blocks of columns accumulates its share, and the shares are added (:meth:`PairSums.merge`).
@@ -54,7 +54,7 @@ class PairSums:
         shifts (Tensor): (k, n), float64: the vectors that are taken from rows and columns of every block. All
             accumulators that are to be merged need the same.
         by_row (bool): also sum products within rows, for scores with each input left out. Then the shifts must be those
-            that U-centre exactly (:meth:`u_shifts` of a first pass).
+            that U-center exactly (:meth:`u_shifts` of a first pass).
 
     Attributes:
         rows (Tensor): (k, n) sums of the shifted distances over each row.
@@ -123,7 +123,7 @@ class PairSums:
         return one
 
     def gram(self, estimator: Estimator = "unbiased") -> Tensor:
-        """(k, k) inner products of the centred matrices: sums over all entries."""
+        """(k, k) inner products of the centered matrices: sums over all entries."""
         n, totals = self.n, self.rows.sum(1)
         if estimator == "unbiased":
             return (
@@ -159,13 +159,13 @@ class PairSums:
     def without_each(self) -> Tensor:
         r"""(n, k, k) inner products with each input left out, as means: over (n - 1)(n - 4).
 
-        With :math:`e_k = \sum_j P_{kj} Q_{kj}`, leaving input k out and centring what is left again gives
+        With :math:`e_k = \sum_j P_{kj} Q_{kj}`, leaving input k out and centering what is left again gives
 
         .. math::
             \langle P, Q\rangle_{(k)} = \frac{\sum_i e_i - 2\,\frac{n-2}{n-3}\, e_k}{(n-1)(n-4)}
 
-        exactly. For raw distances the formula has terms in row sums as well, which here are 0: U-centring takes away
-        whatever has the form u_i + u_j, so a submatrix of P and a submatrix of D centre to the same matrix, and the rows
+        exactly. For raw distances the formula has terms in row sums as well, which here are 0: U-centering takes away
+        whatever has the form u_i + u_j, so a submatrix of P and a submatrix of D center to the same matrix, and the rows
         of P without column k sum to :math:`-P_{ik}`. Starting from P, no large sums cancel.
         """
         if self.by_row is None:
@@ -242,7 +242,7 @@ def population_sums(
     Args:
         sources (sequence of DistanceSource): k, of the same inputs, on one device.
         by_row (bool): also sums within rows. Distances that are not held are then computed twice: the shifts that
-            U-centre exactly are known after one pass only.
+            U-center exactly are known after one pass only.
         block_size (int, optional): inputs a side of a block; default: :func:`block_side`.
         watch (callable, optional): makes what is to be called with the k distances, rows and columns of each block. Where the
             first pass has to be made again, it makes another one, and what the one before saw does not count.

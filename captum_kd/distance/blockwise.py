@@ -1,7 +1,7 @@
 """Differentiable Gram matrices of features without n x n distance matrices.
 
-The way back computes every block of distances a second time and holds one of them: with P and Q centred, the gradient
-of <P, Q> with respect to the distances behind P is Q itself, since centring is a projection.
+The way back computes every block of distances a second time and holds one of them: with P and Q centered, the gradient
+of <P, Q> with respect to the distances behind P is Q itself, since centering is a projection.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def chosen_block(features: Tensor, block_size: Optional[int]) -> Optional[int]:
 
 
 def noise_squares(sums: PairSums, sources: Sequence[DistanceSource]) -> Tensor:
-    """(k,) squared norms of centred matrices that count as rounding.
+    """(k,) squared norms of centered matrices that count as rounding.
 
     Raises:
         ValueError: distances with non-finite values: no comparison with them would ever be true.
@@ -117,11 +117,11 @@ class _BlockGram(torch.autograd.Function):
             ]
             with changed_state(torch.enable_grad()), interruptible():
                 distances = [unchecked_distances(*each, all_far=all_far) for each, (_, _, all_far) in zip(leaves, ctx.units)]
-            centred = torch.stack([each.detach().to(shifts.dtype) for each in distances])
-            centred.sub_(shifts[:, rows, None]).sub_(shifts[:, None, columns])
+            centered = torch.stack([each.detach().to(shifts.dtype) for each in distances])
+            centered.sub_(shifts[:, rows, None]).sub_(shifts[:, None, columns])
             for place in wanted:
                 # The sums count every pair twice; the distances within one block hold both of them.
-                slope = torch.tensordot(weights[place], centred, 1).mul_(1 if on_diagonal else 2)
+                slope = torch.tensordot(weights[place], centered, 1).mul_(1 if on_diagonal else 2)
                 found = torch.autograd.grad(distances[place], leaves[place], slope.to(distances[place].dtype))
                 pull = pulls[place]
                 assert pull is not None

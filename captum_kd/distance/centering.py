@@ -1,6 +1,6 @@
 """Centered distance matrices and their inner products.
 
-Sources: Szekely, Rizzo & Bakirov 2007 (distance correlation), Szekely & Rizzo 2014 (U-centring, unbiased estimator,
+Sources: Szekely, Rizzo & Bakirov 2007 (distance correlation), Szekely & Rizzo 2014 (U-centering, unbiased estimator,
 partial distance correlation).
 """
 
@@ -39,16 +39,16 @@ __all__ = [
 Estimator = Literal["unbiased", "biased"]
 
 MIN_INPUTS = 4
-"""U-centring divides by (n - 3): fewer inputs have no geometry."""
+"""U-centering divides by (n - 3): fewer inputs have no geometry."""
 LEAST_WITH_REMOVAL = MIN_INPUTS + 1
-"""The U-centred matrices of 4 inputs span 2 dimensions: after removal a score can only flip its sign."""
+"""The U-centered matrices of 4 inputs span 2 dimensions: after removal a score can only flip its sign."""
 
 
 class Geometry(NamedTuple):
-    """A population as seen by one set of features: its centred distances.
+    """A population as seen by one set of features: its centered distances.
 
     Attributes:
-        matrix (Tensor): (n, n) centred distances (what is left of them after :func:`remove`).
+        matrix (Tensor): (n, n) centered distances (what is left of them after :func:`remove`).
         raw_norm (Tensor): scalar, the scale against which rounding is told from structure (:func:`raw_scale`).
     """
 
@@ -89,11 +89,11 @@ def raw_scale(norm: Tensor, rounding: Tensor, n: int, dtype: torch.dtype) -> Ten
 def geometry(
     x: Tensor, estimator: Estimator = "unbiased", largest: Optional[float] = None, rounding: float = 0.0
 ) -> Geometry:
-    """The centred distances of features.
+    """The centered distances of features.
 
     Args:
         x (Tensor): (n, d), float32 or float64, n >= 4.
-        estimator (str): "unbiased" centres for the unbiased estimator, "biased" for the biased one.
+        estimator (str): "unbiased" centers for the unbiased estimator, "biased" for the biased one.
         largest (float, optional): the largest absolute value in ``x``, where that is known.
         rounding (float): as for :func:`raw_scale`.
 
@@ -102,20 +102,20 @@ def geometry(
     """
     size = largest_of(x) if largest is None else largest
     distances = distances_to_center(x, size)
-    # Nobody else has these distances: where no gradient needs them, they become what is centred.
-    centred = _center(distances, estimator, in_place=not distances.requires_grad)
+    # Nobody else has these distances: where no gradient needs them, they become what is centered.
+    centered = _center(distances, estimator, in_place=not distances.requires_grad)
     if rounding:
-        norm = centred.raw_norm
-        centred = centred._replace(raw_norm=raw_scale(norm, norm.new_tensor(rounding / power_of_two(size)), len(x), x.dtype))
+        norm = centered.raw_norm
+        centered = centered._replace(raw_norm=raw_scale(norm, norm.new_tensor(rounding / power_of_two(size)), len(x), x.dtype))
     if distances.dtype == x.dtype:
-        return centred
-    return Geometry(centred.matrix.to(x.dtype), centred.raw_norm.to(x.dtype))
+        return centered
+    return Geometry(centered.matrix.to(x.dtype), centered.raw_norm.to(x.dtype))
 
 
 def center(distances: Tensor, estimator: Estimator = "unbiased") -> Geometry:
-    r"""Centres a distance matrix.
+    r"""Centers a distance matrix.
 
-    Unbiased (U-centring, Szekely & Rizzo 2014): for i != j
+    Unbiased (U-centering, Szekely & Rizzo 2014): for i != j
 
     .. math:: P_{ij} = D_{ij} - \frac{D_{i.}}{n-2} - \frac{D_{.j}}{n-2} + \frac{D_{..}}{(n-1)(n-2)}
 
@@ -154,7 +154,7 @@ def _shift(distances: Tensor, estimator: Estimator) -> Tensor:
 
 
 def u_shift(distances: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
-    """The vector u with P_ij = D_ij - u_i - u_j off the diagonal of a U-centred matrix.
+    """The vector u with P_ij = D_ij - u_i - u_j off the diagonal of a U-centered matrix.
 
     Args:
         distances (Tensor): (..., n, n), symmetric.
@@ -169,7 +169,7 @@ def u_shift(distances: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
 
 
 def u_centered(distances: Tensor) -> Tensor:
-    """U-centred copies of symmetric matrices (..., n, n) with a diagonal of 0."""
+    """U-centered copies of symmetric matrices (..., n, n) with a diagonal of 0."""
     matrices = _without(u_shift(distances), distances)
     matrices.diagonal(dim1=-2, dim2=-1).zero_()
     return matrices
@@ -235,4 +235,4 @@ def check_estimator(estimator: str) -> None:
 def unknown_estimator(estimator: object) -> ValueError:
     """What to raise where nothing is written for an estimator: a name that no check has seen, or that got a check alone."""
     known = " or ".join(map(repr, get_args(Estimator)))
-    return ValueError(f"No centring is written here for estimator={short_repr(estimator)}; expected {known}.")
+    return ValueError(f"No centering is written here for estimator={short_repr(estimator)}; expected {known}.")

@@ -15,10 +15,10 @@ from captum_kd.distance.sources import widest
 __all__ = ["LabelDistances", "check_label_geometry", "label_distances", "label_geometry", "label_norms"]
 
 MIN_LABEL_SHARE = 1e-6
-"""Labels whose centred norm is at most this share of the raw norm have no geometry."""
+"""Labels whose centered norm is at most this share of the raw norm have no geometry."""
 
 WAYS_OUT = (
-    "Pass a labelled reference population (reference=), more inputs with at least two inputs in "
+    "Pass a labeled reference population (reference=), more inputs with at least two inputs in "
     "each of two classes, or target=None for the objective without labels."
 )
 """What a call that makes maps can do about labels without geometry."""
@@ -71,13 +71,13 @@ def label_geometry(
     estimator: Estimator = "unbiased",
     ways_out: str = WAYS_OUT,
 ) -> Geometry:
-    """Centred distances of the labels' embeddings: the G of the relevance score.
+    """Centered distances of the labels' embeddings: the G of the relevance score.
 
     Args:
         labels (Tensor): (n,) integers, n >= 4.
         class_embeddings (Tensor, optional): (num_classes, e); one-hot without.
         dtype (torch.dtype): of the result.
-        estimator (str): "unbiased" or "biased" centring.
+        estimator (str): "unbiased" or "biased" centering.
         ways_out (str): what the caller's user can do about labels without geometry, for the error.
 
     Raises:
@@ -114,12 +114,12 @@ def _check_norms(
 
 
 def label_norms(apart: Tensor, counts: Tensor, estimator: Estimator = "unbiased") -> tuple[float, float]:
-    """Frobenius norms of the (n, n) distances between labels, centred and raw.
+    """Frobenius norms of the (n, n) distances between labels, centered and raw.
 
     Args:
         apart (Tensor): (c, c) distances between the classes, float64.
         counts (Tensor): (c,) inputs of each, float64.
-        estimator (str): of the centring.
+        estimator (str): of the centering.
     """
     n = float(counts.sum())
     by_class = apart @ counts

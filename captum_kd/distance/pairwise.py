@@ -44,7 +44,7 @@ CHUNK = 16_384
 """Columns that one matrix product sums over: the rounding of sums over very many would add up."""
 
 FEW = 64
-"""Wide features are all about equally far apart: centring takes 2 or 3 digits away, and over so few inputs the rounding
+"""Wide features are all about equally far apart: centering takes 2 or 3 digits away, and over so few inputs the rounding
 of float32 does not average out. Their geometry is computed in float64."""
 
 # Entries of |x|^2 + |y|^2 - 2xy below this share of |x|^2 + |y|^2 have lost too many
@@ -59,7 +59,7 @@ _PAIR_BLOCK = 400_000
 def euclidean_distances(x: Tensor) -> Tensor:
     r"""Euclidean distances between the rows of ``x``.
 
-    Computed by one matrix product on centred data, so features far from the origin lose no
+    Computed by one matrix product on centered data, so features far from the origin lose no
     digits. Pairs so close that the product cannot tell them apart are subtracted directly;
     the distance of coincident rows is exactly 0 and so is its gradient.
 
@@ -116,7 +116,7 @@ def cross_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def distances_to_center(x: Tensor, largest: Optional[float] = None) -> Tensor:
-    """Distances up to scale, with the digits that centring takes away.
+    """Distances up to scale, with the digits that centering takes away.
 
     Args:
         x (Tensor): (n, d), float32 or float64.

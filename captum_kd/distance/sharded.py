@@ -375,7 +375,7 @@ class RingTiles:
         self.processes.all_reduce_min(*values)
 
     def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
-        travelling = [
+        traveling = [
             source.features for source in sources if isinstance(source, ShardedDistances) and not source.is_held
         ]
         failure = DeferredError()
@@ -389,27 +389,27 @@ class RingTiles:
             for encounter in self.shards.ring_steps():
                 size = min(block_size, self._most)
                 there = parts(encounter.remote_rows, size)
-                for remote_rows in self._exchange(encounter, travelling, size, failure) if travelling else there:
+                for remote_rows in self._exchange(encounter, traveling, size, failure) if traveling else there:
                     for own_rows in parts(encounter.own_rows, block_size):
                         meet(*sorted((own_rows, remote_rows), key=lambda each: each.start))
-            for features in travelling:
+            for features in traveling:
                 features.drop_remote_rows()
             failure.end()
 
     def _exchange(
-        self, encounter: RingStep, travelling: Sequence[ShardedFeatures], block_size: int, failure: DeferredError
+        self, encounter: RingStep, traveling: Sequence[ShardedFeatures], block_size: int, failure: DeferredError
     ) -> Iterator[slice]:
         """Exchanges messages; gives each block of visitors once it is there. The next message travels meanwhile."""
-        outgoing = list(_messages(travelling, encounter.out, block_size))
-        incoming = list(_messages(travelling, encounter.remote_rows, block_size))
+        outgoing = list(_messages(traveling, encounter.out, block_size))
+        incoming = list(_messages(traveling, encounter.remote_rows, block_size))
         rooms: dict[int, RemoteBuffer] = {}
 
         def begin(number: int) -> Callable[[], Optional[Tensor]]:
-            out = self._outgoing(travelling, outgoing[number], failure) if number < len(outgoing) else None
+            out = self._outgoing(traveling, outgoing[number], failure) if number < len(outgoing) else None
             into = None
             if number < len(incoming):
                 message = incoming[number]
-                features = travelling[message.source]
+                features = traveling[message.source]
                 into = self.processes.buffer(_length(message.rows), features.shape[1], dtype=features.dtype)
             wait = self.processes.send_and_receive(out, encounter.to, into, encounter.source)
 
@@ -426,36 +426,36 @@ class RingTiles:
             under_way = begin(number + 1) if number + 1 < total else None
             if received is not None:
                 message = incoming[number]
-                features = travelling[message.source]
+                features = traveling[message.source]
                 if message.source not in rooms:
                     rooms[message.source] = self._room(features.device)
                 failure.run(lambda: rooms[message.source].append(received))
                 if message.last:
-                    for place, each in enumerate(travelling):
+                    for place, each in enumerate(traveling):
                         each.set_remote_rows(message.block, rooms[place])
                     yield message.block
-                    for each in travelling:
+                    for each in traveling:
                         each.drop_remote_rows()
                     for room in rooms.values():
                         room.close()
                     rooms = {}
             number += 1
 
-    def _outgoing(self, travelling: Sequence[ShardedFeatures], message: _Message, failure: DeferredError) -> Tensor:
-        features = travelling[message.source]
+    def _outgoing(self, traveling: Sequence[ShardedFeatures], message: _Message, failure: DeferredError) -> Tensor:
+        features = traveling[message.source]
         values = failure.run(lambda: features.read(message.rows, slice(0, features.shape[1])))
         if values is None:  # the others wait for so many numbers, and will hear of the error
             return self.processes.buffer(_length(message.rows), features.shape[1], dtype=features.dtype).zero_()
         return self.processes.outgoing(values)
 
 
-def _messages(travelling: Sequence[ShardedFeatures], rows: slice, block_size: int) -> Iterator[_Message]:
+def _messages(traveling: Sequence[ShardedFeatures], rows: slice, block_size: int) -> Iterator[_Message]:
     """In the order in which they are sent and received: block by block, in each source by source, in messages of a size."""
     for block in parts(rows, block_size):
-        for source, features in enumerate(travelling):
+        for source, features in enumerate(traveling):
             pieces = list(parts(block, max(1, _MESSAGE_NUMBERS // features.shape[1])))
             for piece in pieces:
-                yield _Message(source, piece, block, source == len(travelling) - 1 and piece is pieces[-1])
+                yield _Message(source, piece, block, source == len(traveling) - 1 and piece is pieces[-1])
 
 
 def _length(rows: slice) -> int:

@@ -52,7 +52,7 @@ class DistanceSource(Protocol):
         """
 
     def shift(self) -> tuple[Tensor, bool]:
-        """A vector u (n,), float64, with D_ij - u_i - u_j small, and whether it is the one that U-centres exactly."""
+        """A vector u (n,), float64, with D_ij - u_i - u_j small, and whether it is the one that U-centers exactly."""
 
 
 class MatrixDistances:

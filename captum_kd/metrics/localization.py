@@ -117,6 +117,6 @@ def _as_masks(masks: Tensor) -> Tensor:
     if bool(empty.any()):
         raise ValueError(
             f"The mask of input {int(empty.nonzero()[0])} is empty ({int(empty.sum())} of {len(masks)} are): nothing can "
-            "be localised there; leave such inputs out."
+            "be localized there; leave such inputs out."
         )
     return masks

@@ -108,7 +108,7 @@ def relevance_score(
     if given is not None and (not isinstance(given, tuple) or len(given) != 2):
         raise TypeError(f"given must be a pair (base_func, base_layer), got {short_repr(given)}.")
     if given is not None and estimator != "unbiased":
-        raise ValueError("given needs estimator='unbiased': removal is defined for U-centred distances.")
+        raise ValueError("given needs estimator='unbiased': removal is defined for U-centered distances.")
     reducer, base_reducer = as_reducers(
         attributions, base_attributions, perturb_func, values, has_base=given is not None
     )

@@ -108,7 +108,7 @@ def feature_similarity_score(
         >>> # around what each model looks at
         >>> maps = LayerGradCam(student, student.layer3).attribute(images, labels)
         >>> base_maps = LayerGradCam(base, base.layer3).attribute(images, labels)
-        >>> localised = feature_similarity_score(
+        >>> localized = feature_similarity_score(
         ...     student, "layer3", base, "layer3", images, attributions=maps, base_attributions=base_maps)
     """
     values = as_inputs(inputs)

@@ -125,7 +125,7 @@ class _GeometryMetric(Metric):
 
     Args:
         names (sequence of str): of the sets of features.
-        labelled (bool): whether labels are kept.
+        labeled (bool): whether labels are kept.
         class_embeddings (Tensor, optional): of the labels.
         estimator (str): of similarity.
         block_size (int, optional): inputs a side of a block.
@@ -139,7 +139,7 @@ class _GeometryMetric(Metric):
     def __init__(
         self,
         names: Sequence[str],
-        labelled: bool,
+        labeled: bool,
         class_embeddings: Optional[Tensor],
         estimator: Estimator,
         block_size: Optional[int],
@@ -151,12 +151,12 @@ class _GeometryMetric(Metric):
         self.estimator = estimator
         self.block_size = block_size
         self.names = tuple(names)
-        self.labelled = labelled
+        self.labeled = labeled
         self._embeddings = check_class_embeddings(class_embeddings)
         self._made_by: dict[str, set[Any]] = {}
         for name in self.names:
             self.add_state(name, default=[], dist_reduce_fx="cat")
-        if labelled:
+        if labeled:
             self.add_state("target", default=[], dist_reduce_fx="cat")
         self.add_state("rounding", default=torch.zeros(len(self.names)), dist_reduce_fx="max")
 
@@ -183,7 +183,7 @@ class _GeometryMetric(Metric):
                     "LayerFeatures(..., feature_transform=global_average_pool)."
                 )
         labels = None
-        if self.labelled:
+        if self.labeled:
             labels = as_labels(target, n or 0)
             if labels is None:
                 raise TypeError(f"target must be one label for each of the {n} inputs, got None.")
@@ -248,9 +248,9 @@ class _GeometryMetric(Metric):
 
     def set_dtype(self, dst_type: Union[str, torch.dtype]) -> "_GeometryMetric":
         """Converts features; labels stay integers, which other types may not hold."""
-        labels = getattr(self, "target") if self.labelled else None
+        labels = getattr(self, "target") if self.labeled else None
         super().set_dtype(dst_type)
-        if self.labelled:
+        if self.labeled:
             setattr(self, "target", labels)
         return self
 
@@ -351,7 +351,7 @@ class _GeometryMetric(Metric):
         """Inner products of all geometries, the labels' last; collective where the metric is synced."""
         processes = as_process_group(self._shared_by)
         here = {name: None if (state := _joined(getattr(self, name))) is None else as_real(state) for name in used}
-        labels = _joined(getattr(self, "target")) if self.labelled else None
+        labels = _joined(getattr(self, "target")) if self.labeled else None
         seen = processes.gather(
             {
                 "n": {name: len(values) for name, values in (*here.items(), ("target", labels)) if values is not None},
@@ -379,7 +379,7 @@ class _GeometryMetric(Metric):
                 sources.append(FeatureDistances(own, is_to_be_widened(own)))
             else:
                 sources.append(shared_distances(own, kinds[name], device, shards, processes))
-        if self.labelled:
+        if self.labeled:
             check_label_geometry(whole, self._embeddings, self.estimator, ways_out=WAYS_OUT_OF_SCORE)
             sources.append(LabelDistances(whole, self._embeddings, device))
         width = sum(kind.width for kind in kinds.values())
@@ -503,7 +503,7 @@ class RelevanceScore(_GeometryMetric):
         if self.features and (given is None) == bool(self.given):
             raise ValueError("given was passed with some updates and left out of others; pass it always or never.")
         if given is not None and self.estimator != "unbiased":
-            raise ValueError("given needs estimator='unbiased': removal is defined for U-centred distances.")
+            raise ValueError("given needs estimator='unbiased': removal is defined for U-centered distances.")
         self._keep({"features": features, "given": given}, target)
 
     def compute(self) -> Tensor:

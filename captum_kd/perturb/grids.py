@@ -1,7 +1,7 @@
 """The grids of a multigrid cycle: equations, memory and layout.
 
 Each grid has the equations ``D x - N x = b`` of :mod:`captum_kd.perturb.multigrid`, of which only the weights
-between neighbours differ: on the image's own grid they are the same everywhere.
+between neighbors differ: on the image's own grid they are the same everywhere.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ __all__ = ["Buffers", "Coarse", "Level", "Pixels", "by_parity", "facing", "from_
 Offset = tuple[int, int]
 Index = tuple[Any, ...]  # of slices, after an ellipsis
 
-# Half of the 8 neighbours; the matrix is symmetric, so the other half mirrors them.
+# Half of the 8 neighbors; the matrix is symmetric, so the other half mirrors them.
 HALF: tuple[Offset, ...] = ((0, 1), (1, 0), (1, 1), (1, -1))
-NEIGHBOURS: tuple[Offset, ...] = HALF + tuple((-dy, -dx) for dy, dx in HALF)
+NEIGHBORS: tuple[Offset, ...] = HALF + tuple((-dy, -dx) for dy, dx in HALF)
 # Even and odd rows and columns: each combination is a grid of half the size.
 PARITIES: tuple[Offset, ...] = ((0, 0), (0, 1), (1, 0), (1, 1))
 # Jacobi's damping where eigenvalues of A / D may reach 2.
 _DAMPING = 0.8
-# Where what neighbours weigh is at most this share of the diagonal, a sweep solves well enough.
+# Where what neighbors weigh is at most this share of the diagonal, a sweep solves well enough.
 _WEAK_COUPLING = 0.5
 
 
@@ -86,7 +86,7 @@ class Level:
         self.sweep = damping * inverse
         self.buffers = buffers
 
-    def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
+    def neighbors(self, x: Tensor, out: Tensor) -> Tensor:
         """``N x`` for an ``x`` that is 0 at known pixels; the result means nothing there."""
         raise NotImplementedError
 
@@ -95,7 +95,7 @@ class Level:
         raise NotImplementedError
 
     def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
-        """The weights of unknown pixels' unknown neighbours, by the pixel's parity and the neighbour's offset."""
+        """The weights of unknown pixels' unknown neighbors, by the pixel's parity and the neighbor's offset."""
         raise NotImplementedError
 
     def is_weakly_coupled(self) -> bool:
@@ -103,7 +103,7 @@ class Level:
 
     def apply(self, x: Tensor, out: Tensor) -> Tensor:
         """``D x - N x``, likewise."""
-        return self.neighbours(x, out).neg_().addcmul_(self.diagonal, x)
+        return self.neighbors(x, out).neg_().addcmul_(self.diagonal, x)
 
 
 class Pixels(Level):
@@ -111,15 +111,15 @@ class Pixels(Level):
 
     def __init__(self, removed: Tensor, size: tuple[int, int], buffers: Buffers) -> None:
         ones = by_parity(removed.new_ones(1, 1, *size))
-        diagonal = _weighted_neighbours(ones, out=torch.empty_like(ones), row=torch.empty_like(ones))
-        inverse = removed / diagonal.clamp(min=1)  # a lone pixel has no neighbours
+        diagonal = _weighted_neighbors(ones, out=torch.empty_like(ones), row=torch.empty_like(ones))
+        inverse = removed / diagonal.clamp(min=1)  # a lone pixel has no neighbors
         # The eigenvalues of A / D reach 4/3, and undamped sweeps leave a third of what the next grid cannot
         # show, the least possible. Only along a single line they reach 2, and undamped sweeps do nothing.
         super().__init__(size, diagonal, inverse, _DAMPING if min(size) == 1 else 1, buffers)
         self._removed = removed
 
-    def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
-        return _weighted_neighbours(x, out, row=self.buffers.like(x, "row"))
+    def neighbors(self, x: Tensor, out: Tensor) -> Tensor:
+        return _weighted_neighbors(x, out, row=self.buffers.like(x, "row"))
 
     def parts(self, x: Tensor) -> dict[Offset, Tensor]:
         return {(py, px): x[:, :, py, px] for py, px in PARITIES}
@@ -135,13 +135,13 @@ class Pixels(Level):
         for y, x in PARITIES:
             direct, diagonal = seen(y, x), 0.5 * seen(y, x)
             found[y, x] = {
-                (dy, dx): (direct if dy * dx == 0 else diagonal) * seen(y + dy, x + dx) for dy, dx in NEIGHBOURS
+                (dy, dx): (direct if dy * dx == 0 else diagonal) * seen(y + dy, x + dx) for dy, dx in NEIGHBORS
             }
         return found
 
 
 class Coarse(Level):
-    """A coarser grid: each pair of neighbours has a weight of its own."""
+    """A coarser grid: each pair of neighbors has a weight of its own."""
 
     def __init__(self, diagonal: Tensor, weights: dict[Offset, Tensor], buffers: Buffers) -> None:
         size = (diagonal.shape[-2], diagonal.shape[-1])
@@ -151,7 +151,7 @@ class Coarse(Level):
             here, there = facing(offset, self.size)
             self._pairs.append((offset, here, there, weight[here].contiguous()))
 
-    def neighbours(self, x: Tensor, out: Tensor) -> Tensor:
+    def neighbors(self, x: Tensor, out: Tensor) -> Tensor:
         out.zero_()
         for _, here, there, weight in self._pairs:
             out[here].addcmul_(weight, x[there])
@@ -173,7 +173,7 @@ class Coarse(Level):
         return found
 
     def is_weakly_coupled(self) -> bool:
-        """Whether every pixel depends on its neighbours so little that a sweep solves for it."""
+        """Whether every pixel depends on its neighbors so little that a sweep solves for it."""
         coupling = torch.zeros_like(self.diagonal)
         for _, here, there, weight in self._pairs:
             coupling[here] += weight.abs()
@@ -181,14 +181,14 @@ class Coarse(Level):
         return bool((coupling <= _WEAK_COUPLING * self.diagonal).all())
 
 
-def _weighted_neighbours(x: Tensor, out: Tensor, row: Tensor) -> Tensor:
-    """Direct neighbours and half of the diagonal ones, summed into ``out``; ``row`` is room to work."""
-    # Left and right: the two neighbours of an even column are the odd ones at the same place and before it.
+def _weighted_neighbors(x: Tensor, out: Tensor, row: Tensor) -> Tensor:
+    """Direct neighbors and half of the diagonal ones, summed into ``out``; ``row`` is room to work."""
+    # Left and right: the two neighbors of an even column are the odd ones at the same place and before it.
     out[:, :, :, 0] = x[:, :, :, 1]
     out[:, :, :, 1] = x[:, :, :, 0]
     out[:, :, :, 0, :, 1:] += x[:, :, :, 1, :, :-1]
     out[:, :, :, 1, :, :-1] += x[:, :, :, 0, :, 1:]
-    # What the rows above and below take of a row: each pixel and half of its neighbours.
+    # What the rows above and below take of a row: each pixel and half of its neighbors.
     torch.add(x, out, alpha=0.5, out=row)
     out[:, :, 0] += row[:, :, 1]
     out[:, :, 1] += row[:, :, 0]
@@ -202,7 +202,7 @@ def halved(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def facing(offset: Offset, size: tuple[int, int]) -> tuple[Index, Index]:
-    """Where the pixels of a grid lie that have a neighbour at this offset, and where those neighbours lie."""
+    """Where the pixels of a grid lie that have a neighbor at this offset, and where those neighbors lie."""
     shifts = tuple(zip(offset, size))
     here = (..., *(slice(max(0, -shift), length - max(0, shift)) for shift, length in shifts))
     there = (..., *(slice(max(0, shift), length - max(0, -shift)) for shift, length in shifts))

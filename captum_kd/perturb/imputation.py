@@ -36,7 +36,7 @@ def noisy_linear_imputation(
 ) -> Tensor:
     r"""
     Replaces pixels by noisy linear imputation: each removed pixel becomes the weighted mean of its 8
-    neighbours (direct ones 1/6, diagonal ones 1/12, renormalised at the image's border), plus Gaussian
+    neighbors (direct ones 1/6, diagonal ones 1/12, renormalized at the image's border), plus Gaussian
     noise. The removed pixels of an image are one linear system; kept pixels stay as they are, to the bit.
 
     A black or blurred region tells the model where something was removed; an imputed region hardly does.
@@ -55,7 +55,7 @@ def noisy_linear_imputation(
                     0 gives the solution itself.
         tolerance (float, optional): Largest error of the solution, before noise, in the images' units;
                     where a channel's kept values span less than 1, as a share of that span, so that faint
-                    images are solved too. For images of 0..255 a hundredth of a grey level, 0.01, is enough
+                    images are solved too. For images of 0..255 a hundredth of a gray level, 0.01, is enough
                     and takes less time. Rounding to the images' dtype comes on top.
         generator (torch.Generator, optional): Source of the noise, on the CPU or the images' device, drawn
                     image after image: batches in turn get the same noise as all images at once. With it
@@ -144,7 +144,7 @@ def _impute(known: Tensor, keep: Tensor, tolerance: float) -> Tensor:
         boundary = torch.sub(known[rows], scale.middle[rows], out=buffers.like(known[rows], "boundary")).div_(size)
         boundary = boundary.mul_(keep[rows]).to(work)
         solution = _solve(boundary, keep[rows], target[rows], buffers)
-        # A mean of neighbours lies among the kept values.
+        # A mean of neighbors lies among the kept values.
         torch.addcmul(scale.middle[rows], solution.clamp_(-1, 1).to(known.dtype), size, out=filled[rows])
     return filled
 
@@ -156,10 +156,10 @@ def _solve(boundary: Tensor, keep: Tensor, target: Tensor, buffers: Buffers) -> 
     scattered = Scattered.of(finest, removed, buffers)
     found = None
     if scattered is not None:
-        b = finest.neighbours(kept, out=buffers.like(kept, "b"))
+        b = finest.neighbors(kept, out=buffers.like(kept, "b"))
         found = _conjugate_gradients(scattered, b, target / scattered.safety, _SCATTERED_STEPS, buffers)
     if found is None:
-        b = finest.neighbours(kept, out=buffers.like(kept, "b"))
+        b = finest.neighbors(kept, out=buffers.like(kept, "b"))
         found = _conjugate_gradients(Hierarchy(finest, buffers), b, target, _MAX_STEPS, buffers)
     if found is None:
         raise RuntimeError(f"The imputation did not reach its tolerance in {_MAX_STEPS} steps.")

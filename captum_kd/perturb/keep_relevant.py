@@ -102,7 +102,7 @@ def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0
     height, width = (check_int(side, "size (H, W)", 1) for side in size)
     pixels = height * width
     count = max(1, min(round(keep * pixels), pixels - 1))
-    # Rounded back from float64, so that equal neighbours give equal pixels between them: ties stay ties.
+    # Rounded back from float64, so that equal neighbors give equal pixels between them: ties stay ties.
     upsampled = upsample(maps.to(widest(maps.device)), (height, width)).to(maps.dtype)
     order = upsampled.flatten(1).argsort(dim=1, descending=True, stable=True)
     if count < pixels:

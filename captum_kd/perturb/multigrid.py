@@ -1,7 +1,7 @@
 """One multigrid cycle for pixels that are the weighted mean of their 8 neighbors.
 
-The pixels to be found solve ``D x - N x = b``: ``N`` adds the neighbours that are to be found too, direct
-ones with weight 1, diagonal ones with 1/2, and ``D`` is the sum of the weights of all neighbours inside the
+The pixels to be found solve ``D x - N x = b``: ``N`` adds the neighbors that are to be found too, direct
+ones with weight 1, diagonal ones with 1/2, and ``D`` is the sum of the weights of all neighbors inside the
 image. The matrix is symmetric, and positive definite as soon as an image has one known pixel. It is never
 stored: every step is a handful of operations on whole batches of images, whose holes may all differ.
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from captum_kd.perturb.grids import HALF, NEIGHBOURS, PARITIES, Buffers, Coarse, Index, Level, Offset, Pixels, facing, halved
+from captum_kd.perturb.grids import HALF, NEIGHBORS, PARITIES, Buffers, Coarse, Index, Level, Offset, Pixels, facing, halved
 
 __all__ = ["Hierarchy"]
 
@@ -66,11 +66,11 @@ class Hierarchy:
         grid, transfer = self._levels[level], self._transfers[level]
         x = torch.mul(grid.sweep, residual, out=grid.buffers.like(residual, "x"))
         # D x is the damped residual itself, so this is what is left of it.
-        rest = grid.neighbours(x, out=grid.buffers.like(residual, "rest"))
+        rest = grid.neighbors(x, out=grid.buffers.like(residual, "rest"))
         if grid.damping < 1:
             rest.add_(residual, alpha=1 - grid.damping)
         transfer.add_up(self.cycle(transfer.down(rest), level + 1), to=x)
-        better = grid.neighbours(x, out=rest).add_(residual).mul_(grid.sweep)
+        better = grid.neighbors(x, out=rest).add_(residual).mul_(grid.sweep)
         return better.add_(x, alpha=1 - grid.damping) if grid.damping < 1 else better
 
 
@@ -114,8 +114,8 @@ class _Transfer:
         across = -self._entries[1, 0][0, 0] - at[0, -1] - at[0, 1]
         north, south = _shares(across, unknown[1, 0], north, south)
         around = self._entries[1, 1]
-        near = [around[offset].clamp(min=0) for offset in NEIGHBOURS]
-        at = dict(zip(NEIGHBOURS, _shares(-around[0, 0], unknown[1, 1], *near)))
+        near = [around[offset].clamp(min=0) for offset in NEIGHBORS]
+        at = dict(zip(NEIGHBORS, _shares(-around[0, 0], unknown[1, 1], *near)))
         below, right = (0, 0, -1, 1), (-1, 1)
         amid = {
             (0, 0): at[-1, -1] + at[-1, 0] * west + at[0, -1] * north,
@@ -173,7 +173,7 @@ class _Transfer:
         zeros = torch.zeros_like(self._weights[0, 0][0, 0])
         product = {offset: zeros.clone() for offset in ((0, 0), *HALF)}
         for parity in PARITIES:
-            through = self._neighbours_of_interpolation(parity, zeros)
+            through = self._neighbors_of_interpolation(parity, zeros)
             for (cy, cx), weight in self._weights[parity].items():
                 here, there = facing((cy, cx), self._coarse_size)
                 weight = weight[here]
@@ -182,7 +182,7 @@ class _Transfer:
                         total[there].addcmul_(weight, through[cy + dy, cx + dx][here])
         return product
 
-    def _neighbours_of_interpolation(self, parity: Offset, zeros: Tensor) -> dict[Offset, Tensor]:
+    def _neighbors_of_interpolation(self, parity: Offset, zeros: Tensor) -> dict[Offset, Tensor]:
         """-A P in the rows of pixels 2 i + parity, by the offset of the coarse pixel from i."""
         through: dict[Offset, Tensor] = {}
         for (dy, dx), entry in self._entries[parity].items():

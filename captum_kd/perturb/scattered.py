@@ -1,6 +1,6 @@
 """Scattered holes, whose pixels all have known ones close by: the diagonal alone preconditions them well.
 
-Let ``M = N / D`` be the weighted mean of a pixel's removed neighbours: a walk from pixel to pixel that ends at known
+Let ``M = N / D`` be the weighted mean of a pixel's removed neighbors: a walk from pixel to pixel that ends at known
 ones. ``s = M^k 1`` is the chance of still being on the way after k steps, and the sum of the ``M^j 1`` for j < k what
 such walks last. With both, the error of any approximation is bounded by its residual, ``z = b / D - (1 - M) x``: it is
 the sum of all ``M^j z``, in size at most max |z| times the mean length of walks, and that at most
@@ -34,7 +34,7 @@ class Scattered:
     def __init__(self, finest: Pixels, lengths: Tensor) -> None:
         self.finest = finest
         # With z added the error is the sum of M^j z from j = 1 on: walks are one step shorter. A step more than none
-        # bounds what is left where no removed pixel has a removed neighbour.
+        # bounds what is left where no removed pixel has a removed neighbor.
         self.safety = (lengths - 1).clamp(min=1)
 
     @classmethod
@@ -43,7 +43,7 @@ class Scattered:
         on_the_way = buffers.like(removed, "on the way").copy_(removed)
         length, room = buffers.like(removed, "length").copy_(removed), buffers.like(removed, "room")
         for step in range(1, _STEPS + 1):
-            torch.mul(finest.neighbours(on_the_way, out=room), finest.inverse, out=on_the_way)
+            torch.mul(finest.neighbors(on_the_way, out=room), finest.inverse, out=on_the_way)
             if step == _FIRST_STEPS and bool(on_the_way.amax() > 0.999):
                 return None
             if step < _STEPS:

@@ -3,7 +3,7 @@
 Figures are plain ``matplotlib.figure.Figure`` objects: nothing is registered with pyplot, nothing is shown,
 no display is needed. Save one with ``figure.savefig(path)``; notebooks display the returned object. They are
 at most seven inches wide unless asked for otherwise, a page's text width, so that their text, 7 points and
-more, prints at its own size. Colours stay apart with any colour vision and are never alone: markers, dashes
+more, prints at its own size. Colors stay apart with any color vision and are never alone: markers, dashes
 or words repeat what they say.
 """
 

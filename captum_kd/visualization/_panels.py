@@ -2,11 +2,11 @@
 
 Captum's ``visualize_image_attr`` draws each panel: it selects the sign and lays the map over the image. Three
 things it cannot do for maps that are to be compared, read in Captum 0.9, are done here. It divides every map
-by a threshold of that map's own, so that all maps look equally strong: here the colour limits are set
+by a threshold of that map's own, so that all maps look equally strong: here the color limits are set
 afterwards, from the map, its column or the whole figure. It stops with an AssertionError at maps that are all
 zero, or all negative where positive values are asked for: here they are shown as such. And
 ``blended_heat_map`` covers the image with one opacity, the empty part of the map included, and stretches the
-grey of every image by itself: here the opacity fades with the map, and grey stays grey.
+gray of every image by itself: here the opacity fades with the map, and gray stays gray.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 SIGNS = {"positive": "inferno", "absolute_value": "inferno", "negative": "inferno", "all": "RdBu_r"}
-"""Default colour maps, readable with any colour vision; inferno also in grey print."""
+"""Default color maps, readable with any color vision; inferno also in gray print."""
 NOTHING = {"positive": "nothing positive", "negative": "nothing negative"}
 """What is said of maps that have values, but none of the sign that is shown."""
 NO_OUTLIERS = 1e-9
@@ -110,7 +110,7 @@ def draw_bar(figure: Figure, axis: Axes, top: str, sign: str, cmap: str) -> None
     bar.set_ticks(list(ticks), labels=list(ticks.values()))
     bar.outline.set_linewidth(0.6)
     axis.tick_params(labelsize=TEXT_SIZE, length=2, pad=1.5)
-    # Inside the bar's width, so that neighbouring columns' numbers do not touch.
+    # Inside the bar's width, so that neighboring columns' numbers do not touch.
     labels = axis.get_xticklabels()
     labels[0].set_horizontalalignment("left")
     labels[-1].set_horizontalalignment("right")
@@ -123,7 +123,7 @@ def of_sign(values: Array, sign: str) -> Array:
 
 
 def scale_tops(panels: Mapping[str, Array], scale: str, sign: str, outlier_perc: float) -> dict[str, list[float]]:
-    """For each map the value that gets the last colour; 1 where there is nothing to show."""
+    """For each map the value that gets the last color; 1 where there is nothing to show."""
 
     def top(values: Array) -> float:
         ordered = np.sort(np.abs(of_sign(values, sign)), axis=None)
@@ -140,7 +140,7 @@ def scale_tops(panels: Mapping[str, Array], scale: str, sign: str, outlier_perc:
 
 
 def hatched(pictures: Array) -> Array:
-    """Pale grey images under diagonal lines: paleness alone would not show on images that are pale themselves."""
+    """Pale gray images under diagonal lines: paleness alone would not show on images that are pale themselves."""
     pale = 0.8 + 0.18 * pictures.mean(axis=3, keepdims=True)
     height, width = pictures.shape[1:3]
     period = max(4, round(max(height, width) / 24))

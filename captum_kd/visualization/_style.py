@@ -42,11 +42,11 @@ LINE_HEIGHT = 0.135
 """Inches that a line of small text takes."""
 
 # Okabe and Ito's palette without its yellow, which is too pale for lines on white. The first four of the cycle stay
-# apart best without red and green, and in grey print.
+# apart best without red and green, and in gray print.
 BLUE, ORANGE, BLACK, SKY, GREEN, PURPLE, AMBER = (
     "#0072B2", "#D55E00", "#000000", "#56B4E9", "#009E73", "#CC79A7", "#E69F00",
 )  # fmt: skip
-_COLOURS = (BLUE, ORANGE, BLACK, SKY, GREEN, PURPLE, AMBER)
+_COLORS = (BLUE, ORANGE, BLACK, SKY, GREEN, PURPLE, AMBER)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 Dash = Literal["-", "--", "-.", ":"]
 _DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
@@ -56,12 +56,12 @@ class LineStyle(NamedTuple):
     """How one series is drawn: three signs for the same distinction.
 
     Attributes:
-        colour (str): of the palette.
+        color (str): of the palette.
         marker (str): matplotlib's.
         dash (str): matplotlib's line style.
     """
 
-    colour: str
+    color: str
     marker: str
     dash: Dash
 
@@ -70,14 +70,14 @@ class LineStyle(NamedTuple):
         # Triangles fill half of the box that their size names, and would look smaller than they are.
         size = 5.2 if self.marker in "^v*" else 4.0
         return {
-            "color": self.colour, "marker": self.marker, "linestyle": self.dash, "markersize": size,
+            "color": self.color, "marker": self.marker, "linestyle": self.dash, "markersize": size,
             "markeredgewidth": 0.0, "linewidth": 1.4,
         }  # fmt: skip
 
 
 def cycled_style(i: int) -> LineStyle:
     """The style of the i-th of a number of series without styles of their own; the first 56 differ."""
-    return LineStyle(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
+    return LineStyle(_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
 
 
 def text_width(text: str, size: float) -> float:

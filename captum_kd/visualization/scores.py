@@ -267,9 +267,9 @@ def _draw_scores(
         places = np.arange(len(layers)) + gap * (slot + np.arange(len(known))[:, None])
         slot += len(known) + 1
         for at, (values, lows, highs) in zip(places, known):
-            axis.vlines(at, lows, highs, color=style.colour, linewidth=1.2 if len(known) == 1 else 0.8)
+            axis.vlines(at, lows, highs, color=style.color, linewidth=1.2 if len(known) == 1 else 0.8)
             if len(known) > 1:
-                axis.plot(at, values, color=style.colour, **ONE_BASE)
+                axis.plot(at, values, color=style.color, **ONE_BASE)
         mean = np.mean([values for values, _, _ in known], axis=0)
         axis.plot(places.mean(axis=0), mean, zorder=3, **style.artist())
     axis.axhline(0.0, color="0.5", linewidth=0.8, zorder=1)

@@ -67,7 +67,7 @@ def visualize_transfer(
 
     Args:
         images (Tensor): (N, C, H, W) with C = 1 or 3 and values between 0 and 1, as ``imshow`` wants them. Undo
-            the network's normalisation first.
+            the network's normalization first.
         maps (mapping of str to Tensor, or TransferAttributions): column title -> maps (N, 1, h, w), one for each
             image, of any resolution: Grad-CAM of each model, distilled, residual, the Teacher's.
             ``attribute_transfer``'s result for one layer becomes the columns "distilled" and "residual". Long
@@ -81,17 +81,17 @@ def visualize_transfer(
         masks (Tensor, optional): (N, H, W) or (N, 1, H, W), true or positive where the evidence is known to be.
             Its outline is drawn into every panel.
         row_labels (sequence of str, optional): N texts to the left of the rows, wrapped as titles are.
-        scale (str): what the colours of a panel are relative to: "column" (one scale for all maps of a column,
+        scale (str): what the colors of a panel are relative to: "column" (one scale for all maps of a column,
             so that rows compare), "shared" (one scale for the whole figure, for maps in the same unit) or
             "map" (each map by itself: where, not how much; Captum's own scale). Default: "column"
         sign (str): "positive", "all", "absolute_value" or "negative", as in Captum. Default: "positive"
-        method (str): "blended_heat_map" (over the image in grey) or "heat_map" (the map alone, to be preferred for
-            grey print, where map and image cannot be told apart). Default: "blended_heat_map"
-        alpha_overlay (float): opacity of the blended map at full colour; it fades with the value, so the image
+        method (str): "blended_heat_map" (over the image in gray) or "heat_map" (the map alone, to be preferred for
+            gray print, where map and image cannot be told apart). Default: "blended_heat_map"
+        alpha_overlay (float): opacity of the blended map at full color; it fades with the value, so the image
             shows where the map is empty. Default: 0.75
         outlier_perc (float): as in Captum: the largest values which together make up this percentage of all
-            that is shown on one scale get the scale's last colour. Default: 2.0
-        cmap (str, optional): colour map instead of the default for ``sign``.
+            that is shown on one scale get the scale's last color. Default: 2.0
+        cmap (str, optional): color map instead of the default for ``sign``.
         panel_size (float, optional): width of a panel in inches. Default: 1.5, or less where the figure would
             otherwise be wider than a page (7 inches), but not below 0.8.
         title (str, optional): a heading over the figure.
@@ -121,7 +121,7 @@ def visualize_transfer(
     if panel_size is not None:
         panel_size = check_float(panel_size, "panel_size", "a positive number of inches, at most 100, or None", 0.0, 100.0)
     if not isinstance(cmap, (str, type(None))) or (cmap is not None and cmap not in colormaps):
-        raise ValueError(f"cmap must be the name of one of matplotlib's colour maps or None, got {short_repr(cmap)}.")
+        raise ValueError(f"cmap must be the name of one of matplotlib's color maps or None, got {short_repr(cmap)}.")
     title = check_str(title, "title")
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}.")
@@ -163,11 +163,11 @@ def visualize_transfer(
     axes = figure.subplots(n + 1, len(names), squeeze=False, height_ratios=[row_height] * n + [0.08])
 
     tops = scale_tops(panels, scale, sign, outlier_perc)
-    colours = cmap or SIGNS[sign]
+    colors = cmap or SIGNS[sign]
     for column, name in enumerate(names):
         for row, axis in enumerate(axes[:n, column]):
             if name in panels:
-                draw_map(axis, pictures[row], panels[name][row], tops[name][row], sign, method, alpha_overlay, colours)
+                draw_map(axis, pictures[row], panels[name][row], tops[name][row], sign, method, alpha_overlay, colors)
             else:
                 draw_picture(axis, drawn[name][row])
             if name in given_kept and given_kept[name].dtype == torch.bool and not bool(given_kept[name][row].any()):
@@ -178,7 +178,7 @@ def visualize_transfer(
                 axis.set_ylabel(row_texts[row], rotation=0, ha="right", va="center", fontsize=LABEL_SIZE)
         axes[0, column].set_title(titles[column], fontsize=LABEL_SIZE, pad=3.0)
         if name in panels and any(np.any(of_sign(values, sign)) for values in panels[name]):
-            draw_bar(figure, axes[n, column], "own max." if scale == "map" else f"{tops[name][0]:.2g}", sign, colours)
+            draw_bar(figure, axes[n, column], "own max." if scale == "map" else f"{tops[name][0]:.2g}", sign, colors)
         else:
             axes[n, column].set_axis_off()
     if title is not None:
@@ -214,7 +214,7 @@ def _checked_columns(
 
 
 def _as_pictures(name: str, images: Tensor, overshoot: float) -> Array:
-    """(N, H, W, 3) between 0 and 1; grey images three times, as Captum wants them."""
+    """(N, H, W, 3) between 0 and 1; gray images three times, as Captum wants them."""
     if images.is_complex():
         raise TypeError(f"{name} must be real, got {images.dtype}.")
     values = images.detach().float().cpu()
@@ -222,7 +222,7 @@ def _as_pictures(name: str, images: Tensor, overshoot: float) -> Array:
     if not bool(torch.isfinite(values).all()) or low < -overshoot or high > 1.0 + overshoot:
         raise ValueError(
             f"{name} must be finite and between 0 and 1, got values from {low:.3g} to {high:.3g}. "
-            "Undo the normalisation, or divide by 255."
+            "Undo the normalization, or divide by 255."
         )
     array: Array = values.clamp(0.0, 1.0).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).double().numpy()
     return array

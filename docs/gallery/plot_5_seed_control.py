@@ -33,10 +33,10 @@ names = {"rs_distilled": "relevance", "teacher_distilled": "Teacher's share", "t
 figure = Figure(figsize=(6, 3), layout="constrained")
 axes = figure.subplots()
 for place, score in enumerate(names):
-    for shift, who, colour in ((-0.12, "student", "tab:blue"), (0.12, "base", "tab:gray")):
+    for shift, who, color in ((-0.12, "student", "tab:blue"), (0.12, "base", "tab:gray")):
         values = [pair["value"] for pair in pairs if pair["score"] == score and pair["model"].startswith(who)]
         label = {"student": "Student given a Base", "base": "Base given another Base"}[who]
-        axes.plot([place + shift] * len(values), values, "o", color=colour, alpha=0.6, label=label if place == 0 else None)
+        axes.plot([place + shift] * len(values), values, "o", color=color, alpha=0.6, label=label if place == 0 else None)
 axes.set_xticks(range(len(names)), names.values())
 axes.set_xlim(-0.5, len(names) - 0.5)
 axes.set_ylabel("score, last layer")

@@ -67,7 +67,7 @@ def changed_corners(size: tuple[int, int], seed: int = 0) -> Tensor:
 def drifts(canonical: Tensor) -> tuple[float, float]:
     """How a change moves over the grid when it moves over the image: the same way, and across.
 
-    Of the changes that the corners of :func:`changed_corners` made, the centres of gravity, in half grids. The
+    Of the changes that the corners of :func:`changed_corners` made, the centers of gravity, in half grids. The
     first number is the least of the four steps from left to right and from top to bottom, the second the
     largest step that they make sideways. On a grid that is the image's the first is larger.
     """

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 DOCS = Path(__file__).parents[1]
 
 sys.path.insert(0, str(DOCS.parent / "examples"))
-from distillation.drawing import COLOURS, NULL, SMALL, WIDTH, draw_values, prepare_axis  # noqa: E402
+from distillation.drawing import COLORS, NULL, SMALL, WIDTH, draw_values, prepare_axis  # noqa: E402
 from distillation.outcomes import Record, seed_comparisons  # noqa: E402
 
 QUESTIONS = {
@@ -104,7 +104,7 @@ def draw(rows: Sequence[Record]) -> Figure:
                 for i, group in enumerate(groups):
                     if group in here:
                         x = left + (i + 1) * width
-                        draw_values(axis, x, here[group]["_students"], COLOURS[i], width)
+                        draw_values(axis, x, here[group]["_students"], COLORS[i], width)
                         if here[group]["answer"] == "yes":
                             axis.text(x, max(here[group]["_students"]), "*", ha="center", va="bottom", fontsize=9)
             axis.set_xticks(range(len(layers)), layers)
@@ -113,8 +113,8 @@ def draw(rows: Sequence[Record]) -> Figure:
             if number == 0:
                 axis.set_title(name, fontsize=SMALL)
         line[0].set_ylabel(QUESTIONS[question], fontsize=SMALL)
-    handles = [panels[0][0].plot([], [], "o", color=colour, markersize=4, label=label)[0]
-               for label, colour in zip(["a Base beside another Base: the null", *groups], (NULL, *COLOURS))]  # fmt: skip
+    handles = [panels[0][0].plot([], [], "o", color=color, markersize=4, label=label)[0]
+               for label, color in zip(["a Base beside another Base: the null", *groups], (NULL, *COLORS))]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=SMALL - 1, frameon=False)
     return figure
 

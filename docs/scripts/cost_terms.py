@@ -16,7 +16,7 @@ __all__ = ["EIGHT_H100", "H100", "MEASURED_ON_H100", "Case", "Counts", "Machine"
 BYTES_OF_A_DISTANCE = 90
 # Kernels that are launched for a block: of each geometry, and once.
 KERNELS_OF_A_GEOMETRY, KERNELS_OF_A_BLOCK = 14, 8
-# Anchors of the first guess of what centring will subtract.
+# Anchors of the first guess of what centering will subtract.
 ANCHORS = 256
 
 

@@ -103,7 +103,7 @@ def threaded(arrows: Graph) -> tuple[dict[str, set[str]], dict[tuple[str, str], 
 
 
 def rows(steps: Graph) -> list[list[str]]:
-    """Parts and threads from the highest level to the lowest, neighbours near each other."""
+    """Parts and threads from the highest level to the lowest, neighbors near each other."""
     level = levels(steps)
     arranged = [sorted(name for name in steps if level[name] == at) for at in range(max(level.values()) + 1)]
     users = {name: [user for user in sorted(steps) if name in steps[user]] for name in steps}

@@ -41,11 +41,11 @@ class Way(NamedTuple):
     estimator: Estimator
     unit_length: bool
     label: str
-    colour: str
+    color: str
     marker: str
 
 
-# Colours: Okabe & Ito, told apart with every kind of colour vision; markers for print.
+# Colors: Okabe & Ito, told apart with every kind of color vision; markers for print.
 WAYS = {
     "biased, unit length": Way("biased", True, "biased, unit-length features (published FSS)", "#D55E00", "o"),
     "biased": Way("biased", False, "biased", "#E69F00", "s"),
@@ -88,16 +88,16 @@ def draw_panel(ax: Axes, rows: list[Row], along: str) -> None:
         x = [row[along] for row in own]
         low = [row["mean"] - row["spread"] for row in own]
         high = [row["mean"] + row["spread"] for row in own]
-        ax.fill_between(x, low, high, color=way.colour, alpha=0.25, linewidth=0)
+        ax.fill_between(x, low, high, color=way.color, alpha=0.25, linewidth=0)
         # The biased ways nearly coincide: the second is drawn open and dashed over the first.
         open_ = name == "biased"
         ax.plot(
             x,
             [row["mean"] for row in own],
-            color=way.colour,
+            color=way.color,
             marker=way.marker,
             markersize=3 if open_ else 4,
-            markerfacecolor="white" if open_ else way.colour,
+            markerfacecolor="white" if open_ else way.color,
             linewidth=1 if open_ else 1.6,
             linestyle=(0, (3, 2)) if open_ else "-",
             label=way.label,
@@ -134,7 +134,7 @@ def figure(by_inputs: list[Row], by_features: list[Row], by_batch: list[Row]) ->
             textcoords="offset points",
             ha="left" if first else "center",
             va="top",
-            color=WAYS[DRAWN[0]].colour,
+            color=WAYS[DRAWN[0]].color,
         )
     axes[2].annotate(
         "true value 0",

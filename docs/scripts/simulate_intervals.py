@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Iterable, Optional, Sequence
 
 import torch
-from simulated_models import LABELLINGS, Population, true_values, without_distilled
+from simulated_models import LABELINGS, Population, true_values, without_distilled
 from torch import Tensor
 
 from captum_kd.distance.centering import center, remove
@@ -84,13 +84,13 @@ def replicate(
     """Scores, intervals and tests of ``count`` samples of n inputs, one record a score."""
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(seed)
-    classes = len(LABELLINGS[population.labelling])
+    classes = len(LABELINGS[population.labeling])
     one_hot = 1 - torch.eye(classes, dtype=torch.float64)
     records: list[Row] = []
     for number in range(count):
         distances, labels = population.draw(n, draw)
         p_values: dict[str, Optional[float]] = {}
-        # Relabelling the distilled geometry is the misuse that is measured here.
+        # Relabeling the distilled geometry is the misuse that is measured here.
         student, base = center(distances["student"]), center(distances["base"])
         tested = {"rs_student": student.matrix, "rs_distilled": remove(student, base).matrix}
         for name, matrix in tested.items():
@@ -129,14 +129,14 @@ def rejects(p_value: Optional[float]) -> Optional[bool]:
     return None if p_value is None else p_value <= LEVEL
 
 
-def prepare(name: str, labelling: str, inputs: int, seed: int) -> tuple[Population, dict[str, float]]:
+def prepare(name: str, labeling: str, inputs: int, seed: int) -> tuple[Population, dict[str, float]]:
     """A scenario's population and its true values; values that are 0 by construction are 0."""
     torch.set_num_threads(1)
     if name in SCENARIOS:
-        population = Population(name, labelling, *SCENARIOS[name])
+        population = Population(name, labeling, *SCENARIOS[name])
     else:
         base, shared = NOTHING_DISTILLED[name]
-        population = without_distilled(Population(name, labelling, base, base, shared), inputs, seed=2 * seed + 1)
+        population = without_distilled(Population(name, labeling, base, base, shared), inputs, seed=2 * seed + 1)
     truth = true_values(population, inputs, seed=2 * seed + 2)
     if name == "independent":
         truth = dict.fromkeys(truth, 0.0)
@@ -145,7 +145,7 @@ def prepare(name: str, labelling: str, inputs: int, seed: int) -> tuple[Populati
     return population, truth
 
 
-def summarise(population: Population, truth: dict[str, float], n: int, records: list[Row]) -> Iterable[Row]:
+def summarize(population: Population, truth: dict[str, float], n: int, records: list[Row]) -> Iterable[Row]:
     def mean(name: str, column: str) -> Optional[float]:
         values = [float(r[column]) for r in records if r["score"] == name and r[column] is not None]
         return sum(values) / len(values) if values else None
@@ -155,7 +155,7 @@ def summarise(population: Population, truth: dict[str, float], n: int, records: 
         at_zero = truth[name] == 0
         yield {
             "scenario": population.name,
-            "labels": population.labelling,
+            "labels": population.labeling,
             "n": n,
             "score": name,
             "true_value": truth[name],
@@ -228,7 +228,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     rows: list[Row] = []
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         names = (*SCENARIOS, *NOTHING_DISTILLED)
-        cases = [(name, labelling) for name in names for labelling in LABELLINGS]
+        cases = [(name, labeling) for name in names for labeling in LABELINGS]
         prepared = list(pool.map(prepare, *zip(*cases), [options.inputs] * len(cases), [options.seed] * len(cases)))
         print(f"true values after {time.time() - start:.0f} s", flush=True)
         jobs = []
@@ -242,8 +242,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
                 job = pool.submit(replicate, population, truth, n, count, bootstrapped, seed)
                 jobs.append((population, truth, n, job))
         for population, truth, n, job in jobs:
-            rows.extend(summarise(population, truth, n, job.result()))
-            print(f"{population.name}, {population.labelling}, n = {n}: {time.time() - start:.0f} s", flush=True)
+            rows.extend(summarize(population, truth, n, job.result()))
+            print(f"{population.name}, {population.labeling}, n = {n}: {time.time() - start:.0f} s", flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
     with open(options.output / "intervals.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -16,7 +16,7 @@ from captum_kd.distance import euclidean_distances
 from captum_kd.metrics.inference import Products, geometry_products, transfer_scores
 
 DIMENSIONS = 16
-LABELLINGS: dict[str, tuple[float, ...]] = {
+LABELINGS: dict[str, tuple[float, ...]] = {
     "2 balanced": (0.5, 0.5),
     "2 unbalanced": (0.9, 0.1),
     "10 balanced": (0.1,) * 10,
@@ -29,20 +29,20 @@ class Population:
 
     Attributes:
         name (str): of the scenario.
-        labelling (str): a key of :data:`LABELLINGS`, the class shares.
+        labeling (str): a key of :data:`LABELINGS`, the class shares.
         student_signal, base_signal (float): how far class means lie apart in each model's features.
         shared (float): size of the nuisance that both models see, beside their own noise of size 1.
     """
 
     name: str
-    labelling: str
+    labeling: str
     student_signal: float
     base_signal: float
     shared: float
 
     def draw(self, n: int, draw: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         """Distance matrices (n, n) of student, base and labels, float64, and the labels (n,)."""
-        shares = torch.tensor(LABELLINGS[self.labelling], dtype=torch.float64)
+        shares = torch.tensor(LABELINGS[self.labeling], dtype=torch.float64)
         labels = torch.multinomial(shares, n, replacement=True, generator=draw)
         signal, nuisance = self._means(len(shares))[labels], _normal(n, draw)
         features = {

@@ -15,7 +15,7 @@ SHIFT = 3 / 32
 DEGREES = 15
 """By which "paper" turns an image at most, either way."""
 JITTER = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
-"""The paper names colour jitter, but not how much."""
+"""The paper names color jitter, but not how much."""
 
 
 def augment(images: Tensor, kind: str) -> Tensor:
@@ -24,7 +24,7 @@ def augment(images: Tensor, kind: str) -> Tensor:
     Args:
         images: (N, 3, H, W), float, between 0 and 1.
         kind: "none", "shift" (mirrored, and moved by up to 3 pixels of 32) or "paper" (mirrored, turned by up to 15
-            degrees, colours changed, a random part of the image resized to the whole, as in Adhane et al. 2025).
+            degrees, colors changed, a random part of the image resized to the whole, as in Adhane et al. 2025).
 
     Returns:
         Tensor of the same shape.

@@ -83,10 +83,10 @@ def split_digits(rng: np.random.Generator) -> tuple[Digits, Digits, Digits]:
 
 
 def hue_of(label: int) -> Array:
-    """The tint (3,) of a class: ten hues around the colour wheel, of equal brightness."""
-    colour: Array = np.array(colorsys.hsv_to_rgb(label / CLASSES, 1.0, 1.0), dtype=np.float32)
-    colour -= colour.mean()
-    return colour
+    """The tint (3,) of a class: ten hues around the color wheel, of equal brightness."""
+    color: Array = np.array(colorsys.hsv_to_rgb(label / CLASSES, 1.0, 1.0), dtype=np.float32)
+    color -= color.mean()
+    return color
 
 
 def paint_scenes(digits: Digits, count: int, rng: np.random.Generator, *, from_background: float = 0.0) -> Scenes:

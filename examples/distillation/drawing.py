@@ -7,7 +7,7 @@ from typing import Sequence
 
 from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "NULL", "SMALL", "WIDTH", "draw_values", "prepare_axis"]
+__all__ = ["COLORS", "NULL", "SMALL", "WIDTH", "draw_values", "prepare_axis"]
 
 WIDTH = 7.0
 """Inches."""
@@ -15,11 +15,11 @@ WIDTH = 7.0
 SMALL = 8.0
 """Points."""
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Okabe and Ito's, which stay apart with any colour vision."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Okabe and Ito's, which stay apart with any color vision."""
 
 NULL = "0.55"
-"""The grey of what the others are compared with."""
+"""The gray of what the others are compared with."""
 
 
 def prepare_axis(axis: Axes) -> None:
@@ -31,12 +31,12 @@ def prepare_axis(axis: Axes) -> None:
         axis.spines[side].set_visible(False)
 
 
-def draw_values(axis: Axes, place: float, values: Sequence[float], colour: str, width: float) -> None:
+def draw_values(axis: Axes, place: float, values: Sequence[float], color: str, width: float) -> None:
     """Values as points, spread over a width in their order so that equal ones stay apart, and a bar at their mean."""
     if not values:
         return
     step = 0.7 * width / max(1, len(values) - 1)
     places = [place - 0.35 * width + i * step for i in range(len(values))] if len(values) > 1 else [place]
-    axis.plot(places, values, ".", color=colour, markersize=2.5, alpha=0.6)
+    axis.plot(places, values, ".", color=color, markersize=2.5, alpha=0.6)
     middle = mean(values)
-    axis.plot([place - 0.45 * width, place + 0.45 * width], [middle, middle], color=colour, linewidth=1.8)
+    axis.plot([place - 0.45 * width, place + 0.45 * width], [middle, middle], color=color, linewidth=1.8)

@@ -30,7 +30,7 @@ from distillation.training import Epoch, check_checkpoint, fit, is_main_process
 __all__ = ["run"]
 
 CALIBRATION, BATCH = 1024, 64
-"""Images that an untrained network's batch normalisation takes its statistics from, and those in one forward pass."""
+"""Images that an untrained network's batch normalization takes its statistics from, and those in one forward pass."""
 
 
 def run(task: Task, plan: Plan, settings: Settings, *, progress: bool = True, resume: bool = False) -> Optional[Record]:

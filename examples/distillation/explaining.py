@@ -55,7 +55,7 @@ def maps_of(
         layer: dotted name of a layer of all three.
         images: (N, 3, H, W), the images that are explained.
         answers: (N,) labels that the Student and the Base predict for them.
-        reference: labelled images that are none of these.
+        reference: labeled images that are none of these.
         progress: whether to draw bars.
     """
     device = next(student.parameters()).device

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from captum_kd.perturb import keep_relevant
 from captum_kd.visualization import plot_keep_curve, plot_layer_scores, visualize_transfer
-from distillation.drawing import COLOURS, NULL, SMALL, WIDTH, draw_values, prepare_axis
+from distillation.drawing import COLORS, NULL, SMALL, WIDTH, draw_values, prepare_axis
 from distillation.explaining import BASE as BASE_MAP
 from distillation.explaining import DISTILLED, FROM_TEACHER, RESIDUAL
 from distillation.explaining import STUDENT as STUDENT_MAP
@@ -41,7 +41,7 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
     if any(scores[WHOLE]["seed_control"] for fold in record["folds"] for scores in fold["scores"]):
         yield (
             "seed_control",
-            "What Students have and a Base lacks (coloured) beside what a Base has and another Base lacks (grey). Each point "
+            "What Students have and a Base lacks (colored) beside what a Base has and another Base lacks (gray). Each point "
             "is a pair of networks, bars are their means. Upper row: how far it follows the labels; below: how far it is "
             "the Teacher's; at the bottom: the Teacher's and not in the labels.",
             seeds(record),
@@ -92,11 +92,11 @@ def curves(record: Record) -> Figure:
         )
         middle = runs.mean(0)
         epochs = torch.arange(1, runs.shape[1] + 1)
-        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
-        axis.plot(epochs, middle, color=colour, linestyle=dash, marker=MARKERS[i % len(MARKERS)], markersize=3, label=title)
+        color, dash = COLORS[i % len(COLORS)], DASHES[i % len(DASHES)]
+        axis.plot(epochs, middle, color=color, linestyle=dash, marker=MARKERS[i % len(MARKERS)], markersize=3, label=title)
         if len(runs) > 1:
             spread = runs.std(0)
-            axis.fill_between(epochs, middle - spread, middle + spread, color=colour, alpha=0.15, linewidth=0)
+            axis.fill_between(epochs, middle - spread, middle + spread, color=color, alpha=0.15, linewidth=0)
     axis.axhline(1 / len(record["classes"]), color="0.5", linewidth=0.8, linestyle=(0, (1, 2)))
     axis.set_xlabel("epoch", fontsize=SMALL)
     axis.set_ylabel("accuracy, held out", fontsize=SMALL)
@@ -227,7 +227,7 @@ def seeds(record: Record) -> Figure:
             for place, group in enumerate(groups):
                 across, null = compared.get((group["name"], question, layer), ([], []))
                 draw_values(axis, place - 0.18, null, NULL, 0.33)
-                draw_values(axis, place + 0.18, across, COLOURS[place % len(COLOURS)], 0.33)
+                draw_values(axis, place + 0.18, across, COLORS[place % len(COLORS)], 0.33)
             axis.set_xticks(range(len(groups)))
             prepare_axis(axis)
             axis.set_xticklabels([])

@@ -99,7 +99,7 @@ class Learner(lightning.LightningModule):
             self._train,  # type: ignore[arg-type]
             batch_size=min(self._settings.batch_size, len(sampler)),
             sampler=sampler,
-            # A last batch of one image would give batch normalisation little to normalise by.
+            # A last batch of one image would give batch normalization little to normalize by.
             drop_last=True,
             collate_fn=_as_it_is,
         )

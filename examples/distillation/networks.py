@@ -1,6 +1,6 @@
 """The networks, by name: small residual networks for a CPU, and torchvision's for the paper's profile.
 
-All take images with values between 0 and 1 and normalise them as their own first step, so that images can be shown
+All take images with values between 0 and 1 and normalize them as their own first step, so that images can be shown
 and perturbed as they are. ``stages`` names the layers that are explained and compared.
 """
 
@@ -78,7 +78,7 @@ def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequ
 
 
 class ResNet(models.ResNet):
-    """torchvision's, with ImageNet's normalisation in front."""
+    """torchvision's, with ImageNet's normalization in front."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

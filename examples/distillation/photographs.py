@@ -86,7 +86,7 @@ def photographs_task(pool: Pool, settings: Settings) -> Task:
     augmented = {
         "none": "as they are",
         "shift": "mirrored and shifted at random",
-        "paper": "mirrored, turned, cropped and recoloured at random",
+        "paper": "mirrored, turned, cropped and recolored at random",
     }[settings.augmentation]
     return Task(
         name=name,

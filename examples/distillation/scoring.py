@@ -101,7 +101,7 @@ def _published(
     examples: Examples,
     settings: Settings,
 ) -> list[dict[str, Any]]:
-    """Mini-batch means of the biased estimator on features of unit length, localised by the true label's HiResCAM.
+    """Mini-batch means of the biased estimator on features of unit length, localized by the true label's HiResCAM.
 
     Only the first Student of a group against the first Base, the second against the second: the formula knows no
     other pairs.

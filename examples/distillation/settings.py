@@ -132,7 +132,7 @@ class Settings:
     learning_rate: float = _option("learning rate, the highest of a schedule", _positive)
     augmentation: str = _option(
         'training images are: "none", left alone; "shift", mirrored and moved; "paper", mirrored, turned, cropped, '
-        "their colours changed",
+        "their colors changed",
         _one_of(*AUGMENTATIONS),
     )
     temperature: float = _option("temperature of the softened outputs in response-based distillation", _positive)

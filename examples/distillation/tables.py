@@ -147,7 +147,7 @@ def _paper_scores(record: Record) -> Iterator[Table]:
                 row += [*ours(group, layer, score), published(group, layer, score)[0]]
             rows.append(row)
         maps = "" if view == WHOLE else (
-            " Ours localise by Grad-CAM of each network's own prediction; published: by HiResCAM of the true label, which "
+            " Ours localize by Grad-CAM of each network's own prediction; published: by HiResCAM of the true label, which "
             "tells the label."
         )
         yield Table(
@@ -193,7 +193,7 @@ def _seed_control(record: Record) -> Table:
         "seed_control",
         "Would another seed have shown the same?",
         "Means and SD over pairs of Student and Base, and over pairs of Bases, the null; their difference (for FSS the null "
-        "less the Students); p: exact, over all relabellings; corrected: by Holm over the layers.",
+        "less the Students); p: exact, over all relabelings; corrected: by Holm over the layers.",
         [
             *(["fold"] if len(folds) > 1 else []), "group", "view", "score", "layer", "Students", "Students SD", "Bases",
             "Bases SD", "difference", "p", "p corrected", "answer",

@@ -16,7 +16,7 @@ class DataError(ValueError):
 
 
 class Examples:
-    """Labelled images, some or all of those in a store.
+    """Labeled images, some or all of those in a store.
 
     A choice of them shares the store: parts of a data set cost no memory, and a store may be a file on disk that is
     mapped into memory.
@@ -58,7 +58,7 @@ class Examples:
         return self.store[self.rows]
 
     def inputs(self, size: Optional[int] = None) -> Tensor:
-        """What the networks take: float32 between 0 and 1, (N, 3, size, size). Normalisation is their own first step."""
+        """What the networks take: float32 between 0 and 1, (N, 3, size, size). Normalization is their own first step."""
         return as_inputs(self.pixels, size)
 
     def batches(self, count: int, size: Optional[int] = None) -> Iterator[tuple[Tensor, Tensor]]:

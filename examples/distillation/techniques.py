@@ -8,7 +8,7 @@
   that are not squared, and its weight is about 0.1.
 - "feature", Romero et al. 2015: cross-entropy + hint_weight * the mean squared difference between the features of the
   middle stage (the second of three, the third of four). Where their widths differ, a connector, a 1x1 convolution with
-  batch normalisation, stands on the Student's side; it learns with the Student and is thrown away. Romero et al. train
+  batch normalization, stands on the Student's side; it learns with the Student and is thrown away. Romero et al. train
   on hints first and on labels afterwards; here one loss holds both, so that all techniques take the same steps.
 - "random-teacher", a control: "response" with a guide that was never trained. The caller brings that guide.
 - "shuffled-labels", a control: "response" with the guide's outputs exchanged among the images of a batch; hard labels stay.
@@ -255,7 +255,7 @@ def _outputs(hooks: ForwardHookManager) -> Seen:
 
 @torch.no_grad()
 def _shapes(network: nn.Module, paths: Sequence[str], size: int) -> dict[str, torch.Size]:
-    """Shapes of the outputs of layers and of the network, for a grey image."""
+    """Shapes of the outputs of layers and of the network, for a gray image."""
     device = next(network.parameters()).device
     hooks = ForwardHookManager(device)
     try:

@@ -23,7 +23,7 @@ def maps(
     base: nn.Module,
     referenced: bool,
     teacher: Optional[nn.Module] = None,
-    labelled: bool = True,
+    labeled: bool = True,
     layer: str = "norm",
     **settings: Any,
 ) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ def maps(
         settings.update(teacher_func=teacher, teacher_layer="norm")
     unicam = UniCAM(student, layer, base, **settings)
     images = x(dtype=next(student.parameters()).dtype)
-    target = y() if labelled and teacher is None else None
+    target = y() if labeled and teacher is None else None
     population = None
     if referenced:
         population = unicam.reference(images[8:], None if target is None else target[8:])
@@ -42,14 +42,14 @@ def maps(
 @pytest.mark.parametrize("norm", ["instance", "affine", "group"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("referenced", [False, True])
-@pytest.mark.parametrize("labelled", [False, True])
-def test_rounding_of_the_student_is_no_geometry(norm, dtype, referenced, labelled):
+@pytest.mark.parametrize("labeled", [False, True])
+def test_rounding_of_the_student_is_no_geometry(norm, dtype, referenced, labeled):
     """The Base's residual map is then that beside a Student that is constant: nothing is removed from it."""
     student, base, constant = net(norm, 1, dtype), net("varying", 2, dtype), net("constant", 1, dtype)
     with pytest.warns(UserWarning, match=NOTHING):
-        distilled, residual = maps(student, base, referenced, labelled=labelled)
+        distilled, residual = maps(student, base, referenced, labeled=labeled)
     with pytest.warns(UserWarning, match=NOTHING):
-        nothing, expected = maps(constant, base, referenced, labelled=labelled)
+        nothing, expected = maps(constant, base, referenced, labeled=labeled)
     assert distilled.abs().max() == 0 and nothing.abs().max() == 0
     assert residual.abs().max() > 0
     assert_close(residual, expected)

@@ -125,7 +125,7 @@ CASES = {
     "convolution": (OneConv, "conv1", lambda: (gray(),), {}),
     "convolution, two inputs": (OneConv, "conv1", lambda: (gray(), gray(seed=1)), {}),
     "convolution, not summed": (OneConv, "conv1", lambda: (gray(),), {"attr_dim_summation": False}),
-    "normalisation ahead of an in-place ReLU": (lambda seed: OneConv(seed, inplace=True), "norm", lambda: (gray(),), {}),
+    "normalization ahead of an in-place ReLU": (lambda seed: OneConv(seed, inplace=True), "norm", lambda: (gray(),), {}),
     "in-place ReLU": (lambda seed: OneConv(seed, inplace=True), "relu1", lambda: (gray(),), {}),
     "layer input": (OneConv, "norm", lambda: (gray(),), {"attribute_to_layer_input": True}),
     "layer input, ReLU of the map": (
@@ -183,7 +183,7 @@ def test_what_a_model_returns_does_not_matter(kind):
 # ---------------------------------------------------------------------------- modes and hooks
 
 
-def test_in_training_mode_batches_normalise_themselves_and_leave_their_mark_as_with_captum():
+def test_in_training_mode_batches_normalize_themselves_and_leave_their_mark_as_with_captum():
     """The consequence that the class documents: maps hang on the batch, running statistics move once a pass."""
     student, base, twin = (OneConv(seed).double() for seed in (1, 2, 1))
     x = gray()

@@ -54,9 +54,9 @@ def test_high_resolution_maps_of_sure_models_keep_their_digits(dtype):
 
 
 @pytest.mark.parametrize("high_resolution", [False, True])
-@pytest.mark.parametrize("labelled", [False, True])
-def test_a_map_does_not_depend_on_the_rest_of_the_batch(labelled, high_resolution):
-    model, x, y = ConvNet(), images(5), labels(5) if labelled else None
+@pytest.mark.parametrize("labeled", [False, True])
+def test_a_map_does_not_depend_on_the_rest_of_the_batch(labeled, high_resolution):
+    model, x, y = ConvNet(), images(5), labels(5) if labeled else None
     raise_together = gradcams(model, ["conv1", "conv2"], x, y, high_resolution=high_resolution)
     for place in range(5):
         part = slice(place, place + 1)

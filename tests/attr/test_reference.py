@@ -50,10 +50,10 @@ def tensors(value) -> list[Tensor]:
 
 def test_length_and_repr(unicam, population):
     assert len(population) == M
-    assert repr(population) == "ReferencePopulation(10 labelled inputs, 1 layer(s))"
+    assert repr(population) == "ReferencePopulation(10 labeled inputs, 1 layer(s))"
     several = make(layer=["conv1", "conv2"]).reference(inputs(5))
-    assert repr(several) == "ReferencePopulation(5 unlabelled inputs, 2 layer(s))"
-    assert population.is_labelled and not several.is_labelled
+    assert repr(several) == "ReferencePopulation(5 unlabeled inputs, 2 layer(s))"
+    assert population.is_labeled and not several.is_labeled
 
 
 def test_holds_detached_tensors_and_no_activations(population):
@@ -148,10 +148,10 @@ def test_serves_layers_named_or_given_as_modules(population):
     assert by_module.attribute(inputs(), 1, reference=population).shape == (N, 1, 6, 6)
 
 
-def test_a_labelled_population_serves_the_objective_without_labels(unicam, population):
-    unlabelled = unicam.reference(inputs(M, seed=5))
+def test_a_labeled_population_serves_the_objective_without_labels(unicam, population):
+    unlabeled = unicam.reference(inputs(M, seed=5))
     torch.testing.assert_close(
-        unicam.attribute(inputs(), reference=population), unicam.attribute(inputs(), reference=unlabelled)
+        unicam.attribute(inputs(), reference=population), unicam.attribute(inputs(), reference=unlabeled)
     )
 
 

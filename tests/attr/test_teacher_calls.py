@@ -37,7 +37,7 @@ def test_labels_and_embeddings_of_the_population_have_no_effect():
     unicam, embedded = make(), make(class_embeddings=torch.eye(3))
     expected = unicam.attribute(inputs(), reference=unicam.reference(references()))
     for population in (unicam.reference(references(), [1] * M), embedded.reference(references(), labels(M))):
-        assert not population.is_labelled and population.has_teacher
+        assert not population.is_labeled and population.has_teacher
         assert torch.equal(unicam.attribute(inputs(), 3, reference=population), expected)
 
 

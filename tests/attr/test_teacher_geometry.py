@@ -69,7 +69,7 @@ def test_only_inputs_that_the_teacher_does_not_tell_apart_from_the_population_ar
     x = inputs()
     x[2] += 20
     with pytest.warns(UserWarning, match=f"{N} of {N} inputs"):
-        # One against the rest is no geometry either: its U-centred matrix is zero.
+        # One against the rest is no geometry either: its U-centered matrix is zero.
         assert unicam.attribute(x, reference=population).abs().amax() == 0
     both_kinds = references()
     both_kinds[:2] += 20

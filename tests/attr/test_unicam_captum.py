@@ -100,16 +100,16 @@ def test_noise_tunnel_in_batch_mode_warns_that_copies_mislead():
         )
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_no_warning_in_reference_mode_or_for_different_inputs(labelled):
+@pytest.mark.parametrize("labeled", [True, False])
+def test_no_warning_in_reference_mode_or_for_different_inputs(labeled):
     student, base = pair()
     unicam = UniCAM(student, "conv2", base)
-    y = labels(40) if labelled else None
+    y = labels(40) if labeled else None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         unicam.attribute(inputs(40), y)
         population = unicam.reference(inputs(40, seed=5), y)
-        unicam.attribute(inputs(2).repeat_interleave(4, dim=0), 1 if labelled else None, reference=population)
+        unicam.attribute(inputs(2).repeat_interleave(4, dim=0), 1 if labeled else None, reference=population)
 
 
 def test_a_small_population_is_warned_of_at_the_call():

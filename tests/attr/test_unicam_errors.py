@@ -478,16 +478,16 @@ def test_outputs_in_a_dict_are_no_error():
 # -------------------------------------------------------------------------- nothing left
 
 
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("labeled", [True, False])
 @pytest.mark.parametrize("mode", ["batch", "reference"])
-def test_features_that_the_base_has_too_warn_and_give_zeros(labelled, mode):
+def test_features_that_the_base_has_too_warn_and_give_zeros(labeled, mode):
     student, base = ConvNet(seed=1), ConvNet(seed=1)
     with torch.no_grad():
         base.conv2.weight *= 3  # the same geometry, scaled
         base.conv2.bias.copy_(base.conv2.bias * 3 + 1)
     unicam = UniCAM(student, "conv2", base)
-    y = labels(N) if labelled else None
-    population = unicam.reference(images(M, seed=5), labels(M) if labelled else None) if mode == "reference" else None
+    y = labels(N) if labeled else None
+    population = unicam.reference(images(M, seed=5), labels(M) if labeled else None) if mode == "reference" else None
     with pytest.warns(UserWarning, match="Nothing of the features is left"):
         found = unicam.attribute(images(N), y, reference=population)
     assert torch.equal(found, torch.zeros(N, 1, 6, 6))

@@ -21,12 +21,12 @@ def pair():
 
 
 @pytest.mark.parametrize("embeddings", EMBEDDINGS)
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("labeled", [True, False])
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_batch_mode(pair, transform, labelled, embeddings):
+def test_batch_mode(pair, transform, labeled, embeddings):
     student, base = pair
     x = images(N, dtype=torch.float64)
-    y = labels(N) if labelled else None
+    y = labels(N) if labeled else None
     unicam = UniCAM(
         student, "conv2", base, feature_transform=TRANSFORMS[transform], class_embeddings=EMBEDDINGS[embeddings]
     )
@@ -41,12 +41,12 @@ def test_batch_mode(pair, transform, labelled, embeddings):
 
 
 @pytest.mark.parametrize("embeddings", EMBEDDINGS)
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("labeled", [True, False])
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_reference_mode(pair, transform, labelled, embeddings):
+def test_reference_mode(pair, transform, labeled, embeddings):
     student, base = pair
     x, references = images(N, dtype=torch.float64), images(M, seed=5, dtype=torch.float64)
-    y, reference_labels = (labels(N), labels(M)) if labelled else (None, None)
+    y, reference_labels = (labels(N), labels(M)) if labeled else (None, None)
     f = TRANSFORMS[transform]
     unicam = UniCAM(student, "conv2", base, feature_transform=f, class_embeddings=EMBEDDINGS[embeddings])
     population = unicam.reference(references, reference_labels)
@@ -116,15 +116,15 @@ def test_nearly_identical_models_keep_their_digits(pair, mode):
 
 
 @pytest.mark.parametrize("mode", ["batch", "reference"])
-@pytest.mark.parametrize("labelled", [True, False])
-def test_transfer_is_distilled_and_residual(pair, mode, labelled):
+@pytest.mark.parametrize("labeled", [True, False])
+def test_transfer_is_distilled_and_residual(pair, mode, labeled):
     student, base = pair
     x = images(N, dtype=torch.float64)
-    y = labels(N) if labelled else None
+    y = labels(N) if labeled else None
     unicam = UniCAM(student, "conv2", base)
     reference = None
     if mode == "reference":
-        reference = unicam.reference(images(M, seed=5, dtype=torch.float64), labels(M) if labelled else None)
+        reference = unicam.reference(images(M, seed=5, dtype=torch.float64), labels(M) if labeled else None)
     both = unicam.attribute_transfer(x, y, reference=reference)
     torch.testing.assert_close(both.distilled, unicam.attribute(x, y, reference=reference))
     torch.testing.assert_close(both.residual, unicam.residual().attribute(x, y, reference=reference))

@@ -109,16 +109,16 @@ def test_internal_batch_size_does_not_change_a_reference_population():
     torch.testing.assert_close(unicam.attribute(x, y, reference=parts), unicam.attribute(x, y, reference=whole))
 
 
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("labeled", [True, False])
 @pytest.mark.parametrize("deeper", [False, True])
-def test_reference_mode_gives_a_single_image_the_same_map_alone_and_in_any_batch(deeper, labelled):
+def test_reference_mode_gives_a_single_image_the_same_map_alone_and_in_any_batch(deeper, labeled):
     student, base = pair()
     unicam = UniCAM(student, "conv1", base, feature_layer="conv3" if deeper else None)
-    population = unicam.reference(inputs(M, seed=5), labels(M) if labelled else None)
+    population = unicam.reference(inputs(M, seed=5), labels(M) if labeled else None)
     x, y = inputs(), labels(N)
-    batch = unicam.attribute(x, y if labelled else None, reference=population)
+    batch = unicam.attribute(x, y if labeled else None, reference=population)
     for rows in ([0], [3], [7, 3, 0], [5, 5]):
-        found = unicam.attribute(x[rows], y[rows] if labelled else None, reference=population)
+        found = unicam.attribute(x[rows], y[rows] if labeled else None, reference=population)
         torch.testing.assert_close(found, batch[rows])
 
 

@@ -1,4 +1,4 @@
-"""Weights recognised without being read, as on devices that work behind the host: of every type, replaced, spread out."""
+"""Weights recognized without being read, as on devices that work behind the host: of every type, replaced, spread out."""
 
 from typing import Callable
 

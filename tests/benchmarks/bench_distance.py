@@ -13,13 +13,13 @@ from captum_kd.distance import distance_correlation
 
 def broadcast(x: Tensor, y: Tensor) -> Tensor:
     """The authors' formulation: n*n*d differences."""
-    centred = []
+    centered = []
     for features in (x, y):
         d = ((features[:, None] - features[None]) ** 2).sum(-1).sqrt()
         n = len(d)
         p = d - d.sum(0) / (n - 2) - d.sum(1, keepdim=True) / (n - 2) + d.sum() / ((n - 1) * (n - 2))
-        centred.append(p.fill_diagonal_(0))
-    p, q = centred
+        centered.append(p.fill_diagonal_(0))
+    p, q = centered
     return (p * q).sum() / ((p * p).sum() * (q * q).sum()).sqrt()
 
 

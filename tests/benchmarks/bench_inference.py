@@ -18,7 +18,7 @@ def features(n: int, d: int) -> tuple[Tensor, Tensor]:
 
 
 def permutations(classes: int, vectors: Tensor) -> float:
-    """1,000 relabellings of one model's distances, in units of one score from features."""
+    """1,000 relabelings of one model's distances, in units of one score from features."""
     student, base = features(1000, 2048)
     labels, distances, apart = torch.arange(1000) % classes, euclidean_distances(student), euclidean_distances(vectors)
     return ratio(

@@ -16,7 +16,7 @@ from captum_kd.distance import distance_correlation
 
 def inlined(x: Tensor, y: Tensor) -> Tensor:
     """The score with nothing checked and no pair of inputs looked at twice."""
-    centred = []
+    centered = []
     for features in (x.double(), y.double()):
         xs = features - features.mean(0)
         products = xs @ xs.T
@@ -24,8 +24,8 @@ def inlined(x: Tensor, y: Tensor) -> Tensor:
         d = products.mul_(-2).add_(squares[:, None]).add_(squares).clamp_(min=0).sqrt_().fill_diagonal_(0)
         n, sums = len(d), d.sum(1)
         shift = (sums - sums.sum() / (2 * (n - 1))) / (n - 2)
-        centred.append((d - shift[:, None]).sub_(shift).fill_diagonal_(0))
-    p, q = centred
+        centered.append((d - shift[:, None]).sub_(shift).fill_diagonal_(0))
+    p, q = centered
     return ((p * q).sum() / ((p * p).sum().sqrt() * (q * q).sum().sqrt())).clamp(-1, 1)
 
 

@@ -35,7 +35,7 @@ def u_centered(d: Tensor) -> Tensor:
 
 
 def score_of(matrices: list[Tensor]) -> Tensor:
-    """From centred matrices of x and y or, for RS, of x, what is removed, and labels."""
+    """From centered matrices of x and y or, for RS, of x, what is removed, and labels."""
     p, q = matrices[0], matrices[-1]
     if len(matrices) == 3:
         z = matrices[1]

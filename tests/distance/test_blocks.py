@@ -105,7 +105,7 @@ def test_one_far_outlier_costs_no_digits(size, tolerance):
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_outliers_do_not_spoil_the_guess_of_what_centring_takes(place):
+def test_outliers_do_not_spoil_the_guess_of_what_centering_takes(place):
     """More inputs than there are anchors; the outlier is one of them or is not."""
     x, y, z = triple(600, 3)
     x[place] += 1e7
@@ -223,15 +223,15 @@ def test_sums_of_different_blocks_add_up(by_row):
 
 
 @pytest.mark.parametrize("estimator", ["unbiased", "biased"])
-def test_centring_vectors_and_products_are_those_of_matrices(estimator):
+def test_centering_vectors_and_products_are_those_of_matrices(estimator):
     features = triple(300, 3)
     sums = population_sums([FeatureDistances(TensorFeatures(each)) for each in features], block_size=128)
     for place, each in enumerate(features):
-        distances, centred = euclidean_distances(each), center(euclidean_distances(each), estimator).matrix
+        distances, centered = euclidean_distances(each), center(euclidean_distances(each), estimator).matrix
         shift = sums.u_shifts(estimator)[place]
         off = ~torch.eye(300, dtype=torch.bool)
-        torch.testing.assert_close((distances - shift[:, None] - shift)[off], centred[off], rtol=0, atol=1e-10)
-        assert float(sums.gram(estimator)[place, place]) == pytest.approx(float((centred**2).sum()), rel=1e-10)
+        torch.testing.assert_close((distances - shift[:, None] - shift)[off], centered[off], rtol=0, atol=1e-10)
+        assert float(sums.gram(estimator)[place, place]) == pytest.approx(float((centered**2).sum()), rel=1e-10)
 
 
 def test_sums_by_row_must_have_been_asked_for():

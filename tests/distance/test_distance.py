@@ -35,11 +35,11 @@ def test_removal_from_one_side_is_that_of_dcor(dcor, kind):
     assert partial(*FEATURES[kind]) == pytest.approx(expected, abs=1e-9)
 
 
-def test_centred_and_reduced_matrices_are_those_of_dcor(dcor):
+def test_centered_and_reduced_matrices_are_those_of_dcor(dcor):
     x, y, _ = triple(12, 5)
     d, e = euclidean_distances(x), euclidean_distances(y)
-    for estimator, centred in (("unbiased", dcor.u_centered), ("biased", dcor.double_centered)):
-        torch.testing.assert_close(center(d, estimator).matrix, torch.as_tensor(centred(d.numpy())))
+    for estimator, centered in (("unbiased", dcor.u_centered), ("biased", dcor.double_centered)):
+        torch.testing.assert_close(center(d, estimator).matrix, torch.as_tensor(centered(d.numpy())))
     p, q = center(d), center(e)
     expected = dcor.u_complementary_projection(q.matrix.numpy())(p.matrix.numpy())
     torch.testing.assert_close(remove(p, q).matrix, torch.as_tensor(expected))
@@ -52,7 +52,7 @@ def test_centred_and_reduced_matrices_are_those_of_dcor(dcor):
 
 @pytest.mark.parametrize("size, tolerance", [(1e3, 1e-12), (1e5, 1e-11), (1e7, 1e-9)])
 def test_one_far_outlier_costs_no_digits(size, tolerance):
-    """U-centring takes the outlier out again; dcor is 1e-3 off at an outlier of 1e7."""
+    """U-centering takes the outlier out again; dcor is 1e-3 off at an outlier of 1e7."""
     x, y, z = triple(14, 3)
     x[0, 0] += size
     assert score(x, y) == pytest.approx(exact.unbiased(x, y), abs=tolerance)
@@ -74,8 +74,8 @@ def test_small_remainders_keep_their_digits(share):
     tolerance = 1e-15 / share + 1e-12
     close = x + share * z
     assert partial(close, y, x) == pytest.approx(exact.semipartial(close, y, x), abs=10 * tolerance)
-    tight, centres = clusters(14, 3, share), clusters(14, 3, 0)
-    assert partial(tight, y, centres) == pytest.approx(exact.semipartial(tight, y, centres), abs=10 * tolerance)
+    tight, centers = clusters(14, 3, share), clusters(14, 3, 0)
+    assert partial(tight, y, centers) == pytest.approx(exact.semipartial(tight, y, centers), abs=10 * tolerance)
 
 
 @pytest.mark.parametrize("offset", [1e4, 1e8])
@@ -152,7 +152,7 @@ def test_bivariate_normal_limit(estimator, rho):
 
 
 def test_unbiased_score_averages_to_zero_over_all_permutations():
-    """Whatever the features: the entries of a U-centred matrix add up to zero. The biased score stays positive."""
+    """Whatever the features: the entries of a U-centered matrix add up to zero. The biased score stays positive."""
     x, y, _ = triple(5, 50)
     orders = [list(order) for order in itertools.permutations(range(5))]
     assert sum(score(x, y[order]) for order in orders) / len(orders) == pytest.approx(0, abs=1e-13)

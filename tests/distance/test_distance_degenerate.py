@@ -75,7 +75,7 @@ def test_nothing_is_left_of_a_wide_copy(dtype, d):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equidistant_features_score_zero(dtype):
-    """All distances equal, and one input against the rest: U-centring leaves nothing of either."""
+    """All distances equal, and one input against the rest: U-centering leaves nothing of either."""
     y = randn(30, 5, dtype=dtype)
     assert_nothing(distance_correlation, torch.eye(30, dtype=dtype), y)
     assert_nothing(distance_correlation, torch.eye(30, dtype=dtype)[0], y)

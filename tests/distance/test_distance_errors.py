@@ -67,10 +67,10 @@ def test_unknown_choices_are_refused():
         partial_distance_correlation(X, X, X, remove_from="y")
 
 
-@pytest.mark.parametrize("centring", [geometry, lambda x, estimator: center(euclidean_distances(x), estimator)])
-def test_an_estimator_without_centring_is_never_taken_for_another(centring):
-    with pytest.raises(ValueError, match="No centring is written here for estimator='u'; expected 'unbiased' or 'biased'"):
-        centring(X, "u")
+@pytest.mark.parametrize("centering", [geometry, lambda x, estimator: center(euclidean_distances(x), estimator)])
+def test_an_estimator_without_centering_is_never_taken_for_another(centering):
+    with pytest.raises(ValueError, match="No centering is written here for estimator='u'; expected 'unbiased' or 'biased'"):
+        centering(X, "u")
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

@@ -109,7 +109,7 @@ def test_removing_twice_is_removing_once(population):
 
 @fair
 @given(populations)
-def test_rows_of_centred_matrices_add_up_to_zero(population):
+def test_rows_of_centered_matrices_add_up_to_zero(population):
     d = euclidean_distances(triple(**population)[0])
     for estimator in ("unbiased", "biased"):
         matrix = center(d, estimator).matrix

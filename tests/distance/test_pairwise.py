@@ -181,7 +181,7 @@ def test_quick_distances_of_any_size(size, symmetric):
 
 
 @pytest.mark.parametrize(("n", "width"), [(FEW, 3), (FEW, 70), (FEW + 1, 3), (FEW + 1, 70)])
-def test_few_inputs_are_centred_in_float64(n, width):
+def test_few_inputs_are_centered_in_float64(n, width):
     assert distances_to_center(random(n, width)).dtype == torch.float64
     x = random(n, width).float()
     found = distances_to_center(x)
@@ -191,7 +191,7 @@ def test_few_inputs_are_centred_in_float64(n, width):
 
 
 @pytest.mark.parametrize("size", [2.0**-40, 1.0, 2.0**40])
-def test_what_is_centred_is_in_units_of_a_power_of_two(size):
+def test_what_is_centered_is_in_units_of_a_power_of_two(size):
     x = random(9, 3).clamp(-1.9, 1.9)
     x[0, 0] = 1.9
     expected = by_subtraction(x, x)

@@ -226,7 +226,7 @@ def test_what_is_known_of_devices(kind, behind, wide):
     assert (block_side(device) > block_side(torch.device("cpu"))) == behind
 
 
-def test_the_guess_of_what_centring_takes_asks_nothing(queued):
+def test_the_guess_of_what_centering_takes_asks_nothing(queued):
     source = sources(apart())[0]
     assert asked(source.shift) == 0
     assert source.shift()[1] is False

@@ -151,10 +151,10 @@ def test_a_sample_is_that_of_one_process(workers: Workers, step: int, held: bool
 
 def p_value(group: Any, sizes: Sequence[int], classes: int) -> float:
     walk, (source,) = spread(group, sizes, features(sum(sizes), 1))
-    return label_permutation_p_value(source, *labelled(sum(sizes), classes), permutations=200, seed=3, walk=walk)
+    return label_permutation_p_value(source, *labeled(sum(sizes), classes), permutations=200, seed=3, walk=walk)
 
 
-def labelled(n: int, classes: int) -> tuple[Tensor, Tensor]:
+def labeled(n: int, classes: int) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(classes)
     y = torch.randint(classes, (n,), generator=draw)
     points = torch.randn(classes, 3, generator=draw)
@@ -165,7 +165,7 @@ def labelled(n: int, classes: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("sizes", [(31, 30), (0, 20, 41)], ids=str)
 def test_p_values_are_those_of_one_process(workers: Workers, sizes: tuple[int, ...], classes: int) -> None:
     source = FeatureDistances(TensorFeatures(features(sum(sizes), 1)[0]), True)
-    expected = label_permutation_p_value(source, *labelled(sum(sizes), classes), permutations=200, seed=3)
+    expected = label_permutation_p_value(source, *labeled(sum(sizes), classes), permutations=200, seed=3)
     assert 0.01 < expected < 0.99
     assert of(workers.run(len(sizes), p_value, sizes, classes)) == [expected] * len(sizes)
 

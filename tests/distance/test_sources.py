@@ -31,8 +31,8 @@ def test_a_matrix_is_its_own_source(dtype):
     assert torch.equal(source.block(slice(2, 5), slice(4, 9)), matrix[2:5, 4:9])
     shift, exact = source.shift()
     assert exact is True and shift.dtype == torch.float64
-    centred = matrix.double() - shift[:, None] - shift
-    torch.testing.assert_close(centred.fill_diagonal_(0), center(matrix.double()).matrix)
+    centered = matrix.double() - shift[:, None] - shift
+    torch.testing.assert_close(centered.fill_diagonal_(0), center(matrix.double()).matrix)
 
 
 def test_the_noise_of_a_matrix_may_be_that_of_narrower_features():
@@ -119,7 +119,7 @@ def test_features_have_to_be_finite():
 
 
 @pytest.mark.parametrize("n", [20, 511, 512, 1100])
-def test_a_guess_of_what_centring_takes(n):
+def test_a_guess_of_what_centering_takes(n):
     """Exact where all distances can be looked at; elsewhere what is left is small beside the distances."""
     x = random(n, 3)
     shift, exact = FeatureDistances(TensorFeatures(x)).shift()

@@ -1,4 +1,4 @@
-"""Sums over blocks give the inner products of centred matrices, whatever was taken from the blocks before."""
+"""Sums over blocks give the inner products of centered matrices, whatever was taken from the blocks before."""
 
 from typing import Optional
 
@@ -66,13 +66,13 @@ def test_norms_of_the_raw_distances(size, kind):
 
 @pytest.mark.parametrize("kind", SHIFTS)
 @pytest.mark.parametrize("estimator", ["unbiased", "biased"])
-def test_shifts_that_centre_exactly(estimator, kind):
+def test_shifts_that_center_exactly(estimator, kind):
     matrices = distances()
     found = summed(matrices, shifts_of(kind, matrices), 7).u_shifts(estimator)
     off_diagonal = ~torch.eye(N, dtype=torch.bool)
     for matrix, shift in zip(matrices, found):
-        centred = matrix - shift[:, None] - shift
-        torch.testing.assert_close(centred[off_diagonal], center(matrix, estimator).matrix[off_diagonal])
+        centered = matrix - shift[:, None] - shift
+        torch.testing.assert_close(centered[off_diagonal], center(matrix, estimator).matrix[off_diagonal])
 
 
 @pytest.mark.parametrize("size", [4, N])
@@ -89,7 +89,7 @@ def test_rows_and_products_are_sums_over_pairs_of_different_inputs(size):
 
 @pytest.mark.parametrize("size", [5, N])
 def test_inner_products_without_each_input(size):
-    """By taking the input out of the distances and centring again."""
+    """By taking the input out of the distances and centering again."""
     matrices = distances()
     found = summed(matrices, shifts_of("exact", matrices), size, by_row=True).without_each()
     assert found.shape == (N, K, K)
@@ -198,6 +198,6 @@ def test_distances_that_are_held_are_read_once(by_row):
 
 
 @pytest.mark.parametrize("take", [PairSums.gram, PairSums.u_shifts])
-def test_an_estimator_without_a_centring_is_an_error(take):
+def test_an_estimator_without_a_centering_is_an_error(take):
     with pytest.raises(ValueError, match="unbiased"):
         take(PairSums(torch.zeros(2, 5, dtype=torch.float64)), "jackknifed")

@@ -54,7 +54,7 @@ def everything() -> dict[str, Any]:
 
 
 def pictures(labels: Tensor, seed: int) -> Tensor:
-    """Noise with a patch whose colour and place tell the class, between 0 and 1."""
+    """Noise with a patch whose color and place tell the class, between 0 and 1."""
     drawn = torch.rand(len(labels), 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
     for picture, label in zip(drawn, labels.tolist()):
         picture[label % 3, 4 * label : 4 * label + 12, 8:20] = 1.0

@@ -51,7 +51,7 @@ def settings(output: Path, **changes: Any) -> Settings:
 
 
 def examples(count: int = 44, seed: int = 0, size: int = SIZE) -> Examples:
-    """Noise in which the brightest colour is the class."""
+    """Noise in which the brightest color is the class."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % CLASSES
     pixels = torch.randint(0, 150, (count, 3, size, size), generator=generator)
@@ -60,7 +60,7 @@ def examples(count: int = 44, seed: int = 0, size: int = SIZE) -> Examples:
 
 
 class Small(nn.Module):
-    """Three stages, batch normalisation and dropout."""
+    """Three stages, batch normalization and dropout."""
 
     def __init__(self, width: int = 4, seed: int = 0, strides: tuple[int, int, int] = (1, 2, 1)) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ LABELS = torch.tensor([0, 1, 2, 0, 1])
 
 
 def images() -> Tensor:
-    """Noise, each image in a colour of its own: on mere noise networks answer the same throughout."""
+    """Noise, each image in a color of its own: on mere noise networks answer the same throughout."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(5, 3, SIZE, SIZE, generator=generator) * torch.rand(5, 3, 1, 1, generator=generator)
 

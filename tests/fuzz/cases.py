@@ -201,7 +201,7 @@ CASES: dict[str, Case] = {
         lambda: dict(student=STUDENT, base=BASE, layers=["conv2"], data=[(IMAGES, LABELS)], show_progress=False),
         _rows, {"data": ("loader", "batch"), **MODEL_ARGS},
     ),
-    "captum_kd.metrics.compare_transfer, localised": Case(
+    "captum_kd.metrics.compare_transfer, localized": Case(
         captum_kd.metrics.compare_transfer, captum_kd.metrics.compare_transfer,
         lambda: dict(
             student={"a": STUDENT, "b": TEACHER}, base={"c": BASE, "d": Net(4).eval()}, layers=["conv1", "conv2"],
@@ -221,7 +221,7 @@ CASES: dict[str, Case] = {
         lambda: dict(forward_func=STUDENT, layer="conv2", inputs=IMAGES, target=LABELS), _score,
         MODEL_ARGS,
     ),
-    "captum_kd.metrics.relevance_score, localised": Case(
+    "captum_kd.metrics.relevance_score, localized": Case(
         captum_kd.metrics.relevance_score, captum_kd.metrics.relevance_score,
         lambda: dict(
             forward_func=STUDENT, layer="conv2", inputs=IMAGES, target=LABELS, given=(BASE, "conv2"),

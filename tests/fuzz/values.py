@@ -22,7 +22,7 @@ N = 8
 
 
 class Net(nn.Module):
-    """(N, 3, 12, 12) to 3 classes, with in-place activations, batch normalisation and dropout, in evaluation mode."""
+    """(N, 3, 12, 12) to 3 classes, with in-place activations, batch normalization and dropout, in evaluation mode."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()

@@ -251,7 +251,7 @@ def test_random_maps_have_the_values_of_given_ones(height, width, seed, scale):
 
 @pytest.mark.parametrize("relu", [False, True])
 def test_random_maps_are_smooth_where_given_ones_are(relu):
-    """Differences between neighbours are about as large; independent draws of the same values differ far more."""
+    """Differences between neighbors are about as large; independent draws of the same values differ far more."""
     like = torch.nn.functional.interpolate(maps(1, 50, (4, 4)), (16, 16), mode="bilinear")
     like = like.relu() if relu else like
 
@@ -270,7 +270,7 @@ def test_random_maps_do_not_follow_given_ones(seed):
     raise_together = torch.stack([found.flatten(1), like.flatten(1)], 1)
     correlations = torch.tensor([float(torch.corrcoef(pair)[0, 1]) for pair in raise_together])
     assert abs(float(correlations.mean())) < 4 / math.sqrt(400 * 24)  # 24 pairs of conjugate phases
-    # Nor do they have a favourite place.
+    # Nor do they have a favorite place.
     peaks = torch.bincount(found.flatten(1).argmax(1), minlength=49)
     assert float(peaks.max()) < 30
 

@@ -164,12 +164,12 @@ def test_nothing_is_left_behind(pair):
 def published(own: Tensor, other: Tensor) -> float:
     """Biased distance correlation of rows scaled to unit length, written out."""
 
-    def centred(features: Tensor) -> Tensor:
+    def centered(features: Tensor) -> Tensor:
         rows = torch.stack([row / row.norm() for row in features])
         d = torch.stack([torch.stack([(a - b).norm() for b in rows]) for a in rows])
         return d - d.mean(0) - d.mean(1, keepdim=True) + d.mean()
 
-    p, q = centred(own), centred(other)
+    p, q = centered(own), centered(other)
     n2 = len(p) ** 2
     return float(((p * q).sum() / n2) / ((p**2).sum() / n2 * (q**2).sum() / n2).sqrt())
 

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from captum_kd.perturb import noisy_linear_imputation
 
 pytest.importorskip("scipy")
-from reference.imputation import impute_all, mean_of_neighbours  # noqa: E402
+from reference.imputation import impute_all, mean_of_neighbors  # noqa: E402
 
 F64 = torch.float64
 SIZE = 96
@@ -56,7 +56,7 @@ MASKS = {
     "a column": where(lambda y, x: (x == 40) & (y >= 0)),
     "frame": where(lambda y, x: (y == 0) | (y == SIZE - 1) | (x == 0) | (x == SIZE - 1)),
     "two pixels": where(lambda y, x: ((y == 3) & (x == 5)) | ((y == 80) & (x == 71))),
-    "two neighbours": where(lambda y, x: (y == 50) & ((x == 50) | (x == 51))),
+    "two neighbors": where(lambda y, x: (y == 50) & ((x == 50) | (x == 51))),
     "corner": where(lambda y, x: (y < 5) & (x < 5)),
     "middle": where(lambda y, x: ((y - 47).abs() < 4) & ((x - 47).abs() < 4)),
     "checkerboard": where(lambda y, x: (y + x) % 2 == 0),
@@ -71,7 +71,7 @@ MASKS = {
 
 
 def pictures(n: int = 2, height: int = SIZE, width: int = SIZE, dtype=torch.float32) -> dict[str, Tensor]:
-    """Noise, where neighbours have nothing in common, and soft shapes, where they have everything."""
+    """Noise, where neighbors have nothing in common, and soft shapes, where they have everything."""
     noise = torch.rand(n, 3, height, width, generator=rng(1), dtype=F64)
     soft = interpolate(torch.rand(n, 3, 5, 5, generator=rng(2), dtype=F64), (height, width), mode="bicubic")
     return {"noise": noise.to(dtype), "soft": soft.to(dtype)}
@@ -159,7 +159,7 @@ def test_tolerance_holds_for_values_of_any_size(seed, size, offset):
 
 
 @pytest.mark.parametrize("keep", [blobs(1, 160, 160), torch.arange(160).expand(1, 1, 160, 160) < 20])
-def test_grey_levels_up_to_255_are_exact_to_a_thousandth(keep):
+def test_gray_levels_up_to_255_are_exact_to_a_thousandth(keep):
     images = 255 * torch.rand(1, 3, 160, 160, generator=rng())
     assert float((pure(images, keep).double() - impute_all(images, keep)).abs().max()) <= 1e-3
 
@@ -189,7 +189,7 @@ def test_a_single_kept_pixel_fills_the_image():
 
 
 def test_planes_are_continued_across_holes_inside():
-    """Linear images solve the equations wherever the eight neighbours are there."""
+    """Linear images solve the equations wherever the eight neighbors are there."""
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(50.0), indexing="ij")
     images = torch.stack([x / 50, y / 64, (x + 2 * y) / 200])[None]
     keep = torch.ones(1, 1, 64, 50, dtype=torch.bool)
@@ -197,10 +197,10 @@ def test_planes_are_continued_across_holes_inside():
     assert torch.allclose(pure(images, keep, tolerance=1e-5), images, atol=1e-5)
 
 
-def test_imputed_pixels_are_the_mean_of_their_neighbours():
+def test_imputed_pixels_are_the_mean_of_their_neighbors():
     images, keep = pictures(dtype=F64)["noise"], MASKS["blobs"]
     found = pure(images, keep, tolerance=1e-9)
-    means = torch.from_numpy(mean_of_neighbours(SIZE, SIZE) @ found.flatten(2).flatten(0, 1).numpy().T).T.reshape(found.shape)
+    means = torch.from_numpy(mean_of_neighbors(SIZE, SIZE) @ found.flatten(2).flatten(0, 1).numpy().T).T.reshape(found.shape)
     assert torch.allclose(found, torch.where(keep, images, means), atol=1e-8, rtol=0)
 
 
@@ -289,7 +289,7 @@ def test_hundreds_of_small_scattered_masks_can_be_solved(share):
         keep = torch.rand(60, 1, side, side, generator=rng(side + 100)) < share
         keep[:, :, 0, 0] = True
         filled = pure(images, keep)
-        assert -1e-3 <= float(filled.min()) and float(filled.max()) <= 1 + 1e-3  # means of their neighbours
+        assert -1e-3 <= float(filled.min()) and float(filled.max()) <= 1 + 1e-3  # means of their neighbors
         for row in range(0, 60, 20):
             exact = impute_all(images[row : row + 1], keep[row : row + 1])
             assert float((filled[row : row + 1].double() - exact).abs().max()) <= 1e-3

@@ -9,16 +9,16 @@ from torch import Tensor
 OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
 
 
-def mean_of_neighbours(height: int, width: int) -> sparse.csr_matrix:
-    """(H W, H W): direct neighbours weigh 1/6, diagonal ones 1/12, and what lies outside goes to the others."""
+def mean_of_neighbors(height: int, width: int) -> sparse.csr_matrix:
+    """(H W, H W): direct neighbors weigh 1/6, diagonal ones 1/12, and what lies outside goes to the others."""
     pixels = np.arange(height * width)
     y, x = np.divmod(pixels, width)
     weights = sparse.csr_matrix((height * width, height * width))
     for dy, dx in OFFSETS:
         inside = (0 <= y + dy) & (y + dy < height) & (0 <= x + dx) & (x + dx < width)
-        neighbours = ((y + dy) * width + x + dx)[inside]
-        values = np.full(len(neighbours), 1 / 6 if dy == 0 or dx == 0 else 1 / 12)
-        weights += sparse.csr_matrix((values, (pixels[inside], neighbours)), shape=weights.shape)
+        neighbors = ((y + dy) * width + x + dx)[inside]
+        values = np.full(len(neighbors), 1 / 6 if dy == 0 or dx == 0 else 1 / 12)
+        weights += sparse.csr_matrix((values, (pixels[inside], neighbors)), shape=weights.shape)
     sums = np.asarray(weights.sum(1)).ravel()
     return sparse.csr_matrix(sparse.diags(1 / np.where(sums > 0, sums, 1)) @ weights)
 
@@ -29,7 +29,7 @@ def impute(image: Tensor, keep: Tensor, factorised: bool = False) -> Tensor:
     known = keep.flatten().numpy()
     filled = image.double().flatten(1).numpy().copy()
     if not known.all():
-        weights = mean_of_neighbours(height, width)[~known]
+        weights = mean_of_neighbors(height, width)[~known]
         matrix = sparse.csc_matrix(sparse.identity((~known).sum()) - weights[:, ~known])
         right = weights[:, known] @ filled[:, known].T
         solution = splu(matrix).solve(right) if factorised else spsolve(matrix, right)

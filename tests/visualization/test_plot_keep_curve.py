@@ -77,7 +77,7 @@ def test_axis_shows_markers_at_the_limits_and_no_accuracies_beyond():
     assert -0.05 < low < 0.0 and 1.0 < high < 1.05
 
 
-def test_curves_differ_in_colour_marker_and_dash():
+def test_curves_differ_in_color_marker_and_dash():
     lines = plot_keep_curve({str(i): curve(i + 1.0) for i in range(4)}).axes[0].lines
     for looks in ("get_color", "get_marker", "get_linestyle"):
         assert len({getattr(line, looks)() for line in lines}) == 4

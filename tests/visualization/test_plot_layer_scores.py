@@ -54,7 +54,7 @@ def series(axis, score):
 def intervals(axis, score):
     return [
         segment for lines in axis.collections for segment in lines.get_segments()
-        if tuple(lines.get_color()[0][:3]) == plt.matplotlib.colors.to_rgb(STYLES[score].line.colour)
+        if tuple(lines.get_color()[0][:3]) == plt.matplotlib.colors.to_rgb(STYLES[score].line.color)
     ]  # fmt: skip
 
 
@@ -117,9 +117,9 @@ def test_several_bases_are_thin_lines_with_their_mean_in_bold():
 def test_score_that_is_the_same_for_all_bases_is_drawn_once():
     records = grid("S", "abc", scores=("rs_student", "rs_base"))
     axis = panels(plot_layer_scores(records))[0]
-    colours = [line.get_color() for line in axis.lines]
-    assert colours.count(STYLES["rs_student"].line.colour) == 1
-    assert colours.count(STYLES["rs_base"].line.colour) == 4
+    colors = [line.get_color() for line in axis.lines]
+    assert colors.count(STYLES["rs_student"].line.color) == 1
+    assert colors.count(STYLES["rs_base"].line.color) == 4
 
 
 def test_every_score_of_the_contract_is_drawn_in_its_panel():
@@ -165,15 +165,15 @@ def test_figures_of_all_sizes_are_legible_and_fit_a_page(students, bases, layers
     assert_legible(figure)
 
 
-def test_scores_of_one_panel_differ_by_marker_and_by_colour_with_dash():
+def test_scores_of_one_panel_differ_by_marker_and_by_color_with_dash():
     for scores in SCORES.values():
         styles = [style.line for style in scores.values()]
-        assert len({style.marker for style in styles}) == len({(style.colour, style.dash) for style in styles}) == len(styles)
+        assert len({style.marker for style in styles}) == len({(style.color, style.dash) for style in styles}) == len(styles)
 
 
-def lightness_and_hue(colour: str, simulate: bool) -> np.ndarray:
+def lightness_and_hue(color: str, simulate: bool) -> np.ndarray:
     """CIE Lab coordinates, as seen or as seen without green cones (Machado, Oliveira and Fernandes 2009)."""
-    srgb = np.array(plt.matplotlib.colors.to_rgb(colour))
+    srgb = np.array(plt.matplotlib.colors.to_rgb(color))
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     if simulate:
         without = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
@@ -184,10 +184,10 @@ def lightness_and_hue(colour: str, simulate: bool) -> np.ndarray:
 
 
 @pytest.mark.parametrize("simulate", [False, True])
-def test_colours_of_one_panel_stay_apart_without_red_and_green(simulate):
+def test_colors_of_one_panel_stay_apart_without_red_and_green(simulate):
     for scores in SCORES.values():
-        colours = {style.line.colour for style in scores.values()}
-        for one, other in combinations(colours, 2):
+        colors = {style.line.color for style in scores.values()}
+        for one, other in combinations(colors, 2):
             assert np.linalg.norm(lightness_and_hue(one, simulate) - lightness_and_hue(other, simulate)) > 20.0
 
 

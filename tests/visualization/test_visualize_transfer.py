@@ -1,4 +1,4 @@
-"""Maps side by side, tested by their artists and data, and against Captum's own visualiser."""
+"""Maps side by side, tested by their artists and data, and against Captum's own visualizer."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -102,7 +102,7 @@ def test_figures_stay_out_of_pyplot():
         ({"kept": {"distilled": torch.ones(N, 16, 16, dtype=torch.bool)}}, "title of its own"),
         ({"kept": {"kept": torch.ones(N, 8, 8, dtype=torch.bool)}}, "column 'kept' must have shape"),
         ({"kept": {"kept": torch.rand(N, 1, 16, 16)}}, "the images' shape"),
-        ({"kept": {"kept": 4 * torch.rand(N, 3, 16, 16)}}, "Undo the normalisation"),
+        ({"kept": {"kept": 4 * torch.rand(N, 3, 16, 16)}}, "Undo the normalization"),
     ],
 )
 def test_bad_input_is_named(arguments, message):
@@ -170,13 +170,13 @@ def test_column_scale_cuts_the_largest_values_of_all_rows_together():
     assert [text.get_text() for text in axes[N, 1].get_xticklabels()] == ["0", "9"]
 
 
-def test_blended_maps_fade_where_they_are_empty_and_leave_the_grey_as_it_is():
+def test_blended_maps_fade_where_they_are_empty_and_leave_the_gray_as_it_is():
     values = torch.zeros(N, 1, 16, 16)
     values[:, :, 4:8, 4:8] = 1.0
     dim = 0.5 * pictures()
     axis = panels(visualize_transfer(dim, {"m": values}, alpha_overlay=0.6), 2)[0, 1]
-    grey, overlay = axis.images
-    np.testing.assert_allclose(grey.norm(grey.get_array()), dim[0].mean(0), atol=1 / 255)
+    gray, overlay = axis.images
+    np.testing.assert_allclose(gray.norm(gray.get_array()), dim[0].mean(0), atol=1 / 255)
     np.testing.assert_allclose(overlay.get_alpha(), 0.6 * values[0, 0])
 
 

@@ -143,7 +143,7 @@ def geometry_products(
     """Inner products of all pairs of geometries, with each input left out as well.
 
     O(k^2 n^2) operations; of each matrix only a block is ever widened to float64. Matrices
-    that are U-centred already give the same result.
+    that are U-centered already give the same result.
 
     Distances rounded to float32 give scores that are right to 1e-6, except what is left after nearly
     everything is removed: where the unique share is below 0.002, up to 1e-5. Distances in float64

@@ -1,16 +1,16 @@
 r"""Permutation test of the correlation between a model's distances and the labels.
 
 Under the null hypothesis labels and features are independent, and any assignment of the
-labels to the inputs is as likely as the one seen. Relabelling changes a relevance score
+labels to the inputs is as likely as the one seen. Relabeling changes a relevance score
 R(P, G) by its numerator alone, and there by sums over classes,
 
 .. math::
     \langle P, G_\pi\rangle \propto \sum_{ab} E_{ab}\,(Y_\pi^T P\, Y_\pi)_{ab},
 
 with E the distances between classes and Y the one-hot labels: nothing of size n x n is ever
-permuted. Class sums are additions of whole rows of P, so a relabelling costs n^2 additions at
+permuted. Class sums are additions of whole rows of P, so a relabeling costs n^2 additions at
 most, whatever the number of classes. They are taken from one block of columns of P after another, which
-all relabellings meet before the next is computed. P's rows sum to 0, so one class (the largest) can be the
+all relabelings meet before the next is computed. P's rows sum to 0, so one class (the largest) can be the
 origin: with E_ab - E_al - E_lb in place of E_ab its own sums are never needed.
 
 For the whole model's score only. Permuting labels under a score of distilled features would
@@ -38,11 +38,11 @@ __all__ = ["label_permutation_p_value"]
 _BLOCK_NUMBERS = 1 << 18
 # Rows whose distances are computed at a time.
 _ROWS = 1024
-# Numbers of P computed together and met by all relabellings: 128 MB.
+# Numbers of P computed together and met by all relabelings: 128 MB.
 _PART_NUMBERS = 1 << 25
 # Sums of classes held at once.
 _SUMS = 1 << 20
-# Relabellings that give the same score must count as equal. In float32 their correlations differ
+# Relabelings that give the same score must count as equal. In float32 their correlations differ
 # by rounding, by up to 1.3 eps / sqrt(n) each where it was measured (n = 8 to 4,000, heavy tails, 2
 # to 100 classes). Beside the spread of permuted scores (about 1 / n) this tolerance is nothing.
 _TIE = 8
@@ -62,7 +62,7 @@ def label_permutation_p_value(
 
     .. math:: p = \frac{1 + \#\{R_\pi \ge R\}}{1 + m}
 
-    for m random permutations: the relabelling that was observed is one of those possible, so p
+    for m random permutations: the relabeling that was observed is one of those possible, so p
     is never 0 and the test is exact at any m.
 
     Args:
@@ -71,17 +71,17 @@ def label_permutation_p_value(
         labels (Tensor): (n,) integers, rows of ``class_distances``.
         class_distances (Tensor): (c, c) distances between the class embeddings.
         permutations (int): m, at least 1.
-        seed (int): of the permutations; the same seed gives the same relabellings for every
+        seed (int): of the permutations; the same seed gives the same relabelings for every
             model and layer. The global random state is neither used nor changed.
         sums (PairSums, optional): of these distances alone, where they were taken already.
         walk (Walk): where several processes share the population.
 
     Returns:
-        float: in [1/(1 + m), 1]; 1 for constant features, whose score no relabelling changes.
+        float: in [1/(1 + m), 1]; 1 for constant features, whose score no relabeling changes.
 
     Raises:
         ValueError: shapes that do not belong together, labels outside the classes or without
-            geometry (all relabellings score the same), non-finite distances, permutations < 1.
+            geometry (all relabelings score the same), non-finite distances, permutations < 1.
         TypeError: distances of another dtype, labels that are no integers.
 
     Source: docs/inference.md (p-values over inputs); Phipson & Smyth 2010 for the p-value.
@@ -112,9 +112,9 @@ def label_permutation_p_value(
             yield torch.stack([torch.randperm(n, generator=generator, device="cpu") for _ in range(count)])
 
     scores: list[float] = (found(orders) if isinstance(walk, LocalTiles) else found.shared(orders, walk)).tolist()
-    observed, *relabelled = scores
+    observed, *relabeled = scores
     tie: float = _TIE * torch.finfo(torch.float32).eps / n**0.5 * found.norm * seen.norm
-    return (1 + sum(value >= observed - tie for value in relabelled)) / (1 + permutations)
+    return (1 + sum(value >= observed - tie for value in relabeled)) / (1 + permutations)
 
 
 class _Classes(NamedTuple):
@@ -124,7 +124,7 @@ class _Classes(NamedTuple):
         place (Tensor): (n,) class of each input, counted from 0 without gaps.
         counts (Tensor): (c,) inputs of each.
         apart (Tensor): (c, c) distances between them in units of the largest, float64.
-        norm (float): Frobenius norm of the U-centred (n, n) label distances.
+        norm (float): Frobenius norm of the U-centered (n, n) label distances.
     """
 
     place: Tensor
@@ -134,7 +134,7 @@ class _Classes(NamedTuple):
 
 
 class _ClassSums:
-    """<P, G> under relabellings, from sums of P's rows over classes.
+    """<P, G> under relabelings, from sums of P's rows over classes.
 
     Args:
         source (DistanceSource): the raw distances behind P.
@@ -144,7 +144,7 @@ class _ClassSums:
     Attributes:
         norm (float): Frobenius norm of P, in units of the raw distances' norm over n.
         is_noise (bool): whether P is nothing but rounding.
-        batch (int): relabellings to be asked for at once.
+        batch (int): relabelings to be asked for at once.
 
     Raises:
         ValueError: the distances have non-finite values: a p-value counted by comparisons would come out smallest.
@@ -174,7 +174,7 @@ class _ClassSums:
         self.batch = max(1, min(64, _SUMS // (len(others) * self._width)))
 
     def __call__(self, orders: Callable[[], Iterator[Tensor]]) -> Tensor:
-        """The statistic (relabellings,), float64, where input ``order[i]`` takes the label of input i.
+        """The statistic (relabelings,), float64, where input ``order[i]`` takes the label of input i.
 
         Args:
             orders (callable): gives all orders anew, in batches (batch, n).
@@ -204,11 +204,11 @@ class _ClassSums:
 
         def see(rows: slice, columns: slice) -> None:
             distances = self._source.block(rows, columns)
-            centred = distances.to(self._shift.dtype) - self._shift[rows, None]
-            centred.sub_(self._shift[columns]).div_(self._unit)
+            centered = distances.to(self._shift.dtype) - self._shift[rows, None]
+            centered.sub_(self._shift[columns]).div_(self._unit)
             if rows == columns:
-                centred.fill_diagonal_(0)
-            kept.append((centred.float(), rows, columns))
+                centered.fill_diagonal_(0)
+            kept.append((centered.float(), rows, columns))
             if sum(block.numel() for block, _, _ in kept) >= _PART_NUMBERS:
                 add()
 
@@ -220,7 +220,7 @@ class _ClassSums:
         return total.cpu()
 
     def _blocks(self, columns: slice) -> list[Tensor]:
-        """Some columns of P in blocks, each contiguous. Centred in float64, float32 is enough for what follows."""
+        """Some columns of P in blocks, each contiguous. Centered in float64, float32 is enough for what follows."""
         n = self._source.n
         widths = [min(self._width, columns.stop - start) for start in range(columns.start, columns.stop, self._width)]
         blocks = [torch.empty(n, width, dtype=torch.float32, device=self._place.device) for width in widths]
@@ -231,12 +231,12 @@ class _ClassSums:
             for first in range(0, rows.stop - start, step):
                 part = slice(first, min(first + step, rows.stop - start))
                 here = slice(start + part.start, start + part.stop)
-                centred = distances[part].to(self._shift.dtype) - self._shift[here, None]
-                centred.sub_(self._shift[columns]).div_(self._unit)
+                centered = distances[part].to(self._shift.dtype) - self._shift[here, None]
+                centered.sub_(self._shift[columns]).div_(self._unit)
                 both = range(max(here.start, columns.start), min(here.stop, columns.stop))
                 if both:
-                    centred[both[0] - here.start :, both[0] - columns.start :].diagonal()[: len(both)] = 0
-                for target, values in zip(blocks, centred.split(self._width, 1)):
+                    centered[both[0] - here.start :, both[0] - columns.start :].diagonal()[: len(both)] = 0
+                for target, values in zip(blocks, centered.split(self._width, 1)):
                     target[here] = values.float()
         return blocks
 

@@ -1,8 +1,8 @@
 r"""Seed control: exact tests over models that were trained with different seeds.
 
 If the way of training made no difference, Students and Bases would be exchangeable: each
-relabelling of the M + K trained models as M Students and K Bases would be as likely as the true
-one. The p-value is the share of relabellings whose statistic is at least the one observed; all
+relabeling of the M + K trained models as M Students and K Bases would be as likely as the true
+one. The p-value is the share of relabelings whose statistic is at least the one observed; all
 of them are counted, so it is exact, and never below one over their number.
 """
 
@@ -19,9 +19,9 @@ from captum_kd._utils.validation import check_int, check_bool, check_float, chec
 
 __all__ = ["SeedTest", "holm", "seed_test"]
 
-MOST_RELABELLINGS = 1_000_000
+MOST_RELABELINGS = 1_000_000
 _BATCH = 8192
-# Relabellings of equal statistic differ by the rounding of sums of scores, which lie in [-1, 1].
+# Relabelings of equal statistic differ by the rounding of sums of scores, which lie in [-1, 1].
 _TIE = 1e-12
 
 
@@ -31,15 +31,15 @@ class SeedTest(NamedTuple):
     Attributes:
         statistic (float): mean score of the pairs in question less that of their null (or the
             reverse, see :func:`seed_test`); positive speaks for a difference.
-        p_value (float): exact share of relabellings at least as large.
-        smallest_p_value (float): one over the number of relabellings, the least that p could be.
-        relabellings (int): their number.
+        p_value (float): exact share of relabelings at least as large.
+        smallest_p_value (float): one over the number of relabelings, the least that p could be.
+        relabelings (int): their number.
     """
 
     statistic: float
     p_value: float
     smallest_p_value: float
-    relabellings: int
+    relabelings: int
 
 
 def seed_test(
@@ -59,8 +59,8 @@ def seed_test(
     Seeds in common make pairs alike (same initial weights, same order of batches). A pair that
     shares its seed is left out of the first mean, and its two models are only exchanged for each
     other; models of their own seeds are exchanged freely. Bases never share a seed with each other,
-    under no relabelling, so all their pairs count. The test is exact either way: under the null every
-    relabelling that is counted leaves the joint distribution of the scores as it was.
+    under no relabeling, so all their pairs count. The test is exact either way: under the null every
+    relabeling that is counted leaves the joint distribution of the scores as it was.
 
     Args:
         scores (Tensor): (M + K, M + K) scores of all ordered pairs, Students first; the diagonal
@@ -72,18 +72,18 @@ def seed_test(
             (0..K-1). Empty: all seeds are independent.
 
     Returns:
-        SeedTest: C(M + K, M) relabellings for independent seeds, 2^M for M shared ones.
+        SeedTest: C(M + K, M) relabelings for independent seeds, 2^M for M shared ones.
 
     Raises:
         ValueError: a matrix of another shape or with pairs that have no score, fewer than two Bases, a
-            model in two pairs, or more than a million relabellings.
+            model in two pairs, or more than a million relabelings.
 
     Source: docs/inference.md (seed control).
 
     Example::
 
         >>> seed_test(pair_scores(products, students + bases, "labels"), len(students))
-        SeedTest(statistic=0.032, p_value=0.05, smallest_p_value=0.05, relabellings=20)
+        SeedTest(statistic=0.032, p_value=0.05, smallest_p_value=0.05, relabelings=20)
     """
     check_roles(scores, students, shared_seeds)
     larger = check_bool(larger, "larger")
@@ -97,10 +97,10 @@ def seed_test(
     counted = torch.ones(models, models, dtype=torch.float64, device="cpu").fill_diagonal_(0)
     for s, b in shared_seeds:
         counted[s, students + b] = counted[students + b, s] = 0
-    number = relabelling_count(students, models - students, len(shared_seeds))
-    relabellings = _relabellings(students, models, shared_seeds)
+    number = relabeling_count(students, models - students, len(shared_seeds))
+    relabelings = _relabelings(students, models, shared_seeds)
     statistics = []
-    while batch := list(islice(relabellings, _BATCH)):
+    while batch := list(islice(relabelings, _BATCH)):
         role = torch.zeros(len(batch), models, dtype=torch.float64, device="cpu")
         role.scatter_(1, torch.tensor(batch, device="cpu"), 1.0)
         statistics.append(_statistics(values, counted, role, larger))
@@ -110,8 +110,8 @@ def seed_test(
     return SeedTest(observed, at_least / number, 1 / number, number)
 
 
-def relabelling_count(students: int, bases: int, shared_seeds: int = 0) -> int:
-    """How many relabellings there are: 2 for each shared seed, all choices among the rest."""
+def relabeling_count(students: int, bases: int, shared_seeds: int = 0) -> int:
+    """How many relabelings there are: 2 for each shared seed, all choices among the rest."""
     own_students, own_bases = students - shared_seeds, bases - shared_seeds
     return int(2**shared_seeds * comb(own_students + own_bases, own_students))
 
@@ -149,7 +149,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _statistics(values: Tensor, counted: Tensor, role: Tensor, larger: bool) -> Tensor:
-    """The statistic of each relabelling; ``role`` is (relabellings, models), 1 for Students."""
+    """The statistic of each relabeling; ``role`` is (relabelings, models), 1 for Students."""
     base = 1 - role
     across = ((role @ values.mul(counted)) * base).sum(1) / ((role @ counted) * base).sum(1)
     # Bases that share a seed with each other do not exist: a swap leaves one of each pair.
@@ -158,10 +158,10 @@ def _statistics(values: Tensor, counted: Tensor, role: Tensor, larger: bool) -> 
     return across - within if larger else within - across
 
 
-def _relabellings(
+def _relabelings(
     students: int, models: int, shared: Sequence[tuple[int, int]]
 ) -> Iterator[tuple[int, ...]]:
-    """The Students under each relabelling, the true one first."""
+    """The Students under each relabeling, the true one first."""
     pairs = [(s, students + b) for s, b in shared]
     in_pairs = {model for pair in pairs for model in pair}
     free = [model for model in range(models) if model not in in_pairs]
@@ -209,6 +209,6 @@ def check_roles(scores: Tensor, students: int, shared: Sequence[tuple[int, int]]
                 f"shared_seeds must name each Student (0..{students - 1}) and each Base (0..{bases - 1}) "
                 f"at most once, as (Student, Base); got {list(shared)}."
             )
-    number = relabelling_count(students, bases, len(shared))
-    if number > MOST_RELABELLINGS:
-        raise ValueError(f"{number} relabellings are too many to count one by one; leave some models out.")
+    number = relabeling_count(students, bases, len(shared))
+    if number > MOST_RELABELINGS:
+        raise ValueError(f"{number} relabelings are too many to count one by one; leave some models out.")

@@ -7,7 +7,7 @@ from typing import Mapping, NamedTuple, Optional, Sequence
 from torch import Tensor
 
 from captum_kd._utils.validation import check_int, check_float, check_str, check_choice, check_mapping
-from captum_kd.metrics.inference.seed_tests import check_roles, has_every_score, holm, relabelling_count, seed_test
+from captum_kd.metrics.inference.seed_tests import check_roles, has_every_score, holm, relabeling_count, seed_test
 
 __all__ = ["QUESTIONS", "Question", "SeedVerdict", "seed_control", "single_pair_sentence"]
 
@@ -107,7 +107,7 @@ def seed_control(
 
     Returns:
         list of SeedVerdict: one per layer, in the mapping's order. No layer can be decided where even
-        the most extreme relabelling would not reach the level after correction; nor one where a pair
+        the most extreme relabeling would not reach the level after correction; nor one where a pair
         of models has no score, which is then left out of the correction (whether a layer is left out
         does not depend on which models are called Students).
 
@@ -153,7 +153,7 @@ def seed_control(
                 )
             )
         else:
-            least = 1 / relabelling_count(students, bases, len(shared_seeds))
+            least = 1 / relabeling_count(students, bases, len(shared_seeds))
             sentence = (
                 f"cannot be decided whether {asked.yes}: some pairs of models have no score here, because "
                 "features are constant or one model's are a copy of another's."

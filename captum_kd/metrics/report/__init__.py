@@ -1,7 +1,7 @@
 """One report over several models and layers.
 
 :mod:`.compare` is the function; data flow from :mod:`.subjects` (models and layers by name) through :mod:`.views`
-(features, localised by :mod:`.localizing`) and :mod:`.populations` (all inputs or mini-batches) to :mod:`.scoring`
+(features, localized by :mod:`.localizing`) and :mod:`.populations` (all inputs or mini-batches) to :mod:`.scoring`
 (scores, intervals, p-values), and end in :mod:`.transfer_report` (the result; :mod:`.notes` and :mod:`.table` put it
 into words).
 """

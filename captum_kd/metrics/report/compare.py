@@ -95,7 +95,7 @@ def compare_transfer(
     With ``confidence``, intervals are delete-one jackknife-t intervals; p-values are those of permuted labels for the
     relevance of a whole model and of the jackknife-t test for distilled and residual features. FSS and the Teacher's
     share have none: two networks look at the same inputs, so independence is no null. What speaks about the technique
-    rather than about these trained models is seed control: exact p-values over relabellings of the trained models,
+    rather than about these trained models is seed control: exact p-values over relabelings of the trained models,
     corrected over layers by Holm.
 
     Source: Adhane et al., WACV 2025; Szekely & Rizzo 2014; the Teacher's share: docs/report.md; inference:
@@ -124,7 +124,7 @@ def compare_transfer(
         seed (int, optional): Of permutations and of the imputation's noise.
         population (str, optional): "all" pools all inputs; "batch" averages scores over the loader's own batches.
         estimator (str, optional): "unbiased" or "biased", of the similarity scores. Relevance scores are always
-                    unbiased, as in the authors' code: removal is defined for U-centred distances.
+                    unbiased, as in the authors' code: removal is defined for U-centered distances.
         feature_transform (Callable, optional): From (N, C, ...) to (N, d).
                     Default: :func:`captum_kd.flatten`
         unpack (Callable, optional): From a batch to (inputs, labels).

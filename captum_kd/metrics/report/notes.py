@@ -40,7 +40,7 @@ def cautions(
         undefined (sequence of str): scores that are 0 because a side has no geometry, in words.
         undefined_in_batches (int): scores of single mini-batches left out of the means because a side has no geometry.
         modes (sequence of str): what models do in the modes that they are in, in words.
-        maps_know_labels (bool): whether features were localised by maps of the inputs' own labels.
+        maps_know_labels (bool): whether features were localized by maps of the inputs' own labels.
         empty_maps (int): constant maps that images were reduced by.
         repeated_by_sampler (int): inputs that a DistributedSampler gave a second time.
         shares (int): that a DistributedSampler makes of the data, of which this report has seen one.

@@ -298,7 +298,7 @@ class _UniCam:
 def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[tuple[Tensor, ...], Tensor]:
     if reference is None:
         raise ValueError(
-            'localize="unicam" compares each input with a fixed population: pass reference=(inputs, labels), 64 labelled '
+            'localize="unicam" compares each input with a fixed population: pass reference=(inputs, labels), 64 labeled '
             "inputs or more that are not among the data."
         )
     if not isinstance(reference, (tuple, list)) or len(reference) != 2:

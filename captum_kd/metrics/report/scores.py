@@ -60,7 +60,7 @@ class ScoreSettings(NamedTuple):
         n_permutations (int): of the labels; 0 for none.
         seed (int): of the permutations.
         class_embeddings (Tensor, optional): (num_classes, e).
-        maps_know_labels (bool): whether the features were localised by maps of the inputs' own labels. They then carry
+        maps_know_labels (bool): whether the features were localized by maps of the inputs' own labels. They then carry
             the labels, relevance of nothing is no longer 0, and no p-value of relevance would hold.
     """
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from captum_kd._utils.validation import short_repr
 from captum_kd.metrics.inference import seed_control, single_pair_sentence
-from captum_kd.metrics.inference.seed_tests import MOST_RELABELLINGS, relabelling_count
+from captum_kd.metrics.inference.seed_tests import MOST_RELABELINGS, relabeling_count
 from captum_kd.metrics.report.models import BASE, STUDENT, ComparedModel
 
 __all__ = ["SeedGroup", "as_seed_groups", "control_seeds", "without_seed_control"]
@@ -61,7 +61,7 @@ def as_seed_groups(
 
     Raises:
         TypeError: groups that are no mapping of names, shared seeds that are no pairs of names.
-        ValueError: names of no Student or Base, a model in two pairs of shared seeds, too many relabellings, or
+        ValueError: names of no Student or Base, a model in two pairs of shared seeds, too many relabelings, or
             groups and shared seeds where no seed control is possible.
     """
     students, bases = ({each.name: each for each in subjects if each.role == role} for role in (STUDENT, BASE))
@@ -76,11 +76,11 @@ def as_seed_groups(
     base_names = list(bases)
     for name, members in named.items():
         pairs = [(members.index(s), base_names.index(b)) for s, b in shared if s in members]
-        count = relabelling_count(len(members), len(bases), len(pairs))
-        if count > MOST_RELABELLINGS:
+        count = relabeling_count(len(members), len(bases), len(pairs))
+        if count > MOST_RELABELINGS:
             raise ValueError(
-                f"{len(members)} Students and {len(bases)} Bases can be relabelled in {count} ways, more than seed control "
-                f"counts one by one ({MOST_RELABELLINGS}); leave some models out, or name fewer Students in groups."
+                f"{len(members)} Students and {len(bases)} Bases can be relabeled in {count} ways, more than seed control "
+                f"counts one by one ({MOST_RELABELINGS}); leave some models out, or name fewer Students in groups."
             )
         models = [students[member] for member in members] + list(bases.values())
         found.append(SeedGroup(name, models, len(members), pairs))

@@ -34,7 +34,7 @@ class Family(NamedTuple):
     outputs: int = 1
     """Tensors that the layer gives: one map each."""
     positive: bool = True
-    """Whether convolutions of a network with batch normalisation get weights of one sign. Deep networks with
+    """Whether convolutions of a network with batch normalization get weights of one sign. Deep networks with
     weights of both forget where an input was changed; with one sign changes add up."""
 
 
@@ -56,7 +56,7 @@ def build(family: Family, seed: int = 0) -> nn.Module:
 
 
 def unfilled(make: Callable[[], nn.Module], part: int = 1) -> nn.Module:
-    """A model of convolutions, batch normalisations and linear layers without the wait for its millions of weights.
+    """A model of convolutions, batch normalizations and linear layers without the wait for its millions of weights.
 
     :func:`build` draws those of the convolutions anyway.
 
@@ -117,7 +117,7 @@ def layer_name(model: nn.Module, layer: str) -> str:
 def _liven(model: nn.Module, size: tuple[int, int], positive: bool) -> None:
     """Initial weights are made for training: branches that begin at zero, and statistics that no data has seen.
 
-    An input's change would drown on its way. Here normalisations begin at one, and batch statistics are
+    An input's change would drown on its way. Here normalizations begin at one, and batch statistics are
     those of a few images.
     """
     for module in model.modules():

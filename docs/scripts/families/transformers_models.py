@@ -87,7 +87,7 @@ FAMILIES = [
 ]
 MISFITS = [
     Misfit("transformers", "Dinat", "Needs the natten package, which is not among the test dependencies: not tried."),
-    Misfit("transformers", "ImageGPT", "Takes colour clusters as a sequence of words, no images."),
+    Misfit("transformers", "ImageGPT", "Takes color clusters as a sequence of words, no images."),
     Misfit("transformers", "Perceiver", "Its layers hold latents, which have no place in the image."),
     Misfit("transformers", "ShieldGemma2", "A language model that answers with words; its image tokens lie within a prompt."),
     Misfit("transformers", "Siglip2", "Takes patches cut beforehand, (N, T, C), and no image: pass grid=(h, w)."),

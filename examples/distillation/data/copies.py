@@ -1,7 +1,7 @@
 """Images that are copies of one another, found by what they show.
 
 A copy is the same image rotated by a right angle, mirrored, scaled, compressed once more, or made lighter or darker.
-Images are compared as small grey thumbnails of equal mean and contrast, at the smallest distance over the eight
+Images are compared as small gray thumbnails of equal mean and contrast, at the smallest distance over the eight
 symmetries of the square. There are too many pairs to do that with each. So thumbnails are first reduced to what stays
 the same under rotation and never increases a distance: pairs that are further apart there are no copies, whatever the
 rotation, and the few that are left are looked at closely.
@@ -27,22 +27,22 @@ THRESHOLD = 0.2
 """Distance up to which thumbnails are copies: a correlation of 0.98.
 
 Chosen on 12,000 images of CIFAR-10, 1,800 of ASIRRA and 146 of PlantVillage. PlantVillage's rotated and mirrored
-copies, told by their names, are at 0.00 to 0.10, its recoloured ones at 0.04 to 0.15, different leaves at 0.44 and
+copies, told by their names, are at 0.00 to 0.10, its recolored ones at 0.04 to 0.15, different leaves at 0.44 and
 more. Images saved anew as JPEG of quality 75, at 32 pixels, are below 0.1. The only pair of ASIRRA below 0.39, at 0.04,
-is one picture in two files. CIFAR-10 has five pairs below 0.2: three show the same photograph, cropped or coloured a
+is one picture in two files. CIFAR-10 has five pairs below 0.2: three show the same photograph, cropped or colored a
 bit differently, two (airplanes and ships on plain ground, 0.16 and 0.19) do not. A false pair costs little, one image
 that changes sides with another; a missed one is a leak.
 """
 
 LEAST_CONTRAST = 4.0
-"""Standard deviation in grey levels below which differences are those of compression. CIFAR-10's plainest has 5."""
+"""Standard deviation in gray levels below which differences are those of compression. CIFAR-10's plainest has 5."""
 
 BLOCK = 2048
 AXES = 64
 
 
 def thumbnails(pixels: Tensor) -> Tensor:
-    """Small grey versions, of mean 0 and standard deviation 1: those of rotated images are rotated thumbnails.
+    """Small gray versions, of mean 0 and standard deviation 1: those of rotated images are rotated thumbnails.
 
     Args:
         pixels: (N, 3, H, W), uint8.
@@ -52,9 +52,9 @@ def thumbnails(pixels: Tensor) -> Tensor:
     """
     found = [torch.empty((0, SIDE, SIDE))]
     for part in pixels.split(256):
-        grey = nn.functional.adaptive_avg_pool2d(part.float().mean(1), SIDE)
-        grey = grey - grey.mean((1, 2), keepdim=True)
-        found.append(grey / grey.square().mean((1, 2), keepdim=True).sqrt().clamp_min(LEAST_CONTRAST))
+        gray = nn.functional.adaptive_avg_pool2d(part.float().mean(1), SIDE)
+        gray = gray - gray.mean((1, 2), keepdim=True)
+        found.append(gray / gray.square().mean((1, 2), keepdim=True).sqrt().clamp_min(LEAST_CONTRAST))
     return torch.cat(found)
 
 

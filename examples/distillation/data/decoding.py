@@ -111,9 +111,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow's conversion would cut 16-bit values at 255.
         values = np.asarray(image)
-        grey = (values.clip(0, 65535) // 257).astype(np.uint8)
-        grey[values == image.info.get("transparency", -1)] = 255
-        return Image.fromarray(grey).convert("RGB")
+        gray = (values.clip(0, 65535) // 257).astype(np.uint8)
+        gray[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(gray).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         opaque = Image.new("RGB", image.size)
         for top in range(0, image.height, 256):  # in strips, which take less memory

@@ -1,4 +1,4 @@
-"""PlantVillage: leaves of plants, healthy and diseased, in colour."""
+"""PlantVillage: leaves of plants, healthy and diseased, in color."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SOURCE = Source(
 )
 
 MADE_OF = re.compile(r"(_(new)?\d+deg(flip(lr|tb))?|_(new)?flip(lr|tb)|_new[a-z]+\d*)+$", re.IGNORECASE)
-"""What names of rotated, mirrored, recoloured and coarser copies have at their ends: _180deg, _flipLR,
+"""What names of rotated, mirrored, recolored and coarser copies have at their ends: _180deg, _flipLR,
 _new90degFlipTB, _newGRR, _newPixel25."""
 
 LEAF_MAPS = ("leaf-map.json", "leaf_grouping/leaf-map.json")
@@ -47,7 +47,7 @@ def leaf_of(leaves: dict[str, list[str]]) -> Callable[[str], Optional[str]]:
 
 
 def read_plantvillage(folder: Optional[Path], size: int, cache: Path, progress: bool = True) -> Pool:
-    """Reads the colour images. Copies are told by their names and contents, and by the repository's map of leaves if
+    """Reads the color images. Copies are told by their names and contents, and by the repository's map of leaves if
     it lies beside the images: several photographs of one leaf count as copies too.
 
     Args:
@@ -60,18 +60,18 @@ def read_plantvillage(folder: Optional[Path], size: int, cache: Path, progress: 
         DataError: nothing there, another layout, a class without images.
     """
     folder = SOURCE.existing(folder)
-    colour = next((folder / part for part in ("raw/color", "color") if (folder / part).is_dir()), folder)
-    tree = Folder(colour)
+    color = next((folder / part for part in ("raw/color", "color") if (folder / part).is_dir()), folder)
+    tree = Folder(color)
     listing = list_images(tree, [""], classes_in(tree, ""), SOURCE)
     same: list[Callable[[str], Optional[str]]] = [photograph_of]
-    leaves = _leaf_map(colour)
+    leaves = _leaf_map(color)
     if leaves is not None:
         same.append(leaf_of(leaves))
     return read_pool("Plant Disease", tree, listing, SOURCE, Reading(size, cache, progress), same=same)
 
 
-def _leaf_map(colour: Path) -> Optional[dict[str, list[str]]]:
-    for above in (colour, *colour.resolve().parents[:2]):
+def _leaf_map(color: Path) -> Optional[dict[str, list[str]]]:
+    for above in (color, *color.resolve().parents[:2]):
         for name in LEAF_MAPS:
             if (above / name).is_file():
                 try:

@@ -21,7 +21,7 @@ class Pool:
         examples: all images; row i of the pool lies in row i of the store, which may be mapped from a file.
         classes: their names, in the order of the labels.
         copies: (N,), int64. Images with the same number are copies of one another: rotated, mirrored, recompressed,
-            recoloured, or photographs of the same thing.
+            recolored, or photographs of the same thing.
         is_test: (N,), bool: the official test part; None if there is none.
         notes: what was read, left out, and grouped.
         left_out: files that are not in the pool, by reason.

@@ -160,7 +160,7 @@ def leaves(tmp_path):
     for label, name in enumerate(names):
         for i in range(5):
             write(root / name / f"{label}{i}___RS_HL {i}.JPG", picture(100 * label + i))
-    # Recoloured beyond what contents can tell; and mirrored under a name of its own.
+    # Recolored beyond what contents can tell; and mirrored under a name of its own.
     write(root / names[1] / "10___RS_HL 0_newGRR.JPG", picture(999))
     write(root / names[1] / "77___other 5.JPG", picture(101).transpose(Image.Transpose.ROTATE_90), quality=60)
     return root

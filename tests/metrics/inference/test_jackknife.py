@@ -91,7 +91,7 @@ def test_no_interval_where_one_input_is_all_the_geometry() -> None:
     base[0] = 5
     products = products_of(normal(12, 3, 1), base, torch.arange(12) % 2)
     assert jackknife(products, transfer_scores()["rs_student"]).low is not None
-    base[1] = 0  # one outlier only: U-centred, nothing is left of it
+    base[1] = 0  # one outlier only: U-centered, nothing is left of it
     products = products_of(normal(12, 3, 1), base, torch.arange(12) % 2)
     estimate = jackknife(products, transfer_scores()["rs_base"])
     assert estimate.value == 0 and estimate.low is None

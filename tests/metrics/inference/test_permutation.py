@@ -1,4 +1,4 @@
-"""Label permutations by class sums, against explicit relabelling and full enumeration."""
+"""Label permutations by class sums, against explicit relabeling and full enumeration."""
 
 from itertools import permutations
 
@@ -30,16 +30,16 @@ def embedding_distances(classes: int, seed: int = 0) -> Tensor:
 
 
 def gathered(distances: Tensor, labels: Tensor, class_distances: Tensor, order: Tensor) -> float:
-    """R with both matrices centred in full; input order[i] takes the label of input i."""
-    relabelled = torch.empty_like(labels)
-    relabelled[order] = labels
+    """R with both matrices centered in full; input order[i] takes the label of input i."""
+    relabeled = torch.empty_like(labels)
+    relabeled[order] = labels
     p = center(distances.double())
-    g = center(class_distances.double()[relabelled][:, relabelled])
+    g = center(class_distances.double()[relabeled][:, relabeled])
     return float(correlation(p, g))
 
 
 def correlations(distances: Tensor, labels: Tensor, class_distances: Tensor, orders: Tensor) -> Tensor:
-    """R of relabellings (batch, n) by class sums."""
+    """R of relabelings (batch, n) by class sums."""
     classes = permutation._classes(labels, class_distances, len(labels))
     source = MatrixDistances(distances)
     sums = permutation._ClassSums(source, classes, population_sums([source]))
@@ -61,8 +61,8 @@ def test_class_sums_equal_the_gathered_product(n: int, classes: int, equidistant
 
 @pytest.mark.parametrize("labels", [[0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 2]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_p_value_approaches_that_of_all_relabellings(labels: list[int], dtype: torch.dtype) -> None:
-    """Six inputs have 720 orders and few labellings: without its ties p would be far too small."""
+def test_p_value_approaches_that_of_all_relabelings(labels: list[int], dtype: torch.dtype) -> None:
+    """Six inputs have 720 orders and few labelings: without its ties p would be far too small."""
     truth = torch.tensor(labels)
     apart, distances = embedding_distances(3), euclidean_distances(normal(6, 2, 5))
     every = [gathered(distances, truth, apart, torch.tensor(order)) for order in permutations(range(6))]
@@ -79,7 +79,7 @@ def test_p_value_approaches_that_of_all_relabellings(labels: list[int], dtype: t
     offset=st.sampled_from([0.0, 100.0]),
     outlier=st.sampled_from([0.0, 1e4]),
 )
-def test_relabellings_that_change_nothing_count_as_ties(
+def test_relabelings_that_change_nothing_count_as_ties(
     labels: list[int], seed: int, offset: float, outlier: float
 ) -> None:
     """Inputs of one class exchanged: rounding keeps to half of what is tolerated."""
@@ -158,8 +158,8 @@ def test_distances_are_left_as_they_were() -> None:
     assert torch.equal(before, distances)
 
 
-def test_features_without_geometry_tell_no_relabelling_from_another() -> None:
-    """One outlier among equals: distances, but nothing of them is left by U-centring."""
+def test_features_without_geometry_tell_no_relabeling_from_another() -> None:
+    """One outlier among equals: distances, but nothing of them is left by U-centering."""
     features = torch.zeros(6, 2)
     features[2] = 1.0
     distances = euclidean_distances(features)

@@ -37,7 +37,7 @@ def population(
 
 
 def dcor_score(distances: dict[str, np.ndarray], score: Score) -> float:
-    """A score by dcor's own U-centring, projection and product, on whatever matrices it is given."""
+    """A score by dcor's own U-centering, projection and product, on whatever matrices it is given."""
     import dcor  # not at the top: it compiles for seconds, also where tests are only collected
 
     def side(which: Side) -> np.ndarray:
@@ -90,11 +90,11 @@ def test_leave_one_out_values_whatever_the_scale_and_offset(
             assert abs(float(values[k]) - dcor_score(without(distances, k), score)) < 1e-8
 
 
-def test_matrices_that_were_centred_before_give_the_same() -> None:
+def test_matrices_that_were_centered_before_give_the_same() -> None:
     distances = population(20, seed=2)
     raw = geometry_products(distances)
-    centred = geometry_products({name: center(matrix).matrix for name, matrix in distances.items()})
-    torch.testing.assert_close(raw.without, centred.without, rtol=1e-10, atol=1e-12)
+    centered = geometry_products({name: center(matrix).matrix for name, matrix in distances.items()})
+    torch.testing.assert_close(raw.without, centered.without, rtol=1e-10, atol=1e-12)
 
 
 def test_blocks_of_rows_do_not_change_the_result() -> None:

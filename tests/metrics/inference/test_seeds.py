@@ -1,4 +1,4 @@
-"""Exact relabelling tests over trained models."""
+"""Exact relabeling tests over trained models."""
 
 from itertools import combinations, product
 
@@ -33,7 +33,7 @@ def test_independent_seeds_count_every_choice_of_students(students: int, bases: 
     observed = by_hand(scores, list(models)[:students], list(models)[students:], set())
     test = seed_test(scores, students)
     assert test.statistic == pytest.approx(observed)
-    assert test.relabellings == len(values) == round(1 / test.smallest_p_value)
+    assert test.relabelings == len(values) == round(1 / test.smallest_p_value)
     assert test.p_value == pytest.approx(sum(v >= observed - 1e-12 for v in values) / len(values))
 
 
@@ -49,7 +49,7 @@ def test_shared_seeds_are_left_out_and_swapped(pairs: int, seed: int) -> None:
         bases = [i if swapped else i + pairs for i, swapped in enumerate(swap)]
         values.append(by_hand(scores, students, bases, left_out))
     test = seed_test(scores, pairs, shared_seeds=shared)
-    assert test.relabellings == 2**pairs
+    assert test.relabelings == 2**pairs
     assert test.statistic == pytest.approx(values[0])
     assert test.p_value == pytest.approx(sum(v >= values[0] - 1e-12 for v in values) / len(values))
 
@@ -64,7 +64,7 @@ def test_the_order_of_shared_pairs_does_not_matter() -> None:
 
 def test_some_seeds_shared_and_some_not() -> None:
     """One swap, and the choice of 2 Students among the 5 models of their own seeds."""
-    assert seed_test(random_scores(7, 0), 3, shared_seeds=[(1, 2)]).relabellings == 2 * 10
+    assert seed_test(random_scores(7, 0), 3, shared_seeds=[(1, 2)]).relabelings == 2 * 10
 
 
 @pytest.mark.parametrize(("each", "smallest"), [(3, 1 / 20), (5, 1 / 252)])
@@ -89,7 +89,7 @@ def test_equal_scores_are_ties_whatever_the_rounding() -> None:
 
 
 def test_p_values_are_exact_under_exchangeable_models() -> None:
-    """P(p <= a) <= a, and equal where a is attainable: 4 + 4 models, 70 relabellings."""
+    """P(p <= a) <= a, and equal where a is attainable: 4 + 4 models, 70 relabelings."""
     trials = 300
     p_values = torch.tensor([seed_test(random_scores(8, seed), 4).p_value for seed in range(trials)])
     for level in (5 / 70, 14 / 70, 35 / 70):
@@ -124,7 +124,7 @@ def test_the_diagonal_is_not_looked_at() -> None:
 
 
 def test_ten_and_ten_models_are_counted_in_batches() -> None:
-    assert seed_test(random_scores(20, 0), 10).relabellings == 184_756
+    assert seed_test(random_scores(20, 0), 10).relabelings == 184_756
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_every_verdict_is_one_plain_sentence(question: str) -> None:
 
 
 def test_levels_are_reached_whatever_the_last_digit() -> None:
-    """7 Students and 3 Bases have 120 relabellings: 6 layers at 1/120 each are .05 and not more."""
+    """7 Students and 3 Bases have 120 relabelings: 6 layers at 1/120 each are .05 and not more."""
     layers = {str(place): separated(7, 3) for place in range(6)}
     assert [v.decision for v in seed_control(layers, 7, "rs_distilled")] == [True] * 6
     layers["6"] = separated(7, 3)

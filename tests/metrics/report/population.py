@@ -57,7 +57,7 @@ def dcor_scores(student: Tensor, base: Tensor, y: Tensor, teacher: Optional[Tens
     """All scores by dcor, from features in float64."""
     import dcor
 
-    def centred(values: Tensor) -> np.ndarray:
+    def centered(values: Tensor) -> np.ndarray:
         apart = torch.cdist(values, values, compute_mode="donot_use_mm_for_euclid_dist")
         return dcor.u_centered(apart.numpy())
 
@@ -67,14 +67,14 @@ def dcor_scores(student: Tensor, base: Tensor, y: Tensor, teacher: Optional[Tens
     def without(p: np.ndarray, q: np.ndarray) -> np.ndarray:
         return dcor.u_complementary_projection(q)(p)
 
-    s, b, g = centred(student), centred(base), centred(torch.nn.functional.one_hot(y).double())
+    s, b, g = centered(student), centered(base), centered(torch.nn.functional.one_hot(y).double())
     distilled, residual = without(s, b), without(b, s)
     found = {
         "fss": r(s, b), "rs_student": r(s, g), "rs_base": r(b, g), "rs_distilled": r(distilled, g),
         "rs_residual": r(residual, g),
     }  # fmt: skip
     if teacher is not None:
-        t = centred(teacher)
+        t = centered(teacher)
         only = without(t, g)
         found |= {
             "rs_teacher": r(t, g), "fss_student_teacher": r(s, t), "fss_base_teacher": r(b, t),

@@ -197,7 +197,7 @@ def test_a_model_and_itself_see_the_same_images():
     assert values_of(report, "conv2")["fss"] == pytest.approx(1.0)
 
 
-def test_transformers_are_localised_on_their_grid():
+def test_transformers_are_localized_on_their_grid():
     report = compare(TinyTransformer(seed=1), TinyTransformer(seed=2), "block", batches(9), localize="gradcam")
     assert all(-1 <= value <= 1 for value in values_of(report, "block").values())
 
@@ -229,7 +229,7 @@ def test_maps_that_say_nothing_are_warned_of():
         compare(student, related(2), "conv2", batches(9), localize="gradcam")
 
 
-def test_localised_settings_are_in_the_report():
+def test_localized_settings_are_in_the_report():
     report = compare(related(1), related(2), "conv2", batches(9), localize="gradcam", keep=0.3)
     assert (report.settings["localize"], report.settings["keep"], report.settings["noise"]) == ("gradcam", 0.3, 0.01)
     assert "30% kept by gradcam of the predicted class" in str(report)

@@ -169,7 +169,7 @@ def test_a_share_of_a_sampler_by_itself_is_told() -> None:
 
 
 def from_loader(group: Any, known: bool) -> dict[str, Any]:
-    """Localised, where the length of the others' data is known, and where it is not."""
+    """Localized, where the length of the others' data is known, and where it is not."""
     rank = as_process_group(group).rank
     x, y = data(33)
     part = slice(0, 15) if rank == 0 else slice(15, 33)

@@ -58,7 +58,7 @@ def test_the_scores_that_a_test_compares_are_in_the_report(report, score):
 def test_p_values_are_corrected_over_layers_and_undecidable_questions_say_so(report):
     for test in report.seed_control["tests"]:
         assert test["adjusted_p_value"] >= test["p_value"] >= 1 / 20
-        # 20 relabellings and two layers: even the most extreme one reaches .10 only.
+        # 20 relabelings and two layers: even the most extreme one reaches .10 only.
         assert test["decision"] is None and "cannot be decided" in test["sentence"]
 
 
@@ -117,7 +117,7 @@ def test_groups_and_seeds_that_cannot_be(change, words):
         compare(**arguments)
 
 
-def test_too_many_relabellings_are_refused_before_any_model_runs():
+def test_too_many_relabelings_are_refused_before_any_model_runs():
     def model(x):
         raise AssertionError("a model ran")
 
