@@ -16,7 +16,7 @@ from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.validation import check_int
 from captum_kd.distance.block_sums import PairSums, block_side, population_sums, tiles
 from captum_kd.distance.centering import Estimator, warn_of_no_geometry
-from captum_kd.distance.gram import gram_correlation
+from captum_kd.distance.gram import partial_correlation
 from captum_kd.distance.pairwise import unchecked_distances
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
 
@@ -64,7 +64,8 @@ def source_correlation(
     """Correlation of the first two sources' geometries, the one at ``given`` removed; without graph."""
     sums = population_sums(sources, block_size=block_size)
     noise = noise_squares(sums, sources)
-    value, defined = gram_correlation(sums.gram(estimator), noise, 0, 1, given, given if from_both else None)
+    removed = () if given is None else (given,)
+    value, defined = partial_correlation(sums.gram(estimator), noise, 0, 1, removed, removed if from_both else ())
     if not bool(defined):
         warn_of_no_geometry()
     return value
@@ -79,7 +80,8 @@ def block_correlation(
 ) -> Tensor:
     """:func:`source_correlation` of features (n, d) of one dtype, which is also the result's; differentiable once."""
     gram, noise = _BlockGram.apply(estimator, block_size, *features)
-    value, defined = gram_correlation(gram, noise, 0, 1, given, given if from_both else None)
+    removed = () if given is None else (given,)
+    value, defined = partial_correlation(gram, noise, 0, 1, removed, removed if from_both else ())
     if not bool(defined):
         warn_of_no_geometry()
     return value.to(features[0].dtype)

@@ -29,7 +29,7 @@ from captum_kd.distance.block_sums import LocalTiles, TileIterator, population_s
 from captum_kd.distance.blockwise import check_block_size, noise_squares
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, warn_of_no_geometry
 from captum_kd.distance.functional import as_real
-from captum_kd.distance.gram import gram_correlation
+from captum_kd.distance.gram import partial_correlation
 from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry
 from captum_kd.distance.sharded import RingTiles, Shards
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures, is_to_be_widened
@@ -394,7 +394,8 @@ class _Products:
         self.gram, self.noise, self.dtype = gram, noise, dtype
 
     def score(self, x: int, y: int, given: Optional[int] = None, from_both: bool = False) -> Tensor:
-        value, defined = gram_correlation(self.gram, self.noise, x, y, given, given if from_both else None)
+        removed = () if given is None else (given,)
+        value, defined = partial_correlation(self.gram, self.noise, x, y, removed, removed if from_both else ())
         if not bool(defined):
             warn_of_no_geometry()
         return value.to(self.dtype)

@@ -17,14 +17,14 @@ from torch import Tensor
 from captum_kd._utils.validation import check_int, check_bool, check_str, check_mapping, short_repr
 from captum_kd.distance.block_sums import PairSums, population_sums
 from captum_kd.distance.blockwise import noise_squares
-from captum_kd.distance.gram import gram_correlation
+from captum_kd.distance.gram import partial_correlation
 from captum_kd.distance.sources import DistanceSource
 from captum_kd.metrics.inference.matrices import as_sources
 
 __all__ = ["Products", "Score", "Side", "geometry_products", "pair_scores", "products_of", "transfer_scores"]
 
-Side = Union[str, tuple[str, str]]
-"""One side of a score: a geometry's name, or (name, given) for what is left once given is removed."""
+Side = Union[str, tuple[str, ...]]
+"""One side of a score: a geometry's name, or (name, given, ...) for what is left once the given ones are removed."""
 
 # A squared norm that fell to this share of what it was computed from is rounding: the
 # difference of two numbers that agree to 12 digits.
@@ -113,8 +113,7 @@ class Products(NamedTuple):
         noise = torch.maximum(self.noise, _LEFT_OUT_SHARE * self.full.diagonal())
         values, defined = self._correlation(self.without, noise, score)
         for side in score:
-            if not isinstance(side, str):
-                place = self._places(side)[1]
+            for place in self._places(side)[1:]:
                 # What is removed may vanish with an input; what would then be left is another quantity.
                 if bool(self.full[place, place] > self.noise[place]):
                     defined = defined & (self.without[:, place, place] > noise[place])
@@ -128,13 +127,13 @@ class Products(NamedTuple):
         return 1.0 - similarity**2 if defined else None
 
     def _correlation(self, gram: Tensor, noise: Tensor, score: Score) -> tuple[Tensor, Tensor]:
-        x, x_given = self._places(score.x)
-        y, y_given = self._places(score.y)
-        return gram_correlation(gram, noise, x, y, x_given, y_given)
+        x, *x_given = self._places(score.x)
+        y, *y_given = self._places(score.y)
+        return partial_correlation(gram, noise, x, y, x_given, y_given)
 
-    def _places(self, side: Side) -> tuple[int, int]:
-        name, given = (side, side) if isinstance(side, str) else side
-        return self.names.index(name), self.names.index(given)
+    def _places(self, side: Side) -> list[int]:
+        """Indices of a side's geometry, and of those that are removed from it."""
+        return [self.names.index(name) for name in ((side,) if isinstance(side, str) else side)]
 
 
 def geometry_products(
@@ -216,9 +215,9 @@ def check_score(products: Products, score: object, argument: str = "score") -> N
     if not isinstance(score, tuple) or len(score) != 2:
         raise TypeError(f"{argument} must be a Score, a pair of sides, got {short_repr(score)}.")
     for side in score:
-        names = (side, side) if isinstance(side, str) else side
-        if not isinstance(names, tuple) or len(names) != 2 or not all(isinstance(name, str) for name in names):
-            raise TypeError(f"{argument} must hold names of geometries or pairs (name, given), got {short_repr(side)}.")
+        names = (side,) if isinstance(side, str) else side
+        if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"{argument} must hold names of geometries or tuples (name, given, ...), got {short_repr(side)}.")
         for name in names:
             if name not in products.names:
                 raise ValueError(

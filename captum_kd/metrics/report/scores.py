@@ -13,7 +13,7 @@ from torch import Tensor
 
 from captum_kd.distance.block_sums import LocalTiles, PairSums, TileIterator, population_sums
 from captum_kd.distance.centering import Estimator
-from captum_kd.distance.gram import gram_correlation
+from captum_kd.distance.gram import partial_correlation
 from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry, label_distances
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features, is_to_be_widened
 from captum_kd.metrics.inference import Products, Score, jackknife, label_permutation_p_value, pair_scores, transfer_scores
@@ -207,7 +207,7 @@ class LayerScores:
         assert self._biased_gram is not None
         x, y = (self.products.names.index(str(side)) for side in (first, second))
         noise = self.products.noise * (self._sums.n * (self._sums.n - 3))
-        value, is_defined = gram_correlation(self._biased_gram, noise, x, y)
+        value, is_defined = partial_correlation(self._biased_gram, noise, x, y)
         return Estimate(float(value), is_defined=bool(is_defined))
 
     def _biased_pairs(self, keys: list[str]) -> Tensor:
