@@ -97,14 +97,14 @@ def test_modes_have_traces_of_their_own():
     fresh_and_kept(unicam, x)
     unicam.forward_func.train()
     fresh_and_kept(unicam, x)
-    assert [len(extractor.traces) for extractor in unicam._extractors] == [2, 1]
+    assert [len(extractor.traces) for extractor in unicam._removal.models.values()] == [2, 1]
 
 
 def test_a_bound_method_is_known_by_its_model():
     student, base = Net(1), Net(2)
     unicam = UniCAM(student.forward, student.layer, base.forward, base.layer)
     unicam.attribute(torch.randn(N, 3, 8, 8))
-    assert [len(extractor.traces) for extractor in unicam._extractors] == [1, 1]
+    assert [len(extractor.traces) for extractor in unicam._removal.models.values()] == [1, 1]
 
 
 def test_inputs_of_ever_other_sizes_leave_so_many_traces(monkeypatch):
@@ -112,7 +112,7 @@ def test_inputs_of_ever_other_sizes_leave_so_many_traces(monkeypatch):
     unicam = UniCAM(Net(1), "layer", Net(2))
     for size in range(4, 12):
         fresh_and_kept(unicam, torch.randn(N, 3, size, size))
-    assert [len(extractor.traces) for extractor in unicam._extractors] == [3, 3]
+    assert [len(extractor.traces) for extractor in unicam._removal.models.values()] == [3, 3]
 
 
 def test_traces_are_copied_along(monkeypatch):
@@ -123,4 +123,4 @@ def test_traces_are_copied_along(monkeypatch):
     way = LayerActivations._way
     monkeypatch.setattr(LayerActivations, "_way", lambda self, batch: ways.append(way(self, batch)) or ways[-1])
     assert torch.equal(again.attribute(x, y), expected)
-    assert all(each in extractor.traces for each, extractor in zip(ways, again._extractors))
+    assert all(each in extractor.traces for each, extractor in zip(ways, again._removal.models.values()))

@@ -8,7 +8,7 @@ from captum_kd._models.extraction import FeatureExtractor
 
 
 def traced(unicam: UniCAM) -> list[int]:
-    return [len(extractor.traces) for extractor in unicam._extractors]
+    return [len(extractor.traces) for extractor in unicam._removal.models.values()]
 
 
 def test_modules_are_hooked_once_for_a_shape(monkeypatch):
