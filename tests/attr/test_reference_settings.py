@@ -111,6 +111,51 @@ def test_changes_that_keep_a_sum(change, name):
     refused(unicam, population, "Student's weights or buffers")
 
 
+def step(student: nn.Module) -> None:
+    student(images(3)).sum().backward()
+    torch.optim.SGD(student.parameters(), 1e-3).step()
+
+
+def quantize(student: nn.Module) -> None:
+    torch.ao.quantization.quantize_dynamic(student, {nn.Linear}, inplace=True)
+
+
+CHANGES = {
+    "optimizer step": (step, "weights or buffers"),
+    "load_state_dict": (lambda student: student.load_state_dict(normed(3).state_dict()), "weights or buffers"),
+    "assigned": (lambda student: student.load_state_dict(normed(3).state_dict(), assign=True), "weights or buffers"),
+    "dtype": (lambda student: student.double(), "weights or buffers"),
+    "quantized": (quantize, "modules, or their modes"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*quantiz")
+@pytest.mark.parametrize("change", CHANGES)
+def test_ways_to_change_a_model(change):
+    student = normed(1)
+    unicam = make(student, normed(2))
+    population = populated(unicam)
+    student.load_state_dict(normed(1).state_dict())  # the same weights
+    use(unicam, population)
+    CHANGES[change][0](student)
+    refused(unicam, population, f"Student's {CHANGES[change][1]}")
+
+
+@pytest.mark.filterwarnings("ignore:.*quantiz", "ignore:.*[Ss]parse")
+@pytest.mark.parametrize("kind", ["quantized", "sparse", "meta"])
+def test_weights_without_plain_values_are_accepted(kind):
+    student = normed(1)
+    if kind == "quantized":
+        quantize(student)
+    else:
+        weight = student.fc.weight.detach()
+        student.fc.weight = nn.Parameter(weight.to("meta") if kind == "meta" else weight.to_sparse(), requires_grad=False)
+        student.fc.forward = lambda x: x
+        student.fc._hf_hook = None  # as accelerate marks modules whose weights it brings when they are needed
+    unicam = make(student, normed(2))
+    assert use(unicam, pickle.loads(pickle.dumps(populated(unicam)))).shape == (3, 1, 10, 10)
+
+
 def test_models_swapped_by_hand_and_other_models():
     population = populated(make(normed(1), normed(2)))
     refused(make(normed(2), normed(1)), population, "Student's weights or buffers")
