@@ -250,3 +250,27 @@ def test_two_models_removed_from_added_inputs(target):
         (slope,) = torch.autograd.grad(value, distances)
         torch.testing.assert_close(found.values[0, i], value.detach(), rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(found.slopes[0, i], slope[0, 1:] + slope[1:, 0], rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["batch", "reference"])
+@pytest.mark.parametrize("target", ["labels", "none"])
+def test_models_that_hardly_differ_keep_their_digits(target, mode):
+    """What is left points the same way however small the difference is; correlations and their slopes follow the direction."""
+
+    def found(difference: float) -> Objectives:
+        references = (REFERENCES[0], REFERENCES[0] + difference * features(M, 4, 9))
+        inputs = (INPUTS[0], INPUTS[0] + difference * features(N, 4, 10))
+        if mode == "batch":
+            return batch(*references, label_geometry(LABELS, None, F64) if target == "labels" else None)
+        layer = LayerReference.of(*references, LABELS if target == "labels" else None, None)
+        added = added_rows(layer.features, torch.stack([torch.cdist(x, side.points) for x, side in zip(inputs, layer.features)]))
+        return objectives(layer, added, target)
+
+    larger, smaller = found(1e-5), found(1e-7)
+    if target == "labels":
+        torch.testing.assert_close(smaller.values, larger.values, rtol=0, atol=1e-3)
+        scale = larger.slopes.abs().max()
+        torch.testing.assert_close(smaller.slopes / scale / 100, larger.slopes / scale, rtol=0, atol=1e-3)
+    else:
+        torch.testing.assert_close(smaller.values * 1e7, larger.values * 1e5, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(smaller.slopes, larger.slopes, rtol=0, atol=1e-3)
