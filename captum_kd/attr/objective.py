@@ -170,24 +170,24 @@ def reference_objectives(
     row_weight = (m - 2) / (m - 1)  # from a centered row to the row of the U-centered matrix
     weight = 2 * row_weight  # what the product of two rows adds to an inner product
     order, which = population.order, f"of {len(rows)} inputs"
-    sides = population.basis[:, None] @ rows  # (directions, N, j, m)
-    gram = torch.add(population.gram[:, None], sides @ sides.mT, alpha=weight)
-    noise = noise.T[order.indices].mT
+    sides = (population.basis.flatten(0, 1) @ rows).reshape(len(rows), *population.gram.shape[:2], m)
+    gram = torch.add(population.gram, sides @ sides.mT, alpha=weight)  # (N, directions, j, j)
+    noise = noise[:, order.indices]
     if order.target is not None:
         found = correlation_slope(gram, noise, 0, order.target, order.given)
-        _warn_of_losses(found.is_left, found.has_target, which, whose_target)
+        _warn_of_losses(found.is_left.T, found.has_target.T, which, whose_target)
         values, slopes = found.values, (weight * found.coefficients)[:, :, None] @ sides
     else:
         side = remainder(gram, noise, 0, order.given)
-        _warn_of_losses(side.defined, None, which, whose_target)
+        _warn_of_losses(side.defined.T, None, which, whose_target)
         rest = side.coefficients[:, :, None] @ sides
         strongest = rest.amax(3, keepdim=True)
         chosen = _share_of_largest(rest, strongest)
         scale = row_weight * side.defined.to(rest)[..., None, None]
         values = (strongest * scale)[..., 0, 0]
         slopes = (chosen + weight * (chosen @ sides.mT @ side.removal) @ sides) * scale
-    slopes = slopes[:, :, 0]
-    return Objectives(values, slopes - slopes.mean(2, keepdim=True))
+    slopes = slopes[:, :, 0].transpose(0, 1)
+    return Objectives(values.T, slopes - slopes.mean(2, keepdim=True))
 
 
 def _share_of_largest(values: Tensor, largest: Tensor) -> Tensor:
