@@ -47,6 +47,7 @@ def capture_layers(
     differentiate_from: Sequence[Layer] = (),
     trace: bool = False,
     device_ids: Optional[Sequence[int]] = None,
+    returned: Optional[list[Any]] = None,
 ) -> list[dict[nn.Module, Captured]]:
     """One forward pass; copies of what the layers gave.
 
@@ -61,6 +62,7 @@ def capture_layers(
             Frozen parameters and inputs do not matter: the graph begins there.
         trace (bool): also note the outputs of three to five axes seen on the way.
         device_ids (sequence of int, optional): order of devices for DataParallel.
+        returned (list, optional): the model's output is appended to it.
 
     Returns:
         list of dict: one dictionary from module to :class:`Captured` for each device, in the order
@@ -82,7 +84,9 @@ def capture_layers(
     with changed_state(*contexts), interruptible():
         # Models may change what they are given where it lies; the next pass has to see it as it was.
         # And tensors of inference mode can neither be changed nor recorded outside of it.
-        forward_func(*(_copied(value) for value in (*inputs, *additional_forward_args)))
+        output = forward_func(*(_copied(value) for value in (*inputs, *additional_forward_args)))
+    if returned is not None:
+        returned.append(output)
     for layer in layers:
         _check_caught(layer, catcher.caught, at_input, forward_func)
     devices = _device_order(forward_func, catcher.caught[layers[0].module], device_ids)

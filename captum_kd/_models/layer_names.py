@@ -16,8 +16,6 @@ from torch import nn
 
 from captum_kd._models.reachable import can_reach, model_of
 
-__all__ = ["Layer", "LayerLike", "counterpart", "names_in", "resolve_layer"]
-
 LayerLike = Union[str, nn.Module]
 
 _COMPILED = "_orig_mod"
@@ -37,6 +35,18 @@ class Layer(NamedTuple):
     def __str__(self) -> str:
         called = repr(self.name) if self.name else type(self.module).__name__
         return f"layer {called} of {self.model}"
+
+
+class LayerPair(NamedTuple):
+    """The layer of a model's map and the layer of its features."""
+
+    map_layer: Layer
+    feature_layer: Layer
+
+    @property
+    def is_deeper(self) -> bool:
+        """Whether the features come from another layer than the map."""
+        return self.feature_layer.module is not self.map_layer.module
 
 
 def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: str, argument: str) -> Layer:

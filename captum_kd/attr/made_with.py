@@ -6,8 +6,9 @@ from typing import Any, Callable, Mapping, Optional
 
 from torch import Tensor
 
-from captum_kd._models.extraction import LayerPair, FeatureExtractor
+from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.feature_transforms import FeatureTransform
+from captum_kd._models.layer_names import LayerPair
 from captum_kd._models.reachable import modules_of
 from captum_kd.attr.fingerprints import digest, digest_of_callable, digest_of_tensors, kept_buffers, own_parameters
 
