@@ -15,8 +15,6 @@ from captum_kd._models.hooks import Captured, capture_layers, changes_buffers
 from captum_kd._models.layer_names import Layer
 from captum_kd._utils.arguments import take_rows
 
-__all__ = ["check_batch_axis"]
-
 
 def check_batch_axis(
     forward_func: Callable[..., Any],

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from captum_kd._utils.warnings import warn_user
 
-__all__ = ["precise", "warn_of_lost_digits", "weighted_activations"]
-
 # Below this float16 keeps fewer than 8 bits, what bfloat16 has everywhere; its smallest step is 2^-24.
 _FEW_BITS_OF_FLOAT16 = 2.0**-16
 

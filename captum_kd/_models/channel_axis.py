@@ -21,11 +21,6 @@ from typing import Iterator, NamedTuple, Optional, Sequence
 
 from torch import nn
 
-__all__ = [
-    "Evidence", "Shape", "Size", "Trace", "channels_are_last", "evidence_in", "evidence_of", "has_aspect", "is_ambiguous",
-    "own_evidence",
-]  # fmt: skip
-
 Shape = tuple[int, ...]
 Size = tuple[int, int]
 

@@ -18,16 +18,14 @@ import torch
 from captum._utils.common import _sort_key_list
 from torch import Tensor, nn
 
+from captum_kd._models.channel_axis import Trace
 from captum_kd._models.layer_names import Layer
 from captum_kd._models.reachable import model_of
-from captum_kd._models.token_layout import Trace
 from captum_kd._utils.context import Overlapping
 from captum_kd._utils.fast_path import without_fast_path
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.pytree import map_tensors, tensors_in
 from captum_kd._utils.validation import check_dense, check_untransformed, is_transformed
-
-__all__ = ["Captured", "capture_layers", "changes_buffers", "run_model", "same_random_state"]
 
 
 class Captured(NamedTuple):

@@ -10,8 +10,6 @@ from torch import Tensor
 from captum_kd._utils.tensors import is_finite
 from captum_kd._utils.validation import check_features
 
-__all__ = ["OutputTransform", "class_scores"]
-
 OutputTransform = Callable[[Any], Tensor]
 
 

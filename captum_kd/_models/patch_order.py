@@ -16,8 +16,6 @@ from captum_kd._models.channel_axis import Size, Trace
 from captum_kd._models.hooks import capture_layers, changes_buffers
 from captum_kd._models.layer_names import Layer
 
-__all__ = ["is_row_by_row"]
-
 _SLANT = 0.618
 """The slope of the ramp sideways, beside 1 downwards. They differ, so that rows and columns cannot be exchanged."""
 _ENOUGH = 0.99

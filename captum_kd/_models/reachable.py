@@ -16,11 +16,6 @@ from typing import Any, Callable, Iterable, Iterator, Optional
 
 from torch import Tensor, nn
 
-__all__ = [
-    *("add_modules", "can_reach", "closure_of", "is_installed", "is_wrapper", "methods_of_passes", "model_of", "modules_of"),
-    "references",
-]
-
 # Code that is not the user's: its name says what it does.
 _INSTALLED = tuple(
     str(folder) + os.sep

@@ -37,8 +37,6 @@ from captum_kd._models.channel_axis import (
 )
 from captum_kd._utils.validation import check_int, short_repr
 
-__all__ = ["Layout", "LayoutHints", "Size", "Trace", "as_layout_hints", "find_layout"]
-
 MAX_PREFIX_TOKENS = 16
 """Class, distillation and register tokens in front of the grid that are accepted unasked."""
 

@@ -11,8 +11,6 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from captum_kd._models.reachable import is_installed, methods_of_passes, modules_of
 from captum_kd._utils.warnings import warn_user
 
-__all__ = ["Modes", "mode_notes", "modes_of", "warn_of_modes"]
-
 
 class Modes(NamedTuple):
     """The effects of a model's modules in their present modes.

@@ -12,21 +12,6 @@ from torch import Tensor, nn
 
 from captum_kd._utils.validation import check_int, check_bool, check_dense, check_mapping, check_untransformed, short_repr
 
-__all__ = [
-    "Target",
-    "as_forward_args",
-    "as_grad_kwargs",
-    "as_inputs",
-    "as_labels",
-    "as_layers",
-    "check_batch_size",
-    "check_callable",
-    "check_device_ids",
-    "check_model",
-    "check_not_negative",
-    "take_rows",
-]
-
 _GRAD_KWARGS = ("retain_graph", "create_graph", "only_inputs", "allow_unused", "materialize_grads")
 
 Target = Union[None, int, Sequence[int], Tensor]

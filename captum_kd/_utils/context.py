@@ -6,8 +6,6 @@ import threading
 from contextlib import contextmanager
 from typing import Callable, ContextManager, Iterator, Optional
 
-__all__ = ["Overlapping"]
-
 
 class Overlapping:
     """A change of the process's state that overlapping threads share: the first to come makes it, the last to go

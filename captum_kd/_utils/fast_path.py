@@ -15,8 +15,6 @@ import torch
 
 from captum_kd._utils.context import Overlapping
 
-__all__ = ["without_fast_path"]
-
 
 @contextmanager
 def _switched_off() -> Iterator[None]:

@@ -9,8 +9,6 @@ from typing import Any, Callable, Iterable
 
 from torch import Tensor
 
-__all__ = ["map_tensors", "tensors_in"]
-
 
 def tensors_in(value: Any) -> list[Tensor]:
     """Floating point tensors of a tensor, tuple, list, mapping or dataclass, in order."""

@@ -15,23 +15,6 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-__all__ = [
-    "check_int",
-    "check_bool",
-    "check_noise",
-    "check_float",
-    "check_share",
-    "check_str",
-    "check_choice",
-    "check_dense",
-    "check_features",
-    "check_generator",
-    "check_mapping",
-    "check_untransformed",
-    "short_repr",
-    "is_transformed",
-]
-
 MOST = 2**63 - 1
 """What torch's integers hold."""
 
