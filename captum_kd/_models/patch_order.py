@@ -36,7 +36,7 @@ def is_row_by_row(
         forward_func, inputs, additional_forward_args: as for :func:`capture_layers`; one input is an image (N, C, H, W).
         seen (sequence of Trace): outputs of a pass over them.
         grid (tuple): (h, w).
-        prefix_tokens (int): tokens in front of the grid, which may join later.
+        prefix_tokens (int): tokens in front of the grid, which may be added later.
 
     Returns:
         bool: False also if the probe is not possible.

@@ -25,7 +25,7 @@ def features_and_rounding(
 
     A mean over positions is rounded at the size of the activations, however small the mean itself is: the pooled
     output of an InstanceNorm layer is 0 up to rounding. With :math:`s_c` the mean absolute value of the activations behind
-    feature c the distance is :math:`2^{-19} (\sum_c s_c^2)^{1/2}` in float32, with other shares in other types. A user's
+    feature c, the distance is :math:`2^{-19} (\sum_c s_c^2)^{1/2}` in float32, with other shares in other types. A user's
     transform that returns fewer features than activations is called a second time, on activations that all grew by that share,
     with the same random numbers.
 
