@@ -11,14 +11,13 @@ import torch
 from captum._utils.progress import progress
 from torch import Tensor, nn
 
-from captum_kd._models.cam import precise
 from captum_kd._models.feature_transforms import FeatureTransform, flatten, flatten_to_unit_length
+from captum_kd._models.features import features_of
 from captum_kd._models.hooks import Captured
 from captum_kd._models.layer_activations import ForwardPass, LayerActivations, LayerOutput, Layouts, concatenated
 from captum_kd._models.layer_names import Layer, LayerPair
 from captum_kd._models.layer_outputs import capture_outputs, find_layouts, image_size_of
 from captum_kd._models.reachable import add_modules, model_of
-from captum_kd._models.rounding import features_and_rounding
 from captum_kd._models.token_layout import Layout, LayoutHints
 from captum_kd._utils.arguments import take_rows
 from captum_kd._utils.interrupts import changed_state, interruptible
@@ -125,44 +124,70 @@ class FeatureExtractor:
         with_graph: bool,
         layouts: dict[Union[str, int], tuple[Layout, ...]],
     ) -> list[ForwardPass]:
-        """One forward pass, for each device; adds the layouts of several inputs to ``layouts``."""
+        """One forward pass, for each device; adds the layouts found for several inputs to ``layouts``."""
         keys = self.layer_keys()
         known = {module: layouts[key] for module, key in keys.items() if key in layouts}
+        captured = self._capture(batch, at_input, features_only, with_graph, known)
+        for device in captured:
+            for module, output in device.items():
+                if module in keys and output.layouts and output.tensors[0].shape[0] > 1:
+                    layouts[keys[module]] = output.layouts
+        sources = list(dict.fromkeys(pair.feature_layer for pair in self.pairs))
+        grad_mode = torch.enable_grad() if with_graph else torch.no_grad()
+        passes = []
+        with changed_state(torch.inference_mode(False), grad_mode), interruptible():
+            for device in captured:
+                if with_graph:
+                    device.update({layer.module: device[layer.module].recordable() for layer in sources})
+                features = {layer.module: features_of(self.feature_transform, device[layer.module], layer) for layer in sources}
+                kept = () if features_only else [pair.map_layer.module for pair in self.pairs]
+                passes.append(ForwardPass({module: device[module] for module in kept}, features))
+        return passes
+
+    def _capture(
+        self,
+        batch: _Batch,
+        at_input: bool,
+        features_only: bool,
+        with_graph: bool,
+        known: Mapping[nn.Module, tuple[Layout, ...]],
+    ) -> list[dict[nn.Module, LayerOutput]]:
+        """The outputs of all layers with their layouts, for each device. New layouts are kept for inputs of the same shapes."""
         layers = list(dict.fromkeys(layer for pair in self.pairs for layer in pair))
         # Every map layer cuts the graph, so all of them have to take part.
-        recorded = with_graph and any(pair.is_deeper for pair in self.pairs)
-        roots = [pair.map_layer for pair in self.pairs] if recorded else []
-        args = (batch.inputs, batch.additional_forward_args)
-        settings: dict[str, Any] = dict(at_input=at_input, differentiate_from=roots, device_ids=self.device_ids)
-        capture = functools.partial(capture_outputs, self.forward_func, layers, *args, **settings)
+        is_recorded = with_graph and any(pair.is_deeper for pair in self.pairs)
+        args = (self.forward_func, layers, batch.inputs, batch.additional_forward_args)
+        capture = functools.partial(
+            capture_outputs,
+            *args,
+            at_input=at_input,
+            device_ids=self.device_ids,
+            differentiate_from=[pair.map_layer for pair in self.pairs] if is_recorded else [],
+        )
         key = self._key(batch, at_input, features_only, known)
         found = None if key is None else self._found.get(key)
         captured = capture(trace=found is None)
-        # State outside of modules may have changed the way through the model.
-        if found is not None and (len(captured) > 1 or _shapes(captured[0]) != {m: each[0] for m, each in found.items()}):
+        # State outside of modules may have changed the way through the model, which the shapes show.
+        if found is not None and (len(captured) > 1 or _shapes(captured[0]) != {m: shapes for m, (shapes, _) in found.items()}):
             found, captured = None, capture(trace=True)
-        if found is None:
+        if found is not None:
+            layouts = [{module: of_layer for module, (_, of_layer) in found.items()}]
+        else:
             optional = self._without_need(batch, features_only)
-            places = find_layouts(
-                self.forward_func, layers, captured, *args, hints=self.hints, at_input=at_input, known=known, optional=optional
-            )
+            layouts = find_layouts(*args, captured, hints=self.hints, at_input=at_input, known=known, optional=optional)
             if key is not None and len(captured) == 1:
                 if len(self._found) >= _MOST_SHAPES:
                     self._found.clear()
-                self._found[key] = {m: (shapes, places[0][m]) for m, shapes in _shapes(captured[0]).items()}
-        else:
-            places = [{module: each[1] for module, each in found.items()}]
-        for device, of_device in zip(captured, places):
-            several = [module for module in of_device if of_device[module] and device[module].tensors[0].shape[0] > 1]
-            layouts.update({keys[module]: of_device[module] for module in several if module in keys})
-        grad_mode = torch.enable_grad() if with_graph else torch.no_grad()
-        with changed_state(torch.inference_mode(False), grad_mode), interruptible():
-            return [self._forward_pass(*each, features_only) for each in zip(captured, places)]
+                self._found[key] = {module: (shapes, layouts[0][module]) for module, shapes in _shapes(captured[0]).items()}
+        return [
+            {module: LayerOutput.of(each.tensors, of_device[module]) for module, each in device.items()}
+            for device, of_device in zip(captured, layouts)
+        ]
 
     def _key(
         self, batch: _Batch, at_input: bool, features_only: bool, known: Mapping[nn.Module, tuple[Layout, ...]]
     ) -> Optional[Hashable]:
-        """What decides which modules a pass runs and what their outputs look like; None if it cannot be told.
+        """What decides which modules a pass runs and what their outputs look like; None if it is unknown.
 
         It is unknown which modules a plain function calls, and further arguments may choose among modules.
         """
@@ -181,50 +206,16 @@ class FeatureExtractor:
         These are the layers of maps that are not asked for, and layers of which all values are kept in whatever order.
         """
         sources = {pair.feature_layer.module for pair in self.pairs}
-        mapped = {pair.map_layer.module for pair in self.pairs}
+        mapped = set() if features_only else {pair.map_layer.module for pair in self.pairs}
+        optional = {pair.map_layer.module for pair in self.pairs} - sources - mapped
         keeps_all = self.feature_transform in (flatten, flatten_to_unit_length)
-        optional = mapped - sources if features_only else set()
         if keeps_all and self.hints == LayoutHints() and image_size_of(batch.inputs) is None:
-            optional |= sources if features_only else sources - mapped
+            optional |= sources - mapped
         return optional
-
-    def _forward_pass(
-        self, captured: Mapping[nn.Module, Captured], layouts: Mapping[nn.Module, tuple[Layout, ...]], features_only: bool
-    ) -> ForwardPass:
-        outputs = {
-            module: LayerOutput(each.tensors, layouts[module], tuple(tensor.dtype for tensor in each.tensors))
-            for module, each in captured.items()
-        }
-        features = {}
-        for layer in dict.fromkeys(pair.feature_layer for pair in self.pairs):
-            output = outputs[layer.module]
-            if torch.is_grad_enabled():
-                tensors = tuple(a if a.requires_grad else _recordable(precise(a)) for a in output.tensors)
-                output = outputs[layer.module] = output._replace(tensors=tensors)
-            features[layer.module] = self._features(layer, output)
-        kept = () if features_only else [pair.map_layer.module for pair in self.pairs]
-        return ForwardPass({module: outputs[module] for module in kept}, features)
-
-    def _features(self, layer: Layer, output: LayerOutput) -> tuple[Tensor, Tensor]:
-        """(N, d) features of all of a layer's tensors side by side, float32 or float64, and their rounding (N,)."""
-        layouts = output.layouts or (Layout(),) * len(output.tensors)
-        found = [
-            features_and_rounding(self.feature_transform, precise(layout.to_channels_first(tensor)), dtype, str(layer))
-            for tensor, layout, dtype in zip(output.tensors, layouts, output.dtypes)
-        ]
-        if len(found) == 1:
-            return found[0]
-        features, rounding = zip(*found)
-        return torch.cat(features, dim=1), torch.linalg.vector_norm(torch.stack(rounding), dim=0)
 
 
 def _shapes(captured: Mapping[nn.Module, Captured]) -> dict[nn.Module, tuple[torch.Size, ...]]:
     return {module: tuple(tensor.shape for tensor in each.tensors) for module, each in captured.items()}
-
-
-def _recordable(value: Tensor) -> Tensor:
-    # A model may run itself in inference mode, whose tensors can begin no graph.
-    return (value.clone() if value.is_inference() else value).requires_grad_()
 
 
 def _joined(layer: Layer, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, float, Tensor]:

@@ -25,6 +25,14 @@ class LayerOutput(NamedTuple):
     layouts: tuple[Layout, ...]
     dtypes: tuple[torch.dtype, ...]
 
+    @classmethod
+    def of(cls, tensors: tuple[Tensor, ...], layouts: tuple[Layout, ...]) -> LayerOutput:
+        return cls(tensors, layouts, tuple(tensor.dtype for tensor in tensors))
+
+    def recordable(self) -> LayerOutput:
+        """With leaves of float32 at least in place of tensors without a graph."""
+        return self._replace(tensors=tuple(a if a.requires_grad else _recordable(precise(a)) for a in self.tensors))
+
     def maps(self, gradients: Sequence[Tensor], attr_dim_summation: bool) -> list[Tensor]:
         return [
             weighted_activations(layout.to_channels_first(g), layout.to_channels_first(a.detach()), attr_dim_summation)
@@ -174,6 +182,11 @@ class LayerActivations:
 def concatenated(parts: Sequence[Tensor]) -> Tensor:
     """Tensors of several passes and devices as one, on the first one's device."""
     return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts])
+
+
+def _recordable(value: Tensor) -> Tensor:
+    # A model may run itself in inference mode, whose tensors can begin no graph.
+    return (value.clone() if value.is_inference() else value).requires_grad_()
 
 
 def _unscaled(gradient: Tensor, size: Optional[Tensor]) -> Tensor:

@@ -57,9 +57,9 @@ def capture_outputs(
 def find_layouts(
     forward_func: Callable[..., Any],
     layers: Sequence[Layer],
-    captured: Sequence[Mapping[nn.Module, Captured]],
     inputs: tuple[Any, ...],
     additional_forward_args: tuple[Any, ...],
+    captured: Sequence[Mapping[nn.Module, Captured]],
     *,
     hints: LayoutHints,
     at_input: bool,

@@ -95,7 +95,7 @@ def layer_gradcams(
             "its maps cannot be made. Choose a layer on the path to the output."
         )
     layouts = find_layouts(
-        forward_func, layers, devices, inputs, additional_forward_args, hints=hints, at_input=at_input
+        forward_func, layers, inputs, additional_forward_args, devices, hints=hints, at_input=at_input
     )
     maps: list[list[Tensor]] = [[] for _ in layers]
     pairs = iter(zip(activations, gradients))

@@ -8,6 +8,9 @@ from torch import Tensor
 from captum_kd._models.cam import precise
 from captum_kd._models.feature_transforms import FeatureTransform, flatten, flatten_to_unit_length, global_average_pool
 from captum_kd._models.hooks import same_random_state
+from captum_kd._models.layer_activations import LayerOutput
+from captum_kd._models.layer_names import Layer
+from captum_kd._models.token_layout import Layout
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.validation import check_features
 from captum_kd.distance.sources import widest
@@ -18,9 +21,7 @@ from captum_kd.distance.sources import widest
 _SHARES = {torch.float32: 2.0**-19, torch.float64: 2.0**-42, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 
 
-def features_and_rounding(
-    feature_transform: FeatureTransform, activations: Tensor, dtype: torch.dtype, where: str
-) -> tuple[Tensor, Tensor]:
+def features_of(feature_transform: FeatureTransform, output: LayerOutput, layer: Layer) -> tuple[Tensor, Tensor]:
     r"""Features, and the distance by which rounding alone may have moved each input if its features are averages.
 
     A mean over positions is rounded at the size of the activations, however small the mean itself is: the pooled
@@ -31,17 +32,31 @@ def features_and_rounding(
 
     Args:
         feature_transform (callable): from activations to features.
-        activations (Tensor): (N, C, ...), float32 or float64.
-        dtype (torch.dtype): the layer's own.
-        where (str): the layer in words, for errors.
+        output (LayerOutput): the layer's tensors; without layouts they count as (N, C, ...).
+        layer (Layer): the layer, for errors.
 
     Returns:
-        tuple of Tensor: features (N, d), float32 or float64, and distances (N,) without graph, in float64 where the device has
-        it; 0 if there are as many features as activations, so that none is an average.
+        tuple of Tensor: features (N, d) of all tensors side by side, float32 or float64, and distances (N,) without graph, in
+        float64 if the device has it; 0 if there are as many features as activations, so that none is an average.
 
     Raises:
         ValueError, TypeError: a transform that does not return features (N, d).
     """
+    layouts = output.layouts or (Layout(),) * len(output.tensors)
+    found = [
+        _transformed(feature_transform, precise(layout.to_channels_first(tensor)), dtype, str(layer))
+        for tensor, layout, dtype in zip(output.tensors, layouts, output.dtypes)
+    ]
+    if len(found) == 1:
+        return found[0]
+    features, rounding = zip(*found)
+    return torch.cat(features, dim=1), torch.linalg.vector_norm(torch.stack(rounding), dim=0)
+
+
+def _transformed(
+    feature_transform: FeatureTransform, activations: Tensor, dtype: torch.dtype, where: str
+) -> tuple[Tensor, Tensor]:
+    """Features and rounding of one tensor of a layer of that dtype, (N, C, ...) in float32 or float64."""
     is_own = feature_transform in (flatten, flatten_to_unit_length, global_average_pool)
     features = feature_transform(activations) if is_own else _drawn(feature_transform, activations)
     _check(features, activations, where)
