@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Optional, Union
 import torch
 from torch import Tensor
 
-from captum_kd._models.extraction import FeatureExtractor, LayerActivations, Layouts
+from captum_kd._models.extraction import FeatureExtractor
+from captum_kd._models.layer_activations import LayerActivations, Layouts
 from captum_kd._utils.arguments import Target, as_forward_args, as_grad_kwargs, as_inputs, as_labels, check_batch_size
 from captum_kd._utils.tensors import is_finite
 from captum_kd._utils.validation import check_bool

@@ -10,7 +10,8 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
-from captum_kd._models.extraction import FeatureExtractor, LayerActivations, Layouts
+from captum_kd._models.extraction import FeatureExtractor
+from captum_kd._models.layer_activations import LayerActivations, Layouts
 from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd.attr.batch import Batch, check_batch_mode, check_references
