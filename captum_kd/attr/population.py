@@ -12,6 +12,7 @@ from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_activations import Layouts
 from captum_kd._models.layer_names import LayerPair
 from captum_kd._models.reachable import modules_of
+from captum_kd._utils.arguments import check_callable
 from captum_kd._utils.checksums import checksum, kept_buffers, own_parameters
 from captum_kd._utils.validation import check_mapping, short_repr
 from captum_kd.attr.reference_population import AddedRows, LayerReference
@@ -67,6 +68,8 @@ class ReferencePopulation:
         check_mapping(settings, "settings", "the mapping of settings made by UniCAM.reference()")
         if layouts is not None:
             check_mapping(layouts, "layouts", "a mapping from models to the layouts of their layers, or None")
+        if feature_transform is not None:
+            check_callable(feature_transform, "feature_transform")
         self.layers = layers
         self.settings = dict(settings)
         self.layouts = dict(layouts or {})

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from captum_kd._models.extraction import FeatureExtractor
-from captum_kd._models.layer_activations import LayerActivations, Layouts
 from captum_kd._models.feature_transforms import FeatureTransform
+from captum_kd._models.layer_activations import LayerActivations, Layouts
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd.attr.batch import Batch, check_batch_mode, check_references
 from captum_kd.attr.gradients import ScaledFeatures, population_gradients, reference_gradients
