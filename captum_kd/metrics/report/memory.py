@@ -11,7 +11,7 @@ import torch
 from captum_kd._utils.batches import length_of
 from captum_kd._utils.validation import check_int
 from captum_kd.distance.block_sums import block_side
-from captum_kd.distance.blockwise import MOST_DENSE
+from captum_kd.distance.precision import MOST_DENSE
 from captum_kd.distance.pairwise import CHUNK
 
 __all__ = ["MemoryLimit", "Placement"]

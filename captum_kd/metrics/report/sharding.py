@@ -15,7 +15,7 @@ from torch.utils.data import DistributedSampler
 from captum_kd._distributed import ProcessGroup
 from captum_kd._utils.batches import Unpack, length_of, unpack_batch
 from captum_kd.distance.block_sums import LocalTiles, TileIterator
-from captum_kd.distance.blockwise import MOST_DENSE
+from captum_kd.distance.precision import MOST_DENSE
 from captum_kd.distance.sharded import Shards, RingTiles
 from captum_kd.distance.sources import DistanceSource
 from captum_kd.metrics._sharding import FeatureSpecs, common_specs, spec_of, shared_distances

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
-from captum_kd.distance.sources import widest
+from captum_kd.distance.precision import widest
 
 __all__ = ["FeatureStore"]
 

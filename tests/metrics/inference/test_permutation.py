@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from reference.geometries import correlation
 from torch import Tensor
 
 from captum_kd.distance import euclidean_distances
 from captum_kd.distance.block_sums import population_sums
-from captum_kd.distance.centering import center, correlation
+from captum_kd.distance.centering import center
 from captum_kd.distance.sources import MatrixDistances
 from captum_kd.metrics.inference import permutation
 from captum_kd.metrics.inference.permutation import label_permutation_p_value
