@@ -166,7 +166,8 @@ class _ClassSums:
         self._members = order[classes.place[order] != origin].to(device)  # by class
         counts = classes.counts[others]
         self._starts = (counts.cumsum(0) - counts).to(device)
-        self.batch = max(1, min(64, _SUMS // (len(others) * _strip_width(min(n, _TILE)))))
+        width = min(n, _strip_width(min(n, _TILE)))
+        self.batch = max(1, min(64, _SUMS // (len(others) * width)))
 
     def __call__(self, orders: Callable[[], Iterator[Tensor]], number: int, walk: TileIterator = LocalTiles()) -> Tensor:
         """The statistic (relabelings,), float64, where input ``order[i]`` takes the label of input i.
@@ -207,14 +208,16 @@ class _ClassSums:
         batch = len(orders)
         labels = torch.empty_like(orders).scatter_(1, orders, self._place.expand(orders.shape))
         members = orders[:, self._members]
-        inside = (members >= rows.start) & (members < rows.stop)
-        before = torch.cat([inside.new_zeros(1, dtype=torch.long), inside.flatten().cumsum(0)])
-        starts = before[(torch.arange(batch, device=orders.device)[:, None] * members.shape[1] + self._starts).flatten()]
-        places = members[inside] - rows.start
+        firsts = torch.arange(batch, device=orders.device)[:, None] * members.shape[1]
+        starts, members = (firsts + self._starts).flatten(), members.flatten()
+        if rows.stop - rows.start < orders.shape[1]:
+            inside = (members >= rows.start) & (members < rows.stop)
+            starts = (inside.cumsum(0) - inside.long())[starts]
+            members = members[inside] - rows.start
         total, column = self._shift.new_zeros(batch), columns.start
         for strip in strips:
             width = strip.shape[1]
-            by_class = embedding_bag(places, strip, starts, mode="sum").view(batch, -1, width)
+            by_class = embedding_bag(members, strip, starts, mode="sum").view(batch, -1, width)
             there = labels[:, column : column + width].flatten()
             weights = self._apart.index_select(1, there).view(-1, batch, width).transpose(0, 1)
             total += (by_class * weights).sum((1, 2))
