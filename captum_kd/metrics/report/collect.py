@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
-from captum_kd._models.extraction import LayerPair, Layouts, FeatureExtractor, Traces
+from captum_kd._models.extraction import FeatureExtractor
+from captum_kd._models.layer_activations import Layouts
+from captum_kd._models.layer_names import LayerPair
 from captum_kd._models.token_layout import LayoutHints
 from captum_kd._utils.batches import device_of, to_device
 from captum_kd._utils.interrupts import changed_state, interruptible
@@ -87,7 +89,7 @@ class FeatureCollector:
         }
         # Each layer looks at images of its own where it has a map of its own.
         self._by_layer = {
-            key: [replace(extractor, pairs=(pair,), traces=Traces()) for pair in extractor.pairs]
+            key: [replace(extractor, pairs=(pair,)) for pair in extractor.pairs]
             for key, extractor in self._extractors.items()
         }
         self._localizer = localizer
