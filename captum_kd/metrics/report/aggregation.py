@@ -19,7 +19,6 @@ from captum_kd.distance.sources import DistanceSource, TensorFeatures
 from captum_kd.metrics.report.collect import Pair, FeatureSet
 from captum_kd.metrics.report.memory import Placement
 from captum_kd.metrics.report.projection import RandomProjection
-from captum_kd.metrics.report.repeats import RepeatedInputs
 from captum_kd.metrics.report.scores import Estimate, LayerScores, ScoreSettings, distance_source, is_of_a_remainder
 from captum_kd.metrics.report.sharding import as_input_sharding, all_reduce_counts
 from captum_kd.metrics.report.storage import FeatureStore
@@ -78,10 +77,6 @@ class Population(Protocol):
     undefined: int
     """Scores of single mini-batches that were not defined and so are in no mean."""
 
-    @property
-    def repeated(self) -> int:
-        """Inputs that are copies of others, or that no model tells from others."""
-
     def add(self, features: dict[str, list[TensorFeatures]], labels: Tensor) -> None:
         """Takes the features of one batch: by view key, (N, d) of each layer."""
 
@@ -133,11 +128,6 @@ class PooledScores:
         self._spread = as_input_sharding(processes, device, self._way_to_one_width)
         self._stores: dict[str, list[FeatureStore]] = {}
         self._labels: list[Tensor] = []
-        self._repeats = RepeatedInputs()
-
-    @property
-    def repeated(self) -> int:
-        return self._repeats.count
 
     def add(self, features: dict[str, list[TensorFeatures]], labels: Tensor) -> None:
         for key, of_layers in features.items():
@@ -185,7 +175,7 @@ class PooledScores:
                 if placed.held and key in stores:
                     stores[key][place].close()  # the features are not needed any more
             scores = LayerScores(
-                sources, last, labels, question.settings, placed.block_size, self._repeats, spread.walk
+                sources, last, labels, question.settings, placed.block_size, spread.walk
             )
             summary = _summary(scores, question, last)
             if place < final or not last:
@@ -230,7 +220,6 @@ class BatchMeanScores:
         self.left_out_of_removal = 0
         self.undefined = 0
         self.used = 0
-        self.repeated = 0
         self._question = question
         self._processes = processes
         self._batches: list[tuple[int, list[LayerSummary]]] = []
@@ -245,7 +234,6 @@ class BatchMeanScores:
         self.left_out_of_removal += few
         self.used += 1
         _count(self.counts, labels)
-        repeats = RepeatedInputs()
         by_layer = [
             {key: distance_source(of_layers[place], held=True) for key, of_layers in features.items()}
             for place in range(len(question.labels))
@@ -253,7 +241,7 @@ class BatchMeanScores:
         last = by_layer[-1] if question.progression else {}
         summaries = []
         for sources in by_layer:
-            found = _summary(LayerScores(sources, last, labels, settings, repeats=repeats), question, last)
+            found = _summary(LayerScores(sources, last, labels, settings), question, last)
             if few:
                 found = found._replace(
                     estimates=[
@@ -263,7 +251,6 @@ class BatchMeanScores:
                     matrices={"fss": found.matrices["fss"]} if found.matrices else {},
                 )
             summaries.append(found)
-        self.repeated += repeats.count
         self._batches.append((len(labels), summaries))
 
     def layers(self, question: Question) -> Iterator[LayerSummary]:
@@ -305,9 +292,9 @@ class BatchMeanScores:
         processes = self._processes
         self.counts = all_reduce_counts(processes, self.counts)
         self._batches = [batch for batches in processes.gather(self._batches) for batch in batches]
-        numbers = (self.left_out, self.left_out_of_removal, self.used, self.repeated)
+        numbers = (self.left_out, self.left_out_of_removal, self.used)
         totals = (sum(each) for each in zip(*processes.gather(numbers)))
-        self.left_out, self.left_out_of_removal, self.used, self.repeated = totals
+        self.left_out, self.left_out_of_removal, self.used = totals
 
     def _mean(self, sizes: Sequence[int], estimates: Sequence[Optional[Estimate]]) -> Estimate:
         """Over the batches that define the score; those for which it was not taken have None."""

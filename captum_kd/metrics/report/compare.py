@@ -319,8 +319,7 @@ def compare_transfer(
     doubts = cautions(
         rows,
         n=n,
-        # Noise on imputed pixels tells copies apart, so that only the inputs themselves show them.
-        repeated=max(copies.count, aggregator.repeated if localizer is None else 0),
+        repeated=copies.count,
         left_out=aggregator.left_out,
         left_out_of_removal=aggregator.left_out_of_removal,
         undefined=undefined,

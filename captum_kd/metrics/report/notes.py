@@ -35,7 +35,7 @@ def cautions(
     Args:
         rows (sequence of mappings): the report's rows.
         n (int): number of inputs.
-        repeated (int): inputs that are copies of others, or that no model tells from others.
+        repeated (int): inputs that are bitwise copies of others.
         left_out, left_out_of_removal (int): mini-batches that were not used, at all or for scores with removal.
         undefined (sequence of str): scores that are 0 because a side has no geometry, in words.
         undefined_in_batches (int): scores of single mini-batches left out of the means because a side has no geometry.
@@ -62,8 +62,8 @@ def cautions(
         found.append(f"Only {n} inputs: below {FEW_INPUTS} scores follow chance. A few hundred make them stable.")
     if repeated:
         found.append(
-            f"{repeated} of {n} inputs are copies of others, or no model tells them apart: copies push scores up, even "
-            "of independent features. Leave them out."
+            f"{repeated} of {n} inputs are copies of others: copies push scores up, even of independent features. "
+            "Leave them out."
         )
     if repeated_by_sampler:
         found.append(

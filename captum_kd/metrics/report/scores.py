@@ -20,7 +20,6 @@ from captum_kd.metrics.inference import Products, Score, jackknife, label_permut
 from captum_kd.metrics.inference.gram_matrices import Side, products_of
 from captum_kd.metrics.report.collect import Pair
 from captum_kd.metrics.report.models import TEACHER
-from captum_kd.metrics.report.repeats import RepeatedInputs
 
 __all__ = [
     "Estimate",
@@ -101,7 +100,6 @@ class LayerScores:
         labels (Tensor): (n,).
         settings (ScoreSettings): how scores are taken.
         block_size (int, optional): inputs a side of a block.
-        repeats (RepeatedInputs, optional): told which inputs are alike here.
         walk (Walk): where several processes share the population.
 
     Raises:
@@ -115,7 +113,6 @@ class LayerScores:
         labels: Tensor,
         settings: ScoreSettings,
         block_size: Optional[int] = None,
-        repeats: Optional[RepeatedInputs] = None,
         walk: TileIterator = LocalTiles(),
     ) -> None:
         check_label_geometry(labels, settings.class_embeddings, ways_out=WAYS_OUT_OF_SCORE)
@@ -133,11 +130,8 @@ class LayerScores:
             list(every.values()),
             by_row=settings.confidence is not None,
             block_size=block_size,
-            watch=None if repeats is None else lambda: repeats.watch(list(sources.values())),
             walk=walk,
         )
-        if repeats is not None:
-            repeats.end(walk)
         self.products: Products = products_of(tuple(every), list(every.values()), self._sums)
         self._biased_gram: Optional[Tensor] = None
         if settings.estimator == "biased":
