@@ -10,10 +10,7 @@ from torch import Tensor, nn
 from captum_kd._models.layer_names import Layer, LayerLike, resolve_layer
 from captum_kd._models.token_layout import LayoutHints
 from captum_kd._utils.arguments import check_model
-
-__all__ = ["BASE", "Layers", "Models", "STUDENT", "ComparedModel", "TEACHER", "as_compared_models", "hints_for"]
-
-STUDENT, BASE, TEACHER = "student", "base", "teacher"
+from captum_kd.metrics.scores_table import BASE, STUDENT, TEACHER
 
 Model = Callable[..., Any]
 Models = Union[Model, Mapping[str, Model]]
@@ -44,6 +41,47 @@ class ComparedModel(NamedTuple):
 
     def __str__(self) -> str:
         return self.role if self.name == self.role else f"{self.role} {self.name!r}"
+
+
+class FeatureSet(NamedTuple):
+    """The features of one model as one comparison needs them.
+
+    On whole images, and where each model is explained by itself, a model has one set. UniCAM explains a Student beside a Base,
+    so there each pair has sets of its own.
+
+    Attributes:
+        of (ComparedModel): the model.
+        given (ComparedModel, optional): the other model of the pair, where the explanation depends on it.
+    """
+
+    of: ComparedModel
+    given: Optional[ComparedModel] = None
+
+    @property
+    def key(self) -> str:
+        # Names hold no such character, so that no two sets share a key.
+        return self.of.key if self.given is None else f"{self.of.key}\0{self.given.key}"
+
+
+class Pair(NamedTuple):
+    """A Student and a Base that are compared."""
+
+    student: FeatureSet
+    base: FeatureSet
+
+
+def pairs_of(models: Sequence[ComparedModel], *, explained_in_pairs: bool) -> list[Pair]:
+    """All pairs of Student and Base, Student by Student."""
+    students, bases = ([each for each in models if each.role == role] for role in (STUDENT, BASE))
+    if explained_in_pairs:
+        return [Pair(FeatureSet(s, b), FeatureSet(b, s)) for s in students for b in bases]
+    return [Pair(FeatureSet(s), FeatureSet(b)) for s in students for b in bases]
+
+
+def feature_sets_of(models: Sequence[ComparedModel], pairs: Sequence[Pair]) -> list[FeatureSet]:
+    """The sets of all pairs and of the Teacher, each once."""
+    sets = [each for pair in pairs for each in pair] + [FeatureSet(each) for each in models if each.role == TEACHER]
+    return list({each.key: each for each in sets}.values())
 
 
 def as_compared_models(
@@ -81,12 +119,11 @@ def as_compared_models(
         raise ValueError(f"Two models are called {twice[0]!r}; every Student and Base needs a name of its own.")
     labels = _labels(layers)
     _check_names(layers, names)
-    subjects = []
+    compared = []
     for name, role, model in named:
-        subject = ComparedModel(name, role, model, ())
-        found = tuple(_layer_of(subject, label, layers) for label in labels)
-        subjects.append(subject._replace(layers=found))
-    return labels, subjects
+        bare = ComparedModel(name, role, model, ())
+        compared.append(bare._replace(layers=tuple(_layer_of(bare, label, layers) for label in labels)))
+    return labels, compared
 
 
 def _check_form(models: object, role: str) -> None:
@@ -104,9 +141,9 @@ def _check_weights(models: object, role: str) -> None:
         check_model(models, role)
 
 
-def hints_for(subject: ComparedModel, hints: LayoutHints) -> LayoutHints:
-    """Layout hints describe Student and Base; for the Teacher they count where nothing else tells, as for UniCAM."""
-    return hints._replace(last_resort=True) if subject.role == TEACHER else hints
+def hints_for(model: ComparedModel, hints: LayoutHints) -> LayoutHints:
+    """Layout hints describe Student and Base. For the Teacher they are used only if its layout cannot be inferred."""
+    return hints._replace(last_resort=True) if model.role == TEACHER else hints
 
 
 def _labels(layers: Layers) -> list[str]:
@@ -142,23 +179,23 @@ def _check_names(layers: Layers, names: Sequence[str]) -> None:
             )
 
 
-def _layer_of(subject: ComparedModel, label: str, layers: Layers) -> Layer:
+def _layer_of(model: ComparedModel, label: str, layers: Layers) -> Layer:
     layer: LayerLike = label
     if isinstance(layers, Mapping):
         entry = layers[label]
         if isinstance(entry, Mapping):
             # One entry may stand for all Students or all Bases: they share an architecture.
-            found = entry.get(subject.name, entry.get(subject.role))
+            found = entry.get(model.name, entry.get(model.role))
             if found is None:
                 raise ValueError(
-                    f"layers[{label!r}] has no layer for {subject}: it names {', '.join(map(str, entry))}. Add an entry "
-                    f"{subject.name!r} (or {subject.role!r}, for all of that role)."
+                    f"layers[{label!r}] has no layer for {model}: it names {', '.join(map(str, entry))}. Add an entry "
+                    f"{model.name!r} (or {model.role!r}, for all of that role)."
                 )
             layer = found
         else:
             layer = entry
     try:
-        return resolve_layer(subject.model, layer, model=str(subject), argument=f"layers[{label!r}]")
+        return resolve_layer(model.model, layer, model=str(model), argument=f"layers[{label!r}]")
     except ValueError as error:
         way_out = "" if isinstance(layers, Mapping) and isinstance(layers[label], Mapping) else f" {LAYERS_BY_MODEL}"
         raise ValueError(f"{error}{way_out}") from None

@@ -7,34 +7,17 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from captum_kd._utils.text import as_markdown, one_line
 from captum_kd.metrics.report.notes import percent
-
-__all__ = ["WIDTH", "markdown", "plain"]
+from captum_kd.metrics.scores_table import PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
 Row = Mapping[str, Any]
 
-# Tables, their columns and the columns' heads.
+# Tables, their columns and the columns' headings.
 TABLES: dict[str, dict[str, str]] = {
-    "Similarity and relevance": {
-        "fss": "FSS",
-        "rs_student": "RS Student",
-        "rs_base": "RS Base",
-        "rs_distilled": "distilled",
-        "rs_residual": "residual",
-    },
-    "The Teacher": {
-        "rs_teacher": "RS Teacher",
-        "fss_student_teacher": "FSS Student",
-        "fss_base_teacher": "FSS Base",
-        "teacher_distilled": "distilled",
-        "teacher_residual": "residual",
-        "teacher_only_distilled": "d. beyond",
-        "teacher_only_residual": "r. beyond",
-    },
+    "Similarity and relevance": {each.name: each.heading for each in scores_of_pair(has_teacher=False)},
+    "The Teacher": {each.name: each.heading for each in scores_of_pair(has_teacher=True) if each.needs_teacher},
     "Progression: similarity with the model's own last layer": {
-        "progression_student": "Student",
-        "progression_base": "Base",
-        "progression_teacher": "Teacher",
+        each.name: each.heading for each in SCORES if each.kind == PROGRESSION
     },
 }
 SUBTITLES = {
