@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
-from captum_kd.attr.objective import population_objectives, reference_objectives
+from captum_kd.attr.objective import PAIR, population_objectives, reference_objectives
 from captum_kd.attr.reference_population import AddedRows, LayerReference, ReferenceFeatures, added_rows
 from captum_kd.distance.centering import Geometry, noise_level, raw_scale, u_centered
 from captum_kd.distance.pairwise import Spread, is_async_device, power_of_two, rows_to_center
@@ -54,14 +54,13 @@ def population_gradients(
     distances = torch.stack([each.distances.to(widest(first.device)) for each in spreads])
     rounding = torch.stack([_scaled(each.rounding, unit) for each, unit in zip(sets, units)])
     raw_norms = raw_scale(torch.linalg.vector_norm(distances, dim=(1, 2)), rounding.to(distances), len(first), first.dtype)
-    centered = u_centered(distances)
-    target = None
-    if teacher is not None:
-        target = Geometry(centered[2], raw_norms[2])
-    elif labels is not None:
-        target = labels.to_like(Geometry(centered[0], raw_norms[0]))
-    sides = Geometry(centered[:2], raw_norms[:2])
-    slopes = population_objectives(sides, target, noise_level(first.dtype), both, _whose(teacher)).slopes
+    geometries = u_centered(distances)
+    if teacher is None and labels is not None:
+        geometries = torch.cat([geometries, labels.matrix.to(geometries)[None]])
+        raw_norms = torch.cat([raw_norms, labels.raw_norm.to(raw_norms)[None]])
+    noise = (noise_level(first.dtype) * raw_norms).square()
+    target = 2 if len(geometries) == 3 else None
+    slopes = population_objectives(geometries, noise, PAIR if both else PAIR[:1], target, _whose(teacher)).slopes
     pulled = [_pulled(*each) for each in zip(spreads, slopes)]
     if target is not None:  # a correlation does not grow with the features; the objective without a target does
         pulled = [_scaled(gradient, unit) for gradient, unit in zip(pulled, units)]
@@ -82,7 +81,7 @@ def reference_gradients(
         layer (LayerReference): the population, on any device.
         direction (int): 0 where the first features are the Student's, 1 where they are the Base's.
         features, teacher, both: as for :func:`population_gradients`.
-        labels (AddedRows, optional): the inputs' labels as rows (N, m), on any device.
+        labels (AddedRows, optional): the inputs' labels as rows (N, 1, m), on any device.
 
     Raises:
         ValueError: features of another width than the population's.
@@ -94,7 +93,6 @@ def reference_gradients(
     if teacher is not None:
         assert layer.teacher is not None
         sides, sets = [*sides, layer.teacher], [*sets, teacher]
-    pairings = layer.pairings.swapped() if direction else layer.pairings
     for side, each in zip(sides, sets):
         _check_widths(side, each.values)
     units = [power_of_two(max(side.largest, each.largest)) for side, each in zip(sides, sets)]
@@ -102,16 +100,19 @@ def reference_gradients(
     spreads = _spreads([(_scaled(each.values, unit), y) for each, y, unit in zip(sets, points, units)])
     wide = widest(first.device)
     distances = torch.stack([_scaled(each.distances.to(wide), 1 / unit) for each, unit in zip(spreads, units)])
-    rows = added_rows(sides, distances, first.dtype)
-    target = None
-    if teacher is not None:
-        target = AddedRows(*(each[2] for each in rows))
-    elif labels is not None:
-        target = AddedRows(*(each.to(rows.rows) for each in labels))
+    added = added_rows(sides, distances)
+    if teacher is None and labels is not None:
+        added = AddedRows(*(torch.cat([own, other.to(own)], 1) for own, other in zip(added, labels)))
+    order = [direction, 1 - direction, 2][: added.rows.shape[1]]
+    slopes = reference_objectives(
+        layer.gram[order][:, order],
+        added.rows,
         # Labels are exact, but what is left of them has the rounding of the features that are removed.
-        target = target._replace(floor=noise_level(first.dtype) ** 2 * target.raw_squares)
-    rows = AddedRows(*(each[:2] for each in rows))
-    slopes = reference_objectives(pairings, rows, target, both, _whose(teacher)).slopes
+        noise_level(first.dtype) ** 2 * added.raw_squares,
+        PAIR if both else PAIR[:1],
+        2 if len(order) == 3 else None,
+        _whose(teacher),
+    ).slopes
     return _checked([_pulled(*each) for each in zip(spreads, slopes)], features)
 
 

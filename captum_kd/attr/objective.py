@@ -1,47 +1,41 @@
-r"""UniCAM's objectives and their gradients with respect to the distances, in closed form.
+r"""UniCAM's objectives and their gradients with respect to the distances.
 
-Batch mode, the paper's: the inputs are the population. With a target T, the labels' geometry or
-the Teacher's,
+The geometries are those of the models and, last, the target: the labels' or the Teacher's. With a target T,
+:math:`J = R(P_{S|B}, T)`. Without one, :math:`J = \sum_i \max_j (P_{S|B})_{ij}`. In batch mode the inputs are the
+population. In reference mode each input is added alone to a fixed population
+(:mod:`captum_kd.attr.reference_population`), and J without a target is the maximum of its own row.
 
-.. math:: J = R(P_{S|B}, T)
-
-and without :math:`J = \sum_i \max_j (P_{S|B})_{ij}`. Reference mode adds each input on its own to
-a fixed population (:mod:`captum_kd.attr.reference_population`). The Base model's geometry and the target are
-constants. A target that is nothing but the removed geometry, up to scale, cannot correlate with
-what is left: J is 0 then, not the correlation of rounding errors.
-
-What is left, :math:`Q = P_S - s P_B` with :math:`s = \langle P_S, P_B\rangle / \langle P_B, P_B\rangle`, is orthogonal to
-:math:`P_B`. With :math:`T' = T - t P_B` what is left of the target,
-
-.. math:: \frac{\partial J}{\partial P_S} = \frac{1}{\|Q\| \|T\|}
-          \Bigl( T' - \frac{\langle Q, T\rangle}{\langle Q, Q\rangle}\, Q \Bigr)
-
-and, centering being an orthogonal projection, the gradient at the distances is the same matrix. Both directions are
-taken at once, and a device is asked once: the fewest kernels, which on a GPU are what small populations cost. The gradient's
-norm is a multiple of :math:`\sqrt{1 - J^2}`: where that is rounding, J being 1 or -1, so is its direction, and it is 0.
+The formula is that of :mod:`captum_kd.distance.gram`: gradients are linear combinations of the centered distances, or
+of the added rows, with coefficients from their Gram matrix. What is removed and the target are constants. A target
+that what is removed spans cannot correlate with what is left: J is 0 then, not the correlation of rounding errors.
 """
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple, Optional
+from functools import lru_cache
+from typing import NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
 
 from captum_kd._utils.warnings import warn_user
-from captum_kd.attr.reference_population import AddedRows, Pairing
-from captum_kd.distance.centering import Geometry, u_centered
+from captum_kd.distance.centering import u_centered
+from captum_kd.distance.gram import correlation_slope, remainder
 
-__all__ = ["Objectives", "population_objectives", "reference_objectives"]
+Direction = tuple[int, tuple[int, ...]]
+"""Index of the explained geometry, and indices of those that are removed from it."""
+
+PAIR: tuple[Direction, Direction] = ((0, (1,)), (1, (0,)))
+"""Of two models: the first is explained and the second removed, and the reverse."""
 
 
 class Objectives(NamedTuple):
-    """Objectives of one direction of removal or of both, and their gradients.
+    """Objectives of the directions of removal, and their gradients.
 
     Attributes:
-        values (Tensor): (k,) of a batch, (k, N) of inputs that are added to a population.
-        slopes (Tensor): at the explained model's distances, (k, N, N) or, of added inputs, (k, N, m).
+        values (Tensor): (directions,) of a batch, (directions, N) of inputs that are added to a population.
+        slopes (Tensor): with respect to the explained model's distances, (directions, N, N) or, of added inputs,
+            (directions, N, m).
     """
 
     values: Tensor
@@ -49,163 +43,147 @@ class Objectives(NamedTuple):
 
 
 def population_objectives(
-    sides: Geometry, target: Optional[Geometry], level: float, both: bool = True, whose_target: str = "labels"
+    geometries: Tensor,
+    noise: Tensor,
+    directions: Sequence[Direction] = PAIR,
+    target: Optional[int] = None,
+    whose_target: str = "labels",
 ) -> Objectives:
     """The objectives of a batch that is its own population.
 
     Args:
-        sides (Geometry): of both models: U-centered (2, N, N) and the norms (2,) of the raw distances; first the model that
-            is explained, then the one whose features are removed.
-        target (Geometry, optional): (N, N), that of the labels or of the Teacher; None for the objective without either.
-        level (float): norms at most this share of the raw distances' are rounding.
-        both (bool): also those with the models in each other's place.
+        geometries (Tensor): (k, N, N) U-centered distances.
+        noise (Tensor): (k,) squared norms that are rounding.
+        directions (sequence of tuple): what is explained and what is removed, by index.
+        target (int, optional): index of the target; None for the objective without one.
         whose_target (str): "labels" or "Teacher", for the warning.
 
     Returns:
-        Objectives: 0, with a gradient of 0 and a warning, where nothing is left after removal, be it of the features or of
-        the target.
+        Objectives: 0, with a gradient of 0 and a warning, where nothing of the features or of the target is left after
+        removal.
     """
-    own, other = _paired(sides.matrix, both)
-    squares = _products(sides.matrix, sides.matrix)
-    # What is removed takes nothing away where it has no geometry: constant features.
-    is_there = squares > (level * sides.raw_norm).square()
-    per_square = torch.where(is_there, squares, torch.inf).reciprocal()
-    (_, per_square), (raw_norms, _) = _paired(per_square, both), _paired(sides.raw_norm, both)
-    rest = _less(own, _products(own, other) * per_square, other)
-    left = _products(rest, rest)
+    flat = geometries.flatten(1)
+    # One transfer, after which all algebra on these few numbers runs on the CPU.
+    numbers = torch.cat([flat @ flat.T, noise[:, None]], 1).cpu()
+    order = Order.of(tuple(directions), target, numbers.device)
+    gram, noise = numbers[order.rows, order.columns], numbers[order.indices, -1]
+    shape = (-1, *geometries.shape[1:])
     if target is None:
-        numbers = torch.stack([left, raw_norms]).tolist()
-        is_left = [_counts(square, raw, level) for square, raw in zip(*numbers)]
-        _warn_of_batch(is_left, [True] * len(is_left), whose_target)
+        side = remainder(gram, noise, 0, order.given)
+        _warn_of_losses(side.defined, None, "the batch", whose_target)
+        rest = (order.of_all(side.rest.coefficients, len(flat)).to(flat) @ flat).reshape(shape)
         strongest = rest.amax(2, keepdim=True)
-        chosen = (rest == strongest).to(rest.dtype)
-        chosen = chosen / chosen.sum(2, keepdim=True)
+        chosen = _share_of_largest(rest, strongest)
         chosen.diagonal(dim1=1, dim2=2).zero_()
-        chosen = u_centered(_less((chosen + chosen.mT) / 2, _products(chosen, other) * per_square, other))
-        counts = rest.new_tensor(is_left)
-        return Objectives(strongest.sum((1, 2)) * counts, chosen * counts[:, None, None])
-    aim = target.matrix
-    aim_left = _less(aim, _products(aim, other) * per_square, other)
-    columns = [left, raw_norms, _products(rest, aim), _products(aim_left, aim_left)]
-    whole = torch.stack([_products(aim, aim), target.raw_norm]).expand(len(own), 2)
-    numbers = torch.cat([torch.stack(columns, 1), whole], 1).tolist()
-    values, of_aim, of_rest = [], [], []
-    is_left = [_counts(row[0], row[1], level) for row in numbers]
-    has_aim = [_counts(row[3], row[5], level) for row in numbers]
-    _warn_of_batch(is_left, has_aim, whose_target)
-    for defined, (square, _, product, _, aim_square, _) in zip(map(all, zip(is_left, has_aim)), numbers):
-        norms = math.sqrt(square) * math.sqrt(aim_square) if defined else math.inf
-        value = max(-1.0, min(1.0, product / norms))
-        has_room = defined and 1 - value**2 > level**2
-        values.append(value)
-        of_aim.append(1 / norms if has_room else 0.0)
-        of_rest.append(-product / norms / square if has_room else 0.0)
-    value, aims, rests = rest.new_tensor([values, of_aim, of_rest])
-    slopes = torch.addcmul(aim_left * aims[:, None, None], rest, rests[:, None, None])
-    # They are centered but for the rounding of distances that are all about as large, which would add up over a row.
-    return Objectives(value, u_centered(slopes))
+        slopes = chosen = (chosen + chosen.mT) / 2
+        for direction, per_square in side.directions:
+            removed = (order.of_all(direction.coefficients, len(flat)).to(flat) @ flat).reshape(shape)
+            share = (chosen * removed).sum((1, 2)) * per_square.to(removed)
+            slopes = torch.addcmul(slopes, share[:, None, None], removed, value=-1)
+        is_left = side.defined.to(rest)
+        return Objectives(strongest.sum((1, 2)) * is_left, u_centered(slopes) * is_left[:, None, None])
+    found = correlation_slope(gram, noise, 0, -1, order.given)
+    _warn_of_losses(found.is_left, found.has_target, "the batch", whose_target)
+    slopes = (order.of_all(found.coefficients, len(flat)).to(flat) @ flat).reshape(shape)
+    # The combinations are centered but for the rounding of distances of about the same size, which would add up over a row.
+    return Objectives(found.values.to(flat), u_centered(slopes))
 
 
 def reference_objectives(
-    pairings: Pairing, sides: AddedRows, target: Optional[AddedRows], both: bool = True, whose_target: str = "labels"
+    population: Tensor,
+    rows: Tensor,
+    noise: Tensor,
+    directions: Sequence[Direction] = PAIR,
+    target: Optional[int] = None,
+    whose_target: str = "labels",
 ) -> Objectives:
-    r"""The objectives of inputs that are added, each on its own, to a reference population.
-
-    Without a target an input's objective is its own row's term alone, :math:`\max_j (P_{S|B})_{0j}`.
+    r"""The objectives of inputs that are added, each alone, to a reference population.
 
     Args:
-        pairings (Pairing): inner products (2,) of the reference population itself, in the order of the sides.
-        sides (AddedRows): distances of the inputs to the references in both models, (2, N, m): first the model that is
-            explained.
-        target (AddedRows, optional): the same (N, m) among the labels or in the Teacher.
-        both (bool): also those with the models in each other's place.
-        whose_target (str): "labels" or "Teacher", for the warning.
+        population (Tensor): (k, k) Gram matrix of the reference population alone.
+        rows (Tensor): (N, k, m) centered distances of the inputs to the references.
+        noise (Tensor): (N, k) squared norms that are rounding.
+        directions, target, whose_target: as for :func:`population_objectives`.
 
     Returns:
-        Objectives: 0, with a gradient of 0 and a warning, for inputs where nothing is left, be it of the features or of the
-        target. Slopes are those at the centered rows' distances.
+        Objectives: 0, with a gradient of 0 and a warning, for inputs where nothing of the features or of the target is
+        left. The slopes are those with respect to the rows of distances.
     """
-    known = pairings if both else Pairing(*(each[:1] for each in pairings))
-    known = Pairing(*(each[:, None] for each in known))
-    (own, removed), (own_floor, other_floor) = _paired(sides.rows, both), _paired(sides.floor, both)
-    weight = sides.weight
-    # Removal is linear: what the reference population alone already explains is taken out of the
-    # added rows first, so that no digits are lost where the two models are nearly alike.
-    rest = _less(own, known.slope, removed)
-    rest_other = weight * _row_products(rest, removed)
-    other_other = known.other_other + weight * _row_products(removed, removed)
-    per_other = torch.where(other_other > other_floor, other_other, torch.inf).reciprocal()
-    slope = rest_other * per_other
-    left = known.rest_rest + weight * _row_products(rest, rest) - slope * rest_other
-    is_left = left > own_floor
+    m = rows.shape[-1]
+    row_weight = (m - 2) / (m - 1)  # from a centered row to the row of the U-centered matrix
+    weight = 2 * row_weight  # what the product of two rows adds to an inner product
+    order = Order.of(tuple(directions), target, rows.device)
+    gram = torch.baddbmm(population, rows, rows.mT, alpha=weight)[:, order.rows, order.columns]
+    noise, k, which = noise[:, order.indices], rows.shape[1], f"of {len(rows)} inputs"
     if target is None:
-        rest = _less(rest, slope, removed)
+        side = remainder(gram, noise, 0, order.given)
+        _warn_of_losses(side.defined.T, None, which, whose_target)
+        rest = order.of_all(side.rest.coefficients, k) @ rows
         strongest = rest.amax(2, keepdim=True)
-        chosen = (rest == strongest).to(rest.dtype)
-        chosen = chosen / chosen.sum(2, keepdim=True)
-        chosen = _less(chosen, weight * _row_products(chosen, removed) * per_other, removed)
-        scale = sides.row_weight * is_left.to(rest.dtype)
-        found = Objectives(strongest[..., 0] * scale, chosen * scale[..., None])
-        defined = is_left
+        slopes = chosen = _share_of_largest(rest, strongest)
+        for direction, per_square in side.directions:
+            removed = order.of_all(direction.coefficients, k) @ rows
+            # The directions are orthogonal over the population with the row, not over the row alone: each takes its share
+            # of the chosen entry, not of what earlier directions left.
+            share = weight * (chosen * removed).sum(2) * per_square
+            slopes = torch.addcmul(slopes, share[..., None], removed, value=-1)
+        scale = row_weight * side.defined.to(rest)
+        values, slopes = strongest[..., 0] * scale, slopes * scale[..., None]
     else:
-        # What is left of the features is orthogonal to what was removed: it makes no difference to the
-        # product that the target's share of that is taken away as well, and the digits stay here too.
-        aim = _less(target.rows, known.target_slope, removed)
-        rest_aim = known.rest_target_rest + weight * _row_products(rest, aim)
-        other_aim = known.other_target_rest + weight * _row_products(removed, aim)
-        aim_slope = other_aim * per_other
-        aim_left = known.target_rest_target_rest + weight * _row_products(aim, aim) - aim_slope * other_aim
-        whole = known.target_target + weight * _row_products(target.rows, target.rows)
-        product = rest_aim - slope * other_aim
-        defined = is_left & (aim_left > target.floor)
-        # Square roots first: the product of the two squares may overflow.
-        per_norms = torch.where(defined, left.sqrt() * whole.sqrt(), torch.inf).reciprocal()
-        per_left = torch.where(is_left, left, torch.inf).reciprocal()
-        share = product * per_left
-        values = (product * per_norms).clamp(-1, 1)
-        has_room = 1 - values.square() > target.floor / target.raw_squares
-        scale = weight * per_norms * has_room
-        slopes = _less(_less(aim, share, rest), aim_slope - share * slope, removed) * scale[..., None]
-        found = Objectives(values, slopes)
-    for lost, undefined in torch.stack([(~is_left).sum(1), (~defined).sum(1)], 1).tolist():
+        found = correlation_slope(gram, noise, 0, -1, order.given)
+        _warn_of_losses(found.is_left.T, found.has_target.T, which, whose_target)
+        values, slopes = found.values, (order.of_all(found.coefficients, k) * weight) @ rows
+    return Objectives(values.T, (slopes - slopes.mean(2, keepdim=True)).transpose(0, 1))
+
+
+class Order(NamedTuple):
+    """The geometries of each direction in one order: what is explained, what is removed, the target.
+
+    Attributes:
+        indices (Tensor): (directions, p), of these geometries among all k.
+        rows, columns (Tensor): (directions, p, 1) and (directions, 1, p), to take their Gram matrices.
+        given (range): places of the removed ones in this order.
+    """
+
+    indices: Tensor
+    rows: Tensor
+    columns: Tensor
+    given: range
+
+    @classmethod
+    @lru_cache(maxsize=64)
+    def of(cls, directions: tuple[Direction, ...], target: Optional[int], device: torch.device) -> "Order":
+        """A geometry that is named twice among the removed ones counts once: shorter lists repeat their last one."""
+        most = max(len(given) for _, given in directions)
+        last = () if target is None else (target,)
+        listed = [[x, *given, *given[-1:] * (most - len(given)), *last] for x, given in directions]
+        indices = torch.tensor(listed, device=device)
+        return cls(indices, indices[:, :, None], indices[:, None], range(1, 1 + most))
+
+    def of_all(self, coefficients: Tensor, k: int) -> Tensor:
+        """Coefficients (..., directions, p) of the geometries in this order, as those (..., directions, k) of all."""
+        indices = self.indices.expand(*coefficients.shape[:-2], -1, -1) if coefficients.dim() > 1 else self.indices
+        coefficients = coefficients.expand(indices.shape)
+        return coefficients.new_zeros(*indices.shape[:-1], k).scatter_add_(-1, indices, coefficients)
+
+
+def _share_of_largest(values: Tensor, largest: Tensor) -> Tensor:
+    """The gradient of each row's maximum: shared equally by entries that are equally large."""
+    chosen = (values == largest).to(values.dtype)
+    return chosen / chosen.sum(-1, keepdim=True)
+
+
+def _warn_of_losses(is_left: Tensor, has_target: Optional[Tensor], which: str, whose_target: str) -> None:
+    """Warns of directions (directions,) or of their inputs (directions, N) without features or target after removal."""
+    defined = is_left if has_target is None else is_left & has_target
+    # One transfer from the device.
+    counts = (~torch.stack([is_left, defined])).reshape(2, len(is_left), -1).sum(2)
+    for lost, undefined in zip(*counts.tolist()):
         if lost:
-            _warn_nothing_left(f"{lost} of {is_left.shape[1]} inputs")
-        # An input of which nothing is left is counted with those only.
+            _warn_nothing_left(which if is_left.dim() == 1 else f"{lost} {which}")
+        # An input without features counts as one of those only.
         if undefined > lost:
-            _warn_no_target(f"{undefined - lost} of {is_left.shape[1]} inputs", whose_target)
-    return Objectives(found.values, found.slopes - found.slopes.mean(2, keepdim=True))
-
-
-def _paired(sides: Tensor, both: bool) -> tuple[Tensor, Tensor]:
-    """What belongs to the explained models, and to those whose features are removed from them."""
-    return (sides, sides.flip(0)) if both else (sides[:1], sides[1:])
-
-
-def _products(p: Tensor, q: Tensor) -> Tensor:
-    """Sums over the products of all entries of matrices (k, n, n), or of (n, n) and them."""
-    return (p * q).sum((-2, -1))
-
-
-def _row_products(p: Tensor, q: Tensor) -> Tensor:
-    return (p * q).sum(-1)
-
-
-def _less(p: Tensor, slope: Tensor, q: Tensor) -> Tensor:
-    """p - slope q, with a slope for each matrix or row."""
-    return torch.addcmul(p, slope.reshape(*slope.shape, *(1,) * (q.dim() - slope.dim())), q, value=-1)
-
-
-def _counts(square: float, raw_norm: float, level: float) -> bool:
-    """Whether a squared norm is more than rounding."""
-    return math.sqrt(max(square, 0.0)) > level * raw_norm
-
-
-def _warn_of_batch(is_left: list[bool], has_target: list[bool], whose_target: str) -> None:
-    for left, aimed in zip(is_left, has_target):
-        if not left:
-            _warn_nothing_left("the batch")
-        elif not aimed:
-            _warn_no_target("the batch", whose_target)
+            _warn_no_target(which if is_left.dim() == 1 else f"{undefined - lost} {which}", whose_target)
 
 
 def _warn_nothing_left(which: str) -> None:

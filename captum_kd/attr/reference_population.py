@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from captum_kd._models.extraction import Layouts
+from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._utils.tensors import largest_of
 from captum_kd._utils.validation import check_mapping, short_repr
-from captum_kd.attr.made_with import check_made_alike
-from captum_kd.distance.centering import center, noise_level, raw_scale, u_shift
+from captum_kd.attr.origin import TransformReference, check_same_origin
+from captum_kd.distance.centering import raw_scale, u_centered, u_shift
 from captum_kd.distance.labels import MIN_LABEL_SHARE, WAYS_OUT_OF_REFERENCE, label_distances
 from captum_kd.distance.pairwise import safe_size, unchecked_distances
 from captum_kd.distance.sources import widest
@@ -29,113 +30,64 @@ from captum_kd.distance.sources import widest
 __all__ = [
     "AddedRows",
     "LayerReference",
-    "Pairing",
     "ReferencePopulation",
     "ReferenceFeatures",
     "added_rows",
 ]
 
 
-class Pairing(NamedTuple):
-    """Sums of products within a reference population, (2,): of distilled features and of residual ones.
-
-    With P the model that is explained, Q the one that is removed and T the target, the labels or
-    the Teacher: "rest" is P - slope Q, the part of P that the population alone leaves, and
-    "target_rest" is T - target_slope Q. "target" is T as it is.
-    """
-
-    slope: Tensor
-    target_slope: Tensor
-    rest_rest: Tensor
-    other_other: Tensor
-    target_target: Tensor
-    rest_target_rest: Tensor
-    other_target_rest: Tensor
-    target_rest_target_rest: Tensor
-
-    def to(self, device: torch.device) -> "Pairing":
-        return Pairing(*(value.to(device) for value in self))
-
-    def swapped(self) -> "Pairing":
-        """With the two models in each other's place."""
-        return Pairing(*(value.flip(0) for value in self))
-
-
 class AddedRows(NamedTuple):
-    """Inputs added to a population, each as a centered row of distances to its members.
+    """Inputs added to a population, each as centered rows of distances to its members.
 
     Attributes:
-        rows (Tensor): (..., N, m), float64 where the device has it.
-        floor (Tensor): (..., N) squared norms at most this large are rounding.
-        raw_squares (Tensor): (..., N) square of the scale against which rounding is told from structure
+        rows (Tensor): (N, k, m), float64 where the device has it.
+        raw_squares (Tensor): (N, k) squares of the scale against which rounding is told from structure
             (:func:`captum_kd.distance.centering.raw_scale`).
     """
 
     rows: Tensor
-    floor: Tensor
     raw_squares: Tensor
-
-    @property
-    def weight(self) -> float:
-        """2 (m - 2) / (m - 1), what a product of rows adds to the sum over the population."""
-        m = self.rows.shape[-1]
-        return 2 * (m - 2) / (m - 1)
-
-    @property
-    def row_weight(self) -> float:
-        """(m - 2) / (m - 1), from the centered row to the row of the U-centered matrix."""
-        return self.weight / 2
 
 
 class ReferenceFeatures(NamedTuple):
-    """A population as one model, or the labels, see it.
+    """One geometry of a population, to which inputs can be added.
 
     Attributes:
         points (Tensor): (m, d) features, or (m,) labels.
         largest (float): the features' largest absolute value.
         shift (Tensor): (m,) the vector that centers the population's distances.
         raw_square (Tensor): scalar, square of the scale against which rounding is told from structure.
-        square (Tensor): scalar, squared norm of the centered distances.
     """
 
     points: Tensor
     largest: float
     shift: Tensor
     raw_square: Tensor
-    square: Tensor
 
     @classmethod
-    def of(
-        cls, points: Tensor, distances: Tensor, centered: Tensor, rounding: Optional[Tensor] = None
-    ) -> "ReferenceFeatures":
+    def of(cls, points: Tensor, distances: Tensor, rounding: Optional[Tensor] = None) -> "ReferenceFeatures":
         # A copy: features may be a view of all activations, which would stay alive and be pickled along.
         largest = largest_of(points) if points.is_floating_point() else 0.0
         scale = torch.linalg.vector_norm(distances)
         if rounding is not None:
             scale = raw_scale(scale, rounding.to(scale), len(points), points.dtype)
-        return cls(points.clone(), largest, u_shift(distances), scale.square(), centered.square().sum())
+        return cls(points.clone(), largest, u_shift(distances), scale.square())
 
     def to(self, device: torch.device) -> "ReferenceFeatures":
-        points, shift, raw_square, square = (each.to(device) for each in (self.points, *self[2:]))
-        return ReferenceFeatures(points, self.largest, shift, raw_square, square)
-
-    def floor(self) -> Tensor:
-        """Squared norms at most this large are rounding."""
-        return noise_level(self.points.dtype) ** 2 * self.raw_square
+        return ReferenceFeatures(self.points.to(device), self.largest, self.shift.to(device), self.raw_square.to(device))
 
 
-def added_rows(sides: Sequence[ReferenceFeatures], distances: Tensor, dtype: torch.dtype) -> AddedRows:
+def added_rows(sides: Sequence[ReferenceFeatures], distances: Tensor) -> AddedRows:
     """Centers distances of new inputs to a population's.
 
     Args:
-        sides (sequence of ReferenceFeatures): k ways to see the population.
+        sides (sequence of ReferenceFeatures): the population in k geometries.
         distances (Tensor): (k, N, m), of the sides' dtype.
-        dtype (torch.dtype): of the features behind them.
     """
     rows = distances - torch.stack([side.shift for side in sides])[:, None]
     rows = rows - rows.mean(2, keepdim=True)
     raw_squares = torch.stack([side.raw_square for side in sides])[:, None] + 2 * distances.square().sum(2)
-    return AddedRows(rows, noise_level(dtype) ** 2 * raw_squares, raw_squares)
+    return AddedRows(rows.transpose(0, 1), raw_squares.T)
 
 
 class LayerReference(NamedTuple):
@@ -145,13 +97,13 @@ class LayerReference(NamedTuple):
         features (tuple of ReferenceFeatures): as the two models see it, Student's first.
         labels (ReferenceFeatures or None): as the labels see it; on the CPU, wherever the rest is.
         teacher (ReferenceFeatures or None): as the Teacher sees it, in the labels' place.
-        pairings (Pairing): distilled (Base removed from Student) and residual.
+        gram (Tensor): (k, k) inner products of the centered distances: Student, Base and, if there is one, the target.
     """
 
     features: tuple[ReferenceFeatures, ReferenceFeatures]
     labels: Optional[ReferenceFeatures]
     teacher: Optional[ReferenceFeatures]
-    pairings: Pairing
+    gram: Tensor
 
     @classmethod
     def of(
@@ -167,33 +119,20 @@ class LayerReference(NamedTuple):
 
         ``rounding`` holds, of Student, Base and Teacher, by which distance rounding may have moved each input at most.
         """
-        base = base.to(student.device)
-        first, second = (_distances(features) for features in (student, base))
-        p, q = center(first).matrix, center(second).matrix
-        t = torch.zeros_like(p)
-        by_labels = by_teacher = None
-        if teacher is not None:
-            teacher = teacher.to(student.device)
-            third = _distances(teacher).to(first)
-            t = center(third).matrix
-            by_teacher = ReferenceFeatures.of(teacher, third, t, rounding[2])
-        elif labels is not None:
+        points = [each.to(student.device) for each in (student, base, teacher) if each is not None]
+        distances = [_distances(each) for each in points]
+        sides = [ReferenceFeatures.of(*each) for each in zip(points, distances, rounding)]
+        by_labels = None
+        if teacher is None and labels is not None:
             labels = labels.cpu()
-            third = label_distances(labels, labels, class_embeddings)
-            t = center(third).matrix
-            by_labels, t = ReferenceFeatures.of(labels, third, t), t.to(first)
-        of_student = ReferenceFeatures.of(student, first, p, rounding[0])
-        of_base = ReferenceFeatures.of(base, second, q, rounding[1])
-        pairings = _pairing(p, q, t, of_base.floor()), _pairing(q, p, t, of_student.floor())
-        return cls(
-            (of_student, of_base),
-            by_labels,
-            by_teacher,
-            Pairing(*map(torch.stack, zip(*pairings))),
-        )
+            of_labels = label_distances(labels, labels, class_embeddings)
+            by_labels = ReferenceFeatures.of(labels, of_labels)
+            distances.append(of_labels)
+        flat = u_centered(torch.stack([each.to(distances[0]) for each in distances])).flatten(1)
+        return cls((sides[0], sides[1]), by_labels, sides[2] if len(sides) == 3 else None, flat @ flat.T)
 
     def added_labels(self, target: Tensor, class_embeddings: Optional[Tensor]) -> AddedRows:
-        """The inputs' labels as rows, (N, m) on the CPU.
+        """The inputs' labels as rows, (N, 1, m) on the CPU.
 
         Raises:
             ValueError: an input whose label, added to the population's, leaves no geometry.
@@ -201,9 +140,10 @@ class LayerReference(NamedTuple):
         assert self.labels is not None
         target = target.cpu()
         distances = label_distances(target, self.labels.points, class_embeddings)
-        added = AddedRows(*(each[0] for each in added_rows([self.labels], distances[None], torch.float64)))
-        squares = self.labels.square + added.weight * added.rows.square().sum(1)
-        flat = squares <= MIN_LABEL_SHARE**2 * added.raw_squares
+        added = added_rows([self.labels], distances[None])
+        m = distances.shape[1]
+        squares = self.gram[-1, -1].cpu() + 2 * (m - 2) / (m - 1) * added.rows[:, 0].square().sum(1)
+        flat = squares <= MIN_LABEL_SHARE**2 * added.raw_squares[:, 0]
         if bool(flat.any()):
             index = int(flat.nonzero()[0])
             raise ValueError(
@@ -218,7 +158,7 @@ class LayerReference(NamedTuple):
             (first.to(device), second.to(device)),
             self.labels,
             None if self.teacher is None else self.teacher.to(device),
-            self.pairings.to(device),
+            self.gram.to(device),
         )
 
 
@@ -228,29 +168,19 @@ def _distances(features: Tensor) -> Tensor:
     return unchecked_distances(features if unit == 1 else features / unit).to(widest(features.device)) * unit
 
 
-def _pairing(p: Tensor, q: Tensor, t: Tensor, floor: Tensor) -> Pairing:
-    other_other = (q * q).sum()
-    has_other = other_other > floor
-    slope, target_slope = (
-        torch.where(has_other, (x * q).sum() / torch.where(has_other, other_other, 1.0), 0.0) for x in (p, t)
-    )
-    rest, target_rest = p - slope * q, t - target_slope * q
-    products = ((rest, rest), (q, q), (t, t), (rest, target_rest), (q, target_rest), (target_rest, target_rest))
-    return Pairing(slope, target_slope, *((x * y).sum() for x, y in products))
-
-
 class ReferencePopulation:
     """A fixed population for :meth:`captum_kd.UniCAM.attribute`, made by :meth:`captum_kd.UniCAM.reference`.
 
-    It holds the detached features of both models and the labels, or the Teacher's features where there
-    is a Teacher, but no model. It can be reused, deep-copied and pickled, and serves distilled and
-    residual maps alike. It remembers how it was made; using it otherwise is an error.
+    It holds the detached features of both models and the labels or the Teacher's features, but no model. It can be
+    reused, copied and pickled, and serves distilled and residual maps. It belongs to the models and settings that it
+    was made with. To use it with others is an error: with changed weights, modes or buffers, other layers, another
+    ``feature_transform`` (the same object is needed; after unpickling the same name) or other class embeddings.
 
     Attributes:
         layers (tuple of LayerReference): the population at each pair of layers.
-        made_with (mapping): settings that later calls have to repeat.
-        layouts (sequence of mapping): how the layers of Student, Base and Teacher keep their positions, as
-            far as these inputs showed it: a single input may not.
+        origin (mapping): the settings that calls have to share.
+        layouts (sequence of mapping): how the layers of Student, Base and Teacher arrange positions and channels, as far
+            as these inputs showed it; a single input may not.
 
     Example::
 
@@ -260,21 +190,28 @@ class ReferencePopulation:
     """
 
     def __init__(
-        self, layers: tuple[LayerReference, ...], made_with: Mapping[str, Any], layouts: Sequence[Layouts] = ()
+        self,
+        layers: tuple[LayerReference, ...],
+        origin: Mapping[str, Any],
+        layouts: Sequence[Layouts] = (),
+        transform: Optional[TransformReference] = None,
     ) -> None:
         if not isinstance(layers, tuple) or not layers or not all(isinstance(each, LayerReference) for each in layers):
             raise TypeError(
                 f"layers must be a tuple of at least one LayerReference, got {short_repr(layers)}; populations are made by "
                 "UniCAM.reference()."
             )
-        check_mapping(made_with, "made_with", "the mapping of settings that UniCAM.reference() notes")
+        check_mapping(origin, "origin", "the mapping of settings that UniCAM.reference() notes")
         if not isinstance(layouts, (tuple, list)):
             raise TypeError(f"layouts must be a sequence of mappings, one for each model, got {short_repr(layouts)}.")
         for each in layouts:
             check_mapping(each, "layouts", "a sequence of mappings, one for each model")
+        if transform is not None and not isinstance(transform, TransformReference):
+            raise TypeError(f"transform must be a TransformReference or None, got {short_repr(transform)}.")
         self.layers = layers
-        self.made_with = dict(made_with)
+        self.origin = dict(origin)
         self.layouts = tuple(dict(each) for each in layouts)
+        self.transform = transform
 
     def __len__(self) -> int:
         return int(self.layers[0].features[0].points.shape[0])
@@ -287,13 +224,15 @@ class ReferencePopulation:
     def has_teacher(self) -> bool:
         return self.layers[0].teacher is not None
 
-    def check(self, made_with: Mapping[str, Any]) -> None:
-        """Compares a call's settings with the population's own.
+    def check(self, origin: Mapping[str, Any], feature_transform: FeatureTransform) -> None:
+        """Compares the settings of a call with the population's own.
 
         Raises:
             ValueError: naming the setting that differs.
         """
-        check_made_alike(self.made_with, made_with)
+        check_same_origin(self.origin, origin)
+        if self.transform is not None:
+            self.transform.check(feature_transform)
 
     def __repr__(self) -> str:
         kind = "labeled inputs" if self.is_labeled else "unlabeled inputs"

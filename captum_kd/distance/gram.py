@@ -24,21 +24,33 @@ from torch import Tensor
 _REMOVED_SHARE = 1e-10
 
 
+class Combination(NamedTuple):
+    """A linear combination of the k geometries.
+
+    Attributes:
+        coefficients (Tensor): (..., k).
+        products (Tensor): (..., k), its inner products with the k geometries.
+        square (Tensor): (...), its squared norm.
+    """
+
+    coefficients: Tensor
+    products: Tensor
+    square: Tensor
+
+
 class Remainder(NamedTuple):
     """What is left of one geometry after others were removed from it.
 
     Attributes:
-        coefficients (Tensor): (..., k), of the k geometries, whose combination it is.
-        square (Tensor): (...), its squared norm.
+        rest (Combination): what is left.
         defined (Tensor): (...), whether that is more than rounding.
-        directions (list of tuple): the removed directions, orthogonal to each other: their coefficients (..., k) and the
-            reciprocal (...) of their squared norm, 0 where there is no such direction.
+        directions (list of tuple): the removed directions, orthogonal to each other, and the reciprocal (...) of their
+            squared norm, 0 where there is no such direction.
     """
 
-    coefficients: Tensor
-    square: Tensor
+    rest: Combination
     defined: Tensor
-    directions: list[tuple[Tensor, Tensor]]
+    directions: list[tuple[Combination, Tensor]]
 
 
 class Slope(NamedTuple):
@@ -79,7 +91,8 @@ def partial_correlation(
     gram, noise = gram[..., used, :][..., used], noise[..., used]
     left = remainder(gram, noise, used.index(x), [used.index(z) for z in x_given])
     right = remainder(gram, noise, used.index(y), [used.index(z) for z in y_given])
-    return _correlation(gram, left, right)
+    defined = left.defined & right.defined
+    return _correlation(left.rest, right.rest, defined)[0], defined
 
 
 def correlation_slope(
@@ -87,61 +100,53 @@ def correlation_slope(
 ) -> Slope:
     """:func:`partial_correlation` and its gradient with respect to geometry x, in closed form.
 
-    The norm of the gradient is a multiple of sqrt(1 - R^2). Where that is rounding, so is the gradient's direction; the
-    gradient is 0 there, and where the target is a combination of what is removed from x.
+    The gradient is 0 where what is left of the target is a multiple of what is left of x (R = 1 is one such case), or
+    where nothing is left of it: what the formula gives there is rounding.
     """
     left, right = remainder(gram, noise, x, x_given), remainder(gram, noise, y, y_given)
-    aim = _less(gram, right, left.directions)
-    aim_square = _product(gram, aim, aim)
-    has_target = right.defined & (aim_square > torch.maximum(noise[..., y], _REMOVED_SHARE * right.square))
-    values, defined = _correlation(gram, left, right)
-    defined = defined & has_target
-    values = torch.where(defined, values, 0.0)
-    has_room = defined & (1 - values.square() > _REMOVED_SHARE)
-    per_norms = torch.where(has_room, left.square.sqrt() * right.square.sqrt(), torch.inf).reciprocal()
-    per_square = torch.where(has_room, left.square, torch.inf).reciprocal()
-    coefficients = aim * per_norms[..., None] - left.coefficients * (values * per_square)[..., None]
-    return Slope(values, coefficients, left.defined, has_target)
+    aim = _without(right.rest, left.directions)
+    has_target = right.defined & (aim.square > torch.maximum(noise[..., y], _REMOVED_SHARE * right.rest.square))
+    defined = left.defined & has_target
+    values, norms = _correlation(left.rest, right.rest, defined)
+    # The squared cosine of what is left of x and of the target.
+    has_room = defined & (values.square() * right.rest.square < (1 - _REMOVED_SHARE) * aim.square)
+    share = values / torch.where(defined, left.rest.square, 1.0)
+    coefficients = aim.coefficients / norms[..., None] - share[..., None] * left.rest.coefficients
+    return Slope(values, torch.where(has_room[..., None], coefficients, 0.0), left.defined, has_target)
 
 
 def remainder(gram: Tensor, noise: Tensor, x: int, given: Sequence[int]) -> Remainder:
     """What is left of geometry x after the span of others was removed, by the Gram-Schmidt process."""
     unit = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    directions: list[tuple[Tensor, Tensor]] = []
+    directions: list[tuple[Combination, Tensor]] = []
     for z in given:
-        direction, square = _without(gram, unit[z], gram[..., z, z], directions)
-        present = square > torch.maximum(noise[..., z], _REMOVED_SHARE * gram[..., z, z])
-        directions.append((direction, torch.where(present, square, torch.inf).reciprocal()))
-    whole = gram[..., x, x]
-    coefficients, square = _without(gram, unit[x], whole, directions)
-    least = torch.maximum(noise[..., x], _REMOVED_SHARE * whole) if directions else noise[..., x]
-    return Remainder(coefficients, square, square > least, directions)
+        whole = Combination(unit[z], gram[..., z, :], gram[..., z, z])
+        direction = _without(whole, directions)
+        least = torch.maximum(noise[..., z], _REMOVED_SHARE * whole.square) if directions else noise[..., z]
+        is_there = direction.square > least
+        directions.append((direction, torch.where(is_there, direction.square, torch.inf).reciprocal()))
+    whole = Combination(unit[x], gram[..., x, :], gram[..., x, x])
+    rest = _without(whole, directions)
+    least = torch.maximum(noise[..., x], _REMOVED_SHARE * whole.square) if directions else noise[..., x]
+    return Remainder(rest, rest.square > least, directions)
 
 
-def _without(
-    gram: Tensor, coefficients: Tensor, square: Tensor, directions: Sequence[tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Coefficients and squared norm after the removal of directions that are orthogonal to each other."""
+def _without(side: Combination, directions: Sequence[tuple[Combination, Tensor]]) -> Combination:
+    """What is left after the removal of directions that are orthogonal to each other."""
     for direction, per_square in directions:
-        product = _product(gram, coefficients, direction)
+        product = (side.coefficients * direction.products).sum(-1)
         slope = product * per_square
-        coefficients = coefficients - slope[..., None] * direction
-        square = square - slope * product
-    return coefficients, square
+        side = Combination(
+            side.coefficients - slope[..., None] * direction.coefficients,
+            side.products - slope[..., None] * direction.products,
+            side.square - slope * product,
+        )
+    return side
 
 
-def _less(gram: Tensor, side: Remainder, directions: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    return _without(gram, side.coefficients, side.square, directions)[0]
-
-
-def _product(gram: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Inner product of two combinations of the geometries."""
-    return ((gram * right[..., None, :]).sum(-1) * left).sum(-1)
-
-
-def _correlation(gram: Tensor, left: Remainder, right: Remainder) -> tuple[Tensor, Tensor]:
-    defined = left.defined & right.defined
-    product = _product(gram, left.coefficients, right.coefficients)
+def _correlation(left: Combination, right: Combination, defined: Tensor) -> tuple[Tensor, Tensor]:
+    """The correlation, and the product of the norms; 0 and 1 where it is not defined."""
+    product = (left.coefficients * right.products).sum(-1)
     # Square roots first: the product of the two squares may overflow.
     norms = torch.where(defined, left.square, 1.0).sqrt() * torch.where(defined, right.square, 1.0).sqrt()
-    return torch.where(defined, product / norms, 0.0).clamp(-1, 1), defined
+    return torch.where(defined, product / norms, 0.0).clamp(-1, 1), norms
