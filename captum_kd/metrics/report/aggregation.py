@@ -137,24 +137,21 @@ class PooledScores(Aggregator):
                 f"The data hold {len(labels)} inputs; scores with removal need at least {LEAST_WITH_REMOVAL}, and a few "
                 "hundred to be stable."
             )
-        placed = self._placement = sharding.placement(self._own_placement(len(labels)), stores)
+        matrices = len(plan.sets) * (2 if plan.progression else 1)
+        in_file = any(store.in_file for store in self._all_stores())
+        own = place_distances(plan.settings.compute, self._device, len(labels), matrices, self._group.size, in_file)
+        placed = self._placement = sharding.placement(own, stores)
         keys = sharding.keys(stores)
         last: dict[str, DistanceSource] = {}
         if plan.progression:
             last = {key: sharding.source(key, -1, stores, placed) for key in keys}
-        final = len(plan.labels) - 1
         for place in range(len(plan.labels)):
-            sources: dict[str, DistanceSource] = {}
-            for key in keys:
-                sources[key] = last[key] if last and place == final else sharding.source(key, place, stores, placed)
-                if placed.held and key in stores:
-                    stores[key][place].close()  # the features are not needed any more
+            is_last = bool(last) and place == len(plan.labels) - 1
+            sources = last if is_last else {key: sharding.source(key, place, stores, placed) for key in keys}
             scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.walk)
-            summary = _summary(scores, plan, last)
-            if place < final or not last:
-                for of_layers in stores.values():
-                    of_layers[place].close()
-            yield summary
+            yield _summary(scores, plan, last)
+            for of_layers in stores.values():
+                of_layers[place].close()
 
     def recorded(self) -> dict[str, Any]:
         placed = self._placement
@@ -170,11 +167,6 @@ class PooledScores(Aggregator):
 
     def _all_stores(self) -> list[FeatureStore]:
         return [store for of_layers in self._stores.values() for store in of_layers]
-
-    def _own_placement(self, n: int) -> Placement:
-        matrices = len(self._plan.sets) * (2 if self._plan.progression else 1)
-        in_file = any(store.in_file for store in self._all_stores())
-        return place_distances(self._plan.settings.compute, self._device, n, matrices, self._group.size, in_file)
 
 
 def _way_to_one_width(feature_transform: FeatureTransform) -> str:

@@ -27,20 +27,7 @@ def cautions(
     replicas: int,
     noise_by_rank: bool,
 ) -> list[str]:
-    """Reasons for doubt that this report's own numbers give.
-
-    Args:
-        rows (sequence of mappings): the report's rows.
-        n (int): number of inputs.
-        copies (int): inputs that are bitwise copies of others.
-        aggregator (Aggregator): whose mini-batches were left out.
-        undefined (sequence of str): scores that are 0 because a side has no geometry, in words.
-        maps_know_labels (bool): whether features were localized by maps of the inputs' own labels.
-        empty_maps (int): constant maps that images were reduced by.
-        repeated_by_sampler (int): inputs that a DistributedSampler gave a second time.
-        replicas (int): shares of the data that a DistributedSampler makes, of which this report has seen one.
-        noise_by_rank (bool): whether imputed pixels' noise depends on which rank had an input.
-    """
+    """Reasons for doubt that this report's own numbers give."""
     little = [row for row in rows if row["score"] == "rs_distilled" and _below(row["unique_share"], LITTLE_LEFT)]
     places = _listed(dict.fromkeys(f"{row['layer']} ({row['student']}, {row['base']})" for row in little))
     found = [
