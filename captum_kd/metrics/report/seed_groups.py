@@ -39,7 +39,7 @@ class SeedGroup(NamedTuple):
     def keys(self) -> list[str]:
         return [model.key for model in self.models]
 
-    def short_repr(self) -> dict[str, Any]:
+    def recorded(self) -> dict[str, Any]:
         names = [model.name for model in self.models]
         students, bases = names[: self.students], names[self.students :]
         return {
@@ -111,7 +111,7 @@ def control_seeds(
                 tests.append({"group": group.name, **verdict._asdict(), "sentence": sentence})
     return {
         "tests": tests,
-        "groups": [group.short_repr() for group in groups],
+        "groups": [group.recorded() for group in groups],
         "pairs": _pair_rows(matrices, groups, compared),
     }
 
