@@ -26,7 +26,7 @@ from captum_kd.metrics.scores_table import BY_NAME
 
 
 class ReportPlan(NamedTuple):
-    """What is to be scored.
+    """The scores to compute.
 
     Attributes:
         labels (sequence of str): of the layers.
@@ -88,7 +88,7 @@ class Aggregator:
         raise NotImplementedError
 
     def recorded(self) -> dict[str, Any]:
-        """How inputs were pooled, for the report's settings."""
+        """The batches and storage used, for the report's settings."""
         raise NotImplementedError
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Notes of a report: what limits its numbers, in sentences."""
+"""Notes of a report: sentences on the limits of its numbers."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def cautions(
 
 
 def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[str]:
-    """How this report's numbers are to be read."""
+    """Advice for reading this report's numbers."""
     is_biased = settings.estimator == "biased"
     is_pooled, is_unbiased = settings.population == "all", settings.estimator == "unbiased"
     has_removal = any(row["score"] == "rs_distilled" and row["value"] is not None for row in rows)
@@ -136,7 +136,7 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
 
 
 def _magnified(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Where similarity magnifies a difference of whole scores most, among layers where enough is left to score."""
+    """The largest magnification by similarity, among layers where enough is left to score."""
     left = {
         (row["student"], row["base"], row["layer"]): row["unique_share"] for row in rows if row["score"] == "rs_distilled"
     }

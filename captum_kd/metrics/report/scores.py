@@ -98,7 +98,7 @@ class LayerScores:
         return self._estimate(Score(key, _LAST + key), SIMILARITY)
 
     def pair_matrices(self, keys: list[str]) -> dict[str, Tensor]:
-        """By question, the scores of all ordered pairs of models: what seed control compares."""
+        """The scores of all ordered pairs of models that seed control compares, by question."""
         found = {}
         for score in scores_of_pair(self.has_teacher):
             if score.question is None:
