@@ -371,9 +371,6 @@ class RingTiles:
     def all_reduce_sum(self, *values: Tensor) -> None:
         self.processes.all_reduce_sum(*values)
 
-    def all_reduce_min(self, *values: Tensor) -> None:
-        self.processes.all_reduce_min(*values)
-
     def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
         traveling = [
             source.features for source in sources if isinstance(source, ShardedDistances) and not source.is_held

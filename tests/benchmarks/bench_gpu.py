@@ -20,7 +20,7 @@ from ratios import at_most, ratio, seconds
 from torch import Tensor, nn
 
 from captum_kd.distance import distance_correlation, semipartial_distance_correlation
-from captum_kd.metrics import compare_transfer, relevance_score
+from captum_kd.metrics import Compute, compare_transfer, relevance_score
 
 GPU = torch.device("cuda")
 
@@ -162,7 +162,7 @@ def report() -> None:
     for where in ("cuda", "cpu"):
         for layers in (["layer4"], ["avgpool"]):
             call: Any = lambda: compare_transfer(  # noqa: E731
-                student, base, layers, data, feature_device=where, confidence=None, show_progress=False
+                student, base, layers, data, compute=Compute(feature_device=where), confidence=None, show_progress=False
             )
             value = ratio(call, networks, 2)
             print(f"report of 1,024 images, {layers[0]}, features on {where} / the networks alone: {value:.2f}", flush=True)

@@ -101,6 +101,21 @@ def _rows(result: Any, given: dict[str, Any]) -> None:
     result.to_json(), result.to_csv(), str(result), result.to_markdown()
 
 
+FOURTH = Net(4).eval()
+
+
+def _report_with(argument: str, option: type) -> Callable[..., Any]:
+    """A report with one of its options, made of what is given."""
+
+    def run(**given: Any) -> Any:
+        models = {"student": {"a": STUDENT, "b": TEACHER}, "base": {"c": BASE, "d": FOURTH}}
+        return captum_kd.metrics.compare_transfer(
+            **models, layers=["conv2"], data=[(IMAGES, LABELS)], show_progress=False, **{argument: option(**given)}
+        )
+
+    return run
+
+
 def _p_value(result: Any, given: dict[str, Any]) -> None:
     assert 0 < result <= 1
 
@@ -214,6 +229,19 @@ CASES: dict[str, Case] = {
         ),
         _rows,
         {"data": ("loader", "batch"), "localize": ("localizes",), **MODEL_ARGS},
+    ),
+    "captum_kd.metrics.Localization": Case(
+        captum_kd.metrics.Localization, _report_with("localize", captum_kd.metrics.Localization),
+        lambda: dict(method="unicam", reference=(IMAGES, LABELS)), _rows, {"method": ("localize", "map")},
+    ),
+    "captum_kd.metrics.ModelOptions": Case(
+        captum_kd.metrics.ModelOptions, _report_with("model_options", captum_kd.metrics.ModelOptions), dict, _rows, MODEL_ARGS,
+    ),
+    "captum_kd.metrics.Comparisons": Case(
+        captum_kd.metrics.Comparisons, _report_with("comparisons", captum_kd.metrics.Comparisons), dict, _rows,
+    ),
+    "captum_kd.metrics.Compute": Case(
+        captum_kd.metrics.Compute, _report_with("compute", captum_kd.metrics.Compute), dict, _rows,
     ),
     "captum_kd.metrics.feature_similarity_score": Case(
         captum_kd.metrics.feature_similarity_score, captum_kd.metrics.feature_similarity_score,
