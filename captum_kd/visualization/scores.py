@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from captum_kd._utils.validation import check_str
+from captum_kd.metrics import scores_table
+from captum_kd.metrics.scores_table import PROGRESSION, RELEVANCE, SIMILARITY, TEACHERS_SHARE
 from captum_kd.visualization._rows import Estimate, Report, checked_rows
 from captum_kd.visualization._style import (
     BLACK,
@@ -46,30 +48,29 @@ class ScoreStyle(NamedTuple):
     line: LineStyle
 
 
+LINES = {
+    "fss": LineStyle(BLUE, "o", "-"),
+    "fss_student_teacher": LineStyle(SKY, "D", "--"),
+    "fss_base_teacher": LineStyle(ORANGE, "s", ":"),
+    "rs_student": LineStyle(BLUE, "o", "-"),
+    "rs_base": LineStyle(ORANGE, "s", "-"),
+    "rs_distilled": LineStyle(GREEN, "^", "--"),
+    "rs_residual": LineStyle(BLACK, "v", ":"),
+    "rs_teacher": LineStyle(SKY, "D", "-."),
+    "teacher_distilled": LineStyle(GREEN, "^", "-"),
+    "teacher_residual": LineStyle(BLACK, "v", "-"),
+    "teacher_only_distilled": LineStyle(GREEN, "D", "--"),
+    "teacher_only_residual": LineStyle(BLACK, "s", ":"),
+    "progression_student": LineStyle(BLUE, "o", "-"),
+    "progression_base": LineStyle(ORANGE, "s", "--"),
+    "progression_teacher": LineStyle(SKY, "D", "-."),
+}
+
 SCORES: dict[str, dict[str, ScoreStyle]] = {
-    "Feature similarity (FSS)": {
-        "fss": ScoreStyle("Student and Base", LineStyle(BLUE, "o", "-")),
-        "fss_student_teacher": ScoreStyle("Student and Teacher", LineStyle(SKY, "D", "--")),
-        "fss_base_teacher": ScoreStyle("Base and Teacher", LineStyle(ORANGE, "s", ":")),
-    },
-    "Relevance (RS)": {
-        "rs_student": ScoreStyle("Student", LineStyle(BLUE, "o", "-")),
-        "rs_base": ScoreStyle("Base", LineStyle(ORANGE, "s", "-")),
-        "rs_distilled": ScoreStyle("distilled (Student given Base)", LineStyle(GREEN, "^", "--")),
-        "rs_residual": ScoreStyle("residual (Base given Student)", LineStyle(BLACK, "v", ":")),
-        "rs_teacher": ScoreStyle("Teacher", LineStyle(SKY, "D", "-.")),
-    },
-    "Teacher's share": {
-        "teacher_distilled": ScoreStyle("distilled", LineStyle(GREEN, "^", "-")),
-        "teacher_residual": ScoreStyle("residual", LineStyle(BLACK, "v", "-")),
-        "teacher_only_distilled": ScoreStyle("distilled, beyond the labels", LineStyle(GREEN, "D", "--")),
-        "teacher_only_residual": ScoreStyle("residual, beyond the labels", LineStyle(BLACK, "s", ":")),
-    },
-    "Progression": {
-        "progression_student": ScoreStyle("Student", LineStyle(BLUE, "o", "-")),
-        "progression_base": ScoreStyle("Base", LineStyle(ORANGE, "s", "--")),
-        "progression_teacher": ScoreStyle("Teacher", LineStyle(SKY, "D", "-.")),
-    },
+    kind: {
+        score.name: ScoreStyle(score.label, LINES[score.name]) for score in scores_table.SCORES if score.kind == kind
+    }
+    for kind in (SIMILARITY, RELEVANCE, TEACHERS_SHARE, PROGRESSION)
 }
 """Kind of score -> score -> its style. One kind shares a panel, since its values share a meaning."""
 
