@@ -47,21 +47,17 @@ def from_parity(parts: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Buffers:
-    """Tensors used again by name: fresh memory costs more than the few operations on it."""
+    """Work tensors, reused by name and shape: allocating fresh memory takes longer than computing with it."""
 
     def __init__(self) -> None:
-        self._tensors: dict[str, Tensor] = {}
-        self._parts: dict[int, Buffers] = {}
-
-    def part(self, index: int) -> Buffers:
-        """Buffers with names of their own."""
-        return self._parts.setdefault(index, Buffers())
+        self._tensors: dict[tuple[str, torch.Size], Tensor] = {}
 
     def like(self, example: Tensor, name: str) -> Tensor:
         """A tensor of the example's shape, with any content."""
-        found = self._tensors.get(name)
-        if found is None or found.shape[1:] != example.shape[1:] or len(found) < len(example):
-            found = self._tensors[name] = torch.empty_like(example, memory_format=torch.contiguous_format)
+        key = (name, example.shape[1:])
+        found = self._tensors.get(key)
+        if found is None or len(found) < len(example):
+            found = self._tensors[key] = torch.empty_like(example, memory_format=torch.contiguous_format)
         return found[: len(example)]
 
 

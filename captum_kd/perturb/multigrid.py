@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from captum_kd.perturb.grids import HALF, NEIGHBORS, PARITIES, Buffers, Coarse, Index, Level, Offset, Pixels, facing, halved
+from captum_kd.perturb.grids import HALF, NEIGHBORS, PARITIES, Coarse, Index, Level, Offset, Pixels, facing, halved
 
 __all__ = ["Hierarchy"]
 
@@ -38,17 +38,16 @@ class Hierarchy:
 
     Args:
         finest (Pixels): the images' own grid.
-        buffers (Buffers): room to work, which hierarchies used one after the other may share.
     """
 
-    def __init__(self, finest: Pixels, buffers: Buffers) -> None:
+    def __init__(self, finest: Pixels) -> None:
         self.finest = finest
         self._levels: list[Level] = [self.finest]
         self._transfers: list[_Transfer] = []
         while max(self._levels[-1].size) > COARSEST and not self._levels[-1].is_weakly_coupled():
             transfer = _Transfer(self._levels[-1])
             self._transfers.append(transfer)
-            self._levels.append(transfer.coarse_level(buffers.part(len(self._levels))))
+            self._levels.append(transfer.coarse_level())
         is_small = max(self._levels[-1].size) <= COARSEST
         self._inverse = _dense_inverse(self._levels[-1]) if is_small else None
 
@@ -151,10 +150,10 @@ class _Transfer:
                 coarse[there].addcmul_(weight, parts[parity][here])
         return coarse
 
-    def coarse_level(self, buffers: Buffers) -> Coarse:
+    def coarse_level(self) -> Coarse:
         """The grid of every second pixel."""
         weights = {offset: self._product[offset] for offset in HALF}
-        return Coarse(-self._product[0, 0], weights, buffers)
+        return Coarse(-self._product[0, 0], weights, self._level.buffers)
 
     def _restricted_to(self, used: Tensor, product: dict[Offset, Tensor]) -> dict[Offset, Tensor]:
         """Takes coarse pixels out of the interpolation and its product, in place."""
