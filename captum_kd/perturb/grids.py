@@ -42,6 +42,12 @@ def from_parity(parts: Tensor, size: tuple[int, int]) -> Tensor:
     return images[..., : size[0], : size[1]]
 
 
+def parity_parts(x: Tensor) -> dict[Offset, Tensor]:
+    """(N, C, h, w) for each parity, from images or from tensors in parity layout."""
+    split = x if x.dim() == 6 else by_parity(x)
+    return {(y, x): split[:, :, y, x] for y, x in PARITIES}
+
+
 class Buffers:
     """Work tensors, reused by name and shape: allocating fresh memory takes longer than computing with it."""
 
@@ -82,10 +88,6 @@ class Level:
         """``N x`` for an ``x`` that is 0 at known pixels, where the result is undefined."""
         raise NotImplementedError
 
-    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
-        """By parity: (N, C, h, w), where h and w are half the size, rounded up."""
-        raise NotImplementedError
-
     def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
         """Weights between unknown pixels, by the pixel's parity and the neighbor's offset."""
         raise NotImplementedError
@@ -110,12 +112,9 @@ class Pixels(Level):
     def neighbors(self, x: Tensor, out: Tensor) -> Tensor:
         return _weighted_neighbors(x, out, row=self.buffers.like(x, "row"))
 
-    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
-        return {(py, px): x[:, :, py, px] for py, px in PARITIES}
-
     def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
         h, w = halved(self.size)
-        framed = {parity: pad(part, (1, 1, 1, 1)) for parity, part in self.parts(self._removed).items()}
+        framed = {parity: pad(part, (1, 1, 1, 1)) for parity, part in parity_parts(self._removed).items()}
 
         def seen(y: int, x: int) -> Tensor:
             return framed[y % 2, x % 2][..., 1 + y // 2 :, 1 + x // 2 :][..., :h, :w]
@@ -147,17 +146,13 @@ class Coarse(Level):
             out[there].addcmul_(weight, x[here])
         return out
 
-    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
-        split = by_parity(x)
-        return {(py, px): split[:, :, py, px] for py, px in PARITIES}
-
     def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
         found: dict[Offset, dict[Offset, Tensor]] = {parity: {} for parity in PARITIES}
         for (dy, dx), here, there, weight in self._pairs:
             for offset, where in (((dy, dx), here), ((-dy, -dx), there)):
                 plane = torch.zeros_like(self.diagonal)
                 plane[where] = weight
-                for parity, part in self.parts(plane).items():
+                for parity, part in parity_parts(plane).items():
                     found[parity][offset] = part
         return found
 

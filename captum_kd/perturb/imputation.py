@@ -33,9 +33,9 @@ def noisy_linear_imputation(
     r"""
     Replaces pixels by noisy linear imputation: each removed pixel becomes the weighted mean of its 8
     neighbors (direct ones 1/6, diagonal ones 1/12, renormalized at the image's border), plus Gaussian
-    noise. The removed pixels of an image are one linear system; kept pixels stay as they are, to the bit.
+    noise. The removed pixels of an image form one linear system. Kept pixels do not change.
 
-    A black or blurred region tells the model where something was removed; an imputed region hardly does.
+    A black or blurred region shows the model where something was removed; an imputed region hardly does.
 
     All images and channels are solved together, each image with its own mask, by conjugate gradients with one
     multigrid cycle as preconditioner.
@@ -49,17 +49,17 @@ def noisy_linear_imputation(
         keep (Tensor): (N, 1, H, W) or (N, H, W), boolean: True stays.
         noise (float, optional): Standard deviation of the noise on imputed pixels, in the images' units.
                     0 gives the solution itself.
-        tolerance (float, optional): Largest error of the solution, before noise, in the images' units;
-                    where a channel's kept values span less than 1, as a share of that span, so that faint
-                    images are solved too. For images of 0..255 a hundredth of a gray level, 0.01, is enough
-                    and takes less time. Rounding to the images' dtype comes on top.
+        tolerance (float, optional): Largest error of the solution, before noise, in the images' units. If a
+                    channel's kept values span less than 1, it is relative to that span, so that faint images are
+                    solved too. For images of 0..255 a hundredth of a gray level, 0.01, is enough and takes less
+                    time. Rounding to the images' dtype is not included.
         generator (torch.Generator, optional): Source of the noise, on the CPU or the images' device, drawn
-                    image after image: batches in turn get the same noise as all images at once. With it
-                    torch's global state is not touched and results repeat; without it the noise comes
-                    from the global generator, as from :func:`torch.randn`.
+                    image by image, so that consecutive batches get the same noise as all images at once.
+                    Default: torch's global generator
 
     Returns:
-        Tensor: like ``images``, without graph. Half precision is computed in float32 and rounded at the end.
+        Tensor: shape and dtype of ``images``, without graph. Half precision is computed in float32 and rounded at the
+        end.
 
     Raises:
         TypeError: images that are not a floating point tensor, or a mask that is not boolean.
@@ -82,7 +82,7 @@ def noisy_linear_imputation(
     filled = _impute(_known(images, mask).to(dtype), mask, tolerance)
     if noise > 0:
         where = images.device if generator is None else generator.device
-        # One image after the other: in smaller batches the same images get the same noise.
+        # Image by image, so that the noise does not depend on the batch size.
         drawn = [_drawn(images, where, generator) for _ in images]
         filled = filled + noise * torch.stack(drawn).to(images.device)
     filled = filled.to(images.dtype)

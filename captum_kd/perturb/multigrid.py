@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from captum_kd.perturb.grids import (
-    HALF, NEIGHBORS, PARITIES, Coarse, Index, Level, Offset, Pixels, by_parity, facing, from_parity, halved,
+    HALF, NEIGHBORS, PARITIES, Coarse, Index, Level, Offset, Pixels, by_parity, facing, from_parity,
+    halved, parity_parts,
 )  # fmt: skip
 
 COARSEST = 8
@@ -82,9 +83,9 @@ class _Transfer:
         self._level = level
         self._coarse_size = halved(level.size)
         self._entries = level.weights()
-        for parity, part in level.parts(level.diagonal).items():
+        for parity, part in parity_parts(level.diagonal).items():
             self._entries[parity][0, 0] = -part
-        unknown = level.parts(torch.sign(level.inverse))
+        unknown = parity_parts(torch.sign(level.inverse))
         self._weights = self._interpolation(unknown)
         product = self._galerkin_product()
         used = (unknown[0, 0] > 0) | (-product[0, 0] > _LEAST_DIAGONAL)
@@ -137,7 +138,7 @@ class _Transfer:
 
     def down(self, fine: Tensor) -> Tensor:
         """The transpose of the interpolation. The next call overwrites the result."""
-        parts = self._level.parts(fine)
+        parts = parity_parts(fine)
         coarse = self._level.buffers.like(parts[0, 0], "coarse").zero_()
         for parity, terms in self._terms.items():
             for here, there, weight in terms:
