@@ -20,7 +20,7 @@ _DESCRIPTOR = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd/(\d+)|/dev/fd/(\d+)")
 
 
 @contextmanager
-def whole_file(path: Union[str, "os.PathLike[str]"], unfinished: Optional[Path] = None) -> Iterator[BinaryIO]:
+def whole_file(path: Union[str, "os.PathLike[str]"]) -> Iterator[BinaryIO]:
     """A binary file that takes the place of ``path`` once it is complete on the disk.
 
     Until then, and after an error, the old file is as it was and no other file is left. A symbolic link stays: the file that
@@ -30,8 +30,6 @@ def whole_file(path: Union[str, "os.PathLike[str]"], unfinished: Optional[Path] 
 
     Args:
         path (str or os.PathLike): the file.
-        unfinished (Path, optional): what the file is called until it is complete; whatever has that name is removed.
-            Default: None, a name that no file has
 
     Raises:
         TypeError: no path.
@@ -58,10 +56,7 @@ def whole_file(path: Union[str, "os.PathLike[str]"], unfinished: Optional[Path] 
         raise ValueError(f"path must name a file, no folder, socket or block device; got {short_repr(name)}.")
     if old is not None:
         os.close(os.open(target, os.O_WRONLY))  # raises where open() would
-    if unfinished is None:
-        unfinished = target.with_name(f".{secrets.token_hex(8)}.part")
-    else:
-        unfinished.unlink(missing_ok=True)
+    unfinished = target.with_name(f".{secrets.token_hex(8)}.part")
     # Nobody else reads what takes the place of a file that nobody else may read.
     mode = 0o666 if old is None else 0o600
     try:

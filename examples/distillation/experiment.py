@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Mapping, Optional
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from distillation.settings import Settings
 from distillation.tables import tables_of
 from distillation.task import DataError, Fold, Task
 from distillation.techniques import make
-from distillation.training import Epoch, check_checkpoint, fit, is_main_process
+from distillation.training import Epoch, TrainingSetup, check_checkpoint, fit, is_main_process
 
 __all__ = ["run"]
 
@@ -96,8 +96,8 @@ def train(
 
     for training in plan.trainings(settings.seeds):
         if training.is_trained:
-            arguments = _arguments(task, plan, number, training, networks, settings, settings.weights)
-            done = fit(**arguments, progress=progress, resume=resume)
+            setup = _setup(task, plan, number, training, networks, settings, settings.weights)
+            done = fit(setup, progress=progress, resume=resume)
             networks[training.name], histories[training.name] = done.network, done.history
         else:
             network = seeded(derived(settings.seed, number, training.name), training.network, classes, "none")
@@ -120,8 +120,8 @@ def check_checkpoints(task: Task, plan: Plan, settings: Settings) -> None:
         for training in plan.trainings(settings.seeds):
             if training.is_trained:
                 # Weights do not matter here, so none are fetched.
-                arguments = _arguments(task, plan, number, training, networks, settings, "none")
-                digests[training.name] = check_checkpoint(**arguments, guide=digests.get(training.guide or ""))
+                setup = _setup(task, plan, number, training, networks, settings, "none")
+                digests[training.name] = check_checkpoint(setup, digests.get(training.guide or ""))
             if training.is_guide:
                 networks[training.name] = seeded(0, training.network, len(task.classes), "none")
 
@@ -205,7 +205,7 @@ def full_name(task: Task, number: int, name: str) -> str:
     return name if len(task.folds) == 1 else f"Fold {number + 1} {name}"
 
 
-def _arguments(
+def _setup(
     task: Task,
     plan: Plan,
     number: int,
@@ -213,9 +213,9 @@ def _arguments(
     networks: Mapping[str, nn.Module],
     settings: Settings,
     weights: str,
-) -> dict[str, Any]:
-    """What ``fit`` takes for a training, with a new network; its guide is among ``networks``."""
-    # Another one for each network, fold and run, and the same whoever else is trained beside it.
+) -> TrainingSetup:
+    """The setup of a training, with a new network; its guide is in ``networks``."""
+    # Depends on the network, its fold and the run, but not on the other networks of the run.
     seed = derived(settings.seed, number, training.name)
     fold = task.folds[number]
     network = seeded(seed, training.network, len(task.classes), weights)
@@ -225,16 +225,16 @@ def _arguments(
             training.technique, networks[training.guide], network,
             layers=plan.layers, guide_layers=plan.layers, settings=settings, seed=seed,
         )  # fmt: skip
-    return {
-        "name": full_name(task, number, training.name),
-        "network": network,
-        "train": fold.teacher_train if training.is_guide else fold.train,
-        "validation": fold.test,
-        "epochs": settings.teacher_epochs if training.is_guide else settings.epochs,
-        "settings": settings,
-        "seed": seed,
-        "technique": technique,
-    }
+    return TrainingSetup(
+        name=full_name(task, number, training.name),
+        network=network,
+        train=fold.teacher_train if training.is_guide else fold.train,
+        validation=fold.test,
+        epochs=settings.teacher_epochs if training.is_guide else settings.epochs,
+        settings=settings,
+        seed=seed,
+        technique=technique,
+    )
 
 
 def seeded(seed: int, architecture: str, classes: int, weights: str) -> nn.Module:
