@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Mapping, Optional
+from typing import Mapping, Optional, Sequence
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from captum_kd.distance.labels import check_label_geometry
 from distillation.checkpoints import checkpoint_path
 from distillation.measuring import measure
 from distillation.networks import build
@@ -134,21 +133,26 @@ def check_labels(task: Task, settings: Settings) -> None:
     """
     for number, fold in enumerate(task.folds, start=1):
         where = f" of fold {number}" if len(task.folds) > 1 else ""
-        try:
-            part, option = "held-out images to be scored", "--test-images"
-            check_label_geometry(fold.test.labels[: settings.test_images], None)
-            part, option = "images of the reference population", "--references"
-            for label in range(len(task.classes)):
-                # UniCAM adds each explained image to it, with the class that a network predicts.
-                check_label_geometry(torch.cat([fold.reference.labels, torch.tensor([label])]), None)
-        except ValueError as error:
-            labels = fold.test.labels[: settings.test_images] if option == "--test-images" else fold.reference.labels
-            counts = labels.bincount(minlength=len(task.classes)).tolist()
-            each = ", ".join(f"{name} {count}" for name, count in zip(task.classes, counts))
+        # UniCAM adds each explained image to the reference population, with the class that a network predicts.
+        one_more = torch.eye(len(task.classes), dtype=torch.int64)
+        for part, option, labels, added in (
+            ("held-out images to be scored", "--test-images", fold.test.labels[: settings.test_images], 0 * one_more),
+            ("images of the reference population", "--references", fold.reference.labels, one_more),
+        ):
+            counts = labels.bincount(minlength=len(task.classes))
+            if all(map(_have_geometry, (counts + added).tolist())):
+                continue
+            each = ", ".join(f"{name} {count}" for name, count in zip(task.classes, counts.tolist()))
             raise DataError(
                 f"The {part}{where} are too few of some classes to be scored ({each}): at least two classes need two or more "
                 f"of them each. Ask for more with {option}, hold more images out with --test-share, or add images."
-            ) from error
+            )
+
+
+def _have_geometry(counts: Sequence[int]) -> bool:
+    """Scores are undefined if all labels are equal, all are distinct, or one stands against the rest of equals."""
+    present = [count for count in counts if count]
+    return min(present) > 1 if len(present) == 2 else len(present) > 2 and max(present) > 1
 
 
 def check_batches(task: Task, plan: Plan, settings: Settings) -> None:
