@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from captum_kd._models.extraction import Layouts
+from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._utils.tensors import largest_of
 from captum_kd._utils.validation import check_mapping, short_repr
-from captum_kd.attr.made_with import check_made_alike
-from captum_kd.distance.centering import raw_scale, u_centered, u_shift
+from captum_kd.attr.objective import PAIR, PopulationGram
+from captum_kd.attr.origin import TransformReference, check_same_origin
+from captum_kd.distance.centering import noise_level, raw_scale, u_centered, u_shift
 from captum_kd.distance.labels import MIN_LABEL_SHARE, WAYS_OUT_OF_REFERENCE, label_distances
 from captum_kd.distance.pairwise import safe_size, unchecked_distances
 from captum_kd.distance.sources import widest
@@ -96,13 +98,13 @@ class LayerReference(NamedTuple):
         features (tuple of ReferenceFeatures): as the two models see it, Student's first.
         labels (ReferenceFeatures or None): as the labels see it; on the CPU, wherever the rest is.
         teacher (ReferenceFeatures or None): as the Teacher sees it, in the labels' place.
-        gram (Tensor): (k, k) inner products of the centered distances: Student, Base and, if there is one, the target.
+        gram (PopulationGram): of Student, Base and, if there is one, the target; both directions of removal.
     """
 
     features: tuple[ReferenceFeatures, ReferenceFeatures]
     labels: Optional[ReferenceFeatures]
     teacher: Optional[ReferenceFeatures]
-    gram: Tensor
+    gram: PopulationGram
 
     @classmethod
     def of(
@@ -127,8 +129,11 @@ class LayerReference(NamedTuple):
             of_labels = label_distances(labels, labels, class_embeddings)
             by_labels = ReferenceFeatures.of(labels, of_labels)
             distances.append(of_labels)
-        flat = u_centered(torch.stack([each.to(distances[0]) for each in distances])).flatten(1)
-        return cls((sides[0], sides[1]), by_labels, sides[2] if len(sides) == 3 else None, flat @ flat.T)
+        geometries = u_centered(torch.stack([each.to(distances[0]) for each in distances]))
+        raw_squares = [side.raw_square.to(geometries) for side in (*sides, by_labels) if side is not None]
+        noise = noise_level(student.dtype) ** 2 * torch.stack(raw_squares)
+        gram = PopulationGram.of(geometries, noise, PAIR, 2 if len(geometries) == 3 else None)
+        return cls((sides[0], sides[1]), by_labels, sides[2] if len(sides) == 3 else None, gram)
 
     def added_labels(self, target: Tensor, class_embeddings: Optional[Tensor]) -> AddedRows:
         """The inputs' labels as rows, (N, 1, m) on the CPU.
@@ -141,7 +146,7 @@ class LayerReference(NamedTuple):
         distances = label_distances(target, self.labels.points, class_embeddings)
         added = added_rows([self.labels], distances[None])
         m = distances.shape[1]
-        squares = self.gram[-1, -1].cpu() + 2 * (m - 2) / (m - 1) * added.rows[:, 0].square().sum(1)
+        squares = self.gram.gram[0, -1, -1].cpu() + 2 * (m - 2) / (m - 1) * added.rows[:, 0].square().sum(1)
         flat = squares <= MIN_LABEL_SHARE**2 * added.raw_squares[:, 0]
         if bool(flat.any()):
             index = int(flat.nonzero()[0])
@@ -170,15 +175,16 @@ def _distances(features: Tensor) -> Tensor:
 class ReferencePopulation:
     """A fixed population for :meth:`captum_kd.UniCAM.attribute`, made by :meth:`captum_kd.UniCAM.reference`.
 
-    It holds the detached features of both models and the labels, or the Teacher's features where there
-    is a Teacher, but no model. It can be reused, deep-copied and pickled, and serves distilled and
-    residual maps alike. It remembers how it was made; using it otherwise is an error.
+    It holds the detached features of both models and the labels or the Teacher's features, but no model. It can be
+    reused, copied and pickled, and serves distilled and residual maps. It belongs to the models and settings that it
+    was made with. To use it with others is an error: with changed weights, modes or buffers, other layers, another
+    ``feature_transform`` (the same object is needed; after unpickling the same name) or other class embeddings.
 
     Attributes:
         layers (tuple of LayerReference): the population at each pair of layers.
-        made_with (mapping): settings that later calls have to repeat.
-        layouts (sequence of mapping): how the layers of Student, Base and Teacher keep their positions, as
-            far as these inputs showed it: a single input may not.
+        origin (mapping): the settings that calls have to share.
+        layouts (sequence of mapping): how the layers of Student, Base and Teacher arrange positions and channels, as far
+            as these inputs showed it; a single input may not.
 
     Example::
 
@@ -188,21 +194,28 @@ class ReferencePopulation:
     """
 
     def __init__(
-        self, layers: tuple[LayerReference, ...], made_with: Mapping[str, Any], layouts: Sequence[Layouts] = ()
+        self,
+        layers: tuple[LayerReference, ...],
+        origin: Mapping[str, Any],
+        layouts: Sequence[Layouts] = (),
+        transform: Optional[TransformReference] = None,
     ) -> None:
         if not isinstance(layers, tuple) or not layers or not all(isinstance(each, LayerReference) for each in layers):
             raise TypeError(
                 f"layers must be a tuple of at least one LayerReference, got {short_repr(layers)}; populations are made by "
                 "UniCAM.reference()."
             )
-        check_mapping(made_with, "made_with", "the mapping of settings that UniCAM.reference() notes")
+        check_mapping(origin, "origin", "the mapping of settings that UniCAM.reference() notes")
         if not isinstance(layouts, (tuple, list)):
             raise TypeError(f"layouts must be a sequence of mappings, one for each model, got {short_repr(layouts)}.")
         for each in layouts:
             check_mapping(each, "layouts", "a sequence of mappings, one for each model")
+        if transform is not None and not isinstance(transform, TransformReference):
+            raise TypeError(f"transform must be a TransformReference or None, got {short_repr(transform)}.")
         self.layers = layers
-        self.made_with = dict(made_with)
+        self.origin = dict(origin)
         self.layouts = tuple(dict(each) for each in layouts)
+        self.transform = transform
 
     def __len__(self) -> int:
         return int(self.layers[0].features[0].points.shape[0])
@@ -215,13 +228,15 @@ class ReferencePopulation:
     def has_teacher(self) -> bool:
         return self.layers[0].teacher is not None
 
-    def check(self, made_with: Mapping[str, Any]) -> None:
-        """Compares a call's settings with the population's own.
+    def check(self, origin: Mapping[str, Any], feature_transform: FeatureTransform) -> None:
+        """Compares the settings of a call with the population's own.
 
         Raises:
             ValueError: naming the setting that differs.
         """
-        check_made_alike(self.made_with, made_with)
+        check_same_origin(self.origin, origin)
+        if self.transform is not None:
+            self.transform.check(feature_transform)
 
     def __repr__(self) -> str:
         kind = "labeled inputs" if self.is_labeled else "unlabeled inputs"

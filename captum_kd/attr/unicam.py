@@ -21,7 +21,7 @@ from captum_kd._utils.interrupts import changed_state, interruptible, keeping_gr
 from captum_kd.attr.call import Call, checked_map_settings
 from captum_kd.attr.gradients import ScaledFeatures, population_gradients, reference_gradients
 from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
-from captum_kd.attr.made_with import made_with
+from captum_kd.attr.origin import TransformReference, origin_of
 from captum_kd.attr.population import check_population, check_reference_inputs
 from captum_kd.attr.reference_population import AddedRows, LayerReference, ReferencePopulation
 from captum_kd.embeddings import check_class_embeddings
@@ -398,7 +398,8 @@ class UniCAM(LayerAttribution):
                     student, base, call.labels, self.class_embeddings, teacher, rounding
                 )
         layers = tuple(found[objective] for objective in self._objectives())
-        return ReferencePopulation(layers, self._made_with(call.at_input), layouts)
+        transform = TransformReference(self.feature_transform)
+        return ReferencePopulation(layers, self._origin(call.at_input), layouts, transform)
 
     def _call(self, *arguments: Any) -> Call:
         """The arguments of :meth:`Call.checked`, for these models."""
@@ -471,7 +472,7 @@ class UniCAM(LayerAttribution):
             raise TypeError(
                 f"reference must be a ReferencePopulation made by UniCAM.reference(), got {type(reference).__name__}."
             )
-        reference.check(self._made_with(call.at_input))
+        reference.check(self._origin(call.at_input), self.feature_transform)
         if call.labels is None:
             return None
         if not reference.is_labeled:
@@ -481,10 +482,10 @@ class UniCAM(LayerAttribution):
             )
         return reference.layers[0].added_labels(call.labels, self.class_embeddings)
 
-    def _made_with(self, attribute_to_layer_input: bool) -> dict[str, Any]:
+    def _origin(self, attribute_to_layer_input: bool) -> dict[str, Any]:
         """What a reference population has to share with the calls that use it."""
         student, base = self._extractors
-        return made_with(
+        return origin_of(
             student, base, self._teacher, self.feature_transform, self.class_embeddings, attribute_to_layer_input
         )
 

@@ -24,7 +24,8 @@ from captum_kd._utils.arguments import as_forward_args, as_inputs, as_labels
 from captum_kd._utils.batches import device_of, to_device
 from captum_kd._utils.interrupts import changed_state, keeping_grad_mode
 from captum_kd._utils.validation import check_choice, check_features
-from captum_kd.attr.fingerprints import digest_of_callable, digest_of_tensors, is_sharded, own_parameters
+from captum_kd._utils.checksums import checksum, own_parameters
+from captum_kd.metrics._fingerprints import digest_of_callable, is_sharded
 from captum_kd.distance.block_sums import LocalTiles, TileIterator, population_sums
 from captum_kd.distance.blockwise import check_block_size, noise_squares
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, warn_of_no_geometry
@@ -116,7 +117,7 @@ class LayerFeatures:
             return ""
         state = [(id(each), each._version) for each in weights]
         if self._weights[0] != state:
-            self._weights = state, digest_of_tensors(weights)
+            self._weights = state, checksum(weights)
         return self._weights[1]
 
 

@@ -281,4 +281,4 @@ def test_features_of_one_dimension():
 @pytest.mark.parametrize("change", [list, lambda layers: (), lambda layers: ("conv2",), lambda layers: (*layers, None)])
 def test_layers_that_are_no_populations_are_refused(population, change):
     with pytest.raises(TypeError, match="tuple of at least one LayerReference"):
-        ReferencePopulation(change(population.layers), population.made_with)
+        ReferencePopulation(change(population.layers), population.origin)

@@ -21,7 +21,8 @@ from torch.nn.parameter import is_lazy
 from captum_kd._distributed import ProcessGroup
 from captum_kd._models.layer_names import names_in
 from captum_kd._models.reachable import closure_of
-from captum_kd.attr.fingerprints import digest_of_callable, digest_of_tensors, is_device, is_sharded, methods_of, own_settings
+from captum_kd._utils.checksums import checksum
+from captum_kd.metrics._fingerprints import digest_of_callable, is_device, is_sharded, methods_of, own_settings
 from captum_kd.metrics.report.models import ComparedModel
 from captum_kd.metrics.report.settings import name_of
 
@@ -80,7 +81,7 @@ def _digest_of_bytes(value: Tensor) -> str:
     if value.is_meta or value.is_nested or value.is_quantized:
         return ""
     if value.layout != torch.strided:
-        return str(digest_of_tensors([value]))
+        return str(checksum([value]))
     flat = value.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     return hashlib.sha1(flat.view(torch.uint8).numpy().data if flat.numel() else b"").hexdigest()[:12]
 

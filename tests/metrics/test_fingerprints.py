@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from captum_kd import flatten, global_average_pool
 from captum_kd._models.reachable import modules_of
-from captum_kd.attr.fingerprints import digest_of_callable, digest_of_tensors
+from captum_kd._utils.checksums import checksum
+from captum_kd.metrics._fingerprints import digest_of_callable
 
 
 class Slotted:
@@ -71,7 +72,7 @@ def test_installed_functions_are_known_by_name():
 
 SCRIPT = """
 import functools, torch
-from captum_kd.attr.fingerprints import digest_of_callable
+from captum_kd.metrics._fingerprints import digest_of_callable
 names, table, linear = {"a", "bc", "def", 3}, {"x": 1.5, 2: (None, ...)}, torch.nn.Linear(2, 2)
 torch.nn.init.ones_(linear.weight), torch.nn.init.zeros_(linear.bias)
 def transform(x, *, names=names): return table if x in {"p", "q", "r"} else linear(x)
@@ -111,50 +112,5 @@ def test_scripted_and_compiled_functions_and_modules():
         assert digest_of_callable(torch.compile(function, backend="eager")) == digest_of_callable(function)
     scripted = modules_of(torch.jit.script(model))
     assert [type(module) for module in modules_of(torch.compile(model, backend="eager"))] == [nn.Sequential, nn.Linear, nn.ReLU]
-    weights = (digest_of_tensors([p for m in found for p in m.parameters(recurse=False)]) for found in (scripted, [model[0]]))
+    weights = (checksum([p for m in found for p in m.parameters(recurse=False)]) for found in (scripted, [model[0]]))
     assert len(set(weights)) == 1
-
-
-# --------------------------------------------------------------------------------- tensors
-
-
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        torch.ones((), dtype=torch.int64),
-        torch.ones(5, dtype=torch.bool),
-        torch.ones(2, 3, 4, dtype=torch.float16),
-        torch.ones(2, 3, dtype=torch.bfloat16),
-        torch.ones(2, 3, dtype=torch.float64),
-        torch.ones(2, 3, dtype=torch.complex64),
-        torch.ones(2, 3, dtype=torch.complex128),
-        torch.ones(4, 2).to_sparse(),
-        torch.ones(2, 3).expand(5, 2, 3),
-        torch.ones(6, 4)[::2, 1:],
-    ],
-    ids=lambda tensor: f"{tensor.dtype} {tensor.layout} {tuple(tensor.shape)}",
-)
-def test_tensors_of_any_kind(tensor: Tensor):
-    found = digest_of_tensors([tensor])
-    assert found == digest_of_tensors([tensor.clone()])
-    assert found != digest_of_tensors([tensor * 0])
-    assert found != digest_of_tensors([tensor[None] if tensor.layout == torch.strided else tensor.t()])
-
-
-def test_type_and_order_count():
-    ones, zeros = torch.ones(3), torch.zeros(3)
-    assert digest_of_tensors([ones, zeros]) != digest_of_tensors([zeros, ones])
-    assert digest_of_tensors([zeros]) != digest_of_tensors([zeros.int()])
-
-
-def test_tensors_without_entries_or_values():
-    lazy = nn.LazyLinear(3).weight
-    found = [digest_of_tensors(tensors) for tensors in ([], [torch.empty(0, 3)], [torch.empty(3, 0)], [lazy])]
-    assert len(set(found)) == 4
-
-
-def test_rows_are_summed_exactly_whatever_their_order_in_memory():
-    weights = torch.randn(64, 48, 3, 3, generator=torch.Generator().manual_seed(0))
-    other = weights.to(memory_format=torch.channels_last)
-    assert other.stride() != weights.stride()
-    assert digest_of_tensors([other]) == digest_of_tensors([weights])

@@ -1,0 +1,92 @@
+"""Checksums of tensors, to recognize the weights of a model after copying, pickling or moving to another device."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from typing import Any, MutableMapping, Optional, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+# The checksum of a GPU's tensors that was taken last, by the first of the tensors.
+_SEEN: MutableMapping[Tensor, tuple[list[Any], list[tuple[int, int]], str]] = WeakTensorKeyDictionary()
+
+
+def checksum(tensors: Sequence[Tensor]) -> str:
+    """A few characters that stand for the bits of tensors, the same on every device and in every memory layout.
+
+    Of every row of a tensor the sum of its bits as integers, which is exact in any order, and the first entry count, so
+    no change of a single entry is missed. On a GPU it is taken anew only if a tensor was replaced or written to by
+    PyTorch's count of writes, which does not see writes through ``.data``. Of tensors without plain dense values in
+    memory (meta, quantized, sparse, distributed over ranks) only shape and dtype count.
+    """
+    versions = _versions(tensors)
+    if versions is not None:
+        seen = _SEEN.get(tensors[0])
+        if seen is not None and seen[1] == versions and all(ref() is each for ref, each in zip(seen[0], tensors)):
+            return seen[2]
+    shapes = []
+    columns: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        shapes.append("not initialized" if is_lazy(tensor) else (tuple(tensor.shape), str(tensor.dtype)))
+        if not _is_plain(tensor):
+            continue
+        bits = torch.atleast_1d(_as_bits(tensor.detach()))
+        # Without a dtype of its own a sum of integers would first copy them all to int64.
+        kind = torch.int64 if bits.dtype == torch.int64 else torch.int32
+        inner = tuple(range(1, bits.dim()))
+        found = columns.setdefault((bits.device, kind), [])
+        found.append(bits.sum(inner, dtype=kind) if inner else bits.to(kind))
+        if inner:  # to negate an even number of a row's entries keeps its sum
+            found.append(bits[(slice(None),) + (0,) * len(inner)].to(kind))
+    hashed = hashlib.sha1(repr(shapes).encode())
+    for sums in columns.values():
+        hashed.update(torch.cat(sums).cpu().numpy().tobytes())
+    text = hashed.hexdigest()[:12]
+    if versions is not None:
+        _SEEN[tensors[0]] = [weakref.ref(tensor) for tensor in tensors], versions, text
+    return text
+
+
+def kept_buffers(module: nn.Module) -> list[Tensor]:
+    """A module's own buffers that shape its outputs and outlast a pass.
+
+    In training mode batch normalization does not use its running statistics, and every pass changes them; buffers that
+    are not saved with the model are caches.
+    """
+    if module.training:
+        return []
+    passing = getattr(module, "_non_persistent_buffers_set", ())
+    return [buffer for name, buffer in module._buffers.items() if buffer is not None and name not in passing]
+
+
+def own_parameters(module: nn.Module) -> list[Tensor]:
+    """A module's parameters, without those of its submodules; ``parameters()`` takes ten times as long."""
+    return [parameter for parameter in module._parameters.values() if parameter is not None]
+
+
+def _versions(tensors: Sequence[Tensor]) -> Optional[list[tuple[int, int]]]:
+    """Counts of writes and addresses of tensors on a GPU, where they are cheaper to compare than bits; None elsewhere."""
+    if not tensors or not all(_is_plain(each) and _counts_writes(each.device) and not each.is_inference() for each in tensors):
+        return None
+    return [(tensor._version, tensor.data_ptr()) for tensor in tensors]
+
+
+def _counts_writes(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    is_dense = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
+    return is_dense and not tensor.is_meta and not is_lazy(tensor) and tensor.numel() > 0
+
+
+def _as_bits(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor.view(_BITS[tensor.element_size()])
