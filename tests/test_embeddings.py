@@ -126,7 +126,7 @@ class TwoHeads(nn.Module):
             r"is '1' \(BatchNorm1d\), .* Candidates: '0' \(4 to 3\)",
         ),
         (nn.Sequential(nn.Linear(4, 3), nn.Conv2d(4, 3, 1)), ValueError, r"is '1' \(Conv2d\)"),
-        (nn.Sequential(nn.Conv2d(3, 4, 1)), ValueError, "Sequential has no nn.Linear; pass the layer"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1)), ValueError, "Sequential has no nn.Linear; pass its final layer"),
         (nn.Conv2d(3, 4, 3), ValueError, "1x1 and has one group"),
         (nn.Conv2d(4, 4, 1, groups=2), ValueError, "1x1 and has one group"),
         (nn.Linear(4, 1), ValueError, r"1 output\(s\); .* at least two classes"),
