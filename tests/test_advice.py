@@ -8,10 +8,9 @@ import torch
 from models import ConvNet, Untouched, images, labels
 from torch import Tensor, nn
 
-from captum_kd import UniCAM, flatten, global_average_pool
+from captum_kd import UniCAM, global_average_pool
 from captum_kd.embeddings import class_prototypes, classifier_embeddings
-from captum_kd.metrics import compare_transfer, keep_curve, relevance_score
-from captum_kd.metrics.report.memory import MemoryLimit
+from captum_kd.metrics import ModelOptions, compare_transfer, keep_curve, relevance_score
 
 X, Y = images(8), labels(8)
 X12, Y12 = images(12), labels(12)
@@ -229,23 +228,9 @@ def test_inputs_of_two_sizes_can_be_pooled():
 
 def test_pooling_is_not_advised_to_those_who_pool():
     with pytest.raises(ValueError, match="inputs differ in size. Resize them, or choose a layer") as error:
-        compare(AnyChannels(), AnyChannels(), "turn", TWO_SIZES, feature_transform=global_average_pool, channels_last=False)
+        compare(AnyChannels(), AnyChannels(), "turn", TWO_SIZES, feature_transform=global_average_pool,
+                model_options=ModelOptions(channels_last=False))
     assert "global_average_pool" not in str(error.value)
-
-
-@pytest.mark.parametrize(("transform", "is_advised"), [(flatten, True), (global_average_pool, False)])
-def test_memory_errors_name_the_ways_that_are_left(transform, is_advised):
-    with pytest.raises(ValueError, match="Ways out: a larger memory_limit") as error:
-        compare(ConvNet(seed=1).eval(), ConvNet(seed=2).eval(), memory_limit=1, feature_transform=transform)
-    assert ("global_average_pool" in str(error.value)) is is_advised
-
-
-def test_a_full_disk_names_the_ways_that_are_left(monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
-    limit = MemoryLimit(10**7, [], 2, taken=["half_precision=True"])
-    with pytest.raises(ValueError, match="random_projection=4096, fewer inputs") as error:
-        limit.place(10**8, 10**4, 8)
-    assert "half_precision" not in str(error.value)
 
 
 # ----------------------------------------------------------------------------------- outputs

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from captum_kd import UniCAM
 from captum_kd.embeddings import class_prototypes
-from captum_kd.metrics import compare_transfer, feature_similarity_score, keep_curve, relevance_score, sensitivity_max
+from captum_kd.metrics import (
+    Localization,
+    compare_transfer,
+    feature_similarity_score,
+    keep_curve,
+    relevance_score,
+    sensitivity_max,
+)
 from captum_kd.perturb import keep_relevant
 
 N = 8
@@ -54,7 +61,9 @@ def several_layers(student: nn.Module, base: nn.Module, x: Tensor, y: Tensor) ->
 
 
 def report(student: nn.Module, base: nn.Module, x: Tensor, y: Tensor) -> Any:
-    settings: dict[str, Any] = dict(localize="unicam", reference=(x, y), confidence=0.9, n_permutations=2, show_progress=False)
+    settings: dict[str, Any] = dict(
+        localize=Localization("unicam", reference=(x, y)), confidence=0.9, n_permutations=2, show_progress=False
+    )
     return compare_transfer(student, base, ["conv"], [(x, y)], **settings)
 
 

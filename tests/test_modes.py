@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from captum_kd import UniCAM
 from captum_kd._models.training_mode import Modes, mode_notes, modes_of
 from captum_kd.embeddings import class_prototypes
-from captum_kd.metrics import compare_transfer, feature_similarity_score, keep_curve, relevance_score
+from captum_kd.metrics import Localization, compare_transfer, feature_similarity_score, keep_curve, relevance_score
 
 X, Y = images(40), labels(40)
 
@@ -177,7 +177,8 @@ def test_what_is_said_of_running_statistics_is_so():
         lambda model: class_prototypes(model, [(X, Y)] * 3),
         lambda model: compare_transfer(model, Net(seed=1).eval(), ["conv", "parts"], [(X, Y)] * 3, show_progress=False),
         lambda model: compare_transfer(
-            model, Net(seed=1).eval(), ["conv"], [(X, Y)] * 3, localize="unicam", reference=(X, Y), show_progress=False
+            model, Net(seed=1).eval(), ["conv"], [(X, Y)] * 3, show_progress=False,
+            localize=Localization("unicam", reference=(X, Y)),
         ),
     ],
 )

@@ -17,8 +17,8 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
-from captum_kd._models.extraction import Layouts
 from captum_kd._models.feature_transforms import FeatureTransform
+from captum_kd._models.layer_activations import Layouts
 from captum_kd._utils.tensors import largest_of
 from captum_kd._utils.validation import check_mapping, short_repr
 from captum_kd.attr.objective import PAIR, PopulationGram
@@ -26,7 +26,7 @@ from captum_kd.attr.origin import TransformReference, check_same_origin
 from captum_kd.distance.centering import noise_level, raw_scale, u_centered, u_shift
 from captum_kd.distance.labels import MIN_LABEL_SHARE, WAYS_OUT_OF_REFERENCE, label_distances
 from captum_kd.distance.pairwise import safe_size, unchecked_distances
-from captum_kd.distance.sources import widest
+from captum_kd.distance.precision import widest
 
 __all__ = [
     "AddedRows",

@@ -25,7 +25,7 @@ from captum_kd.distance.centering import Estimator, unknown_estimator
 from captum_kd.distance.pairwise import is_async_device
 from captum_kd.distance.sources import DistanceSource, FeatureDistances
 
-__all__ = ["Meeting", "LocalTiles", "PairSums", "TileIterator", "Watch", "block_side", "parts", "population_sums", "tiles"]
+__all__ = ["Meeting", "LocalTiles", "PairSums", "TileIterator", "block_side", "parts", "population_sums", "tiles"]
 
 # Inputs a side of a block on a CPU: large enough for the matrix product, small enough for a core's cache.
 _CPU_BLOCK = 512
@@ -42,9 +42,6 @@ _BAD_GUESS = 1e4
 
 Meeting = Callable[[slice, slice], None]
 """Called with the rows and columns of a block."""
-
-Watch = Callable[[Sequence[Tensor], slice, slice], None]
-"""Called with the distances, rows and columns of a block."""
 
 
 class PairSums:
@@ -211,9 +208,6 @@ class TileIterator(Protocol):
     def all_reduce_sum(self, *values: Tensor) -> None:
         """Replaces tensors by their sums over all processes."""
 
-    def all_reduce_min(self, *values: Tensor) -> None:
-        """Replaces tensors by the smallest of each entry over all processes."""
-
 
 class LocalTiles:
     """All blocks are this process'."""
@@ -225,16 +219,12 @@ class LocalTiles:
     def all_reduce_sum(self, *values: Tensor) -> None:
         pass
 
-    def all_reduce_min(self, *values: Tensor) -> None:
-        pass
-
 
 def population_sums(
     sources: Sequence[DistanceSource],
     *,
     by_row: bool = False,
     block_size: Optional[int] = None,
-    watch: Optional[Callable[[], Watch]] = None,
     walk: TileIterator = LocalTiles(),
 ) -> PairSums:
     """The sums over a whole population: one pass over its blocks, or two.
@@ -244,8 +234,6 @@ def population_sums(
         by_row (bool): also sums within rows. Distances that are not held are then computed twice: the shifts that
             U-center exactly are known after one pass only.
         block_size (int, optional): inputs a side of a block; default: :func:`block_side`.
-        watch (callable, optional): makes what is to be called with the k distances, rows and columns of each block. Where the
-            first pass has to be made again, it makes another one, and what the one before saw does not count.
         walk (Walk): where several processes share the population.
 
     Returns:
@@ -254,7 +242,7 @@ def population_sums(
     size = block_side(sources[0].device) if block_size is None else block_size
     passes = _Passes(sources, size, walk)
     shifts, exact = zip(*(source.shift() for source in sources))
-    sums = passes.over(torch.stack(shifts), by_row and all(exact), watch)
+    sums = passes.over(torch.stack(shifts), by_row and all(exact))
     left = sums.gram().diagonal()
     if (by_row and not all(exact)) or bool((sums.products.diagonal() > _BAD_GUESS * left).any() and not all(exact)):
         sums = passes.over(sums.u_shifts(), by_row)
@@ -268,13 +256,13 @@ class _Passes(NamedTuple):
     block_size: int
     walk: TileIterator
 
-    def over(self, shifts: Tensor, by_row: bool, watch: Optional[Callable[[], Watch]] = None) -> PairSums:
+    def over(self, shifts: Tensor, by_row: bool) -> PairSums:
         """The sums of one pass. On a GPU it is made in the hope that no pair is close, and made again if one was: looking at
         every block for close pairs would have the host wait for each."""
         computed = [source for source in self.sources if isinstance(source, FeatureDistances)]
         if is_async_device(shifts.device) and not any(source.all_far is False for source in computed):
             rechecks: list[Tensor] = []
-            sums = self._once(shifts, by_row, watch, rechecks)
+            sums = self._once(shifts, by_row, rechecks)
             needs_recheck = torch.stack(rechecks).any() if rechecks else shifts.new_zeros(())
             found = needs_recheck.to(shifts.dtype).reshape(1)
             self.walk.all_reduce_sum(found)
@@ -283,23 +271,13 @@ class _Passes(NamedTuple):
                 source.all_far = are_apart  # for the passes that follow
             if are_apart:
                 return sums
-        return self._once(shifts, by_row, watch)
+        return self._once(shifts, by_row)
 
-    def _once(
-        self,
-        shifts: Tensor,
-        by_row: bool,
-        watch: Optional[Callable[[], Watch]],
-        rechecks: Optional[list[Tensor]] = None,
-    ) -> PairSums:
+    def _once(self, shifts: Tensor, by_row: bool, rechecks: Optional[list[Tensor]] = None) -> PairSums:
         sums = PairSums(shifts, by_row)
-        look = None if watch is None else watch()
 
         def see(rows: slice, columns: slice) -> None:
-            distances = [source.block(rows, columns, rechecks) for source in self.sources]
-            if look is not None:
-                look(distances, rows, columns)
-            sums.add(distances, rows, columns)
+            sums.add([source.block(rows, columns, rechecks) for source in self.sources], rows, columns)
 
         self.walk.each(self.sources, self.block_size, see)
         self.walk.all_reduce_sum(sums.rows, sums.products, *([] if sums.by_row is None else [sums.by_row]))

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from captum_kd._distributed import ProcessGroup
 from captum_kd.distance.block_sums import Meeting, parts
-from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features, TensorFeatures, widest
+from captum_kd.distance.precision import widest
+from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features, TensorFeatures
 
 __all__ = ["RemoteBuffer", "RingTiles", "ShardedDistances", "ShardedFeatures", "Shards"]
 
@@ -160,14 +161,13 @@ class ShardedDistances(FeatureDistances):
 
     Args:
         features (ShardedFeatures): (n, d).
-        widen (bool): as for :class:`FeatureDistances`.
 
     Raises:
         ValueError: non-finite features, in all processes.
     """
 
-    def __init__(self, features: ShardedFeatures, widen: bool = False) -> None:
-        super().__init__(features, widen, keep=False)
+    def __init__(self, features: ShardedFeatures) -> None:
+        super().__init__(features, keep=False)
         self.features = features
         self._held: Optional[dict[tuple[int, int], Tensor]] = None
         self._guess: Optional[Tensor] = None
@@ -370,9 +370,6 @@ class RingTiles:
 
     def all_reduce_sum(self, *values: Tensor) -> None:
         self.processes.all_reduce_sum(*values)
-
-    def all_reduce_min(self, *values: Tensor) -> None:
-        self.processes.all_reduce_min(*values)
 
     def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
         traveling = [

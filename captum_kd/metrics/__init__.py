@@ -4,11 +4,15 @@ from captum_kd.metrics.keep_curve import KeepCurve, keep_curve
 from captum_kd.metrics.localization import LocalizationScores, localization_score
 from captum_kd.metrics.random_attributions import random_attributions
 from captum_kd.metrics.relevance import relevance_score
-from captum_kd.metrics.report import TransferReport, compare_transfer
+from captum_kd.metrics.report import Comparisons, Compute, Localization, ModelOptions, TransferReport, compare_transfer
 from captum_kd.metrics.sensitivity import sensitivity_max
 from captum_kd.metrics.similarity import feature_similarity_score
 
 __all__ = [
+    "Comparisons",
+    "Compute",
+    "Localization",
+    "ModelOptions",
     "TransferReport",
     "compare_transfer",
     "KeepCurve",

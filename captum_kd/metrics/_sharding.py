@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_kd._distributed import ProcessGroup
 from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures
-from captum_kd.distance.sources import Features, TensorFeatures, is_to_be_widened
+from captum_kd.distance.sources import Features, TensorFeatures
 
 __all__ = ["FeatureSpec", "FeatureSpecs", "common_specs", "spec_of", "shared_distances"]
 
@@ -63,4 +63,4 @@ def shared_distances(
     if own is None:
         own = TensorFeatures(torch.empty((0, kind.width), dtype=kind.dtype, device=device))
     shared = ShardedFeatures(own, shards, processes)
-    return ShardedDistances(shared, is_to_be_widened(shared))
+    return ShardedDistances(shared)

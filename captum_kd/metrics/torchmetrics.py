@@ -33,7 +33,7 @@ from captum_kd.distance.functional import as_real
 from captum_kd.distance.gram import partial_correlation
 from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry
 from captum_kd.distance.sharded import RingTiles, Shards
-from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures, is_to_be_widened
+from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.metrics._layer_features import FeatureSettings, layer_features, layer_observer
 from captum_kd.metrics._sharding import common_specs, spec_of, shared_distances
@@ -377,7 +377,7 @@ class _GeometryMetric(Metric):
             features, rounding = here[name], max(each["rounding"][self.names.index(name)] for each in seen)
             own = None if features is None else TensorFeatures(features, rounding)
             if own is not None and type(processes) is ProcessGroup:
-                sources.append(FeatureDistances(own, is_to_be_widened(own)))
+                sources.append(FeatureDistances(own))
             else:
                 sources.append(shared_distances(own, kinds[name], device, shards, processes))
         if self.labeled:

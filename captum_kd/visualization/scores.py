@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from captum_kd._utils.validation import check_str
+from captum_kd.metrics import scores_table
+from captum_kd.metrics.scores_table import PROGRESSION, RELEVANCE, SIMILARITY, TEACHERS_SHARE
 from captum_kd.visualization._rows import Estimate, checked_rows
 from captum_kd.visualization._style import (
     BLACK,
@@ -40,30 +42,27 @@ __all__ = ["plot_layer_scores"]
 Array = npt.NDArray[Any]
 
 
+LINES = {
+    "fss": LineStyle(BLUE, "o", "-"),
+    "fss_student_teacher": LineStyle(SKY, "D", "--"),
+    "fss_base_teacher": LineStyle(ORANGE, "s", ":"),
+    "rs_student": LineStyle(BLUE, "o", "-"),
+    "rs_base": LineStyle(ORANGE, "s", "-"),
+    "rs_distilled": LineStyle(GREEN, "^", "--"),
+    "rs_residual": LineStyle(BLACK, "v", ":"),
+    "rs_teacher": LineStyle(SKY, "D", "-."),
+    "teacher_distilled": LineStyle(GREEN, "^", "-"),
+    "teacher_residual": LineStyle(BLACK, "v", "-"),
+    "teacher_only_distilled": LineStyle(GREEN, "D", "--"),
+    "teacher_only_residual": LineStyle(BLACK, "s", ":"),
+    "progression_student": LineStyle(BLUE, "o", "-"),
+    "progression_base": LineStyle(ORANGE, "s", "--"),
+    "progression_teacher": LineStyle(SKY, "D", "-."),
+}
+
 SCORES: dict[str, dict[str, tuple[str, LineStyle]]] = {
-    "Feature similarity (FSS)": {
-        "fss": ("Student and Base", LineStyle(BLUE, "o", "-")),
-        "fss_student_teacher": ("Student and Teacher", LineStyle(SKY, "D", "--")),
-        "fss_base_teacher": ("Base and Teacher", LineStyle(ORANGE, "s", ":")),
-    },
-    "Relevance (RS)": {
-        "rs_student": ("Student", LineStyle(BLUE, "o", "-")),
-        "rs_base": ("Base", LineStyle(ORANGE, "s", "-")),
-        "rs_distilled": ("distilled (Student given Base)", LineStyle(GREEN, "^", "--")),
-        "rs_residual": ("residual (Base given Student)", LineStyle(BLACK, "v", ":")),
-        "rs_teacher": ("Teacher", LineStyle(SKY, "D", "-.")),
-    },
-    "Teacher's share": {
-        "teacher_distilled": ("distilled", LineStyle(GREEN, "^", "-")),
-        "teacher_residual": ("residual", LineStyle(BLACK, "v", "-")),
-        "teacher_only_distilled": ("distilled, beyond the labels", LineStyle(GREEN, "D", "--")),
-        "teacher_only_residual": ("residual, beyond the labels", LineStyle(BLACK, "s", ":")),
-    },
-    "Progression": {
-        "progression_student": ("Student", LineStyle(BLUE, "o", "-")),
-        "progression_base": ("Base", LineStyle(ORANGE, "s", "--")),
-        "progression_teacher": ("Teacher", LineStyle(SKY, "D", "-.")),
-    },
+    kind: {score.name: (score.label, LINES[score.name]) for score in scores_table.SCORES if score.kind == kind}
+    for kind in (SIMILARITY, RELEVANCE, TEACHERS_SHARE, PROGRESSION)
 }
 """Kind of score -> score -> label and style. Scores of one kind share a panel."""
 

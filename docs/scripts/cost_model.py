@@ -52,7 +52,6 @@ LAYERS = {
     "layer4, pooled": (100_352, 2_048),
     "layer4, flattened": (100_352, 100_352),
     "layer1, pooled": (802_816, 256),
-    "layer1, random_projection=4096": (802_816, 4_096),
     "layer1, flattened": (802_816, 802_816),
 }
 BLOCKS = (512, 4096)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_kd import flatten_to_unit_length
-from captum_kd.metrics import TransferReport, compare_transfer
+from captum_kd.metrics import Comparisons, Localization, TransferReport, compare_transfer
 from distillation.outcomes import SALIENT, WHOLE
 from distillation.plan import Plan
 from distillation.settings import Settings
@@ -70,7 +70,7 @@ def score(
                 _Batches(examples, settings.image_size),
                 teacher=networks[teacher],
                 localize=localize,
-                groups=in_groups,
+                comparisons=Comparisons(groups=in_groups),
                 confidence=CONFIDENCE,
                 seed=settings.seed,
                 show_progress=progress,
@@ -125,8 +125,7 @@ def _published(
                         population="batch",
                         estimator="biased",
                         feature_transform=flatten_to_unit_length,
-                        localize=localize,
-                        localize_target="label",
+                        localize=localize and Localization(localize, target="label"),
                         seed=settings.seed,
                         show_progress=False,
                     )

@@ -12,7 +12,7 @@ from ratios import at_most
 BEFORE = """
 import torch
 from torch import nn
-from captum_kd.metrics import compare_transfer
+from captum_kd.metrics import Compute, compare_transfer
 
 class Noise(nn.Module):
     def __init__(self, seed, width):
@@ -24,19 +24,18 @@ class Noise(nn.Module):
         wide[:, :8] += 40 * x[:, None] % 7
         return self.layer1(wide)
 
-def report(n, width, limit, **settings):
+def report(n, width, limit):
     data = [(part, part.long() % 7) for part in torch.arange(float(n)).split(16)]
-    return compare_transfer(Noise(1, width), Noise(2, width), "layer1", data, confidence=0.95, memory_limit=limit,
-                            show_progress=False, **settings)
+    return compare_transfer(Noise(1, width), Noise(2, width), "layer1", data, confidence=0.95,
+                            compute=Compute(memory_limit=limit), show_progress=False)
 report(64, 100, None)
 """
 
 
 def main(images: int = 1000) -> None:
-    for name, settings in (("", ""), (", half precision", ", half_precision=True"), (", projected", ", random_projection=4096")):
-        call = f"found = report({images}, 802_816, 2**30{settings}); print(found.settings['features'])"
-        peak = peak_over_inputs("", call, before=BEFORE)
-        print(at_most(f"peak in MiB, {images} images of 802,816 features, two models{name}", peak, 2048), flush=True)
+    call = f"found = report({images}, 802_816, 2**30); print(found.settings['features'])"
+    peak = peak_over_inputs("", call, before=BEFORE)
+    print(at_most(f"peak in MiB, {images} images of 802,816 features, two models", peak, 2048), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 from counted_questions import asked
 from torch import Tensor
 
-from captum_kd.distance import distance_correlation, partial_distance_correlation
+from captum_kd.distance import distance_correlation, semipartial_distance_correlation
 from captum_kd.distance.block_sums import LocalTiles, PairSums, block_side, population_sums
 from captum_kd.distance.labels import LabelDistances
 from captum_kd.distance.pairwise import (
@@ -18,11 +18,11 @@ from captum_kd.distance.pairwise import (
     fast_distances,
     unchecked_distances,
 )
-from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures, widest
+from captum_kd.distance.precision import widest
+from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures
 from captum_kd.metrics.inference import label_permutation_p_value
-from captum_kd.metrics.report.repeats import RepeatedInputs
 
-MODULES = ("distance.pairwise", "distance.sources", "distance.block_sums", "metrics.report.repeats")
+MODULES = ("distance.pairwise", "distance.sources", "distance.block_sums")
 N = 600
 
 
@@ -93,7 +93,7 @@ def test_scores_and_gradients_are_those_of_the_cpu(queued, monkeypatch, copies):
         x, y, z = (apart(dtype=torch.float64, seed=seed) for seed in range(3))
         x[:copies] = x[copies : 2 * copies]
         x.requires_grad_()
-        value = partial_distance_correlation(x, y, z, block_size=200) + distance_correlation(x, y, block_size=200)
+        value = semipartial_distance_correlation(x, y, z, block_size=200) + distance_correlation(x, y, block_size=200)
         value.backward()
         assert x.grad is not None
         return value.detach(), x.grad
@@ -112,10 +112,7 @@ def test_the_number_of_blocks_adds_no_questions(queued, by_row):
 
     def score(block_size: int) -> None:
         geometries = [*sources(x, y), LabelDistances(labels, None, x.device)]
-        repeats = RepeatedInputs()
-        population_sums(
-            geometries, by_row=by_row, block_size=block_size, watch=lambda: repeats.watch(geometries[:2])
-        ).gram()
+        population_sums(geometries, by_row=by_row, block_size=block_size).gram()
 
     assert asked(lambda: score(300)) == asked(lambda: score(50)) < 60
 
@@ -137,24 +134,6 @@ def test_permutations_ask_only_for_their_orders(queued):
 
     population_sums([source])
     assert asked(lambda: test(40)) == asked(lambda: test(60))
-
-
-@pytest.mark.parametrize("copies", [0, 4])
-def test_repeated_inputs_are_found(queued, copies):
-    x, y = apart(), apart(seed=1)
-    for each in (x, y):
-        each[:copies] = each[300 : 300 + copies]
-    held = sources(x, y)
-    repeats = RepeatedInputs()
-    sums: PairSums = population_sums(held, block_size=128, watch=lambda: repeats.watch(held))
-
-    class Alone:
-        def all_reduce_min(self, *values: Tensor) -> None:
-            pass
-
-    repeats.end(Alone())  # type: ignore[arg-type]
-    assert repeats.count == 2 * copies
-    assert sums.n == N
 
 
 @pytest.mark.parametrize("k", range(1, 6))
@@ -201,9 +180,8 @@ def test_a_doubt_of_one_process_is_everybodys(queued, doubted):
                     value += doubted
 
     (source,) = sources(apart())
-    watched = []
-    population_sums([source], block_size=200, watch=lambda: watched.append(1) or (lambda *block: None), walk=Beside())
-    assert passes == [200] * (1 + doubted) and len(watched) == 1 + doubted
+    population_sums([source], block_size=200, walk=Beside())
+    assert passes == [200] * (1 + doubted)
     assert source.all_far is (not doubted)
 
 

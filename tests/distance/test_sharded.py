@@ -27,12 +27,12 @@ def features(n: int, count: int = 3, dtype: torch.dtype = torch.float32, d: int 
     ]
 
 
-def spread(group: Any, sizes: Sequence[int], whole: Sequence[Tensor], widen: bool = True) -> Any:
+def spread(group: Any, sizes: Sequence[int], whole: Sequence[Tensor]) -> Any:
     processes = as_process_group(group)
     shards = Shards(sizes, processes.rank)
     own = [TensorFeatures(each[shards.own]) for each in whole]
     walk = RingTiles(shards, processes, sum(each.shape[1] for each in own))
-    return walk, [ShardedDistances(ShardedFeatures(each, shards, processes), widen) for each in own]
+    return walk, [ShardedDistances(ShardedFeatures(each, shards, processes)) for each in own]
 
 
 def sums_of(group: Any, sizes: Sequence[int], by_row: bool, block: int, held: bool) -> Any:
@@ -84,7 +84,7 @@ def test_what_one_sends_is_what_the_other_expects(size: int) -> None:
 
 def received(group: Any, n: int, d: int, block: int) -> tuple[int, int, int]:
     """Bytes sent, and the most rows of others that were here at once."""
-    walk, sources = spread(group, [n // walk_size(group)] * walk_size(group), features(n, 1, d=d), False)
+    walk, sources = spread(group, [n // walk_size(group)] * walk_size(group), features(n, 1, d=d))
     most = 0
     set_remote_rows = ShardedFeatures.set_remote_rows
 
@@ -216,10 +216,11 @@ def alone(values: Tensor) -> ShardedDistances:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("numbers", [1, 50, 1 << 24])
 def test_the_guess_takes_all_inputs_to_lie_at_right_angles(monkeypatch: Any, numbers: int, dtype: torch.dtype) -> None:
+    monkeypatch.setattr("captum_kd.distance.precision.MOST_DENSE", 4)  # float32 stays float32
     monkeypatch.setattr(sharded, "_MESSAGE_NUMBERS", numbers)
     (values,) = features(70, 1, dtype)
     source = alone(values)
-    assert source.dtype == dtype  # more inputs than are always compared in float64
+    assert source.dtype == dtype
     found, exact = source.shift()
     expected = (values.double() - values.double().mean(0)).square().sum(1).sqrt() / 2**0.5
     assert exact is False and found.dtype == torch.float64

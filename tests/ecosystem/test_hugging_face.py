@@ -5,7 +5,7 @@ import torch
 from models import ConvNet
 
 from captum_kd import UniCAM
-from captum_kd.metrics import compare_transfer, feature_similarity_score, keep_curve, relevance_score
+from captum_kd.metrics import Localization, compare_transfer, feature_similarity_score, keep_curve, relevance_score
 
 transformers = pytest.importorskip("transformers")
 
@@ -80,8 +80,8 @@ def test_reports_over_loaders_of_pixel_values_open_in_pandas(name, localize, tmp
     reference = (pixels(6), torch.arange(6) % 3) if localize == "unicam" else None
     report = compare_transfer(
         {"student": model(name, 1)}, {"base": model("ResNet", 2)},
-        {"last": {"student": layer, "base": "resnet.encoder.stages.1"}}, batches(), localize=localize, confidence=0.9,
-        n_permutations=19, show_progress=False, reference=reference,
+        {"last": {"student": layer, "base": "resnet.encoder.stages.1"}}, batches(),
+        localize=Localization(localize, reference=reference), confidence=0.9, n_permutations=19, show_progress=False,
     )  # fmt: skip
     report.to_csv(tmp_path / "report.csv")
     frame = pandas.read_csv(tmp_path / "report.csv")

@@ -101,6 +101,21 @@ def _rows(result: Any, given: dict[str, Any]) -> None:
     result.to_json(), result.to_csv(), str(result), result.to_markdown()
 
 
+FOURTH = Net(4).eval()
+
+
+def _report_with(argument: str, option: type) -> Callable[..., Any]:
+    """A report with one of its options, made of what is given."""
+
+    def run(**given: Any) -> Any:
+        models = {"student": {"a": STUDENT, "b": TEACHER}, "base": {"c": BASE, "d": FOURTH}}
+        return captum_kd.metrics.compare_transfer(
+            **models, layers=["conv2"], data=[(IMAGES, LABELS)], show_progress=False, **{argument: option(**given)}
+        )
+
+    return run
+
+
 def _p_value(result: Any, given: dict[str, Any]) -> None:
     assert 0 < result <= 1
 
@@ -159,6 +174,10 @@ CASES: dict[str, Case] = {
         captum_kd.distance.partial_distance_correlation, captum_kd.distance.partial_distance_correlation,
         lambda: dict(x=FEATURES, y=OTHERS, given=FEATURES[:, :3]), _score,
     ),
+    "captum_kd.distance.semipartial_distance_correlation": Case(
+        captum_kd.distance.semipartial_distance_correlation, captum_kd.distance.semipartial_distance_correlation,
+        lambda: dict(x=FEATURES, y=OTHERS, given=FEATURES[:, :3]), _score,
+    ),
     "captum_kd.distance.euclidean_distances": Case(
         captum_kd.distance.euclidean_distances, captum_kd.distance.euclidean_distances, lambda: dict(x=FEATURES), _distances
     ),
@@ -210,6 +229,19 @@ CASES: dict[str, Case] = {
         ),
         _rows,
         {"data": ("loader", "batch"), "localize": ("localizes",), **MODEL_ARGS},
+    ),
+    "captum_kd.metrics.Localization": Case(
+        captum_kd.metrics.Localization, _report_with("localize", captum_kd.metrics.Localization),
+        lambda: dict(method="unicam", reference=(IMAGES, LABELS)), _rows, {"method": ("localize", "map")},
+    ),
+    "captum_kd.metrics.ModelOptions": Case(
+        captum_kd.metrics.ModelOptions, _report_with("model_options", captum_kd.metrics.ModelOptions), dict, _rows, MODEL_ARGS,
+    ),
+    "captum_kd.metrics.Comparisons": Case(
+        captum_kd.metrics.Comparisons, _report_with("comparisons", captum_kd.metrics.Comparisons), dict, _rows,
+    ),
+    "captum_kd.metrics.Compute": Case(
+        captum_kd.metrics.Compute, _report_with("compute", captum_kd.metrics.Compute), dict, _rows,
     ),
     "captum_kd.metrics.feature_similarity_score": Case(
         captum_kd.metrics.feature_similarity_score, captum_kd.metrics.feature_similarity_score,

@@ -15,7 +15,7 @@ from workers import Workers, of
 
 from captum_kd import flatten, global_average_pool
 from captum_kd._distributed import as_process_group
-from captum_kd.metrics import compare_transfer, feature_similarity_score, relevance_score
+from captum_kd.metrics import Comparisons, Compute, compare_transfer, feature_similarity_score, relevance_score
 from captum_kd.metrics.torchmetrics import FeatureSimilarityScore, LayerFeatures, RelevanceScore, TransferScores
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -61,11 +61,10 @@ def test_a_transform_of_the_users_pools_over_channels():
 
 WAYS: dict[str, dict[str, Any]] = {
     "held": {},
-    "blocks": dict(block_size=7),
-    "half": dict(half_precision=True),
-    "projected": dict(random_projection=4),
+    "blocks": dict(compute=Compute(block_size=7)),
+    "file": dict(compute=Compute(memory_limit=1)),
     "batches": dict(population="batch"),
-    "inference": dict(confidence=0.9, n_permutations=30, progression=True),
+    "inference": dict(confidence=0.9, n_permutations=30, comparisons=Comparisons(progression=True)),
 }
 
 
@@ -143,8 +142,8 @@ def shared(group: Any) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         report = compare_transfer(
-            net("affine", 1), net("varying", 2), ["norm"], [(x()[rows], y()[rows])], block_size=6, process_group=group,
-            show_progress=False, **POOLED,
+            net("affine", 1), net("varying", 2), ["norm"], [(x()[rows], y()[rows])],
+            compute=Compute(process_group=group, block_size=6), show_progress=False, **POOLED,
         )  # fmt: skip
     metric = TransferScores(process_group=group) if group is not None else TransferScores()
     nothing, varying = (LayerFeatures(net(kind, seed), "norm", **POOLED) for kind, seed in (("affine", 1), ("varying", 2)))

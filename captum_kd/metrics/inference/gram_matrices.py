@@ -20,6 +20,7 @@ from captum_kd.distance.blockwise import noise_squares
 from captum_kd.distance.gram import partial_correlation
 from captum_kd.distance.sources import DistanceSource
 from captum_kd.metrics.inference.matrices import as_sources
+from captum_kd.metrics.scores_table import scores_of_pair
 
 __all__ = ["Products", "Score", "Side", "geometry_products", "pair_scores", "products_of", "transfer_scores"]
 
@@ -60,25 +61,13 @@ def transfer_scores(
     for argument, name in (("student", student), ("base", base), ("labels", labels)):
         check_str(name, argument, or_none=False)
     check_str(teacher, "teacher")
-    distilled, residual = (student, base), (base, student)
-    scores = {
-        "fss": Score(student, base),
-        "rs_student": Score(student, labels),
-        "rs_base": Score(base, labels),
-        "rs_distilled": Score(distilled, labels),
-        "rs_residual": Score(residual, labels),
-    }
-    if teacher is not None:
-        scores |= {
-            "rs_teacher": Score(teacher, labels),
-            "fss_student_teacher": Score(student, teacher),
-            "fss_base_teacher": Score(base, teacher),
-            "teacher_distilled": Score(distilled, teacher),
-            "teacher_residual": Score(residual, teacher),
-            "teacher_only_distilled": Score(distilled, (teacher, labels)),
-            "teacher_only_residual": Score(residual, (teacher, labels)),
-        }
-    return scores
+    names = {"student": student, "base": base, "labels": labels, "teacher": teacher or ""}
+
+    def side(roles: tuple[str, ...]) -> Side:
+        chosen = tuple(names[role] for role in roles)
+        return chosen if len(chosen) > 1 else chosen[0]
+
+    return {each.name: Score(side(each.x), side(each.y)) for each in scores_of_pair(has_teacher=teacher is not None)}
 
 
 class Products(NamedTuple):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from captum_kd._utils.validation import check_int, check_float, check_str, check_choice, check_mapping
 from captum_kd.metrics.inference.seed_tests import check_roles, has_every_score, holm, relabeling_count, seed_test
+from captum_kd.metrics.scores_table import SCORES, Question
 
 __all__ = ["QUESTIONS", "Question", "SeedVerdict", "seed_control", "single_pair_sentence"]
 
@@ -16,46 +17,7 @@ __all__ = ["QUESTIONS", "Question", "SeedVerdict", "seed_control", "single_pair_
 _ROUNDING = 1e-12
 
 
-class Question(NamedTuple):
-    """What is asked of the seeds.
-
-    Attributes:
-        larger (bool): whether Student-Base scores are expected to be larger than Base-Base ones.
-        yes (str): the sentence's middle where the answer is yes.
-        no (str): and where the seeds do not show it.
-    """
-
-    larger: bool
-    yes: str
-    no: str
-
-
-def _question(larger: bool, subject: str, than: str) -> Question:
-    return Question(larger, f"{subject} {than}", f"no evidence that {subject} {than}")
-
-
-QUESTIONS: dict[str, Question] = {
-    "fss": _question(
-        False,
-        "Students differ from Bases in geometry",
-        "more than a Base differs from a Base of another seed",
-    ),
-    "rs_distilled": _question(
-        True,
-        "what Students have and Bases lack follows the labels",
-        "more closely than what one Base has and another lacks",
-    ),
-    "teacher_distilled": _question(
-        True,
-        "what Students have and Bases lack is the Teacher's",
-        "to a larger extent than what one Base has and another lacks",
-    ),
-    "teacher_only_distilled": _question(
-        True,
-        "what Students have and Bases lack is the Teacher's beyond the labels",
-        "to a larger extent than what one Base has and another lacks",
-    ),
-}
+QUESTIONS: dict[str, Question] = {score.name: score.question for score in SCORES if score.question is not None}
 """The questions, by the name that the score of the pairs has in the report."""
 
 

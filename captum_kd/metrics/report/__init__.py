@@ -1,12 +1,13 @@
-"""One report over several models and layers.
+"""A report over several models and layers.
 
-:mod:`.compare` is the function; data flow from :mod:`.subjects` (models and layers by name) through :mod:`.views`
-(features, localized by :mod:`.localizing`) and :mod:`.populations` (all inputs or mini-batches) to :mod:`.scoring`
-(scores, intervals, p-values), and end in :mod:`.transfer_report` (the result; :mod:`.notes` and :mod:`.table` put it
-into words).
+:mod:`.compare` is the function and :mod:`.settings` its options. :mod:`.models` finds models and layers, :mod:`.collect` takes
+their features batch by batch (of images that :mod:`.salient` reduces), :mod:`.aggregation` pools them, and :mod:`.scores`
+computes scores, intervals and p-values of a layer. :mod:`.transfer_report` is the result; :mod:`.notes` and :mod:`.text` put it
+into words.
 """
 
 from captum_kd.metrics.report.compare import compare_transfer
+from captum_kd.metrics.report.settings import Comparisons, Compute, Localization, ModelOptions
 from captum_kd.metrics.report.transfer_report import TransferReport
 
-__all__ = ["TransferReport", "compare_transfer"]
+__all__ = ["Comparisons", "Compute", "Localization", "ModelOptions", "TransferReport", "compare_transfer"]

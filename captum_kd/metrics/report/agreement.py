@@ -24,7 +24,7 @@ from captum_kd._models.reachable import closure_of
 from captum_kd._utils.checksums import checksum
 from captum_kd.metrics._fingerprints import digest_of_callable, is_device, is_sharded, methods_of, own_settings
 from captum_kd.metrics.report.models import ComparedModel
-from captum_kd.metrics.report.settings import name_of
+from captum_kd.metrics.report.settings import Settings, name_of
 
 __all__ = ["check_models", "exact_digest", "question_of", "what_is_called"]
 
@@ -41,10 +41,8 @@ def check_models(subjects: Sequence[ComparedModel], processes: ProcessGroup) -> 
             )
 
 
-def question_of(
-    subjects: Sequence[ComparedModel], labels: Sequence[str], class_embeddings: Optional[Tensor], arguments: Mapping[str, object]
-) -> dict[str, object]:
-    """What all processes must have alike, by its name in errors: layers, models, classes and arguments."""
+def question_of(subjects: Sequence[ComparedModel], labels: Sequence[str], settings: Settings) -> dict[str, object]:
+    """What all processes must have alike, by its name in errors: layers, models and settings."""
     values: dict[str, object] = {"layers": list(labels), "student, base, teacher": [str(each) for each in subjects]}
     for subject in subjects:
         values[f"layers of {subject}"] = [layer.name for layer in subject.layers]
@@ -52,7 +50,17 @@ def question_of(
             values.update(_modules(subject, subject.model))
         else:
             values[f"{subject} (name and contents)"] = what_is_called(subject.model)
-    return {**values, "class_embeddings": exact_digest(class_embeddings), **arguments}
+    return {**values, **{name: _comparable(value) for name, value in settings.compared().items()}}
+
+
+def _comparable(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {name: _comparable(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_comparable, value))
+    return what_is_called(value) if callable(value) else exact_digest(value)
 
 
 def what_is_called(function: Any) -> Optional[tuple[str, str]]:

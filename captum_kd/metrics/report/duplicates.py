@@ -12,8 +12,6 @@ from torch import Tensor
 
 from captum_kd._distributed import ProcessGroup
 
-__all__ = ["Copies"]
-
 _BYTES = 8
 
 

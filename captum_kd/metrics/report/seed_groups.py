@@ -12,9 +12,9 @@ from torch import Tensor
 from captum_kd._utils.validation import short_repr
 from captum_kd.metrics.inference import seed_control, single_pair_sentence
 from captum_kd.metrics.inference.seed_tests import MOST_RELABELINGS, relabeling_count
-from captum_kd.metrics.report.models import BASE, STUDENT, ComparedModel
-
-__all__ = ["SeedGroup", "as_seed_groups", "control_seeds", "without_seed_control"]
+from captum_kd.metrics.report.models import ComparedModel
+from captum_kd.metrics.report.settings import Settings
+from captum_kd.metrics.scores_table import BASE, STUDENT
 
 LEAST_BASES = 2
 """The null compares Bases with each other."""
@@ -25,7 +25,7 @@ class SeedGroup(NamedTuple):
 
     Attributes:
         name (str, optional): the group's, None where it is the only one.
-        models (list of Subject): Students first, then Bases.
+        models (list of ComparedModel): Students first, then Bases.
         students (int): number of Students.
         shared_seeds (list of (int, int)): (place among the Students, place among the Bases).
     """
@@ -39,7 +39,7 @@ class SeedGroup(NamedTuple):
     def keys(self) -> list[str]:
         return [model.key for model in self.models]
 
-    def short_repr(self) -> dict[str, Any]:
+    def recorded(self) -> dict[str, Any]:
         names = [model.name for model in self.models]
         students, bases = names[: self.students], names[self.students :]
         return {
@@ -50,86 +50,46 @@ class SeedGroup(NamedTuple):
         }
 
 
-def as_seed_groups(
-    subjects: Sequence[ComparedModel],
-    groups: Optional[Mapping[str, Sequence[str]]],
-    shared_seeds: Sequence[tuple[str, str]],
-    *,
-    explained_in_pairs: bool,
-) -> list[SeedGroup]:
-    """The groups that can be tested; none without a second Base.
-
-    Raises:
-        TypeError: groups that are no mapping of names, shared seeds that are no pairs of names.
-        ValueError: names of no Student or Base, a model in two pairs of shared seeds, too many relabelings, or
-            groups and shared seeds where no seed control is possible.
-    """
-    students, bases = ({each.name: each for each in subjects if each.role == role} for role in (STUDENT, BASE))
-    named = {None: list(students)} if groups is None else _checked_groups(groups, students)
-    shared = _checked_seeds(shared_seeds, students, bases)
-    if len(bases) < LEAST_BASES or explained_in_pairs:
-        if groups is not None or shared:
-            reason = "localize='unicam' allows none" if explained_in_pairs else "it needs two Bases of different seeds"
+def as_seed_groups(models: Sequence[ComparedModel], settings: Settings) -> list[SeedGroup]:
+    """The groups that can be tested; none without a second Base."""
+    groups, shared_seeds = settings.comparisons.groups, settings.comparisons.shared_seeds
+    students, bases = ({each.name: each for each in models if each.role == role} for role in (STUDENT, BASE))
+    named: dict[Optional[str], list[str]] = {None: list(students)}
+    if groups is not None:
+        named = {name: list(members) for name, members in groups.items()}
+        for name, members in named.items():
+            if not members or len(set(members)) < len(members) or not set(members) <= set(students):
+                raise ValueError(f"groups[{name!r}] must name some of the Students {list(students)}, each once; got {members}.")
+    _check_seeds(shared_seeds, list(students), list(bases))
+    if len(bases) < LEAST_BASES or settings.in_pairs:
+        if groups is not None or shared_seeds:
+            reason = '"unicam" maps allow none' if settings.in_pairs else "it needs two Bases of different seeds"
             raise ValueError(f"groups and shared_seeds are for seed control, but {reason}; leave them out.")
         return []
     found = []
     base_names = list(bases)
     for name, members in named.items():
-        pairs = [(members.index(s), base_names.index(b)) for s, b in shared if s in members]
+        pairs = [(members.index(s), base_names.index(b)) for s, b in shared_seeds if s in members]
         count = relabeling_count(len(members), len(bases), len(pairs))
         if count > MOST_RELABELINGS:
             raise ValueError(
                 f"{len(members)} Students and {len(bases)} Bases can be relabeled in {count} ways, more than seed control "
                 f"counts one by one ({MOST_RELABELINGS}); leave some models out, or name fewer Students in groups."
             )
-        models = [students[member] for member in members] + list(bases.values())
-        found.append(SeedGroup(name, models, len(members), pairs))
+        found.append(SeedGroup(name, [students[member] for member in members] + list(bases.values()), len(members), pairs))
     return found
 
 
-def _checked_groups(
-    groups: Mapping[str, Sequence[str]], students: Mapping[str, ComparedModel]
-) -> dict[Optional[str], list[str]]:
-    if not isinstance(groups, Mapping) or any(isinstance(members, str) for members in groups.values()):
-        raise TypeError(
-            f"groups must be {{name: names of Students}}, a list of names for each group, got {short_repr(groups)}."
-        )
-    if not groups:
-        raise ValueError("groups is an empty mapping; leave it out, or name at least one group of Students.")
-    for name, members in groups.items():
-        if not isinstance(members, (list, tuple)):
-            raise TypeError(f"groups[{name!r}] must be a list of Students' names, got {type(members).__name__}.")
-        unknown = [member for member in members if member not in students]
-        if unknown or not members or len(set(members)) < len(members):
-            raise ValueError(
-                f"groups[{name!r}] must name some of the Students {list(students)}, each once; got {list(members)}."
-            )
-    return {name: list(members) for name, members in groups.items()}
-
-
-def _checked_seeds(
-    shared_seeds: Sequence[tuple[str, str]], students: Mapping[str, ComparedModel], bases: Mapping[str, ComparedModel]
-) -> list[tuple[str, str]]:
-    if not isinstance(shared_seeds, (list, tuple)):
-        raise TypeError(
-            f"shared_seeds must be a list of pairs (Student, Base) of names, got {type(shared_seeds).__name__}."
-        )
-    checked = []
-    for pair in shared_seeds:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"shared_seeds must hold pairs (name of a Student, name of a Base), got {pair!r}.")
-        if pair[0] not in students or pair[1] not in bases:
-            raise ValueError(
-                f"shared_seeds has the pair {short_repr(tuple(pair))}; expected a Student of {list(students)} and a Base of "
-                f"{list(bases)}."
-            )
-        checked.append((pair[0], pair[1]))
+def _check_seeds(shared_seeds: Sequence[tuple[str, str]], students: list[str], bases: list[str]) -> None:
+    for student, base in shared_seeds:
+        if student not in students or base not in bases:
+            pair = short_repr((student, base))
+            raise ValueError(f"shared_seeds has the pair {pair}; expected a Student of {students} and a Base of {bases}.")
     for side, role in enumerate(("Student", "Base")):
-        names = [pair[side] for pair in checked]
+        names = [pair[side] for pair in shared_seeds]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(f"shared_seeds names the {role} {twice[0]!r} twice; a seed is shared by one Student and one Base.")
-    return checked
 
 
 def control_seeds(
@@ -137,10 +97,7 @@ def control_seeds(
 ) -> Optional[dict[str, Any]]:
     """The tests of all groups and the scores that they compare, None where there are no groups.
 
-    Args:
-        matrices (mapping): by question and layer, the scores of all ordered pairs of models.
-        groups (sequence of SeedGroup): from :func:`as_seed_groups`.
-        compared (sequence of str): keys of the matrices' models, in their order.
+    The matrices hold, by question and layer, the scores of all ordered pairs of the compared models.
     """
     if not groups:
         return None
@@ -154,7 +111,7 @@ def control_seeds(
                 tests.append({"group": group.name, **verdict._asdict(), "sentence": sentence})
     return {
         "tests": tests,
-        "groups": [group.short_repr() for group in groups],
+        "groups": [group.recorded() for group in groups],
         "pairs": _pair_rows(matrices, groups, compared),
     }
 
@@ -178,13 +135,13 @@ def _pair_rows(
     return rows
 
 
-def without_seed_control(subjects: Sequence[ComparedModel], explained_in_pairs: bool) -> str:
-    """What a report without seed control does not show, in one sentence."""
+def without_seed_control(models: Sequence[ComparedModel], explained_in_pairs: bool) -> str:
+    """The limits of a report without seed control, in one sentence."""
     if explained_in_pairs:
         return (
             'No seed control: with localize="unicam" each model is explained anew beside every other one, so its '
             "features differ from pair to pair. These rows hold for these trained models alone; use whole images or "
             "Grad-CAM to ask whether another seed would have shown the same."
         )
-    students, bases = (sum(each.role == role for each in subjects) for role in (STUDENT, BASE))
+    students, bases = (sum(each.role == role for each in models) for role in (STUDENT, BASE))
     return single_pair_sentence(students, bases)

@@ -1,38 +1,311 @@
-"""The settings that a report records."""
+"""The options of a report, its checked settings, and what it records of them."""
 
 from __future__ import annotations
 
 import platform
-from typing import Any, Callable, Optional, Union
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Callable, Optional, Sequence, Union
 
 import captum
 import numpy
 import torch
+from torch import Tensor
 
-from captum_kd.metrics.report.aggregation import PooledScores, BatchMeanScores
-from captum_kd.metrics.report.projection import relative_error
+from captum_kd._distributed import as_process_group
+from captum_kd._models.feature_transforms import FeatureTransform
+from captum_kd._models.logits import OutputTransform
+from captum_kd._models.token_layout import LayoutHints, as_layout_hints
+from captum_kd._utils.arguments import as_forward_args, as_inputs, as_labels, check_callable, check_device_ids
+from captum_kd._utils.batches import Unpack
+from captum_kd._utils.validation import check_bool, check_choice, check_int, check_noise, check_str, short_repr
+from captum_kd.distance.blockwise import check_block_size
+from captum_kd.distance.centering import Estimator, check_estimator
 
-__all__ = ["name_of", "storage_settings", "versions"]
+MAPS = ("gradcam", "hirescam", "unicam")
+TARGETS = ("predicted", "label")
+
+# Each rank may have its own.
+_BY_RANK = ("show_progress", "process_group", "memory_limit", "feature_device", "device_ids")
+
+
+@dataclass(frozen=True, eq=False)
+class Localization:
+    """Reduction of images to their salient part before features are taken.
+
+    Args:
+        method (str or Callable): Maps by which each model's images are reduced: "gradcam"; "hirescam" (of the softmax
+                    output, as the authors' scores); "unicam" (distilled map for the Student, residual map for the Base,
+                    Grad-CAM for the Teacher; needs ``reference``); or a function (model, layer module, inputs, classes)
+                    -> maps (N, 1, h, w).
+        target (str, optional): The class that maps explain: "predicted", each model's own prediction, or "label", as the
+                    authors do. Maps of an input's own label carry the label into the features: relevance is then above 0
+                    even for untrained models and random labels, and gets no p-values.
+        layer (str, optional): One of the report's layers, whose map serves all of them.
+                    Default: None, each layer its own map
+        reference (tuple, optional): (inputs, labels), the fixed population of "unicam".
+        noise (float, optional): Standard deviation of the imputed pixels' noise, in input units.
+
+    Raises:
+        ValueError: an unknown method or target, "unicam" without a reference or another method with one, negative noise.
+        TypeError: arguments of the wrong type.
+
+    Example::
+
+        >>> localize = Localization("unicam", reference=(images, labels))
+        >>> report = compare_transfer(student, base, ["layer4"], loader, localize=localize)
+    """
+
+    method: Union[str, Callable[..., Tensor]]
+    target: str = "predicted"
+    layer: Optional[str] = None
+    reference: Optional[tuple[Any, Any]] = None
+    noise: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not callable(self.method):
+            if not isinstance(self.method, str):
+                raise TypeError(f"localize must be None, a name, a function or a Localization, got {short_repr(self.method)}.")
+            if self.method not in MAPS:
+                raise ValueError(
+                    f"localize must be one of {', '.join(map(repr, MAPS))}, a function or None, got {self.method!r}."
+                )
+        check_choice(self.target, "target of Localization", TARGETS)
+        check_str(self.layer, "layer of Localization")
+        if self.method == "unicam":
+            _set(self, reference=_as_reference(self.reference))
+        elif self.reference is not None:
+            raise ValueError(
+                f'reference belongs to Localization("unicam"), but the method is {short_repr(self.method)}; leave reference '
+                f"out, got {short_repr(self.reference)}."
+            )
+        _set(self, noise=check_noise(self.noise))
+
+    @property
+    def name(self) -> str:
+        return self.method if isinstance(self.method, str) else name_of(self.method)
+
+    @property
+    def in_pairs(self) -> bool:
+        """UniCAM explains a model beside another one."""
+        return self.method == "unicam"
+
+
+@dataclass(frozen=True, eq=False)
+class ModelOptions:
+    """Options for calling the models and reading their layers.
+
+    Args:
+        additional_forward_args (Any, optional): Further arguments of all models, the same for every batch.
+        attribute_to_layer_input (bool, optional): Use the layers' inputs.
+        grid, prefix_tokens, channels_last: Layout of token and channels-last layers where it cannot be found, as for
+                    :class:`captum_kd.UniCAM`.
+        device_ids (list[int], optional): Device order of DataParallel models.
+
+    Raises:
+        ValueError: a grid that is no pair of positive integers, a negative number of prefix tokens.
+        TypeError: arguments of the wrong type.
+
+    Example::
+
+        >>> report = compare_transfer(vit_1, vit_2, ["blocks.11"], loader, model_options=ModelOptions(prefix_tokens=1))
+    """
+
+    additional_forward_args: Any = None
+    attribute_to_layer_input: bool = False
+    grid: Optional[tuple[int, int]] = None
+    prefix_tokens: Optional[int] = None
+    channels_last: Optional[bool] = None
+    device_ids: Optional[list[int]] = None
+
+    def __post_init__(self) -> None:
+        at_input = check_bool(self.attribute_to_layer_input, "attribute_to_layer_input")
+        _set(self, attribute_to_layer_input=at_input, grid=self.hints.grid, prefix_tokens=self.hints.prefix_tokens)
+        check_device_ids(self.device_ids)
+
+    @property
+    def forward_args(self) -> tuple[Any, ...]:
+        return as_forward_args(self.additional_forward_args)
+
+    @property
+    def hints(self) -> LayoutHints:
+        return as_layout_hints(self.grid, self.prefix_tokens, self.channels_last)
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Comparisons beyond those of each Student with each Base.
+
+    Args:
+        groups (dict, optional): {name: names of Students}: seed control for each group of Students by itself (a
+                    technique's seeds, say). Students in no group take no part in it.
+                    Default: None, all Students are one group
+        shared_seeds (sequence of (str, str), optional): (Student, Base) that were trained from the same seed.
+        progression (bool, optional): Also score each layer against the model's last one among ``layers``.
+
+    Raises:
+        ValueError: no groups in the mapping.
+        TypeError: groups that are no lists of names, shared seeds that are no pairs of names.
+
+    Example::
+
+        >>> comparisons = Comparisons(groups={"hinton": ["h 1", "h 2"], "hints": ["t 1", "t 2"]})
+    """
+
+    groups: Optional[Mapping[str, Sequence[str]]] = None
+    shared_seeds: Sequence[tuple[str, str]] = ()
+    progression: bool = False
+
+    def __post_init__(self) -> None:
+        if self.groups is not None:
+            if not isinstance(self.groups, Mapping):
+                raise TypeError(
+                    "groups must be {name: names of Students}, a list of names for each group, got "
+                    f"{short_repr(self.groups)}."
+                )
+            if not self.groups:
+                raise ValueError("groups is an empty mapping; leave it out, or name at least one group of Students.")
+            for name, members in self.groups.items():
+                if not isinstance(members, (list, tuple)):
+                    raise TypeError(f"groups[{name!r}] must be a list of Students' names, got {short_repr(members)}.")
+        if not isinstance(self.shared_seeds, (list, tuple)):
+            raise TypeError(f"shared_seeds must be a list of pairs (Student, Base), got {short_repr(self.shared_seeds)}.")
+        for pair in self.shared_seeds:
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise TypeError(f"shared_seeds must hold pairs (name of a Student, name of a Base), got {short_repr(pair)}.")
+        _set(self, progression=check_bool(self.progression, "progression"))
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Ranks, memory and device of a report. They do not change the scores.
+
+    Args:
+        process_group (ProcessGroup, optional): Several ranks share the inputs, ``torch.distributed.group.WORLD`` say: each
+                    rank calls :func:`compare_transfer` with the same arguments but for ``data``, its own share, which may
+                    be of any size and even empty, and gets the report over all shares, in the ranks' order
+                    (docs/distributed.md).
+                    Default: None, ``data`` is all there is
+        memory_limit (int, optional): Bytes of features above which they go to a temporary file, and of a layer's distance
+                    matrices above which distances are computed block by block. Each rank has its own limit. None: no limit.
+                    Default: 8 GiB
+        block_size (int, optional): Compute distances in blocks of this many inputs a side and hold no (n, n) matrix.
+                    Default: None, matrices up to 4,096 inputs where memory allows, else blocks of 512, on a GPU of 4,096
+        feature_device (str or torch.device, optional): Where features are kept and scored.
+                    Default: "cpu"
+
+    Raises:
+        ValueError: a limit or block size that is no positive integer, a device that there is not, a group that this
+            process does not belong to.
+        TypeError: no process group.
+
+    Example::
+
+        >>> compute = Compute(process_group=torch.distributed.group.WORLD, feature_device="cuda")
+    """
+
+    process_group: Any = None
+    memory_limit: Optional[int] = 8 * 2**30
+    block_size: Optional[int] = None
+    feature_device: Union[str, torch.device] = "cpu"
+
+    def __post_init__(self) -> None:
+        as_process_group(self.process_group)
+        if self.memory_limit is not None:
+            check_int(self.memory_limit, "memory_limit (in bytes)", 1, or_none=True)
+        check_block_size(self.block_size)
+        _check_device(self.feature_device)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The checked arguments of :func:`compare_transfer`, without models, layers and data."""
+
+    class_embeddings: Optional[Tensor]
+    localize: Optional[Localization]
+    keep: float
+    confidence: Optional[float]
+    n_permutations: int
+    seed: int
+    population: str
+    estimator: Estimator
+    feature_transform: FeatureTransform
+    unpack: Optional[Unpack]
+    output_transform: Optional[OutputTransform]
+    show_progress: bool
+    model_options: ModelOptions
+    comparisons: Comparisons
+    compute: Compute
+
+    def __post_init__(self) -> None:
+        check_choice(self.population, "population", ("all", "batch"))
+        check_estimator(self.estimator)
+        check_callable(self.feature_transform, "feature_transform")
+        for argument in ("unpack", "output_transform"):
+            if getattr(self, argument) is not None:
+                check_callable(getattr(self, argument), argument)
+        check_option(self.model_options, ModelOptions, "model_options")
+        check_option(self.comparisons, Comparisons, "comparisons")
+        if self.population == "batch" and self.compute.block_size is not None:
+            raise ValueError(
+                'block_size belongs to population="all", but population is "batch": mini-batches are scored as they come and '
+                "no features are kept."
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.compute.feature_device)
+
+    @property
+    def in_pairs(self) -> bool:
+        """True if a model has other features in each pair."""
+        return self.localize is not None and self.localize.in_pairs
+
+    @property
+    def maps_know_labels(self) -> bool:
+        """True if features carry the labels, because maps of the inputs' own labels localized them."""
+        return self.localize is not None and self.localize.target == "label"
+
+    def compared(self) -> dict[str, Any]:
+        """The settings that must be equal in all ranks, by the argument's name."""
+        return dict(_flat(self))
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that the report's numbers depend on, in plain types."""
+        localize = self.localize
+        is_tested = self.confidence is not None and self.population == "all"
+        return {
+            "population": self.population,
+            "estimator": self.estimator,
+            "feature_transform": name_of(self.feature_transform),
+            "localize": None if localize is None else localize.name,
+            "localize_target": None if localize is None else localize.target,
+            "localize_layer": None if localize is None else localize.layer,
+            "keep": None if localize is None else self.keep,
+            "noise": None if localize is None else localize.noise,
+            "confidence": self.confidence,
+            "n_permutations": self.n_permutations if is_tested else None,
+            "seed": self.seed,
+            "class_embeddings": None if self.class_embeddings is None else list(self.class_embeddings.shape),
+            "attribute_to_layer_input": self.model_options.attribute_to_layer_input,
+            "versions": versions(),
+        }
+
+
+def as_localization(localize: Union[None, str, Callable[..., Tensor], Localization]) -> Optional[Localization]:
+    """The argument ``localize`` as an option; a name or a function stands for its defaults."""
+    return localize if localize is None or isinstance(localize, Localization) else Localization(localize)
+
+
+def check_option(value: object, kind: type, argument: str) -> None:
+    """Raises a TypeError unless an option is an instance of its class."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{argument} must be a captum_kd.metrics.{kind.__name__}, got {short_repr(value)}.")
 
 
 def name_of(function: Callable[..., Any]) -> str:
     """A function's own name, or its class'."""
     return str(getattr(function, "__qualname__", type(function).__qualname__))
-
-
-def storage_settings(
-    aggregator: Union[PooledScores, BatchMeanScores], half: bool, projection: Optional[int]
-) -> Optional[dict[str, Any]]:
-    """How features were kept and distances taken; None for mini-batches."""
-    if not isinstance(aggregator, PooledScores) or aggregator.placement is None:
-        return None
-    return {
-        "in_file": aggregator.placement.in_file,
-        "half_precision": half,
-        "random_projection": projection,
-        "distances_standard_error": None if projection is None else relative_error(projection),
-        "block_size": None if aggregator.placement.held else aggregator.placement.block_size,
-    }
 
 
 def versions() -> dict[str, str]:
@@ -41,3 +314,46 @@ def versions() -> dict[str, str]:
 
     modules = {"captum": captum, "captum_kd": captum_kd, "numpy": numpy, "torch": torch}
     return {"python": platform.python_version(), **{name: str(each.__version__) for name, each in modules.items()}}
+
+
+def _set(option: object, **values: Any) -> None:
+    for name, value in values.items():
+        object.__setattr__(option, name, value)
+
+
+def _flat(settings: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if is_dataclass(value):
+            found |= {f"{each.name}.{name}": inner for name, inner in _flat(value).items()}
+        elif each.name not in _BY_RANK:
+            found[each.name] = value
+    return found
+
+
+def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[tuple[Tensor, ...], Tensor]:
+    if reference is None:
+        raise ValueError(
+            '"unicam" compares each input with a fixed population: pass localize=Localization("unicam", reference=(inputs, '
+            "labels)), 64 labeled inputs or more that are not among the data."
+        )
+    if not isinstance(reference, (tuple, list)) or len(reference) != 2:
+        raise TypeError(f"reference must be a pair (inputs, labels), got {short_repr(reference)}.")
+    inputs = as_inputs(reference[0], "reference[0]")
+    labels = as_labels(reference[1], inputs[0].shape[0], "reference[1]")
+    if labels is None:
+        raise TypeError("reference must hold labels, got (inputs, None).")
+    return inputs, labels
+
+
+def _check_device(device: Union[str, torch.device]) -> None:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"feature_device={short_repr(device)} is no device that torch can use here; expected 'cpu' or another: {error}"
+        ) from None
+    if found.type == "meta":
+        raise ValueError("feature_device must be a device that holds numbers, got 'meta'.")

@@ -15,24 +15,12 @@ from torch.utils.data import DistributedSampler
 from captum_kd._distributed import ProcessGroup
 from captum_kd._utils.batches import Unpack, length_of, unpack_batch
 from captum_kd.distance.block_sums import LocalTiles, TileIterator
-from captum_kd.distance.blockwise import MOST_DENSE
 from captum_kd.distance.sharded import Shards, RingTiles
 from captum_kd.distance.sources import DistanceSource
 from captum_kd.metrics._sharding import FeatureSpecs, common_specs, spec_of, shared_distances
-from captum_kd.metrics.report.memory import Placement
 from captum_kd.metrics.report.salient import Localizer
 from captum_kd.metrics.report.scores import distance_source
-from captum_kd.metrics.report.storage import FeatureStore
-
-__all__ = [
-    "Spread",
-    "all_reduce_counts",
-    "announced_inputs",
-    "as_input_sharding",
-    "begin_noise",
-    "repeated_by_sampler",
-    "sampler_replicas",
-]
+from captum_kd.metrics.report.storage import FeatureStore, Placement
 
 Stores = Mapping[str, Sequence[FeatureStore]]
 
@@ -50,9 +38,8 @@ class Spread:
         """(n,) of all inputs, from those of this process' batches."""
         return torch.cat(list(own)) if own else torch.empty(0, dtype=torch.long, device="cpu")
 
-    def placement(self, own: Optional[Placement], stores: Stores) -> Placement:
+    def placement(self, own: Placement, stores: Stores) -> Placement:
         """How all processes keep features and distances."""
-        assert own is not None
         return own
 
     def keys(self, stores: Stores) -> Sequence[str]:
@@ -85,16 +72,12 @@ class _Sharded(Spread):
         self._shards = Shards([len(share) for share in shares], self._processes.rank)
         return torch.cat(shares)
 
-    def placement(self, own: Optional[Placement], stores: Stores) -> Placement:
+    def placement(self, own: Placement, stores: Stores) -> Placement:
         seen = {key: [spec_of(store) for store in of_layers] for key, of_layers in stores.items()}
-        everyone: list[tuple[Optional[Placement], FeatureSpecs]] = self._processes.gather((own, seen))
+        everyone: list[tuple[Placement, FeatureSpecs]] = self._processes.gather((own, seen))
         self._kinds = common_specs([kinds for _, kinds in everyone], self._remedy)
-        found = [placement for placement, _ in everyone if placement is not None]
-        common = Placement(
-            any(each.in_file for each in found),
-            all(each.held for each in found) and self._shards.n <= MOST_DENSE,
-            found[0].block_size,
-        )
+        found = [placement for placement, _ in everyone]
+        common = Placement(any(each.in_file for each in found), all(each.held for each in found), found[0].block_size)
         widest = max(sum(kind.width for kind in of_layer) for of_layer in zip(*self._kinds.values()))
         self.walk = RingTiles(self._shards, self._processes, 2 * widest, self._file if common.in_file else None)
         return common

@@ -7,34 +7,17 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from captum_kd._utils.text import as_markdown, one_line
 from captum_kd.metrics.report.notes import percent
-
-__all__ = ["WIDTH", "markdown", "plain"]
+from captum_kd.metrics.scores_table import PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
 Row = Mapping[str, Any]
 
-# Tables, their columns and the columns' heads.
+# Tables, their columns and the columns' headings.
 TABLES: dict[str, dict[str, str]] = {
-    "Similarity and relevance": {
-        "fss": "FSS",
-        "rs_student": "RS Student",
-        "rs_base": "RS Base",
-        "rs_distilled": "distilled",
-        "rs_residual": "residual",
-    },
-    "The Teacher": {
-        "rs_teacher": "RS Teacher",
-        "fss_student_teacher": "FSS Student",
-        "fss_base_teacher": "FSS Base",
-        "teacher_distilled": "distilled",
-        "teacher_residual": "residual",
-        "teacher_only_distilled": "d. beyond",
-        "teacher_only_residual": "r. beyond",
-    },
+    "Similarity and relevance": {each.name: each.heading for each in scores_of_pair(has_teacher=False)},
+    "The Teacher": {each.name: each.heading for each in scores_of_pair(has_teacher=True) if each.needs_teacher},
     "Progression: similarity with the model's own last layer": {
-        "progression_student": "Student",
-        "progression_base": "Base",
-        "progression_teacher": "Teacher",
+        each.name: each.heading for each in SCORES if each.kind == PROGRESSION
     },
 }
 SUBTITLES = {
@@ -44,7 +27,7 @@ UNIQUE = "unique"
 
 
 def plain(report: Mapping[str, Any]) -> str:
-    """What ``print(report)`` shows. Of several pairs of models the mean and the range; rows have each pair's own."""
+    """The text of ``print(report)``. Several pairs of models are shown by mean and range; rows have each pair's own scores."""
     rows: Sequence[Row] = report["rows"]
     pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows))
     lines = _heading(report, pairs)
@@ -171,17 +154,17 @@ def _verdicts(tests: Sequence[Mapping[str, Any]]) -> list[str]:
     families: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for test in tests:
         families.setdefault((test["group"], test["score"]), []).append(test)
-    told = []
+    sentences = []
     for family in families.values():
         if len(family) == 1 or any(test["decision"] is not None or test["statistic"] is None for test in family):
-            told += [test["sentence"] for test in family]
+            sentences += [test["sentence"] for test in family]
             continue
         first = family[0]
         names = ", ".join(test["layer"] for test in family)
         differences = ", ".join(f"{test['statistic']:+.3f}" for test in family)
         sentence = first["sentence"].replace(f"{first['layer']}:", f"{names}:", 1)
-        told.append(sentence.replace(f"(difference {first['statistic']:+.3f})", f"(differences {differences})"))
-    return told
+        sentences.append(sentence.replace(f"(difference {first['statistic']:+.3f})", f"(differences {differences})"))
+    return sentences
 
 
 def _wrapped(sentences: Iterable[str]) -> list[str]:

@@ -19,8 +19,6 @@ from captum_kd.metrics.report.text import markdown, plain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["COLUMNS", "TransferReport"]
-
 COLUMNS = ("student", "base", "layer", "score", "value", "low", "high", "p_value", "n", "unique_share")
 
 

@@ -1,5 +1,6 @@
 """Models, loaders and dcor's own scores for the tests of the report."""
 
+from dataclasses import fields
 from typing import Any, Optional
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from models import ConvNet, activations, images, labels
 from torch import Tensor
 
-from captum_kd.metrics import compare_transfer
+from captum_kd.metrics import Comparisons, Compute, Localization, ModelOptions, compare_transfer
 
 N = 33
 PAIR = ("fss", "rs_student", "rs_base", "rs_distilled", "rs_residual")
@@ -36,8 +37,21 @@ def batches(size: int, n: int = N) -> list[tuple[Tensor, Tensor]]:
     return list(zip(x.split(size), y.split(size)))
 
 
+OPTIONS = {"model_options": ModelOptions, "comparisons": Comparisons, "compute": Compute}
+LOCALIZATION = {"localize_target": "target", "localize_layer": "layer", "reference": "reference", "noise": "noise"}
+
+
 def compare(*args: Any, **kwargs: Any) -> Any:
-    return compare_transfer(*args, **{"show_progress": False, **kwargs})
+    """compare_transfer without its progress bar, with the fields of its options as keywords."""
+    given: dict[str, Any] = {"show_progress": False, **kwargs}
+    for name, option in OPTIONS.items():
+        of_option = {field.name: given.pop(field.name) for field in fields(option) if field.name in given}
+        if of_option:
+            given[name] = option(**of_option)
+    of_maps = {LOCALIZATION[name]: given.pop(name) for name in LOCALIZATION if name in given}
+    if of_maps:
+        given["localize"] = Localization(given["localize"], **of_maps)
+    return compare_transfer(*args, **given)
 
 
 def by_score(report: Any, layer: str, student: str = "student", base: str = "base") -> dict[str, dict[str, Any]]:

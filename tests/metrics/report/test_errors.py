@@ -45,7 +45,6 @@ def untouched():
         ({"feature_device": "meta"}, ValueError, "a device that holds numbers, got 'meta'"),
         ({"shared_seeds": None}, TypeError, "shared_seeds must be a list"),
         ({"shared_seeds": [("student",)]}, TypeError, r"shared_seeds must hold pairs .*got \('student',\)"),
-        ({"random_projection": 2**31}, ValueError, "random_projection must be a number of features"),
         ({"localize": "unicam", "reference": (images(9), None)}, TypeError, r"must hold labels, got \(inputs, None\)"),
         ({"localize": "gradcam", "keep": 10**400}, ValueError, "keep must be"),
         ({"groups": {"g": None}}, TypeError, "list of Students"),
@@ -96,23 +95,6 @@ def test_names_are_of_no_use_for_plain_functions():
     model = related(1)
     with pytest.raises(ValueError, match="model name: layer"):
         compare(lambda x: model(x), related(2), "conv2", batches(9))
-
-
-def test_memory_is_estimated_after_the_first_batch():
-    seen = []
-    model = related(1)
-    model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    x, y = data()
-    loader = DataLoader(TensorDataset(x, y), batch_size=8)
-    with pytest.raises(ValueError, match="33 inputs of 216 features need about.*global_average_pool.*Subset"):
-        compare(model, related(2), "conv2", loader, memory_limit=50_000)
-    assert seen == [8]
-    compare(model, related(2), "conv2", loader, memory_limit=None)
-
-
-def test_memory_of_a_loader_without_length_is_counted_as_it_comes():
-    with pytest.raises(ValueError, match="memory_limit"):
-        compare(related(1), related(2), "conv2", iter(batches(8)), memory_limit=50_000)
 
 
 def state(model):

@@ -248,7 +248,7 @@ def test_localized_settings_are_in_the_report():
         ({"localize": "gradcam", "keep": 0}, ValueError, "keep"),
         ({"localize": "gradcam", "noise": -1.0}, ValueError, "noise"),
         ({"localize": "gradcam", "localize_layer": "conv9"}, ValueError, "none of the layers"),
-        ({"localize_layer": "conv2"}, ValueError, "whole images"),
+        ({"localize": "gradcam", "localize_layer": 3}, TypeError, "layer of Localization"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_any_model_runs(settings, error, words):

@@ -17,7 +17,7 @@ from workers import context
 
 from captum_kd._distributed import LostRankError
 from captum_kd.distance.sharded import RingTiles
-from captum_kd.metrics import compare_transfer
+from population import compare
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def job(rank: int, when: str, folder: str, pipe: Any) -> None:
         RingTiles._outgoing = end  # type: ignore[method-assign, assignment]
     student, base = ConvNet(seed=1).eval(), ConvNet(seed=2).eval()
     try:
-        compare_transfer(student, base, "conv1", Loader(), block_size=4, show_progress=False, process_group=group)
+        compare(student, base, "conv1", Loader(), block_size=4, process_group=group)
     except Exception as error:
         pipe.send(error)
         os._exit(3)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from models import ConvNet
+import population
 from population import data, related
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +20,6 @@ from workers import Workers, of
 
 from captum_kd import flatten
 from captum_kd._distributed import as_process_group
-from captum_kd.metrics import compare_transfer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -30,7 +30,7 @@ def compare(group: Any, **changed: Any) -> list[float]:
         if isinstance(model, nn.Module) and not changed.get("keep_mode"):
             model.eval()
     given.pop("keep_mode", None)
-    report = compare_transfer(process_group=group, **given)
+    report = population.compare(process_group=group, **given)
     return [row["value"] for row in report.rows]
 
 
@@ -283,7 +283,7 @@ DIFFERENT: dict[str, tuple[Callable[[int], dict[str, Any]], str]] = {
     "output_transform": (lambda rank: dict(output_transform=lambda output: output + rank), "output_transform"),
     "localize": (lambda rank: dict(localize=explained(rank)), "localize"),
     "arguments": (lambda rank: dict(additional_forward_args=(torch.tensor([1.0, rank]),)), "additional_forward_args"),
-    "grid": (lambda rank: dict(grid=(4 + rank, 4)), "grid, prefix_tokens, channels_last"),
+    "grid": (lambda rank: dict(grid=(4 + rank, 4)), "grid"),
     "reference": (
         lambda rank: dict(localize="unicam", reference=(x, y if rank else y.roll(1))),
         "reference",

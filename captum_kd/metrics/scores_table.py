@@ -1,0 +1,152 @@
+"""The table of a report's scores: their sides, tests, questions, and names in texts and figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+STUDENT, BASE, TEACHER, LABELS = "student", "base", "teacher", "labels"
+LAST_LAYER = "last layer"
+
+SIMILARITY = "Feature similarity (FSS)"
+RELEVANCE = "Relevance (RS)"
+TEACHERS_SHARE = "Teacher's share"
+PROGRESSION = "Progression"
+
+_SYMBOLS = {STUDENT: "S", BASE: "B", TEACHER: "T", LABELS: "G", LAST_LAYER: "last layer"}
+
+
+class Question(NamedTuple):
+    """A yes-or-no question that seed control answers.
+
+    Attributes:
+        larger (bool): whether Student-Base scores are expected to be larger than Base-Base ones.
+        yes (str): the sentence's middle where the answer is yes.
+        no (str): and where the seeds do not show it.
+    """
+
+    larger: bool
+    yes: str
+    no: str
+
+
+def _question(subject: str, than: str, larger: bool = True) -> Question:
+    return Question(larger, f"{subject} {than}", f"no evidence that {subject} {than}")
+
+
+@dataclass(frozen=True)
+class ReportScore:
+    """One score of a report.
+
+    Attributes:
+        name (str): in the rows.
+        x, y (tuple of str): the two sides: a geometry, and those that are removed from it.
+        kind (str): scores of one kind have values of one meaning and share a panel of a figure.
+        heading (str): of its column in a printed table.
+        label (str): in a figure's legend.
+        description (str): what it measures.
+        test (str, optional): "permutation" of the labels or "jackknife". None: 0 is no null, since two networks look at the
+            same inputs.
+        question (Question, optional): that seed control asks of it.
+    """
+
+    name: str
+    x: tuple[str, ...]
+    y: tuple[str, ...]
+    kind: str
+    heading: str
+    label: str
+    description: str
+    test: Optional[str] = None
+    question: Optional[Question] = None
+
+    @property
+    def needs_teacher(self) -> bool:
+        return TEACHER in self.x + self.y
+
+    @property
+    def has_removal(self) -> bool:
+        """True for scores of distilled or residual features."""
+        return len(self.x) > 1
+
+    @property
+    def formula(self) -> str:
+        """As in the documentation: R(S|B, G)."""
+        x, y = ("|".join(_SYMBOLS[name] for name in side) for side in (self.x, self.y))
+        return f"R({x}, {y})"
+
+
+_FROM_BASE = "what Students have and Bases lack"
+_THAN_A_BASE = "than what one Base has and another lacks"
+
+SCORES = (
+    ReportScore(
+        "fss", (STUDENT,), (BASE,), SIMILARITY, "FSS", "Student and Base",
+        "how similar the representations of Student and Base are",
+        question=_question(
+            "Students differ from Bases in geometry", "more than a Base differs from a Base of another seed", larger=False
+        ),
+    ),
+    ReportScore(
+        "rs_student", (STUDENT,), (LABELS,), RELEVANCE, "RS Student", "Student",
+        "how well the Student's representation follows the labels", "permutation",
+    ),
+    ReportScore(
+        "rs_base", (BASE,), (LABELS,), RELEVANCE, "RS Base", "Base",
+        "how well the Base's representation follows the labels", "permutation",
+    ),
+    ReportScore(
+        "rs_distilled", (STUDENT, BASE), (LABELS,), RELEVANCE, "distilled", "distilled (Student given Base)",
+        "how well the part that only the Student has follows the labels", "jackknife",
+        _question(f"{_FROM_BASE} follows the labels", f"more closely {_THAN_A_BASE}"),
+    ),
+    ReportScore(
+        "rs_residual", (BASE, STUDENT), (LABELS,), RELEVANCE, "residual", "residual (Base given Student)",
+        "how well the part that only the Base has follows the labels", "jackknife",
+    ),
+    ReportScore(
+        "rs_teacher", (TEACHER,), (LABELS,), RELEVANCE, "RS Teacher", "Teacher",
+        "how well the Teacher's representation follows the labels", "permutation",
+    ),
+    ReportScore(
+        "fss_student_teacher", (STUDENT,), (TEACHER,), SIMILARITY, "FSS Student", "Student and Teacher",
+        "how similar the representations of Student and Teacher are",
+    ),
+    ReportScore(
+        "fss_base_teacher", (BASE,), (TEACHER,), SIMILARITY, "FSS Base", "Base and Teacher",
+        "how similar the representations of Base and Teacher are",
+    ),
+    ReportScore(
+        "teacher_distilled", (STUDENT, BASE), (TEACHER,), TEACHERS_SHARE, "distilled", "distilled",
+        "the Teacher's share of the gain: how well the part that only the Student has follows the Teacher",
+        question=_question(f"{_FROM_BASE} is the Teacher's", f"to a larger extent {_THAN_A_BASE}"),
+    ),
+    ReportScore(
+        "teacher_residual", (BASE, STUDENT), (TEACHER,), TEACHERS_SHARE, "residual", "residual",
+        "the Teacher's share of the part that only the Base has",
+    ),
+    ReportScore(
+        "teacher_only_distilled", (STUDENT, BASE), (TEACHER, LABELS), TEACHERS_SHARE, "d. beyond", "distilled, beyond the labels",
+        "the Teacher's share of the gain beyond the labels, which are removed from the Teacher first",
+        question=_question(f"{_FROM_BASE} is the Teacher's beyond the labels", f"to a larger extent {_THAN_A_BASE}"),
+    ),
+    ReportScore(
+        "teacher_only_residual", (BASE, STUDENT), (TEACHER, LABELS), TEACHERS_SHARE, "r. beyond", "residual, beyond the labels",
+        "the same share of the part that only the Base has",
+    ),
+    *(
+        ReportScore(
+            f"progression_{role}", (role,), (LAST_LAYER,), PROGRESSION, role.capitalize(), role.capitalize(),
+            f"how similar the {role.capitalize()}'s layer is to its own last one (on request)",
+        )
+        for role in (STUDENT, BASE, TEACHER)
+    ),
+)  # fmt: skip
+"""All scores, in the order of the rows."""
+
+BY_NAME = {score.name: score for score in SCORES}
+
+
+def scores_of_pair(has_teacher: bool) -> list[ReportScore]:
+    """The scores of a Student and a Base at one layer, without progression."""
+    return [score for score in SCORES if score.kind != PROGRESSION and (has_teacher or not score.needs_teacher)]

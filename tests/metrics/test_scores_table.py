@@ -1,0 +1,36 @@
+"""The table of scores: what reports, figures and documentation take from it."""
+
+from pathlib import Path
+
+import pytest
+
+from captum_kd.metrics.inference import QUESTIONS, transfer_scores
+from captum_kd.metrics.scores_table import SCORES, scores_of_pair
+
+REPORT_PAGE = Path(__file__).parents[2] / "docs" / "report.md"
+
+
+@pytest.mark.parametrize("score", SCORES, ids=lambda score: score.name)
+def test_the_documentation_has_a_row_for_each_score(score):
+    formula = score.formula.replace("|", r"\|")
+    assert f"| `{score.name}` | {formula} | {score.description} |" in REPORT_PAGE.read_text("utf-8")
+
+
+def test_names_are_used_once():
+    assert len({score.name for score in SCORES}) == len(SCORES)
+
+
+@pytest.mark.parametrize("has_teacher", [False, True])
+def test_scores_of_a_pair_are_those_of_the_table(has_teacher):
+    found = transfer_scores("s", "b", labels="l", teacher="t" if has_teacher else None)
+    assert list(found) == [score.name for score in scores_of_pair(has_teacher)]
+    assert len(found) == (12 if has_teacher else 5)
+    assert found["rs_distilled"] == (("s", "b"), "l")
+    if has_teacher:
+        assert found["teacher_only_residual"] == (("b", "s"), ("t", "l"))
+
+
+def test_only_what_is_left_after_removal_is_tested_by_jackknife():
+    assert {score.name for score in SCORES if score.test == "jackknife"} == {"rs_distilled", "rs_residual"}
+    assert {score.name for score in SCORES if score.test == "permutation"} == {"rs_student", "rs_base", "rs_teacher"}
+    assert list(QUESTIONS) == ["fss", "rs_distilled", "teacher_distilled", "teacher_only_distilled"]
