@@ -96,7 +96,7 @@ def _classifier_of(model: nn.Module) -> nn.Linear:
     weighted = [
         (name, module)
         for name, module in model.named_modules()
-        # A reparametrised layer keeps its own parameters one level below itself.
+        # A reparametrized layer keeps its own parameters one level below itself.
         if "parametrizations" not in name.split(".")
         and (isinstance(module, nn.Linear) or next(module.parameters(recurse=False), None) is not None)
     ]

@@ -98,7 +98,7 @@ def test_a_models_last_layer_is_its_classifier(model):
     assert torch.equal(classifier_embeddings(nn.DataParallel(model)), last.weight)
 
 
-def test_a_reparametrised_classifier_is_found():
+def test_a_reparametrized_classifier_is_found():
     model = ConvNet()
     weight_norm(model.fc)
     torch.testing.assert_close(classifier_embeddings(model), model.fc.weight.detach())

@@ -1,6 +1,6 @@
 """Imputation against solving one image after the other with scipy's two sparse direct solvers.
 
-The peers get the symmetric system, built without a loop over pixels, and factorise it once for an image's
+The peers get the symmetric system, built without a loop over pixels, and factorize it once for an image's
 channels. Their whole job, from image and mask to solution, is what the goal is about; the bare solving of
 systems that lie ready is shown too.
 
