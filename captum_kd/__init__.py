@@ -1,7 +1,6 @@
-"""captum_kd: what a neural network learned through knowledge distillation, shown and measured.
+"""Explains and measures, with Captum, what a neural network learned through knowledge distillation.
 
-UniCAM (:class:`UniCAM`) maps what a Student has and its Base model lacks; :mod:`captum_kd.metrics`
-scores it. Both compose with Captum.
+:class:`UniCAM` maps the features that a Student has and its Base model lacks. :mod:`captum_kd.metrics` scores them.
 """
 
 from captum_kd._models.feature_transforms import flatten, flatten_to_unit_length, global_average_pool

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from captum_kd._models.hooks import run_model
 from captum_kd._models.layer_names import resolve_layer
-from captum_kd.attr.grad_cam import layer_gradcams, predicted_classes
+from captum_kd._models.logits import predicted_classes
+from captum_kd.attr.grad_cam import layer_gradcams
 from captum_kd.embeddings import class_prototypes
 from captum_kd.metrics import keep_curve
 

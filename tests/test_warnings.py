@@ -32,5 +32,5 @@ def test_below_a_public_function_that_another_one_calls():
 
 def test_below_a_method_that_captum_calls():
     tunnel = NoiseTunnel(UniCAM(ConvNet(seed=1), "conv2", ConvNet(seed=2)))
-    with warned_of_here("follow chance"):
+    with warned_of_here("mostly noise"):
         tunnel.attribute(images(3), nt_samples=4, target=labels(3))

@@ -1,12 +1,15 @@
-"""A model's output as logits."""
+"""Logits of a model and the classes that it predicts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
+import torch
 from torch import Tensor
 
+from captum_kd._models.hooks import run_model, same_random_state
+from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.tensors import is_finite
 from captum_kd._utils.validation import check_features
 
@@ -60,3 +63,21 @@ def class_scores(output: Any, output_transform: Optional[OutputTransform], label
     if not is_finite(logits):
         raise ValueError(f"{model} gives non-finite logits (NaN or infinity); check its weights and its inputs.")
     return logits
+
+
+def predicted_classes(
+    forward_func: Callable[..., Any],
+    inputs: tuple[Tensor, ...],
+    additional_forward_args: tuple[Any, ...] = (),
+    *,
+    model: str = "forward_func",
+    output_transform: Optional[OutputTransform] = None,
+) -> Tensor:
+    """The class (N,) that a model predicts for each input, on the model's device.
+
+    Raises:
+        TypeError, ValueError: an output without logits (N, classes), or with non-finite logits.
+    """
+    with changed_state(torch.no_grad(), same_random_state(inputs)), interruptible():
+        output = run_model(forward_func, inputs, additional_forward_args)
+        return class_scores(output, output_transform, None, model).argmax(1)

@@ -13,22 +13,25 @@ from captum_kd._utils.arguments import Target, as_forward_args, as_grad_kwargs, 
 from captum_kd._utils.tensors import is_finite
 from captum_kd._utils.validation import check_bool
 from captum_kd._utils.warnings import warn_user
-from captum_kd.attr.population import FEW_INPUTS
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Geometry
 from captum_kd.distance.labels import WAYS_OUT_OF_POPULATION, label_geometry
 
+FEW_INPUTS = 30
+"""Maps of populations smaller than this are mostly noise."""
+
 
 class Batch(NamedTuple):
-    """Inputs and how the models run over them; errors are those of :meth:`captum_kd.UniCAM.attribute`.
+    """Checked arguments of a call: the inputs, and how the models run over them.
+
+    The errors are those of :meth:`captum_kd.UniCAM.attribute`.
 
     Attributes:
         inputs (tuple of Tensor): inputs of all models, examples first.
-        labels (Tensor, optional): (n,) on the CPU; None with a Teacher, which needs none.
+        labels (Tensor, optional): (n,) on the CPU.
         forward_args (tuple): further arguments of all models.
-        at_input (bool): take the layers' inputs instead of their outputs.
-        internal_batch_size (int, optional): inputs in one forward pass.
-        show_progress (bool): whether to show a progress bar.
-        has_teacher (bool): whether the objective is the Teacher's.
+        at_input (bool): True to take the layers' inputs instead of their outputs.
+        internal_batch_size (int, optional): number of inputs in one forward pass.
+        show_progress (bool): True to show a progress bar.
     """
 
     inputs: tuple[Tensor, ...]
@@ -37,7 +40,6 @@ class Batch(NamedTuple):
     at_input: bool
     internal_batch_size: Optional[int]
     show_progress: bool
-    has_teacher: bool
 
     @classmethod
     def checked(
@@ -48,25 +50,18 @@ class Batch(NamedTuple):
         attribute_to_layer_input: bool,
         internal_batch_size: Optional[int],
         show_progress: bool,
-        *,
-        has_teacher: bool,
     ) -> Batch:
         values = as_inputs(inputs)
-        labels = as_labels(target, len(values[0]))  # checked with a Teacher too
+        labels = as_labels(target, len(values[0]))
         check_batch_size(internal_batch_size, "internal_batch_size")
         return cls(
             values,
-            None if has_teacher else labels,
+            labels,
             as_forward_args(additional_forward_args),
             check_bool(attribute_to_layer_input, "attribute_to_layer_input"),
             internal_batch_size,
             check_bool(show_progress, "show_progress"),
-            has_teacher,
         )
-
-    @property
-    def n(self) -> int:
-        return len(self.inputs[0])
 
     def observe(
         self, extractor: FeatureExtractor, *, features_only: bool = False, known: Optional[Layouts] = None
@@ -91,64 +86,66 @@ def checked_map_settings(relu_attributions: bool, attr_dim_summation: bool, grad
     }
 
 
-def check_batch_mode(batch: Batch, class_embeddings: Optional[Tensor]) -> Optional[Geometry]:
-    """Checks inputs that are their own population; warns if they are few or repeated.
+def check_batch_mode(
+    inputs: tuple[Tensor, ...], labels: Optional[Tensor], class_embeddings: Optional[Tensor], *, has_teacher: bool
+) -> Optional[Geometry]:
+    """Checks inputs that are their own population. Warns if they are few or near-copies of each other.
 
     Returns:
-        Geometry, optional: that of the labels. It is on the CPU, where many small steps cost least.
+        Geometry, optional: the labels' geometry, on the CPU, where its many small steps are fastest.
 
     Raises:
-        ValueError: fewer than 4 inputs, 5 with labels or a Teacher; labels without geometry.
+        ValueError: fewer than 4 inputs, or 5 with labels or a Teacher; labels without geometry.
     """
-    least = LEAST_WITH_REMOVAL if batch.has_teacher or batch.labels is not None else MIN_INPUTS
-    objective = "with a Teacher" if batch.has_teacher else "without labels" if batch.labels is None else "with labels"
-    if batch.n < least:
+    n = len(inputs[0])
+    least = LEAST_WITH_REMOVAL if has_teacher or labels is not None else MIN_INPUTS
+    objective = "with a Teacher" if has_teacher else "without labels" if labels is None else "with labels"
+    if n < least:
         raise ValueError(
-            f"UniCAM compares inputs with each other, so {batch.n} input(s) are too few: it needs at least {least} "
-            f"{objective}. Pass more inputs, or a population made by reference() as reference=, with which even a single "
-            "input can be explained."
+            f"UniCAM compares inputs with each other, so {n} input(s) are too few: it needs at least {least} "
+            f"{objective}. Pass more inputs, or a population made by reference() as reference=; a single input is then enough."
         )
-    of_labels = None if batch.labels is None else label_geometry(batch.labels, class_embeddings, torch.float64)
-    _warn_of_few(batch.n, "Pass more inputs or a reference population of 64 or more (reference=).")
-    if _are_repeated(batch.inputs):
+    geometry = None if labels is None else label_geometry(labels, class_embeddings, torch.float64)
+    _warn_of_few(n, "Pass more inputs or a reference population of 64 or more (reference=).")
+    if _are_repeated(inputs):
         warn_user(
             "Most inputs are near-copies of others, as NoiseTunnel and sensitivity metrics make them. In batch "
-            "mode the copies become the population and the maps lose their meaning; pass a population made by "
-            "reference() as reference=, to which every input is added on its own."
+            "mode the copies become the population, and the maps lose their meaning. Pass a population made by "
+            "reference() as reference=; every input is then added to it on its own."
         )
-    return of_labels
+    return geometry
 
 
-def check_references(batch: Batch, class_embeddings: Optional[Tensor]) -> None:
-    """Checks the inputs of a reference population; warns if they are few.
+def check_references(n: int, labels: Optional[Tensor], class_embeddings: Optional[Tensor]) -> None:
+    """Checks the n inputs of a reference population. Warns if they are few.
 
     Raises:
         ValueError: fewer than 4 inputs, or labels without geometry.
     """
-    if batch.n < MIN_INPUTS:
-        raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {batch.n}; use 64 or more.")
-    if batch.labels is not None:
-        label_geometry(batch.labels, class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_POPULATION)
-    _warn_of_few(batch.n, "Make a reference population of 64 inputs or more.")
+    if n < MIN_INPUTS:
+        raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {n}; use 64 or more.")
+    if labels is not None:
+        label_geometry(labels, class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_POPULATION)
+    _warn_of_few(n, "Make a reference population of 64 inputs or more.")
 
 
 def _warn_of_few(n: int, way_out: str) -> None:
     if n < FEW_INPUTS:
-        warn_user(f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. {way_out}")
+        warn_user(f"The population is {n} inputs; below {FEW_INPUTS}, UniCAM maps are mostly noise. {way_out}")
 
 
 def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:
-    """Whether most inputs are much closer to another one than inputs usually are to each other."""
+    """True if most inputs are much closer to another input than two inputs usually are."""
     n = len(inputs[0])
     sampled = []
     for value in inputs:
         flat = value.detach().reshape(n, -1)
         flat = flat[:, :: max(1, flat.shape[1] // 1024)]
-        sampled.append(flat.to("cpu", torch.float32))  # faster than many small steps on a GPU
+        sampled.append(flat.to("cpu", torch.float32))  # many small steps are slower on a GPU
     values = torch.cat(sampled, dim=1)
     if values.numel() == 0 or not is_finite(values):
-        return False  # an error once the models have run
-    values = values - values.mean(0)  # inputs far from the origin would lose digits
+        return False  # non-finite features are an error after the models have run
+    values = values - values.mean(0)  # cdist loses digits far from the origin
     distances = torch.cdist(values, values).fill_diagonal_(torch.inf)
     usual = distances.flatten().kthvalue(n * (n - 1) // 2).values
     return bool((distances.amin(1) < usual / 4).float().mean() > 0.5)

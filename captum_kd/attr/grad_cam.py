@@ -1,7 +1,7 @@
-"""Grad-CAM at several layers from one forward and one backward pass, for token layers too.
+"""Grad-CAM at several layers, token layers included, from one forward and one backward pass.
 
-Captum's ``LayerGradCam`` explains one layer a call and gives tokens no grid. Scores that are localized layer by
-layer need many maps of the same batch; where both apply, the maps are the same.
+Captum's ``LayerGradCam`` explains one layer in a call and does not put tokens on a grid. Localized scores need maps
+of one batch at many layers. For a layer that both can explain, the maps are the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from captum_kd._models.cam import precise, weighted_activations
-from captum_kd._models.hooks import run_model, same_random_state
 from captum_kd._models.layer_names import Layer
 from captum_kd._models.layer_outputs import capture_outputs, find_layouts
 from captum_kd._models.logits import OutputTransform, class_scores
@@ -34,23 +33,25 @@ def layer_gradcams(
     at_input: bool = False,
     device_ids: Optional[Sequence[int]] = None,
 ) -> list[Tensor]:
-    """Maps of a batch at several layers for the scores of the labels or, without labels, of the predicted classes.
+    """Computes Grad-CAM maps of a batch for the logits of the labels.
 
     Args:
-        model (str): what messages call the model.
-        high_resolution (bool): HiResCAM (Draelos & Carin 2020), which the authors' scores use: gradient times
-            activation at each position, without the mean over positions. It explains the log-odds of the softmax
-            output. The map of the output itself is the same up to a positive factor, but its gradient vanishes if a
-            model is sure.
-        hints (LayoutHints): layout of token and channels-last layers if it cannot be inferred.
+        labels (Tensor, optional): (N,) classes to explain. Default: the predicted classes
+        model (str): the model's name in messages.
+        output_transform (callable, optional): from the model's output to its logits.
+        high_resolution (bool): HiResCAM (Draelos & Carin 2020), as in the authors' scores: gradient times activation
+            at each position, without the mean over positions. It explains the log-odds of the softmax output. The
+            softmax output itself gives the same map up to a positive factor, but its gradient vanishes if the model
+            is confident.
+        hints (LayoutHints): layout of token and channels-last layers.
         at_input (bool): explain the layers' inputs instead of their outputs.
 
     Returns:
-        list of Tensor: for each layer (N, 1, ...), signed, without graph, float32 or float64.
+        list of Tensor: for each layer (N, 1, ...), signed, detached, float32 or float64.
 
     Raises:
-        ValueError: a layer that is never reached, has several tensors or no positions, or on which the scores do not
-            depend; labels without an output.
+        ValueError: a layer that is never reached, gives several tensors, has no positions or does not affect the
+            logits; a label without a logit.
         TypeError: an output that is not an (N, classes) tensor.
     """
     outputs: list[Any] = []
@@ -69,8 +70,8 @@ def layer_gradcams(
         if len(tensors) > 1 or tensors[0].dim() < 3:
             what = f"{len(tensors)} tensors" if len(tensors) > 1 else f"shape {tuple(tensors[0].shape)}, no positions"
             raise ValueError(
-                f"{layer} gives {what}: there is no map to localize by. Choose another layer for the maps "
-                "(localize_layer=), or pass a function that makes maps as localize=."
+                f"{layer} gives {what}, so it has no map that could localize a score. Take the maps from another layer, "
+                "localize=Localization(..., layer=...), or pass a function that makes maps as localize=."
             )
     with changed_state(torch.inference_mode(False), torch.enable_grad()), interruptible():
         scores = class_scores(outputs[0], output_transform, labels, model)
@@ -81,8 +82,8 @@ def layer_gradcams(
     if len(gradients) == 0 or any(gradient is None for gradient in gradients):
         number = next((i for i, gradient in enumerate(gradients) if gradient is None), 0)
         raise ValueError(
-            f"The scores of {model} do not depend on {layers[number % len(layers)]} in a way that gradients can follow; "
-            "its maps cannot be made. Choose a layer on the path to the output."
+            f"The logits of {model} do not depend on {layers[number % len(layers)]} in a differentiable way, so it has no "
+            "map. Choose a layer on the path to the output."
         )
     layouts = find_layouts(
         forward_func, layers, inputs, additional_forward_args, devices, hints=hints, at_input=at_input
@@ -98,25 +99,7 @@ def layer_gradcams(
 
 
 def _log_odds(scores: Tensor, chosen: Tensor) -> Tensor:
-    """log(p / (1 - p)) of the chosen classes' softmax outputs p, (N, 1), without their rounding."""
+    """log(p / (1 - p)) of the chosen classes, (N, 1), from logits: the softmax outputs p are rounded near 1."""
     scores = precise(scores)
     others = scores.scatter(1, chosen, -torch.inf).logsumexp(1, keepdim=True)
     return scores.gather(1, chosen) - others
-
-
-def predicted_classes(
-    forward_func: Callable[..., Any],
-    inputs: tuple[Tensor, ...],
-    additional_forward_args: tuple[Any, ...] = (),
-    *,
-    model: str = "forward_func",
-    output_transform: Optional[OutputTransform] = None,
-) -> Tensor:
-    """The class (N,) that a model predicts for each input, on its own device.
-
-    Raises:
-        TypeError, ValueError: an output without logits (N, classes), or with non-finite ones.
-    """
-    with changed_state(torch.no_grad(), same_random_state(inputs)), interruptible():
-        output = run_model(forward_func, inputs, additional_forward_args)
-        return class_scores(output, output_transform, None, model).argmax(1)

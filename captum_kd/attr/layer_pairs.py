@@ -1,4 +1,7 @@
-"""Map and feature layers of Student, Base and Teacher. Arguments and errors are those of :class:`captum_kd.UniCAM`."""
+"""Map and feature layers of Student, Base and Teacher.
+
+Arguments and errors are those of :class:`captum_kd.UniCAM`.
+"""
 
 from __future__ import annotations
 
@@ -54,17 +57,17 @@ def teacher_layers(
 
 
 def check_distinct(*models: Sequence[LayerPair]) -> None:
-    """Raises a ValueError if two entries of a list of layers give the same maps; takes the Student's pairs first.
+    """Raises a ValueError if two entries of a list of layers give the same maps. The Student's pairs come first.
 
-    A map layer may come twice with other feature layers, or with other layers of the Base.
+    A map layer may occur twice with different feature layers, or with different layers of the Base.
     """
     first_at: dict[tuple[nn.Module, ...], int] = {}
     for place, pairs in enumerate(zip(*models)):
         modules = tuple(layer.module for pair in pairs for layer in pair)
         if modules in first_at:
             raise ValueError(
-                f"Entries {first_at[modules]} and {place} of layer are the same, {pairs[0].map_layer} with the same "
-                "counterparts and feature layers, and would give the same maps twice; leave one of them out."
+                f"Entries {first_at[modules]} and {place} of layer are the same: {pairs[0].map_layer} with the same "
+                "counterparts and feature layers. They would give the same maps; leave one of them out."
             )
         first_at[modules] = place
 
@@ -72,7 +75,7 @@ def check_distinct(*models: Sequence[LayerPair]) -> None:
 def _counterpart(
     own: Layer, layer: Optional[LayerLike], forward_func: Callable[..., Any], model: str, argument: str
 ) -> Layer:
-    """The layer of another model: the one given, or the one with the name of the Student's layer."""
+    """The given layer of another model or, if it is None, the layer with the name of the Student's layer."""
     if layer is None:
         return counterpart(own, forward_func, model=model, argument=argument)
     return resolve_layer(forward_func, layer, model=model, argument=argument)

@@ -3,11 +3,11 @@ r"""UniCAM's objectives and their gradients with respect to the distances.
 The geometries are those of the models and, last, the target: the labels' or the Teacher's. With a target T,
 :math:`J = R(P_{S|B}, T)`. Without one, :math:`J = \sum_i \max_j (P_{S|B})_{ij}`. In batch mode the inputs are the
 population. In reference mode each input is added alone to a fixed population
-(:mod:`captum_kd.attr.reference_population`), and J without a target is the maximum of its own row.
+(:mod:`captum_kd.attr.layer_reference`), and J without a target is the maximum of the input's own row.
 
 The formula is that of :mod:`captum_kd.distance.gram`: gradients are linear combinations of the centered distances, or
-of the added rows, with coefficients from their Gram matrix. What is removed and the target are constants. A target
-that what is removed spans cannot correlate with what is left: J is 0 then, not the correlation of rounding errors.
+of the added rows, with coefficients from their Gram matrix. The removed geometries and the target are constants. If the
+removed geometries span the target, nothing can correlate with it; J is then 0 and not a correlation of rounding errors.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from captum_kd.distance.centering import u_centered
 from captum_kd.distance.gram import correlation_slope, remainder
 
 Direction = tuple[int, tuple[int, ...]]
-"""Index of the explained geometry, and indices of those that are removed from it."""
+"""Index of the explained geometry, and indices of the geometries that are removed from it."""
 
 PAIR: tuple[Direction, Direction] = ((0, (1,)), (1, (0,)))
-"""Of two models: the first is explained and the second removed, and the reverse."""
+"""Both directions of two models: the second is removed from the first, and the first from the second."""
 
 
 class Objectives(NamedTuple):
     """Objectives of the directions of removal, and their gradients.
 
     Attributes:
-        values (Tensor): (directions,) of a batch, (directions, N) of inputs that are added to a population.
-        slopes (Tensor): with respect to the explained model's distances, (directions, N, N) or, of added inputs,
-            (directions, N, m).
+        values (Tensor): (directions,) in batch mode, (directions, N) in reference mode.
+        slopes (Tensor): gradients with respect to the explained model's distances, (directions, N, N) in batch mode,
+            (directions, N, m) in reference mode.
     """
 
     values: Tensor
@@ -42,11 +42,11 @@ class Objectives(NamedTuple):
 
 
 class Order(NamedTuple):
-    """The geometries of each direction in one order: what is explained, what is removed, the target.
+    """The geometries of each direction in one order: the explained one, the removed ones, the target.
 
     Attributes:
         indices (Tensor): (directions, j), on the CPU, of these geometries among all k.
-        given (range): places of the removed ones in this order.
+        given (range): places of the removed geometries in this order.
         target (int or None): place of the target.
     """
 
@@ -56,7 +56,7 @@ class Order(NamedTuple):
 
     @classmethod
     def of(cls, directions: Sequence[Direction], target: Optional[int]) -> "Order":
-        """A geometry that is removed twice is removed once: shorter lists repeat their last one."""
+        """Shorter lists of removed geometries repeat their last one; removing it again has no effect."""
         most = max(len(given) for _, given in directions)
         last = () if target is None else (target,)
         indices = [[x, *given, *given[-1:] * (most - len(given)), *last] for x, given in directions]
@@ -66,13 +66,13 @@ class Order(NamedTuple):
 class PopulationGram(NamedTuple):
     """Inner products of a population's geometries, for each direction of removal.
 
-    The explained geometry is replaced by what the removed ones leave of it, which changes no objective: where models are
-    nearly alike, products of the whole geometries would lose the digits of the difference.
+    The removed geometries are subtracted from the explained one first, which changes no objective. If models are nearly
+    alike, products of the whole geometries would lose the digits of their difference.
 
     Attributes:
-        order (Order): of the geometries.
+        order (Order): order of the geometries.
         basis (Tensor): (directions, j, k) coefficients of the k geometries.
-        gram (Tensor): (directions, j, j).
+        gram (Tensor): (directions, j, j) inner products.
     """
 
     order: Order
@@ -114,19 +114,18 @@ def population_objectives(
     Args:
         geometries (Tensor): (k, N, N) U-centered distances.
         noise (Tensor): (k,) squared norms that are rounding.
-        directions (sequence of tuple): what is explained and what is removed, by index.
-        target (int, optional): index of the target; None for the objective without one.
+        directions (sequence of tuple): indices of the explained and of the removed geometries.
+        target (int, optional): index of the target; None for the objective without a target.
         whose_target (str): "labels" or "Teacher", for the warning.
-        all_digits (bool): False where features have half the digits of the geometries: inner products of the whole
-            geometries then hold all that the features tell of a small difference between models.
+        all_digits (bool): False if the features have half the digits of the geometries. Inner products of the whole
+            geometries then keep the digits that the features have of a small difference between models.
 
     Returns:
-        Objectives: 0, with a gradient of 0 and a warning, where nothing of the features or of the target is left after
-        removal.
+        Objectives: 0, with a gradient of 0 and a warning, if removal leaves nothing of the features or of the target.
     """
     order, n = Order.of(directions, target), geometries.shape[1]
     sides = geometries.flatten(1)[order.indices]
-    # One transfer, after which all algebra on these few numbers runs on the CPU.
+    # One transfer from the device; all algebra on these few numbers then runs on the CPU.
     numbers = torch.cat([sides @ sides.mT, noise[order.indices][..., None]], 2).cpu()
     gram, noise = numbers[..., :-1], numbers[..., -1]
     if all_digits:
@@ -137,7 +136,7 @@ def population_objectives(
         found = correlation_slope(gram, noise, 0, order.target, order.given)
         _warn_of_losses(found.is_left, found.has_target, "the batch", whose_target)
         slopes = found.coefficients.to(sides)[:, None] @ sides
-        # The combinations are centered but for the rounding of distances of about the same size, which would add up over a row.
+        # The combinations are centered up to rounding, which would add up over a row if distances are nearly equal.
         return Objectives(found.values.to(sides), u_centered(slopes.reshape(-1, n, n)))
     side = remainder(gram, noise, 0, order.given)
     _warn_of_losses(side.defined, None, "the batch", whose_target)
@@ -154,21 +153,21 @@ def population_objectives(
 def reference_objectives(
     population: PopulationGram, rows: Tensor, noise: Tensor, whose_target: str = "labels"
 ) -> Objectives:
-    r"""The objectives of inputs that are added, each alone, to a reference population.
+    r"""The objectives of inputs, each added alone to a reference population.
 
     Args:
         population (PopulationGram): of the reference population alone.
         rows (Tensor): (N, k, m) centered distances of the inputs to the references.
         noise (Tensor): (N, k) squared norms that are rounding.
-        whose_target: as for :func:`population_objectives`.
+        whose_target: as in :func:`population_objectives`.
 
     Returns:
-        Objectives: 0, with a gradient of 0 and a warning, for inputs where nothing of the features or of the target is
-        left. The slopes are those with respect to the rows of distances.
+        Objectives: as in :func:`population_objectives`, for each input. Slopes are gradients with respect to the rows of
+        distances.
     """
     m = rows.shape[-1]
     row_weight = (m - 2) / (m - 1)  # from a centered row to the row of the U-centered matrix
-    weight = 2 * row_weight  # what the product of two rows adds to an inner product
+    weight = 2 * row_weight  # of the product of two rows in an inner product
     order, which = population.order, f"of {len(rows)} inputs"
     sides = (population.basis.flatten(0, 1) @ rows).reshape(len(rows), *population.gram.shape[:2], m)
     gram = torch.add(population.gram, sides @ sides.mT, alpha=weight)  # (N, directions, j, j)
@@ -191,33 +190,33 @@ def reference_objectives(
 
 
 def _share_of_largest(values: Tensor, largest: Tensor) -> Tensor:
-    """The gradient of each row's maximum: shared equally by entries that are equally large."""
+    """The gradient of each row's maximum, shared equally among equally large entries."""
     chosen = (values == largest).to(values.dtype)
     return chosen / chosen.sum(-1, keepdim=True)
 
 
 def _warn_of_losses(is_left: Tensor, has_target: Optional[Tensor], which: str, whose_target: str) -> None:
-    """Warns of directions (directions,) or of their inputs (directions, N) without features or target after removal."""
+    """Warns if removal leaves no features or no target, in a direction (directions,) or for its inputs (directions, N)."""
     defined = is_left if has_target is None else is_left & has_target
     # One transfer from the device.
     counts = (~torch.stack([is_left, defined])).reshape(2, len(is_left), -1).sum(2)
     for lost, undefined in zip(*counts.tolist()):
         if lost:
             _warn_nothing_left(which if is_left.dim() == 1 else f"{lost} {which}")
-        # An input without features counts as one of those only.
+        # An input without features and target is counted once.
         if undefined > lost:
             _warn_no_target(which if is_left.dim() == 1 else f"{undefined - lost} {which}", whose_target)
 
 
 def _warn_nothing_left(which: str) -> None:
     warn_user(
-        f"Nothing of the features is left for {which} after the other model's were removed (they are constant, or "
-        "the same up to rotation and scale); these maps are zero."
+        f"Nothing of the features is left for {which} after the other model's were removed: they are constant, or "
+        "the same up to rotation and scale. These maps are zero."
     )
 
 
 def _warn_no_target(which: str, whose: str) -> None:
     warn_user(
-        f"Nothing of the geometry of the {whose} is left for {which} once the other model's is removed (it is "
-        "constant, or the same up to scale), so nothing can follow it; these maps are zero."
+        f"Nothing of the geometry of the {whose} is left for {which} after the other model's was removed: it is "
+        "constant, or the same up to scale. Nothing can correlate with it; these maps are zero."
     )

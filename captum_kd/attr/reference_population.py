@@ -1,167 +1,157 @@
-r"""Reference mode: a fixed population to which each input is added alone.
-
-Adding one input to a population of m changes one row of each distance matrix. In centered form
-nothing else has to be looked at: subtract from the reference block the vector u that centers it
-(:func:`captum_kd.distance.centering.u_shift`), from the added row the same u, and then the row's mean. Rows
-of the block and the added row now sum to zero, U-centering leaves only
-
-.. math:: \langle P, Q\rangle_{m+1} = \langle P, Q\rangle_m + 2\,\frac{m-2}{m-1}\; p \cdot q,
-
-with p and q the added rows. All inputs of a batch take one (N, m) matrix and no loop.
-"""
+"""Reference populations of UniCAM, and the settings that a call must share with its population."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from captum_kd._utils.tensors import largest_of
-from captum_kd.attr.objective import PAIR, PopulationGram
-from captum_kd.distance.centering import noise_level, raw_scale, u_centered, u_shift
-from captum_kd.distance.labels import MIN_LABEL_SHARE, WAYS_OUT_OF_REFERENCE, label_distances
-from captum_kd.distance.pairwise import safe_size, unchecked_distances
-from captum_kd.distance.precision import widest
+from captum_kd._models.extraction import FeatureExtractor
+from captum_kd._models.feature_transforms import FeatureTransform
+from captum_kd._models.layer_activations import Layouts
+from captum_kd._models.layer_names import LayerPair
+from captum_kd._models.reachable import modules_of
+from captum_kd._utils.checksums import checksum, kept_buffers, own_parameters
+from captum_kd.attr.layer_reference import LayerReference
 
-__all__ = [
-    "AddedRows",
-    "LayerReference",
-    "ReferenceFeatures",
-    "added_rows",
-]
+STUDENT, BASE, TEACHER = "Student", "Base model", "Teacher"
 
+# Settings that an error names without their values, which are checksums.
+_MODES = "modules, or their modes (train() or eval()),"
+_WEIGHTS = "weights or buffers (running statistics, for example)"
 
-class AddedRows(NamedTuple):
-    """Inputs added to a population, each as centered rows of distances to its members.
-
-    Attributes:
-        rows (Tensor): (N, k, m), float64 where the device has it.
-        raw_squares (Tensor): (N, k) squares of the scale against which rounding is told from structure
-            (:func:`captum_kd.distance.centering.raw_scale`).
-    """
-
-    rows: Tensor
-    raw_squares: Tensor
+_WAY_OUT = "Make a population with reference() of this UniCAM."
 
 
-class ReferenceFeatures(NamedTuple):
-    """One geometry of a population, to which inputs can be added.
+class ReferencePopulation:
+    """A fixed population for :meth:`captum_kd.UniCAM.attribute`, made by :meth:`captum_kd.UniCAM.reference`.
+
+    It holds detached features of both models, and the labels or the Teacher's features, but no model. It can be
+    reused, copied and pickled. Distilled and residual maps can use the same population.
+
+    A population belongs to the models and settings that it was made with. Other ones are a ValueError: changed weights,
+    buffers or modes, other layers, class embeddings or another ``feature_transform``. The transform must be the same
+    object; for copies and unpickled populations its name is compared and, if it is a module, its weights. Weights without
+    plain dense values (quantized, sparse or distributed) are compared by shape and dtype.
 
     Attributes:
-        points (Tensor): (m, d) features, or (m,) labels.
-        largest (float): the features' largest absolute value.
-        shift (Tensor): (m,) the vector that centers the population's distances.
-        raw_square (Tensor): scalar, square of the scale against which rounding is told from structure.
+        layers (tuple of LayerReference): the population at each entry of ``layer``.
+        settings (mapping): the settings that calls must share.
+        layouts (mapping): for each model, which axes of its layers are positions and channels. This cannot always be
+            inferred from a single input.
+        feature_transform (callable, optional): that of the UniCAM; None in copies.
+
+    Example::
+
+        >>> unicam = UniCAM(student, "layer4", base)
+        >>> population = unicam.reference(images, labels)
+        >>> attr = unicam.attribute(image, target=3, reference=population)
     """
 
-    points: Tensor
-    largest: float
-    shift: Tensor
-    raw_square: Tensor
+    def __init__(
+        self,
+        layers: tuple[LayerReference, ...],
+        settings: Mapping[str, Any],
+        layouts: Mapping[str, Layouts],
+        feature_transform: FeatureTransform,
+    ) -> None:
+        self.layers = layers
+        self.settings = settings
+        self.layouts = layouts
+        self.feature_transform: Optional[FeatureTransform] = feature_transform
 
-    @classmethod
-    def of(cls, points: Tensor, distances: Tensor, rounding: Optional[Tensor] = None) -> "ReferenceFeatures":
-        # A copy: features may be a view of all activations, which would stay alive and be pickled along.
-        largest = largest_of(points) if points.is_floating_point() else 0.0
-        scale = torch.linalg.vector_norm(distances)
-        if rounding is not None:
-            scale = raw_scale(scale, rounding.to(scale), len(points), points.dtype)
-        return cls(points.clone(), largest, u_shift(distances), scale.square())
+    def __len__(self) -> int:
+        return len(self.layers[0].features[0].points)
 
-    def to(self, device: torch.device) -> "ReferenceFeatures":
-        return ReferenceFeatures(self.points.to(device), self.largest, self.shift.to(device), self.raw_square.to(device))
+    def __getstate__(self) -> dict[str, Any]:
+        # Functions often cannot be pickled, and they may hold a model.
+        return {**vars(self), "feature_transform": None}
 
+    @property
+    def is_labeled(self) -> bool:
+        return self.layers[0].labels is not None
 
-def added_rows(sides: Sequence[ReferenceFeatures], distances: Tensor) -> AddedRows:
-    """Centers distances of new inputs to a population's.
+    @property
+    def has_teacher(self) -> bool:
+        return self.layers[0].teacher is not None
 
-    Args:
-        sides (sequence of ReferenceFeatures): the population in k geometries.
-        distances (Tensor): (k, N, m), of the sides' dtype.
-    """
-    rows = distances - torch.stack([side.shift for side in sides])[:, None]
-    rows = rows - rows.mean(2, keepdim=True)
-    raw_squares = torch.stack([side.raw_square for side in sides])[:, None] + 2 * distances.square().sum(2)
-    return AddedRows(rows.transpose(0, 1), raw_squares.T)
-
-
-class LayerReference(NamedTuple):
-    """A population at one pair of layers.
-
-    Attributes:
-        features (tuple of ReferenceFeatures): as the two models see it, Student's first.
-        labels (ReferenceFeatures or None): as the labels see it; on the CPU, wherever the rest is.
-        teacher (ReferenceFeatures or None): as the Teacher sees it, in the labels' place.
-        gram (PopulationGram): of Student, Base and, if there is one, the target; both directions of removal.
-    """
-
-    features: tuple[ReferenceFeatures, ReferenceFeatures]
-    labels: Optional[ReferenceFeatures]
-    teacher: Optional[ReferenceFeatures]
-    gram: PopulationGram
-
-    @classmethod
-    def of(
-        cls,
-        student: Tensor,
-        base: Tensor,
-        labels: Optional[Tensor],
-        class_embeddings: Optional[Tensor],
-        teacher: Optional[Tensor] = None,
-        rounding: Sequence[Optional[Tensor]] = (None, None, None),
-    ) -> "LayerReference":
-        """Measures a population once and for all, from (m, d) features and (m,) labels or (m, e) Teacher's features.
-
-        ``rounding`` holds, of Student, Base and Teacher, by which distance rounding may have moved each input at most.
-        """
-        points = [each.to(student.device) for each in (student, base, teacher) if each is not None]
-        distances = [_distances(each) for each in points]
-        sides = [ReferenceFeatures.of(*each) for each in zip(points, distances, rounding)]
-        by_labels = None
-        if teacher is None and labels is not None:
-            labels = labels.cpu()
-            of_labels = label_distances(labels, labels, class_embeddings)
-            by_labels = ReferenceFeatures.of(labels, of_labels)
-            distances.append(of_labels)
-        geometries = u_centered(torch.stack([each.to(distances[0]) for each in distances]))
-        raw_squares = [side.raw_square.to(geometries) for side in (*sides, by_labels) if side is not None]
-        noise = noise_level(student.dtype) ** 2 * torch.stack(raw_squares)
-        gram = PopulationGram.of(geometries, noise, PAIR, 2 if len(geometries) == 3 else None)
-        return cls((sides[0], sides[1]), by_labels, sides[2] if len(sides) == 3 else None, gram)
-
-    def added_labels(self, target: Tensor, class_embeddings: Optional[Tensor]) -> AddedRows:
-        """The inputs' labels as rows, (N, 1, m) on the CPU.
+    def check(self, settings: Mapping[str, Any], feature_transform: FeatureTransform) -> None:
+        """Checks that a call has the settings of the population.
 
         Raises:
-            ValueError: an input whose label, added to the population's, leaves no geometry.
+            ValueError: a setting that differs; the message names it.
         """
-        assert self.labels is not None
-        target = target.cpu()
-        distances = label_distances(target, self.labels.points, class_embeddings)
-        added = added_rows([self.labels], distances[None])
-        m = distances.shape[1]
-        squares = self.gram.gram[0, -1, -1].cpu() + 2 * (m - 2) / (m - 1) * added.rows[:, 0].square().sum(1)
-        flat = squares <= MIN_LABEL_SHARE**2 * added.raw_squares[:, 0]
-        if bool(flat.any()):
-            index = int(flat.nonzero()[0])
+        for name, value in settings.items():
+            made_with = self.settings.get(name)
+            if made_with == value:
+                continue
+            if name.endswith((_MODES, _WEIGHTS)):
+                raise ValueError(f"The {name} are not those the reference population was made with. {_WAY_OUT}")
             raise ValueError(
-                f"target gives input {index} (label {int(target[index])}) and the reference population together no "
-                f"geometry: all labels equal, all distinct, or one against the rest. {WAYS_OUT_OF_REFERENCE}"
+                f"The reference population was made with {name}={made_with!r}, but this call has {value!r}. {_WAY_OUT}"
             )
-        return added
+        if self.feature_transform is not None and self.feature_transform != feature_transform:
+            raise ValueError(
+                f"feature_transform ({settings['feature_transform']}) is not the object that the reference population was "
+                "made with; another function of the same name may compute other features. Pass the same object. Otherwise: "
+                f"{_WAY_OUT}"
+            )
 
-    def to(self, device: torch.device) -> "LayerReference":
-        first, second = self.features
-        return LayerReference(
-            (first.to(device), second.to(device)),
-            self.labels,
-            None if self.teacher is None else self.teacher.to(device),
-            self.gram.to(device),
-        )
+    def __repr__(self) -> str:
+        kind = "labeled inputs" if self.is_labeled else "unlabeled inputs"
+        if self.has_teacher:
+            kind = "inputs with a Teacher"
+        return f"ReferencePopulation({len(self)} {kind}, {len(self.layers)} layer(s))"
 
 
-def _distances(features: Tensor) -> Tensor:
-    """In float64 where the device has it: float32 cannot hold the distances of all features that it holds."""
-    unit = safe_size(features)
-    return unchecked_distances(features if unit == 1 else features / unit).to(widest(features.device)) * unit
+def settings_of(
+    models: Mapping[str, FeatureExtractor],
+    feature_transform: FeatureTransform,
+    class_embeddings: Optional[Tensor],
+    attribute_to_layer_input: bool,
+) -> dict[str, Any]:
+    """The settings that a reference population and its calls must share, as small values that can be pickled."""
+    has_teacher = TEACHER in models
+    settings: dict[str, Any] = {
+        "teacher_func": "a Teacher" if has_teacher else None,
+        "attribute_to_layer_input": attribute_to_layer_input,
+        "feature_transform": _name_of(feature_transform),
+        # With a Teacher they have no effect.
+        "class_embeddings": None if has_teacher else _table(class_embeddings),
+    }
+    for name, extractor in models.items():
+        layers = [pair.feature_layer.module for pair in extractor.pairs]
+        # modules_of may not find all layers that a plain function runs.
+        runs: list[Callable[..., Any]] = [extractor.forward_func, *layers]
+        found = [module for run in runs for module in modules_of(run)]
+        modules = list(dict.fromkeys([*found, *layers]))
+        settings[f"{name}'s layers"] = [_named(pair, modules) for pair in extractor.pairs]
+        settings[f"{name}'s layout"] = extractor.hints._asdict()
+        settings[f"{name}'s {_MODES}"] = "".join("t" if module.training else "e" for module in modules)
+        settings[f"{name}'s {_WEIGHTS}"] = _state(modules)
+    return settings
+
+
+def _state(modules: list[nn.Module]) -> str:
+    return checksum([tensor for module in modules for tensor in (*own_parameters(module), *kept_buffers(module))])
+
+
+def _name_of(transform: FeatureTransform) -> str:
+    if isinstance(transform, nn.Module):
+        printed = torch.tensor(list(repr(transform).encode()), dtype=torch.uint8)
+        return f"{type(transform).__qualname__}, {checksum([printed])}, {_state(list(transform.modules()))}"
+    return str(getattr(transform, "__qualname__", type(transform).__qualname__))
+
+
+def _table(class_embeddings: Optional[Tensor]) -> Optional[str]:
+    if class_embeddings is None:
+        return None
+    classes, size = class_embeddings.shape
+    return f"table of {classes} x {size}, {checksum([class_embeddings])}"
+
+
+def _named(pair: LayerPair, modules: list[nn.Module]) -> str:
+    """The name of the feature layer or, in a plain function, its place among the modules."""
+    layer = pair.feature_layer
+    return str(layer) if layer.name else f"{layer}, number {modules.index(layer.module)} of its modules"

@@ -1,10 +1,9 @@
-"""The models of a UniCAM, and the way from their features to maps and reference populations."""
+"""The models of a UniCAM: their features, and the maps and reference populations made from these."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 import torch
@@ -16,21 +15,20 @@ from captum_kd._models.layer_activations import LayerActivations, Layouts
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd.attr.batch import Batch, check_batch_mode, check_references
 from captum_kd.attr.gradients import ScaledFeatures, population_gradients, reference_gradients
-from captum_kd.attr.population import BASE, STUDENT, TEACHER, ReferencePopulation, settings_of
-from captum_kd.attr.reference_population import LayerReference
-
-_Objective = Callable[..., list[Tensor]]
-"""From the features of the models at a pair of layers to the gradients of the objectives."""
+from captum_kd.attr.layer_reference import AddedRows, LayerReference
+from captum_kd.attr.reference_population import BASE, STUDENT, TEACHER, ReferencePopulation, settings_of
 
 
 @dataclass(frozen=True, eq=False)
 class Removal:
-    """Which model is explained, and which are removed from it.
+    """The models of a UniCAM: the one that is explained, and those whose representations are removed from its own.
 
     Attributes:
-        models (mapping): by name, Student first, whichever is explained; a Teacher, if there is one, last.
-        explained (str): name of the model that maps are made of.
-        removed (tuple of str): names of the models whose geometries are removed.
+        models (mapping): by name: the Student, the Base and, if there is one, the Teacher, in this order.
+        feature_transform (callable): of the UniCAM.
+        class_embeddings (Tensor, optional): of the UniCAM.
+        explained (str): name of the model that the maps explain.
+        removed (tuple of str): names of the models whose representations are removed.
     """
 
     models: Mapping[str, FeatureExtractor]
@@ -54,61 +52,79 @@ class Removal:
     def maps(
         self, batch: Batch, reference: Optional[ReferencePopulation], map_settings: Mapping[str, Any], *, both: bool
     ) -> list[list[tuple[Tensor, ...]]]:
-        """For the explained model, and with ``both`` for the removed one too, the maps at each pair of layers."""
-        objectives = self._batch_mode(batch, both) if reference is None else self._reference_mode(batch, reference, both)
+        """Maps of the explained model and, with ``both``, of the removed one: for each of them one tuple per layer."""
+        of_labels, rows = None, None
+        if reference is None:
+            labels = self._labels(batch)
+            of_labels = check_batch_mode(batch.inputs, labels, self.class_embeddings, has_teacher=self.has_teacher)
+        else:
+            rows = self._label_rows(batch, reference)
         layouts: Mapping[str, Layouts] = {} if reference is None else reference.layouts
+        direction = list(self.models).index(self.explained)
         teacher = [TEACHER] if self.has_teacher else []
         explained = [self.explained, *self.removed] if both else [self.explained]
         observed: dict[str, LayerActivations] = {}
-        # The Teacher first, before the other two keep their activations.
+        # The Teacher runs first, when no activations of the other models take up memory.
         for name in (*teacher, self.explained, *self.removed):
-            is_explained = name in explained
-            observed[name] = batch.observe(self.models[name], features_only=not is_explained, known=layouts.get(name))
+            features_only = name not in explained
+            observed[name] = batch.observe(self.models[name], features_only=features_only, known=layouts.get(name))
 
         def gradients(number: int) -> list[Tensor]:
-            features = [_scaled_features(observed[name], number) for name in (self.explained, *self.removed, *teacher)]
-            own, other, *target = _alike(features)
+            names = (self.explained, *self.removed, *teacher)
+            own, other, *target = _to_common_dtype([_scaled_features(observed[name], number) for name in names])
+            of_teacher = target[0] if target else None
             with changed_state(torch.inference_mode(False), torch.no_grad()), interruptible():
-                return objectives[number](features=(own, other), teacher=target[0] if target else None)
+                if reference is None:
+                    return population_gradients((own, other), of_teacher, of_labels, both)
+                layer = reference.layers[number]
+                return reference_gradients(layer, direction, (own, other), of_teacher, rows, both)
 
-        of_pairs = self._at_each_pair(gradients)
-        return [observed[name].maps([each[i] for each in of_pairs], **map_settings) for i, name in enumerate(explained)]
+        found = self._at_each_layer(gradients)
+        return [observed[name].maps([each[i] for each in found], **map_settings) for i, name in enumerate(explained)]
 
     def measure(self, batch: Batch) -> ReferencePopulation:
-        """The batch as a reference population."""
-        check_references(batch, self.class_embeddings)
+        """Makes a reference population of the batch."""
+        labels = self._labels(batch)
+        check_references(len(batch.inputs[0]), labels, self.class_embeddings)
         observed = {name: batch.observe(extractor, features_only=True) for name, extractor in self.models.items()}
 
         def measured(number: int) -> LayerReference:
             features = [_scaled_features(each, number) for each in observed.values()]
             student, base, *others = (each.values for each in features)
             teacher, rounding = others[0] if others else None, [each.rounding for each in features]
-            return LayerReference.of(student, base, batch.labels, self.class_embeddings, teacher, rounding)
+            return LayerReference.of(student, base, labels, self.class_embeddings, teacher, rounding)
 
         layouts = {name: each.layouts for name, each in observed.items()}
         return ReferencePopulation(
-            tuple(self._at_each_pair(measured)), self._settings(batch), layouts, self.feature_transform
+            tuple(self._at_each_layer(measured)), self._settings(batch), layouts, self.feature_transform
         )
 
-    def _batch_mode(self, batch: Batch, both: bool) -> list[_Objective]:
-        labels = check_batch_mode(batch, self.class_embeddings)
-        return [partial(population_gradients, labels=labels, both=both)] * len(self.models[STUDENT].pairs)
+    def _labels(self, batch: Batch) -> Optional[Tensor]:
+        """The labels of the objective: none with a Teacher."""
+        return None if self.has_teacher else batch.labels
 
-    def _reference_mode(self, batch: Batch, reference: ReferencePopulation, both: bool) -> list[_Objective]:
+    def _label_rows(self, batch: Batch, reference: ReferencePopulation) -> Optional[AddedRows]:
+        """Checks that the call fits the population. Adds its labels, if there are any, to the population's labels."""
         if not isinstance(reference, ReferencePopulation):
             raise TypeError(
                 f"reference must be a ReferencePopulation made by UniCAM.reference(), got {type(reference).__name__}."
             )
         reference.check(self._settings(batch), self.feature_transform)
-        rows = reference.added_labels(batch.labels, self.class_embeddings)
-        direction = list(self.models).index(self.explained)
-        return [partial(reference_gradients, layer, direction, labels=rows, both=both) for layer in reference.layers]
+        labels = self._labels(batch)
+        if labels is None:
+            return None
+        if not reference.is_labeled:
+            raise ValueError(
+                "target was given, but the reference population has no labels. Make it with reference(inputs, target), "
+                "or pass target=None for the objective without labels."
+            )
+        return reference.layers[0].added_labels(labels, self.class_embeddings)
 
     def _settings(self, batch: Batch) -> dict[str, Any]:
         return settings_of(self.models, self.feature_transform, self.class_embeddings, batch.at_input)
 
-    def _at_each_pair(self, compute: Callable[[int], Any]) -> list[Any]:
-        """Results for each pair of layers, by its number; pairs with the same feature layers in all models share one."""
+    def _at_each_layer(self, compute: Callable[[int], Any]) -> list[Any]:
+        """Results for each entry of ``layer``, by its number. Entries with the same feature layers share one result."""
         found: dict[tuple[nn.Module, ...], Any] = {}
         sources = [
             tuple(pair.feature_layer.module for pair in pairs)
@@ -124,8 +140,8 @@ def _scaled_features(observed: LayerActivations, number: int) -> ScaledFeatures:
     return ScaledFeatures(observed.features[number], observed.largest[number], observed.rounding[number].amax())
 
 
-def _alike(features: Sequence[ScaledFeatures]) -> list[ScaledFeatures]:
-    """All models' features on the first one's device and in one dtype."""
+def _to_common_dtype(features: Sequence[ScaledFeatures]) -> list[ScaledFeatures]:
+    """Features of all models in one dtype, on the first one's device."""
     dtype = functools.reduce(torch.promote_types, (each.values.dtype for each in features))
     like = features[0].values.new_empty(0, dtype=dtype)
     return [ScaledFeatures(each.values.to(like), each.largest, each.rounding.to(like.device)) for each in features]

@@ -1,4 +1,4 @@
-"""UniCAM: maps of the features that a distilled model has and its Base model lacks."""
+"""UniCAM: attribution maps of what a Student has learned and its Base model has not."""
 
 from __future__ import annotations
 
@@ -18,19 +18,17 @@ from captum_kd._utils.arguments import Target, check_callable, check_device_ids,
 from captum_kd._utils.interrupts import keeping_grad_mode
 from captum_kd.attr.batch import Batch, checked_map_settings
 from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
-from captum_kd.attr.population import BASE, STUDENT, TEACHER, ReferencePopulation
+from captum_kd.attr.reference_population import BASE, STUDENT, TEACHER, ReferencePopulation
 from captum_kd.attr.removal import Removal
 from captum_kd.embeddings import check_class_embeddings
 
-__all__ = ["TransferAttributions", "UniCAM"]
-
 
 class TransferAttributions(NamedTuple):
-    """Both maps of a pair of models.
+    """Distilled and residual maps of a pair of models.
 
     Attributes:
-        distilled (Tensor, tuple or list): of the Student's features given the Base model's.
-        residual (Tensor, tuple or list): of the Base model's features given the Student's.
+        distilled (Tensor, tuple or list): Maps of the Student, with the Base's representation removed.
+        residual (Tensor, tuple or list): Maps of the Base model, with the Student's representation removed.
     """
 
     distilled: Any
@@ -43,22 +41,22 @@ class UniCAM(LayerAttribution):
     architecture trained without the Teacher.
 
     A representation is the set of distances between the inputs' features. UniCAM removes the
-    Base's representation from the Student's by partial distance correlation. The map shows the
-    activations on which the rest depends. With P the U-centered Euclidean distances between the
-    features, UniCAM differentiates
+    Base's representation from the Student's, as partial distance correlation does. The map shows
+    the activations on which the remainder depends. With P the U-centered Euclidean distances between
+    the features, the objective is
 
     .. math:: J = R(P_{S|B}, G), \qquad
               P_{S|B} = P_S - \frac{\langle P_S, P_B\rangle}{\langle P_B, P_B\rangle} P_B,
 
-    the distance correlation of the rest with the labels' geometry G. Without labels it is
-    :math:`J = \sum_i \max_j (P_{S|B})_{ij}`. As in Grad-CAM, the gradient is averaged over positions
-    and weighs the activations. :meth:`residual` swaps the two models: its map shows what the Base
-    has and the Student lacks.
+    the distance correlation of the remainder with the labels' geometry G. Without labels it is
+    :math:`J = \sum_i \max_j (P_{S|B})_{ij}`. As in Grad-CAM, the activations are weighted by the
+    gradient of J, averaged over positions. :meth:`residual` swaps the two models: its map shows what
+    the Base has and the Student lacks.
 
     With a Teacher (``teacher_func``) the objective is :math:`J = R(P_{S|B}, P_T)`, where P_T is the
-    representation of the Teacher. The map shows activations behind what the Student shares with the
-    Teacher and the Base lacks. Only this objective uses the Teacher. ``target`` then has no effect,
-    but its form is checked, so that Captum's tools and existing calls run unchanged.
+    representation of the Teacher. The map shows activations behind structure that the Student shares
+    with the Teacher and the Base lacks. ``target`` then has no effect. Its form is still checked, so
+    Captum's tools and existing calls run unchanged.
 
     A map is no evidence of transfer, with or without a Teacher. Two Bases that differ only in their
     seed also give a map, because networks trained on one task have much in common. Compare with such
@@ -66,27 +64,27 @@ class UniCAM(LayerAttribution):
 
     In batch mode, as in the paper, the inputs are the population, and the map of an input depends on
     the other inputs. In reference mode (``reference=``) every input is added on its own to a fixed
-    population, and its map is the same in any batch. Single images, ``NoiseTunnel``, ``infidelity``
-    and :func:`captum_kd.metrics.sensitivity_max` need reference mode. Below 30 inputs maps follow
-    chance; use a reference population of 64 or more.
+    population, and its map is the same whatever else is in the batch. Single images, ``NoiseTunnel``,
+    ``infidelity`` and :func:`captum_kd.metrics.sensitivity_max` need reference mode. Maps of fewer
+    than 30 inputs are mostly noise; use a reference population of 64 or more.
 
     ``layer`` may be a list. One pass of each model then gives a list of results. Layers with the same
     ``feature_layer`` share one backward pass. Captum's visualization, ``LayerAttribution.interpolate``
     and this package's metrics take single entries of the list. ``NoiseTunnel``, ``infidelity`` and
-    ``sensitivity_max`` accept only tensors and tuples: give them one UniCAM per layer.
+    ``sensitivity_max`` accept only tensors and tuples: use one UniCAM per layer with them.
 
     Models may be in half precision, run under autocast, be compiled or use channels-last memory.
-    Distances are computed in float32 or float64; maps have the layer's dtype, as those of
-    LayerGradCam do. If a map is too small for float16, a warning says so; bfloat16 has the range.
-    Compiled models run uncompiled, because compiled code skips hooks.
+    Distances are computed in float32 or float64. Maps have the layer's dtype, as in LayerGradCam; a
+    warning tells of maps that float16 cannot hold, where bfloat16 can. Compiled models run
+    uncompiled, because compiled code skips hooks.
 
     As in Captum, there is no ReLU by default. UniCAM differs from LayerGradCam in two ways, both for
     images: token layers of transformers give a map on their grid, (N, 1, h, w), and channels-last
     layers are recognized.
 
-    Models are evaluated in the mode they are in. In training mode batch normalization couples the
-    inputs and updates its statistics, as with any Captum attribution, and dropout draws random
-    numbers. A warning says so; call ``eval()``.
+    Models run in the mode they are in. In training mode batch normalization couples the inputs and
+    updates its statistics, as with any Captum attribution, and dropout draws random numbers. UniCAM
+    warns in this case; call ``eval()`` first.
 
     Source: Adhane et al., "On Explaining Knowledge Distillation: Measuring and Visualising the
     Knowledge Transfer Process", WACV 2025, https://arxiv.org/abs/2412.13943.
@@ -114,47 +112,54 @@ class UniCAM(LayerAttribution):
         Args:
 
             forward_func (Callable): The Student: a module or any function that runs it.
-            layer (str, torch.nn.Module or list of them): Where the map is: a module of the
-                        Student or its dotted name, "layer4.1". A list gives a list of results.
+            layer (str, torch.nn.Module or list of them): Layer for which attributions are computed:
+                        a module of the Student or its dotted name, "layer4.1". A list gives a list
+                        of results.
             base_func (Callable): The Base model. Its architecture may differ.
             base_layer (str, torch.nn.Module or list, optional): Counterpart of ``layer`` in the
-                        Base model, where the residual map is.
+                        Base model, for which residual maps are computed.
                         Default: the layer of the same dotted name
-            feature_layer (str, torch.nn.Module or list, optional): Where the Student's distances
-                        are taken: ``layer`` itself or a layer behind it.
+            feature_layer (str, torch.nn.Module or list, optional): Layer whose features give the
+                        Student's distances: ``layer`` itself or a layer behind it.
                         Default: ``layer``
-            base_feature_layer (str, torch.nn.Module or list, optional): The same in the Base.
+            base_feature_layer (str, torch.nn.Module or list, optional): Layer whose features give
+                        the Base's distances.
                         Default: the layer named as ``feature_layer``, or ``base_layer`` if there
                         is no ``feature_layer``
-            feature_transform (Callable, optional): From a layer's output (N, C, ...), without
-                        prefix tokens, to features (N, d). Outputs of several tensors are
+            feature_transform (Callable, optional): Function from a layer's output (N, C, ...),
+                        without prefix tokens, to features (N, d). Outputs of several tensors are
                         transformed one by one and concatenated. The map weighs channels by means
-                        over positions, so the default takes distances between such means; scores
+                        over positions, so the default takes distances between such means. Scores
                         have another default, :func:`captum_kd.flatten`.
                         Default: :func:`captum_kd.global_average_pool`
-            class_embeddings (Tensor, optional): (num_classes, e), a point for each class, from
-                        which the labels' geometry is taken. Has no effect with a Teacher.
+            class_embeddings (Tensor, optional): (num_classes, e), a point for each class. The
+                        distances between these points are the labels' geometry. Has no effect with
+                        a Teacher.
                         Default: None, one-hot
-            grid (tuple, optional): (h, w) of a layer's tokens if it cannot be found.
-            prefix_tokens (int, optional): Number of class or register tokens in front.
-            channels_last (bool, optional): Whether outputs are (N, h, w, C) or (N, t, h, w, C). For
-                        three axes True means tokens, (N, T, C), and False (N, C, L).
-            device_ids (list[int], optional): Device order of a DataParallel ``forward_func`` that
-                        does not have the attribute itself.
+            grid (tuple[int, int], optional): (h, w) of a layer's tokens.
+                        Default: None, inferred
+            prefix_tokens (int, optional): Number of class or register tokens in front of the grid.
+                        Default: None, inferred
+            channels_last (bool, optional): True if outputs are (N, h, w, C) or (N, t, h, w, C). For
+                        three axes True means tokens, (N, T, C), and False means (N, C, L).
+                        Default: None, inferred
+            device_ids (list[int], optional): Device ID list of a DataParallel model, necessary only
+                        if ``forward_func`` is a function that runs it.
+                        Default: None
             teacher_func (Callable, optional): The Teacher, of any architecture. Its representation
                         takes the place of the labels' geometry. It runs once per call, without
                         gradients.
-                        Default: None, the objective of the labels
-            teacher_layer (str, torch.nn.Module or list, optional): Where the Teacher's distances
-                        are taken, with the same ``feature_transform``. Width, resolution and layout
-                        may differ from the Student's. ``grid``, ``prefix_tokens`` and
+                        Default: None, the objective uses the labels
+            teacher_layer (str, torch.nn.Module or list, optional): Layer whose features give the
+                        Teacher's distances, with the same ``feature_transform``. Width, resolution
+                        and layout may differ from the Student's. ``grid``, ``prefix_tokens`` and
                         ``channels_last`` are used for the Teacher only if its own layout cannot be
                         inferred.
                         Default: the layer named as the Student's feature layer
 
         Raises:
             ValueError: a layer name that does not exist (with close matches) or has no
-                        counterpart, a module that is no part of its model, lists of different
+                        counterpart, a module that is not part of its model, lists of different
                         lengths, the same layers twice in a list, malformed class embeddings, a
                         ``teacher_layer`` without ``teacher_func``.
             TypeError: models that cannot be called, layers that are neither name nor module.
@@ -165,7 +170,7 @@ class UniCAM(LayerAttribution):
         if teacher_func is not None:
             check_model(teacher_func, "teacher_func")
         elif teacher_layer is not None:
-            raise ValueError("teacher_layer was given without teacher_func; pass the Teacher, or neither of the two.")
+            raise ValueError("teacher_layer was given without teacher_func; pass both or neither.")
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
         check_device_ids(device_ids)
         own, other = layer_pairs(forward_func, layer, base_func, base_layer, feature_layer, base_feature_layer)
@@ -183,7 +188,7 @@ class UniCAM(LayerAttribution):
         self.class_embeddings = check_class_embeddings(class_embeddings)
         self._removal = Removal(models, feature_transform, self.class_embeddings)
         self._several = not isinstance(layer, (str, nn.Module))
-        self._warns_of_modes = True  # a report warns once for all of its calls
+        self._warns_of_modes = True  # False in reports, which warn once for all calls
         modules = self._removal.map_modules
         LayerAttribution.__init__(self, forward_func, modules if self._several else modules[0], device_ids)
 
@@ -191,19 +196,17 @@ class UniCAM(LayerAttribution):
     def multiplies_by_inputs(self) -> bool:
         return True
 
-    def has_convergence_delta(self) -> bool:
-        return False
-
     def residual(self) -> "UniCAM":
-        """The same pair with the two models swapped: what the Base has and the Student lacks.
+        """Returns a UniCAM with the two models swapped, whose maps show what the Base has and the Student lacks.
 
         Returns:
-            UniCAM: explains the Base model given the Student, with the same Teacher, if there is one.
-            Both use the same reference populations.
+            UniCAM: explains the Base model, with the Student's representation removed and the same
+            Teacher, if there is one. Both UniCAMs can use the same reference populations.
 
         Examples::
 
-            >>> left_behind = unicam.residual().attribute(images, labels)  # as attribute_transfer(...).residual
+            >>> # The map of attribute_transfer(images, labels).residual.
+            >>> residual = unicam.residual().attribute(images, labels)
         """
         swapped = copy.copy(self)
         swapped._removal = self._removal.swapped()
@@ -230,34 +233,42 @@ class UniCAM(LayerAttribution):
         r"""
         Args:
 
-            inputs (Tensor or tuple[Tensor, ...]): Inputs of both models, examples first.
-            target (int, list or Tensor, optional): Labels of the inputs, (N,) integers; a single
-                        one applies to all inputs. None: the objective without labels. Has no
-                        effect with a Teacher.
-            additional_forward_args (Any, optional): Further arguments of both models, as in
-                        Captum. Tensors with one row per input are divided into batches with them.
-            attribute_to_layer_input (bool, optional): Attribute to the layers' inputs, for map and
-                        feature layers alike.
+            inputs (Tensor or tuple[Tensor, ...]): Inputs of both models, with the examples along
+                        dimension 0.
+            target (int, list or Tensor, optional): Labels of the inputs, (N,) integers. A single
+                        label applies to all inputs. Has no effect with a Teacher.
+                        Default: None, the objective without labels
+            additional_forward_args (Any, optional): Additional arguments of both models, as in
+                        Captum. Tensors with one row per input are divided into batches together
+                        with the inputs.
+                        Default: None
+            attribute_to_layer_input (bool, optional): Use the inputs of the layers instead of their
+                        outputs, for map and feature layers alike.
                         Default: False
-            relu_attributions (bool, optional): Return positive attributions only.
+            relu_attributions (bool, optional): Return non-negative attributions only.
                         Default: False
-            attr_dim_summation (bool, optional): Sum over channels.
+            attr_dim_summation (bool, optional): Sum attributions over channels.
                         Default: True
-            grad_kwargs (dict, optional): Additional keyword arguments of torch.autograd.grad.
-                        ``retain_graph`` has no effect: graphs are freed at the end of the call.
-            reference (ReferencePopulation, optional): Population to which every input is added on
-                        its own, made by :meth:`reference`.
+            grad_kwargs (dict[str, Any], optional): Additional keyword arguments for
+                        torch.autograd.grad. ``retain_graph`` has no effect, because graphs are
+                        freed at the end of the call.
+                        Default: None
+            reference (ReferencePopulation, optional): Population made by :meth:`reference`, to
+                        which every input is added on its own.
                         Default: None, the inputs are the population
-            internal_batch_size (int, optional): Inputs in one forward pass. This bounds memory; the
-                        population is still all of ``inputs``. With a deeper ``feature_layer`` the
-                        forward passes are made twice.
+            internal_batch_size (int, optional): Number of inputs in one forward pass. This bounds
+                        memory; the population is still all of ``inputs``. With a deeper
+                        ``feature_layer`` every forward pass is made twice.
+                        Default: None, all inputs
             show_progress (bool, optional): Show a progress bar over forward passes.
+                        Default: False
 
         Returns:
-            Tensor, tuple[Tensor, ...] or list of attributions:
-            (N, 1, ...) with the layer's spatial shape, or (N, C, ...) without summation; detached,
-            in the layer's dtype and on its device. A tuple if the layer has several tensors, a
-            list if ``layer`` is a list.
+            *Tensor*, *tuple[Tensor, ...]* or *list* of **attributions**:
+            - **attributions** (*Tensor*, *tuple[Tensor, ...]* or *list*):
+                        (N, 1, ...) with the layer's spatial shape, or (N, C, ...) without
+                        summation; detached, in the layer's dtype and on its device. Attributions are
+                        a tuple if the layer has several tensors, and a list if ``layer`` is a list.
 
         Raises:
             ValueError: fewer than 4 inputs (5 with labels or a Teacher), labels without geometry
@@ -268,9 +279,9 @@ class UniCAM(LayerAttribution):
 
         Warns:
             UserWarning: models with batch normalization or dropout in training mode, a population
-                        of fewer than 30 inputs or of near-copies, nothing left after removal, maps
-                        that float16 cannot hold, a model that gave other features in its second pass
-                        (``internal_batch_size``).
+                        of fewer than 30 inputs or of near-copies, features of which removal leaves
+                        nothing, maps that float16 cannot hold, a model that gave other features in
+                        its second pass (``internal_batch_size``).
 
         Examples::
 
@@ -288,7 +299,7 @@ class UniCAM(LayerAttribution):
             >>> # Two layers from one pass: a list of two results.
             >>> attr3, attr4 = UniCAM(student, ["conv3", "conv4"], base).attribute(images, labels)
         """
-        batch = self._batch(
+        batch = Batch.checked(
             inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
         map_settings = checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs)
@@ -309,20 +320,20 @@ class UniCAM(LayerAttribution):
         internal_batch_size: Optional[int] = None,
         show_progress: bool = False,
     ) -> TransferAttributions:
-        """Distilled and residual maps from one forward pass of each model, the Teacher included.
+        """Computes distilled and residual maps from one forward pass of each model, the Teacher included.
 
-        Args, raises and shapes: as :meth:`attribute`.
+        Arguments, errors, warnings and shapes are those of :meth:`attribute`.
 
         Returns:
-            TransferAttributions: ``distilled``, what :meth:`attribute` returns, and ``residual``,
-            what ``residual().attribute`` returns.
+            TransferAttributions: ``distilled`` is the result of :meth:`attribute`, ``residual`` that
+            of ``residual().attribute``.
 
         Examples::
 
             >>> # 64 images; the layer gives 64x512x7x7 in both models: two maps of 64x1x7x7.
             >>> distilled, residual = unicam.attribute_transfer(images, labels)
         """
-        batch = self._batch(
+        batch = Batch.checked(
             inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
         map_settings = checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs)
@@ -338,45 +349,49 @@ class UniCAM(LayerAttribution):
         internal_batch_size: Optional[int] = None,
         show_progress: bool = False,
     ) -> ReferencePopulation:
-        """Makes a population to which inputs are added later (reference mode).
+        """Makes a population for reference mode, to which :meth:`attribute` adds its inputs.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): m >= 4 inputs; 64 or more are advisable.
-            target (int, list or Tensor, optional): their labels. Without labels the population
-                serves only the objective without labels. Has no effect with a Teacher.
+            inputs (Tensor or tuple[Tensor, ...]): At least 4 inputs; use 64 or more.
+            target (int, list or Tensor, optional): Labels of the inputs. A population without labels
+                        can be used only for the objective without labels. Has no effect with a
+                        Teacher.
+                        Default: None
             additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress:
-                as in :meth:`attribute`.
+                        As in :meth:`attribute`.
 
         Returns:
-            ReferencePopulation: detached features only, those of the Teacher included.
+            ReferencePopulation: detached features of all models, the Teacher included.
 
         Raises:
-            ValueError, TypeError: as :meth:`attribute`; fewer than 4 inputs.
+            ValueError, TypeError: as in :meth:`attribute`; fewer than 4 inputs.
 
         Warns:
-            UserWarning: fewer than 30 inputs; models in training mode, as :meth:`attribute`.
+            UserWarning: fewer than 30 inputs; models in training mode, as in :meth:`attribute`.
 
         Examples::
 
-            >>> population = unicam.reference(images, labels)  # 64 images, say
-            >>> attr = unicam.attribute(image, target=3, reference=population)  # image: 1x3x224x224
+            >>> # 64 images are the population of all later calls.
+            >>> population = unicam.reference(images, labels)
+            >>> # One image of 1x3x224x224.
+            >>> attr = unicam.attribute(image, target=3, reference=population)
         """
-        batch = self._batch(
+        batch = Batch.checked(
             inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
+        self._warn_of_modes()
         return self._removal.measure(batch)
 
-    def _batch(self, *arguments: Any) -> Batch:
-        batch = Batch.checked(*arguments, has_teacher=self._removal.has_teacher)
+    def _warn_of_modes(self) -> None:
         if self._warns_of_modes:
             warn_of_modes(forward_func=self.forward_func, base_func=self.base_func, teacher_func=self.teacher_func)
-        return batch
 
     @keeping_grad_mode
     def _maps(
         self, batch: Batch, reference: Optional[ReferencePopulation], map_settings: dict[str, Any], *, both: bool
     ) -> list[Any]:
-        """Maps of the explained model and, with ``both``, of the other one, in Captum's format."""
+        """Maps of the explained model and, with ``both``, of the removed one, in Captum's format."""
+        self._warn_of_modes()
         found = self._removal.maps(batch, reference, map_settings, both=both)
         formatted = [[_format_output(len(maps) > 1, maps) for maps in of_model] for of_model in found]
         return formatted if self._several else [of_model[0] for of_model in formatted]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
 from captum_kd.attr.gradients import ScaledFeatures, population_gradients, reference_gradients
-from captum_kd.attr.reference_population import AddedRows, LayerReference
+from captum_kd.attr.layer_reference import AddedRows, LayerReference
 from captum_kd.distance.centering import Geometry, center
 from captum_kd.distance.labels import label_geometry
 

@@ -9,7 +9,7 @@ from reference.geometries import correlation, remove
 from torch import Tensor
 
 from captum_kd.attr.objective import PAIR, Objectives, PopulationGram, population_objectives, reference_objectives
-from captum_kd.attr.reference_population import AddedRows, LayerReference, ReferenceFeatures, added_rows
+from captum_kd.attr.layer_reference import AddedRows, LayerReference, ReferenceFeatures, added_rows
 from captum_kd.distance.centering import Geometry, center, noise_level
 from captum_kd.distance.labels import label_geometry
 

@@ -85,7 +85,7 @@ def test_non_finite_features_of_the_teacher(call, value):
 def test_inputs_of_another_size_with_features_of_the_teacher_that_keep_positions():
     unicam = make(feature_transform=lambda a: flatten(a) if a.shape[1] == 9 else global_average_pool(a))
     population = unicam.reference(references())
-    with pytest.raises(ValueError, match="have 576 features, those of the reference population 324"):
+    with pytest.raises(ValueError, match="have 576 features, and the reference population has 324"):
         unicam.attribute(images(N, 16, 16, dtype=torch.float64), reference=population)
 
 

@@ -192,7 +192,7 @@ def test_captums_tools_take_no_lists(explained):
 )
 def test_the_same_layers_twice(arguments):
     student, base = pair()
-    with pytest.raises(ValueError, match=r"Entries 0 and \d of layer are the same, layer 'conv1' of forward_func"):
+    with pytest.raises(ValueError, match=r"Entries 0 and \d of layer are the same: layer 'conv1' of forward_func"):
         UniCAM(student, base_func=base, **arguments)
 
 

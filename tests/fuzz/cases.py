@@ -154,11 +154,6 @@ CASES: dict[str, Case] = {
         None, MODEL_ARGS,
     ),
     "captum_kd.UniCAM.residual": Case(UniCAM.residual, lambda: unicam().residual(), dict),
-    "captum_kd.ReferencePopulation": Case(
-        captum_kd.ReferencePopulation.__init__,
-        lambda **given: repr(captum_kd.ReferencePopulation(**given)),
-        lambda: dict(vars(unicam().reference(IMAGES, LABELS))),
-    ),
     "captum_kd.flatten": Case(captum_kd.flatten, captum_kd.flatten, lambda: dict(activations=IMAGES)),
     "captum_kd.flatten_to_unit_length": Case(
         captum_kd.flatten_to_unit_length, captum_kd.flatten_to_unit_length, lambda: dict(activations=IMAGES)

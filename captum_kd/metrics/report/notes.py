@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Optional, Sequence
 
-from captum_kd.attr.population import FEW_INPUTS
+from captum_kd.attr.batch import FEW_INPUTS
 from captum_kd.metrics.report.aggregation import Aggregator
 from captum_kd.metrics.report.settings import Settings
 
@@ -42,7 +42,7 @@ def cautions(
             f"{empty_maps} maps are constant and do not rank the pixels: of those images the upper part stayed. "
             "Choose another layer or another explanation.",
         ),
-        (n < FEW_INPUTS, f"Only {n} inputs: below {FEW_INPUTS} scores follow chance. A few hundred make them stable."),
+        (n < FEW_INPUTS, f"Only {n} inputs: below {FEW_INPUTS}, scores are mostly noise. A few hundred make them stable."),
         (
             copies,
             f"{copies} of {n} inputs are copies of others: copies push scores up, even of independent features. "
