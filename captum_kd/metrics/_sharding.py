@@ -1,4 +1,4 @@
-"""Features that are sharded over ranks; some ranks may have none."""
+"""Features that are sharded over ranks. A rank without inputs has none."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from captum_kd._distributed import ProcessGroup
-from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures
+from captum_kd.distance.sharded import ShardedDistances, ShardedFeatures, Shards
 from captum_kd.distance.sources import Features, TensorFeatures, is_to_be_widened
-
-__all__ = ["FeatureSpec", "FeatureSpecs", "common_specs", "spec_of", "shared_distances"]
 
 
 class FeatureSpec(NamedTuple):
-    """What a set of features is like, however many inputs it has."""
+    """Width and dtype of a set of features."""
 
     width: int
     dtype: torch.dtype
@@ -26,41 +24,41 @@ class FeatureSpec(NamedTuple):
 
 
 FeatureSpecs = Mapping[str, Sequence[FeatureSpec]]
-"""Of sets of features by name, of each layer one."""
+"""For each layer of each named set of features."""
 
 
 def spec_of(features: Union[Tensor, Features]) -> FeatureSpec:
     return FeatureSpec(features.shape[1], features.dtype)
 
 
-def common_specs(everyone: Sequence[FeatureSpecs], remedy: str) -> FeatureSpecs:
-    """The kinds that all processes have, but for those that have seen no inputs.
+def common_specs(of_ranks: Sequence[FeatureSpecs], advice: str) -> FeatureSpecs:
+    """The specs of all ranks, without those that have no inputs.
 
     Args:
-        everyone (sequence): every process' kinds, empty where it has seen no inputs; of one at least not.
-        remedy (str): what the caller's user can do about different ones, for the error.
+        of_ranks (sequence): specs of each rank; empty for a rank without inputs, but not for all.
+        advice (str): the end of the error message.
 
     Raises:
-        ValueError: other features in one process than in another.
+        ValueError: the features of two ranks differ.
     """
-    known = [(rank, kinds) for rank, kinds in enumerate(everyone) if kinds]
+    known = [(rank, specs) for rank, specs in enumerate(of_ranks) if specs]
     first_rank, first = known[0]
-    for rank, other in known[1:]:
-        for name in {**first, **other}:
-            for one, two in zip_longest(first.get(name, ()), other.get(name, ())):
-                if one != two:
+    for rank, specs in known[1:]:
+        for name in {**first, **specs}:
+            for one, other in zip_longest(first.get(name, ()), specs.get(name, ())):
+                if one != other:
                     raise ValueError(
-                        f"{name} gives {one or 'nothing'} in process {first_rank} and {two or 'nothing'} in process {rank}: the "
-                        f"inputs differ in size, or the models in precision. {remedy}"
+                        f"{name} gives {one or 'nothing'} in rank {first_rank} and {other or 'nothing'} in rank {rank}: the "
+                        f"inputs differ in size, or the models in precision. {advice}"
                     )
     return first
 
 
-def shared_distances(
-    own: Optional[Features], kind: FeatureSpec, device: torch.device, shards: Shards, processes: ProcessGroup
+def sharded_distances(
+    own: Optional[Features], spec: FeatureSpec, device: torch.device, shards: Shards, group: ProcessGroup
 ) -> ShardedDistances:
-    """Distances between all inputs, from each process' own features, None where it has seen no inputs."""
+    """Distances between all inputs, from the features of each rank; None for a rank without inputs."""
     if own is None:
-        own = TensorFeatures(torch.empty((0, kind.width), dtype=kind.dtype, device=device))
-    shared = ShardedFeatures(own, shards, processes)
-    return ShardedDistances(shared, is_to_be_widened(shared))
+        own = TensorFeatures(torch.empty((0, spec.width), dtype=spec.dtype, device=device))
+    features = ShardedFeatures(own, shards, group)
+    return ShardedDistances(features, is_to_be_widened(features))

@@ -20,7 +20,7 @@ from captum_kd.distance.sources import DistanceSource, TensorFeatures
 from captum_kd.metrics.report.models import FeatureSet, Pair
 from captum_kd.metrics.report.scores import Estimate, LayerScores, distance_source
 from captum_kd.metrics.report.settings import Settings
-from captum_kd.metrics.report.sharding import all_reduce_counts, as_input_sharding
+from captum_kd.metrics.report.sharding import InputSharding, all_reduce_counts
 from captum_kd.metrics.report.storage import FeatureStore, Placement, place_distances
 from captum_kd.metrics.scores_table import BY_NAME
 
@@ -106,7 +106,7 @@ class PooledScores(Aggregator):
         super().__init__(plan, group)
         self._device = plan.settings.device
         self._way_to_one_width = _way_to_one_width(plan.settings.feature_transform)
-        self._sharding = as_input_sharding(group, self._device, self._way_to_one_width)
+        self._sharding = InputSharding(group, self._device, self._way_to_one_width)
         self._stores: dict[str, list[FeatureStore]] = {}
         self._labels: list[Tensor] = []
         self._placement: Optional[Placement] = None
@@ -138,7 +138,7 @@ class PooledScores(Aggregator):
                 "hundred to be stable."
             )
         placed = self._placement = sharding.placement(self._own_placement(len(labels)), stores)
-        keys = sharding.keys(stores)
+        keys = sharding.keys
         last: dict[str, DistanceSource] = {}
         if plan.progression:
             last = {key: sharding.source(key, -1, stores, placed) for key in keys}
@@ -149,7 +149,7 @@ class PooledScores(Aggregator):
                 sources[key] = last[key] if last and place == final else sharding.source(key, place, stores, placed)
                 if placed.held and key in stores:
                     stores[key][place].close()  # the features are not needed any more
-            scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.walk)
+            scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.tile_iterator)
             summary = _summary(scores, plan, last)
             if place < final or not last:
                 for of_layers in stores.values():
