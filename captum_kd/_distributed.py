@@ -172,7 +172,7 @@ def as_process_group(process_group: Any) -> ProcessGroup:
 
 
 def _first_difference(first: Mapping[str, object], other: Mapping[str, object]) -> Optional[tuple[str, str, str]]:
-    """The name of the first entry that differs and the two values, as texts. Of mappings in the values only one entry is shown."""
+    """The name of the first entry that differs, and the two values as texts. In a mapping it is the name of the entry."""
     for name in {**first, **other}:
         mine, theirs = first.get(name), other.get(name)
         if isinstance(mine, Mapping) and isinstance(theirs, Mapping):

@@ -7,7 +7,7 @@ rank. Here each rank keeps its own, and the ranks exchange features block by blo
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Any, Callable, ClassVar, Iterator, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, ClassVar, Iterator, Mapping, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -16,15 +16,14 @@ from captum_kd._distributed import ProcessGroup, UnequalRanksError, as_process_g
 from captum_kd._utils.arguments import as_labels
 from captum_kd._utils.interrupts import changed_state, keeping_grad_mode
 from captum_kd._utils.validation import check_features
-from captum_kd.distance.block_sums import LocalTiles, TileIterator, population_sums
+from captum_kd.distance.block_sums import population_sums
 from captum_kd.distance.blockwise import check_block_size, noise_squares
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, warn_of_no_geometry
 from captum_kd.distance.functional import as_real
 from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry
-from captum_kd.distance.sharded import RingTiles, Shards
-from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures, is_to_be_widened
+from captum_kd.distance.sources import DistanceSource, TensorFeatures
 from captum_kd.embeddings import check_class_embeddings
-from captum_kd.metrics._sharding import FeatureSpec, common_specs, sharded_distances, spec_of
+from captum_kd.metrics._sharding import InputSharding
 from captum_kd.metrics.inference.gram_matrices import Products, Score
 from captum_kd.metrics.report.agreement import comparable
 
@@ -42,15 +41,6 @@ ROUNDING = "_captum_kd_rounding"
 _ADVICE = "All must come from the same layers, of inputs of one size, in one dtype."
 
 State = Union[Tensor, list[Tensor]]
-
-
-class _RankState(NamedTuple):
-    """What the other ranks need to know of one rank's states."""
-
-    inputs: dict[str, int]
-    specs: dict[str, list[FeatureSpec]]
-    rounding: list[float]
-    labels: Tensor
 
 
 class GeometryMetric(Metric):
@@ -218,58 +208,40 @@ class GeometryMetric(Metric):
     def _compute(self, states: Mapping[str, State], group: ProcessGroup) -> dict[str, Tensor]:
         """Scores of the states of all ranks of the group."""
         joined = {name: values for name, state in states.items() if (values := _join(state)) is not None}
-        features = {name: as_real(joined[name]) for name in self.names if name in joined}
-        ranks: list[_RankState] = group.gather(self._rank_state(joined, features))
-        for rank, each in enumerate(ranks):
-            if len(set(each.inputs.values())) > 1:
-                raise ValueError(f"The states of rank {rank} hold different numbers of inputs: {each.inputs}.")
-        shards = Shards([max(each.inputs.values(), default=0) for each in ranks], group.rank)
-        # Without inputs in any rank there are no specs, and the error is about the number of inputs.
-        specs = {name: of[0] for name, of in common_specs([each.specs for each in ranks], _ADVICE).items()} if shards.n else {}
-        scores = self._scores(list(specs))
+        roundings = joined.pop("rounding").amax(0).tolist() if joined else []
+        features = {name: TensorFeatures(as_real(joined[name]), r) for name, r in zip(self.names, roundings) if name in joined}
+        with group.raise_together("checking its states"):
+            inputs = {name: len(values) for name, values in joined.items()}
+            if len(set(inputs.values())) > 1:
+                raise ValueError(f"The states hold different numbers of inputs: {inputs}. Call reset() and update anew.")
+        own_labels = joined["target"].long().cpu() if "target" in joined else torch.zeros(max(inputs.values(), default=0))
+        device = next((each.device for each in features.values()), self.device)
+        sharding = InputSharding(group, device, _ADVICE)
+        labels = sharding.gather_labels(own_labels)
+        sharding.gather_specs({name: [each] for name, each in features.items()})
+        scores = self._scores(list(sharding.specs))
         least = LEAST_WITH_REMOVAL if any(isinstance(score.x, tuple) for score in scores.values()) else MIN_INPUTS
-        if shards.n < least:
+        if len(labels) < least:
             raise ValueError(
-                f"The metric has seen {shards.n} inputs; its score needs at least {least}, and a few hundred to be stable."
+                f"The metric has seen {len(labels)} inputs; its score needs at least {least}, and a few hundred to be stable."
             )
-        device = next((values.device for values in features.values()), self.device)
         sources: dict[str, DistanceSource] = {}
-        for name, spec in specs.items():
-            rounding = max(each.rounding[self.names.index(name)] for each in ranks)
-            own = TensorFeatures(features[name], rounding) if name in features else None
-            sources[name] = _distances(own, spec, device, shards, group)
+        for name in sharding.specs:
+            sources[name] = sharding.distances(name, 0, features.get(name))
         if self.labeled:
-            labels = torch.cat([each.labels for each in ranks])
             check_label_geometry(labels, self._embeddings, self.estimator, ways_out=WAYS_OUT_OF_SCORE)
             sources["labels"] = LabelDistances(labels, self._embeddings, device)
-        width = sum(spec.width for spec in specs.values())
-        tile_iterator: TileIterator = RingTiles(shards, group, width) if group.is_distributed else LocalTiles()
-        geometries = list(sources.values())
-        sums = population_sums(geometries, block_size=self.block_size, walk=tile_iterator)
+        specs = [spec for (spec,) in sharding.specs.values()]
+        tiles = sharding.tile_iterator(sum(spec.width for spec in specs))
+        sums = population_sums(list(sources.values()), block_size=self.block_size, walk=tiles)
         gram = sums.gram(self.estimator)
-        products = Products(tuple(sources), gram, gram.new_empty((0, *gram.shape)), noise_squares(sums, geometries))
+        noise = noise_squares(sums, list(sources.values()))
+        products = Products(tuple(sources), gram, gram.new_empty((0, *gram.shape)), noise)
         found = {name: products.score(score) for name, score in scores.items()}
         if not all(defined for _, defined in found.values()):
             warn_of_no_geometry()
-        dtype = torch.float64 if any(spec.dtype == torch.float64 for spec in specs.values()) else torch.float32
+        dtype = torch.float64 if any(spec.dtype == torch.float64 for spec in specs) else torch.float32
         return {name: gram.new_tensor(value, dtype=dtype) for name, (value, _) in found.items()}
-
-    def _rank_state(self, joined: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> _RankState:
-        return _RankState(
-            {name: len(values) for name, values in joined.items() if name != "rounding"},
-            {name: [spec_of(values)] for name, values in features.items()},
-            joined["rounding"].amax(0).tolist() if "rounding" in joined else [0.0] * len(self.names),
-            joined["target"].long().cpu() if "target" in joined else torch.empty(0, dtype=torch.long, device="cpu"),
-        )
-
-
-def _distances(
-    own: Optional[TensorFeatures], spec: FeatureSpec, device: torch.device, shards: Shards, group: ProcessGroup
-) -> DistanceSource:
-    if group.is_distributed:
-        return sharded_distances(own, spec, device, shards, group)
-    assert own is not None
-    return FeatureDistances(own, is_to_be_widened(own))
 
 
 def _join(state: State) -> Optional[Tensor]:

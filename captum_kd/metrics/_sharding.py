@@ -1,16 +1,17 @@
-"""Features that are sharded over ranks. A rank without inputs has none."""
+"""Inputs that are sharded over ranks, numbered rank after rank. A rank may have none."""
 
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Callable, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
 
 from captum_kd._distributed import ProcessGroup
-from captum_kd.distance.sharded import ShardedDistances, ShardedFeatures, Shards
-from captum_kd.distance.sources import Features, TensorFeatures, is_to_be_widened
+from captum_kd.distance.block_sums import LocalTiles, TileIterator
+from captum_kd.distance.sharded import RemoteBuffer, RingTiles, ShardedDistances, ShardedFeatures, Shards
+from captum_kd.distance.sources import FeatureDistances, Features, TensorFeatures, is_to_be_widened
 
 
 class FeatureSpec(NamedTuple):
@@ -27,22 +28,61 @@ FeatureSpecs = Mapping[str, Sequence[FeatureSpec]]
 """For each layer of each named set of features."""
 
 
-def spec_of(features: Union[Tensor, Features]) -> FeatureSpec:
-    return FeatureSpec(features.shape[1], features.dtype)
-
-
-def common_specs(of_ranks: Sequence[FeatureSpecs], advice: str) -> FeatureSpecs:
-    """The specs of all ranks, without those that have no inputs.
+class InputSharding:
+    """The inputs of all ranks as one population. All ranks call the methods in the order in which they stand here.
 
     Args:
-        of_ranks (sequence): specs of each rank; empty for a rank without inputs, but not for all.
-        advice (str): the end of the error message.
+        group (ProcessGroup): all ranks.
+        device (torch.device): where features are scored.
+        advice (str): the end of the error about features that differ between ranks.
 
-    Raises:
-        ValueError: the features of two ranks differ.
+    Attributes:
+        specs (mapping): of all sets of features, also in a rank without inputs; empty if no rank has inputs.
     """
+
+    def __init__(self, group: ProcessGroup, device: torch.device, advice: str) -> None:
+        self.specs: FeatureSpecs = {}
+        self._group = group
+        self._device = device
+        self._advice = advice
+        self._shards = Shards([0], 0)
+
+    def gather_labels(self, own: Tensor) -> Tensor:
+        """(n,) of all inputs, from those of this rank's."""
+        of_ranks = self._group.gather(own)
+        self._shards = Shards([len(labels) for labels in of_ranks], self._group.rank)
+        return torch.cat(of_ranks)
+
+    def gather_specs(self, features: Mapping[str, Sequence[Features]]) -> None:
+        """Takes this rank's features of each layer by name; none without inputs.
+
+        Raises:
+            ValueError: the features of two ranks differ, in all ranks.
+        """
+        own = {name: [FeatureSpec(each.shape[1], each.dtype) for each in layers] for name, layers in features.items()}
+        self.specs = _common_specs(self._group.gather(own), self._advice)
+
+    def tile_iterator(
+        self, width: int, make_buffer: Optional[Callable[[torch.device], RemoteBuffer]] = None
+    ) -> TileIterator:
+        """Over the pairs of inputs; arguments as for :class:`RingTiles`."""
+        return RingTiles(self._shards, self._group, width, make_buffer) if self._group.is_distributed else LocalTiles()
+
+    def distances(self, name: str, layer: int, own: Optional[Features]) -> FeatureDistances:
+        """Between all inputs, from this rank's features; None for a rank without inputs."""
+        spec = self.specs[name][layer]
+        if own is None:
+            own = TensorFeatures(torch.empty((0, spec.width), dtype=spec.dtype, device=self._device))
+        if not self._group.is_distributed:
+            return FeatureDistances(own, is_to_be_widened(own))
+        features = ShardedFeatures(own, self._shards, self._group)
+        return ShardedDistances(features, is_to_be_widened(features))
+
+
+def _common_specs(of_ranks: Sequence[FeatureSpecs], advice: str) -> FeatureSpecs:
+    """The specs of all ranks that have inputs."""
     known = [(rank, specs) for rank, specs in enumerate(of_ranks) if specs]
-    first_rank, first = known[0]
+    first_rank, first = known[0] if known else (0, {})
     for rank, specs in known[1:]:
         for name in {**first, **specs}:
             for one, other in zip_longest(first.get(name, ()), specs.get(name, ())):
@@ -52,13 +92,3 @@ def common_specs(of_ranks: Sequence[FeatureSpecs], advice: str) -> FeatureSpecs:
                         f"inputs differ in size, or the models in precision. {advice}"
                     )
     return first
-
-
-def sharded_distances(
-    own: Optional[Features], spec: FeatureSpec, device: torch.device, shards: Shards, group: ProcessGroup
-) -> ShardedDistances:
-    """Distances between all inputs, from the features of each rank; None for a rank without inputs."""
-    if own is None:
-        own = TensorFeatures(torch.empty((0, spec.width), dtype=spec.dtype, device=device))
-    features = ShardedFeatures(own, shards, group)
-    return ShardedDistances(features, is_to_be_widened(features))

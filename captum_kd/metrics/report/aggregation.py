@@ -20,7 +20,7 @@ from captum_kd.distance.sources import DistanceSource, TensorFeatures
 from captum_kd.metrics.report.models import FeatureSet, Pair
 from captum_kd.metrics.report.scores import Estimate, LayerScores, distance_source
 from captum_kd.metrics.report.settings import Settings
-from captum_kd.metrics.report.sharding import InputSharding, all_reduce_counts
+from captum_kd.metrics.report.sharding import ReportSharding, all_reduce_counts
 from captum_kd.metrics.report.storage import FeatureStore, Placement, place_distances
 from captum_kd.metrics.scores_table import BY_NAME
 
@@ -106,7 +106,7 @@ class PooledScores(Aggregator):
         super().__init__(plan, group)
         self._device = plan.settings.device
         self._way_to_one_width = _way_to_one_width(plan.settings.feature_transform)
-        self._sharding = InputSharding(group, self._device, self._way_to_one_width)
+        self._sharding = ReportSharding(group, self._device, f"{self._way_to_one_width} Load the models in one dtype.")
         self._stores: dict[str, list[FeatureStore]] = {}
         self._labels: list[Tensor] = []
         self._placement: Optional[Placement] = None
@@ -130,7 +130,8 @@ class PooledScores(Aggregator):
 
     def layers(self) -> Iterator[LayerSummary]:
         plan, sharding, stores = self._plan, self._sharding, self._stores
-        labels = sharding.labels(self._labels)
+        own = torch.cat(self._labels) if self._labels else torch.empty(0, dtype=torch.long, device="cpu")
+        labels = sharding.gather_labels(own)
         self.counts = all_reduce_counts(self._group, self.counts)
         if len(labels) < LEAST_WITH_REMOVAL:
             raise ValueError(
@@ -138,7 +139,7 @@ class PooledScores(Aggregator):
                 "hundred to be stable."
             )
         placed = self._placement = sharding.placement(self._own_placement(len(labels)), stores)
-        keys = sharding.keys
+        keys = list(sharding.specs)
         last: dict[str, DistanceSource] = {}
         if plan.progression:
             last = {key: sharding.source(key, -1, stores, placed) for key in keys}
@@ -149,7 +150,7 @@ class PooledScores(Aggregator):
                 sources[key] = last[key] if last and place == final else sharding.source(key, place, stores, placed)
                 if placed.held and key in stores:
                     stores[key][place].close()  # the features are not needed any more
-            scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.tile_iterator)
+            scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.tiles)
             summary = _summary(scores, plan, last)
             if place < final or not last:
                 for of_layers in stores.values():

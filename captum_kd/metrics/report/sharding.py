@@ -6,77 +6,49 @@ from collections import Counter
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 import torch
-from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from captum_kd._distributed import ProcessGroup
 from captum_kd._utils.batches import Unpack, length_of, unpack_batch
-from captum_kd.distance.block_sums import LocalTiles, TileIterator
-from captum_kd.distance.sharded import RingTiles, Shards
+from captum_kd.distance.block_sums import TileIterator
+from captum_kd.distance.sharded import RingTiles, ShardedDistances
 from captum_kd.distance.sources import DistanceSource
-from captum_kd.metrics._sharding import FeatureSpecs, common_specs, sharded_distances, spec_of
+from captum_kd.metrics._sharding import InputSharding
 from captum_kd.metrics.report.salient import Localizer
-from captum_kd.metrics.report.scores import distance_source
 from captum_kd.metrics.report.storage import FeatureStore, Placement
 
 Stores = Mapping[str, Sequence[FeatureStore]]
 """Features of this rank's inputs at each layer, by the key of the feature set; empty without inputs."""
 
 
-class InputSharding:
-    """The inputs of all ranks as one population. Methods are called in all ranks, in the order in which they stand here.
-
-    Args:
-        group (ProcessGroup): all ranks.
-        device (torch.device): where features are scored.
-        advice (str): advice for inputs of several sizes.
+class ReportSharding(InputSharding):
+    """The inputs of all ranks, and the placement of their features and distances.
 
     Attributes:
-        keys (sequence of str): of all feature sets.
-        tile_iterator (TileIterator): over the pairs of inputs.
+        tiles (TileIterator): over the pairs of inputs, once there is a placement.
     """
 
-    def __init__(self, group: ProcessGroup, device: torch.device, advice: str) -> None:
-        self._group = group
-        self._device = device
-        self._advice = f"{advice} Load the models in one dtype."
-        self._specs: FeatureSpecs = {}
-        self._shards = Shards([0], 0)
-        self.tile_iterator: TileIterator = LocalTiles()
-
-    def labels(self, batches: Sequence[Tensor]) -> Tensor:
-        """(n,) labels of all inputs, from those of this rank's batches."""
-        own = torch.cat(list(batches)) if batches else torch.empty(0, dtype=torch.long, device="cpu")
-        of_ranks = self._group.gather(own)
-        self._shards = Shards([len(labels) for labels in of_ranks], self._group.rank)
-        return torch.cat(of_ranks)
+    tiles: TileIterator
 
     def placement(self, own: Placement, stores: Stores) -> Placement:
-        """The placement of features and distances in all ranks, from that of each."""
-        specs = {key: [spec_of(store) for store in of_layers] for key, of_layers in stores.items()}
-        of_ranks: list[tuple[Placement, FeatureSpecs]] = self._group.gather((own, specs))
-        self._specs = common_specs([specs for _, specs in of_ranks], self._advice)
-        placements = [placement for placement, _ in of_ranks]
-        in_file, held = any(each.in_file for each in placements), all(each.held for each in placements)
-        if self._group.is_distributed:
-            width = max(sum(spec.width for spec in of_layer) for of_layer in zip(*self._specs.values()))
-            # Progression compares a layer with the last one, whose features are exchanged too.
-            self.tile_iterator = RingTiles(self._shards, self._group, 2 * width, _file_buffer if in_file else None)
-        return Placement(in_file, held, placements[0].block_size)
-
-    @property
-    def keys(self) -> Sequence[str]:
-        return list(self._specs)
+        """The placement in all ranks, from that of each."""
+        self.gather_specs(stores)
+        of_ranks: list[Placement] = self._group.gather(own)
+        in_file = any(each.in_file for each in of_ranks)
+        width = max(sum(spec.width for spec in of_layer) for of_layer in zip(*self.specs.values()))
+        # Progression compares a layer with the last one, whose features are exchanged too.
+        self.tiles = self.tile_iterator(2 * width, _file_buffer if in_file else None)
+        return Placement(in_file, all(each.held for each in of_ranks), of_ranks[0].block_size)
 
     def source(self, key: str, layer: int, stores: Stores, placement: Placement) -> DistanceSource:
         """The distances between all inputs."""
-        own = stores[key][layer] if stores else None
-        if not isinstance(self.tile_iterator, RingTiles):
-            assert own is not None
-            return distance_source(own, held=placement.held)
-        source = sharded_distances(own, self._specs[key][layer], self._device, self._shards, self._group)
-        if placement.held:
-            source.hold(self.tile_iterator, placement.block_size)
+        source = self.distances(key, layer, stores[key][layer] if stores else None)
+        if not placement.held:
+            return source
+        if not isinstance(source, ShardedDistances):
+            return source.matrix()
+        assert isinstance(self.tiles, RingTiles)
+        source.hold(self.tiles, placement.block_size)
         return source
 
 

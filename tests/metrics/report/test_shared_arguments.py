@@ -67,9 +67,13 @@ DIFFERENT: dict[str, tuple[Callable[[int], dict[str, Any]], str]] = {
     "grid": (lambda rank: dict(grid=(4 + rank, 4)), "grid differs"),
     "reference": (lambda rank: dict(localize="unicam", reference=(x, y if rank else y.roll(1))), "reference differs"),
     "embeddings": (lambda rank: dict(class_embeddings=torch.eye(3 + rank)), "class_embeddings differs"),
-    "class": (lambda rank: dict(base=nn.Sequential(related(2)) if rank else related(2), layers={
-        "a": {"student": "conv1", "base": "0.conv1" if rank else "conv1"}}), "layers of base differs"),
-    "stride": (lambda rank: dict(student=strided(1 + rank % 2)), r"modules of student\['conv1'\] differs between ranks: .*Conv2d.*stride=\(2, 2\)"),
+    "layer": (
+        lambda rank: dict(layers={"a": {"student": "conv1", "base": "conv2" if rank else "conv1"}}), "layers of base differs"
+    ),
+    "stride": (
+        lambda rank: dict(student=strided(1 + rank % 2)),
+        r"modules of student\['conv1'\] differs between ranks: .*Conv2d.*stride=\(2, 2\)",
+    ),
     "mode": (
         lambda rank: dict(student=in_mode(bool(rank)), layers=SEQUENTIAL),
         r"modules of student\['1'\] differs between ranks: .*evaluation.* in rank 0, .*training",
