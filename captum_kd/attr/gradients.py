@@ -60,7 +60,9 @@ def population_gradients(
         raw_norms = torch.cat([raw_norms, labels.raw_norm.to(raw_norms)[None]])
     noise = (noise_level(first.dtype) * raw_norms).square()
     target = 2 if len(geometries) == 3 else None
-    slopes = population_objectives(geometries, noise, PAIR if both else PAIR[:1], target, _whose(teacher)).slopes
+    slopes = population_objectives(
+        geometries, noise, PAIR if both else PAIR[:1], target, _whose(teacher), first.dtype == geometries.dtype
+    ).slopes
     pulled = [_pulled(*each) for each in zip(spreads, slopes)]
     if target is not None:  # a correlation does not grow with the features; the objective without a target does
         pulled = [_scaled(gradient, unit) for gradient, unit in zip(pulled, units)]
@@ -88,8 +90,8 @@ def reference_gradients(
     """
     first = features[0].values
     layer = layer.to(first.device)
-    sides = [layer.features[direction], layer.features[1 - direction]]
-    sets = [*features]
+    places = [direction, 1 - direction]
+    sides, sets = [*layer.features], [features[place] for place in places]
     if teacher is not None:
         assert layer.teacher is not None
         sides, sets = [*sides, layer.teacher], [*sets, teacher]
@@ -103,17 +105,12 @@ def reference_gradients(
     added = added_rows(sides, distances)
     if teacher is None and labels is not None:
         added = AddedRows(*(torch.cat([own, other.to(own)], 1) for own, other in zip(added, labels)))
-    order = [direction, 1 - direction, 2][: added.rows.shape[1]]
-    slopes = reference_objectives(
-        layer.gram[order][:, order],
-        added.rows,
-        # Labels are exact, but what is left of them has the rounding of the features that are removed.
-        noise_level(first.dtype) ** 2 * added.raw_squares,
-        PAIR if both else PAIR[:1],
-        2 if len(order) == 3 else None,
-        _whose(teacher),
-    ).slopes
-    return _checked([_pulled(*each) for each in zip(spreads, slopes)], features)
+    # Labels are exact, but what is left of them has the rounding of the features that are removed.
+    noise = noise_level(first.dtype) ** 2 * added.raw_squares
+    places = places if both else places[:1]
+    population = layer.gram.part(places, with_target=added.rows.shape[1] == 3)
+    slopes = reference_objectives(population, added.rows, noise, _whose(teacher)).slopes
+    return _checked([_pulled(spreads[place], slope) for place, slope in zip(places, slopes)], features)
 
 
 def _spreads(rows: Sequence[tuple[Tensor, Optional[Tensor]]]) -> list[Spread]:

@@ -12,7 +12,6 @@ that what is removed spans cannot correlate with what is left: J is 0 then, not 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple, Optional, Sequence
 
 import torch
@@ -42,12 +41,73 @@ class Objectives(NamedTuple):
     slopes: Tensor
 
 
+class Order(NamedTuple):
+    """The geometries of each direction in one order: what is explained, what is removed, the target.
+
+    Attributes:
+        indices (Tensor): (directions, j), on the CPU, of these geometries among all k.
+        given (range): places of the removed ones in this order.
+        target (int or None): place of the target.
+    """
+
+    indices: Tensor
+    given: range
+    target: Optional[int]
+
+    @classmethod
+    def of(cls, directions: Sequence[Direction], target: Optional[int]) -> "Order":
+        """A geometry that is removed twice is removed once: shorter lists repeat their last one."""
+        most = max(len(given) for _, given in directions)
+        last = () if target is None else (target,)
+        indices = [[x, *given, *given[-1:] * (most - len(given)), *last] for x, given in directions]
+        return cls(torch.tensor(indices), range(1, 1 + most), None if target is None else 1 + most)
+
+
+class PopulationGram(NamedTuple):
+    """Inner products of a population's geometries, for each direction of removal.
+
+    The explained geometry is replaced by what the removed ones leave of it, which changes no objective: where models are
+    nearly alike, products of the whole geometries would lose the digits of the difference.
+
+    Attributes:
+        order (Order): of the geometries.
+        basis (Tensor): (directions, j, k) coefficients of the k geometries.
+        gram (Tensor): (directions, j, j).
+    """
+
+    order: Order
+    basis: Tensor
+    gram: Tensor
+
+    @classmethod
+    def of(cls, geometries: Tensor, noise: Tensor, directions: Sequence[Direction], target: Optional[int]) -> "PopulationGram":
+        """From (k, m, m) centered distances and the squared norms (k,) that are rounding."""
+        order, flat = Order.of(directions, target), geometries.flatten(1)
+        basis = torch.eye(len(flat), dtype=flat.dtype, device=flat.device)[order.indices]
+        sides = basis @ flat
+        coefficients = remainder(sides @ sides.mT, noise[order.indices], 0, order.given).coefficients[:, None]
+        basis, sides = (torch.cat([coefficients @ each, each[:, 1:]], 1) for each in (basis, sides))
+        return cls(order, basis, sides @ sides.mT)
+
+    def part(self, directions: list[int], with_target: bool) -> "PopulationGram":
+        """Some directions only, or without the target."""
+        indices, basis, gram = self.order.indices[directions], self.basis[directions], self.gram[directions]
+        if self.order.target is None or with_target:
+            return PopulationGram(self.order._replace(indices=indices), basis, gram)
+        order = self.order._replace(indices=indices[:, :-1], target=None)
+        return PopulationGram(order, basis[:, :-1, :-1], gram[:, :-1, :-1])
+
+    def to(self, device: torch.device) -> "PopulationGram":
+        return PopulationGram(self.order, self.basis.to(device), self.gram.to(device))
+
+
 def population_objectives(
     geometries: Tensor,
     noise: Tensor,
     directions: Sequence[Direction] = PAIR,
     target: Optional[int] = None,
     whose_target: str = "labels",
+    all_digits: bool = True,
 ) -> Objectives:
     """The objectives of a batch that is its own population.
 
@@ -57,53 +117,50 @@ def population_objectives(
         directions (sequence of tuple): what is explained and what is removed, by index.
         target (int, optional): index of the target; None for the objective without one.
         whose_target (str): "labels" or "Teacher", for the warning.
+        all_digits (bool): False where features have half the digits of the geometries: inner products of the whole
+            geometries then hold all that the features tell of a small difference between models.
 
     Returns:
         Objectives: 0, with a gradient of 0 and a warning, where nothing of the features or of the target is left after
         removal.
     """
-    flat = geometries.flatten(1)
+    order, n = Order.of(directions, target), geometries.shape[1]
+    sides = geometries.flatten(1)[order.indices]
     # One transfer, after which all algebra on these few numbers runs on the CPU.
-    numbers = torch.cat([flat @ flat.T, noise[:, None]], 1).cpu()
-    order = Order.of(tuple(directions), target, numbers.device)
-    gram, noise = numbers[order.rows, order.columns], numbers[order.indices, -1]
-    shape = (-1, *geometries.shape[1:])
-    if target is None:
-        side = remainder(gram, noise, 0, order.given)
-        _warn_of_losses(side.defined, None, "the batch", whose_target)
-        rest = (order.of_all(side.rest.coefficients, len(flat)).to(flat) @ flat).reshape(shape)
-        strongest = rest.amax(2, keepdim=True)
-        chosen = _share_of_largest(rest, strongest)
-        chosen.diagonal(dim1=1, dim2=2).zero_()
-        slopes = chosen = (chosen + chosen.mT) / 2
-        for direction, per_square in side.directions:
-            removed = (order.of_all(direction.coefficients, len(flat)).to(flat) @ flat).reshape(shape)
-            share = (chosen * removed).sum((1, 2)) * per_square.to(removed)
-            slopes = torch.addcmul(slopes, share[:, None, None], removed, value=-1)
-        is_left = side.defined.to(rest)
-        return Objectives(strongest.sum((1, 2)) * is_left, u_centered(slopes) * is_left[:, None, None])
-    found = correlation_slope(gram, noise, 0, -1, order.given)
-    _warn_of_losses(found.is_left, found.has_target, "the batch", whose_target)
-    slopes = (order.of_all(found.coefficients, len(flat)).to(flat) @ flat).reshape(shape)
-    # The combinations are centered but for the rounding of distances of about the same size, which would add up over a row.
-    return Objectives(found.values.to(flat), u_centered(slopes))
+    numbers = torch.cat([sides @ sides.mT, noise[order.indices][..., None]], 2).cpu()
+    gram, noise = numbers[..., :-1], numbers[..., -1]
+    if all_digits:
+        coefficients = remainder(gram, noise, 0, order.given).coefficients
+        sides = torch.cat([coefficients.to(sides)[:, None] @ sides, sides[:, 1:]], 1)
+        gram = (sides @ sides.mT).cpu()
+    if order.target is not None:
+        found = correlation_slope(gram, noise, 0, order.target, order.given)
+        _warn_of_losses(found.is_left, found.has_target, "the batch", whose_target)
+        slopes = found.coefficients.to(sides)[:, None] @ sides
+        # The combinations are centered but for the rounding of distances of about the same size, which would add up over a row.
+        return Objectives(found.values.to(sides), u_centered(slopes.reshape(-1, n, n)))
+    side = remainder(gram, noise, 0, order.given)
+    _warn_of_losses(side.defined, None, "the batch", whose_target)
+    rest = (side.coefficients.to(sides)[:, None] @ sides).reshape(-1, n, n)
+    strongest = rest.amax(2, keepdim=True)
+    chosen = _share_of_largest(rest, strongest)
+    chosen.diagonal(dim1=1, dim2=2).zero_()
+    chosen = ((chosen + chosen.mT) / 2).flatten(1)[:, None]
+    slopes = torch.baddbmm(chosen, chosen @ sides.mT @ side.removal.to(sides), sides).reshape(-1, n, n)
+    is_left = side.defined.to(rest)
+    return Objectives(strongest.sum((1, 2)) * is_left, u_centered(slopes) * is_left[:, None, None])
 
 
 def reference_objectives(
-    population: Tensor,
-    rows: Tensor,
-    noise: Tensor,
-    directions: Sequence[Direction] = PAIR,
-    target: Optional[int] = None,
-    whose_target: str = "labels",
+    population: PopulationGram, rows: Tensor, noise: Tensor, whose_target: str = "labels"
 ) -> Objectives:
     r"""The objectives of inputs that are added, each alone, to a reference population.
 
     Args:
-        population (Tensor): (k, k) Gram matrix of the reference population alone.
+        population (PopulationGram): of the reference population alone.
         rows (Tensor): (N, k, m) centered distances of the inputs to the references.
         noise (Tensor): (N, k) squared norms that are rounding.
-        directions, target, whose_target: as for :func:`population_objectives`.
+        whose_target: as for :func:`population_objectives`.
 
     Returns:
         Objectives: 0, with a gradient of 0 and a warning, for inputs where nothing of the features or of the target is
@@ -112,59 +169,25 @@ def reference_objectives(
     m = rows.shape[-1]
     row_weight = (m - 2) / (m - 1)  # from a centered row to the row of the U-centered matrix
     weight = 2 * row_weight  # what the product of two rows adds to an inner product
-    order = Order.of(tuple(directions), target, rows.device)
-    gram = torch.baddbmm(population, rows, rows.mT, alpha=weight)[:, order.rows, order.columns]
-    noise, k, which = noise[:, order.indices], rows.shape[1], f"of {len(rows)} inputs"
-    if target is None:
+    order, which = population.order, f"of {len(rows)} inputs"
+    sides = (population.basis.flatten(0, 1) @ rows).reshape(len(rows), *population.gram.shape[:2], m)
+    gram = torch.add(population.gram, sides @ sides.mT, alpha=weight)  # (N, directions, j, j)
+    noise = noise[:, order.indices]
+    if order.target is not None:
+        found = correlation_slope(gram, noise, 0, order.target, order.given)
+        _warn_of_losses(found.is_left.T, found.has_target.T, which, whose_target)
+        values, slopes = found.values, (weight * found.coefficients)[:, :, None] @ sides
+    else:
         side = remainder(gram, noise, 0, order.given)
         _warn_of_losses(side.defined.T, None, which, whose_target)
-        rest = order.of_all(side.rest.coefficients, k) @ rows
-        strongest = rest.amax(2, keepdim=True)
-        slopes = chosen = _share_of_largest(rest, strongest)
-        for direction, per_square in side.directions:
-            removed = order.of_all(direction.coefficients, k) @ rows
-            # The directions are orthogonal over the population with the row, not over the row alone: each takes its share
-            # of the chosen entry, not of what earlier directions left.
-            share = weight * (chosen * removed).sum(2) * per_square
-            slopes = torch.addcmul(slopes, share[..., None], removed, value=-1)
-        scale = row_weight * side.defined.to(rest)
-        values, slopes = strongest[..., 0] * scale, slopes * scale[..., None]
-    else:
-        found = correlation_slope(gram, noise, 0, -1, order.given)
-        _warn_of_losses(found.is_left.T, found.has_target.T, which, whose_target)
-        values, slopes = found.values, (order.of_all(found.coefficients, k) * weight) @ rows
-    return Objectives(values.T, (slopes - slopes.mean(2, keepdim=True)).transpose(0, 1))
-
-
-class Order(NamedTuple):
-    """The geometries of each direction in one order: what is explained, what is removed, the target.
-
-    Attributes:
-        indices (Tensor): (directions, p), of these geometries among all k.
-        rows, columns (Tensor): (directions, p, 1) and (directions, 1, p), to take their Gram matrices.
-        given (range): places of the removed ones in this order.
-    """
-
-    indices: Tensor
-    rows: Tensor
-    columns: Tensor
-    given: range
-
-    @classmethod
-    @lru_cache(maxsize=64)
-    def of(cls, directions: tuple[Direction, ...], target: Optional[int], device: torch.device) -> "Order":
-        """A geometry that is named twice among the removed ones counts once: shorter lists repeat their last one."""
-        most = max(len(given) for _, given in directions)
-        last = () if target is None else (target,)
-        listed = [[x, *given, *given[-1:] * (most - len(given)), *last] for x, given in directions]
-        indices = torch.tensor(listed, device=device)
-        return cls(indices, indices[:, :, None], indices[:, None], range(1, 1 + most))
-
-    def of_all(self, coefficients: Tensor, k: int) -> Tensor:
-        """Coefficients (..., directions, p) of the geometries in this order, as those (..., directions, k) of all."""
-        indices = self.indices.expand(*coefficients.shape[:-2], -1, -1) if coefficients.dim() > 1 else self.indices
-        coefficients = coefficients.expand(indices.shape)
-        return coefficients.new_zeros(*indices.shape[:-1], k).scatter_add_(-1, indices, coefficients)
+        rest = side.coefficients[:, :, None] @ sides
+        strongest = rest.amax(3, keepdim=True)
+        chosen = _share_of_largest(rest, strongest)
+        scale = row_weight * side.defined.to(rest)[..., None, None]
+        values = (strongest * scale)[..., 0, 0]
+        slopes = (chosen + weight * (chosen @ sides.mT @ side.removal) @ sides) * scale
+    slopes = slopes[:, :, 0].transpose(0, 1)
+    return Objectives(values.T, slopes - slopes.mean(2, keepdim=True))
 
 
 def _share_of_largest(values: Tensor, largest: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from captum_kd._models.extraction import Layouts
 from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._utils.tensors import largest_of
 from captum_kd._utils.validation import check_mapping, short_repr
+from captum_kd.attr.objective import PAIR, PopulationGram
 from captum_kd.attr.origin import TransformReference, check_same_origin
-from captum_kd.distance.centering import raw_scale, u_centered, u_shift
+from captum_kd.distance.centering import noise_level, raw_scale, u_centered, u_shift
 from captum_kd.distance.labels import MIN_LABEL_SHARE, WAYS_OUT_OF_REFERENCE, label_distances
 from captum_kd.distance.pairwise import safe_size, unchecked_distances
 from captum_kd.distance.sources import widest
@@ -97,13 +98,13 @@ class LayerReference(NamedTuple):
         features (tuple of ReferenceFeatures): as the two models see it, Student's first.
         labels (ReferenceFeatures or None): as the labels see it; on the CPU, wherever the rest is.
         teacher (ReferenceFeatures or None): as the Teacher sees it, in the labels' place.
-        gram (Tensor): (k, k) inner products of the centered distances: Student, Base and, if there is one, the target.
+        gram (PopulationGram): of Student, Base and, if there is one, the target; both directions of removal.
     """
 
     features: tuple[ReferenceFeatures, ReferenceFeatures]
     labels: Optional[ReferenceFeatures]
     teacher: Optional[ReferenceFeatures]
-    gram: Tensor
+    gram: PopulationGram
 
     @classmethod
     def of(
@@ -128,8 +129,11 @@ class LayerReference(NamedTuple):
             of_labels = label_distances(labels, labels, class_embeddings)
             by_labels = ReferenceFeatures.of(labels, of_labels)
             distances.append(of_labels)
-        flat = u_centered(torch.stack([each.to(distances[0]) for each in distances])).flatten(1)
-        return cls((sides[0], sides[1]), by_labels, sides[2] if len(sides) == 3 else None, flat @ flat.T)
+        geometries = u_centered(torch.stack([each.to(distances[0]) for each in distances]))
+        raw_squares = [side.raw_square.to(geometries) for side in (*sides, by_labels) if side is not None]
+        noise = noise_level(student.dtype) ** 2 * torch.stack(raw_squares)
+        gram = PopulationGram.of(geometries, noise, PAIR, 2 if len(geometries) == 3 else None)
+        return cls((sides[0], sides[1]), by_labels, sides[2] if len(sides) == 3 else None, gram)
 
     def added_labels(self, target: Tensor, class_embeddings: Optional[Tensor]) -> AddedRows:
         """The inputs' labels as rows, (N, 1, m) on the CPU.
@@ -142,7 +146,7 @@ class LayerReference(NamedTuple):
         distances = label_distances(target, self.labels.points, class_embeddings)
         added = added_rows([self.labels], distances[None])
         m = distances.shape[1]
-        squares = self.gram[-1, -1].cpu() + 2 * (m - 2) / (m - 1) * added.rows[:, 0].square().sum(1)
+        squares = self.gram.gram[0, -1, -1].cpu() + 2 * (m - 2) / (m - 1) * added.rows[:, 0].square().sum(1)
         flat = squares <= MIN_LABEL_SHARE**2 * added.raw_squares[:, 0]
         if bool(flat.any()):
             index = int(flat.nonzero()[0])

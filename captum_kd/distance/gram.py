@@ -5,11 +5,15 @@ or added; all functions work on the last two dimensions. With :math:`Q = P_{x|Z}
 of two geometries after others were removed,
 
 .. math:: R = \frac{\langle Q, T\rangle}{\|Q\| \|T\|}, \qquad
-          \frac{\partial R}{\partial P_x} = \frac{1}{\|Q\| \|T\|}
-          \Bigl( T_{|Z} - \frac{\langle Q, T\rangle}{\langle Q, Q\rangle}\, Q \Bigr).
+          \frac{\partial R}{\partial P_x} = \frac{T_{|Z,x}}{\|Q\| \|T\|}
+          = \frac{1}{\|Q\| \|T\|} \Bigl( T_{|Z} - \frac{\langle Q, T\rangle}{\langle Q, Q\rangle}\, Q \Bigr):
 
-Both are linear combinations of the k geometries, so no matrix of distances is needed to find them. Centering is an
-orthogonal projection: the gradient with respect to the distances is the same matrix.
+the gradient is what is left of the target once x is removed as well. All of these are linear combinations of the k
+geometries, so no matrix of distances is needed to find them. Centering is an orthogonal projection: the gradient with
+respect to the distances is the same matrix.
+
+Removal is Gaussian elimination on a table with one row for each geometry: its inner products with the k geometries and
+its coefficients as their combination.
 """
 
 from __future__ import annotations
@@ -24,33 +28,21 @@ from torch import Tensor
 _REMOVED_SHARE = 1e-10
 
 
-class Combination(NamedTuple):
-    """A linear combination of the k geometries.
-
-    Attributes:
-        coefficients (Tensor): (..., k).
-        products (Tensor): (..., k), its inner products with the k geometries.
-        square (Tensor): (...), its squared norm.
-    """
-
-    coefficients: Tensor
-    products: Tensor
-    square: Tensor
-
-
 class Remainder(NamedTuple):
     """What is left of one geometry after others were removed from it.
 
     Attributes:
-        rest (Combination): what is left.
+        coefficients (Tensor): (..., k), of the k geometries, whose combination it is.
+        square (Tensor): (...), its squared norm.
         defined (Tensor): (...), whether that is more than rounding.
-        directions (list of tuple): the removed directions, orthogonal to each other, and the reciprocal (...) of their
-            squared norm, 0 where there is no such direction.
+        removal (Tensor): (..., k, k), for any other matrix: its inner products with the geometries times this are the
+            coefficients of what has to be added to remove the same others from it.
     """
 
-    rest: Combination
+    coefficients: Tensor
+    square: Tensor
     defined: Tensor
-    directions: list[tuple[Combination, Tensor]]
+    removal: Tensor
 
 
 class Slope(NamedTuple):
@@ -92,7 +84,10 @@ def partial_correlation(
     left = remainder(gram, noise, used.index(x), [used.index(z) for z in x_given])
     right = remainder(gram, noise, used.index(y), [used.index(z) for z in y_given])
     defined = left.defined & right.defined
-    return _correlation(left.rest, right.rest, defined)[0], defined
+    product = ((gram @ right.coefficients[..., None])[..., 0] * left.coefficients).sum(-1)
+    # Square roots first: the product of the two squares may overflow.
+    norms = torch.where(defined, left.square, 1.0).sqrt() * torch.where(defined, right.square, 1.0).sqrt()
+    return torch.where(defined, product / norms, 0.0).clamp(-1, 1), defined
 
 
 def correlation_slope(
@@ -103,50 +98,41 @@ def correlation_slope(
     The gradient is 0 where what is left of the target is a multiple of what is left of x (R = 1 is one such case), or
     where nothing is left of it: what the formula gives there is rounding.
     """
-    left, right = remainder(gram, noise, x, x_given), remainder(gram, noise, y, y_given)
-    aim = _without(right.rest, left.directions)
-    has_target = right.defined & (aim.square > torch.maximum(noise[..., y], _REMOVED_SHARE * right.rest.square))
-    defined = left.defined & has_target
-    values, norms = _correlation(left.rest, right.rest, defined)
-    # The squared cosine of what is left of x and of the target.
-    has_room = defined & (values.square() * right.rest.square < (1 - _REMOVED_SHARE) * aim.square)
-    share = values / torch.where(defined, left.rest.square, 1.0)
-    coefficients = aim.coefficients / norms[..., None] - share[..., None] * left.rest.coefficients
-    return Slope(values, torch.where(has_room[..., None], coefficients, 0.0), left.defined, has_target)
+    k, least = gram.shape[-1], _least(gram, noise)
+    basis = torch.eye(k, dtype=gram.dtype, device=gram.device)
+    if y_given:  # what is left of the target takes its place
+        left = remainder(gram, noise, y, y_given).coefficients
+        basis = torch.where(basis[:, y, None] > 0, left[..., None, :], basis)
+        gram = basis @ gram @ basis.mT
+    table = _without(torch.cat([gram, basis.expand_as(gram)], -1), least, x_given)
+    square, product, aim_square = table[..., x, x], table[..., y, x], table[..., y, y]
+    is_left, has_target = square > least[..., 0, x], aim_square > least[..., 0, y]
+    aim = _without(table, least, [x])[..., y, :]
+    has_room = aim[..., y] > _REMOVED_SHARE * aim_square
+    norms = torch.where(is_left & has_target, square.sqrt() * gram[..., y, y].sqrt(), torch.inf)
+    return Slope((product / norms).clamp(-1, 1), aim[..., k:] * (has_room / norms)[..., None], is_left, has_target)
 
 
 def remainder(gram: Tensor, noise: Tensor, x: int, given: Sequence[int]) -> Remainder:
-    """What is left of geometry x after the span of others was removed, by the Gram-Schmidt process."""
-    unit = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    directions: list[tuple[Combination, Tensor]] = []
+    """What is left of geometry x after the span of others was removed."""
+    k, least = gram.shape[-1], _least(gram, noise)
+    # Further rows stand for matrices outside of the k geometries, by their product with one of these.
+    others = torch.eye(2 * k, dtype=gram.dtype, device=gram.device).roll(k, 0)
+    table = _without(torch.nn.functional.pad(gram, (0, k, 0, k)) + others, least, given)
+    row = table[..., x, :]
+    return Remainder(row[..., k:], row[..., x], row[..., x] > least[..., 0, x], table[..., k:, k:])
+
+
+def _least(gram: Tensor, noise: Tensor) -> Tensor:
+    """Squared norms up to these, (..., 1, k), are rounding."""
+    return torch.maximum(noise, _REMOVED_SHARE * gram.diagonal(dim1=-2, dim2=-1))[..., None, :]
+
+
+def _without(table: Tensor, least: Tensor, given: Sequence[int]) -> Tensor:
+    """Removes geometries from all rows."""
     for z in given:
-        whole = Combination(unit[z], gram[..., z, :], gram[..., z, z])
-        direction = _without(whole, directions)
-        least = torch.maximum(noise[..., z], _REMOVED_SHARE * whole.square) if directions else noise[..., z]
-        is_there = direction.square > least
-        directions.append((direction, torch.where(is_there, direction.square, torch.inf).reciprocal()))
-    whole = Combination(unit[x], gram[..., x, :], gram[..., x, x])
-    rest = _without(whole, directions)
-    least = torch.maximum(noise[..., x], _REMOVED_SHARE * whole.square) if directions else noise[..., x]
-    return Remainder(rest, rest.square > least, directions)
-
-
-def _without(side: Combination, directions: Sequence[tuple[Combination, Tensor]]) -> Combination:
-    """What is left after the removal of directions that are orthogonal to each other."""
-    for direction, per_square in directions:
-        product = (side.coefficients * direction.products).sum(-1)
-        slope = product * per_square
-        side = Combination(
-            side.coefficients - slope[..., None] * direction.coefficients,
-            side.products - slope[..., None] * direction.products,
-            side.square - slope * product,
-        )
-    return side
-
-
-def _correlation(left: Combination, right: Combination, defined: Tensor) -> tuple[Tensor, Tensor]:
-    """The correlation, and the product of the norms; 0 and 1 where it is not defined."""
-    product = (left.coefficients * right.products).sum(-1)
-    # Square roots first: the product of the two squares may overflow.
-    norms = torch.where(defined, left.square, 1.0).sqrt() * torch.where(defined, right.square, 1.0).sqrt()
-    return torch.where(defined, product / norms, 0.0).clamp(-1, 1), norms
+        row = table[..., z : z + 1, :]
+        square = row[..., z : z + 1]
+        square = torch.where(square > least[..., z : z + 1], square, torch.inf)
+        table = torch.addcmul(table, table[..., z : z + 1] / square, row, value=-1)
+    return table

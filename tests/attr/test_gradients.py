@@ -9,8 +9,7 @@ from torch import Tensor
 from captum_kd._utils.tensors import largest_of
 from captum_kd.attr.gradients import ScaledFeatures, population_gradients, reference_gradients
 from captum_kd.attr.reference_population import AddedRows, LayerReference
-from captum_kd.distance.centering import Geometry, center, correlation, noise_level, remove
-from captum_kd.distance.gram import remainder
+from captum_kd.distance.centering import Geometry, center, correlation, remove
 from captum_kd.distance.labels import label_geometry
 from captum_kd.distance.pairwise import FEW
 
@@ -131,9 +130,8 @@ def test_of_a_population_that_has_no_geometry_of_the_other_model():
     turned = torch.linalg.qr(random(M, M, 7))[0]
     assert 0 < float(geometry_of(turned).matrix.norm()) < 1e-14 * M
     layer = LayerReference.of(random(M, 4, 1), turned, torch.arange(M) % 3, None)
-    noise = noise_level(F64) ** 2 * torch.stack([side.raw_square for side in layer.features] + [torch.zeros((), dtype=F64)])
-    removed = [remainder(layer.gram, noise, 2, [place]).directions[0][1] for place in (0, 1)]
-    assert removed[0] != 0 and removed[1] == 0
+    (whole, other, _), (less, _, _) = layer.gram.basis[:, 0]
+    assert whole == 1 and other == 0 and less != 0
 
 
 def test_labels_may_be_elsewhere_in_another_type():
@@ -166,11 +164,11 @@ def test_a_population_of_float32_is_measured_in_float64(target):
     assert aim is not None
     for side in (*layer.features, aim):
         assert {each.dtype for each in (side.shift, side.raw_square)} == {F64}
-    assert layer.gram.dtype == F64
+    assert {layer.gram.basis.dtype, layer.gram.gram.dtype} == {F64}
     p, t = geometry_of(references[0].double()), aims(target, labels, teacher.double())
     assert t is not None
-    torch.testing.assert_close(layer.gram[0, 0], p.matrix.square().sum(), rtol=1e-5, atol=0)
-    torch.testing.assert_close(layer.gram[2, 2], t.matrix.square().sum(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(layer.gram.gram[1, 1, 1], p.matrix.square().sum(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(layer.gram.gram[0, 2, 2], t.matrix.square().sum(), rtol=1e-5, atol=0)
     torch.testing.assert_close(aim.raw_square, t.raw_norm.square(), rtol=1e-5, atol=0)
 
 
@@ -210,4 +208,4 @@ def test_a_population_of_labels_that_are_nearly_all_alike_gets_its_geometry_from
     layer = LayerReference.of(random(5, 4, 1), random(5, 3, 2), torch.arange(5), embeddings)
     assert layer.labels is not None
     rows = layer.added_labels(torch.tensor([0, 3]), embeddings)
-    assert bool((rows.rows.square().sum(2) > 10 * layer.gram[2, 2]).all())
+    assert bool((rows.rows.square().sum(2) > 10 * layer.gram.gram[0, 2, 2]).all())

@@ -1,13 +1,13 @@
 """Values of the objectives: those of the definition, written out over the population with the one input added to it."""
 
 import warnings
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from captum_kd.attr.objective import PAIR, Objectives, population_objectives, reference_objectives
+from captum_kd.attr.objective import PAIR, Objectives, PopulationGram, population_objectives, reference_objectives
 from captum_kd.attr.reference_population import AddedRows, LayerReference, ReferenceFeatures, added_rows
 from captum_kd.distance.centering import Geometry, center, correlation, noise_level, remove
 from captum_kd.distance.labels import label_geometry
@@ -45,19 +45,19 @@ def values(
     if layer.teacher is not None:
         sides, sets = [*sides, layer.teacher], [*sets, teacher[1]]
     added = added_rows(sides, torch.stack([torch.cdist(x, side.points) for x, side in zip(sets, sides)]))
-    alone = objectives(layer, added, target, PAIR[direction : direction + 1]).values
+    alone = objectives(layer, added, target, [direction]).values
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the warnings of one direction come again with both
         torch.testing.assert_close(objectives(layer, added, target).values[direction], alone[0])
     return alone[0]
 
 
-def objectives(layer: LayerReference, added: AddedRows, target: str, directions: Any = PAIR) -> Objectives:
+def objectives(layer: LayerReference, added: AddedRows, target: str, directions: Sequence[int] = (0, 1)) -> Objectives:
     if target == "labels":
         of_labels = layer.added_labels(MORE_LABELS, None)
         added = AddedRows(*(torch.cat(each, 1) for each in zip(added, of_labels)))
     noise = noise_level(F64) ** 2 * added.raw_squares
-    return reference_objectives(layer.gram, added.rows, noise, directions, None if target == "none" else 2)
+    return reference_objectives(layer.gram.part([*directions], target != "none"), added.rows, noise)
 
 
 def literal(direction: int, target: str, place: int) -> Tensor:
@@ -196,7 +196,7 @@ def test_slopes_of_added_inputs_are_those_of_their_values(target):
     def found(place: int, step: float) -> Objectives:
         moved = distances.clone()
         moved[0, :, place] += step
-        return objectives(layer, added_rows(sides, moved), target, PAIR[:1])
+        return objectives(layer, added_rows(sides, moved), target, [0])
 
     slopes = found(0, 0.0).slopes[0]
     for place in range(M):
@@ -238,9 +238,9 @@ def test_two_models_removed_from_added_inputs(target):
     geometries = torch.stack([geometry_of(each).matrix for each in references])
     sides = [ReferenceFeatures.of(x, torch.cdist(x, x)) for x in references]
     added = added_rows(sides, torch.stack([torch.cdist(x, y) for x, y in zip(inputs, references)]))
-    flat = geometries.flatten(1)
     noise = torch.zeros(added.raw_squares.shape, dtype=F64)
-    found = reference_objectives(flat @ flat.T, added.rows, noise, [(0, (1, 2))], place)
+    population = PopulationGram.of(geometries, noise[0], [(0, (1, 2))], place)
+    found = reference_objectives(population, added.rows, noise)
     for i in range(N):
         whole = [torch.cat([x[i : i + 1], known]) for x, known in zip(inputs, references)]
         distances = torch.cdist(whole[0], whole[0], compute_mode="donot_use_mm_for_euclid_dist").requires_grad_()
@@ -250,3 +250,27 @@ def test_two_models_removed_from_added_inputs(target):
         (slope,) = torch.autograd.grad(value, distances)
         torch.testing.assert_close(found.values[0, i], value.detach(), rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(found.slopes[0, i], slope[0, 1:] + slope[1:, 0], rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["batch", "reference"])
+@pytest.mark.parametrize("target", ["labels", "none"])
+def test_models_that_hardly_differ_keep_their_digits(target, mode):
+    """What is left points the same way however small the difference is; correlations and their slopes follow the direction."""
+
+    def found(difference: float) -> Objectives:
+        references = (REFERENCES[0], REFERENCES[0] + difference * features(M, 4, 9))
+        inputs = (INPUTS[0], INPUTS[0] + difference * features(N, 4, 10))
+        if mode == "batch":
+            return batch(*references, label_geometry(LABELS, None, F64) if target == "labels" else None)
+        layer = LayerReference.of(*references, LABELS if target == "labels" else None, None)
+        added = added_rows(layer.features, torch.stack([torch.cdist(x, side.points) for x, side in zip(inputs, layer.features)]))
+        return objectives(layer, added, target)
+
+    larger, smaller = found(1e-5), found(1e-7)
+    if target == "labels":
+        torch.testing.assert_close(smaller.values, larger.values, rtol=0, atol=1e-3)
+        scale = larger.slopes.abs().max()
+        torch.testing.assert_close(smaller.slopes / scale / 100, larger.slopes / scale, rtol=0, atol=1e-3)
+    else:
+        torch.testing.assert_close(smaller.values * 1e7, larger.values * 1e5, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(smaller.slopes, larger.slopes, rtol=0, atol=1e-3)
