@@ -10,7 +10,7 @@ from captum_kd._utils.arguments import as_labels
 from captum_kd.distance import distance_correlation
 from captum_kd.distance.labels import LabelDistances, check_label_geometry, label_geometry
 from captum_kd.embeddings import class_prototypes
-from captum_kd.metrics import compare_transfer, keep_curve, relevance_score
+from captum_kd.metrics import Localization, compare_transfer, keep_curve, relevance_score
 from captum_kd.metrics.torchmetrics import RelevanceScore
 
 N = 4
@@ -119,7 +119,7 @@ def compare(**settings):
         lambda y: compare(data=[(X12, y)]),
         lambda y: compare(data=[(X12, y)], class_embeddings=torch.eye(3)),
         lambda y: compare(data=[{"pixel_values": X12, "labels": y}], population="batch"),
-        lambda y: compare(localize="unicam", reference=(X12, y)),
+        lambda y: compare(localize=Localization("unicam", reference=(X12, y))),
         lambda y: class_prototypes(Untouched(), [(X12, y)]),
         lambda y: class_prototypes(Untouched(), [(X12, y)], num_classes=3),
         lambda y: RelevanceScore().update(X12, y),

@@ -1,4 +1,4 @@
-"""The table of a report's scores: what they correlate, how they are tested, and how texts and figures name them."""
+"""The table of a report's scores: their sides, tests, questions, and names in texts and figures."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ReportScore:
 
     @property
     def has_removal(self) -> bool:
-        """Whether it is of distilled or residual features."""
+        """True for scores of distilled or residual features."""
         return len(self.x) > 1
 
     @property

@@ -26,7 +26,7 @@ from captum_kd.metrics.scores_table import BY_NAME
 
 
 class ReportPlan(NamedTuple):
-    """What is to be scored.
+    """The scores to compute.
 
     Attributes:
         labels (sequence of str): of the layers.
@@ -88,7 +88,7 @@ class Aggregator:
         raise NotImplementedError
 
     def recorded(self) -> dict[str, Any]:
-        """How inputs were pooled, for the report's settings."""
+        """The batches and storage used, for the report's settings."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -138,24 +138,22 @@ class PooledScores(Aggregator):
                 f"The data hold {len(labels)} inputs; scores with removal need at least {LEAST_WITH_REMOVAL}, and a few "
                 "hundred to be stable."
             )
-        placed = self._placement = sharding.placement(self._own_placement(len(labels)), stores)
+        matrices = len(plan.sets) * (2 if plan.progression else 1)
+        in_file = any(store.in_file for store in self._all_stores())
+        placed = self._placement = sharding.placement(
+            place_distances(plan.settings.compute, self._device, len(labels), matrices, self._group.size, in_file), stores
+        )
         keys = list(sharding.specs)
         last: dict[str, DistanceSource] = {}
         if plan.progression:
             last = {key: sharding.source(key, -1, stores, placed) for key in keys}
-        final = len(plan.labels) - 1
         for place in range(len(plan.labels)):
-            sources: dict[str, DistanceSource] = {}
-            for key in keys:
-                sources[key] = last[key] if last and place == final else sharding.source(key, place, stores, placed)
-                if placed.held and key in stores:
-                    stores[key][place].close()  # the features are not needed any more
+            is_last = bool(last) and place == len(plan.labels) - 1
+            sources = last if is_last else {key: sharding.source(key, place, stores, placed) for key in keys}
             scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.tiles)
-            summary = _summary(scores, plan, last)
-            if place < final or not last:
-                for of_layers in stores.values():
-                    of_layers[place].close()
-            yield summary
+            yield _summary(scores, plan, last)
+            for of_layers in stores.values():
+                of_layers[place].close()
 
     def recorded(self) -> dict[str, Any]:
         placed = self._placement
@@ -171,11 +169,6 @@ class PooledScores(Aggregator):
 
     def _all_stores(self) -> list[FeatureStore]:
         return [store for of_layers in self._stores.values() for store in of_layers]
-
-    def _own_placement(self, n: int) -> Placement:
-        matrices = len(self._plan.sets) * (2 if self._plan.progression else 1)
-        in_file = any(store.in_file for store in self._all_stores())
-        return place_distances(self._plan.settings.compute, self._device, n, matrices, self._group.size, in_file)
 
 
 def _way_to_one_width(feature_transform: FeatureTransform) -> str:

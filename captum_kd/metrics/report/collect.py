@@ -46,12 +46,7 @@ class FeatureCollector:
         self._layouts: dict[tuple[str, tuple[LayerPair, ...]], Layouts] = {}
 
     def features(self, inputs: tuple[Tensor, ...], labels: Tensor) -> dict[str, list[TensorFeatures]]:
-        """Features (N, d) of a batch: by the set's key, those of each layer.
-
-        Args:
-            inputs (tuple of Tensor): the batch, on any device.
-            labels (Tensor): (N,).
-        """
+        """Features (N, d) of a batch: by the set's key, those of each layer."""
         found: dict[str, list[TensorFeatures]] = {}
         for each in self._sets:
             device = device_of(each.of.model)
@@ -78,12 +73,7 @@ class FeatureCollector:
 def read_data(
     data: Iterable[Any], aggregator: Aggregator, collector: FeatureCollector, settings: Settings, show_progress: bool
 ) -> Copies:
-    """Takes the features of every batch, and counts inputs that are copies of others.
-
-    Raises:
-        TypeError: data that are no iterable of batches.
-        ValueError: a label that the class embeddings have no row for.
-    """
+    """Takes the features of every batch, and counts inputs that are copies of others."""
     if isinstance(data, (Tensor, str, Mapping)) or not hasattr(data, "__iter__"):
         raise TypeError(
             f"data must be a DataLoader or another iterable of batches (inputs, labels), got {type(data).__name__}. "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, NamedTuple, Optional, Union
+from typing import Any, Callable, Iterable, Optional, Union
 
 from captum.log import log_usage
 from torch import Tensor
@@ -179,9 +179,10 @@ def compare_transfer(
         rows, matrices, undefined = report_rows(plan, aggregator)
     finally:
         aggregator.close()
-    empty = 0 if localizer is None else localizer.empty
-    ranks = group.gather(_RankSummary(own, modes, empty, repeated_by_sampler(data), announced in (own, None)))
-    modes = {name: Modes(*map(any, zip(*(each.modes[name] for each in ranks)))) for name in modes}
+    empty_maps = 0 if localizer is None else localizer.empty
+    of_ranks = group.gather((own, modes, empty_maps, repeated_by_sampler(data), announced in (own, None)))
+    inputs, modes_of_ranks, empty, repeated, as_announced = zip(*of_ranks)
+    modes = {name: Modes(*map(any, zip(*(each[name] for each in modes_of_ranks)))) for name in modes}
     n = sum(aggregator.counts.values())
     doubts = [
         *mode_notes(modes),
@@ -192,10 +193,10 @@ def compare_transfer(
             aggregator=aggregator,
             undefined=undefined,
             maps_know_labels=settings.maps_know_labels,
-            empty_maps=sum(each.empty_maps for each in ranks),
-            repeated_by_sampler=max(each.repeated for each in ranks) if group.size > 1 else 0,
+            empty_maps=sum(empty),
+            repeated_by_sampler=max(repeated) if group.size > 1 else 0,
             replicas=sampler_replicas(data) if settings.compute.process_group is None else 1,
-            noise_by_rank=noise_by_rank or not all(each.as_announced for each in ranks),
+            noise_by_rank=noise_by_rank or not all(as_announced),
         ),
     ]
     for doubt in doubts if group.rank == 0 else []:
@@ -214,25 +215,7 @@ def compare_transfer(
             label: {each.name: each.layers[place].name or type(each.layers[place].module).__name__ for each in models}
             for place, label in enumerate(labels)
         },
-        "processes": None if settings.compute.process_group is None else [each.inputs for each in ranks],
+        "processes": None if settings.compute.process_group is None else list(inputs),
         **settings.recorded(),
     }
     return TransferReport(rows, control, notes, recorded)
-
-
-class _RankSummary(NamedTuple):
-    """What one rank has read.
-
-    Attributes:
-        inputs (int): their number.
-        modes (dict): effects of each model's modules in their modes.
-        empty_maps (int): constant maps.
-        repeated (int): inputs that its sampler gives a second time, to all ranks together.
-        as_announced (bool): whether there were as many inputs as it had told the others.
-    """
-
-    inputs: int
-    modes: dict[str, Modes]
-    empty_maps: int
-    repeated: int
-    as_announced: bool

@@ -87,12 +87,7 @@ def feature_sets_of(models: Sequence[ComparedModel], pairs: Sequence[Pair]) -> l
 def as_compared_models(
     student: Models, base: Models, teacher: Optional[Model], layers: Layers
 ) -> tuple[list[str], list[ComparedModel]]:
-    """The layers' labels and the models, Students first, then Bases, then the Teacher.
-
-    Raises:
-        TypeError: models that cannot be called, names that are not strings, layers of another form.
-        ValueError: no models or layers, names that are used twice, layers missing in one of the models.
-    """
+    """The layers' labels and the models, Students first, then Bases, then the Teacher."""
     named: list[tuple[str, str, Model]] = []
     for role, models in ((STUDENT, student), (BASE, base)):
         _check_form(models, role)
@@ -117,13 +112,18 @@ def as_compared_models(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"Two models are called {twice[0]!r}; every Student and Base needs a name of its own.")
-    labels = _labels(layers)
-    _check_names(layers, names)
+    entries = _by_label(layers)
+    known = {*names, STUDENT, BASE, TEACHER}
+    for label, entry in entries.items():
+        # A misspelt name would go unnoticed where the role's entry stands in for it.
+        unknown = [name for name in entry if name not in known] if isinstance(entry, Mapping) else []
+        if unknown:
+            raise ValueError(f"layers[{label!r}] names {unknown[0]!r}, but the models are {', '.join(names)}.")
     compared = []
     for name, role, model in named:
         bare = ComparedModel(name, role, model, ())
-        compared.append(bare._replace(layers=tuple(_layer_of(bare, label, layers) for label in labels)))
-    return labels, compared
+        compared.append(bare._replace(layers=tuple(_layer_of(bare, label, entry) for label, entry in entries.items())))
+    return list(entries), compared
 
 
 def _check_form(models: object, role: str) -> None:
@@ -146,7 +146,7 @@ def hints_for(model: ComparedModel, hints: LayoutHints) -> LayoutHints:
     return hints._replace(last_resort=True) if model.role == TEACHER else hints
 
 
-def _labels(layers: Layers) -> list[str]:
+def _by_label(layers: Layers) -> dict[str, Union[str, Mapping[str, LayerLike]]]:
     if isinstance(layers, nn.Module) or not isinstance(layers, (str, Mapping, list, tuple)):
         raise TypeError(
             f"layers must be names of layers or {{label: {{model name: layer}}}}, got {type(layers).__name__}. A module "
@@ -160,42 +160,24 @@ def _labels(layers: Layers) -> list[str]:
             raise TypeError(f"The entries of layers must be names (strings), got {type(label).__name__}. {LAYERS_BY_MODEL}")
     if len(set(labels)) < len(labels):
         raise ValueError(f"layers names a layer twice: {labels}.")
-    return labels
+    entries = layers if isinstance(layers, Mapping) else {label: label for label in labels}
+    for label, entry in entries.items():
+        if not isinstance(entry, (str, Mapping)):
+            raise TypeError(f"layers[{label!r}] must be a layer's name or {{model name: layer}}, got {type(entry).__name__}.")
+    return dict(entries)
 
 
-def _check_names(layers: Layers, names: Sequence[str]) -> None:
-    """A misspelt model name in a layer's mapping would go unnoticed where the role's entry stands in for it."""
-    if not isinstance(layers, Mapping):
-        return
-    known = {*names, STUDENT, BASE, TEACHER}
-    for label, by_model in layers.items():
-        if isinstance(by_model, Mapping):
-            unknown = [name for name in by_model if name not in known]
-            if unknown:
-                raise ValueError(f"layers[{label!r}] names {unknown[0]!r}, but the models are {', '.join(names)}.")
-        elif not isinstance(by_model, str):
-            raise TypeError(
-                f"layers[{label!r}] must be a layer's name or {{model name: layer}}, got {type(by_model).__name__}."
-            )
-
-
-def _layer_of(model: ComparedModel, label: str, layers: Layers) -> Layer:
-    layer: LayerLike = label
-    if isinstance(layers, Mapping):
-        entry = layers[label]
-        if isinstance(entry, Mapping):
-            # One entry may stand for all Students or all Bases: they share an architecture.
-            found = entry.get(model.name, entry.get(model.role))
-            if found is None:
-                raise ValueError(
-                    f"layers[{label!r}] has no layer for {model}: it names {', '.join(map(str, entry))}. Add an entry "
-                    f"{model.name!r} (or {model.role!r}, for all of that role)."
-                )
-            layer = found
-        else:
-            layer = entry
-    try:
-        return resolve_layer(model.model, layer, model=str(model), argument=f"layers[{label!r}]")
-    except ValueError as error:
-        way_out = "" if isinstance(layers, Mapping) and isinstance(layers[label], Mapping) else f" {LAYERS_BY_MODEL}"
-        raise ValueError(f"{error}{way_out}") from None
+def _layer_of(model: ComparedModel, label: str, entry: Union[str, Mapping[str, LayerLike]]) -> Layer:
+    if not isinstance(entry, Mapping):
+        try:
+            return resolve_layer(model.model, entry, model=str(model), argument=f"layers[{label!r}]")
+        except ValueError as error:
+            raise ValueError(f"{error} {LAYERS_BY_MODEL}") from None
+    # One entry may stand for all Students or all Bases: they share an architecture.
+    layer = entry.get(model.name, entry.get(model.role))
+    if layer is None:
+        raise ValueError(
+            f"layers[{label!r}] has no layer for {model}: it names {', '.join(map(str, entry))}. Add an entry "
+            f"{model.name!r} (or {model.role!r}, for all of that role)."
+        )
+    return resolve_layer(model.model, layer, model=str(model), argument=f"layers[{label!r}]")

@@ -1,4 +1,4 @@
-"""Notes of a report: what limits its numbers, in sentences."""
+"""Notes of a report: sentences on the limits of its numbers."""
 
 from __future__ import annotations
 
@@ -27,20 +27,7 @@ def cautions(
     replicas: int,
     noise_by_rank: bool,
 ) -> list[str]:
-    """Reasons for doubt that this report's own numbers give.
-
-    Args:
-        rows (sequence of mappings): the report's rows.
-        n (int): number of inputs.
-        copies (int): inputs that are bitwise copies of others.
-        aggregator (Aggregator): whose mini-batches were left out.
-        undefined (sequence of str): scores that are 0 because a side has no geometry, in words.
-        maps_know_labels (bool): whether features were localized by maps of the inputs' own labels.
-        empty_maps (int): constant maps that images were reduced by.
-        repeated_by_sampler (int): inputs that a DistributedSampler gave a second time.
-        replicas (int): shares of the data that a DistributedSampler makes, of which this report has seen one.
-        noise_by_rank (bool): whether imputed pixels' noise depends on which rank had an input.
-    """
+    """Reasons for doubt that this report's own numbers give."""
     little = [row for row in rows if row["score"] == "rs_distilled" and _below(row["unique_share"], LITTLE_LEFT)]
     places = _listed(dict.fromkeys(f"{row['layer']} ({row['student']}, {row['base']})" for row in little))
     found = [
@@ -105,7 +92,7 @@ def cautions(
 
 
 def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[str]:
-    """How this report's numbers are to be read."""
+    """Advice for reading this report's numbers."""
     is_biased = settings.estimator == "biased"
     is_pooled, is_unbiased = settings.population == "all", settings.estimator == "unbiased"
     has_removal = any(row["score"] == "rs_distilled" and row["value"] is not None for row in rows)
@@ -149,7 +136,7 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
 
 
 def _magnified(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Where similarity magnifies a difference of whole scores most, among layers where enough is left to score."""
+    """The largest magnification by similarity, among layers where enough is left to score."""
     left = {
         (row["student"], row["base"], row["layer"]): row["unique_share"] for row in rows if row["score"] == "rs_distilled"
     }

@@ -60,17 +60,9 @@ class Localizer:
     def reduce(
         self, features: FeatureSet, inputs: tuple[Tensor, ...], labels: Tensor, args: tuple[Any, ...]
     ) -> list[tuple[Tensor, ...]]:
-        """The inputs with their images reduced: one tuple for all layers, or one for each.
+        """The next batch with its images reduced for a set of features: one tuple for all layers, or one for each.
 
-        Args:
-            features (FeatureSet): whose model is explained and will see the reduced images.
-            inputs (tuple of Tensor): the next batch on the model's device.
-            labels (Tensor): (N,).
-            args (tuple): further arguments of the model.
-
-        Raises:
-            TypeError, ValueError: no image among the inputs, or several; maps that are none, of another batch or
-                size, or not finite.
+        Raises a TypeError or ValueError for no image or several, and for maps that are none, of another size, or not finite.
         """
         at = image_place(inputs, "localize needs")
         images = inputs[at]

@@ -46,20 +46,9 @@ class Estimate(NamedTuple):
 
 
 class LayerScores:
-    """Scores of one layer.
+    """Scores of one layer, from the distances of each set of features and, for progression, of its model's last layer.
 
-    Args:
-        sources (mapping of str to DistanceSource): of each set of features, by its key.
-        last (mapping of str to DistanceSource): of the same sets at the models' last layer, where progression is asked
-            for.
-        labels (Tensor): (n,).
-        settings (Settings): how scores are taken. The estimator is that of similarity scores; relevance is always unbiased,
-            as in the authors' code.
-        block_size (int, optional): inputs a side of a block.
-        walk (TileIterator): where several ranks share the population.
-
-    Raises:
-        ValueError: labels without geometry or outside the embeddings.
+    The estimator is that of similarity scores; relevance is always unbiased, as in the authors' code.
     """
 
     def __init__(
@@ -109,7 +98,7 @@ class LayerScores:
         return self._estimate(Score(key, _LAST + key), SIMILARITY)
 
     def pair_matrices(self, keys: list[str]) -> dict[str, Tensor]:
-        """By question, the scores of all ordered pairs of models: what seed control compares."""
+        """The scores of all ordered pairs of models that seed control compares, by question."""
         found = {}
         for score in scores_of_pair(self.has_teacher):
             if score.question is None:

@@ -39,7 +39,7 @@ class SeedGroup(NamedTuple):
     def keys(self) -> list[str]:
         return [model.key for model in self.models]
 
-    def short_repr(self) -> dict[str, Any]:
+    def recorded(self) -> dict[str, Any]:
         names = [model.name for model in self.models]
         students, bases = names[: self.students], names[self.students :]
         return {
@@ -51,12 +51,7 @@ class SeedGroup(NamedTuple):
 
 
 def as_seed_groups(models: Sequence[ComparedModel], settings: Settings) -> list[SeedGroup]:
-    """The groups that can be tested; none without a second Base.
-
-    Raises:
-        ValueError: names of no Student or Base, a model in two pairs of shared seeds, too many relabelings, or
-            groups and shared seeds where no seed control is possible.
-    """
+    """The groups that can be tested; none without a second Base."""
     groups, shared_seeds = settings.comparisons.groups, settings.comparisons.shared_seeds
     students, bases = ({each.name: each for each in models if each.role == role} for role in (STUDENT, BASE))
     named: dict[Optional[str], list[str]] = {None: list(students)}
@@ -102,10 +97,7 @@ def control_seeds(
 ) -> Optional[dict[str, Any]]:
     """The tests of all groups and the scores that they compare, None where there are no groups.
 
-    Args:
-        matrices (mapping): by question and layer, the scores of all ordered pairs of models.
-        groups (sequence of SeedGroup): from :func:`as_seed_groups`.
-        compared (sequence of str): keys of the matrices' models, in their order.
+    The matrices hold, by question and layer, the scores of all ordered pairs of the compared models.
     """
     if not groups:
         return None
@@ -119,7 +111,7 @@ def control_seeds(
                 tests.append({"group": group.name, **verdict._asdict(), "sentence": sentence})
     return {
         "tests": tests,
-        "groups": [group.short_repr() for group in groups],
+        "groups": [group.recorded() for group in groups],
         "pairs": _pair_rows(matrices, groups, compared),
     }
 

@@ -93,7 +93,7 @@ class Localization:
 
 @dataclass(frozen=True, eq=False)
 class ModelOptions:
-    """How models are called and their layers read.
+    """Options for calling the models and reading their layers.
 
     Args:
         additional_forward_args (Any, optional): Further arguments of all models, the same for every batch.
@@ -178,7 +178,7 @@ class Comparisons:
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how a report is computed. Scores do not depend on it.
+    """Ranks, memory and device of a report. They do not change the scores.
 
     Args:
         process_group (ProcessGroup, optional): Several ranks share the inputs, ``torch.distributed.group.WORLD`` say: each
@@ -258,20 +258,20 @@ class Settings:
 
     @property
     def in_pairs(self) -> bool:
-        """Whether features of a model differ from pair to pair."""
+        """True if a model has other features in each pair."""
         return self.localize is not None and self.localize.in_pairs
 
     @property
     def maps_know_labels(self) -> bool:
-        """Whether features carry the labels because maps of the inputs' own labels localized them."""
+        """True if features carry the labels, because maps of the inputs' own labels localized them."""
         return self.localize is not None and self.localize.target == "label"
 
     def compared(self) -> dict[str, Any]:
-        """What all ranks must have alike, by the argument's name."""
+        """The settings that must be equal in all ranks, by the argument's name."""
         return dict(_flat(self))
 
     def recorded(self) -> dict[str, Any]:
-        """What the report's numbers depend on, in plain types."""
+        """The settings that the report's numbers depend on, in plain types."""
         localize = self.localize
         is_tested = self.confidence is not None and self.population == "all"
         return {

@@ -17,7 +17,7 @@ from captum_kd.metrics.report.settings import Compute
 
 
 class Placement(NamedTuple):
-    """Where a report keeps features and distances.
+    """The storage of a report's features and distances.
 
     Attributes:
         in_file (bool): features in temporary files.

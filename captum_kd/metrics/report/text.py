@@ -27,7 +27,7 @@ UNIQUE = "unique"
 
 
 def plain(report: Mapping[str, Any]) -> str:
-    """What ``print(report)`` shows. Of several pairs of models the mean and the range; rows have each pair's own."""
+    """The text of ``print(report)``. Several pairs of models are shown by mean and range; rows have each pair's own scores."""
     rows: Sequence[Row] = report["rows"]
     pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows))
     lines = _heading(report, pairs)
@@ -154,17 +154,17 @@ def _verdicts(tests: Sequence[Mapping[str, Any]]) -> list[str]:
     families: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for test in tests:
         families.setdefault((test["group"], test["score"]), []).append(test)
-    told = []
+    sentences = []
     for family in families.values():
         if len(family) == 1 or any(test["decision"] is not None or test["statistic"] is None for test in family):
-            told += [test["sentence"] for test in family]
+            sentences += [test["sentence"] for test in family]
             continue
         first = family[0]
         names = ", ".join(test["layer"] for test in family)
         differences = ", ".join(f"{test['statistic']:+.3f}" for test in family)
         sentence = first["sentence"].replace(f"{first['layer']}:", f"{names}:", 1)
-        told.append(sentence.replace(f"(difference {first['statistic']:+.3f})", f"(differences {differences})"))
-    return told
+        sentences.append(sentence.replace(f"(difference {first['statistic']:+.3f})", f"(differences {differences})"))
+    return sentences
 
 
 def _wrapped(sentences: Iterable[str]) -> list[str]:
