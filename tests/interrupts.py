@@ -45,7 +45,7 @@ def everything(models: Sequence[nn.Module]) -> dict[str, Any]:
     kept["warnings"] = list(warnings.filters), warnings.showwarning
     kept["handlers"] = [(int(each), signal.getsignal(each)) for each in signal.Signals]
     shared = (hooks._eager, without_fast_path, precision._without_coarse_products, hooks._fork((), "cuda"))
-    kept["counters"] = [(each._holders, each._made, each._lock.locked()) for each in shared]
+    kept["counters"] = [(each._holders, len(each._stack._exit_callbacks), each._lock.locked()) for each in shared]
     return kept
 
 

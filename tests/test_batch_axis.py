@@ -130,5 +130,5 @@ def test_a_pass_that_fails_is_no_answer():
             return super().forward(x)
 
     student, base = pair(Fixed, batch_first=True)
-    with pytest.raises(ValueError, match="a pass over 15 inputs, which would tell, fails .RuntimeError: made for 16 inputs"):
+    with pytest.raises(ValueError, match="a further pass, over 15 inputs, fails .RuntimeError: made for 16 inputs"):
         UniCAM(student, "block", base).attribute(images(N, 16, 16), labels(N))

@@ -156,5 +156,5 @@ def test_a_module_of_another_model_is_refused():
 def test_a_module_that_a_model_keeps_in_a_list_has_no_counterpart():
     model = ConvNet()
     model.unregistered = [nn.Conv2d(3, 3, 1)]
-    with pytest.raises(ValueError, match="base_layer cannot be told from layer Conv2d of forward_func .* not contain"):
+    with pytest.raises(ValueError, match="base_layer cannot be inferred from layer Conv2d of forward_func .* not contain"):
         UniCAM(model, model.unregistered[0], ConvNet())

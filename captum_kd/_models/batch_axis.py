@@ -15,13 +15,11 @@ from captum_kd._models.hooks import Captured, capture_layers, changes_buffers
 from captum_kd._models.layer_names import Layer
 from captum_kd._utils.arguments import take_rows
 
-__all__ = ["check_batch_axis"]
-
 
 def check_batch_axis(
     forward_func: Callable[..., Any],
     layers: Sequence[Layer],
-    caught: Sequence[Mapping[nn.Module, Captured]],
+    captured: Sequence[Mapping[nn.Module, Captured]],
     inputs: tuple[Any, ...],
     additional_forward_args: tuple[Any, ...] = (),
     *,
@@ -31,25 +29,25 @@ def check_batch_axis(
     """Checks layers whose first two axes are both as long as the batch; other arguments as for :func:`capture_layers`.
 
     Args:
-        caught (sequence of mapping): what the layers gave on each device, with a trace.
+        captured (sequence of mapping): the layers' outputs on each device, with a trace.
 
     Raises:
         ValueError: a layer whose first axis is not the batch, or for which that cannot be found out.
     """
-    places = {layer: _unclear(device[layer.module], layer.module, at_input) for device in caught for layer in layers}
+    places = {layer: _unclear(device[layer.module], layer.module, at_input) for device in captured for layer in layers}
     unclear = {layer: place for layer, place in places.items() if place is not None}
     if not unclear:
         return
     n = int(inputs[0].shape[0])
     layer = next(iter(unclear))
-    if changes_buffers(forward_func, (trace for device in caught for each in device.values() for trace in each.seen)):
-        _refuse(layer, n, "another pass that would tell changes the buffers of modules in training mode; call eval()")
+    if changes_buffers(forward_func, (trace for device in captured for each in device.values() for trace in each.seen)):
+        _refuse(layer, n, "a further pass would change buffers of modules in training mode; call eval()")
     rows, fewer = slice(0, n - 1), take_rows(inputs, slice(0, n - 1), n)
     try:
         args = take_rows(additional_forward_args, rows, n)
         again = capture_layers(forward_func, list(unclear), fewer, args, at_input=at_input, device_ids=device_ids)
     except Exception as error:
-        _refuse(layer, n, f"a pass over {n - 1} inputs, which would tell, fails ({type(error).__name__}: {error})", error)
+        _refuse(layer, n, f"a further pass, over {n - 1} inputs, fails ({type(error).__name__}: {error})", error)
     for layer, place in unclear.items():
         found = sum(device[layer.module].tensors[place].shape[0] for device in again)
         if found != n - 1:
@@ -59,13 +57,13 @@ def check_batch_axis(
             )
 
 
-def _unclear(caught: Captured, module: nn.Module, at_input: bool) -> Optional[int]:
+def _unclear(captured: Captured, module: nn.Module, at_input: bool) -> Optional[int]:
     """The place of a tensor whose batch may be either of its first two axes, if there is one."""
-    for place, tensor in enumerate(caught.tensors):
+    for place, tensor in enumerate(captured.tensors):
         shape = tuple(tensor.shape)
         if 3 <= len(shape) <= 5 and shape[0] == shape[1] > 1:
-            # Behind convolutions and the like the second axis is the channels.
-            if channels_are_last(shape, own_evidence(module, shape, at_input, caught.seen), caught.seen) is not False:
+            # After convolutions and similar modules the second axis is the channels.
+            if channels_are_last(shape, own_evidence(module, shape, at_input, captured.seen), captured.seen) is not False:
                 return place
     return None
 

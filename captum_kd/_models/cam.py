@@ -9,14 +9,12 @@ from torch import Tensor
 
 from captum_kd._utils.warnings import warn_user
 
-__all__ = ["precise", "warn_of_lost_digits", "weighted_activations"]
-
-# Below this float16 keeps fewer than 8 bits, what bfloat16 has everywhere; its smallest step is 2^-24.
+# Below this, float16 keeps fewer than the 8 bits that bfloat16 always has; its smallest step is 2^-24.
 _FEW_BITS_OF_FLOAT16 = 2.0**-16
 
 
 def precise(value: Tensor) -> Tensor:
-    """The value in float32 if its type is a half one, which has too few digits for distances and gradients."""
+    """The value, in float32 if it is of a half type, which has too few digits for distances and gradients."""
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
 
 
@@ -29,14 +27,14 @@ def weighted_activations(gradient: Tensor, activations: Tensor, attr_dim_summati
 
 
 def warn_of_lost_digits(largest: Sequence[Tensor], layer: str) -> None:
-    """Says that float16, the type of a layer and so of its maps, cannot hold them: too large, or with few bits left.
+    """Warns if maps in float16, their layer's type, are too large for it or keep few bits.
 
     Args:
         largest (sequence of Tensor): scalars, the largest magnitudes of the maps before they were cast.
         layer (str): the layer in words.
 
     Warns:
-        UserWarning: maps that reach less than 1.5e-5, or more than float16 has.
+        UserWarning: maps whose largest value is below 1.5e-5 or above the largest of float16.
     """
     if not largest:
         return

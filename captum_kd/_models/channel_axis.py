@@ -21,11 +21,6 @@ from typing import Iterator, NamedTuple, Optional, Sequence
 
 from torch import nn
 
-__all__ = [
-    "Evidence", "Shape", "Size", "Trace", "channels_are_last", "evidence_in", "evidence_of", "has_aspect", "is_ambiguous",
-    "own_evidence",
-]  # fmt: skip
-
 Shape = tuple[int, ...]
 Size = tuple[int, int]
 
@@ -38,9 +33,9 @@ _CHANNELS_FIRST: dict[int, tuple[type[nn.Module], ...]] = {
     for rank, others in ((3, (nn.Unfold,)), (4, (nn.Unfold, nn.Fold, nn.PixelShuffle, nn.PixelUnshuffle)), (5, ()))
 }
 _ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
-_GIVEN = nn.Identity()  # stands for what a block is given
+_GIVEN = nn.Identity()  # the module of traces that stand for the input of a block
 _LAST_AXIS = (nn.Linear, nn.MultiheadAttention, nn.RNNBase, nn.Embedding)
-# What a permutation leaves channels last (True) or first (False).
+# Whether a permutation moves the channels to the last axis (True) or to the first (False).
 _PERMUTATIONS = {(0, 2, 3, 1): True, (0, 3, 1, 2): False, (0, 2, 3, 4, 1): True, (0, 4, 1, 2, 3): False}
 
 
@@ -49,23 +44,23 @@ class Trace(NamedTuple):
 
     shape: Shape
     module: nn.Module
-    """That gave it."""
+    """The module that returned it."""
     given: tuple[Shape, ...] = ()
-    """Shapes of the tensors that the module was given."""
+    """Shapes of the tensors that the module received."""
     moved: Optional[Shape] = None
-    """How the axes of the output before its module began were permuted into what that was given, where it is the same memory."""
+    """How the axes of the output before the module began were permuted into its input, if both share memory."""
     order: Optional[Shape] = None
-    """How it permuted the axes of what it was given, where its output is the same memory."""
+    """How the module permuted the axes of its input, if its output shares memory with it."""
     returns: bool = False
-    """Whether it gave the very tensor of the output before this one, as a sequence of modules gives what its last one gave."""
+    """Whether it is the very tensor of the output before this one, as a sequence of modules returns its last one's."""
     entered: Optional[int] = None
-    """How many outputs there were when its module began; None: all those before this one."""
+    """The number of outputs when the module began; None: all those before this one."""
     ahead_of: Optional[nn.Module] = None
-    """The layer that this is the input of, where it stands for what that one was given."""
+    """The layer whose input this is, if it stands for an input."""
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether the module was given a tensor of that same shape, as blocks and stages are."""
+        """Whether the module received a tensor of the same shape, as blocks and stages do."""
         return self.shape in self.given
 
 
@@ -203,7 +198,7 @@ def is_ambiguous(shape: Shape, seen: Sequence[Trace]) -> bool:
     if not seen or seen[-1].shape != shape or len(set(shape[1:])) > 1:
         return False
     clues, last = evidence_in(seen), seen[-1]
-    is_turned = len(shape) == 3 and clues[-1] == Evidence(False, is_certain=False)  # away from a linear layer's last axis
+    is_turned = len(shape) == 3 and clues[-1] == Evidence(False, is_certain=False)  # the channels left a linear layer's last axis
     if not is_turned and (last.module._modules or last.moved or last.returns or clues[-1] is not None):
         return False
     kinds = {clue.channels_last for trace, clue in zip(seen, clues) if clue is not None and trace.shape == shape}
@@ -221,7 +216,7 @@ def _by_modules(shape: Shape, own: Optional[Evidence], seen: Sequence[Trace]) ->
             if evidence.channels_last and trace.shape[1:] in wanted:
                 if len(shape) == 3 and _is_exchanged(trace, seen, clues):
                     return None, False
-                # What works on the last axis leaves the others where they were.
+                # Modules that work on the last axis do not move the other axes.
                 is_weak = True
                 wanted.update(given[1:] for given in trace.given[:1] if len(given) == len(shape))
             continue
@@ -245,8 +240,8 @@ def _by_positions(shape: Shape, seen: Sequence[Trace]) -> Optional[bool]:
 
 
 def _is_exchanged(trace: Trace, seen: Sequence[Trace], clues: Sequence[Optional[Evidence]]) -> bool:
-    """Whether a linear layer or norm was given tokens whose last axis is the positions, as in an MLP-Mixer: the first
-    outputs of either shape were tokens with the axes the other way round."""
+    """Whether a linear layer or norm received tokens with the positions on the last axis, as in an MLP-Mixer: the first
+    output of either shape had the axes the other way round."""
     if not trace.given or len(trace.given[0]) != 3 or trace.given[0][1] == trace.given[0][2]:
         return False
     n, a, b = trace.given[0]
@@ -289,7 +284,7 @@ def _latest_on_positions(shape: Shape, seen: Sequence[Trace], image_size: Option
 def _alike(
     shape: Shape, seen: Sequence[Trace], clues: Sequence[Optional[Evidence]]
 ) -> Iterator[tuple[int, Optional[Evidence]]]:
-    """Places and evidence of the outputs of the same batch with as many axes, the latest first."""
+    """Places and evidence of the outputs of the same batch with the same number of axes, the latest first."""
     for number in reversed(range(len(seen))):
         trace = seen[number]
         if len(trace.shape) == len(shape) and trace.shape[0] == shape[0]:

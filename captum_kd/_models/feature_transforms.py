@@ -13,8 +13,6 @@ from torch import Tensor
 
 from captum_kd._utils.validation import check_dense
 
-__all__ = ["FeatureTransform", "flatten", "flatten_to_unit_length", "global_average_pool"]
-
 FeatureTransform = Callable[[Tensor], Tensor]
 
 

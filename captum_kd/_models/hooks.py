@@ -1,6 +1,6 @@
 """Forward passes in which hooks capture the outputs of layers.
 
-The one place with hooks. Hooks are gone and the global random state is as it was when a call ends, however it ends.
+No other module uses hooks. When a call ends, also by an error, its hooks are removed and the global random state is restored.
 """
 
 from __future__ import annotations
@@ -18,20 +18,18 @@ import torch
 from captum._utils.common import _sort_key_list
 from torch import Tensor, nn
 
+from captum_kd._models.channel_axis import Trace
 from captum_kd._models.layer_names import Layer
 from captum_kd._models.reachable import model_of
-from captum_kd._models.token_layout import Trace
 from captum_kd._utils.context import Overlapping
 from captum_kd._utils.fast_path import without_fast_path
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.pytree import map_tensors, tensors_in
 from captum_kd._utils.validation import check_dense, check_untransformed, is_transformed
 
-__all__ = ["Captured", "capture_layers", "changes_buffers", "run_model", "same_random_state"]
-
 
 class Captured(NamedTuple):
-    """What one layer gave in one forward pass on one device."""
+    """Copies of one layer's tensors from one forward pass on one device, and the outputs traced up to it."""
 
     tensors: tuple[Tensor, ...]
     seen: tuple[Trace, ...]
@@ -47,58 +45,64 @@ def capture_layers(
     differentiate_from: Sequence[Layer] = (),
     trace: bool = False,
     device_ids: Optional[Sequence[int]] = None,
+    returned: Optional[list[Any]] = None,
 ) -> list[dict[nn.Module, Captured]]:
-    """One forward pass; copies of what the layers gave.
+    """Runs one forward pass and copies the outputs of layers.
 
     Args:
         forward_func (callable): called as ``forward_func(*inputs, *additional_forward_args)``.
-        layers (sequence of Layer): what to catch. Of a layer that runs twice the last run counts,
-            as for Captum.
+        layers (sequence of Layer): the layers. If a layer runs twice, its last run counts, as in Captum.
         inputs (tuple): the model's inputs, one batch.
         additional_forward_args (tuple): further positional arguments.
-        at_input (bool): catch the layers' inputs instead of their outputs.
-        differentiate_from (sequence of Layer): layers from whose tensors on gradients are recorded.
-            Frozen parameters and inputs do not matter: the graph begins there.
-        trace (bool): also note the outputs of three to five axes seen on the way.
+        at_input (bool): capture the layers' inputs instead of their outputs.
+        differentiate_from (sequence of Layer): layers at whose tensors the recording of gradients
+            begins. Parameters and inputs may be frozen.
+        trace (bool): also note all outputs of three to five axes, which the layouts are inferred from.
         device_ids (sequence of int, optional): order of devices for DataParallel.
+        returned (list, optional): the model's output is appended to it.
 
     Returns:
         list of dict: one dictionary from module to :class:`Captured` for each device, in the order
         of the batch; a single one unless the model is data-parallel.
 
     Raises:
-        ValueError: a layer that was never reached or that gave no floating point tensor.
+        ValueError: a layer that was never reached or that returned no floating point tensor.
     """
-    catcher = _Catcher(at_input, {layer.module for layer in differentiate_from})
+    capture = _Capture(at_input, {layer.module for layer in differentiate_from})
     contexts: list[ContextManager[Any]] = [
         torch.inference_mode(False),
         torch.enable_grad() if differentiate_from else torch.no_grad(),
         _eager(),
         without_fast_path(),
         same_random_state(inputs),
-        *([catcher.tracing()] if trace else []),
-        *(catcher.catching(module) for module in dict.fromkeys(layer.module for layer in layers)),
+        *([capture.tracing()] if trace else []),
+        *(capture.capturing(module) for module in dict.fromkeys(layer.module for layer in layers)),
     ]
     with changed_state(*contexts), interruptible():
-        # Models may change what they are given where it lies; the next pass has to see it as it was.
-        # And tensors of inference mode can neither be changed nor recorded outside of it.
-        forward_func(*(_copied(value) for value in (*inputs, *additional_forward_args)))
+        output = forward_func(*_copies((*inputs, *additional_forward_args)))
+    if returned is not None:
+        returned.append(output)
     for layer in layers:
-        _check_caught(layer, catcher.caught, at_input, forward_func)
-    devices = _device_order(forward_func, catcher.caught[layers[0].module], device_ids)
-    return [{layer.module: catcher.caught[layer.module][device] for layer in layers} for device in devices]
+        _check_captured(layer, capture.captured, at_input, forward_func)
+    devices = _device_order(forward_func, capture.captured[layers[0].module], device_ids)
+    return [{layer.module: capture.captured[layer.module][device] for layer in layers} for device in devices]
 
 
 def run_model(
     forward_func: Callable[..., Any], inputs: tuple[Any, ...], additional_forward_args: tuple[Any, ...] = ()
 ) -> Any:
-    """What a model returns, without gradients, computed as when its layers are caught.
+    """The output of a model, without gradients, computed as when its layers are captured.
 
-    On copies, since a model may change what it is given where it lies; and without the fast path of attention, whose
-    answers differ where inputs are padded.
+    The fast path of attention is off, since its outputs differ for padded inputs.
     """
     with changed_state(torch.no_grad(), without_fast_path()), interruptible():
-        return forward_func(*(_copied(value) for value in (*inputs, *additional_forward_args)))
+        return forward_func(*_copies((*inputs, *additional_forward_args)))
+
+
+def _copies(values: tuple[Any, ...]) -> list[Any]:
+    """Copies of tensors. Models may change their inputs in place, but the next pass needs them unchanged; and tensors of
+    inference mode can neither be changed nor recorded outside of it."""
+    return [value.clone() if isinstance(value, Tensor) else value for value in values]
 
 
 def changes_buffers(forward_func: Callable[..., Any], seen: Iterable[Trace]) -> bool:
@@ -109,32 +113,31 @@ def changes_buffers(forward_func: Callable[..., Any], seen: Iterable[Trace]) -> 
     return any(module.training and module._buffers for module in modules)
 
 
-class _Catcher:
-    """The hooks of one forward pass and what they saw."""
+class _Capture:
+    """The hooks of one forward pass and the tensors that they captured."""
 
     def __init__(self, at_input: bool, roots: set[nn.Module]) -> None:
         self.at_input = at_input
         self.roots = roots
-        self.caught: dict[nn.Module, dict[torch.device, Captured]] = defaultdict(dict)
+        self.captured: dict[nn.Module, dict[torch.device, Captured]] = defaultdict(dict)
         self.seen: dict[torch.device, list[Trace]] = defaultdict(list)
         self.last: dict[torch.device, Any] = {}
-        self.rooted: set[torch.device] = set()
+        self.recording: set[torch.device] = set()
         self.thread = threading.get_ident()
         self.lock = threading.Lock()
 
     @contextmanager
-    def catching(self, module: nn.Module) -> Iterator[None]:
-        # Replicas of a DataParallel model share the hooks but are other objects: the module that
-        # was asked for is bound here.
+    def capturing(self, module: nn.Module) -> Iterator[None]:
+        # Replicas of a DataParallel model share the hooks but are other objects: results are stored under this module.
         def at_input(running: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if not self._is_of_this_pass(running):
                 return None
             if not tensors_in(args):
-                return args, self._catch(module, kwargs)
-            return self._catch(module, args), kwargs
+                return args, self._take(module, kwargs)
+            return self._take(module, args), kwargs
 
         def at_output(running: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            return self._catch(module, output) if self._is_of_this_pass(running) else None
+            return self._take(module, output) if self._is_of_this_pass(running) else None
 
         if self.at_input:
             handle = module.register_forward_pre_hook(at_input, with_kwargs=True)
@@ -147,7 +150,7 @@ class _Catcher:
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
-        # A hook on all modules, since a plain function does not say which modules it will call.
+        """Hooks on all modules, since it is unknown which modules a plain function calls."""
         last = self.last
         entered: dict[nn.Module, tuple[int, Optional[tuple[int, ...]]]] = {}
 
@@ -158,7 +161,7 @@ class _Catcher:
 
         def trace(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, (tuple, list)) and output:
-                output = output[0]  # attention and recurrent layers give more beside it
+                output = output[0]  # attention and recurrent layers return more beside it
             if not isinstance(output, Tensor) or output.is_nested:  # nested tensors have no shape
                 return
             if 3 <= output.dim() <= 5 and self._is_of_this_pass(module):
@@ -183,36 +186,35 @@ class _Catcher:
         """Other threads may run the same model meanwhile; a data-parallel model runs replicas in threads of its own."""
         return threading.get_ident() == self.thread or getattr(running, "_is_replica", False)
 
-    def _catch(self, module: nn.Module, value: Any) -> Any:
-        """Keeps copies of the tensors in ``value``; returns what the model goes on with."""
+    def _take(self, module: nn.Module, value: Any) -> Any:
+        """Keeps copies of the tensors in ``value``; returns the value that the model continues with."""
         tensors = tensors_in(value)
         if not tensors:
             with self.lock:
-                self.caught.setdefault(module, {})
+                self.captured.setdefault(module, {})
             return value
         device = tensors[0].device
-        going_on = value
         if module in self.roots:
-            leaves = [self._root(tensor, device) for tensor in tensors]
-            kept = tuple(leaves)
-            # Clones go on: an in-place operation behind the layer must not reach what was kept.
-            replacements = iter([leaf.clone() for leaf in leaves])
-            going_on = map_tensors(value, lambda _: next(replacements))
-            self.rooted.add(device)
+            kept = tuple(self._root(tensor, device) for tensor in tensors)
+            # The model continues with clones, since operations in place behind the layer must not change what was kept.
+            clones = iter([leaf.clone() for leaf in kept])
+            value = map_tensors(value, lambda _: next(clones))
+            self.recording.add(device)
         else:
             kept = tuple(tensor.clone() for tensor in tensors)
         seen = tuple(self.seen[device])
         if self.at_input:
-            # What a layer is given is noted as what an identity ahead of it gives.
+            # A layer's input is traced as the output of an identity before the layer.
             shape, moved = tuple(tensors[0].shape), _permutation(self.last.get(device), tensors[0])
             seen += (Trace(shape, nn.Identity(), (shape,), moved, ahead_of=module),)
         with self.lock:
-            self.caught[module][device] = Captured(kept, seen)
-        return going_on
+            self.captured[module][device] = Captured(kept, seen)
+        return value
 
     def _root(self, tensor: Tensor, device: torch.device) -> Tensor:
-        # Behind an earlier root the graph has to hold together, so that its gradient is whole.
-        if device in self.rooted and tensor.requires_grad or is_transformed(tensor):  # the latter is refused behind the pass
+        # Behind an earlier root the graph stays connected, so that the gradient at that root is complete. Tensors inside
+        # transforms are refused after the pass.
+        if device in self.recording and tensor.requires_grad or is_transformed(tensor):
             return tensor
         return tensor.detach().requires_grad_()
 
@@ -221,9 +223,10 @@ def _permutation(before: Any, after: Any) -> Optional[tuple[int, ...]]:
     """How the axes of a tensor were permuted into another one, if that is a view of the whole of it."""
     if isinstance(after, Tensor) and before is after:
         return tuple(range(after.dim()))
-    if not (type(before) is type(after) is Tensor) or before.dim() != after.dim():  # subclasses may have no memory to look at
+    # Subclasses, sparse tensors and tensors inside transforms may have no memory to compare.
+    if not (type(before) is type(after) is Tensor) or before.dim() != after.dim():
         return None
-    if any(is_transformed(each) or each.layout != torch.strided for each in (before, after)):  # these share no memory to compare
+    if any(is_transformed(each) or each.layout != torch.strided for each in (before, after)):
         return None
     if before.data_ptr() != after.data_ptr():
         return None
@@ -231,19 +234,19 @@ def _permutation(before: Any, after: Any) -> Optional[tuple[int, ...]]:
     return tuple(map(axes.index, moved)) if sorted(axes) == sorted(moved) and len(set(axes)) == len(axes) else None
 
 
-def _check_caught(
+def _check_captured(
     layer: Layer,
-    caught: Mapping[nn.Module, Mapping[torch.device, Captured]],
+    captured: Mapping[nn.Module, Mapping[torch.device, Captured]],
     at_input: bool,
     forward_func: Callable[..., Any],
 ) -> None:
-    if layer.module not in caught:
+    if layer.module not in captured:
         graph = _way_out_of_graph(layer, forward_func)
         raise ValueError(f"The forward pass never reached {layer}; choose a layer that the model runs.{graph}")
-    if not caught[layer.module]:
+    if not captured[layer.module]:
         side = "was given" if at_input else "gave"
         raise ValueError(f"{layer} {side} no floating point tensor; choose a layer whose values are tensors.")
-    for of_device in caught[layer.module].values():
+    for of_device in captured[layer.module].values():
         for tensor in of_device.tensors:
             check_dense(tensor, f"What {layer} gives")
             check_untransformed(tensor, f"What {layer} gives")
@@ -266,9 +269,9 @@ def _way_out_of_graph(layer: Layer, forward_func: Callable[..., Any]) -> str:
 
 
 def _device_order(
-    forward_func: Callable[..., Any], caught: Mapping[torch.device, Captured], device_ids: Optional[Sequence[int]]
+    forward_func: Callable[..., Any], captured: Mapping[torch.device, Captured], device_ids: Optional[Sequence[int]]
 ) -> list[torch.device]:
-    devices = list(caught)
+    devices = list(captured)
     if len(devices) == 1:
         return devices
     ids = device_ids if device_ids is not None else getattr(forward_func, "device_ids", None)
@@ -289,8 +292,7 @@ def _device_order(
 
 @contextmanager
 def _uncompiled() -> Iterator[None]:
-    # Compiled models skip hooks registered after their first call. Where nothing was ever
-    # compiled the switch is not worth the import of the compiler.
+    # Compiled models skip hooks registered after their first call. The compiler is not imported if nothing was compiled.
     if "torch._dynamo" not in sys.modules:
         yield
         return
@@ -298,11 +300,11 @@ def _uncompiled() -> Iterator[None]:
         stance = torch.compiler.set_stance("force_eager")
     except RuntimeError as error:
         raise ValueError(
-            "Layers cannot be looked at inside a function that torch.compile compiles, since compiled code skips hooks; make "
+            "Layers cannot be captured inside a function that torch.compile compiles, since compiled code skips hooks; make "
             "the call outside of it, or in a function marked with torch.compiler.disable."
         ) from error
     with warnings.catch_warnings(), stance:
-        # That a hook on all modules also runs for the compiled wrappers does no harm here.
+        # The warning is about hooks on all modules, which also run for the compiled wrappers; that does no harm here.
         warnings.filterwarnings("ignore", message="Using `torch.compile")
         yield
 
@@ -311,11 +313,10 @@ _eager = Overlapping(_uncompiled)
 
 
 def same_random_state(inputs: tuple[Any, ...]) -> ContextManager[None]:
-    """The global random state, of the CPU and of the inputs' devices, afterwards is what it was before.
+    """Restores the global random state of the CPU and of the inputs' devices, which models in training mode change.
 
-    Of calls that overlap in several threads the state before the first one comes back behind the last.
+    If calls overlap in several threads, the last one to end restores the state before the first one began.
     """
-    # Dropout of a model in training mode draws numbers; the caller's stream must not notice.
     devices = {value.device for value in inputs if isinstance(value, Tensor) and value.device.type != "cpu"}
     kind = next(iter(devices)).type if devices else "cuda"
     has_state = hasattr(getattr(torch, kind, None), "get_rng_state")
@@ -326,7 +327,3 @@ def same_random_state(inputs: tuple[Any, ...]) -> ContextManager[None]:
 @functools.lru_cache(maxsize=None)
 def _fork(devices: tuple[int, ...], device_type: str) -> Overlapping:
     return Overlapping(functools.partial(torch.random.fork_rng, devices, device_type=device_type))
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value

@@ -1,7 +1,7 @@
 """Names of the layers of a model, with and without the prefixes of wrappers.
 
-Compiling and data-parallel wrappers put a segment of their own into every dotted name. Names here
-are without them, the model itself being "". A model may also have a part of its own that is called
+Compiling and data-parallel wrappers add a segment to every dotted name. Names here have no such
+segments; the model itself is "". A model may also have a part of its own that is called
 ``module``: ``conv`` beside ``module.conv`` are two layers and keep their names.
 """
 
@@ -16,8 +16,6 @@ from torch import nn
 
 from captum_kd._models.reachable import can_reach, model_of
 
-__all__ = ["Layer", "LayerLike", "counterpart", "names_in", "resolve_layer"]
-
 LayerLike = Union[str, nn.Module]
 
 _COMPILED = "_orig_mod"
@@ -29,7 +27,7 @@ class Layer(NamedTuple):
 
     module: nn.Module
     name: Optional[str]
-    """Dotted name without the wrappers' segments, "" for the model itself; None where the model does not
+    """Dotted name without the wrappers' segments, "" for the model itself; None if the model does not
     contain it or is a plain function."""
     model: str
     """The argument that gave the model, for messages."""
@@ -39,13 +37,25 @@ class Layer(NamedTuple):
         return f"layer {called} of {self.model}"
 
 
+class LayerPair(NamedTuple):
+    """The layer of a model's map and the layer of its features."""
+
+    map_layer: Layer
+    feature_layer: Layer
+
+    @property
+    def is_deeper(self) -> bool:
+        """Whether the features come from another layer than the map."""
+        return self.feature_layer.module is not self.map_layer.module
+
+
 def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: str, argument: str) -> Layer:
     """Finds a layer by module or dotted name.
 
     Args:
         forward_func (callable): the model; a name needs an ``nn.Module``.
-        layer (str or nn.Module): "layer4.1" or the module itself. Exact names of named_modules() go
-            first; else prefixes of compiling and data-parallel wrappers do not matter.
+        layer (str or nn.Module): "layer4.1" or the module itself. Exact names of named_modules() have priority;
+            otherwise prefixes of compiling and data-parallel wrappers are ignored.
         model (str): the argument that gave the model, for messages.
         argument (str): the argument that gave the layer, for messages.
 
@@ -57,10 +67,10 @@ def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: 
     if isinstance(layer, nn.Module):
         module = _innermost(layer)
         name = _name_of(forward_func, module) if isinstance(forward_func, nn.Module) else None
-        given = _that_calls_hooks(Layer(module, name, model))
+        found = _with_hooks(Layer(module, name, model))
         if name is None:
             _check_part(forward_func, module, model, argument)
-        return given
+        return found
     if not isinstance(layer, str):
         raise TypeError(f"{argument} must be an nn.Module or a dotted name, got {type(layer).__name__}.")
     if not isinstance(forward_func, nn.Module):
@@ -68,10 +78,11 @@ def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: 
             f"{argument}={layer!r} is a name, but {model} is a plain function without named layers; "
             "pass the layer's module itself."
         )
-    found = _find(forward_func, layer) if layer else None
-    if found is None:
+    plain = _plain_names(forward_func)
+    name = plain[layer] if layer and layer in plain else _name_like(forward_func, layer) if layer else None
+    if name is None:
         raise ValueError(_no_such_name(forward_func, layer, model, argument))
-    return _that_calls_hooks(Layer(found.module, found.name, model))
+    return _with_hooks(Layer(names_in(forward_func)[name], name, model))
 
 
 def counterpart(layer: Layer, forward_func: Callable[..., Any], *, model: str, argument: str) -> Layer:
@@ -84,27 +95,27 @@ def counterpart(layer: Layer, forward_func: Callable[..., Any], *, model: str, a
         reason = f"{model} is a plain function" if layer.name is not None else (
             f"{layer.model} is a plain function or does not contain it"
         )
-        raise ValueError(f"{argument} cannot be told from {layer} because {reason}; pass {argument} as a module.")
-    found = _find_like(forward_func, layer.name)
-    if found is None:
+        raise ValueError(f"{argument} cannot be inferred from {layer} because {reason}; pass {argument} as a module.")
+    name = _name_like(forward_func, layer.name)
+    if name is None:
         raise ValueError(
             f"{argument} was not given, and {model} has no counterpart of {layer}: "
             f"{_no_such_name(forward_func, layer.name, model, argument)} Pass {argument} if the architectures differ."
         )
-    return _that_calls_hooks(Layer(found.module, found.name, model))
+    return _with_hooks(Layer(names_in(forward_func)[name], name, model))
 
 
-def _that_calls_hooks(layer: Layer) -> Layer:
+def _with_hooks(layer: Layer) -> Layer:
     if isinstance(layer.module, torch.jit.ScriptModule):
         raise ValueError(
-            f"{layer} is TorchScript, which calls no hooks, so that nobody can look inside; pass the model that was "
-            "scripted or traced."
+            f"{layer} is a TorchScript module; TorchScript does not run forward hooks, so its layers cannot be captured. Pass "
+            "the model that was scripted or traced."
         )
     return layer
 
 
 def _check_part(forward_func: Callable[..., Any], module: nn.Module, model: str, argument: str) -> None:
-    """Raises a ValueError for a module that a model cannot run. What a plain function runs shows in the pass only."""
+    """Raises a ValueError for a module that a model cannot run. For plain functions only the pass can tell."""
     whole = model_of(forward_func)
     if whole is not None and not can_reach(forward_func, module):
         name = type(whole).__name__
@@ -123,44 +134,27 @@ def _no_such_name(func: nn.Module, name: str, model: str, argument: str) -> str:
     )
 
 
-class _Named(NamedTuple):
-    """A module and its name without wrappers' segments."""
-
-    module: nn.Module
-    name: str
-
-
 def _innermost(module: nn.Module) -> nn.Module:
-    """What was compiled: its hooks are those that run when compilation is off."""
+    """The module inside compiled wrappers: its hooks run when compilation is off."""
     while isinstance(inside := getattr(module, _COMPILED, None), nn.Module):
         module = inside
     return module
 
 
-def _find(model: nn.Module, name: str) -> Optional[_Named]:
-    """The module that a user calls ``name``: as named_modules() has it, or else as :func:`_find_like`."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    if name in modules:
-        return _Named(_innermost(modules[name]), _plain_names(model)[name])
-    return _find_like(model, name)
-
-
-def _find_like(model: nn.Module, name: str) -> Optional[_Named]:
-    """The module whose name without wrappers' segments is ``name``, or what is left of it without any."""
+def _name_like(model: nn.Module, name: str) -> Optional[str]:
+    """The name of the module that is called ``name``, with or without wrappers' segments in front."""
     found = names_in(model)
     segments = _without_compiled(name)
     while segments:
-        plain = ".".join(segments)
-        if plain in found:
-            return _Named(found[plain], plain)
-        if segments[0] != _PARALLEL:
+        if (plain := ".".join(segments)) in found:
+            return plain
+        if segments.pop(0) != _PARALLEL:
             return None
-        segments.pop(0)
-    return None if name else _Named(found[""], "")
+    return None if name else ""
 
 
 def _name_of(model: nn.Module, module: nn.Module) -> Optional[str]:
-    """The name of a module, found by identity; None where the model does not contain it."""
+    """The name of a module, found by identity; None if the model does not contain it."""
     plain = _plain_names(model)
     for name, found in model.named_modules(remove_duplicate=False):
         if found is module:
@@ -181,15 +175,15 @@ def _plain_names(model: nn.Module) -> dict[str, str]:
         name: ".".join(_without_compiled(".".join(name.split(".")[depth:])))
         for name, _ in model.named_modules(remove_duplicate=False)
     }
-    # Of other wrappers, which only their name for the model gives away, the segment is left out
-    # as well, unless two layers would then share a name.
+    # Other wrappers can be recognized only by the name of their segment. It is removed unless two layers would then share a
+    # name.
     short = {name: _without_parallel(name) for name in set(within.values())}
     owners = Counter(short.values())
     return {name: short[longer] if owners[short[longer]] == 1 else longer for name, longer in within.items()}
 
 
 def _wrappers(model: nn.Module) -> int:
-    """How many known wrappers are around a model."""
+    """The number of known wrappers around a model."""
     depth = 0
     while True:
         if _COMPILED in dict(model.named_children()):

@@ -10,18 +10,16 @@ from torch import Tensor
 from captum_kd._utils.tensors import is_finite
 from captum_kd._utils.validation import check_features
 
-__all__ = ["OutputTransform", "class_scores"]
-
 OutputTransform = Callable[[Any], Tensor]
 
 
 def class_scores(output: Any, output_transform: Optional[OutputTransform], labels: Optional[Tensor], model: str) -> Tensor:
-    """Logits (N, classes) of a model's output: what ``output_transform`` makes of it, its ``logits``, or itself.
+    """Logits (N, classes) of a model's output: the result of ``output_transform``, its ``logits``, or the output itself.
 
     Args:
-        output (Any): what the model returned.
-        output_transform (callable, optional): from it to logits.
-        labels (Tensor, optional): (N,) labels, which have to be among the classes.
+        output (Any): the model's output.
+        output_transform (callable, optional): from the output to logits.
+        labels (Tensor, optional): (N,) labels; they must be among the classes.
         model (str): the argument that gave the model, for messages.
 
     Raises:

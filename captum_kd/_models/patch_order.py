@@ -16,8 +16,6 @@ from captum_kd._models.channel_axis import Size, Trace
 from captum_kd._models.hooks import capture_layers, changes_buffers
 from captum_kd._models.layer_names import Layer
 
-__all__ = ["is_row_by_row"]
-
 _SLANT = 0.618
 """The slope of the ramp sideways, beside 1 downwards. They differ, so that rows and columns cannot be exchanged."""
 _ENOUGH = 0.99
@@ -38,7 +36,7 @@ def is_row_by_row(
         forward_func, inputs, additional_forward_args: as for :func:`capture_layers`; one input is an image (N, C, H, W).
         seen (sequence of Trace): outputs of a pass over them.
         grid (tuple): (h, w).
-        prefix_tokens (int): tokens in front of the grid, which may join later.
+        prefix_tokens (int): tokens in front of the grid, which may be added later.
 
     Returns:
         bool: False also if the probe is not possible.

@@ -16,12 +16,7 @@ from typing import Any, Callable, Iterable, Iterator, Optional
 
 from torch import Tensor, nn
 
-__all__ = [
-    *("add_modules", "can_reach", "closure_of", "is_installed", "is_wrapper", "methods_of_passes", "model_of", "modules_of"),
-    "references",
-]
-
-# Code that is not the user's: its name says what it does.
+# Code that users did not write.
 _INSTALLED = tuple(
     str(folder) + os.sep
     for folder in (
@@ -32,7 +27,7 @@ _INSTALLED = tuple(
 
 
 def add_modules(module: nn.Module, found: dict[nn.Module, None]) -> None:
-    """A module and all below it that are not there yet, in the order of ``modules()``, which takes several times as long."""
+    """Adds a module and those below it, in the order of ``modules()``, which takes several times as long."""
     if module not in found:
         found[module] = None
         for child in module._modules.values():
@@ -49,7 +44,7 @@ def modules_of(forward_func: Callable[..., Any]) -> list[nn.Module]:
     compilation are left out: the model inside is the same with and without them.
     """
     found: dict[nn.Module, None] = {}
-    seen: dict[int, Any] = {}  # holds what it has seen: an identity counts as long as its object lives
+    seen: dict[int, Any] = {}  # keeps the objects alive, since identities of dead objects are used again
     pending: list[Any] = [forward_func]
     while pending:
         value = pending.pop(0)
@@ -66,7 +61,7 @@ def modules_of(forward_func: Callable[..., Any]) -> list[nn.Module]:
 
 
 def _referred(value: Any) -> Iterable[Any]:
-    """What a function or a container refers to."""
+    """Objects that a function or a container refers to."""
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, MethodType):
@@ -79,7 +74,7 @@ def _referred(value: Any) -> Iterable[Any]:
 
 
 def model_of(forward_func: Any) -> Optional[nn.Module]:
-    """The module that a call of it runs: itself, that of a bound method, or that of a partial; None of other functions."""
+    """The module that a call runs: the object itself or the owner of a (partial) bound method; None for other functions."""
     while isinstance(forward_func, functools.partial):
         forward_func = forward_func.func
     if isinstance(forward_func, MethodType):
@@ -88,10 +83,10 @@ def model_of(forward_func: Any) -> Optional[nn.Module]:
 
 
 def can_reach(forward_func: Callable[..., Any], module: nn.Module) -> bool:
-    """Whether a model may run a module: one of its own, or one that anything it holds or its code names refers to.
+    """Whether a model may run a module: its own one, or one that its attributes or its code refer to.
 
-    Models keep modules in lists, weak references, attributes of their class, registries and other files, too, so as not to
-    register their weights. A module that no pass reaches is an error later; a module refused here could not be used at all.
+    Models also keep modules in lists, weak references, attributes of their class, registries and other files, in order not to
+    register their weights. In doubt the answer is True: that a pass does not reach a module is found out later.
     """
     seen: dict[int, Any] = {}
     pending: list[Any] = [forward_func]
@@ -112,13 +107,13 @@ def can_reach(forward_func: Callable[..., Any], module: nn.Module) -> bool:
         elif isinstance(value, weakref.ref):
             pending.append(value())
         elif not isinstance(value, (Tensor, str, bytes, CodeType)):
-            # Of whatever kind of container or object: its items, its attributes, its class.
+            # The items, the attributes and the class of any other object.
             pending += gc.get_referents(value)
     return False
 
 
 def _is_of_user(module: Optional[ModuleType]) -> bool:
-    """Whether a file is neither installed nor part of Python; None, of a class that is of no file, is the user's."""
+    """Whether a file is neither installed nor part of Python. Classes without a file, None, are the user's."""
     if module is None or module.__name__ == "__main__":
         return True
     return not (getattr(module, "__file__", None) or _INSTALLED[0]).startswith(_INSTALLED)
@@ -130,7 +125,7 @@ def is_wrapper(module: nn.Module) -> bool:
 
 
 def references(function: FunctionType) -> list[tuple[str, Any]]:
-    """What a function refers to besides its arguments: closure, defaults and, of a user's code, globals, by name."""
+    """Objects that a function refers to besides its arguments, by name: closure, defaults and, in a user's code, globals."""
     code = function.__code__
     names = [] if is_installed(code) else sorted(set(_global_names(code)) & function.__globals__.keys())
     return [
@@ -142,7 +137,7 @@ def references(function: FunctionType) -> list[tuple[str, Any]]:
 
 
 def methods_of_passes(module: nn.Module) -> tuple[FunctionType, ...]:
-    """The forward of a module's class, and the methods that it and these name."""
+    """The forward method of a module's class, and the methods that it calls, directly or not."""
     return _methods_of_passes(type(module))  # type: ignore[arg-type]
 
 
@@ -151,7 +146,7 @@ def _methods_of_passes(kind: type) -> tuple[FunctionType, ...]:
     pending, seen, found = ["forward"], {"forward"}, []
     while pending:
         name = pending.pop()
-        # Some descriptors, of TorchScript say, raise when they are looked up in a class.
+        # Some descriptors, as those of TorchScript, raise an error when they are looked up in a class.
         method: Any = inspect.unwrap(inspect.getattr_static(kind, name, None))
         if isinstance(method, FunctionType) and method is not getattr(nn.Module, name, None):
             found.append(method)
@@ -161,13 +156,13 @@ def _methods_of_passes(kind: type) -> tuple[FunctionType, ...]:
 
 
 def closure_of(function: FunctionType) -> list[tuple[str, Any]]:
-    """What a function takes from the functions around it, by name."""
+    """Variables that a function takes from the functions around it, by name."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or ())
     return [(name, cell.cell_contents) for name, cell in cells if _is_full(cell)]
 
 
 def _is_full(cell: Any) -> bool:
-    """A cell may be empty, before its variable is assigned."""
+    """A cell is empty until its variable is assigned."""
     try:
         cell.cell_contents
     except ValueError:

@@ -1,6 +1,6 @@
 """Layouts of layers: tokens, channels-last and channels-first outputs as (N, C, ...).
 
-Convolutional layers put channels first. Transformers give tokens, (N, T, C), often with
+Convolutional layers put channels first. Transformers return tokens, (N, T, C), often with
 class or register tokens in front, and some models put channels last, (N, h, w, C). The rules, in
 this order:
 
@@ -37,26 +37,24 @@ from captum_kd._models.channel_axis import (
 )
 from captum_kd._utils.validation import check_int, short_repr
 
-__all__ = ["Layout", "LayoutHints", "Size", "Trace", "as_layout_hints", "find_layout"]
-
 MAX_PREFIX_TOKENS = 16
-"""Class, distillation and register tokens in front of the grid that are accepted unasked."""
+"""The most class, distillation and register tokens in front of a grid that are inferred."""
 
 
 class LayoutHints(NamedTuple):
-    """What the user says about layouts; None means: find out."""
+    """The user's settings of layouts; None means that a setting is inferred."""
 
     grid: Optional[Size] = None
     prefix_tokens: Optional[int] = None
     channels_last: Optional[bool] = None
     last_resort: bool = False
-    """Said of another model: counts only where this one's own outputs do not tell."""
+    """The hints describe another model; used only if this model's layout cannot be inferred."""
 
 
 def as_layout_hints(
     grid: Optional[tuple[int, int]], prefix_tokens: Optional[int], channels_last: Optional[bool]
 ) -> LayoutHints:
-    """The three layout arguments, checked.
+    """Checks the three layout arguments.
 
     Raises:
         ValueError: a grid that is not a pair of positive integers, a negative number of prefix tokens, or a
@@ -74,10 +72,10 @@ def as_layout_hints(
 
 
 class Layout(NamedTuple):
-    """How a layer's output is laid out."""
+    """The layout of a layer's output."""
 
     grid: Optional[Size] = None
-    """(h, w) of tokens (N, prefix + h * w, C); without it tokens lie in a row."""
+    """(h, w) of tokens (N, prefix + h * w, C); None if tokens are a sequence."""
     prefix_tokens: int = 0
     channels_last: bool = False
 
@@ -101,23 +99,23 @@ def find_layout(
     at_input: bool = False,
     is_row_by_row: Callable[[Size, int], bool] = lambda grid, prefix_tokens: True,
 ) -> Layout:
-    """Finds out how a layer's output is laid out.
+    """Infers the layout of a layer's output.
 
     Args:
         output (Tensor): the layer's output (or input), first dimension the inputs.
-        module (nn.Module): the layer, whose type may settle the layout.
+        module (nn.Module): the layer, whose type may determine the layout.
         where (str): the layer's description, for errors.
-        image_size (tuple or None): (H, W) of the model's input where that is an image (N, C, H, W).
-        seen (sequence of Trace): outputs inside the layer and ahead of it in the same forward pass.
+        image_size (tuple or None): (H, W) of the model's input if that is an image (N, C, H, W).
+        seen (sequence of Trace): outputs inside the layer and before it in the same forward pass.
         hints (LayoutHints): the user's settings, which have priority unless they are a last resort.
-        known (Layout, optional): what was found of the same layer for several inputs. For one alone it is
-            heard: a table that all inputs share, (1, h, w, C), cannot then be told from an output of its own.
+        known (Layout, optional): the same layer's layout for several inputs. It is used for a single input, whose output
+            cannot be distinguished from a table that all inputs share, (1, h, w, C).
         at_input (bool): the tensor is the layer's input.
-        is_row_by_row (callable): whether the model's first tokens lie on a grid, with so many in front of it, that no
-            output shows.
+        is_row_by_row (callable): called as (grid, prefix_tokens); whether the model's first tokens lie on that grid, row by
+            row, if no output has the grid.
 
     Raises:
-        ValueError: an output of three axes that nothing tells to be (N, T, C) or (N, C, L), tokens whose grid cannot be found,
+        ValueError: an output that may be (N, T, C) as well as (N, C, L), tokens whose grid cannot be found,
             or hints that do not fit.
     """
     shape = tuple(output.shape)
@@ -136,18 +134,18 @@ def find_layout(
         if hints.channels_last is None and (is_folded or is_last is None and is_ambiguous(shape, seen)):
             raise ValueError(_unclear_channels(shape, where, is_folded))
         return Layout(channels_last=bool(hints.channels_last) if is_last is None else is_last)
-    if known is not None:  # the grid goes with the size of the image, the tokens in front of it do not
+    if known is not None:  # the grid depends on the size of the image, the number of prefix tokens does not
         said = said._replace(prefix_tokens=known.prefix_tokens)
     found = _sequence(shape, where, image_size, seen, said, is_last, is_row_by_row)
     if found is None and hints.last_resort and _may_fit(shape, hints):
         found = _sequence(shape, where, image_size, seen, hints, is_last, is_row_by_row)
     if found is None:
-        raise ValueError(_nothing_tells(shape, where, image_size, said, is_last))
+        raise ValueError(_unknown_layout(shape, where, image_size, said, is_last))
     return found
 
 
 def _may_fit(shape: Shape, hints: LayoutHints) -> bool:
-    """Whether tokens of another model than the one that the hints are about have so many in front of such a grid."""
+    """Whether hints about another model are possible for tokens of this shape."""
     if hints.grid is None:
         return True
     prefix = shape[1] - math.prod(hints.grid)
@@ -163,11 +161,11 @@ def _sequence(
     is_last: Optional[bool],
     is_row_by_row: Callable[[Size, int], bool],
 ) -> Optional[Layout]:
-    """The layout of three axes; None where nothing tells."""
+    """The layout of three axes; None if it is unknown."""
     if hints.channels_last is False:
         return Layout()
     if hints.grid is not None:
-        return _said_grid(shape, where, hints.grid, hints.prefix_tokens)
+        return _hinted_grid(shape, where, hints.grid, hints.prefix_tokens)
     if hints.channels_last or hints.prefix_tokens is not None:
         is_last = True
     if is_last is None:
@@ -181,7 +179,7 @@ def _sequence(
     return Layout(prefix_tokens=hints.prefix_tokens or 0, channels_last=True) if is_last else None
 
 
-def _said_grid(shape: Shape, where: str, grid: Size, prefix_tokens: Optional[int]) -> Layout:
+def _hinted_grid(shape: Shape, where: str, grid: Size, prefix_tokens: Optional[int]) -> Layout:
     tokens, count = shape[1], math.prod(grid)
     prefix = tokens - count if prefix_tokens is None else prefix_tokens
     if prefix < 0 or prefix + count != tokens:
@@ -194,19 +192,19 @@ def _said_grid(shape: Shape, where: str, grid: Size, prefix_tokens: Optional[int
 
 def _unclear_channels(shape: Shape, where: str, is_folded: bool) -> str:
     steps = f"the model folds {shape[1]} steps of each input into the batch, so that the channels may lie behind these"
-    equal = "the axes are equally long, and layers ahead of it have their channels on either side"
+    equal = "the axes are equally long, and layers before it have their channels on either side"
     return (
-        f"{where} gives shape {shape}, and no module tells which axis holds the channels: {steps if is_folded else equal}. "
+        f"{where} gives shape {shape}, and no module shows which axis holds the channels: {steps if is_folded else equal}. "
         "Pass channels_last=False for the second axis or channels_last=True for the last one, or choose another layer."
     )
 
 
-def _nothing_tells(
+def _unknown_layout(
     shape: Shape, where: str, image_size: Optional[Size], hints: LayoutHints, is_last: Optional[bool]
 ) -> str:
     if image_size is None:
         return (
-            f"{where} gives shape {shape} for inputs that are not images, and no module inside it or ahead of it tells whether "
+            f"{where} gives shape {shape} for inputs that are not images, and no module inside it or before it shows whether "
             "these are tokens, (N, T, C), or channels come first, (N, C, L). Pass channels_last=True for tokens or "
             "channels_last=False."
         )
@@ -220,17 +218,17 @@ def _nothing_tells(
 
 
 class _Grid(NamedTuple):
-    """A grid ahead of a layer of tokens."""
+    """A grid of an output before a layer of tokens."""
 
     size: Size
     width: Optional[int]
-    """How many channels it has, where its modules tell."""
+    """The number of its channels, if its module shows it."""
     is_of_image: bool
-    """Whether it has the image's aspect, or an unfolding made it."""
+    """Whether it has the image's aspect ratio or comes from an unfolding."""
 
 
 def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> Iterator[_Grid]:
-    """Grids of the same batch, the latest first: of the image's aspect, or in front of whose channels their module stands."""
+    """Grids of the same batch, the latest first: of the image's aspect ratio, or with channels that their module shows."""
     for trace in reversed(seen[_last_longer(shape, seen) :]):
         if isinstance(trace.module, nn.Unfold):
             trace = _on_grid(trace, trace.module)
@@ -243,7 +241,7 @@ def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> I
         if aspects[0] != aspects[1] and not (evidence is not None and evidence.is_certain):
             is_last = aspects[1]
         for last, size, width in ((False, (b, c), a), (True, (a, b), c)):
-            # Pooled outputs, 1 x 1, have every square aspect; they are a grid of one token only.
+            # Pooled outputs, 1 x 1, fit all square images; they can be the grid of one token only.
             if is_last in (last, None) and (math.prod(size) > 1 or shape[1] == 1):
                 if aspects[last] or (evidence is not None and evidence.is_certain):
                     is_own = aspects[last] or isinstance(trace.module, nn.Unfold)
@@ -251,15 +249,15 @@ def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> I
 
 
 def _last_longer(shape: Shape, seen: Sequence[Trace]) -> int:
-    """Where tokens got fewer at one width, 0 if nowhere: they lie on no grid that was ahead of that."""
+    """The place where tokens of this width became fewer, or 0: they do not lie on a grid before it."""
     first = next((number for number, trace in enumerate(seen) if trace.shape == shape), len(seen))
-    # Inside a block other widths occur; those of a convolution that embeds patches, and of what is given to blocks, last.
+    # Inside a block other widths occur. The width of embedded patches, and of the inputs of blocks, is kept.
     is_embedded = any(len(trace.shape) == 4 and trace.shape[1] == shape[2] for trace in seen)
     for number in reversed(range(len(seen))):
         trace = seen[number]
         keeps_width = trace.keeps_shape and (is_embedded or len(trace.module._modules) > 0)
         if keeps_width and _is_longer(trace, shape):
-            # Branches of several scales take turns; tokens in front come and go.
+            # Branches of several scales alternate; prefix tokens are added and removed.
             if number < first or trace.shape[1] - shape[1] <= MAX_PREFIX_TOKENS:
                 return number
     return 0
@@ -277,12 +275,12 @@ def _on_grid(trace: Trace, module: nn.Unfold) -> Trace:
 
 
 def _is_longer(trace: Trace, shape: Shape) -> bool:
-    """Whether an output ahead has more tokens of the same width."""
+    """Whether an earlier output has more tokens of the same width."""
     return len(trace.shape) == 3 and trace.shape[::2] == shape[::2] and trace.shape[1] > shape[1]
 
 
 def _by_grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> Optional[bool]:
-    """Whether three axes are a flattened grid with channels last or first, where no module of three axes tells."""
+    """Whether three axes are a flattened grid with channels last (True) or first (False), if no module of three axes shows it."""
     _, a, b = shape
     for grid in _grids(shape, image_size, seen):
         count = math.prod(grid.size)
@@ -300,7 +298,7 @@ def _grid_of(
     prefix_tokens: Optional[int],
     is_row_by_row: Callable[[Size, int], bool],
 ) -> Optional[Layout]:
-    """Grid and prefix tokens of an image's tokens; None where nothing shows them."""
+    """Grid and prefix tokens of an image's tokens; None if they are unknown."""
     tokens, width = shape[1:]
 
     def fits(prefix: int) -> bool:
@@ -309,15 +307,15 @@ def _grid_of(
     grids = list(_grids(shape, image_size, seen))
     if tokens == 1 and fits(0):
         return Layout((1, 1))
-    # Without the image's aspect a grid has to be one of the tokens' own, and its width tells.
+    # A grid without the image's aspect ratio must have the width of the tokens.
     fitting = [grid.size for grid in grids if fits(tokens - math.prod(grid.size)) and (grid.is_of_image or grid.width == width)]
-    # Tokens that attend to a coarser grid of themselves (PVT, SegFormer) show that one later than their own.
+    # Tokens that attend to a coarser grid of themselves (PVT, SegFormer) have that one later than their own.
     exact = [size for size in fitting if math.prod(size) == tokens]
-    # Patches that were merged two by two as tokens (Hugging Face's Swin) show their own grid nowhere, but are wider.
+    # Patches that were merged two by two as tokens (Hugging Face's Swin) have no output on their grid, but are wider.
     wider = [grid.size for grid in grids if grid.is_of_image and grid.width != width]
     counts = {trace.shape[1] for trace in seen if len(trace.shape) == 3 and trace.shape[0] == shape[0]}
     merged = [size for grid in wider for size in _merged(grid, counts) if fits(0) and math.prod(size) == tokens]
-    # Tables of relative positions may look like a coarse grid where the batch is one image (Swin v2): exact goes first.
+    # For a batch of one image, tables of relative positions may look like a coarse grid (Swin v2): exact has priority.
     found = exact or merged or fitting
     if found:
         return Layout(found[0], tokens - math.prod(found[0]))
@@ -332,7 +330,7 @@ def _grid_of(
 
 
 def _merged(grid: Size, counts: set[int]) -> Iterator[Size]:
-    """A grid after one, two, ... mergers of 2 x 2 patches, odd sides padded, as long as there were so many tokens before."""
+    """A grid after one, two, ... mergers of 2 x 2 patches, odd sides padded, while its number of tokens occurred before."""
     h, w = grid
     while h * w > 1 and h * w in counts:
         h, w = (h + 1) // 2, (w + 1) // 2
@@ -340,7 +338,7 @@ def _merged(grid: Size, counts: set[int]) -> Iterator[Size]:
 
 
 def _cut(image_size: Size, patches: int) -> Optional[Size]:
-    """The grid of so many square patches that an image is cut into without remainder."""
+    """The grid of this number of square patches if they tile the image without remainder."""
     height, width = image_size
     side = math.isqrt(height * width // patches) if patches > 0 else 0
     exact = side > 0 and height % side == width % side == 0 and height * width == patches * side * side

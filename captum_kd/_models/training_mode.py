@@ -11,8 +11,6 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from captum_kd._models.reachable import is_installed, methods_of_passes, modules_of
 from captum_kd._utils.warnings import warn_user
 
-__all__ = ["Modes", "mode_notes", "modes_of", "warn_of_modes"]
-
 
 class Modes(NamedTuple):
     """The effects of a model's modules in their present modes.
@@ -49,12 +47,12 @@ def modes_of(forward_func: Callable[..., Any]) -> Modes:
 def _updates(module: nn.Module) -> bool:
     if isinstance(module, _NormBase):
         return module.track_running_stats and module.running_mean is not None and module.momentum != 0
-    # Spectral normalization goes on with its power iteration: a module of its own, or in older code a hook.
+    # Spectral normalization continues its power iteration. It is a module or, in older code, a hook.
     return any(type(each).__name__.endswith("SpectralNorm") for each in (module, *module._forward_pre_hooks.values()))
 
 
 def _draws(module: nn.Module) -> bool:
-    """Whether a module in training mode draws numbers: by the share that it, or a function it calls, drops."""
+    """Whether a module in training mode draws random numbers, as its probability of dropping or its calls show."""
     if isinstance(module, nn.RReLU):
         return module.lower != module.upper
     if isinstance(module, nn.RNNBase) and module.num_layers == 1:
@@ -62,7 +60,7 @@ def _draws(module: nn.Module) -> bool:
     for method in methods_of_passes(module):
         names = () if is_installed(method.__code__) else method.__code__.co_names
         if any("dropout" in name and not hasattr(module, name) for name in names):
-            return True  # a call such as F.dropout(x, p, self.training)
+            return True  # calls such as F.dropout(x, p, self.training)
     kind = type(module).__name__.lower()
     is_dropout = "drop" in kind or "stochasticdepth" in kind
     return any(
@@ -96,6 +94,6 @@ def mode_notes(models: Mapping[str, Modes]) -> list[str]:
 
 
 def warn_of_modes(**models: Any) -> None:
-    """Warns once per note about the models of a call; models that are None are left out."""
+    """Gives the notes about the models of a call as warnings; models that are None are left out."""
     for note in mode_notes({name: modes_of(model) for name, model in models.items() if model is not None}):
         warn_user(note)

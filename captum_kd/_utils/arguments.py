@@ -12,28 +12,13 @@ from torch import Tensor, nn
 
 from captum_kd._utils.validation import check_int, check_bool, check_dense, check_mapping, check_untransformed, short_repr
 
-__all__ = [
-    "Target",
-    "as_forward_args",
-    "as_grad_kwargs",
-    "as_inputs",
-    "as_labels",
-    "as_layers",
-    "check_batch_size",
-    "check_callable",
-    "check_device_ids",
-    "check_model",
-    "check_not_negative",
-    "take_rows",
-]
-
 _GRAD_KWARGS = ("retain_graph", "create_graph", "only_inputs", "allow_unused", "materialize_grads")
 
 Target = Union[None, int, Sequence[int], Tensor]
 
 
 def check_callable(value: object, argument: str) -> None:
-    """Raises a TypeError for transforms and other functions that cannot be called."""
+    """Raises a TypeError for transforms and other values that cannot be called."""
     if not callable(value):
         raise TypeError(f"{argument} must be callable (a function), got {type(value).__name__}.")
 
@@ -57,10 +42,10 @@ def check_model(value: object, argument: str) -> None:
 
 
 def _check_weights(model: nn.Module, argument: str) -> None:
-    """Raises a ValueError for a model without values, whose layers may give anything at all."""
+    """Raises a ValueError for a model whose weights have no values."""
     modules = list(model.modules())
     if any(hasattr(module, "_hf_hook") for module in modules):
-        return  # accelerate brings weights that it has moved elsewhere when they are needed
+        return  # accelerate loads weights on demand
     for module in modules:
         if any(tensor is not None and tensor.is_meta for tensor in (*module._parameters.values(), *module._buffers.values())):
             raise ValueError(
@@ -93,17 +78,16 @@ def as_inputs(inputs: Union[Tensor, tuple[Tensor, ...]], argument: str = "inputs
 
 
 def as_forward_args(additional_forward_args: Any) -> tuple[Any, ...]:
-    """Captum's convention: None is no argument, anything but a tuple is one argument."""
+    """Further arguments as a tuple, by Captum's convention: None is no argument, anything but a tuple is one argument."""
     if additional_forward_args is None:
         return ()
     return additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
 
 
 def take_rows(values: tuple[Any, ...], part: slice, n: int) -> tuple[Any, ...]:
-    """A batch's share of arguments: rows of tensors with one for each of n examples, everything else as it is."""
+    """Rows of the tensors that have one for each of n examples; everything else as it is."""
     return tuple(
-        value[part] if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == n else value
-        for value in values
+        value[part] if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == n else value for value in values
     )
 
 
@@ -113,7 +97,7 @@ def as_labels(target: Any, n: int, argument: str = "target") -> Optional[Tensor]
     Args:
         target: (n,) or (n, 1) integers of any type, as a tensor, an array or a sequence; or one label for all inputs.
         n (int): number of inputs.
-        argument (str): what to call the labels in messages.
+        argument (str): the labels' name in messages.
 
     Raises:
         TypeError: labels that are not integers.
@@ -146,7 +130,7 @@ def as_labels(target: Any, n: int, argument: str = "target") -> Optional[Tensor]
 
 
 def check_not_negative(labels: Tensor, argument: str = "target") -> None:
-    """Raises a ValueError for negative labels: elsewhere they mark inputs without a label."""
+    """Raises a ValueError for negative labels, which other libraries use for inputs without a label."""
     negative = labels < 0
     if bool(negative.any()):
         place = int(negative.nonzero()[0])
@@ -159,13 +143,13 @@ def check_not_negative(labels: Tensor, argument: str = "target") -> None:
 
 def _label_tensor(target: Any, argument: str) -> Tensor:
     """Arrays, sequences and single values as a tensor."""
-    plain = target.tolist() if hasattr(target, "tolist") else target  # arrays and numbers of numpy and its kind
+    plain = target.tolist() if hasattr(target, "tolist") else target  # arrays and numbers of numpy and similar packages
     items: list[Any] = list(plain) if isinstance(plain, (list, tuple, range)) else [plain]
     if all(isinstance(item, (list, tuple)) and len(item) == 1 for item in items):
         items = [item[0] for item in items]  # (n, 1)
     try:
         return torch.tensor([operator.index(item) for item in items], dtype=torch.long, device="cpu")
-    except (ValueError, OverflowError, RuntimeError):  # the last is older torch's
+    except (ValueError, OverflowError, RuntimeError):  # RuntimeError in older versions of torch
         raise ValueError(f"{argument} must hold labels that fit into 64 bits, got {short_repr(target)}.") from None
     except TypeError:
         pass
@@ -183,7 +167,7 @@ def _label_tensor(target: Any, argument: str) -> Tensor:
 
 
 def _way_to_labels(values: Tensor, name: str) -> str:
-    """How numbers that are no integers become labels."""
+    """Advice how to turn numbers that are no integers into labels."""
     if values.dim() == 2 and values.shape[1] > 1:
         return (
             f"for one-hot rows, probabilities or logits (N, C), pass the class of each input, {name}.argmax(1). With "
@@ -208,7 +192,7 @@ def check_batch_size(value: Optional[int], argument: str) -> None:
 
 
 def as_grad_kwargs(grad_kwargs: Any) -> dict[str, bool]:
-    """Keyword arguments for :func:`torch.autograd.grad`, those that go with one gradient of one output.
+    """Keyword arguments of :func:`torch.autograd.grad` that can be used for one gradient of one output.
 
     Raises:
         TypeError: not a mapping of names to flags.
@@ -227,17 +211,13 @@ def as_grad_kwargs(grad_kwargs: Any) -> dict[str, bool]:
 
 def check_device_ids(device_ids: Any) -> None:
     """Raises a TypeError unless device_ids is None or a list of device numbers."""
-    if device_ids is not None:
-        if not isinstance(device_ids, (list, tuple)) or not all(_is_count(each, 0) for each in device_ids):
-            raise TypeError(f"device_ids must be a list of device numbers or None, got {short_repr(device_ids)}.")
-
-
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    is_list = isinstance(device_ids, (list, tuple)) and all(type(each) is int and each >= 0 for each in device_ids)
+    if device_ids is not None and not is_list:
+        raise TypeError(f"device_ids must be a list of device numbers or None, got {short_repr(device_ids)}.")
 
 
 def as_layers(value: Any, argument: str, length: Optional[int] = None) -> list[Any]:
-    """A list of layers as it is, or one layer (None where a length is asked for) repeated.
+    """A list of layers unchanged, or one layer repeated. If ``length`` is given, None may stand for a layer.
 
     Raises:
         TypeError: neither layer nor list.

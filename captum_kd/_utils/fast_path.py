@@ -1,9 +1,8 @@
 """A context in which PyTorch's fast path of attention is off, so that hooks see its layers.
 
-In eval mode, and only where no gradients are recorded, ``nn.TransformerEncoder`` and
-``nn.MultiheadAttention`` may run as fused kernels: padded positions become zeros, layers inside are
-given nested tensors, which have no shape, or are not called at all. Passes with and without
-gradients would then see different features.
+In eval mode without gradients, ``nn.TransformerEncoder`` and ``nn.MultiheadAttention`` may run as
+fused kernels: padded positions become zeros, and the layers inside receive nested tensors, which
+have no shape, or are not called. Passes with and without gradients would then give different features.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from typing import Iterator
 import torch
 
 from captum_kd._utils.context import Overlapping
-
-__all__ = ["without_fast_path"]
 
 
 @contextmanager
@@ -29,4 +26,4 @@ def _switched_off() -> Iterator[None]:
 
 
 without_fast_path = Overlapping(_switched_off)
-"""Runs attention as it runs when gradients are recorded. Threads may overlap; errors do no harm."""
+"""Runs attention as it runs when gradients are recorded."""

@@ -9,8 +9,6 @@ from typing import Any, Callable, Iterable
 
 from torch import Tensor
 
-__all__ = ["map_tensors", "tensors_in"]
-
 
 def tensors_in(value: Any) -> list[Tensor]:
     """Floating point tensors of a tensor, tuple, list, mapping or dataclass, in order."""
@@ -27,7 +25,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same structure with changed tensors, those that :func:`tensors_in` gives and in its order."""
+    """The same structure with other tensors: those that :func:`tensors_in` returns are changed, in its order."""
     if _is_kept(value):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -61,7 +59,7 @@ def _map_fields(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    # Fields that the constructor does not take are outputs too, once they are set.
+    # Fields that are not arguments of the constructor count too, once they are set.
     return {
         field.name: getattr(value, field.name) for field in dataclasses.fields(value) if hasattr(value, field.name)
     }

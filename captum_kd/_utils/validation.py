@@ -1,7 +1,7 @@
 """Checks of single arguments: flags, counts, numbers, names of options, texts, dense tensors.
 
-Checked here and nowhere else, so that every function takes the same types (numpy's numbers too) and says the same of
-others. What comes back is plain Python: settings are written into reports.
+All functions use these checks, so that they accept the same types (numpy's numbers too) and raise the same errors. Numbers
+are returned as plain Python ones, since settings are written into reports.
 """
 
 from __future__ import annotations
@@ -15,29 +15,12 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-__all__ = [
-    "check_int",
-    "check_bool",
-    "check_noise",
-    "check_float",
-    "check_share",
-    "check_str",
-    "check_choice",
-    "check_dense",
-    "check_features",
-    "check_generator",
-    "check_mapping",
-    "check_untransformed",
-    "short_repr",
-    "is_transformed",
-]
-
 MOST = 2**63 - 1
-"""What torch's integers hold."""
+"""The largest integer of torch."""
 
 
 def short_repr(value: object) -> str:
-    """What came, short enough for a message."""
+    """A value in words, short enough for a message."""
     if isinstance(value, Tensor) and value.is_nested:  # some have no shape
         return f"a nested tensor of {value.dtype}"
     if isinstance(value, Tensor):
@@ -51,7 +34,7 @@ def check_bool(value: object, argument: str) -> bool:
     """True or False, also as 1 and 0.
 
     Raises:
-        TypeError: anything else, whose truth may be anyone's guess.
+        TypeError: anything else.
     """
     is_flag = type(value).__name__ in ("bool_", "bool") or isinstance(value, numbers.Integral)
     if not is_flag or value not in (0, 1):
@@ -63,7 +46,7 @@ def check_int(value: object, argument: str, least: int = 0, *, or_none: bool = F
     """A whole number from ``least`` to 2**63 - 1.
 
     Args:
-        or_none (bool): whether the message says that None is allowed too; the caller has already looked for it.
+        or_none (bool): say in the message that None is allowed too, which the caller accepts itself.
 
     Raises:
         ValueError: anything else; True and False too.
@@ -106,7 +89,7 @@ def check_share(value: object, argument: str = "keep") -> float:
 
 
 def check_noise(value: object, argument: str = "noise") -> float:
-    """A standard deviation that numbers can be multiplied with in float32."""
+    """A standard deviation that float32 can hold."""
     most = torch.finfo(torch.float32).max
     return check_float(value, argument, "a standard deviation, 0 or a positive number", 0, most, closed=True)
 
@@ -142,7 +125,7 @@ def check_generator(value: object, argument: str = "generator") -> None:
 
 
 def check_dense(value: Tensor, argument: str) -> None:
-    """Raises a TypeError for tensors that hold no plain array of numbers: sparse, nested, quantized, on "meta"."""
+    """Raises a TypeError for tensors that are sparse, nested, quantized or on "meta"."""
     kind = None
     if value.is_nested:
         kind, way_out = "nested", "convert it first, by to_padded_tensor(0.0)"
@@ -154,10 +137,7 @@ def check_dense(value: Tensor, argument: str) -> None:
         kind, way_out = "without values (device 'meta')", "make it on a device that holds values"
     if kind is not None:
         shape = "" if value.is_nested else f" of shape {tuple(value.shape)}"  # some nested tensors have none
-        raise TypeError(
-            f"{argument} must be an ordinary dense tensor, got one{shape} that is {kind}; "
-            f"{way_out}."
-        )
+        raise TypeError(f"{argument} must be an ordinary dense tensor, got one{shape} that is {kind}; {way_out}.")
 
 
 def check_features(value: Any, argument: str) -> None:
@@ -171,7 +151,7 @@ def check_features(value: Any, argument: str) -> None:
 
 
 def is_transformed(value: Tensor) -> bool:
-    """Whether a tensor is inside one of torch.func's transforms, in which no values can be looked at."""
+    """Whether a tensor is inside one of torch.func's transforms, in which its values cannot be read."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(value))
 
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Optional, Union
 
 from torch import Tensor
 
-from captum_kd._models.extraction import Layouts, LayerActivations, FeatureExtractor
+from captum_kd._models.extraction import FeatureExtractor
+from captum_kd._models.layer_activations import LayerActivations, Layouts
 from captum_kd._utils.arguments import Target, as_forward_args, as_grad_kwargs, as_inputs, as_labels, check_batch_size
 from captum_kd._utils.validation import check_bool
 
@@ -78,7 +79,7 @@ class Call(NamedTuple):
 
 
 def checked_map_settings(relu_attributions: bool, attr_dim_summation: bool, grad_kwargs: Any) -> dict[str, Any]:
-    """The settings of :meth:`captum_kd._models.extraction.LayerActivations.maps`."""
+    """The settings of :meth:`captum_kd._models.layer_activations.LayerActivations.maps`."""
     return {
         "relu_attributions": check_bool(relu_attributions, "relu_attributions"),
         "attr_dim_summation": check_bool(attr_dim_summation, "attr_dim_summation"),

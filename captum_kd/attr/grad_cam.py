@@ -6,21 +6,18 @@ layer need many maps of the same batch; where both apply, the maps are the same.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Callable, Optional, Sequence
 
 import torch
 from torch import Tensor
 
-from captum_kd._models.batch_axis import check_batch_axis
 from captum_kd._models.cam import precise, weighted_activations
-from captum_kd._models.extraction import check_rows, image_size_of
-from captum_kd._models.hooks import capture_layers, run_model, same_random_state
+from captum_kd._models.hooks import run_model, same_random_state
 from captum_kd._models.layer_names import Layer
+from captum_kd._models.layer_outputs import capture_outputs, find_layouts
 from captum_kd._models.logits import OutputTransform, class_scores
-from captum_kd._models.token_layout import LayoutHints, find_layout
+from captum_kd._models.token_layout import LayoutHints
 from captum_kd._utils.interrupts import changed_state, interruptible
-from captum_kd._models.patch_order import is_row_by_row
 
 __all__ = ["layer_gradcams", "predicted_classes"]
 
@@ -67,26 +64,15 @@ def layer_gradcams(
         TypeError: an output that is not an (N, classes) tensor.
     """
     outputs: list[Any] = []
-
-    def run(*args: Any) -> Any:
-        outputs.append(forward_func(*args))
-        return outputs[-1]
-
-    image_size = image_size_of(inputs)
-    devices = capture_layers(
-        run,
+    devices = capture_outputs(
+        forward_func,
         layers,
         inputs,
         additional_forward_args,
         at_input=at_input,
+        device_ids=device_ids,
         differentiate_from=layers,
-        trace=True,
-        device_ids=device_ids if device_ids is not None else getattr(forward_func, "device_ids", None),
-    )
-    for layer in layers:
-        check_rows(layer, [device[layer.module] for device in devices], inputs[0].shape[0])
-    check_batch_axis(
-        forward_func, layers, devices, inputs, additional_forward_args, at_input=at_input, device_ids=device_ids
+        returned=outputs,
     )
     for layer in layers:
         tensors = devices[0][layer.module].tensors
@@ -97,7 +83,7 @@ def layer_gradcams(
                 "(localize_layer=), or pass a function that makes maps as localize=."
             )
     with changed_state(torch.inference_mode(False), torch.enable_grad()), interruptible():
-        scores = class_scores(outputs[-1], output_transform, labels, model)
+        scores = class_scores(outputs[0], output_transform, labels, model)
         explained = (scores.argmax(1) if labels is None else labels.to(scores.device).clone())[:, None]
         chosen = (_log_odds(scores, explained) if high_resolution else scores.gather(1, explained)).sum()
     activations = [device[layer.module].tensors[0] for device in devices for layer in layers]
@@ -108,22 +94,15 @@ def layer_gradcams(
             f"The scores of {model} do not depend on {layers[number % len(layers)]} in a way that gradients can follow; "
             "its maps cannot be made. Choose a layer on the path to the output."
         )
+    layouts = find_layouts(
+        forward_func, layers, inputs, additional_forward_args, devices, hints=hints, at_input=at_input
+    )
     maps: list[list[Tensor]] = [[] for _ in layers]
     pairs = iter(zip(activations, gradients))
-    for device in devices:
+    for of_device in layouts:
         for of_layer, layer in zip(maps, layers):
-            activation, gradient = (tensor.detach() for tensor in next(pairs))
-            layout = find_layout(
-                activation,
-                module=layer.module,
-                where=str(layer),
-                image_size=image_size,
-                seen=device[layer.module].seen,
-                hints=hints,
-                at_input=at_input,
-                is_row_by_row=partial(is_row_by_row, forward_func, inputs, additional_forward_args, device[layer.module].seen),
-            )
-            a, g = (precise(layout.to_channels_first(tensor)) for tensor in (activation, gradient))
+            (layout,) = of_device[layer.module]
+            a, g = (precise(layout.to_channels_first(tensor.detach())) for tensor in next(pairs))
             of_layer.append((g * a).sum(1, keepdim=True) if high_resolution else weighted_activations(g, a, True))
     return [torch.cat([part.to(parts[0].device) for part in parts]) for parts in maps]
 

@@ -6,8 +6,7 @@ from typing import Any, Callable, Optional, Sequence, Union
 
 from torch import nn
 
-from captum_kd._models.extraction import LayerPair
-from captum_kd._models.layer_names import Layer, LayerLike, counterpart, resolve_layer
+from captum_kd._models.layer_names import Layer, LayerLike, LayerPair, counterpart, resolve_layer
 from captum_kd._utils.arguments import as_layers
 
 __all__ = ["Layers", "check_distinct", "layer_pairs", "teacher_layers"]

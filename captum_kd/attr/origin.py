@@ -9,8 +9,9 @@ from typing import Any, Callable, Mapping, Optional
 import torch
 from torch import Tensor, nn
 
-from captum_kd._models.extraction import FeatureExtractor, LayerPair
+from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.feature_transforms import FeatureTransform
+from captum_kd._models.layer_names import LayerPair
 from captum_kd._models.reachable import modules_of
 from captum_kd._utils.checksums import checksum, kept_buffers, own_parameters
 

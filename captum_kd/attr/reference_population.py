@@ -17,8 +17,8 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
-from captum_kd._models.extraction import Layouts
 from captum_kd._models.feature_transforms import FeatureTransform
+from captum_kd._models.layer_activations import Layouts
 from captum_kd._utils.tensors import largest_of
 from captum_kd._utils.validation import check_mapping, short_repr
 from captum_kd.attr.objective import PAIR, PopulationGram

@@ -12,8 +12,9 @@ from captum.attr._utils.attribution import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_kd._models.extraction import Layouts, LayerActivations, FeatureExtractor
+from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.feature_transforms import FeatureTransform, global_average_pool
+from captum_kd._models.layer_activations import LayerActivations, Layouts
 from captum_kd._models.token_layout import as_layout_hints
 from captum_kd._models.training_mode import warn_of_modes
 from captum_kd._utils.arguments import Target, check_callable, check_device_ids, check_model

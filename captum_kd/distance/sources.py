@@ -87,7 +87,7 @@ class Features(Protocol):
         dtype (torch.dtype): float32 or float64, of what is read.
         device (torch.device): likewise.
         rounding (float): upper bound of the distance by which rounding moved an input
-            (:func:`~captum_kd._models.rounding.rounding_of`).
+            (:func:`~captum_kd._models.features.features_of`).
     """
 
     shape: tuple[int, int]

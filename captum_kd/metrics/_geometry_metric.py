@@ -84,8 +84,8 @@ class GeometryMetric(Metric):
 
     # ------------------------------------------------------------------ state
 
-    def _append(self, features: Mapping[str, Optional[Tensor]], target: Any = None) -> None:
-        rows = {name: _as_rows(values, name) for name, values in features.items() if values is not None or name != "given"}
+    def _append(self, features: Mapping[str, Tensor], target: Any = None) -> None:
+        rows = {name: _as_rows(values, name) for name, values in features.items()}
         first, n = next((name, len(values)) for name, values in rows.items())
         for name, values in rows.items():
             if len(values) != n:
@@ -214,7 +214,9 @@ class GeometryMetric(Metric):
             inputs = {name: len(values) for name, values in joined.items()}
             if len(set(inputs.values())) > 1:
                 raise ValueError(f"The states hold different numbers of inputs: {inputs}. Call reset() and update anew.")
-        own_labels = joined["target"].long().cpu() if "target" in joined else torch.zeros(max(inputs.values(), default=0))
+        # Of features without labels only the number of inputs counts.
+        zeros = torch.zeros(max(inputs.values(), default=0), dtype=torch.long, device="cpu")
+        own_labels = joined["target"].long().cpu() if "target" in joined else zeros
         device = next((each.device for each in features.values()), self.device)
         sharding = InputSharding(group, device, _ADVICE)
         labels = sharding.gather_labels(own_labels)

@@ -6,9 +6,9 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from torch import Tensor
 
-from captum_kd._models.extraction import LayerPair, FeatureExtractor
+from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.feature_transforms import FeatureTransform
-from captum_kd._models.layer_names import LayerLike, resolve_layer
+from captum_kd._models.layer_names import LayerLike, LayerPair, resolve_layer
 from captum_kd._models.token_layout import as_layout_hints, LayoutHints
 from captum_kd._utils.arguments import as_forward_args, check_batch_size, check_callable, check_device_ids, check_model
 from captum_kd._utils.validation import check_bool

@@ -181,7 +181,7 @@ class RelevanceScore(GeometryMetric):
             raise ValueError("given was passed with some updates and left out of others; pass it always or never.")
         if given is not None and self.estimator != "unbiased":
             raise ValueError("given needs estimator='unbiased': removal is defined for U-centered distances.")
-        self._append({"features": features, "given": given}, target)
+        self._append({"features": features} if given is None else {"features": features, "given": given}, target)
 
     def compute(self) -> Tensor:
         """Scalar in [-1, 1]."""

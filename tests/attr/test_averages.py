@@ -131,14 +131,28 @@ def test_a_transform_that_scales_changes_no_map(factor, referenced):
 
 
 def test_a_transform_that_draws_numbers_draws_the_same_again():
-    """Once as far as the caller's stream of random numbers is concerned."""
+    """And leaves the caller's stream of random numbers where it was."""
 
     def dropped(activations: Tensor) -> Tensor:
         return activations.mean((2, 3)) * torch.rand(8)
 
-    torch.manual_seed(3)
-    found = maps(net("varying", 1), net("varying", 2), False, feature_transform=dropped)
+    models = net("varying", 1), net("varying", 2)
+    before = torch.get_rng_state()
+    found = maps(*models, False, feature_transform=dropped)
     assert all(each.abs().max() > 0 for each in found)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("averages", [False, True])
+def test_only_a_transform_that_averages_is_called_again(averages):
+    calls = []
+
+    def counted(activations: Tensor) -> Tensor:
+        calls.append(activations.requires_grad)
+        return activations.mean((2, 3)) if averages else activations.flatten(1)
+
+    maps(net("varying", 1), net("varying", 2), False, feature_transform=counted)
+    assert calls == ([True, False] * 2 if averages else [True] * 2)
 
 
 class Added(nn.Module):

@@ -1,12 +1,9 @@
-"""Models that are changed between two calls are explained as they are now: no trace of what they were decides a layout."""
-
-import pickle
+"""Models that are changed between two calls are explained as they are now: layouts found before are not used."""
 
 import torch
 from torch import Tensor, nn
 
 from captum_kd import UniCAM
-from captum_kd._models.extraction import LayerActivations
 
 N = 30
 
@@ -90,37 +87,3 @@ def test_a_setting_that_gives_other_shapes():
     unicam.forward_func.stride = unicam.base_func.stride = 3
     fresh, kept = fresh_and_kept(unicam, x)
     assert kept.shape == (N, 1, 2, 4) and torch.equal(fresh, kept)
-
-
-def test_modes_have_traces_of_their_own():
-    unicam, x = UniCAM(Net(1).eval(), "layer", Net(2).eval()), torch.randn(N, 3, 8, 8)
-    fresh_and_kept(unicam, x)
-    unicam.forward_func.train()
-    fresh_and_kept(unicam, x)
-    assert [len(extractor.traces) for extractor in unicam._extractors] == [2, 1]
-
-
-def test_a_bound_method_is_known_by_its_model():
-    student, base = Net(1), Net(2)
-    unicam = UniCAM(student.forward, student.layer, base.forward, base.layer)
-    unicam.attribute(torch.randn(N, 3, 8, 8))
-    assert [len(extractor.traces) for extractor in unicam._extractors] == [1, 1]
-
-
-def test_inputs_of_ever_other_sizes_leave_so_many_traces(monkeypatch):
-    monkeypatch.setattr("captum_kd._models.extraction._MOST_TRACES", 3)
-    unicam = UniCAM(Net(1), "layer", Net(2))
-    for size in range(4, 12):
-        fresh_and_kept(unicam, torch.randn(N, 3, size, size))
-    assert [len(extractor.traces) for extractor in unicam._extractors] == [3, 3]
-
-
-def test_traces_are_copied_along(monkeypatch):
-    unicam, x, y = UniCAM(Net(1), "layer", Net(2)), torch.randn(N, 3, 8, 8), torch.arange(N) % 3
-    expected = unicam.attribute(x, y)
-    again = pickle.loads(pickle.dumps(unicam))
-    ways = []
-    way = LayerActivations._way
-    monkeypatch.setattr(LayerActivations, "_way", lambda self, batch: ways.append(way(self, batch)) or ways[-1])
-    assert torch.equal(again.attribute(x, y), expected)
-    assert all(each in extractor.traces for each, extractor in zip(ways, again._extractors))

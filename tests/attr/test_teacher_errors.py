@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The population is")
             ValueError,
             "teacher_layer was not given, and teacher_func has no counterpart of layer 'conv2'.*Pass teacher_layer",
         ),
-        ({"teacher_func": lambda x: x}, ValueError, "teacher_layer cannot be told .* pass teacher_layer as a module"),
+        ({"teacher_func": lambda x: x}, ValueError, "teacher_layer cannot be inferred .* pass teacher_layer as a module"),
         (
             {"teacher_func": lambda x: x, "teacher_layer": "conv2"},
             ValueError,

@@ -82,7 +82,7 @@ def test_layer_name_of_a_plain_function(pair, function):
 
 def test_counterpart_of_a_plain_functions_layer(pair):
     student, base = pair
-    with pytest.raises(ValueError, match="base_layer cannot be told .* pass base_layer as a module"):
+    with pytest.raises(ValueError, match="base_layer cannot be inferred .* pass base_layer as a module"):
         UniCAM(lambda x: student(x), student.conv2, base)
 
 
@@ -454,9 +454,9 @@ def test_layers_in_torchscript(pair):
 
     scripted, traced = torch.jit.script(convolutions()), torch.jit.trace(ConvNet(seed=1), images(N))
     for model, layer in ((scripted, "0"), (traced, "conv2"), (lambda x: traced(x), traced.conv2)):
-        with pytest.raises(ValueError, match="of forward_func is TorchScript.* pass the model that was"):
+        with pytest.raises(ValueError, match="of forward_func is a TorchScript module.* Pass the model that was"):
             UniCAM(model, layer, convolutions(), "0")
-    with pytest.raises(ValueError, match="of base_func is TorchScript.* pass the model that was"):
+    with pytest.raises(ValueError, match="of base_func is a TorchScript module.* Pass the model that was"):
         UniCAM(pair[0], "conv2", traced)
 
 

@@ -8,7 +8,7 @@ from conv_pairs import N, expected_map, inputs, pair
 from models import labels
 from torch import Tensor, nn
 
-import captum_kd._models.extraction
+import captum_kd._models.layer_outputs
 from captum_kd import UniCAM
 from captum_kd._models.hooks import capture_layers
 from captum_kd._models.layer_names import resolve_layer
@@ -182,6 +182,6 @@ def test_parts_from_several_devices_make_one_population(monkeypatch, features, i
         halves = [(values[0][:2],), (values[0][2:],)]
         return [capture_layers(forward_func, layers, half, *args, **kwargs)[0] for half in halves]
 
-    monkeypatch.setattr(captum_kd._models.extraction, "capture_layers", on_two_devices)
+    monkeypatch.setattr(captum_kd._models.layer_outputs, "capture_layers", on_two_devices)
     found = unicam.attribute_transfer(inputs(), labels(N), internal_batch_size=internal_batch_size)
     torch.testing.assert_close(tuple(found), tuple(expected))

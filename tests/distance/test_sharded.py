@@ -271,3 +271,21 @@ def test_features_that_one_rank_cannot_read_raise_in_every_rank(workers: Workers
     found = workers.run(2, unreadable_in_rank_1)
     assert isinstance(found[1], OSError) and isinstance(found[0], RuntimeError)
     assert "Rank 1 failed while reading its features" in str(found[0])
+
+
+def without_buffers_in_rank_1(group: Any) -> None:
+    _, sources = sharded_sources(group, (5, 5, 5), features(15))
+    ranks = as_process_group(group)
+
+    def make(device: torch.device) -> Any:
+        if ranks.rank == 1:
+            raise OSError("no space left")
+        return sharded._MemoryBuffer(device)
+
+    population_sums(sources, walk=RingTiles(sources[0].features.shards, ranks, 30, make))
+
+
+def test_a_buffer_that_one_rank_cannot_make_raises_in_every_rank(workers: Workers) -> None:
+    found = workers.run(3, without_buffers_in_rank_1)
+    assert isinstance(found[1], OSError)
+    assert all("Rank 1 failed while comparing inputs" in str(found[rank]) for rank in (0, 2))

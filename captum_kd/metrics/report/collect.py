@@ -9,7 +9,9 @@ from typing import Any, Iterable, Optional, Sequence
 import torch
 from torch import Tensor
 
-from captum_kd._models.extraction import FeatureExtractor, LayerPair, Layouts, Traces
+from captum_kd._models.extraction import FeatureExtractor
+from captum_kd._models.layer_activations import Layouts
+from captum_kd._models.layer_names import LayerPair
 from captum_kd._utils.batches import batches_of, device_of, to_device, unpack_batch
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd.distance.sources import TensorFeatures
@@ -39,7 +41,7 @@ class FeatureCollector:
         }
         # Each layer looks at images of its own where it has a map of its own.
         self._by_layer = {
-            key: [replace(extractor, pairs=(pair,), traces=Traces()) for pair in extractor.pairs]
+            key: [replace(extractor, pairs=(pair,)) for pair in extractor.pairs]
             for key, extractor in self._extractors.items()
         }
         # The last batch of a loader may be of one input, whose layouts do not always show.

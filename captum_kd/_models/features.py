@@ -1,0 +1,95 @@
+"""Features of a layer's activations, and the rounding error of features that are averages of larger activations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from captum_kd._models.cam import precise
+from captum_kd._models.feature_transforms import FeatureTransform, flatten, flatten_to_unit_length, global_average_pool
+from captum_kd._models.hooks import same_random_state
+from captum_kd._models.layer_activations import LayerOutput
+from captum_kd._models.layer_names import Layer
+from captum_kd._models.token_layout import Layout
+from captum_kd._utils.interrupts import changed_state, interruptible
+from captum_kd._utils.validation import check_features
+from captum_kd.distance.sources import widest
+
+# The share of their size by which rounding may move all activations of a channel alike. A norm that subtracts a mean rounds it
+# to some epsilons times mean over spread of its input. Measured with InstanceNorm2d and GroupNorm, where the mean is 10 times
+# the spread: 4 epsilons in float32, 28 in float64. In half types norms may keep the mean itself in half precision.
+_SHARES = {torch.float32: 2.0**-19, torch.float64: 2.0**-42, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
+
+
+def features_of(feature_transform: FeatureTransform, output: LayerOutput, layer: Layer) -> tuple[Tensor, Tensor]:
+    r"""Features, and the distance by which rounding alone may have moved each input if its features are averages.
+
+    A mean over positions is rounded at the size of the activations, however small the mean itself is: the pooled
+    output of an InstanceNorm layer is 0 up to rounding. With :math:`s_c` the mean absolute value of the activations behind
+    feature c, the distance is :math:`2^{-19} (\sum_c s_c^2)^{1/2}` in float32, with other shares in other types. A user's
+    transform that returns fewer features than activations is called a second time, on activations that all grew by that share,
+    with the same random numbers.
+
+    Args:
+        feature_transform (callable): from activations to features.
+        output (LayerOutput): the layer's tensors; without layouts they count as (N, C, ...).
+        layer (Layer): the layer, for errors.
+
+    Returns:
+        tuple of Tensor: features (N, d) of all tensors side by side, float32 or float64, and distances (N,) without graph, in
+        float64 if the device has it; 0 if there are as many features as activations, so that none is an average.
+
+    Raises:
+        ValueError, TypeError: a transform that does not return features (N, d).
+    """
+    layouts = output.layouts or (Layout(),) * len(output.tensors)
+    found = [
+        _transformed(feature_transform, precise(layout.to_channels_first(tensor)), dtype, str(layer))
+        for tensor, layout, dtype in zip(output.tensors, layouts, output.dtypes)
+    ]
+    if len(found) == 1:
+        return found[0]
+    features, rounding = zip(*found)
+    return torch.cat(features, dim=1), torch.linalg.vector_norm(torch.stack(rounding), dim=0)
+
+
+def _transformed(
+    feature_transform: FeatureTransform, activations: Tensor, dtype: torch.dtype, where: str
+) -> tuple[Tensor, Tensor]:
+    """Features and rounding of one tensor of a layer of that dtype, (N, C, ...) in float32 or float64."""
+    is_own = feature_transform in (flatten, flatten_to_unit_length, global_average_pool)
+    features = feature_transform(activations) if is_own else _drawn(feature_transform, activations)
+    _check(features, activations, where)
+    features = precise(features)  # under autocast a transform with products gives half types
+    wide = widest(activations.device)
+    positions = activations.numel() / features.numel()
+    if positions <= 1:
+        return features, torch.zeros(len(features), dtype=widest(features.device), device=features.device)
+    size, share = activations.detach().abs(), max(_SHARES[activations.dtype], _SHARES.get(dtype, 0.0))
+    if is_own:
+        # Divided first: sums of what is near the end of the dtype overflow. A 1-norm takes ten times as long.
+        shift = size.div_(positions).sum(tuple(range(2, size.dim()))).to(wide) * share
+    else:
+        with changed_state(torch.no_grad()), interruptible():
+            moved = _drawn(feature_transform, torch.add(activations.detach(), size, alpha=share))
+        shift = moved.to(features.device, wide) - features.detach().to(wide)
+    rounding: Tensor = torch.linalg.vector_norm(shift, dim=1).nan_to_num(0, 0, 0)
+    return features, rounding
+
+
+def _drawn(feature_transform: FeatureTransform, activations: Tensor) -> Tensor:
+    """Features; a transform that draws random numbers draws the same ones in the next call."""
+    with changed_state(same_random_state((activations,))), interruptible():
+        return feature_transform(activations)
+
+
+def _check(features: Tensor, activations: Tensor, where: str) -> None:
+    if isinstance(features, Tensor):
+        check_features(features, f"The result of feature_transform for {where}")
+    shape = tuple(features.shape) if isinstance(features, Tensor) else ()
+    if len(shape) != 2 or shape[0] != activations.shape[0] or shape[1] == 0:
+        shown = shape if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(
+            f"feature_transform must turn {tuple(activations.shape)} of {where} into ({activations.shape[0]}, d), got {shown}; "
+            "d must be at least 1."
+        )
