@@ -5,12 +5,13 @@ import torch
 from class_tables import F64, labels, table
 from models import ConvNet, TinyTransformer, images
 from reference import literal
+from reference.geometries import correlation
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_kd.distance import distance_correlation
-from captum_kd.distance.centering import correlation, geometry
+from captum_kd.distance.centering import geometry
 from captum_kd.distance.labels import label_geometry
 from captum_kd.embeddings import check_class_embeddings, class_prototypes, classifier_embeddings
 from captum_kd.metrics import relevance_score

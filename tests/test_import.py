@@ -29,7 +29,7 @@ PUBLIC = {
         "sensitivity_max",
     ],
     "captum_kd.embeddings": ["class_prototypes", "classifier_embeddings"],
-    "captum_kd.distance": ["distance_correlation", "partial_distance_correlation"],
+    "captum_kd.distance": ["distance_correlation", "semipartial_distance_correlation"],
 }
 
 

@@ -6,8 +6,9 @@ from class_tables import F64, labels, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import literal
+from reference.geometries import correlation
 
-from captum_kd.distance.centering import correlation, geometry
+from captum_kd.distance.centering import geometry
 from captum_kd.distance.labels import label_distances, label_geometry
 
 # ------------------------------------------------------------------------------ distances

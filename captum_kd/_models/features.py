@@ -13,7 +13,7 @@ from captum_kd._models.layer_names import Layer
 from captum_kd._models.token_layout import Layout
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.validation import check_features
-from captum_kd.distance.sources import widest
+from captum_kd.distance.precision import widest
 
 # The share of their size by which rounding may move all activations of a channel alike. A norm that subtracts a mean rounds it
 # to some epsilons times mean over spread of its input. Measured with InstanceNorm2d and GroupNorm, where the mean is 10 times

@@ -17,7 +17,7 @@ from captum_kd.attr.objective import PAIR, population_objectives, reference_obje
 from captum_kd.attr.reference_population import AddedRows, LayerReference, ReferenceFeatures, added_rows
 from captum_kd.distance.centering import Geometry, noise_level, raw_scale, u_centered
 from captum_kd.distance.pairwise import Spread, is_async_device, power_of_two, rows_to_center
-from captum_kd.distance.sources import widest
+from captum_kd.distance.precision import widest
 
 __all__ = ["ScaledFeatures", "population_gradients", "reference_gradients"]
 

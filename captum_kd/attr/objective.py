@@ -60,7 +60,7 @@ class Order(NamedTuple):
         most = max(len(given) for _, given in directions)
         last = () if target is None else (target,)
         indices = [[x, *given, *given[-1:] * (most - len(given)), *last] for x, given in directions]
-        return cls(torch.tensor(indices), range(1, 1 + most), None if target is None else 1 + most)
+        return cls(torch.tensor(indices, device="cpu"), range(1, 1 + most), None if target is None else 1 + most)
 
 
 class PopulationGram(NamedTuple):

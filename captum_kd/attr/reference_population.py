@@ -26,7 +26,7 @@ from captum_kd.attr.origin import TransformReference, check_same_origin
 from captum_kd.distance.centering import noise_level, raw_scale, u_centered, u_shift
 from captum_kd.distance.labels import MIN_LABEL_SHARE, WAYS_OUT_OF_REFERENCE, label_distances
 from captum_kd.distance.pairwise import safe_size, unchecked_distances
-from captum_kd.distance.sources import widest
+from captum_kd.distance.precision import widest
 
 __all__ = [
     "AddedRows",

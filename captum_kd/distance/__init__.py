@@ -12,7 +12,17 @@ Sources: Szekely, Rizzo & Bakirov 2007 (distance correlation), Szekely & Rizzo
 """
 
 from captum_kd.distance.centering import Estimator
-from captum_kd.distance.functional import distance_correlation, partial_distance_correlation
+from captum_kd.distance.functional import (
+    distance_correlation,
+    partial_distance_correlation,
+    semipartial_distance_correlation,
+)
 from captum_kd.distance.pairwise import euclidean_distances
 
-__all__ = ["Estimator", "distance_correlation", "euclidean_distances", "partial_distance_correlation"]
+__all__ = [
+    "Estimator",
+    "distance_correlation",
+    "euclidean_distances",
+    "partial_distance_correlation",
+    "semipartial_distance_correlation",
+]

@@ -18,12 +18,10 @@ from captum_kd.distance.block_sums import PairSums, block_side, population_sums,
 from captum_kd.distance.centering import Estimator, warn_of_no_geometry
 from captum_kd.distance.gram import partial_correlation
 from captum_kd.distance.pairwise import unchecked_distances
+from captum_kd.distance.precision import MOST_DENSE
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
 
-__all__ = ["MOST_DENSE", "block_correlation", "check_block_size", "chosen_block", "noise_squares", "source_correlation"]
-
-MOST_DENSE = 4096
-"""Inputs up to which whole matrices of distances are held unless a block size is asked for."""
+__all__ = ["block_correlation", "check_block_size", "chosen_block", "noise_squares", "source_correlation"]
 
 
 def check_block_size(block_size: Optional[int]) -> None:
@@ -57,15 +55,14 @@ def noise_squares(sums: PairSums, sources: Sequence[DistanceSource]) -> Tensor:
 def source_correlation(
     sources: Sequence[DistanceSource],
     estimator: Estimator,
-    block_size: int,
-    given: Optional[int] = None,
-    from_both: bool = False,
+    block_size: Optional[int],
+    x_given: Sequence[int] = (),
+    y_given: Sequence[int] = (),
 ) -> Tensor:
-    """Correlation of the first two sources' geometries, the one at ``given`` removed; without graph."""
+    """Correlation of the first two sources' geometries, others removed by index; without graph."""
     sums = population_sums(sources, block_size=block_size)
     noise = noise_squares(sums, sources)
-    removed = () if given is None else (given,)
-    value, defined = partial_correlation(sums.gram(estimator), noise, 0, 1, removed, removed if from_both else ())
+    value, defined = partial_correlation(sums.gram(estimator), noise, 0, 1, x_given, y_given)
     if not bool(defined):
         warn_of_no_geometry()
     return value
@@ -75,13 +72,12 @@ def block_correlation(
     features: Sequence[Tensor],
     estimator: Estimator,
     block_size: int,
-    given: Optional[int] = None,
-    from_both: bool = False,
+    x_given: Sequence[int] = (),
+    y_given: Sequence[int] = (),
 ) -> Tensor:
     """:func:`source_correlation` of features (n, d) of one dtype, which is also the result's; differentiable once."""
     gram, noise = _BlockGram.apply(estimator, block_size, *features)
-    removed = () if given is None else (given,)
-    value, defined = partial_correlation(gram, noise, 0, 1, removed, removed if from_both else ())
+    value, defined = partial_correlation(gram, noise, 0, 1, x_given, y_given)
     if not bool(defined):
         warn_of_no_geometry()
     return value.to(features[0].dtype)

@@ -6,8 +6,7 @@ partial distance correlation).
 
 from __future__ import annotations
 
-import math
-from typing import Literal, NamedTuple, Optional, get_args
+from typing import Literal, NamedTuple, Optional, Sequence, get_args
 
 import torch
 from torch import Tensor
@@ -24,13 +23,11 @@ __all__ = [
     "MIN_INPUTS",
     "center",
     "check_estimator",
-    "correlation",
     "geometry",
-    "inner_product",
+    "gram_of",
     "unknown_estimator",
     "noise_level",
     "raw_scale",
-    "remove",
     "u_centered",
     "u_shift",
     "warn_of_no_geometry",
@@ -48,7 +45,7 @@ class Geometry(NamedTuple):
     """A population as seen by one set of features: its centered distances.
 
     Attributes:
-        matrix (Tensor): (n, n) centered distances (what is left of them after :func:`remove`).
+        matrix (Tensor): (n, n) centered distances.
         raw_norm (Tensor): scalar, the scale against which rounding is told from structure (:func:`raw_scale`).
     """
 
@@ -61,12 +58,6 @@ class Geometry(NamedTuple):
     def to_like(self, other: "Geometry") -> "Geometry":
         """On the device and in the dtype of another geometry."""
         return Geometry(self.matrix.to(other.matrix), self.raw_norm.to(other.matrix))
-
-    def is_negligible(self) -> Tensor:
-        """Whether nothing but rounding is left: a boolean scalar tensor."""
-        level = noise_level(self.matrix.dtype) * self.raw_norm
-        negligible: Tensor = torch.linalg.matrix_norm(self.matrix.detach()) <= level
-        return negligible
 
 
 def noise_level(dtype: torch.dtype) -> float:
@@ -107,9 +98,7 @@ def geometry(
     if rounding:
         norm = centered.raw_norm
         centered = centered._replace(raw_norm=raw_scale(norm, norm.new_tensor(rounding / power_of_two(size)), len(x), x.dtype))
-    if distances.dtype == x.dtype:
-        return centered
-    return Geometry(centered.matrix.to(x.dtype), centered.raw_norm.to(x.dtype))
+    return centered
 
 
 def center(distances: Tensor, estimator: Estimator = "unbiased") -> Geometry:
@@ -175,48 +164,16 @@ def u_centered(distances: Tensor) -> Tensor:
     return matrices
 
 
-def inner_product(p: Geometry, q: Geometry) -> Tensor:
-    r"""Sum of the products of all entries.
+def gram_of(geometries: Sequence[Geometry]) -> Tensor:
+    r"""Gram matrix (k, k) of geometries: the sums of the products of all entries.
 
-    The inner product of Szekely & Rizzo 2014 is this sum over n(n - 3), that of the biased
-    estimator over n^2. Ratios, which are all that is asked for here, do not need the divisor.
+    The inner product of Szekely & Rizzo 2014 is this sum over n(n - 3), that of the biased estimator over n^2. Scores
+    are ratios and do not need the divisor.
     """
-    if p.matrix.dtype == torch.float64:
-        return torch.dot(p.matrix.flatten(), q.matrix.flatten())  # one pass; float32 would lose digits
-    return (p.matrix * q.matrix).sum()
-
-
-def remove(p: Geometry, q: Geometry) -> Geometry:
-    r"""What of ``p`` is left when ``q`` is taken away: the projection orthogonal to ``q``.
-
-    .. math:: P_{p|q} = P_p - \frac{\langle P_p, P_q\rangle}{\langle P_q, P_q\rangle} P_q
-
-    A ``q`` without geometry (constant features) takes nothing away.
-    """
-    if bool(q.is_negligible()):
-        return p
-    slope = inner_product(p, q) / inner_product(q, q)
-    return Geometry(torch.addcmul(p.matrix, slope, q.matrix, value=-1), p.raw_norm)
-
-
-def correlation(p: Geometry, q: Geometry, *, warn: bool = True) -> Tensor:
-    r"""Correlation of two geometries: their inner product over the product of their norms.
-
-    Returns:
-        Tensor: scalar in [-1, 1]. Where one of the two is negligible (constant features, or
-        nothing left after removal) the score and its gradient are 0, with a warning.
-    """
-    product = inner_product(p, q)
-    squares = [inner_product(each, each) for each in (p, q)]
-    left, right, raw_left, raw_right = torch.stack([*squares, p.raw_norm, q.raw_norm]).tolist()
-    # Square roots first: the product of the two squares may overflow.
-    left, right, level = math.sqrt(left), math.sqrt(right), noise_level(p.matrix.dtype)
-    if left <= level * raw_left or right <= level * raw_right:
-        if warn:
-            warn_of_no_geometry()
-        return product * 0
-    norms = squares[0].sqrt() * squares[1].sqrt() if product.requires_grad else left * right
-    return (product / norms).clamp(-1, 1)
+    flat = [each.matrix.flatten() for each in geometries]
+    products = {(i, j): torch.dot(flat[i], flat[j]) for i in range(len(flat)) for j in range(i + 1)}
+    k = range(len(flat))
+    return torch.stack([products[max(i, j), min(i, j)] for i in k for j in k]).reshape(len(flat), len(flat))
 
 
 def warn_of_no_geometry() -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Optional
+from typing import Literal, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
-from captum_kd._utils.validation import check_choice, check_dense
+from captum_kd._utils.validation import check_choice, check_dense, short_repr
 from captum_kd.distance.blockwise import block_correlation, check_block_size, chosen_block
-from captum_kd.distance.centering import MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
-from captum_kd.distance.pairwise import has_float64
+from captum_kd.distance.centering import (
+    MIN_INPUTS,
+    Estimator,
+    check_estimator,
+    geometry,
+    gram_of,
+    noise_level,
+    warn_of_no_geometry,
+)
+from captum_kd.distance.gram import partial_correlation
+from captum_kd.distance.precision import has_float64
 
-__all__ = ["as_real", "distance_correlation", "partial_distance_correlation"]
+__all__ = ["as_real", "distance_correlation", "partial_distance_correlation", "semipartial_distance_correlation"]
 
 
 def distance_correlation(
@@ -52,52 +61,100 @@ def distance_correlation(
     check_estimator(estimator)
     check_block_size(block_size)
     (x, y), largest = _as_features(x=x, y=y)
-    block = chosen_block(x, block_size)
-    if block is not None:
-        return block_correlation([x, y], estimator, block)
-    return correlation(geometry(x, estimator, largest[0]), geometry(y, estimator, largest[1]))
+    return _correlation([x, y], largest, estimator, block_size, (), ())
 
 
 def partial_distance_correlation(
     x: Tensor,
     y: Tensor,
-    given: Tensor,
+    given: Union[Tensor, Sequence[Tensor]],
     *,
-    remove_from: Literal["x", "both"] = "x",
+    remove_from: Literal["both", "x"] = "both",
     block_size: Optional[int] = None,
 ) -> Tensor:
-    r"""Unbiased distance correlation of ``x`` and ``y`` after ``given`` has been removed.
+    r"""Squared partial distance correlation: that of ``x`` and ``y`` after ``given`` was removed from both.
+
+    Unbiased, as in Szekely & Rizzo 2014 and in dcor. UniCAM and the relevance of distilled features remove from one side
+    only: :func:`semipartial_distance_correlation`.
 
     Args:
         x (Tensor): (n, ...) features, n >= 4.
         y (Tensor): (n, ...) features of the same inputs.
-        given (Tensor): (n, ...) features whose geometry is removed.
-        remove_from (str): "x" removes it from ``x`` alone, a semi-partial correlation, as
-            UniCAM's relevance of distilled features does; "both" removes it from ``x`` and
-            ``y``, the partial distance correlation of Szekely & Rizzo 2014.
-        block_size (int, optional): as for :func:`distance_correlation`. In blocks, what is left after removal
-            counts as nothing below a share of 1e-10 of the squared norm.
+        given (Tensor or sequence of Tensor): (n, ...) features of the same inputs. Their geometry is removed; of several
+            the span of their geometries.
+        remove_from (str): "both", or "x" for the semipartial distance correlation.
+        block_size (int, optional): as for :func:`distance_correlation`.
 
     Returns:
-        Tensor: scalar in [-1, 1], differentiable once. 0 with a warning where nothing is left.
+        Tensor: scalar in [-1, 1], differentiable once. 0 with a warning if a side has no geometry or at most a share of
+        1e-10 of its squared norm is left after removal.
 
     Raises:
-        ValueError, TypeError: as :func:`distance_correlation`.
+        ValueError, TypeError: as :func:`distance_correlation`; no given features.
 
     Example::
 
-        >>> student, base = torch.randn(100, 64), torch.randn(100, 32)
-        >>> partial_distance_correlation(student, student, given=base)  # nearly 1: little to remove
+        >>> student, teacher, base = torch.randn(3, 100, 64)
+        >>> partial_distance_correlation(student, teacher, given=base)
     """
-    check_choice(remove_from, "remove_from", ("x", "both"))
+    check_choice(remove_from, "remove_from", ("both", "x"))
     check_block_size(block_size)
-    (x, y, given), largest = _as_features(x=x, y=y, given=given)
-    block = chosen_block(x, block_size)
+    removed = {"given": given} if isinstance(given, Tensor) else _listed(given)
+    features, largest = _as_features(x=x, y=y, **removed)
+    places = tuple(range(2, len(features)))
+    return _correlation(features, largest, "unbiased", block_size, places, places if remove_from == "both" else ())
+
+
+def semipartial_distance_correlation(
+    x: Tensor, y: Tensor, given: Union[Tensor, Sequence[Tensor]], *, block_size: Optional[int] = None
+) -> Tensor:
+    r"""Squared semipartial distance correlation: that of ``x`` and ``y`` after ``given`` was removed from ``x`` alone.
+
+    The relevance of distilled features is this score, of the Student's features and the labels with the Base model's
+    features removed from the Student's.
+
+    Args, raises: as :func:`partial_distance_correlation`.
+
+    Returns:
+        Tensor: scalar in [-1, 1], differentiable once.
+
+    Source: Adhane et al., WACV 2025.
+
+    Example::
+
+        >>> student, base = torch.randn(2, 100, 64)
+        >>> labels = torch.nn.functional.one_hot(torch.arange(100) % 10)
+        >>> semipartial_distance_correlation(student, labels, given=base)
+    """
+    return partial_distance_correlation(x, y, given, remove_from="x", block_size=block_size)
+
+
+def _correlation(
+    features: Sequence[Tensor],
+    largest: Sequence[float],
+    estimator: Estimator,
+    block_size: Optional[int],
+    x_given: Sequence[int],
+    y_given: Sequence[int],
+) -> Tensor:
+    """The first two of features (n, d) of one dtype, others removed by index."""
+    block = chosen_block(features[0], block_size)
     if block is not None:
-        return block_correlation([x, y, given], "unbiased", block, given=2, from_both=remove_from == "both")
-    own, right, removed = (geometry(each, largest=size) for each, size in zip((x, y, given), largest))
-    left = remove(own, removed)
-    return correlation(left, remove(right, removed) if remove_from == "both" else right)
+        return block_correlation(features, estimator, block, x_given, y_given)
+    geometries = [geometry(each, estimator, size) for each, size in zip(features, largest)]
+    raw_norms = torch.stack([each.raw_norm for each in geometries])
+    noise = (noise_level(features[0].dtype) * raw_norms).square()
+    value, defined = partial_correlation(gram_of(geometries), noise, 0, 1, x_given, y_given)
+    if not bool(defined):
+        warn_of_no_geometry()
+    return value.to(features[0].dtype)
+
+
+def _listed(given: object) -> dict[str, Tensor]:
+    """Several given features by the names that errors use."""
+    if not isinstance(given, (list, tuple)) or not given:
+        raise TypeError(f"given must be a tensor of shape (n, ...) or a non-empty sequence of them, got {short_repr(given)}.")
+    return {f"given[{place}]": each for place, each in enumerate(given)}
 
 
 def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:

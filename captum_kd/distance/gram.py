@@ -78,15 +78,19 @@ def partial_correlation(
         tuple: values (...) in [-1, 1], differentiable, and booleans (...), whether each is defined. Not defined, and 0
         with a gradient of 0: a side without geometry, or with at most a share of 1e-10 of its squared norm left.
     """
-    # A report's Gram matrices hold many models, of which a score needs few.
-    used = sorted({x, y, *x_given, *y_given})
-    gram, noise = gram[..., used, :][..., used], noise[..., used]
-    left = remainder(gram, noise, used.index(x), [used.index(z) for z in x_given])
-    right = remainder(gram, noise, used.index(y), [used.index(z) for z in y_given])
-    defined = left.defined & right.defined
-    product = ((gram @ right.coefficients[..., None])[..., 0] * left.coefficients).sum(-1)
+    product = gram[..., x, y]
+    squares = gram[..., x, x], gram[..., y, y]
+    defined = (squares[0] > noise[..., x]) & (squares[1] > noise[..., y])
+    if x_given or y_given:
+        # A report's Gram matrices hold many models, of which a score needs few.
+        used = sorted({x, y, *x_given, *y_given})
+        gram, noise = gram[..., used, :][..., used], noise[..., used]
+        left = remainder(gram, noise, used.index(x), [used.index(z) for z in x_given])
+        right = remainder(gram, noise, used.index(y), [used.index(z) for z in y_given])
+        product = ((gram @ right.coefficients[..., None])[..., 0] * left.coefficients).sum(-1)
+        squares, defined = (left.square, right.square), left.defined & right.defined
     # Square roots first: the product of the two squares may overflow.
-    norms = torch.where(defined, left.square, 1.0).sqrt() * torch.where(defined, right.square, 1.0).sqrt()
+    norms = torch.where(defined, squares[0], 1.0).sqrt() * torch.where(defined, squares[1], 1.0).sqrt()
     return torch.where(defined, product / norms, 0.0).clamp(-1, 1), defined
 
 

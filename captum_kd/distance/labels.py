@@ -10,7 +10,7 @@ from torch import Tensor
 from captum_kd._utils.arguments import check_not_negative
 from captum_kd.distance.centering import Estimator, Geometry, center, unknown_estimator, noise_level
 from captum_kd.distance.pairwise import euclidean_distances
-from captum_kd.distance.sources import widest
+from captum_kd.distance.precision import widest
 
 __all__ = ["LabelDistances", "check_label_geometry", "label_distances", "label_geometry", "label_norms"]
 

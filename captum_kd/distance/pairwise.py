@@ -17,18 +17,16 @@ from torch.autograd.function import once_differentiable
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.tensors import is_finite, largest_of
 from captum_kd._utils.validation import check_dense, check_untransformed, short_repr
-from captum_kd.distance.precision import full_precision
+from captum_kd.distance.precision import distance_dtype, full_precision, has_float64
 
 __all__ = [
     "CHUNK",
     "Chunks",
-    "FEW",
     "Spread",
     "block_distances",
     "cross_distances",
     "distances_to_center",
     "euclidean_distances",
-    "has_float64",
     "is_async_device",
     "power_of_two",
     "fast_distances",
@@ -43,9 +41,6 @@ Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 CHUNK = 16_384
 """Columns that one matrix product sums over: the rounding of sums over very many would add up."""
 
-FEW = 64
-"""Wide features are all about equally far apart: centering takes 2 or 3 digits away, and over so few inputs the rounding
-of float32 does not average out. Their geometry is computed in float64."""
 
 # Entries of |x|^2 + |y|^2 - 2xy below this share of |x|^2 + |y|^2 have lost too many
 # digits: the distance's error relative to the features' size is eps / (2 sqrt(share)).
@@ -130,10 +125,9 @@ def distances_to_center(x: Tensor, largest: Optional[float] = None) -> Tensor:
 
 
 def rows_to_center(x: Tensor, unit: float) -> Tensor:
-    """Features (n, d) in a unit in which their squares are safe; in float64 where n is small."""
+    """Features (n, d) in a unit in which their squares are safe, in the dtype of their distances."""
     scaled = x if unit == 1 else x / unit
-    few = x.dtype == torch.float32 and x.shape[0] <= FEW and has_float64(x.device)
-    return scaled.double() if few else scaled
+    return scaled.to(distance_dtype(x.dtype, x.shape[0], x.device))
 
 
 def unchecked_distances(x: Tensor, y: Optional[Tensor] = None, *, all_far: bool = False) -> Tensor:
@@ -405,7 +399,3 @@ def _pair_blocks(pairs: int, width: int) -> list[slice]:
 def is_async_device(device: torch.device) -> bool:
     """Whether a device works behind the host, which then loses time wherever it has to know a result."""
     return device.type not in ("cpu", "meta")
-
-
-def has_float64(device: torch.device) -> bool:
-    return device.type != "mps"

@@ -1,4 +1,9 @@
-"""A context in which matrix products use the full precision of their dtype."""
+"""The precision of distances: the dtype that holds them, and a context in which products keep all of its digits.
+
+All scores share one rule (:func:`distance_dtype`). Up to 4,096 inputs distances are float64 where the device has it: where
+two models are nearly alike, removal magnifies the rounding of float32. More inputs are compared tile by tile in the
+features' own dtype, and pairs that are so close that the matrix product loses their digits are subtracted one by one.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +14,29 @@ import torch
 
 from captum_kd._utils.context import Overlapping
 
-__all__ = ["full_precision"]
+__all__ = ["MOST_DENSE", "distance_dtype", "full_precision", "has_float64", "widest"]
+
+MOST_DENSE = 4096
+"""Inputs up to which distances are float64, and whole matrices of them are held unless a block size is asked for."""
 
 # How torch 2.9 and later name products of float32 that keep the digits of TF32 (10) or bfloat16 (7).
 _COARSE = ("tf32", "bf16")
 # Where it is set, backend by backend; nowhere before torch 2.9, which has one setting for all.
 _MODULES: tuple[Any, ...] = (torch.backends.cuda, torch.backends.mkldnn)
 _BACKENDS = [module.matmul for module in _MODULES] if hasattr(torch.backends, "fp32_precision") else []
+
+
+def distance_dtype(features: torch.dtype, n: int, device: torch.device) -> torch.dtype:
+    """The dtype of the distances between n inputs whose features are float32 or float64."""
+    return widest(device) if n <= MOST_DENSE else features
+
+
+def widest(device: torch.device) -> torch.dtype:
+    return torch.float64 if has_float64(device) else torch.float32
+
+
+def has_float64(device: torch.device) -> bool:
+    return device.type != "mps"
 
 
 def full_precision(device: torch.device) -> ContextManager[None]:

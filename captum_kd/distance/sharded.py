@@ -21,7 +21,8 @@ from torch import Tensor
 
 from captum_kd._distributed import ProcessGroup
 from captum_kd.distance.block_sums import Meeting, parts
-from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features, widest
+from captum_kd.distance.precision import widest
+from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features
 
 # Numbers of one message (64 MiB of float32).
 _MESSAGE_NUMBERS = 1 << 24
@@ -177,14 +178,13 @@ class ShardedDistances(FeatureDistances):
 
     Args:
         features (ShardedFeatures): (n, d).
-        widen (bool): as for :class:`FeatureDistances`.
 
     Raises:
         ValueError: non-finite features, in all ranks.
     """
 
-    def __init__(self, features: ShardedFeatures, widen: bool = False) -> None:
-        super().__init__(features, widen, keep=False)
+    def __init__(self, features: ShardedFeatures) -> None:
+        super().__init__(features, keep=False)
         self.features = features
         self._held: Optional[dict[tuple[int, int], Tensor]] = None
         self._shift: Optional[Tensor] = None

@@ -13,13 +13,11 @@ from torch import Tensor
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.tensors import largest_of
 from captum_kd.distance.centering import noise_level, u_shift
-from captum_kd.distance.pairwise import CHUNK, FEW, block_distances, has_float64, is_async_device, power_of_two, fast_distances
-from captum_kd.distance.precision import full_precision
+from captum_kd.distance.pairwise import CHUNK, block_distances, fast_distances, is_async_device, power_of_two
+from captum_kd.distance.precision import distance_dtype, full_precision, widest
 
-__all__ = ["DistanceSource", "FeatureDistances", "Features", "MatrixDistances", "TensorFeatures", "is_to_be_widened", "widest"]
+__all__ = ["DistanceSource", "FeatureDistances", "Features", "MatrixDistances", "TensorFeatures"]
 
-# Distances of more inputs are computed in the features' own precision: twice as fast, and rounding averages out.
-_MOST_WIDENED_INPUTS = 2**12
 # Anchors: inputs from whose distances alone the others' places are guessed.
 _ANCHORS = 256
 # Numbers of a chunk of columns (128 MB of float64).
@@ -145,8 +143,6 @@ class FeatureDistances:
 
     Args:
         features (Features): (n, d).
-        widen (bool): compute them in float64; features of few inputs always are. Where two models are nearly alike,
-            removal magnifies the rounding of float32.
         keep (bool): shifted copies of few features, so that they are read once.
 
     Raises:
@@ -155,12 +151,11 @@ class FeatureDistances:
 
     all_far: Optional[bool] = None
 
-    def __init__(self, features: Features, widen: bool = False, keep: bool = True) -> None:
+    def __init__(self, features: Features, keep: bool = True) -> None:
         self.n, self._width = features.shape
         self.device = features.device
         self.noise = noise_level(features.dtype)
-        widen = (widen or self.n <= FEW) and has_float64(self.device)
-        self.dtype = torch.float64 if widen else features.dtype
+        self.dtype = distance_dtype(features.dtype, self.n, self.device)
         self.unit = power_of_two(features.largest())
         self.rounding = features.rounding / self.unit
         self._features = features
@@ -212,12 +207,3 @@ class FeatureDistances:
     def _shifted(self, rows: slice, columns: slice) -> Tensor:
         values = self._features.read(rows, columns).to(self.dtype)
         return (values if self.unit == 1 else values / self.unit) - self._middle[columns]
-
-
-def widest(device: torch.device) -> torch.dtype:
-    return torch.float64 if has_float64(device) else torch.float32
-
-
-def is_to_be_widened(features: Features) -> bool:
-    """Whether a population's distances, of so few inputs, are to be computed in float64."""
-    return features.shape[0] <= _MOST_WIDENED_INPUTS

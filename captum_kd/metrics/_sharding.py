@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_kd._distributed import ProcessGroup
 from captum_kd.distance.block_sums import LocalTiles, TileIterator
 from captum_kd.distance.sharded import RemoteBuffer, RingTiles, ShardedDistances, ShardedFeatures, Shards
-from captum_kd.distance.sources import FeatureDistances, Features, TensorFeatures, is_to_be_widened
+from captum_kd.distance.sources import FeatureDistances, Features, TensorFeatures
 
 
 class FeatureSpec(NamedTuple):
@@ -74,9 +74,8 @@ class InputSharding:
         if own is None:
             own = TensorFeatures(torch.empty((0, spec.width), dtype=spec.dtype, device=self._device))
         if not self._group.is_distributed:
-            return FeatureDistances(own, is_to_be_widened(own))
-        features = ShardedFeatures(own, self._shards, self._group)
-        return ShardedDistances(features, is_to_be_widened(features))
+            return FeatureDistances(own)
+        return ShardedDistances(ShardedFeatures(own, self._shards, self._group))
 
 
 def _common_specs(of_ranks: Sequence[FeatureSpecs], advice: str) -> FeatureSpecs:

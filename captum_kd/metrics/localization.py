@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_kd._utils.maps import as_maps, upsample
 from captum_kd._utils.validation import check_dense
 from captum_kd._utils.warnings import warn_user
-from captum_kd.distance.sources import widest
+from captum_kd.distance.precision import widest
 
 __all__ = ["LocalizationScores", "localization_score"]
 

@@ -12,9 +12,9 @@ from captum_kd._models.layer_names import LayerLike
 from captum_kd._models.training_mode import warn_of_modes
 from captum_kd._utils.arguments import Target, as_inputs, as_labels
 from captum_kd._utils.validation import check_choice, short_repr
-from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
-from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator, correlation, geometry, remove
-from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry, label_geometry
+from captum_kd.distance.blockwise import check_block_size, source_correlation
+from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator
+from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry
 from captum_kd.distance.sources import DistanceSource, FeatureDistances
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
@@ -136,20 +136,10 @@ def relevance_score(
     removed = None
     if base_observer is not None:
         removed = layer_features(base_observer, values, additional_forward_args, settings, base_reducer)
-    block = chosen_block(features.values, block_size)
-    if block is not None:
-        sources: list[DistanceSource] = [
-            FeatureDistances(features),
-            LabelDistances(labels, embeddings, features.device),
-        ]
-        if removed is not None:
-            sources.append(FeatureDistances(removed.to(features.device)))
-        given_place = None if removed is None else 2
-        score = source_correlation(sources, estimator, block, given_place, from_both=remove_from == "both")
-        return score.to(features.dtype)
-    own = geometry(features.values, estimator, rounding=features.rounding)
-    goal = label_geometry(labels.to(features.device), embeddings, features.dtype, estimator)
-    if removed is None:
-        return correlation(own, goal)
-    other = geometry(removed.values, rounding=removed.rounding).to_like(own)
-    return correlation(remove(own, other), remove(goal, other) if remove_from == "both" else goal)
+    sources: list[DistanceSource] = [FeatureDistances(features), LabelDistances(labels, embeddings, features.device)]
+    places: tuple[int, ...] = ()
+    if removed is not None:
+        sources.append(FeatureDistances(removed.to(features.device)))
+        places = (2,)
+    score = source_correlation(sources, estimator, block_size, places, places if remove_from == "both" else ())
+    return score.to(features.dtype)

@@ -11,8 +11,8 @@ from captum_kd._models.feature_transforms import FeatureTransform, flatten
 from captum_kd._models.layer_names import LayerLike
 from captum_kd._models.training_mode import warn_of_modes
 from captum_kd._utils.arguments import as_inputs
-from captum_kd.distance.blockwise import check_block_size, chosen_block, source_correlation
-from captum_kd.distance.centering import MIN_INPUTS, Estimator, check_estimator, correlation, geometry
+from captum_kd.distance.blockwise import check_block_size, source_correlation
+from captum_kd.distance.centering import MIN_INPUTS, Estimator, check_estimator
 from captum_kd.distance.sources import FeatureDistances
 from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
 from captum_kd.metrics._salient import PerturbFunc, as_reducers
@@ -130,9 +130,5 @@ def feature_similarity_score(
     warn_of_modes(forward_func=forward_func, base_func=base_func)
     first = layer_features(first_observer, values, additional_forward_args, settings, reducer)
     second = layer_features(second_observer, values, additional_forward_args, settings, base_reducer)
-    block = chosen_block(first.values, block_size)
-    if block is not None:
-        sources = [FeatureDistances(each.to(first.device)) for each in (first, second)]
-        return source_correlation(sources, estimator, block).to(first.dtype)
-    own, other = (geometry(each.values, estimator, rounding=each.rounding) for each in (first, second))
-    return correlation(own, other.to_like(own))
+    sources = [FeatureDistances(each.to(first.device)) for each in (first, second)]
+    return source_correlation(sources, estimator, block_size).to(first.dtype)

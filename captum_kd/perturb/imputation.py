@@ -9,7 +9,7 @@ from torch import Tensor
 
 from captum_kd._utils.interrupts import without_gradients
 from captum_kd._utils.validation import check_noise, check_float, check_dense, check_generator, short_repr
-from captum_kd.distance.pairwise import has_float64
+from captum_kd.distance.precision import has_float64
 from captum_kd.perturb.grids import Buffers, Pixels, by_parity, from_parity
 from captum_kd.perturb.multigrid import Hierarchy
 from captum_kd.perturb.scattered import Scattered

@@ -11,7 +11,7 @@ from captum_kd._utils.interrupts import without_gradients
 from captum_kd._utils.maps import as_maps, upsample
 from captum_kd._utils.validation import check_int, check_noise, check_share, check_generator, short_repr
 from captum_kd._utils.warnings import warn_user
-from captum_kd.distance.sources import widest
+from captum_kd.distance.precision import widest
 from captum_kd.perturb.imputation import check_images, noisy_linear_imputation
 
 __all__ = ["keep_relevant", "relevant_pixels"]

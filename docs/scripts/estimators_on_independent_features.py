@@ -26,8 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from captum_kd import flatten_to_unit_length
-from captum_kd.distance import Estimator, euclidean_distances
-from captum_kd.distance.centering import center, correlation
+from captum_kd.distance import Estimator, distance_correlation
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -70,10 +69,9 @@ def measure(n: int, d: int, batch: int, repeats: int, draw: torch.Generator) -> 
         for unit_length in (False, True):
             if unit_length:
                 x, y = flatten_to_unit_length(x), flatten_to_unit_length(y)
-            pairs = [(euclidean_distances(x[part]), euclidean_distances(y[part])) for part in parts]
             for name, way in WAYS.items():
                 if way.unit_length == unit_length:
-                    scores = (correlation(*(center(side, way.estimator) for side in pair)) for pair in pairs)
+                    scores = (distance_correlation(x[part], y[part], estimator=way.estimator) for part in parts)
                     values[name].append(mean(map(float, scores)))
     return [
         {"n": n, "d": d, "batch": batch, "way": name, "mean": mean(v), "spread": stdev(v), "repeats": repeats}

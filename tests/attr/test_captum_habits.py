@@ -12,10 +12,11 @@ import torch
 from captum.attr import FeatureAblation, LayerAttribution, LayerGradCam
 from models import ConvNet, SeveralOutputs, TwoInputs, activations, images, labels
 from state import unchanged_state
+from reference.geometries import correlation, remove
 from torch import Tensor, nn
 
 from captum_kd import UniCAM, flatten
-from captum_kd.distance.centering import correlation, geometry, remove
+from captum_kd.distance.centering import geometry
 from captum_kd.distance.labels import label_geometry
 
 N = 8

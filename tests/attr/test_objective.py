@@ -5,11 +5,12 @@ from typing import Any, Optional, Sequence
 
 import pytest
 import torch
+from reference.geometries import correlation, remove
 from torch import Tensor
 
 from captum_kd.attr.objective import PAIR, Objectives, PopulationGram, population_objectives, reference_objectives
 from captum_kd.attr.reference_population import AddedRows, LayerReference, ReferenceFeatures, added_rows
-from captum_kd.distance.centering import Geometry, center, correlation, noise_level, remove
+from captum_kd.distance.centering import Geometry, center, noise_level
 from captum_kd.distance.labels import label_geometry
 
 M, N, CLASSES = 11, 3, 3

@@ -11,11 +11,11 @@ from peaks import peak_and_words, peak_over_inputs
 from ratios import at_most, ratio, seconds
 from torch import Tensor
 
-from captum_kd.distance import distance_correlation, partial_distance_correlation
+from captum_kd.distance import distance_correlation, semipartial_distance_correlation
 
 BEFORE = """
 import torch
-from captum_kd.distance import distance_correlation, partial_distance_correlation
+from captum_kd.distance import distance_correlation, semipartial_distance_correlation
 small = torch.randn(600, 8)
 distance_correlation(small, small, block_size=256)
 distance_correlation(small, small)
@@ -44,11 +44,11 @@ def main() -> None:
     x, y, z = features(n, d, 3)
     value = ratio(lambda: distance_correlation(x, y), lambda: bare_products(x, y), arguments.repeats)
     print(at_most(f"ours / bare blocked products, n={n}, d={d}, float32", value, 4), flush=True)
-    value = ratio(lambda: partial_distance_correlation(x, y, z), lambda: bare_products(x, y, z), arguments.repeats)
+    value = ratio(lambda: semipartial_distance_correlation(x, y, z), lambda: bare_products(x, y, z), arguments.repeats)
     print(at_most(f"partial / bare blocked products, n={n}, d={d}, float32", value, 4), flush=True)
     for name, call in (
         ("", "distance_correlation(x, y)"),
-        ("partial, ", "partial_distance_correlation(x, y, z)"),
+        ("partial, ", "semipartial_distance_correlation(x, y, z)"),
         ("with gradients, ", "distance_correlation(x.requires_grad_(), y.requires_grad_()).backward()"),
     ):
         peak = peak_over_inputs(f"x, y, z = torch.randn(3, {n}, {d})", call, before=BEFORE)

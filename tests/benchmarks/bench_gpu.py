@@ -19,7 +19,7 @@ import torch.distributed as dist
 from ratios import at_most, ratio, seconds
 from torch import Tensor, nn
 
-from captum_kd.distance import distance_correlation, partial_distance_correlation
+from captum_kd.distance import distance_correlation, semipartial_distance_correlation
 from captum_kd.metrics import Compute, compare_transfer, relevance_score
 
 GPU = torch.device("cuda")
@@ -55,7 +55,7 @@ def against_products() -> None:
         where = f"n={n}, d={d}, {str(dtype)[6:]}"
         value = ratio(lambda: distance_correlation(x, y), lambda: bare_products(x, y), 7)
         print(at_most(f"ours / bare blocked products, {where}", value, 4), flush=True)
-        value = ratio(lambda: partial_distance_correlation(x, y, z), lambda: bare_products(x, y, z), 7)
+        value = ratio(lambda: semipartial_distance_correlation(x, y, z), lambda: bare_products(x, y, z), 7)
         print(at_most(f"partial / bare blocked products, {where}", value, 4), flush=True)
 
 
@@ -66,9 +66,9 @@ def against_the_cpu() -> None:
             x, y, z = (features(n, 64, seed, dtype) for seed in range(3))
             y, z = y + x, z + x / 2
             x[:copies] = x[n - copies :]
-            found = torch.stack([distance_correlation(x, y), partial_distance_correlation(x, y, z)]).double().cpu()
+            found = torch.stack([distance_correlation(x, y), semipartial_distance_correlation(x, y, z)]).double().cpu()
             x, y, z = (each.double().cpu() for each in (x, y, z))
-            expected = torch.stack([distance_correlation(x, y), partial_distance_correlation(x, y, z)])
+            expected = torch.stack([distance_correlation(x, y), semipartial_distance_correlation(x, y, z)])
             apart = float(((found - expected) / expected).abs().max())
             print(at_most(f"difference from the CPU, n={n}, {copies} copies, {str(dtype)[6:]}", apart, goal), flush=True)
 
@@ -97,7 +97,7 @@ def asked() -> None:
 
     calls: dict[str, Callable[[int], object]] = {
         "distance_correlation": lambda block: distance_correlation(x, y, block_size=block),
-        "partial_distance_correlation": lambda block: partial_distance_correlation(x, y, z, block_size=block),
+        "semipartial_distance_correlation": lambda block: semipartial_distance_correlation(x, y, z, block_size=block),
         "relevance_score": lambda block: relevance_score(model, "0", x, labels, given=(other, "0"), block_size=block),
         "with gradients": with_gradients,
     }

@@ -102,12 +102,12 @@ def gathered(*features: Tensor) -> float:
 
 
 def ours(*features: Tensor) -> float:
-    from captum_kd.distance import distance_correlation, partial_distance_correlation
+    from captum_kd.distance import distance_correlation, semipartial_distance_correlation
 
     if len(features) == 2:
         return float(distance_correlation(*features))
     x, removed, labels = features
-    return float(partial_distance_correlation(x, labels, removed))
+    return float(semipartial_distance_correlation(x, labels, removed))
 
 
 class Peer(NamedTuple):

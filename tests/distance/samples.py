@@ -38,7 +38,7 @@ def score(x: Tensor, y: Tensor, **kwargs) -> float:
 
 
 def partial(x: Tensor, y: Tensor, removed: Tensor, **kwargs) -> float:
-    return float(partial_distance_correlation(x, y, removed, **kwargs))
+    return float(partial_distance_correlation(x, y, removed, **{"remove_from": "x", **kwargs}))
 
 
 def each(change, *features: Tensor) -> list[Tensor]:

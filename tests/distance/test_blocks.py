@@ -7,12 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import exact
+from reference.geometries import correlation
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from captum_kd.distance import blockwise, distance_correlation, euclidean_distances, partial_distance_correlation
+from captum_kd.distance import (
+    blockwise,
+    distance_correlation,
+    euclidean_distances,
+    partial_distance_correlation,
+    semipartial_distance_correlation,
+)
 from captum_kd.distance.block_sums import PairSums, population_sums, tiles
-from captum_kd.distance.centering import center, correlation
+from captum_kd.distance.centering import center
 from captum_kd.distance.pairwise import CHUNK
 from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures
 
@@ -33,7 +40,7 @@ def scores(x: Tensor, y: Tensor, z: Tensor, **kwargs: int) -> Tensor:
         [
             distance_correlation(x, y, **kwargs),
             distance_correlation(x, y, estimator="biased", **kwargs),
-            partial_distance_correlation(x, y, z, **kwargs),
+            semipartial_distance_correlation(x, y, z, **kwargs),
             partial_distance_correlation(x, y, z, remove_from="both", **kwargs),
         ]
     ).double()
@@ -134,10 +141,10 @@ def test_constant_features_are_warned_of_at_the_call(requires_grad):
 def test_nothing_is_left_of_a_copy_and_constant_features_remove_nothing():
     x, y, _ = triple(40, 5)
     with pytest.warns(UserWarning, match="no geometry"):
-        assert float(partial_distance_correlation(x, y, 3 * x.flip(1), block_size=9)) == 0
+        assert float(semipartial_distance_correlation(x, y, 3 * x.flip(1), block_size=9)) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = partial_distance_correlation(x, y, torch.ones_like(x), block_size=9)
+        found = semipartial_distance_correlation(x, y, torch.ones_like(x), block_size=9)
     assert float(found) == pytest.approx(float(distance_correlation(x, y)), abs=1e-12)
 
 
@@ -153,7 +160,7 @@ def test_gradients_are_those_of_whole_matrices():
     grads = []
     for block_size in (None, 70):
         x, y, z = (each.requires_grad_() for each in triple(150, 4))
-        partial_distance_correlation(x, y, z, block_size=block_size).backward()
+        semipartial_distance_correlation(x, y, z, block_size=block_size).backward()
         grads.append(torch.cat([x.grad, y.grad, z.grad]))
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-9, atol=1e-12)
 
@@ -190,7 +197,7 @@ def test_block_sizes_that_are_none_are_refused(bad):
     with pytest.raises(ValueError, match="block_size must be a positive integer"):
         distance_correlation(x, y, block_size=bad)
     with pytest.raises(ValueError, match="block_size must be a positive integer"):
-        partial_distance_correlation(x, y, z, block_size=bad)
+        semipartial_distance_correlation(x, y, z, block_size=bad)
 
 
 # ------------------------------------------------------------------------- building blocks

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from captum_kd._utils.tensors import is_finite
-from captum_kd.distance import distance_correlation, euclidean_distances, partial_distance_correlation
+from captum_kd.distance import (
+    distance_correlation,
+    euclidean_distances,
+    partial_distance_correlation,
+    semipartial_distance_correlation,
+)
 from captum_kd.distance.centering import center, geometry
 from captum_kd.distance.pairwise import cross_distances
 
@@ -30,7 +35,7 @@ def test_unfit_features_are_refused(arguments, error, words):
     with pytest.raises(error, match=words):
         distance_correlation(*arguments)
     with pytest.raises(error, match=words):
-        partial_distance_correlation(*arguments, X)
+        semipartial_distance_correlation(*arguments, X)
 
 
 @pytest.mark.parametrize(
@@ -57,13 +62,13 @@ def test_unfit_features_have_no_distances(x, error, words):
 
 def test_unfit_features_to_remove_are_refused_by_name():
     with pytest.raises(ValueError, match="given has 5"):
-        partial_distance_correlation(X, X, X[:5])
+        semipartial_distance_correlation(X, X, X[:5])
 
 
 def test_unknown_choices_are_refused():
     with pytest.raises(ValueError, match="estimator must be 'unbiased' or 'biased', got 'u'"):
         distance_correlation(X, X, estimator="u")
-    with pytest.raises(ValueError, match="remove_from must be 'x' or 'both', got 'y'"):
+    with pytest.raises(ValueError, match="remove_from must be 'both' or 'x', got 'y'"):
         partial_distance_correlation(X, X, X, remove_from="y")
 
 

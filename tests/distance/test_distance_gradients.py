@@ -2,19 +2,25 @@
 
 import pytest
 import torch
+from reference.geometries import inner_product, remove
 from samples import DTYPES, FEATURES, each, leaf, randn, triple
 from torch.autograd import gradcheck
 
-from captum_kd.distance import distance_correlation, euclidean_distances, partial_distance_correlation
-from captum_kd.distance.centering import center, geometry, inner_product, remove, u_shift
+from captum_kd.distance import (
+    distance_correlation,
+    euclidean_distances,
+    partial_distance_correlation,
+    semipartial_distance_correlation,
+)
+from captum_kd.distance.centering import center, geometry, u_shift
 from captum_kd.distance.pairwise import cross_distances
 
 FUNCTIONS = {
     "unbiased": distance_correlation,
     "biased": lambda x, y: distance_correlation(x, y, estimator="biased"),
-    "partial, from x": lambda x, y: partial_distance_correlation(x, y, randn(7, 3, seed=5)),
+    "partial, from x": lambda x, y: semipartial_distance_correlation(x, y, randn(7, 3, seed=5)),
     "partial, from both": lambda x, y: partial_distance_correlation(x, y, randn(7, 3, seed=5), remove_from="both"),
-    "partial, removed": lambda x, y: partial_distance_correlation(randn(7, 3, seed=5), x, y),
+    "partial, removed": lambda x, y: semipartial_distance_correlation(randn(7, 3, seed=5), x, y),
     "distances": lambda x, y: (euclidean_distances(x), euclidean_distances(y)),
     "cross distances": cross_distances,
     "geometry": lambda x, y: (geometry(x).matrix, geometry(y, "biased").matrix),
@@ -60,7 +66,7 @@ def test_gradients_are_finite_in_float32(kind):
 def test_float32_gradients_follow_float64(kind):
     singles = each(lambda f: f.float(), *FEATURES[kind])
     single, double = ([leaf(f.to(dtype)) for f in singles] for dtype in DTYPES)
-    found, expected = (torch.autograd.grad(partial_distance_correlation(*three), three)[0] for three in (single, double))
+    found, expected = (torch.autograd.grad(semipartial_distance_correlation(*three), three)[0] for three in (single, double))
     assert float((found - expected).norm() / expected.norm()) < 1e-3
 
 
@@ -83,7 +89,7 @@ def test_second_derivatives_are_refused():
 
 def test_autocast_does_not_reach_the_distances():
     x, y, z = each(lambda f: f.float(), *triple(50, 200))
-    expected = torch.autograd.grad(partial_distance_correlation(x.requires_grad_(), y, z), x)
+    expected = torch.autograd.grad(semipartial_distance_correlation(x.requires_grad_(), y, z), x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = torch.autograd.grad(partial_distance_correlation(x, y, z), x)
+        found = torch.autograd.grad(semipartial_distance_correlation(x, y, z), x)
     torch.testing.assert_close(found, expected)

@@ -7,10 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import DTYPES, F64, each, partial, rotation, score, triple
+from reference.geometries import remove
 from torch import Tensor
 
-from captum_kd.distance import distance_correlation, euclidean_distances, partial_distance_correlation
-from captum_kd.distance.centering import center, geometry, remove, u_shift
+from captum_kd.distance import (
+    distance_correlation,
+    euclidean_distances,
+    partial_distance_correlation,
+    semipartial_distance_correlation,
+)
+from captum_kd.distance.centering import center, geometry, u_shift
 
 populations = st.fixed_dictionaries(
     {"n": st.integers(5, 30), "d": st.integers(1, 12), "seed": st.integers(0, 10**6)}
@@ -24,7 +30,7 @@ def scores(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         [
             distance_correlation(x, y),
             distance_correlation(x, y, estimator="biased"),
-            partial_distance_correlation(x, y, z),
+            semipartial_distance_correlation(x, y, z),
             partial_distance_correlation(x, y, z, remove_from="both"),
         ]
     ).double()

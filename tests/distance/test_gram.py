@@ -4,9 +4,10 @@ from typing import Optional
 
 import pytest
 import torch
+from reference.geometries import correlation, inner_product, remove
 from torch import Tensor
 
-from captum_kd.distance.centering import Geometry, center, correlation, inner_product, remove
+from captum_kd.distance.centering import Geometry, center
 from captum_kd.distance.gram import correlation_slope, partial_correlation
 
 N = 12

@@ -9,7 +9,6 @@ from torch import Tensor
 from captum_kd._utils.tensors import largest_of
 from captum_kd.distance import euclidean_distances, pairwise
 from captum_kd.distance.pairwise import (
-    FEW,
     Spread,
     block_distances,
     cross_distances,
@@ -180,13 +179,14 @@ def test_quick_distances_of_any_size(size, symmetric):
     torch.testing.assert_close(found, by_subtraction(x, y), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(("n", "width"), [(FEW, 3), (FEW, 70), (FEW + 1, 3), (FEW + 1, 70)])
-def test_few_inputs_are_centered_in_float64(n, width):
+@pytest.mark.parametrize(("n", "width"), [(64, 3), (64, 70), (65, 3), (65, 70)])
+def test_few_inputs_are_centered_in_float64(n, width, monkeypatch):
+    monkeypatch.setattr("captum_kd.distance.precision.MOST_DENSE", 64)
     assert distances_to_center(random(n, width)).dtype == torch.float64
     x = random(n, width).float()
     found = distances_to_center(x)
-    assert found.dtype == (torch.float64 if n == FEW else torch.float32)
-    digits = 1e-12 if n == FEW else 1e-4
+    assert found.dtype == (torch.float64 if n == 64 else torch.float32)
+    digits = 1e-12 if n == 64 else 1e-4
     torch.testing.assert_close(found.double(), by_subtraction(x.double(), x.double()), rtol=digits, atol=0)
 
 

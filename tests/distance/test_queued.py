@@ -7,7 +7,7 @@ import torch
 from counted_questions import asked
 from torch import Tensor
 
-from captum_kd.distance import distance_correlation, partial_distance_correlation
+from captum_kd.distance import distance_correlation, semipartial_distance_correlation
 from captum_kd.distance.block_sums import LocalTiles, PairSums, block_side, population_sums
 from captum_kd.distance.labels import LabelDistances
 from captum_kd.distance.pairwise import (
@@ -92,7 +92,7 @@ def test_scores_and_gradients_are_those_of_the_cpu(queued, monkeypatch, copies):
         x, y, z = (apart(dtype=torch.float64, seed=seed) for seed in range(3))
         x[:copies] = x[copies : 2 * copies]
         x.requires_grad_()
-        value = partial_distance_correlation(x, y, z, block_size=200) + distance_correlation(x, y, block_size=200)
+        value = semipartial_distance_correlation(x, y, z, block_size=200) + distance_correlation(x, y, block_size=200)
         value.backward()
         assert x.grad is not None
         return value.detach(), x.grad

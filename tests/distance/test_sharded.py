@@ -27,12 +27,12 @@ def features(n: int, count: int = 3, dtype: torch.dtype = torch.float32, d: int 
     ]
 
 
-def sharded_sources(group: Any, sizes: Sequence[int], whole: Sequence[Tensor], widen: bool = True) -> Any:
+def sharded_sources(group: Any, sizes: Sequence[int], whole: Sequence[Tensor]) -> Any:
     ranks = as_process_group(group)
     shards = Shards(sizes, ranks.rank)
     own = [TensorFeatures(each[shards.own]) for each in whole]
     tiles = RingTiles(shards, ranks, sum(each.shape[1] for each in own))
-    return tiles, [ShardedDistances(ShardedFeatures(each, shards, ranks), widen) for each in own]
+    return tiles, [ShardedDistances(ShardedFeatures(each, shards, ranks)) for each in own]
 
 
 def sums_of(group: Any, sizes: Sequence[int], by_row: bool, block: int, held: bool) -> Any:
@@ -49,7 +49,7 @@ def sums_of(group: Any, sizes: Sequence[int], by_row: bool, block: int, held: bo
 def test_sums_equal_those_of_one_process(
     workers: Workers, sizes: tuple[int, ...], by_row: bool, block: int, held: bool
 ) -> None:
-    whole = population_sums([FeatureDistances(TensorFeatures(each), True) for each in features(sum(sizes))], by_row=by_row)
+    whole = population_sums([FeatureDistances(TensorFeatures(each)) for each in features(sum(sizes))], by_row=by_row)
     expected = whole.gram(), whole.gram("biased"), whole.raw_squares(), whole.without_each() if by_row else None
     for found in of(workers.run(len(sizes), sums_of, sizes, by_row, block, held)):
         for ours, theirs in zip(found, expected):
@@ -84,7 +84,7 @@ def test_each_rank_sends_what_the_other_expects(size: int) -> None:
 
 def received(group: Any, n: int, d: int, block: int) -> tuple[int, int, int]:
     """Bytes sent, and the most rows of others that were here at once."""
-    tiles, sources = sharded_sources(group, [n // size_of(group)] * size_of(group), features(n, 1, d=d), False)
+    tiles, sources = sharded_sources(group, [n // size_of(group)] * size_of(group), features(n, 1, d=d))
     most = 0
     set_remote_rows = ShardedFeatures.set_remote_rows
 
@@ -125,7 +125,7 @@ def small_messages(group: Any, sizes: Sequence[int]) -> Tensor:
 
 
 def test_blocks_are_received_in_messages_of_a_few_rows(workers: Workers) -> None:
-    whole = population_sums([FeatureDistances(TensorFeatures(each), True) for each in features(30)])
+    whole = population_sums([FeatureDistances(TensorFeatures(each)) for each in features(30)])
     for found in of(workers.run(3, small_messages, (11, 12, 7))):
         torch.testing.assert_close(found, whole.gram(), rtol=1e-9, atol=1e-12)
 
@@ -145,7 +145,7 @@ def labeled(n: int, classes: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("sizes", [(31, 30), (0, 20, 41)], ids=str)
 def test_p_values_equal_those_of_one_process(workers: Workers, sizes: tuple[int, ...], classes: int) -> None:
-    source = FeatureDistances(TensorFeatures(features(sum(sizes), 1)[0]), True)
+    source = FeatureDistances(TensorFeatures(features(sum(sizes), 1)[0]))
     expected = label_permutation_p_value(source, *labeled(sum(sizes), classes), permutations=200, seed=3)
     assert 0.01 < expected < 0.99
     assert of(workers.run(len(sizes), p_value, sizes, classes)) == [expected] * len(sizes)
@@ -197,10 +197,11 @@ def alone(values: Tensor) -> ShardedDistances:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("numbers", [1, 50, 1 << 24])
 def test_the_shift_takes_all_inputs_to_be_orthogonal(monkeypatch: Any, numbers: int, dtype: torch.dtype) -> None:
+    monkeypatch.setattr("captum_kd.distance.precision.MOST_DENSE", 4)  # float32 stays float32
     monkeypatch.setattr(sharded, "_MESSAGE_NUMBERS", numbers)
     (values,) = features(70, 1, dtype)
     source = alone(values)
-    assert source.dtype == dtype  # more inputs than are always compared in float64
+    assert source.dtype == dtype
     found, exact = source.shift()
     expected = (values.double() - values.double().mean(0)).square().sum(1).sqrt() / 2**0.5
     assert exact is False and found.dtype == torch.float64
@@ -250,7 +251,7 @@ def under_another_default(group: Any, sizes: Sequence[int], held: bool) -> Any:
 
 @pytest.mark.parametrize("held", [False, True])
 def test_the_users_default_device_and_dtype_change_nothing_in_any_rank(workers: Workers, held: bool) -> None:
-    sources = [FeatureDistances(TensorFeatures(each), True) for each in features(20)]
+    sources = [FeatureDistances(TensorFeatures(each)) for each in features(20)]
     expected = population_sums(sources).gram()
     for found in of(workers.run(2, under_another_default, (11, 9), held)):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from reference.geometries import correlation, remove
 from torch import Tensor
 
 from captum_kd.distance import euclidean_distances
 from captum_kd.distance.blockwise import block_correlation, source_correlation
-from captum_kd.distance.centering import center, correlation, geometry, noise_level, remove
+from captum_kd.distance.centering import center, geometry, noise_level
 from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures
 
 FLOATS = [torch.float32, torch.float64]
@@ -58,6 +59,7 @@ def test_features_in_a_tensor():
 @pytest.mark.parametrize("kept", [True, False], ids=["shifted features kept", "read again"])
 @pytest.mark.parametrize("width", [3, 17])
 def test_blocks_are_those_of_all_distances(width, kept, dtype, monkeypatch):
+    monkeypatch.setattr("captum_kd.distance.precision.MOST_DENSE", 4)  # float32 stays float32
     monkeypatch.setattr("captum_kd.distance.sources.CHUNK", 5)
     if not kept:
         monkeypatch.setattr("captum_kd.distance.sources._KEPT_NUMBERS", 0)
@@ -91,16 +93,12 @@ def test_columns_are_read_in_parts_that_memory_holds(numbers, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("n", "dtype", "widen", "expected"),
-    [
-        (64, torch.float32, False, torch.float64),
-        (65, torch.float32, False, torch.float32),
-        (65, torch.float32, True, torch.float64),
-        (65, torch.float64, False, torch.float64),
-    ],
+    ("n", "dtype", "expected"),
+    [(64, torch.float32, torch.float64), (65, torch.float32, torch.float32), (65, torch.float64, torch.float64)],
 )
-def test_distances_of_few_features_are_float64(n, dtype, widen, expected):
-    source = FeatureDistances(TensorFeatures(random(n, 3, dtype=dtype)), widen)
+def test_distances_of_few_features_are_float64(n, dtype, expected, monkeypatch):
+    monkeypatch.setattr("captum_kd.distance.precision.MOST_DENSE", 64)
+    source = FeatureDistances(TensorFeatures(random(n, 3, dtype=dtype)))
     assert source.dtype == expected and whole(source).dtype == expected
     assert source.noise == noise_level(dtype)  # of the features, however they are computed
 
@@ -147,6 +145,7 @@ def test_the_guess_is_the_mean_distance_to_anchors_less_half_of_theirs(n, monkey
 
 @pytest.mark.parametrize("anchors", [4, 256])
 def test_what_is_taken_from_float32_is_summed_in_float64(anchors, monkeypatch):
+    monkeypatch.setattr("captum_kd.distance.precision.MOST_DENSE", 4)  # float32 stays float32
     monkeypatch.setattr("captum_kd.distance.sources._ANCHORS", anchors)
     source = FeatureDistances(TensorFeatures(random(70, 3, dtype=torch.float32)))
     assert source.block(slice(0, 70), slice(0, 70)).dtype == torch.float32
@@ -156,7 +155,7 @@ def test_what_is_taken_from_float32_is_summed_in_float64(anchors, monkeypatch):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_all_distances_at_once_keep_the_features_noise(dtype):
-    source = FeatureDistances(TensorFeatures(random(9, 3, dtype=dtype)), widen=True)
+    source = FeatureDistances(TensorFeatures(random(9, 3, dtype=dtype)))
     held = source.matrix()
     assert held.noise == noise_level(dtype) and held.matrix.dtype == torch.float64
     found, exact = source.shift()
@@ -194,8 +193,8 @@ def test_scores_of_sources_are_those_of_geometries(held, block_size):
     for found, expected in [
         (source_correlation(sources, "unbiased", block_size), correlation(p, q)),
         (source_correlation(sources, "biased", block_size), biased),
-        (source_correlation(sources, "unbiased", block_size, 2), correlation(remove(p, g), q)),
-        (source_correlation(sources, "unbiased", block_size, 2, True), correlation(remove(p, g), remove(q, g))),
+        (source_correlation(sources, "unbiased", block_size, [2]), correlation(remove(p, g), q)),
+        (source_correlation(sources, "unbiased", block_size, [2], [2]), correlation(remove(p, g), remove(q, g))),
     ]:
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 

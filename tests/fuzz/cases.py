@@ -174,6 +174,10 @@ CASES: dict[str, Case] = {
         captum_kd.distance.partial_distance_correlation, captum_kd.distance.partial_distance_correlation,
         lambda: dict(x=FEATURES, y=OTHERS, given=FEATURES[:, :3]), _score,
     ),
+    "captum_kd.distance.semipartial_distance_correlation": Case(
+        captum_kd.distance.semipartial_distance_correlation, captum_kd.distance.semipartial_distance_correlation,
+        lambda: dict(x=FEATURES, y=OTHERS, given=FEATURES[:, :3]), _score,
+    ),
     "captum_kd.distance.euclidean_distances": Case(
         captum_kd.distance.euclidean_distances, captum_kd.distance.euclidean_distances, lambda: dict(x=FEATURES), _distances
     ),

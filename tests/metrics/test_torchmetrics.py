@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from workers import Workers, context, of
 
 from captum_kd._distributed import as_process_group
-from captum_kd.distance import distance_correlation, partial_distance_correlation
+from captum_kd.distance import distance_correlation, partial_distance_correlation, semipartial_distance_correlation
 from captum_kd.metrics import feature_similarity_score, relevance_score
 
 pytest.importorskip("torchmetrics")
@@ -44,8 +44,8 @@ def expected(student: Tensor, base: Tensor, y: Tensor) -> dict[str, Tensor]:
         "fss": distance_correlation(wide, other),
         "rs_student": distance_correlation(wide, g),
         "rs_base": distance_correlation(other, g),
-        "rs_distilled": partial_distance_correlation(wide, g, other),
-        "rs_residual": partial_distance_correlation(other, g, wide),
+        "rs_distilled": semipartial_distance_correlation(wide, g, other),
+        "rs_residual": semipartial_distance_correlation(other, g, wide),
     }
 
 

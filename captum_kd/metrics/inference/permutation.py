@@ -8,9 +8,9 @@ R(P, G) by its numerator alone, and there by sums over classes,
     \langle P, G_\pi\rangle \propto \sum_{ab} E_{ab}\,(Y_\pi^T P\, Y_\pi)_{ab},
 
 with E the distances between classes and Y the one-hot labels: nothing of size n x n is ever
-permuted. Class sums are additions of whole rows of P, so a relabeling costs n^2 additions at
-most, whatever the number of classes. They are taken from one block of columns of P after another, which
-all relabelings meet before the next is computed. P's rows sum to 0, so one class (the largest) can be the
+permuted. Class sums are additions of rows of P, so a relabeling costs n^2 additions at most,
+whatever the number of classes. P is computed tile by tile, and each tile serves all relabelings
+before the next one is computed. The rows of P sum to 0, so one class (the largest) can be the
 origin: with E_ab - E_al - E_lb in place of E_ab its own sums are never needed.
 
 For the whole model's score only. Permuting labels under a score of distilled features would
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from captum_kd._utils.validation import check_int, check_dense, short_repr
-from captum_kd.distance.block_sums import LocalTiles, PairSums, TileIterator, block_side, population_sums
+from captum_kd.distance.block_sums import LocalTiles, PairSums, TileIterator, parts, population_sums
 from captum_kd.distance.blockwise import noise_squares
 from captum_kd.distance.labels import MIN_LABEL_SHARE, label_norms
 from captum_kd.distance.sources import DistanceSource
@@ -34,12 +34,10 @@ from captum_kd.metrics.inference.matrices import as_sources
 
 __all__ = ["label_permutation_p_value"]
 
+# Inputs a side of a tile of P: large beside the number of classes, whose sums are multiplied once per tile.
+_TILE = 4096
 # Numbers of P in work at once: 1 MB, so that rows are added from a core's cache.
-_BLOCK_NUMBERS = 1 << 18
-# Rows whose distances are computed at a time.
-_ROWS = 1024
-# Numbers of P computed together and met by all relabelings: 128 MB.
-_PART_NUMBERS = 1 << 25
+_STRIP_NUMBERS = 1 << 18
 # Sums of classes held at once.
 _SUMS = 1 << 20
 # Relabelings that give the same score must count as equal. In float32 their correlations differ
@@ -111,7 +109,7 @@ def label_permutation_p_value(
             count = min(found.batch, permutations - start)
             yield torch.stack([torch.randperm(n, generator=generator, device="cpu") for _ in range(count)])
 
-    scores: list[float] = (found(orders) if isinstance(walk, LocalTiles) else found.shared(orders, walk)).tolist()
+    scores: list[float] = found(orders, permutations + 1, walk).tolist()
     observed, *relabeled = scores
     tie: float = _TIE * torch.finfo(torch.float32).eps / n**0.5 * found.norm * seen.norm
     return (1 + sum(value >= observed - tie for value in relabeled)) / (1 + permutations)
@@ -165,112 +163,70 @@ class _ClassSums:
         self._apart = apart[others].to(device, torch.float32)  # (c - 1, c); 0 for the origin
         self._place = classes.place.to(device)
         order = classes.place.argsort()
-        self._rank = torch.empty(len(classes.counts), dtype=torch.long, device=device)
-        self._rank[others + [origin]] = torch.arange(len(classes.counts), device=device)  # the origin comes last
-        self._members = order[classes.place[order] != origin].to(device)
+        self._members = order[classes.place[order] != origin].to(device)  # by class
         counts = classes.counts[others]
         self._starts = (counts.cumsum(0) - counts).to(device)
-        self._width = min(n, max(32, _BLOCK_NUMBERS // n))
-        self.batch = max(1, min(64, _SUMS // (len(others) * self._width)))
+        width = min(n, _strip_width(min(n, _TILE)))
+        self.batch = max(1, min(64, _SUMS // (len(others) * width)))
 
-    def __call__(self, orders: Callable[[], Iterator[Tensor]]) -> Tensor:
+    def __call__(self, orders: Callable[[], Iterator[Tensor]], number: int, walk: TileIterator = LocalTiles()) -> Tensor:
         """The statistic (relabelings,), float64, where input ``order[i]`` takes the label of input i.
 
         Args:
             orders (callable): gives all orders anew, in batches (batch, n).
+            number (int): of relabelings.
+            walk (TileIterator): gives the tiles.
         """
-        n = self._source.n
-        step = max(self._width, _PART_NUMBERS // n // self._width * self._width)
-        total: Optional[Tensor] = None
-        for start in range(0, n, step):
-            columns = slice(start, min(start + step, n))
-            blocks = self._blocks(columns)
-            found = torch.cat([self._of_columns(order, blocks, start) for order in orders()])
-            total = found if total is None else total.add_(found)
-        assert total is not None
-        return total.cpu()
+        total = self._shift.new_zeros(number)
 
-    def shared(self, orders: Callable[[], Iterator[Tensor]], walk: TileIterator) -> Tensor:
-        """The same where no process has whole columns: any block of P has its share, and counts twice off the diagonal."""
-        kept: list[tuple[Tensor, slice, slice]] = []
-        total: Optional[Tensor] = None
+        def add(rows: slice, columns: slice) -> None:
+            strips = self._strips(rows, columns)
+            found = torch.cat([self._of_tile(order.to(total.device), strips, rows, columns) for order in orders()])
+            total.add_(found, alpha=1 if rows == columns else 2)  # both (i, j) and (j, i)
 
-        def add() -> None:
-            nonlocal total
-            if kept:
-                found = torch.cat([self._of_blocks(order, kept) for order in orders()])
-                total = found if total is None else total.add_(found)
-                kept.clear()
-
-        def see(rows: slice, columns: slice) -> None:
-            distances = self._source.block(rows, columns)
-            centered = distances.to(self._shift.dtype) - self._shift[rows, None]
-            centered.sub_(self._shift[columns]).div_(self._unit)
-            if rows == columns:
-                centered.fill_diagonal_(0)
-            kept.append((centered.float(), rows, columns))
-            if sum(block.numel() for block, _, _ in kept) >= _PART_NUMBERS:
-                add()
-
-        walk.each([self._source], block_side(self._source.device), see)
-        add()
-        if total is None:  # a process without inputs
-            total = self._shift.new_zeros(sum(len(order) for order in orders()))
+        walk.each([self._source], _TILE, add)
         walk.all_reduce_sum(total)
         return total.cpu()
 
-    def _blocks(self, columns: slice) -> list[Tensor]:
-        """Some columns of P in blocks, each contiguous. Centered in float64, float32 is enough for what follows."""
-        n = self._source.n
-        widths = [min(self._width, columns.stop - start) for start in range(columns.start, columns.stop, self._width)]
-        blocks = [torch.empty(n, width, dtype=torch.float32, device=self._place.device) for width in widths]
-        step = max(1, _BLOCK_NUMBERS // (columns.stop - columns.start))
-        for start in range(0, n, max(step, _ROWS)):
-            rows = slice(start, min(start + max(step, _ROWS), n))
-            distances = self._source.block(rows, columns)
-            for first in range(0, rows.stop - start, step):
-                part = slice(first, min(first + step, rows.stop - start))
-                here = slice(start + part.start, start + part.stop)
-                centered = distances[part].to(self._shift.dtype) - self._shift[here, None]
-                centered.sub_(self._shift[columns]).div_(self._unit)
-                both = range(max(here.start, columns.start), min(here.stop, columns.stop))
-                if both:
-                    centered[both[0] - here.start :, both[0] - columns.start :].diagonal()[: len(both)] = 0
-                for target, values in zip(blocks, centered.split(self._width, 1)):
-                    target[here] = values.float()
-        return blocks
+    def _strips(self, rows: slice, columns: slice) -> list[Tensor]:
+        """A tile of P as contiguous strips of columns. Centered in float64, float32 is enough for what follows."""
+        distances = self._source.block(rows, columns)
+        width = _strip_width(len(distances))
+        strips = [distances.new_empty(each.shape, dtype=torch.float32) for each in distances.split(width, 1)]
+        for part in parts(slice(0, len(distances)), max(1, _STRIP_NUMBERS // distances.shape[1])):
+            here = slice(rows.start + part.start, rows.start + part.stop)
+            centered = distances[part].to(self._shift.dtype) - self._shift[here, None]
+            centered.sub_(self._shift[columns]).div_(self._unit)
+            if rows == columns:
+                centered[:, part].fill_diagonal_(0)
+            for strip, values in zip(strips, centered.split(width, 1)):
+                strip[part] = values
+        return strips
 
-    def _of_columns(self, orders: Tensor, blocks: list[Tensor], column: int) -> Tensor:
-        orders = orders.to(self._place.device)
-        batch, n = orders.shape
-        rows = orders[:, self._members]
-        first = torch.arange(batch, device=orders.device)[:, None] * rows.shape[1]
-        starts = (first + self._starts).flatten()
-        labels = torch.empty_like(orders).scatter_(1, orders, self._place.expand(batch, n))
-        total = self._shift.new_zeros(batch)
-        for block in blocks:
-            width = block.shape[1]
-            by_class = embedding_bag(rows.flatten(), block, starts, mode="sum").view(batch, -1, width)
+    def _of_tile(self, orders: Tensor, strips: Sequence[Tensor], rows: slice, columns: slice) -> Tensor:
+        """One tile's share of the statistic of a batch of relabelings."""
+        batch = len(orders)
+        labels = torch.empty_like(orders).scatter_(1, orders, self._place.expand(orders.shape))
+        members = orders[:, self._members]
+        firsts = torch.arange(batch, device=orders.device)[:, None] * members.shape[1]
+        starts, members = (firsts + self._starts).flatten(), members.flatten()
+        if rows.stop - rows.start < orders.shape[1]:
+            inside = (members >= rows.start) & (members < rows.stop)
+            starts = (inside.cumsum(0) - inside.long())[starts]
+            members = members[inside] - rows.start
+        total, column = self._shift.new_zeros(batch), columns.start
+        for strip in strips:
+            width = strip.shape[1]
+            by_class = embedding_bag(members, strip, starts, mode="sum").view(batch, -1, width)
             there = labels[:, column : column + width].flatten()
             weights = self._apart.index_select(1, there).view(-1, batch, width).transpose(0, 1)
             total += (by_class * weights).sum((1, 2))
             column += width
         return total
 
-    def _of_blocks(self, orders: Tensor, blocks: Sequence[tuple[Tensor, slice, slice]]) -> Tensor:
-        orders = orders.to(self._place.device)
-        labels = torch.empty_like(orders).scatter_(1, orders, self._place.expand(*orders.shape))
-        members, classes = self._rank[labels], self._apart.shape[0]
-        total = self._shift.new_zeros(len(orders))
-        for block, rows, columns in blocks:
-            inside, order = members[:, rows].sort(dim=1, stable=True)
-            counts = torch.searchsorted(inside, torch.arange(classes + 1, device=orders.device).expand(len(orders), -1))
-            counts = counts.diff(dim=1).flatten()  # of each class but the origin, which comes last
-            bags = embedding_bag(order[inside < classes], block, counts.cumsum(0) - counts, mode="sum")
-            weights = self._apart.index_select(1, labels[:, columns].flatten()).view(classes, len(orders), -1)
-            found = (bags.view(len(orders), classes, -1) * weights.transpose(0, 1)).sum((1, 2))
-            total += found if rows == columns else 2 * found
-        return total
+
+def _strip_width(rows: int) -> int:
+    return max(32, _STRIP_NUMBERS // rows)
 
 
 def _classes(labels: Tensor, class_distances: Tensor, n: int) -> _Classes:

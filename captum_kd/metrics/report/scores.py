@@ -15,7 +15,7 @@ from torch import Tensor
 from captum_kd.distance.block_sums import LocalTiles, TileIterator, population_sums
 from captum_kd.distance.gram import partial_correlation
 from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry, label_distances
-from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features, is_to_be_widened
+from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features
 from captum_kd.metrics.inference import Products, Score, jackknife, label_permutation_p_value, pair_scores, transfer_scores
 from captum_kd.metrics.inference.gram_matrices import products_of
 from captum_kd.metrics.report.models import Pair
@@ -175,5 +175,5 @@ def distance_source(features: Features, *, held: bool) -> DistanceSource:
         features (Features): (n, d).
         held (bool): whether to compute all of them now and keep them, or block by block when they are asked for.
     """
-    source = FeatureDistances(features, widen=is_to_be_widened(features))
+    source = FeatureDistances(features)
     return source.matrix() if held else source

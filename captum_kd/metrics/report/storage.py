@@ -11,8 +11,7 @@ from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
 from captum_kd.distance.block_sums import block_side
-from captum_kd.distance.blockwise import MOST_DENSE
-from captum_kd.distance.sources import widest
+from captum_kd.distance.precision import MOST_DENSE, widest
 from captum_kd.metrics.report.settings import Compute
 
 

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from reference.geometries import correlation
 from torch import Tensor
 
 from captum_kd.distance import euclidean_distances
 from captum_kd.distance.block_sums import population_sums
-from captum_kd.distance.centering import center, correlation
+from captum_kd.distance.centering import center
 from captum_kd.distance.sources import MatrixDistances
 from captum_kd.metrics.inference import permutation
 from captum_kd.metrics.inference.permutation import label_permutation_p_value
@@ -43,7 +44,7 @@ def correlations(distances: Tensor, labels: Tensor, class_distances: Tensor, ord
     classes = permutation._classes(labels, class_distances, len(labels))
     source = MatrixDistances(distances)
     sums = permutation._ClassSums(source, classes, population_sums([source]))
-    return torch.div(sums(lambda: iter(orders.split(2))), sums.norm * classes.norm)
+    return torch.div(sums(lambda: iter(orders.split(2)), len(orders)), sums.norm * classes.norm)
 
 
 @pytest.mark.parametrize("n", [6, 41, 700])
@@ -57,6 +58,15 @@ def test_class_sums_equal_the_gathered_product(n: int, classes: int, equidistant
     orders = torch.stack([torch.randperm(n, generator=draw) for _ in range(5)])
     expected = torch.tensor([gathered(distances, labels, apart, order) for order in orders]).double()
     torch.testing.assert_close(correlations(distances, labels, apart, orders), expected, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("tile", [1, 16, 40])
+def test_tiles_add_up_to_the_whole_matrix(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, apart = torch.arange(41) ** 2 % 5, embedding_distances(5)
+    distances, orders = euclidean_distances(normal(41, 3, 1)), torch.stack([torch.arange(41), torch.arange(41).flip(0)])
+    whole = correlations(distances, labels, apart, orders)
+    monkeypatch.setattr(permutation, "_TILE", tile)
+    torch.testing.assert_close(correlations(distances, labels, apart, orders), whole, rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 2]])
