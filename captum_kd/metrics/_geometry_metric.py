@@ -235,7 +235,7 @@ class GeometryMetric(Metric):
             sources["labels"] = LabelDistances(labels, self._embeddings, device)
         specs = [spec for (spec,) in sharding.specs.values()]
         tiles = sharding.tile_iterator(sum(spec.width for spec in specs))
-        sums = population_sums(list(sources.values()), block_size=self.block_size, walk=tiles)
+        sums = population_sums(list(sources.values()), block_size=self.block_size, tile_iterator=tiles)
         gram = sums.gram(self.estimator)
         noise = noise_squares(sums, list(sources.values()))
         products = Products(tuple(sources), gram, gram.new_empty((0, *gram.shape)), noise)

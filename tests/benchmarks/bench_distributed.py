@@ -56,7 +56,7 @@ def run(rank: int, size: int, folder: str, n: int, by_row: bool, pipe: Any) -> N
                 sources += [ShardedDistances(ShardedFeatures(TensorFeatures(x), shards, group)) for x in own]
             else:
                 sources += [FeatureDistances(TensorFeatures(x)) for x in own]
-            sums.append(population_sums(sources, by_row=by_row, walk=tile_iterator))
+            sums.append(population_sums(sources, by_row=by_row, tile_iterator=tile_iterator))
 
         group.gather(None)
         before = time.process_time()

@@ -40,7 +40,7 @@ def sums_of(group: Any, sizes: Sequence[int], by_row: bool, block: int, held: bo
     if held:
         for source in sources:
             source.hold(tiles, block)
-    sums = population_sums(sources, by_row=by_row, block_size=block, walk=tiles)
+    sums = population_sums(sources, by_row=by_row, block_size=block, tile_iterator=tiles)
     return sums.gram(), sums.gram("biased"), sums.raw_squares(), sums.without_each() if by_row else None
 
 
@@ -95,7 +95,7 @@ def received(group: Any, n: int, d: int, block: int) -> tuple[int, int, int]:
 
     ShardedFeatures.set_remote_rows = watch  # type: ignore[method-assign]
     try:
-        population_sums(sources, block_size=block, walk=tiles)
+        population_sums(sources, block_size=block, tile_iterator=tiles)
     finally:
         ShardedFeatures.set_remote_rows = set_remote_rows  # type: ignore[method-assign]
     return tiles.group.bytes_sent, most, sources[0].features.shape[1]
@@ -119,7 +119,7 @@ def small_messages(group: Any, sizes: Sequence[int]) -> Tensor:
     sharded._MESSAGE_NUMBERS, sharded._REMOTE_NUMBERS = 20, 90
     try:
         tiles, sources = sharded_sources(group, sizes, features(sum(sizes)))
-        return population_sums(sources, block_size=5, walk=tiles).gram()
+        return population_sums(sources, block_size=5, tile_iterator=tiles).gram()
     finally:
         sharded._MESSAGE_NUMBERS, sharded._REMOTE_NUMBERS = before
 
@@ -132,7 +132,7 @@ def test_blocks_are_received_in_messages_of_a_few_rows(workers: Workers) -> None
 
 def p_value(group: Any, sizes: Sequence[int], classes: int) -> float:
     tiles, (source,) = sharded_sources(group, sizes, features(sum(sizes), 1))
-    return label_permutation_p_value(source, *labeled(sum(sizes), classes), permutations=200, seed=3, walk=tiles)
+    return label_permutation_p_value(source, *labeled(sum(sizes), classes), permutations=200, seed=3, tile_iterator=tiles)
 
 
 def labeled(n: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -244,7 +244,7 @@ def under_another_default(group: Any, sizes: Sequence[int], held: bool) -> Any:
             tiles, sources = sharded_sources(group, sizes, whole)
             for source in sources if held else ():
                 source.hold(tiles, 8)
-            return population_sums(sources, block_size=8, walk=tiles).gram()
+            return population_sums(sources, block_size=8, tile_iterator=tiles).gram()
     finally:
         torch.set_default_dtype(before)
 
@@ -283,7 +283,7 @@ def without_buffers_in_rank_1(group: Any) -> None:
             raise OSError("no space left")
         return sharded._MemoryBuffer(device)
 
-    population_sums(sources, walk=RingTiles(sources[0].features.shards, ranks, 30, make))
+    population_sums(sources, tile_iterator=RingTiles(sources[0].features.shards, ranks, 30, make))
 
 
 def test_a_buffer_that_one_rank_cannot_make_raises_in_every_rank(workers: Workers) -> None:
