@@ -18,7 +18,8 @@ from captum_kd.distance.pairwise import (
     fast_distances,
     unchecked_distances,
 )
-from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures, widest
+from captum_kd.distance.precision import widest
+from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures
 from captum_kd.metrics.inference import label_permutation_p_value
 
 MODULES = ("distance.pairwise", "distance.sources", "distance.block_sums")
