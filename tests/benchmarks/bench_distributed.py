@@ -64,6 +64,8 @@ def run(rank: int, size: int, folder: str, n: int, by_row: bool, pipe: Any) -> N
         busy = time.process_time() - before
         found.append(ScaledFeatures(took, busy, high_mark() - held, group.bytes_sent - sent, sums[0].gram().tolist()))
     pipe.send(found[-1])
+    if size > 1:
+        dist.destroy_process_group()
 
 
 def _features(n: int, part: slice, seed: int) -> torch.Tensor:
