@@ -1,9 +1,9 @@
-"""Class embeddings: tables made from what a model has learned, and checks of any table.
+"""Class embeddings from a trained model, and checks of any class embeddings.
 
-Without embeddings classes are one-hot, all equally far apart. :func:`classifier_embeddings` and
-:func:`class_prototypes` place them by what a model has learned; any (num_classes, e) tensor will do
-(a text model's vectors of the class names, for example; this package loads none). With two classes the choice
-cannot matter: two points have one distance, and scores and maps do not depend on its size.
+Without embeddings classes are one-hot, with equal distances. :func:`classifier_embeddings` and
+:func:`class_prototypes` compute embeddings from a trained model. Any other (num_classes, e) tensor can be used, for
+example a text model's vectors of the class names. With two classes the choice has no effect: there is only one distance,
+and scores and maps do not depend on its size.
 """
 
 from __future__ import annotations
@@ -26,29 +26,27 @@ from captum_kd._utils.validation import check_int, check_bool, check_dense, chec
 __all__ = ["check_class_embeddings", "class_prototypes", "classifier_embeddings"]
 
 CANCELED = 1e-6
-"""A mean of unit vectors that is at most this long is rounding: it has no direction."""
+"""A mean of unit vectors with at most this norm consists of rounding errors."""
 
 
 def classifier_embeddings(module: nn.Module) -> Tensor:
     """Class embeddings from a classifier's weights: one row for each class.
 
-    The rows of classes that a model finds similar point in similar directions. With two classes every table gives
+    Rows of classes that the model treats as similar have similar directions. With two classes every table gives
     the same scores and maps as one-hot.
 
     Args:
         module (nn.Module): the final layer, an ``nn.Linear`` or a 1x1 ``nn.Conv2d``; or a whole model whose
             last module with parameters, in the order of ``named_modules()``, is an ``nn.Linear``. A model with
-            a second linear layer of that very shape (several heads, hidden layers as wide as the classes) is
-            ambiguous.
+            a second linear layer of the same shape is ambiguous.
 
     Returns:
         Tensor: (num_classes, e), a detached copy, of the weights' dtype and on their device.
 
     Raises:
         TypeError: not a module.
-        ValueError: a model in which no layer, or more than one, may be the classifier (the candidates are named);
-            an adapter (LoRA) that is not merged into its layer; a layer with fewer than two classes, without weights
-            yet, or with non-finite ones.
+        ValueError: a model with no or several possible classifiers (the candidates are named); an adapter (LoRA) that
+            is not merged into its layer; a layer with fewer than two classes, or with missing or non-finite weights.
 
     Example::
 
@@ -79,7 +77,7 @@ def classifier_embeddings(module: nn.Module) -> Tensor:
 
 
 def _check_unadapted(model: nn.Module) -> None:
-    """Raises a ValueError where the last weights are a part of what they multiply with (LoRA and its kind)."""
+    """Raises a ValueError if the last layer has an unmerged adapter, such as LoRA."""
     names = [name for name, _ in model.named_parameters() if "parametrizations" not in name.split(".")]
     path = names[-1].split(".")[:-1] if names else []
     for depth in range(len(path) + 1):
@@ -98,20 +96,20 @@ def _classifier_of(model: nn.Module) -> nn.Linear:
     weighted = [
         (name, module)
         for name, module in model.named_modules()
-        # A reparametrised layer keeps its own parameters one level below itself.
+        # A reparametrized layer keeps its own parameters one level below itself.
         if "parametrizations" not in name.split(".")
         and (isinstance(module, nn.Linear) or next(module.parameters(recurse=False), None) is not None)
     ]
     linear: list[tuple[str, nn.Linear]] = [item for item in weighted if isinstance(item[1], nn.Linear)]
     kind = type(model).__name__
     if not linear:
-        raise ValueError(f"{kind} has no nn.Linear; pass the layer that gives its classes, a 1x1 nn.Conv2d say.")
+        raise ValueError(f"{kind} has no nn.Linear; pass its final layer, for example a 1x1 nn.Conv2d.")
     last_name, last = linear[-1]
     if weighted[-1][0] != last_name:
         name, module = weighted[-1]
         raise ValueError(
-            f"The last module of {kind} with parameters is {name!r} ({type(module).__name__}), no nn.Linear, so its "
-            f"classifier cannot be told; pass the layer itself. Candidates: {_listed(linear)}."
+            f"The last module of {kind} with parameters is {name!r} ({type(module).__name__}), not an nn.Linear, so its "
+            f"classifier is unknown; pass the layer itself. Candidates: {_listed(linear)}."
         )
     equals = [item for item in linear if item[1].weight.shape == last.weight.shape]
     if len(equals) > 1:
@@ -145,11 +143,11 @@ def class_prototypes(
 
     Args:
         feature_func (callable): from the inputs of a batch to (N, ...) features, flattened here: a model without
-            its head, ``clip.get_image_features``, any function. It runs in the mode that it is in (call ``eval()``
-            first), without gradients; batches go to the device of its parameters if it is an ``nn.Module``.
+            its head, ``clip.get_image_features``, any function. It runs in its present mode (call ``eval()``
+            first), without gradients. If it is an ``nn.Module``, batches are moved to the device of its parameters.
         data (iterable): a DataLoader or any iterable of batches, (inputs, labels) or mappings with
-            ``pixel_values`` and ``labels``. It is gone through once.
-        num_classes (int, optional): classes that must be there; without, the largest label says how many.
+            ``pixel_values`` and ``labels``. It is iterated over once.
+        num_classes (int, optional): expected number of classes. Default: the largest label plus 1
         unpack (callable, optional): from a batch of another kind to (inputs, labels).
         show_progress (bool): Captum's progress display over the batches.
 
@@ -180,7 +178,7 @@ def class_prototypes(
         raise TypeError(f"data must be a DataLoader or an iterable of batches, got {type(data).__name__}.")
     device = device_of(feature_func)
     warn_of_modes(feature_func=feature_func)
-    sums: dict[int, Tensor] = {}  # by class: labels may come in any order, and be as large as a mistake makes them
+    sums: dict[int, Tensor] = {}  # by class, since a wrong label may be very large
     counts: dict[int, int] = {}
     width: Optional[int] = None
     for number, batch in enumerate(batches_of(data, "Class prototypes", show_progress)):
@@ -238,7 +236,6 @@ def _prototypes(sums: dict[int, Tensor], counts: dict[int, int], num_classes: Op
     classes = max(sums) + 1 if num_classes is None else num_classes
     lacking = classes - len(sums)
     if lacking:
-        # Of a thousand missing classes the first are enough to see what went wrong.
         named = "" if num_classes is None else " that num_classes asks for"
         first = [label for label in range(min(classes, len(sums) + 8)) if label not in sums][:8]
         raise ValueError(
@@ -262,8 +259,8 @@ def _prototypes(sums: dict[int, Tensor], counts: dict[int, int], num_classes: Op
 def check_class_embeddings(class_embeddings: Optional[Tensor]) -> Optional[Tensor]:
     """A detached float64 copy of (num_classes, e) embeddings on the CPU, or None for one-hot.
 
-    Scaled by a power of two to entries of about 1 at most: only the shape of the classes' geometry
-    matters, and tables of any size then keep their digits in float32.
+    The copy is scaled by a power of two to entries of at most about 1, so that no digits are lost in float32. Scores and
+    maps do not depend on the scale.
 
     Raises:
         TypeError: not a floating point tensor.

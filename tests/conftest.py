@@ -5,19 +5,27 @@ docs/contributing.md has one command for each tier.
 """
 
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Optional
 
 import pytest
 import torch
 from workers import Workers
 
 TESTS = Path(__file__).parent
+FOLDER_TIERS = ("examples", "docs")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> Optional[bool]:
+    """Do not import the other tiers' files in the default run: transformers, lightning and others take seconds."""
+    is_default = config.option.markexpr in config.getini("addopts")
+    is_other_tier = collection_path.parent == TESTS and collection_path.name in FOLDER_TIERS
+    return True if is_default and is_other_tier else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of a tier that is a folder."""
     for item in items:
-        for tier in ("examples", "docs"):
+        for tier in FOLDER_TIERS:
             if TESTS / tier in item.path.parents:
                 item.add_marker(tier)
 

@@ -19,6 +19,7 @@ from captum_kd._utils.checksums import checksum
         torch.ones(2, 3, dtype=torch.complex64),
         torch.ones(2, 3, dtype=torch.complex128),
         torch.ones(2, 3).expand(5, 2, 3),
+        torch.full((2, 3), 1 + 1j).conj().imag,
         torch.ones(6, 4)[::2, 1:],
     ],
     ids=lambda tensor: f"{tensor.dtype} {tuple(tensor.shape)}",
@@ -53,6 +54,7 @@ ODD = {
     "meta": lambda shape: torch.empty(shape, device="meta"),
     "quantized": lambda shape: torch.quantize_per_tensor(torch.randn(shape), 0.1, 0, torch.qint8),
     "sparse": lambda shape: torch.ones(shape).to_sparse(),
+    "sparse rows": lambda shape: torch.ones(shape).to_sparse_csr(),
 }
 
 

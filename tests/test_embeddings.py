@@ -98,7 +98,7 @@ def test_a_models_last_layer_is_its_classifier(model):
     assert torch.equal(classifier_embeddings(nn.DataParallel(model)), last.weight)
 
 
-def test_a_reparametrised_classifier_is_found():
+def test_a_reparametrized_classifier_is_found():
     model = ConvNet()
     weight_norm(model.fc)
     torch.testing.assert_close(classifier_embeddings(model), model.fc.weight.detach())
@@ -127,7 +127,7 @@ class TwoHeads(nn.Module):
             r"is '1' \(BatchNorm1d\), .* Candidates: '0' \(4 to 3\)",
         ),
         (nn.Sequential(nn.Linear(4, 3), nn.Conv2d(4, 3, 1)), ValueError, r"is '1' \(Conv2d\)"),
-        (nn.Sequential(nn.Conv2d(3, 4, 1)), ValueError, "Sequential has no nn.Linear; pass the layer"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1)), ValueError, "Sequential has no nn.Linear; pass its final layer"),
         (nn.Conv2d(3, 4, 3), ValueError, "1x1 and has one group"),
         (nn.Conv2d(4, 4, 1, groups=2), ValueError, "1x1 and has one group"),
         (nn.Linear(4, 1), ValueError, r"1 output\(s\); .* at least two classes"),

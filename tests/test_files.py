@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import tempfile
 import threading
 import traceback
 from pathlib import Path
@@ -167,10 +168,14 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protected", ["file", "folder"])
-def test_a_missing_permission_leaves_the_old_file(tmp_path: Path, protected: str) -> None:
-    for above in (tmp_path, *tmp_path.parents[:2]):
-        above.chmod(0o755)
-    folder, path = tmp_path / "folder", tmp_path / "folder" / "file"
+def test_a_missing_permission_leaves_the_old_file(protected: str) -> None:
+    with tempfile.TemporaryDirectory() as parent:  # tmp_path lies in folders that other users cannot enter
+        Path(parent).chmod(0o755)
+        _check_missing_permission(Path(parent) / "folder", protected)
+
+
+def _check_missing_permission(folder: Path, protected: str) -> None:
+    path = folder / "file"
     folder.mkdir()
     path.write_text("old")
     path.chmod(0o444 if protected == "file" else 0o666)

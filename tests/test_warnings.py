@@ -21,12 +21,12 @@ def warned_of_here(words: str) -> Iterator[None]:
 
 
 def test_below_a_public_function():
-    with warned_of_here("one value at many pixels"):
+    with warned_of_here("the same value at many pixels"):
         relevant_pixels(torch.zeros(1, 1, 8, 8), (8, 8))
 
 
 def test_below_a_public_function_that_another_one_calls():
-    with warned_of_here("one value at many pixels"):
+    with warned_of_here("the same value at many pixels"):
         keep_relevant(images(1), torch.zeros(1, 1, 12, 12))
 
 

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from captum_kd._utils.arguments import as_inputs, as_labels
 
-__all__ = ["Batch", "Unpack", "batches_of", "device_of", "length_of", "to_device", "unpack_batch"]
-
 Unpack = Callable[[Any], tuple[Any, Any]]
 
 INPUTS_KEY = "pixel_values"
@@ -23,31 +21,23 @@ WAY_OUT = "Pass unpack=, a function from a batch to the pair (inputs, labels)."
 
 
 class Batch(NamedTuple):
-    """One batch of labeled inputs.
-
-    Attributes:
-        inputs (tuple of Tensor): what the model is called with, examples first, where the loader left them.
-        labels (Tensor): (N,) int64 on the CPU.
-    """
+    """The inputs of a batch as a tuple of tensors, and its labels as (N,) int64 on the CPU."""
 
     inputs: tuple[Tensor, ...]
     labels: Tensor
 
 
 def unpack_batch(batch: Any, unpack: Optional[Unpack] = None) -> Batch:
-    """Inputs and labels of what a loader yields.
+    """Inputs and labels of a loader's batch.
 
     Args:
-        batch (Any): a tuple or list (inputs, labels), whatever else follows in it; or a mapping with
-            ``pixel_values`` and ``labels`` (or ``label``), as Hugging Face datasets give it.
+        batch (Any): a tuple or list (inputs, labels, ...), or a mapping with ``pixel_values`` and ``labels`` (or
+            ``label``), as Hugging Face datasets yield it.
         unpack (callable, optional): from a batch of any other kind to (inputs, labels).
 
-    Returns:
-        Batch: inputs as a tuple of tensors, labels as (N,) int64 on the CPU.
-
     Raises:
-        TypeError: a batch that holds no labels, or in which they cannot be told from the inputs; inputs that
-            are not tensors; labels that are not integers; an ``unpack`` that does not return a pair.
+        TypeError: a batch without labels; inputs that are not tensors; labels that are not integers; an ``unpack``
+            that does not return a pair.
         ValueError: a mapping without the keys, no examples, or another number of labels than inputs.
     """
     if unpack is not None:
@@ -87,7 +77,7 @@ def _labels(labels: Any, n: int) -> Tensor:
     except (TypeError, ValueError) as error:
         raise type(error)(f"The labels of a batch do not fit: {error} {WAY_OUT}") from None
     assert found is not None
-    # as_labels takes one label for all inputs, as Captum does for targets; a batch's labels are one each.
+    # as_labels accepts one label for all inputs, as Captum does for targets; a batch needs one label per input.
     given = labels.numel() if isinstance(labels, Tensor) else getattr(labels, "size", None)
     if given is None:
         given = len(labels) if hasattr(labels, "__len__") else 1
@@ -100,7 +90,7 @@ def _labels(labels: Any, n: int) -> Tensor:
 
 
 def to_device(value: Any, device: Optional[torch.device]) -> Any:
-    """Tensors of a tensor, tuple, list or mapping on a device; everything else, and all where it is None, as it is."""
+    """Moves the tensors of a tensor, tuple, list or mapping to a device; None moves nothing."""
     if device is None:
         return value
     if isinstance(value, Tensor):
@@ -115,7 +105,7 @@ def to_device(value: Any, device: Optional[torch.device]) -> Any:
 
 
 def length_of(data: Any) -> Optional[int]:
-    """``len(data)``; None where there is none. Loaders raise whatever they like: Lightning's a RuntimeError before ``iter()``."""
+    """``len(data)``, or None if it raises. Lightning's loaders raise a RuntimeError before ``iter()``."""
     try:
         return len(data)
     except Exception:
@@ -123,16 +113,13 @@ def length_of(data: Any) -> Optional[int]:
 
 
 def batches_of(data: Iterable[Any], desc: str, show_progress: bool) -> Iterator[Any]:
-    """The batches of a loader, under a progress bar if asked."""
+    """The batches of a loader, with an optional progress bar."""
     batches = iter(data)
     return iter(progress(batches, desc=desc, total=length_of(data))) if show_progress else batches
 
 
 def device_of(model: Any) -> Optional[torch.device]:
-    """Where a model expects its inputs: the device of its first parameter or buffer.
-
-    None for plain functions and for modules without either: they take batches from where they are.
-    """
+    """The device of a module's first parameter or buffer; None if it has neither, and for plain functions."""
     if not isinstance(model, nn.Module):
         return None
     first = next(itertools.chain(model.parameters(), model.buffers()), None)

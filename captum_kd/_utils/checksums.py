@@ -33,7 +33,8 @@ def checksum(tensors: Sequence[Tensor]) -> str:
     shapes = []
     columns: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
-        shapes.append("not initialized" if is_lazy(tensor) else (tuple(tensor.shape), str(tensor.dtype)))
+        has_shape = not (is_lazy(tensor) or tensor.is_nested)
+        shapes.append((tuple(tensor.shape) if has_shape else None, str(tensor.dtype)))
         if not _is_plain(tensor):
             continue
         bits = torch.atleast_1d(_as_bits(tensor.detach()))
@@ -83,10 +84,10 @@ def _counts_writes(device: torch.device) -> bool:
 
 def _is_plain(tensor: Tensor) -> bool:
     is_dense = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
-    return is_dense and not tensor.is_meta and not is_lazy(tensor) and tensor.numel() > 0
+    return is_dense and not tensor.is_nested and not tensor.is_meta and tensor.numel() > 0
 
 
 def _as_bits(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor.view(_BITS[tensor.element_size()])
+    return tensor.resolve_neg().view(_BITS[tensor.element_size()])

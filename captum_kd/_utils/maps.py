@@ -11,15 +11,9 @@ from torch import Tensor
 from captum_kd._utils.tensors import is_finite
 from captum_kd._utils.validation import check_dense, check_untransformed
 
-__all__ = ["as_maps", "image_place", "upsample"]
-
 
 def image_place(inputs: tuple[Tensor, ...], purpose: str) -> int:
-    """Which of a model's inputs is the image (N, C, H, W) that maps are of.
-
-    Raises:
-        ValueError: none, or several.
-    """
+    """The index of the only image (N, C, H, W) among a model's inputs; a ValueError if there are none or several."""
     places = [place for place, value in enumerate(inputs) if value.dim() == 4 and value.is_floating_point()]
     if len(places) != 1:
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
@@ -33,21 +27,14 @@ def image_place(inputs: tuple[Tensor, ...], purpose: str) -> int:
 def as_maps(
     attributions: Any, argument: str, n: Optional[int], size: Optional[tuple[int, int]] = None, *, flat_too: bool = False
 ) -> Tensor:
-    """Attributions, detached and checked to be one finite map per input.
+    """Validated and detached maps (N, 1, h, w), float32 or float64.
 
     Args:
-        attributions (Any): what a Captum layer attribution returned.
+        attributions (Any): the result of a Captum layer attribution.
         argument (str): its name, for messages.
-        n (int, optional): number of inputs; None: as many as there are maps.
-        size (tuple, optional): (H, W) of what the maps lie on; they must not be larger.
-        flat_too (bool): whether (N, h, w) will do.
-
-    Returns:
-        Tensor: (N, 1, h, w), float32 or float64.
-
-    Raises:
-        TypeError: no floating point tensor; a tuple or list says to choose one.
-        ValueError: another shape, another number of maps than inputs, or a non-finite map, named by its index.
+        n (int, optional): expected number of maps.
+        size (tuple, optional): (H, W) that maps must not exceed.
+        flat_too (bool): also accept (N, h, w).
     """
     if isinstance(attributions, (tuple, list)):
         raise TypeError(
@@ -82,7 +69,7 @@ def as_maps(
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, 1, h, w) maps at (H, W), bilinearly, as Captum's ``LayerAttribution.interpolate`` does it."""
+    """(N, 1, h, w) maps enlarged bilinearly to (H, W), by Captum's ``LayerAttribution.interpolate``."""
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
     upsampled: Tensor = LayerAttribution.interpolate(maps, tuple(size), interpolate_mode="bilinear")

@@ -7,9 +7,7 @@ import warnings
 
 from captum_kd._utils.text import printable
 
-__all__ = ["warn_user"]
-
-# Captum calls us and wraps our methods; torch wraps functions that run without gradients.
+# Captum calls this package and wraps its methods; torch wraps functions that run without gradients.
 _NOT_THE_USER = ("captum_kd", "captum", "torch")
 
 

@@ -19,8 +19,6 @@ from captum_kd._models.logits import OutputTransform, class_scores
 from captum_kd._models.token_layout import LayoutHints
 from captum_kd._utils.interrupts import changed_state, interruptible
 
-__all__ = ["layer_gradcams", "predicted_classes"]
-
 
 def layer_gradcams(
     forward_func: Callable[..., Any],
@@ -36,30 +34,22 @@ def layer_gradcams(
     at_input: bool = False,
     device_ids: Optional[Sequence[int]] = None,
 ) -> list[Tensor]:
-    """Maps of a batch at several layers for the score of each input's label, or of the class that the model predicts.
+    """Maps of a batch at several layers for the scores of the labels or, without labels, of the predicted classes.
 
     Args:
-        forward_func (callable): the model.
-        layers (sequence of Layer): where the maps are.
-        inputs (tuple of Tensor): the model's inputs.
-        labels (Tensor, optional): (N,) the outputs that are explained; None: each input's highest one.
-        additional_forward_args (tuple): further arguments of the model.
-        model (str): what to call the model in messages.
-        output_transform (callable, optional): from the model's output to logits (N, classes), see
-            :func:`captum_kd._models.logits.class_scores`.
+        model (str): what messages call the model.
         high_resolution (bool): HiResCAM (Draelos & Carin 2020), which the authors' scores use: gradient times
-            activation position by position, without the mean over positions. What is explained is then the log-odds
-            of the softmax output: up to a positive factor their map is that of the output itself, whose gradient
-            vanishes where a model is sure.
-        hints (LayoutHints): layout of token and channels-last layers where it cannot be found.
+            activation at each position, without the mean over positions. It explains the log-odds of the softmax
+            output. The map of the output itself is the same up to a positive factor, but its gradient vanishes if a
+            model is sure.
+        hints (LayoutHints): layout of token and channels-last layers if it cannot be inferred.
         at_input (bool): explain the layers' inputs instead of their outputs.
-        device_ids (sequence of int, optional): device order of DataParallel models.
 
     Returns:
         list of Tensor: for each layer (N, 1, ...), signed, without graph, float32 or float64.
 
     Raises:
-        ValueError: a layer never reached, with several tensors, without positions, or on which the scores do not
+        ValueError: a layer that is never reached, has several tensors or no positions, or on which the scores do not
             depend; labels without an output.
         TypeError: an output that is not an (N, classes) tensor.
     """

@@ -1,4 +1,4 @@
-"""Pairing of the layers of Student, Base and Teacher."""
+"""Map and feature layers of Student, Base and Teacher. Arguments and errors are those of :class:`captum_kd.UniCAM`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from torch import nn
 
 from captum_kd._models.layer_names import Layer, LayerLike, LayerPair, counterpart, resolve_layer
 from captum_kd._utils.arguments import as_layers
-
-__all__ = ["Layers", "check_distinct", "layer_pairs", "teacher_layers"]
 
 Layers = Union[LayerLike, Sequence[LayerLike]]
 
@@ -22,10 +20,7 @@ def layer_pairs(
     feature_layer: Optional[Layers],
     base_feature_layer: Optional[Layers],
 ) -> tuple[tuple[LayerPair, ...], tuple[LayerPair, ...]]:
-    """Map and feature layers of the Student and of the Base, in the order of ``layer``.
-
-    Arguments and errors are those of :class:`captum_kd.UniCAM`.
-    """
+    """Layers of the Student and of the Base, in the order of ``layer``."""
     layers = as_layers(layer, "layer")
     own: list[LayerPair] = []
     other: list[LayerPair] = []
@@ -36,12 +31,12 @@ def layer_pairs(
         as_layers(base_feature_layer, "base_feature_layer", len(layers)),
     ):
         first = resolve_layer(forward_func, at_map, model="forward_func", argument="layer")
-        second = _beside(first, base_at_map, base_func, "base_func", "base_layer")
+        second = _counterpart(first, base_at_map, base_func, "base_func", "base_layer")
         deep, base_deep = first, second
         if at_features is not None:
             deep = resolve_layer(forward_func, at_features, model="forward_func", argument="feature_layer")
         if at_features is not None or base_at_features is not None:
-            base_deep = _beside(deep, base_at_features, base_func, "base_func", "base_feature_layer")
+            base_deep = _counterpart(deep, base_at_features, base_func, "base_func", "base_feature_layer")
         own.append(LayerPair(first, deep))
         other.append(LayerPair(second, base_deep))
     return tuple(own), tuple(other)
@@ -50,27 +45,18 @@ def layer_pairs(
 def teacher_layers(
     teacher_func: Callable[..., Any], teacher_layer: Optional[Layers], student: Sequence[LayerPair]
 ) -> tuple[LayerPair, ...]:
-    """The Teacher's feature layers, one for each pair of the Student's.
-
-    Arguments and errors are those of :class:`captum_kd.UniCAM`. No map is made of the Teacher: in
-    its pairs both layers are the same.
-    """
+    """The Teacher's layers, in the Student's order. Both layers of a pair are the same: the Teacher has no map."""
     pairs = []
     for own, at_features in zip(student, as_layers(teacher_layer, "teacher_layer", len(student))):
-        layer = _beside(own.feature_layer, at_features, teacher_func, "teacher_func", "teacher_layer")
+        layer = _counterpart(own.feature_layer, at_features, teacher_func, "teacher_func", "teacher_layer")
         pairs.append(LayerPair(layer, layer))
     return tuple(pairs)
 
 
 def check_distinct(*models: Sequence[LayerPair]) -> None:
-    """Checks that no two entries of a list of layers ask for the same maps.
+    """Raises a ValueError if two entries of a list of layers give the same maps; takes the Student's pairs first.
 
-    Args:
-        *models (sequence of LayerPair): the pairs of each model, the Student's first. A map layer may
-            come twice with other feature layers, or beside other layers of the Base.
-
-    Raises:
-        ValueError: naming the layer and the places of both entries.
+    A map layer may come twice with other feature layers, or with other layers of the Base.
     """
     first_at: dict[tuple[nn.Module, ...], int] = {}
     for place, pairs in enumerate(zip(*models)):
@@ -83,10 +69,10 @@ def check_distinct(*models: Sequence[LayerPair]) -> None:
         first_at[modules] = place
 
 
-def _beside(
+def _counterpart(
     own: Layer, layer: Optional[LayerLike], forward_func: Callable[..., Any], model: str, argument: str
 ) -> Layer:
-    """Another model's layer: the one that was given, or the one named as the Student's."""
+    """The layer of another model: the one given, or the one with the name of the Student's layer."""
     if layer is None:
         return counterpart(own, forward_func, model=model, argument=argument)
     return resolve_layer(forward_func, layer, model=model, argument=argument)

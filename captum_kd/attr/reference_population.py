@@ -12,17 +12,13 @@ with p and q the added rows. All inputs of a batch take one (N, m) matrix and no
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
 
-from captum_kd._models.feature_transforms import FeatureTransform
-from captum_kd._models.layer_activations import Layouts
 from captum_kd._utils.tensors import largest_of
-from captum_kd._utils.validation import check_mapping, short_repr
 from captum_kd.attr.objective import PAIR, PopulationGram
-from captum_kd.attr.origin import TransformReference, check_same_origin
 from captum_kd.distance.centering import noise_level, raw_scale, u_centered, u_shift
 from captum_kd.distance.labels import MIN_LABEL_SHARE, WAYS_OUT_OF_REFERENCE, label_distances
 from captum_kd.distance.pairwise import safe_size, unchecked_distances
@@ -31,7 +27,6 @@ from captum_kd.distance.precision import widest
 __all__ = [
     "AddedRows",
     "LayerReference",
-    "ReferencePopulation",
     "ReferenceFeatures",
     "added_rows",
 ]
@@ -170,76 +165,3 @@ def _distances(features: Tensor) -> Tensor:
     """In float64 where the device has it: float32 cannot hold the distances of all features that it holds."""
     unit = safe_size(features)
     return unchecked_distances(features if unit == 1 else features / unit).to(widest(features.device)) * unit
-
-
-class ReferencePopulation:
-    """A fixed population for :meth:`captum_kd.UniCAM.attribute`, made by :meth:`captum_kd.UniCAM.reference`.
-
-    It holds the detached features of both models and the labels or the Teacher's features, but no model. It can be
-    reused, copied and pickled, and serves distilled and residual maps. It belongs to the models and settings that it
-    was made with. To use it with others is an error: with changed weights, modes or buffers, other layers, another
-    ``feature_transform`` (the same object is needed; after unpickling the same name) or other class embeddings.
-
-    Attributes:
-        layers (tuple of LayerReference): the population at each pair of layers.
-        origin (mapping): the settings that calls have to share.
-        layouts (sequence of mapping): how the layers of Student, Base and Teacher arrange positions and channels, as far
-            as these inputs showed it; a single input may not.
-
-    Example::
-
-        >>> unicam = UniCAM(student, "layer4", base)
-        >>> population = unicam.reference(images, labels)
-        >>> attr = unicam.attribute(image, target=3, reference=population)
-    """
-
-    def __init__(
-        self,
-        layers: tuple[LayerReference, ...],
-        origin: Mapping[str, Any],
-        layouts: Sequence[Layouts] = (),
-        transform: Optional[TransformReference] = None,
-    ) -> None:
-        if not isinstance(layers, tuple) or not layers or not all(isinstance(each, LayerReference) for each in layers):
-            raise TypeError(
-                f"layers must be a tuple of at least one LayerReference, got {short_repr(layers)}; populations are made by "
-                "UniCAM.reference()."
-            )
-        check_mapping(origin, "origin", "the mapping of settings that UniCAM.reference() notes")
-        if not isinstance(layouts, (tuple, list)):
-            raise TypeError(f"layouts must be a sequence of mappings, one for each model, got {short_repr(layouts)}.")
-        for each in layouts:
-            check_mapping(each, "layouts", "a sequence of mappings, one for each model")
-        if transform is not None and not isinstance(transform, TransformReference):
-            raise TypeError(f"transform must be a TransformReference or None, got {short_repr(transform)}.")
-        self.layers = layers
-        self.origin = dict(origin)
-        self.layouts = tuple(dict(each) for each in layouts)
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return int(self.layers[0].features[0].points.shape[0])
-
-    @property
-    def is_labeled(self) -> bool:
-        return self.layers[0].labels is not None
-
-    @property
-    def has_teacher(self) -> bool:
-        return self.layers[0].teacher is not None
-
-    def check(self, origin: Mapping[str, Any], feature_transform: FeatureTransform) -> None:
-        """Compares the settings of a call with the population's own.
-
-        Raises:
-            ValueError: naming the setting that differs.
-        """
-        check_same_origin(self.origin, origin)
-        if self.transform is not None:
-            self.transform.check(feature_transform)
-
-    def __repr__(self) -> str:
-        kind = "labeled inputs" if self.is_labeled else "unlabeled inputs"
-        if self.has_teacher:
-            kind = "inputs with a Teacher"
-        return f"ReferencePopulation({len(self)} {kind}, {len(self.layers)} layer(s))"

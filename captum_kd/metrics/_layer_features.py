@@ -15,11 +15,9 @@ from captum_kd._utils.validation import check_bool
 from captum_kd.distance.sources import TensorFeatures
 from captum_kd.metrics._salient import InputReducer
 
-__all__ = ["FeatureSettings", "check_inputs", "layer_features", "layer_observer"]
-
 
 class FeatureSettings(NamedTuple):
-    """How features are taken; the same for every model of one score. Made by :meth:`checked`."""
+    """Settings of feature extraction, the same for every model of one score."""
 
     feature_transform: FeatureTransform
     hints: LayoutHints
@@ -38,7 +36,7 @@ class FeatureSettings(NamedTuple):
         attribute_to_layer_input: bool,
         device_ids: Optional[list[int]],
     ) -> FeatureSettings:
-        """Arguments and errors are those of :func:`captum_kd.metrics.feature_similarity_score`."""
+        """Settings from the arguments of :func:`captum_kd.metrics.feature_similarity_score`, validated."""
         check_callable(feature_transform, "feature_transform")
         check_batch_size(max_examples_per_batch, "max_examples_per_batch")
         check_device_ids(device_ids)
@@ -54,7 +52,7 @@ class FeatureSettings(NamedTuple):
 def layer_observer(
     forward_func: Callable[..., Any], layer: LayerLike, settings: FeatureSettings, *, model: str, argument: str
 ) -> FeatureExtractor:
-    """What will take the features of one layer; checks model and layer before any model runs."""
+    """The feature extractor of one layer; checks model and layer before any model runs."""
     check_model(forward_func, model)
     found = resolve_layer(forward_func, layer, model=model, argument=argument)
     pairs = (LayerPair(found, found),)
@@ -68,7 +66,7 @@ def layer_features(
     settings: FeatureSettings,
     reducer: Optional[InputReducer] = None,
 ) -> TensorFeatures:
-    """Detached features (n, d) of one layer, float32 or float64, on the layer's device; of reduced inputs if asked."""
+    """Detached features (n, d) of one layer, float32 or float64, on the layer's device."""
     observation = extractor.observe(
         inputs if reducer is None else reducer.reduce(inputs),
         as_forward_args(additional_forward_args),

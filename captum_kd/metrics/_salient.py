@@ -1,4 +1,4 @@
-"""Inputs reduced to their salient part, for scores around the salient region."""
+"""Reduction of inputs to their salient part, for scores around the salient region."""
 
 from __future__ import annotations
 
@@ -15,35 +15,27 @@ from captum_kd._utils.maps import as_maps, image_place
 from captum_kd._utils.tensors import is_finite
 from captum_kd.perturb import keep_relevant
 
-__all__ = ["InputReducer", "PerturbFunc", "as_reducers"]
-
 PerturbFunc = Callable[[Tensor, Tensor], Tensor]
 
 _SEED = 0
 
 
 class InputReducer(NamedTuple):
-    """Reduces one model's inputs by its own maps; :func:`as_reducers` has checked both.
+    """Reduces one model's inputs by its own maps, both checked by :func:`as_reducers`."""
 
-    Attributes:
-        maps (Tensor): (N, 1, h, w).
-        place (int): which of the inputs is the image.
-        perturb_func (callable): from images and maps to reduced images.
-    """
-
-    maps: Tensor
-    place: int
+    maps: Tensor  # (N, 1, h, w)
+    place: int  # index of the image among the inputs
     perturb_func: PerturbFunc
 
     def reduce(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The inputs with the image reduced, all at once: noise drawn for a batch would depend on the batches.
+        """Reduces all images at once, so that the noise does not depend on the batch size.
 
         Raises:
-            TypeError, ValueError: perturb_func gives something else than finite images of the same shape.
+            TypeError, ValueError: perturb_func does not return finite images of the same shape.
         """
         images = inputs[self.place]
         with changed_state(torch.no_grad(), _seeded(images)), interruptible():
-            # A copy: a function that works in place must not reach the caller's images.
+            # A copy, since perturb_func may work in place.
             reduced = self.perturb_func(images.clone(), self.maps.to(images.device))
         if not isinstance(reduced, Tensor):
             raise TypeError(f"perturb_func must return the perturbed images, a tensor, got {type(reduced).__name__}.")
@@ -61,16 +53,7 @@ def as_reducers(
     *,
     has_base: bool,
 ) -> tuple[Optional[InputReducer], Optional[InputReducer]]:
-    """What reduces the inputs of a score's model and of its Base; checked before any model runs.
-
-    Args:
-        has_base (bool): whether a second model takes part.
-
-    Raises:
-        TypeError: maps that are not a tensor (of a tuple, choose one), a perturb_func that cannot be called.
-        ValueError: maps of one of the two models only, or of a Base that there is not; perturb_func without maps;
-            maps of another batch or size, or with non-finite values; no input, or several, that are images.
-    """
+    """The reducers of a model and its Base, None without maps; all arguments are checked before any model runs."""
     if attributions is None and base_attributions is None:
         if perturb_func is not None:
             raise ValueError("perturb_func is applied to inputs and attributions; pass attributions with it.")
@@ -102,7 +85,7 @@ def as_reducers(
 
 @contextmanager
 def _seeded(images: Tensor) -> Iterator[None]:
-    """Random numbers from one seed, so that two models' images get the same noise; the global state is given back."""
+    """Seeds the global generators, so that two models' images get the same noise; restores them afterwards."""
     with same_random_state((images,)):
         torch.default_generator.manual_seed(_SEED)
         if images.device.type == "cuda":

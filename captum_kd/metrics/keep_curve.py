@@ -33,8 +33,8 @@ __all__ = ["SHARES", "KeepCurve", "keep_curve"]
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
-# Numbers (pixels times channels) of the images that are reduced at once. Not max_examples_per_batch: how images
-# are grouped decides which random numbers each gets, and the batch size must not change the result.
+# Image values (pixels times channels) that are reduced at once. Grouping by max_examples_per_batch instead would change the
+# random numbers of each image, and so the result, with the batch size.
 _REDUCED_AT_ONCE = 20_000_000
 
 
@@ -47,10 +47,9 @@ class KeepCurve(NamedTuple):
         area (Tensor): scalar, the area under the curve over the range of the shares (trapezoids), divided by that
             range: the mean accuracy, in [0, 1]. With a single share it is the accuracy there.
         area_standard_error (Tensor or None): scalar, of the area as a mean over inputs; None for a single input.
-            It is the spread of one curve. Curves of one call share inputs and noise, so test their differences on
-            ``areas``, input by input.
+            Curves of one call share inputs and noise, so test their differences on ``areas``, input by input.
         areas (Tensor): (N,) the area under each input's own curve of zeros and ones; their mean is ``area``.
-        correct (Tensor): (k, N) boolean, whether the model was right about input i at share j.
+        correct (Tensor): (k, N) boolean, True if input i is classified correctly at share j.
     """
 
     shares: Tensor
@@ -62,11 +61,11 @@ class KeepCurve(NamedTuple):
 
     @classmethod
     def of(cls, shares: Sequence[float], correct: Tensor) -> "KeepCurve":
-        """The curve of (k, N) right and wrong answers.
+        """The curve from (k, N) correct and wrong predictions.
 
         Raises:
-            TypeError: answers that are not a boolean tensor.
-            ValueError: shares that do not increase inside (0, 1), or another number of answers.
+            TypeError: ``correct`` is not a boolean tensor.
+            ValueError: shares that do not increase inside (0, 1), or another number of rows than shares.
         """
         shares = _as_shares(shares)
         if not isinstance(correct, Tensor) or correct.dtype != torch.bool:
@@ -131,25 +130,24 @@ def keep_curve(
     show_progress: bool = False,
 ) -> Union[KeepCurve, dict[str, KeepCurve]]:
     r"""
-    Accuracy of a model on images of which only the most salient 10, 20, ... 90 % are kept and the
-    rest is imputed (:func:`captum_kd.perturb.keep_relevant`), not blackened: black regions are
-    images no model has seen, and their outline gives the map away.
+    Accuracy of a model on images of which only the most salient 10, 20, ... 90 % of the pixels are kept.
+    The other pixels are imputed (:func:`captum_kd.perturb.keep_relevant`). Black pixels would make images
+    unlike those the model was trained on, and their outline would reveal the map.
 
-    With several maps by name it answers whether what UniCAM calls distilled matters more for the
-    task than what it calls residual, what Grad-CAM shows, or chance (:func:`random_attributions`).
-    Maps that explain the true labels give them away: what they keep may be classified better than the
-    whole image. Compare maps of one kind with each other, or explain predictions.
+    Several maps by name can be compared: whether UniCAM's distilled maps matter more for the task than
+    its residual maps, Grad-CAM, or random maps (:func:`random_attributions`). Maps of the true labels
+    reveal the labels: the pixels that they keep may be classified better than the whole image. Compare
+    only maps of the same kind, or explain predictions.
 
-    All curves of a call are of the same inputs under the same noise, so compare them input by input,
-    by ``areas``. Near a curve's right end nearly all of the image is there, whatever the map;
-    differences show at the left.
+    All curves of a call use the same inputs and the same noise, so compare them input by input, by
+    ``areas``. Differences show at small shares; at large shares nearly the whole image is kept.
 
     Source: Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods"
     (ROAD), ICML 2022, in its keeping order.
 
     Args:
 
-        forward_func (Callable): The model, run without gradients and in the mode that it is in.
+        forward_func (Callable): The model, run without gradients and in its present mode.
         inputs (Tensor or tuple[Tensor, ...]): Inputs, N examples first. One of them is the image,
                     (N, C, H, W); others are passed as they are.
         target (int, list or Tensor): Labels, (N,) integers; an int applies to all.
@@ -168,8 +166,7 @@ def keep_curve(
         show_progress (bool, optional): Captum's progress display over shares.
 
     Returns:
-        KeepCurve, or a dict of them by name where ``attributions`` is a mapping: accuracy at each
-        share, the area, its standard error over inputs, and right or wrong of every input.
+        KeepCurve, or a dict of curves by name if ``attributions`` is a mapping.
 
     Raises:
         TypeError: maps or labels of another type, an output without logits.
@@ -227,14 +224,14 @@ def keep_curve(
 
 
 def _parts(rows: slice, size: Optional[int]) -> Iterator[slice]:
-    """Rows in parts of at most so many."""
+    """Rows in parts of at most ``size``."""
     size = size or rows.stop - rows.start
     for start in range(rows.start, rows.stop, size):
         yield slice(start, min(start + size, rows.stop))
 
 
 def _named_maps(attributions: Any, images: Tensor) -> dict[str, Tensor]:
-    """The maps by name on the images' device; one without a name has the empty one."""
+    """The maps by name on the images' device; a single tensor gets the empty name."""
     size = (images.shape[2], images.shape[3])
     if not isinstance(attributions, Mapping):
         return {"": as_maps(attributions, "attributions", len(images), size).to(images.device)}

@@ -15,17 +15,17 @@ from captum_kd.distance.precision import widest
 
 __all__ = ["LocalizationScores", "localization_score"]
 
-# Maxima closer than this share of the map's size are tied: interpolation of a constant is constant up to rounding.
+# Maxima within this many rounding errors are tied, since interpolating a constant adds rounding errors.
 _TIED_EPS = 32
 
 
 class LocalizationScores(NamedTuple):
-    """How far each map lies inside its mask.
+    """Localization of each map inside its mask.
 
     Attributes:
         energy_share (Tensor): (N,) positive energy inside the mask over all positive energy, in [0, 1].
-        pointing_game (Tensor): (N,) whether the map's maximum lies inside the mask, 0 or 1; in
-            between where several maxima are tied.
+        pointing_game (Tensor): (N,) 1 if the map's maximum lies inside the mask, else 0; the share of
+            maxima inside the mask if several are tied.
     """
 
     energy_share: Tensor
@@ -35,8 +35,8 @@ class LocalizationScores(NamedTuple):
 @log_usage()
 def localization_score(attributions: Tensor, masks: Tensor) -> LocalizationScores:
     r"""
-    Two scores of how well maps lie on the objects: the share of a map's positive energy that is
-    inside the mask, and the pointing game, whether its maximum is.
+    Two scores of localization: the share of a map's positive energy inside the object's mask, and the
+    pointing game, which tests whether the map's maximum is inside.
 
     Chance is the mask's share of the image: compare with ``masks.float().mean((-2, -1))``, or with
     the scores of :func:`captum_kd.metrics.random_attributions`.

@@ -12,19 +12,21 @@ from captum_kd._utils.validation import check_generator
 
 __all__ = ["random_attributions"]
 
-# Not 0: maps by chance must not repeat the noise of the images, or of maps that a caller has drawn.
+# Not 0, so that random maps do not repeat the noise of images or maps that a caller has drawn.
 _PHASE_SEED = 0x9E3779B9
 
 
 def random_attributions(like: Tensor, *, generator: Optional[torch.Generator] = None) -> Tensor:
-    """Maps by chance, as smooth as given ones: the baseline of :func:`captum_kd.metrics.keep_curve`.
+    """Random maps, as smooth as given ones: the baseline of :func:`captum_kd.metrics.keep_curve`.
 
-    Each map has the values of its counterpart, ties included, and nearly its power spectrum, so that resolution and
-    smoothness are alike; its phases are random, so that it lies anywhere. Independent noise would be no fair
-    baseline: it keeps scattered pixels, from which the rest of an image is imputed far better than from connected
-    ones. With 30 % of CIFAR-10 images kept the mean squared error is .041 for one round bump on 8x8 positions, .027
-    for its random counterparts, .016 for independent noise at these positions and .006 for noise at each pixel. A
-    constant map, which has no spectrum, gets independent noise.
+    Each random map has the values of its counterpart, ties included, and nearly its power spectrum, so that resolution
+    and smoothness agree. Its phases are random, so that its position is random. A constant map, which has no spectrum,
+    is replaced by independent noise.
+
+    Independent noise would not be a fair baseline for other maps. It keeps scattered pixels, and imputation from these is
+    far more accurate than from connected regions. With 30 % of CIFAR-10 images kept, the mean squared error is .041 for
+    one round bump on 8x8 positions, .027 for its random counterparts, .016 for independent noise at these positions and
+    .006 for noise at each pixel.
 
     Args:
         like (Tensor): (N, 1, h, w) maps.
@@ -53,7 +55,7 @@ def random_attributions(like: Tensor, *, generator: Optional[torch.Generator] = 
     amplitudes = torch.fft.rfft2((maps - means) / torch.where(has_shape, size, 1.0)).abs()
     phases = torch.fft.rfft2(drawn)
     surrogates = torch.fft.irfft2(amplitudes * phases / phases.abs().clamp(min=1e-20), s=maps.shape[2:])
-    # The k-th largest number becomes the k-th largest of the map.
+    # The k-th largest value of the surrogate becomes the k-th largest of the map.
     order = surrogates.flatten(2).argsort(2)
     values = maps.flatten(2).sort(2).values
     placed = torch.empty_like(values).scatter_(2, order, values).view(maps.shape)

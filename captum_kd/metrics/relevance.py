@@ -49,13 +49,13 @@ def relevance_score(
 ) -> Tensor:
     r"""
     Relevance score (RS): :math:`R(P_S, G)`, the squared distance correlation of a model's features
-    and the labels' embeddings; with ``given``, of what is left of these features once another
-    model's are removed, :math:`R(P_{S|B}, G)`.
+    and the labels' embeddings. With ``given``, another model's features are removed first:
+    :math:`R(P_{S|B}, G)`.
 
-    A positive score of distilled features is no evidence of transfer by itself: with F the
-    similarity of the two models, RS(S|B) - RS(B|S) = (RS_S - RS_B) sqrt((1 + F) / (1 - F)), the
-    difference of the whole scores magnified by similarity. Scores depend on how frequent each
-    class is, so compare them on identical inputs only.
+    A positive score of distilled features is no evidence of transfer by itself. If F is the similarity
+    of the two models, RS(S|B) - RS(B|S) = (RS_S - RS_B) sqrt((1 + F) / (1 - F)): similarity magnifies
+    the difference of the models' own scores. Scores depend on the class frequencies, so compare them
+    on identical inputs only.
 
     Source: Adhane et al., WACV 2025; Szekely & Rizzo 2014.
 
@@ -70,22 +70,22 @@ def relevance_score(
                     Default: None, one-hot
         additional_forward_args (Any, optional): Further arguments of the models, as in Captum.
         given (tuple, optional): (base_func, base_layer), the model whose features are removed.
-        remove_from (str, optional): "x" removes them from the features only, as the paper does;
-                    "both" from the labels' geometry too, the partial distance correlation.
+        remove_from (str, optional): "x" removes them from the features only, as in the paper;
+                    "both" also from the labels' geometry (partial distance correlation).
         attributions (Tensor, optional): (N, 1, h, w) maps of ``forward_func``; the score is then
-                    that of features around the salient region. Maps that explain the inputs' own
-                    labels carry the labels into the features: the score is then above 0 even for
-                    untrained models and random labels. Explain predictions instead.
-        base_attributions (Tensor, optional): Maps of the model in ``given``, needed with
-                    ``attributions`` where there is one: each model by its own maps.
+                    that of features around the salient region. Maps of the inputs' own labels reveal
+                    the labels to the features, and the score is above 0 even for untrained models and
+                    random labels. Explain predictions instead.
+        base_attributions (Tensor, optional): Maps of the model in ``given``, required with
+                    ``attributions`` and ``given``: each model's images are reduced by its own maps.
         perturb_func, feature_transform, estimator, max_examples_per_batch, grid, prefix_tokens,
         channels_last, attribute_to_layer_input, device_ids, block_size: As for
                     :func:`captum_kd.metrics.feature_similarity_score`. ``given`` needs the
                     unbiased estimator.
 
     Returns:
-        Tensor: scalar in [-1, 1], without graph. 0 with a warning for constant features or where
-        nothing is left. Models in training mode are warned of.
+        Tensor: scalar in [-1, 1], without graph. 0 with a warning for constant features, or if nothing
+        is left after removal. Models in training mode cause a warning.
 
     Raises:
         ValueError: too few inputs, labels without geometry or outside the embeddings, unknown

@@ -36,10 +36,10 @@ def sensitivity_max(
     Largest change of an explanation under small perturbations of its input
     (:func:`captum.metrics.sensitivity_max`), for layer attributions.
 
-    Captum's function passes the inputs as a tuple and expects the explanation to be one too. A
-    layer attribution returns a bare tensor, whose rows are then taken for separate explanations:
-    values are too large by sqrt(k) for one input and k samples, and two inputs raise an error. Here
-    the explanation is put into a tuple first; everything else is Captum's.
+    Captum's function passes the inputs as a tuple and expects a tuple of explanations. A layer
+    attribution returns a tensor instead, whose rows are then treated as separate explanations: values
+    are too large by sqrt(k) for one input and k samples, and two inputs raise an error. This function
+    puts the explanation into a tuple first, and calls Captum's.
 
     Population-based explanations need a fixed population: pass ``reference=`` through the keyword
     arguments when ``explanation_func`` is ``UniCAM(...).attribute``. Without it the perturbed

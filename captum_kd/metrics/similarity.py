@@ -44,17 +44,17 @@ def feature_similarity_score(
 ) -> Tensor:
     r"""
     Feature similarity score (FSS): :math:`R(P_S, P_B)`, the squared distance correlation of two
-    models' features of the same inputs. It is 1 when the geometries agree up to scale, and about 0
-    for unrelated features.
+    models' features of the same inputs. It is 1 if the distances between the inputs agree up to scale, and
+    about 0 for unrelated features.
 
-    Two networks that look at the same images are never independent, not even untrained ones: a
-    high score is not a finding by itself. Compare it with the score of two Base models of different
-    seeds.
+    Features that two networks compute from the same images are never independent, not even those of
+    untrained networks, so a high score is not a finding by itself. Compare it with the score of two Base
+    models of different seeds.
 
     Source: Adhane et al., WACV 2025, with the unbiased estimator of Szekely & Rizzo 2014 over all
-    inputs at once. The authors' present code uses the biased estimator on features of unit
-    length: ``estimator="biased"``, ``feature_transform=flatten_to_unit_length``. For few inputs it
-    tends to 1 whatever the features.
+    inputs at once. The authors' code uses the biased estimator on features of unit length:
+    ``estimator="biased"``, ``feature_transform=flatten_to_unit_length``. For few inputs the biased score
+    tends to 1 for any features.
 
     Args:
 
@@ -65,16 +65,15 @@ def feature_similarity_score(
         inputs (Tensor or tuple[Tensor, ...]): Inputs of both models, n >= 4 examples first.
         additional_forward_args (Any, optional): Further arguments of both models, as in Captum.
         attributions (Tensor, optional): (N, 1, h, w) maps of ``forward_func``, any Captum layer
-                    attribution at the layer's or the image's resolution. With them the score is
-                    that of features around the salient region: the images are reduced to their
-                    relevant part before features are taken. Of tuple inputs the one that is an
-                    image (N, C, H, W) is reduced.
-        base_attributions (Tensor, optional): Maps of ``base_func``, needed with ``attributions``:
-                    each model is explained, and its images are reduced, by its own maps.
+                    attribution at the layer's or the image's resolution. The images are then reduced to
+                    their relevant part before the forward pass, so that the score compares features
+                    around the salient region. One of tuple inputs must be an image (N, C, H, W).
+        base_attributions (Tensor, optional): Maps of ``base_func``, required with ``attributions``:
+                    each model's images are reduced by its own maps.
         perturb_func (Callable, optional): From (inputs, attributions) to reduced inputs. It is
-                    called once for each model with all images, each time with the global random
-                    generators seeded with 0 and restored afterwards: both models' images get the
-                    same noise, and results repeat. For another share pass
+                    called once for each model with all images. The global random generators are
+                    seeded with 0 for each call and restored afterwards, so that both models' images
+                    get the same noise and results repeat. For another share pass
                     ``functools.partial(keep_relevant, keep=0.3)``.
                     Default: :func:`captum_kd.perturb.keep_relevant`, 50 % of the pixels
         feature_transform (Callable, optional): From (N, C, ...) to (N, d).
@@ -83,7 +82,7 @@ def feature_similarity_score(
         max_examples_per_batch (int, optional): Inputs in one forward pass. Bounds memory and does
                     not change the result.
         grid, prefix_tokens, channels_last: Layout of token and channels-last layers where it
-                    cannot be found, as for :class:`captum_kd.UniCAM`.
+                    cannot be inferred, as for :class:`captum_kd.UniCAM`.
         attribute_to_layer_input (bool, optional): Use the layers' inputs.
         device_ids (list[int], optional): Device order of DataParallel models.
         block_size (int, optional): Compute distances in blocks of this many inputs a side and hold no
@@ -91,8 +90,8 @@ def feature_similarity_score(
                     Default: None, matrices up to 4,096 inputs, blocks of 512 (4,096 on a GPU) beyond
 
     Returns:
-        Tensor: scalar in [-1, 1], without graph. 0 with a warning for constant features. Models in training mode are
-        warned of.
+        Tensor: scalar in [-1, 1], without graph. 0 with a warning for constant features. Models in training mode cause
+        a warning.
 
     Raises:
         ValueError: fewer than 4 inputs, unknown layers, non-finite features; attributions of one
@@ -105,7 +104,7 @@ def feature_similarity_score(
         >>> # layer3 of Student and Base over 500 images of 3x32x32, 64 at a time
         >>> fss = feature_similarity_score(
         ...     student, "layer3", base, "layer3", images, max_examples_per_batch=64)
-        >>> # around what each model looks at
+        >>> # around the salient region of each model
         >>> maps = LayerGradCam(student, student.layer3).attribute(images, labels)
         >>> base_maps = LayerGradCam(base, base.layer3).attribute(images, labels)
         >>> localized = feature_similarity_score(

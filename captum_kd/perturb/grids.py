@@ -1,7 +1,7 @@
-"""The grids of a multigrid cycle: equations, memory and layout.
+"""The grids of a multigrid cycle: equations, work memory and layout.
 
-Each grid has the equations ``D x - N x = b`` of :mod:`captum_kd.perturb.multigrid`, of which only the weights
-between neighbors differ: on the image's own grid they are the same everywhere.
+Every grid has equations ``D x - N x = b`` as in :mod:`captum_kd.perturb.multigrid`. Only the weights between neighbors
+differ: on the finest grid they are the same everywhere.
 """
 
 from __future__ import annotations
@@ -12,26 +12,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["Buffers", "Coarse", "Level", "Pixels", "by_parity", "facing", "from_parity", "halved"]
-
 Offset = tuple[int, int]
 Index = tuple[Any, ...]  # of slices, after an ellipsis
 
-# Half of the 8 neighbors; the matrix is symmetric, so the other half mirrors them.
+# Half of the 8 neighbors; the matrix is symmetric, so the other half mirrors it.
 HALF: tuple[Offset, ...] = ((0, 1), (1, 0), (1, 1), (1, -1))
 NEIGHBORS: tuple[Offset, ...] = HALF + tuple((-dy, -dx) for dy, dx in HALF)
 # Even and odd rows and columns: each combination is a grid of half the size.
 PARITIES: tuple[Offset, ...] = ((0, 0), (0, 1), (1, 0), (1, 1))
-# Jacobi's damping where eigenvalues of A / D may reach 2.
+# Damping of Jacobi sweeps where eigenvalues of A / D may reach 2.
 _DAMPING = 0.8
-# Where what neighbors weigh is at most this share of the diagonal, a sweep solves well enough.
-_WEAK_COUPLING = 0.5
 
 
 def by_parity(images: Tensor) -> Tensor:
-    """(N, C, H, W) as (N, C, 2, 2, h, w): even and odd rows and columns apart, filled up with zeros.
+    """(N, C, H, W) as (N, C, 2, 2, h, w): even and odd rows and columns separated, padded with zeros.
 
-    What joins the finest grid to the next then passes contiguous memory.
+    Interpolation between the finest grid and the next then reads contiguous memory.
     """
     n, channels, height, width = images.shape
     h, w = halved((height, width))
@@ -40,28 +36,30 @@ def by_parity(images: Tensor) -> Tensor:
 
 
 def from_parity(parts: Tensor, size: tuple[int, int]) -> Tensor:
-    """The images that :func:`by_parity` took apart."""
+    """The inverse of :func:`by_parity`."""
     n, channels, _, _, h, w = parts.shape
     images = parts.permute(0, 1, 4, 2, 5, 3).reshape(n, channels, 2 * h, 2 * w)
     return images[..., : size[0], : size[1]]
 
 
+def parity_parts(x: Tensor) -> dict[Offset, Tensor]:
+    """(N, C, h, w) for each parity, from images or from tensors in parity layout."""
+    split = x if x.dim() == 6 else by_parity(x)
+    return {(y, x): split[:, :, y, x] for y, x in PARITIES}
+
+
 class Buffers:
-    """Tensors used again by name: fresh memory costs more than the few operations on it."""
+    """Work tensors, reused by name and shape: allocating fresh memory takes longer than computing with it."""
 
     def __init__(self) -> None:
-        self._tensors: dict[str, Tensor] = {}
-        self._parts: dict[int, Buffers] = {}
-
-    def part(self, index: int) -> Buffers:
-        """Buffers with names of their own."""
-        return self._parts.setdefault(index, Buffers())
+        self._tensors: dict[tuple[str, torch.Size], Tensor] = {}
 
     def like(self, example: Tensor, name: str) -> Tensor:
         """A tensor of the example's shape, with any content."""
-        found = self._tensors.get(name)
-        if found is None or found.shape[1:] != example.shape[1:] or len(found) < len(example):
-            found = self._tensors[name] = torch.empty_like(example, memory_format=torch.contiguous_format)
+        key = (name, example.shape[1:])
+        found = self._tensors.get(key)
+        if found is None or len(found) < len(example):
+            found = self._tensors[key] = torch.empty_like(example, memory_format=torch.contiguous_format)
         return found[: len(example)]
 
 
@@ -71,9 +69,9 @@ class Level:
     Args:
         size (tuple[int, int]): height and width.
         diagonal (Tensor): ``D``.
-        inverse (Tensor): 1 / ``D``, 0 where nothing is to be found.
+        inverse (Tensor): 1 / ``D``, 0 at known pixels.
         damping (float): of Jacobi sweeps.
-        buffers (Buffers): room to work.
+        buffers (Buffers): work tensors.
     """
 
     def __init__(
@@ -87,46 +85,36 @@ class Level:
         self.buffers = buffers
 
     def neighbors(self, x: Tensor, out: Tensor) -> Tensor:
-        """``N x`` for an ``x`` that is 0 at known pixels; the result means nothing there."""
-        raise NotImplementedError
-
-    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
-        """By parity, (N, C, h, w), h and w half the size rounded up."""
+        """``N x`` for an ``x`` that is 0 at known pixels, where the result is undefined."""
         raise NotImplementedError
 
     def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
-        """The weights of unknown pixels' unknown neighbors, by the pixel's parity and the neighbor's offset."""
+        """Weights between unknown pixels, by the pixel's parity and the neighbor's offset."""
         raise NotImplementedError
 
-    def is_weakly_coupled(self) -> bool:
-        return False
-
     def apply(self, x: Tensor, out: Tensor) -> Tensor:
-        """``D x - N x``, likewise."""
+        """``D x - N x``, for the same ``x``."""
         return self.neighbors(x, out).neg_().addcmul_(self.diagonal, x)
 
 
 class Pixels(Level):
-    """The finest grid: weights are the same everywhere. Its tensors are :func:`by_parity`."""
+    """The finest grid, with the same weights everywhere and tensors in the layout of :func:`by_parity`."""
 
     def __init__(self, removed: Tensor, size: tuple[int, int], buffers: Buffers) -> None:
         ones = by_parity(removed.new_ones(1, 1, *size))
         diagonal = _weighted_neighbors(ones, out=torch.empty_like(ones), row=torch.empty_like(ones))
         inverse = removed / diagonal.clamp(min=1)  # a lone pixel has no neighbors
-        # The eigenvalues of A / D reach 4/3, and undamped sweeps leave a third of what the next grid cannot
-        # show, the least possible. Only along a single line they reach 2, and undamped sweeps do nothing.
+        # Eigenvalues of A / D reach 4/3; undamped sweeps then leave a third of the error that the next grid cannot
+        # represent, the least possible. Along a single line they reach 2, where undamped sweeps have no effect.
         super().__init__(size, diagonal, inverse, _DAMPING if min(size) == 1 else 1, buffers)
         self._removed = removed
 
     def neighbors(self, x: Tensor, out: Tensor) -> Tensor:
         return _weighted_neighbors(x, out, row=self.buffers.like(x, "row"))
 
-    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
-        return {(py, px): x[:, :, py, px] for py, px in PARITIES}
-
     def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
         h, w = halved(self.size)
-        framed = {parity: pad(part, (1, 1, 1, 1)) for parity, part in self.parts(self._removed).items()}
+        framed = {parity: pad(part, (1, 1, 1, 1)) for parity, part in parity_parts(self._removed).items()}
 
         def seen(y: int, x: int) -> Tensor:
             return framed[y % 2, x % 2][..., 1 + y // 2 :, 1 + x // 2 :][..., :h, :w]
@@ -141,7 +129,7 @@ class Pixels(Level):
 
 
 class Coarse(Level):
-    """A coarser grid: each pair of neighbors has a weight of its own."""
+    """A coarser grid, with a separate weight for each pair of neighbors."""
 
     def __init__(self, diagonal: Tensor, weights: dict[Offset, Tensor], buffers: Buffers) -> None:
         size = (diagonal.shape[-2], diagonal.shape[-1])
@@ -158,37 +146,25 @@ class Coarse(Level):
             out[there].addcmul_(weight, x[here])
         return out
 
-    def parts(self, x: Tensor) -> dict[Offset, Tensor]:
-        split = by_parity(x)
-        return {(py, px): split[:, :, py, px] for py, px in PARITIES}
-
     def weights(self) -> dict[Offset, dict[Offset, Tensor]]:
         found: dict[Offset, dict[Offset, Tensor]] = {parity: {} for parity in PARITIES}
         for (dy, dx), here, there, weight in self._pairs:
             for offset, where in (((dy, dx), here), ((-dy, -dx), there)):
                 plane = torch.zeros_like(self.diagonal)
                 plane[where] = weight
-                for parity, part in self.parts(plane).items():
+                for parity, part in parity_parts(plane).items():
                     found[parity][offset] = part
         return found
 
-    def is_weakly_coupled(self) -> bool:
-        """Whether every pixel depends on its neighbors so little that a sweep solves for it."""
-        coupling = torch.zeros_like(self.diagonal)
-        for _, here, there, weight in self._pairs:
-            coupling[here] += weight.abs()
-            coupling[there] += weight.abs()
-        return bool((coupling <= _WEAK_COUPLING * self.diagonal).all())
-
 
 def _weighted_neighbors(x: Tensor, out: Tensor, row: Tensor) -> Tensor:
-    """Direct neighbors and half of the diagonal ones, summed into ``out``; ``row`` is room to work."""
-    # Left and right: the two neighbors of an even column are the odd ones at the same place and before it.
+    """Sums direct neighbors and half of the diagonal ones into ``out``; ``row`` is a work tensor."""
+    # Left and right: the neighbors of even column i are the odd columns i and i - 1.
     out[:, :, :, 0] = x[:, :, :, 1]
     out[:, :, :, 1] = x[:, :, :, 0]
     out[:, :, :, 0, :, 1:] += x[:, :, :, 1, :, :-1]
     out[:, :, :, 1, :, :-1] += x[:, :, :, 0, :, 1:]
-    # What the rows above and below take of a row: each pixel and half of its neighbors.
+    # Each row contributes to the rows above and below: its pixels and half of their neighbors.
     torch.add(x, out, alpha=0.5, out=row)
     out[:, :, 0] += row[:, :, 1]
     out[:, :, 1] += row[:, :, 0]
@@ -202,7 +178,7 @@ def halved(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def facing(offset: Offset, size: tuple[int, int]) -> tuple[Index, Index]:
-    """Where the pixels of a grid lie that have a neighbor at this offset, and where those neighbors lie."""
+    """Indices of the pixels that have a neighbor at this offset, and of those neighbors."""
     shifts = tuple(zip(offset, size))
     here = (..., *(slice(max(0, -shift), length - max(0, shift)) for shift, length in shifts))
     there = (..., *(slice(max(0, shift), length - max(0, -shift)) for shift, length in shifts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Union
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -12,17 +12,13 @@ from captum_kd._utils.validation import check_noise, check_float, check_dense, c
 from captum_kd.distance.precision import has_float64
 from captum_kd.perturb.grids import Buffers, Pixels, by_parity, from_parity
 from captum_kd.perturb.multigrid import Hierarchy
-from captum_kd.perturb.scattered import Scattered
 
-__all__ = ["check_images", "noisy_linear_imputation"]
-
-# Numbers of images worked on at once. Passes over images that stay in the cache are several times as fast
-# on a CPU; elsewhere the number bounds the memory.
+# Image values processed at once. On a CPU, passes over data that fits the cache are several times as fast; on other
+# devices the block size bounds the memory.
 _CPU_BLOCK = 1_250_000
 _DEVICE_BLOCK = 20_000_000
 _MAX_STEPS = 60
-_SCATTERED_STEPS = 24  # cheap ones, of which as many pay
-_PIXELS = (2, 3, 4, 5)  # of images by parity
+_PIXELS = (2, 3, 4, 5)  # the pixel dimensions in parity layout
 
 
 @without_gradients
@@ -37,12 +33,12 @@ def noisy_linear_imputation(
     r"""
     Replaces pixels by noisy linear imputation: each removed pixel becomes the weighted mean of its 8
     neighbors (direct ones 1/6, diagonal ones 1/12, renormalized at the image's border), plus Gaussian
-    noise. The removed pixels of an image are one linear system; kept pixels stay as they are, to the bit.
+    noise. The removed pixels of an image form one linear system. Kept pixels do not change.
 
-    A black or blurred region tells the model where something was removed; an imputed region hardly does.
+    A black or blurred region shows the model where something was removed; an imputed region hardly does.
 
-    All images and channels are solved together, by conjugate gradients with one multigrid cycle as
-    preconditioner, or with the diagonal where all holes are small, each image with its own mask.
+    All images and channels are solved together, each image with its own mask, by conjugate gradients with one
+    multigrid cycle as preconditioner.
 
     Source: Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods" (ROAD),
     ICML 2022.
@@ -53,17 +49,17 @@ def noisy_linear_imputation(
         keep (Tensor): (N, 1, H, W) or (N, H, W), boolean: True stays.
         noise (float, optional): Standard deviation of the noise on imputed pixels, in the images' units.
                     0 gives the solution itself.
-        tolerance (float, optional): Largest error of the solution, before noise, in the images' units;
-                    where a channel's kept values span less than 1, as a share of that span, so that faint
-                    images are solved too. For images of 0..255 a hundredth of a gray level, 0.01, is enough
-                    and takes less time. Rounding to the images' dtype comes on top.
+        tolerance (float, optional): Largest error of the solution, before noise, in the images' units. If a
+                    channel's kept values span less than 1, it is relative to that span, so that faint images are
+                    solved too. For images of 0..255 a hundredth of a gray level, 0.01, is enough and takes less
+                    time. Rounding to the images' dtype is not included.
         generator (torch.Generator, optional): Source of the noise, on the CPU or the images' device, drawn
-                    image after image: batches in turn get the same noise as all images at once. With it
-                    torch's global state is not touched and results repeat; without it the noise comes
-                    from the global generator, as from :func:`torch.randn`.
+                    image by image, so that consecutive batches get the same noise as all images at once.
+                    Default: torch's global generator
 
     Returns:
-        Tensor: like ``images``, without graph. Half precision is computed in float32 and rounded at the end.
+        Tensor: shape and dtype of ``images``, without graph. Half precision is computed in float32 and rounded at the
+        end.
 
     Raises:
         TypeError: images that are not a floating point tensor, or a mask that is not boolean.
@@ -86,7 +82,7 @@ def noisy_linear_imputation(
     filled = _impute(_known(images, mask).to(dtype), mask, tolerance)
     if noise > 0:
         where = images.device if generator is None else generator.device
-        # One image after the other: in smaller batches the same images get the same noise.
+        # Image by image, so that the noise does not depend on the batch size.
         drawn = [_drawn(images, where, generator) for _ in images]
         filled = filled + noise * torch.stack(drawn).to(images.device)
     filled = filled.to(images.dtype)
@@ -94,7 +90,7 @@ def noisy_linear_imputation(
 
 
 def skip_noise(images: Tensor, count: int, generator: torch.Generator) -> None:
-    """Draws the noise of so many images like these and drops it, as if they had come before."""
+    """Advances the generator past the noise of ``count`` images like these."""
     for _ in range(count):
         _drawn(images, generator.device, generator)
 
@@ -107,32 +103,23 @@ def _drawn(images: Tensor, device: torch.device, generator: Optional[torch.Gener
 # ------------------------------------------------------------------------------ solution
 
 
-class _Scale(NamedTuple):
-    """Middle and half of what a channel's kept values span, (N, C, 1, 1)."""
-
-    middle: Tensor
-    half: Tensor
-
-
 def _known(images: Tensor, keep: Tensor) -> Tensor:
-    """Holes filled with any kept value of their channel, so that smallest and largest are those of kept pixels."""
+    """Replaces removed pixels by any kept value of their channel, so that minimum and maximum are those of kept pixels."""
     first = keep.flatten(2).to(torch.uint8).argmax(2, keepdim=True).expand(*images.shape[:2], 1)
     some = images.flatten(2).gather(2, first).unsqueeze(3)
     return torch.where(keep, images, some).contiguous()
 
 
 def _impute(known: Tensor, keep: Tensor, tolerance: float) -> Tensor:
-    """The images with their holes filled; in them ``known`` is within what the kept values span."""
+    """Fills the removed pixels, given :func:`_known`."""
     n, channels, height, width = known.shape
     low, high = (end.unsqueeze(3) for end in known.flatten(2).aminmax(dim=2, keepdim=True))
     _check_finite(low, high)
-    scale = _Scale(low / 2 + high / 2, high / 2 - low / 2)  # halves: the range of float32 may overflow
-    # In units in which kept values span -1 to 1; at least one rounding error, or no end would be reached.
-    span = 2 * scale.half
-    target = tolerance * torch.where(span < 1, 2.0, 1 / scale.half.clamp(min=0.5))
+    middle, half = low / 2 + high / 2, high / 2 - low / 2  # high - low may overflow float32
+    # The target error in units in which kept values span -1 to 1. Below one rounding error it could not be reached.
+    target = tolerance * torch.where(half < 0.5, 2.0, 1 / half.clamp(min=0.5))
     target = target.clamp(min=torch.finfo(known.dtype).eps)
-    # float32 leaves an error that grows with the way from a hole's middle to its rim; where less is asked
-    # for, float64 is used.
+    # Rounding errors of float32 grow with the distance from a hole's middle to its rim; smaller targets need float64.
     rounding = torch.finfo(known.dtype).eps * max(height, width) ** 1.5 / min(height, width) ** 0.5
     precise = bool((target < 5 * rounding).any()) and has_float64(known.device)
     work = torch.float64 if precise else known.dtype
@@ -140,49 +127,37 @@ def _impute(known: Tensor, keep: Tensor, tolerance: float) -> Tensor:
     filled, buffers = torch.empty_like(known), Buffers()
     for start in range(0, n, block):
         rows = slice(start, start + block)
-        size = torch.where(scale.half[rows] > 0, scale.half[rows], 1)
-        boundary = torch.sub(known[rows], scale.middle[rows], out=buffers.like(known[rows], "boundary")).div_(size)
-        boundary = boundary.mul_(keep[rows]).to(work)
-        solution = _solve(boundary, keep[rows], target[rows], buffers)
-        # A mean of neighbors lies among the kept values.
-        torch.addcmul(scale.middle[rows], solution.clamp_(-1, 1).to(known.dtype), size, out=filled[rows])
+        size = torch.where(half[rows] > 0, half[rows], 1)
+        boundary = torch.sub(known[rows], middle[rows], out=buffers.like(known[rows], "boundary")).div_(size)
+        solution = _solve(boundary.mul_(keep[rows]).to(work), keep[rows], target[rows], buffers)
+        # The mean of neighbors lies between the smallest and the largest kept value.
+        torch.addcmul(middle[rows], solution.clamp_(-1, 1).to(known.dtype), size, out=filled[rows])
     return filled
 
 
 def _solve(boundary: Tensor, keep: Tensor, target: Tensor, buffers: Buffers) -> Tensor:
+    """The removed pixels' values from the kept ones, 0 at kept pixels."""
     size = (boundary.shape[-2], boundary.shape[-1])
     kept, removed = by_parity(boundary), by_parity((~keep).to(boundary.dtype))
-    finest, target = Pixels(removed, size, buffers.part(0)), target[..., None, None]
-    scattered = Scattered.of(finest, removed, buffers)
-    found = None
-    if scattered is not None:
-        b = finest.neighbors(kept, out=buffers.like(kept, "b"))
-        found = _conjugate_gradients(scattered, b, target / scattered.safety, _SCATTERED_STEPS, buffers)
-    if found is None:
-        b = finest.neighbors(kept, out=buffers.like(kept, "b"))
-        found = _conjugate_gradients(Hierarchy(finest, buffers), b, target, _MAX_STEPS, buffers)
-    if found is None:
-        raise RuntimeError(f"The imputation did not reach its tolerance in {_MAX_STEPS} steps.")
-    return from_parity(found, size)
+    finest = Pixels(removed, size, buffers)
+    b = finest.neighbors(kept, out=buffers.like(kept, "b"))
+    return from_parity(_conjugate_gradients(Hierarchy(finest), b, target[..., None, None], buffers), size)
 
 
-def _conjugate_gradients(
-    grids: Union[Hierarchy, Scattered], b: Tensor, target: Tensor, steps: int, buffers: Buffers
-) -> Optional[Tensor]:
-    """Solves D x - N x = b until the preconditioned residual of each channel is at most its target, or None.
+def _conjugate_gradients(grids: Hierarchy, b: Tensor, target: Tensor, buffers: Buffers) -> Tensor:
+    """Solves D x - N x = b until the preconditioned residual of each channel is at most its target.
 
-    With a multigrid cycle it estimates the error, and adding it at the end takes it off: at least half of
-    the error goes, so the estimate may be a factor of two too small. (Over thousands of random masks the error
-    was at most 0.8 of what was asked for, on lattices of dots; mostly it is below 0.3.) With the diagonal the
-    target leaves room for what the error may be beyond it.
+    One multigrid cycle estimates the error, and adding that estimate to the solution removes at least half of the
+    error, so the estimate may be a factor of two too small. (Over thousands of random masks the error was at most 0.8 of
+    the target, on lattices of dots; mostly it is below 0.3.)
     """
-    x, p, q = (buffers.like(b, name) for name in ("x", "p", "q"))
+    x, p, q = (buffers.like(b, name) for name in ("solution", "direction", "product"))
     x.zero_()
-    r = b  # what is left of the right-hand side, in its place
+    r = b  # the residual overwrites the right-hand side
     z = grids.cycle(r)
     p.copy_(z)
     rz = _dot(r, z, out=q)
-    for _ in range(steps):
+    for _ in range(_MAX_STEPS):
         if bool((torch.abs(z, out=q).amax(_PIXELS, keepdim=True) <= target).all()):
             return x.add_(z)
         grids.finest.apply(p, out=q)
@@ -192,16 +167,16 @@ def _conjugate_gradients(
         z = grids.cycle(r)
         rz, before = _dot(r, z, out=q), rz
         torch.addcmul(z, _quotient(rz, before), p, out=p)
-    return None
+    raise RuntimeError(f"The imputation did not reach its tolerance in {_MAX_STEPS} steps.")
 
 
 def _dot(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """The channels' products; ``out`` is room for those of the pixels."""
+    """The inner product of each channel; ``out`` receives the products of the pixels."""
     return torch.mul(a, b, out=out).sum(_PIXELS, keepdim=True)
 
 
 def _quotient(a: Tensor, b: Tensor) -> Tensor:
-    """0 where a channel is solved to the last digit."""
+    """a / b, and 0 for a channel that is already solved exactly."""
     return torch.where(b > 0, a / b, 0)
 
 

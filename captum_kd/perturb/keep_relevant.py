@@ -14,9 +14,7 @@ from captum_kd._utils.warnings import warn_user
 from captum_kd.distance.precision import widest
 from captum_kd.perturb.imputation import check_images, noisy_linear_imputation
 
-__all__ = ["keep_relevant", "relevant_pixels"]
-
-# Share of the pixels that may have one value at the cut.
+# A warning is given if more than this share of the pixels are tied at the cut.
 _MANY_TIED = 0.05
 
 
@@ -30,21 +28,21 @@ def keep_relevant(
 ) -> Tensor:
     r"""
     Keeps the most relevant pixels of each image and replaces the others by noisy linear imputation
-    (:func:`noisy_linear_imputation`). What is kept is what :func:`relevant_pixels` says.
+    (:func:`noisy_linear_imputation`). :func:`relevant_pixels` selects the pixels to keep.
 
-    Source: Adhane et al., WACV 2025, where half of the pixels stays ("features around the salient region").
+    Source: Adhane et al., WACV 2025, where half of the pixels are kept ("features around the salient region").
 
     Args:
 
         inputs (Tensor): Images (N, C, H, W), floating point.
         attributions (Tensor): A map for each image, (N, 1, h, w) as Captum's layer attributions return it,
                     or (N, h, w), of any size; upsampled bilinearly to the images' size.
-        keep (float, optional): Share of the pixels that stays, between 0 and 1, both excluded.
+        keep (float, optional): Share of the pixels to keep, between 0 and 1, both excluded.
         noise (float, optional): Standard deviation of the noise on imputed pixels, in the inputs' units.
         generator (torch.Generator, optional): Source of the noise.
 
     Returns:
-        Tensor: like ``inputs``, without graph.
+        Tensor: shape and dtype of ``inputs``, without graph.
 
     Raises:
         TypeError: inputs or attributions that are not floating point tensors.
@@ -67,23 +65,22 @@ def keep_relevant(
 @without_gradients
 def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0.5) -> Tensor:
     r"""
-    Which pixels of an image an attribution calls most relevant.
+    Selects the pixels of each image with the largest attributions.
 
     Maps are upsampled bilinearly (:meth:`captum.attr.LayerAttribution.interpolate`) and their pixels ranked
     by signed value, so that evidence against the class comes last. Ties go to the pixel with the lower index, row by
-    row, on every device, so that even a constant map keeps its share; where many pixels are tied at the cut, a
-    warning says so.
+    row, on every device, so that exactly the given share is kept even of a constant map. A warning is given if many
+    pixels are tied at the cut.
 
     Args:
 
         attributions (Tensor): (N, 1, h, w) or (N, h, w), floating point.
         size (tuple[int, int]): (H, W) of the images.
-        keep (float, optional): Share of the pixels that stays: ``round(keep * H * W)`` of each image, rounded
-                    as Python does it (halves to even), at least 1 and at most H * W - 1; the only pixel of a
-                    1 x 1 image stays.
+        keep (float, optional): Share of the pixels to keep: ``round(keep * H * W)`` of each image, at least 1 and
+                    at most H * W - 1. The only pixel of a 1 x 1 image is kept.
 
     Returns:
-        Tensor: (N, 1, H, W), boolean, True for the pixels that stay, on the attributions' device.
+        Tensor: (N, 1, H, W), boolean, True for kept pixels, on the attributions' device.
 
     Raises:
         TypeError: attributions that are not a floating point tensor.
@@ -112,12 +109,12 @@ def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0
 
 
 def _warn_of_ties(values: Tensor, at_the_cut: Tensor) -> None:
-    """Pixels of one value on both sides of the cut are told apart by their place alone."""
+    """Warns if many pixels have the same value on both sides of the cut, since only their position decides."""
     last, next_one = values.gather(1, at_the_cut).unbind(1)
     tied = (last == next_one) & ((values == last[:, None]).sum(1) > max(4, _MANY_TIED * values.shape[1]))
     if bool(tied.any()):
         warn_user(
-            f"{int(tied.sum())} of {len(tied)} maps have one value at many pixels on both sides of the cut; of these the "
-            "upper ones stay, whatever they show. Maps without negative values often do this: pass signed ones "
+            f"{int(tied.sum())} of {len(tied)} maps have the same value at many pixels on both sides of the cut; of these the "
+            "upper ones are kept, whatever they show. Maps without negative values often have such ties: pass signed maps "
             "(relu_attributions=False)."
         )

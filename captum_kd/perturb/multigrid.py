@@ -1,15 +1,15 @@
 """One multigrid cycle for pixels that are the weighted mean of their 8 neighbors.
 
-The pixels to be found solve ``D x - N x = b``: ``N`` adds the neighbors that are to be found too, direct
-ones with weight 1, diagonal ones with 1/2, and ``D`` is the sum of the weights of all neighbors inside the
-image. The matrix is symmetric, and positive definite as soon as an image has one known pixel. It is never
-stored: every step is a handful of operations on whole batches of images, whose holes may all differ.
+The unknown pixels solve ``D x - N x = b``. ``N`` sums the unknown neighbors, direct ones with weight 1, diagonal
+ones with 1/2; ``D`` is the total weight of all neighbors inside the image. The matrix is symmetric, and positive
+definite if the image has a known pixel. It is never stored: every step is a few operations on a whole batch of
+images, each with its own mask.
 
-Holes of any shape and size, thin walls and single known pixels need coarse grids that know of them:
-interpolation follows the equations (Dendy's black box multigrid) and each coarse operator is the Galerkin
-product, so that it joins 9 points again. Grids that coarsen the mask alone make known regions grow, and take
-large errors for small ones; here what a cycle finds can be trusted as an estimate of the error, and errors
-fall about tenfold with every step of conjugate gradients.
+The coarse grids are built from the equations, so that holes of any shape, thin walls and single known pixels are
+represented on them: interpolation solves the equations locally (Dendy's black box multigrid), and each coarse operator
+is the Galerkin product, which again couples 9 points. If only the mask were coarsened, known regions would grow and the
+cycle would underestimate large errors. With this construction one cycle estimates the error reliably, and each step of
+conjugate gradients reduces the error about tenfold.
 
 Sources: Dendy, "Black box multigrid", J. Comput. Phys. 48, 1982; Tatebe, "The multigrid preconditioned
 conjugate gradient method", 1993.
@@ -21,51 +21,48 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from captum_kd.perturb.grids import HALF, NEIGHBORS, PARITIES, Buffers, Coarse, Index, Level, Offset, Pixels, facing, halved
-
-__all__ = ["Hierarchy"]
+from captum_kd.perturb.grids import (
+    HALF, NEIGHBORS, PARITIES, Coarse, Index, Level, Offset, Pixels, by_parity, facing, from_parity,
+    halved, parity_parts,
+)  # fmt: skip
 
 COARSEST = 8
-"""Grids of at most so many pixels a side are solved directly."""
+"""Grids with at most this many pixels per side are solved directly."""
 
-# Coarse pixels that are known may still stand for the pixels beside them, unless next to nothing of the
-# diagonal (about 5 amid a hole) is left: these would not help, and from grid to grid shrink to nothing.
+# A known coarse pixel is still used if its diagonal is not close to 0 (inside a hole it is about 5). Smaller diagonals do
+# not help, and shrink to nothing from grid to grid.
 _LEAST_DIAGONAL = 0.1
 
 
 class Hierarchy:
-    """Grids from the image's own down to one that is solved directly.
+    """Grids from the image's own size down to one that is solved directly.
 
     Args:
         finest (Pixels): the images' own grid.
-        buffers (Buffers): room to work, which hierarchies used one after the other may share.
     """
 
-    def __init__(self, finest: Pixels, buffers: Buffers) -> None:
+    def __init__(self, finest: Pixels) -> None:
         self.finest = finest
         self._levels: list[Level] = [self.finest]
         self._transfers: list[_Transfer] = []
-        while max(self._levels[-1].size) > COARSEST and not self._levels[-1].is_weakly_coupled():
+        while max(self._levels[-1].size) > COARSEST:
             transfer = _Transfer(self._levels[-1])
             self._transfers.append(transfer)
-            self._levels.append(transfer.coarse_level(buffers.part(len(self._levels))))
-        is_small = max(self._levels[-1].size) <= COARSEST
-        self._inverse = _dense_inverse(self._levels[-1]) if is_small else None
+            self._levels.append(transfer.coarse_level())
+        self._inverse = _dense_inverse(self._levels[-1])
 
     def cycle(self, residual: Tensor, level: int = 0) -> Tensor:
         """An approximate solution for the right-hand side (N, C, 2, 2, h, w), 0 at known pixels.
 
-        One V-cycle with one damped Jacobi sweep before and one after the correction: a symmetric positive
-        definite operator. The result is overwritten by the next call.
+        One V-cycle with one damped Jacobi sweep before and one after the coarse correction, a symmetric positive
+        definite operator. The next call overwrites the result.
         """
         if level == len(self._transfers):
-            if self._inverse is None:
-                return self._levels[level].inverse * residual
-            # No matrix product: a caller's autocast would round it to half precision.
+            # No matrix product: the caller's autocast would round it to half precision.
             return (self._inverse * residual.flatten(2).unsqueeze(2)).sum(-1).reshape(residual.shape)
         grid, transfer = self._levels[level], self._transfers[level]
         x = torch.mul(grid.sweep, residual, out=grid.buffers.like(residual, "x"))
-        # D x is the damped residual itself, so this is what is left of it.
+        # D x is the damped residual itself, so the remaining residual is N x plus the undamped part.
         rest = grid.neighbors(x, out=grid.buffers.like(residual, "rest"))
         if grid.damping < 1:
             rest.add_(residual, alpha=1 - grid.damping)
@@ -77,23 +74,23 @@ class Hierarchy:
 class _Transfer:
     """Interpolation from every second pixel in each direction, and its transpose.
 
-    A pixel between two coarse ones takes the value that its equation gives when summed across that line; one
-    amid four takes the value that its own equation gives. So corrections fall towards known pixels, where
-    they are 0, and do not cross walls of known pixels.
+    A pixel between two coarse pixels gets the value that solves its equation summed across their line; a pixel between
+    four gets the value that solves its own equation. Corrections therefore decrease to 0 at known pixels and do not
+    cross walls of known pixels.
     """
 
     def __init__(self, level: Level) -> None:
         self._level = level
         self._coarse_size = halved(level.size)
         self._entries = level.weights()
-        for parity, part in level.parts(level.diagonal).items():
+        for parity, part in parity_parts(level.diagonal).items():
             self._entries[parity][0, 0] = -part
-        unknown = level.parts(torch.sign(level.inverse))
+        unknown = parity_parts(torch.sign(level.inverse))
         self._weights = self._interpolation(unknown)
         product = self._galerkin_product()
         used = (unknown[0, 0] > 0) | (-product[0, 0] > _LEAST_DIAGONAL)
         self._product = self._restricted_to(used.to(level.inverse.dtype), product)
-        # What reaches beyond the grid is 0; leave it out.
+        # Weights that reach beyond the grid are 0 and are left out.
         self._terms: dict[Offset, list[tuple[Index, Index, Tensor]]] = {}
         for parity, corners in self._weights.items():
             self._terms[parity] = []
@@ -102,9 +99,9 @@ class _Transfer:
                 self._terms[parity].append((here, there, weight[here].contiguous()))
 
     def _interpolation(self, unknown: dict[Offset, Tensor]) -> dict[Offset, dict[Offset, Tensor]]:
-        """By parity and corner: pixels 2 i + parity take these shares of the coarse pixels i + corner."""
-        # Coarse matrices may have a few entries of the wrong sign, which would make shares large and negative
-        # and the next matrix near singular: they do not count here.
+        """By parity and corner: the weights of the coarse pixels i + corner for the pixels 2 i + parity."""
+        # Coarse matrices may have a few entries of the wrong sign. They are ignored here: they would make weights large
+        # and negative, and the next matrix nearly singular.
         at = {offset: entry.clamp(min=0) for offset, entry in self._entries[0, 1].items()}
         west, east = at[-1, -1] + at[0, -1] + at[1, -1], at[-1, 1] + at[0, 1] + at[1, 1]
         across = -self._entries[0, 1][0, 0] - at[-1, 0] - at[1, 0]
@@ -132,32 +129,29 @@ class _Transfer:
 
     def add_up(self, coarse: Tensor, to: Tensor) -> None:
         """Adds the interpolation of (N, C, h, w) to a tensor of the level."""
-        on_parts = isinstance(self._level, Pixels)
-        parts = self._level.parts(to) if on_parts else self._level.parts(torch.zeros_like(to))
-        for parity, terms in self._terms.items():
+        split = to if isinstance(self._level, Pixels) else by_parity(to)
+        for (y, x), terms in self._terms.items():
             for here, there, weight in terms:
-                parts[parity][here].addcmul_(weight, coarse[there])
-        if not on_parts:
-            for (y, x), part in parts.items():
-                target = to[..., y::2, x::2]
-                target += part[..., : target.shape[-2], : target.shape[-1]]
+                split[:, :, y, x][here].addcmul_(weight, coarse[there])
+        if split is not to:
+            to.copy_(from_parity(split, self._level.size))
 
     def down(self, fine: Tensor) -> Tensor:
-        """The transpose of the interpolation; the result is overwritten by the next call."""
-        parts = self._level.parts(fine)
+        """The transpose of the interpolation. The next call overwrites the result."""
+        parts = parity_parts(fine)
         coarse = self._level.buffers.like(parts[0, 0], "coarse").zero_()
         for parity, terms in self._terms.items():
             for here, there, weight in terms:
                 coarse[there].addcmul_(weight, parts[parity][here])
         return coarse
 
-    def coarse_level(self, buffers: Buffers) -> Coarse:
+    def coarse_level(self) -> Coarse:
         """The grid of every second pixel."""
         weights = {offset: self._product[offset] for offset in HALF}
-        return Coarse(-self._product[0, 0], weights, buffers)
+        return Coarse(-self._product[0, 0], weights, self._level.buffers)
 
     def _restricted_to(self, used: Tensor, product: dict[Offset, Tensor]) -> dict[Offset, Tensor]:
-        """Takes coarse pixels out of the interpolation and its product, in place."""
+        """Removes unused coarse pixels from the interpolation and its product, in place."""
         for corners in self._weights.values():
             for corner, weight in corners.items():
                 here, there = facing(corner, self._coarse_size)
@@ -197,7 +191,7 @@ class _Transfer:
 
 
 def _shares(whole: Tensor, unknown: Tensor, *parts: Tensor) -> list[Tensor]:
-    """What each part is of the whole, or of the parts' sum where that is more; 0 at known pixels."""
+    """Each part divided by the whole, or by the sum of the parts where that is larger; 0 at known pixels."""
     total = torch.maximum(whole, sum(parts[1:], parts[0]))
     scale = torch.where(total > 0, unknown / total, 0)
     return [part * scale for part in parts]
@@ -212,7 +206,7 @@ def _dense_inverse(level: Level) -> Tensor:
     unknown = torch.sign(inverse).flatten(2)  # (N, 1, pixels)
     matrix = level.apply(columns, out=torch.empty_like(columns)).flatten(2) * unknown * unknown.mT + unit * (1 - unknown)
     inverted, failed = torch.linalg.inv_ex(matrix)
-    # Two coarse pixels may stand for the same fine ones: such a matrix has no inverse, or only rounding gives it one.
+    # Two coarse pixels may represent the same fine ones. Such a matrix is singular, or invertible only by rounding.
     size = matrix.diagonal(dim1=1, dim2=2).amax(1) * inverted.flatten(1).abs().amax(1)
     singular = (failed != 0) | ~(size < 0.01 / torch.finfo(matrix.dtype).eps)
     if bool(singular.any()):

@@ -1,10 +1,9 @@
 """Figures from maps, scores and keep curves.
 
-Figures are plain ``matplotlib.figure.Figure`` objects: nothing is registered with pyplot, nothing is shown,
-no display is needed. Save one with ``figure.savefig(path)``; notebooks display the returned object. They are
-at most seven inches wide unless asked for otherwise, a page's text width, so that their text, 7 points and
-more, prints at its own size. Colors stay apart with any color vision and are never alone: markers, dashes
-or words repeat what they say.
+Figures are plain ``matplotlib.figure.Figure`` objects that are not registered with pyplot, so no display is needed.
+Save one with ``figure.savefig(path)``; notebooks display the returned object. By default figures are at most seven
+inches wide, the text width of a page, with text of at least 7 points. Colors can be distinguished with any color vision;
+markers, dashes or words repeat them.
 """
 
 from captum_kd.visualization.curves import plot_keep_curve

@@ -1,12 +1,13 @@
 """Single panels of a figure: images, maps over images, color bars and shared scales.
 
-Captum's ``visualize_image_attr`` draws each panel: it selects the sign and lays the map over the image. Three
-things it cannot do for maps that are to be compared, read in Captum 0.9, are done here. It divides every map
-by a threshold of that map's own, so that all maps look equally strong: here the color limits are set
-afterwards, from the map, its column or the whole figure. It stops with an AssertionError at maps that are all
-zero, or all negative where positive values are asked for: here they are shown as such. And
-``blended_heat_map`` covers the image with one opacity, the empty part of the map included, and stretches the
-gray of every image by itself: here the opacity fades with the map, and gray stays gray.
+Captum's ``visualize_image_attr`` selects the sign and draws each map over its image. Three things are changed here, so
+that maps can be compared (Captum 0.9):
+
+- Captum scales each map by its own threshold, so that all maps look equally strong. Here the color limits come from the
+  map, its column or the whole figure.
+- Captum raises an AssertionError for maps without values of the selected sign. Here a caption says so.
+- Captum's ``blended_heat_map`` covers the image with one opacity and stretches its gray levels. Here the opacity fades
+  with the map's values, and gray levels do not change.
 """
 
 from __future__ import annotations
@@ -24,26 +25,14 @@ from matplotlib.patheffects import withStroke
 
 from captum_kd.visualization._style import TEXT_SIZE
 
-__all__ = [
-    "SIGNS",
-    "draw_bar",
-    "draw_caption",
-    "draw_map",
-    "draw_outline",
-    "draw_picture",
-    "hatched",
-    "of_sign",
-    "scale_tops",
-]
-
 Array = npt.NDArray[Any]
 
 SIGNS = {"positive": "inferno", "absolute_value": "inferno", "negative": "inferno", "all": "RdBu_r"}
 """Default color maps, readable with any color vision; inferno also in gray print."""
 NOTHING = {"positive": "nothing positive", "negative": "nothing negative"}
-"""What is said of maps that have values, but none of the sign that is shown."""
+"""Captions of maps that have values, but none of the selected sign."""
 NO_OUTLIERS = 1e-9
-"""In percent. At 0 itself Captum's threshold may round to more than the sum of all values: an IndexError."""
+"""Percent. At 0 Captum's threshold may round to more than the sum of all values, and raise an IndexError."""
 
 
 def draw_picture(axis: Axes, picture: Array) -> None:
@@ -63,7 +52,7 @@ def draw_map(
         draw_caption(axis, NOTHING.get(sign, "all zero") if np.any(values) else "all zero")
         return
     largest = np.abs(shown).max()
-    # Brought to a largest value of 1 first, since Captum warns of values below 1e-5, which maps may well have.
+    # Scaled to a largest value of 1, since Captum warns of values below 1e-5, which are common in maps.
     visualization.visualize_image_attr(
         (values / largest)[..., None], picture, method, sign, plt_fig_axis=(axis.figure, axis),
         outlier_perc=NO_OUTLIERS, cmap=cmap, alpha_overlay=alpha, use_pyplot=False,
@@ -78,7 +67,7 @@ def draw_map(
 
 
 def _remove_ticks(axis: Axes) -> None:
-    # Captum only empties the labels, and such labels still take room.
+    # Captum makes the labels empty; empty labels still take room.
     axis.set_xticks([])
     axis.set_yticks([])
 
@@ -110,7 +99,7 @@ def draw_bar(figure: Figure, axis: Axes, top: str, sign: str, cmap: str) -> None
     bar.set_ticks(list(ticks), labels=list(ticks.values()))
     bar.outline.set_linewidth(0.6)
     axis.tick_params(labelsize=TEXT_SIZE, length=2, pad=1.5)
-    # Inside the bar's width, so that neighboring columns' numbers do not touch.
+    # Inside the bar's width, so that numbers of neighboring columns do not touch.
     labels = axis.get_xticklabels()
     labels[0].set_horizontalalignment("left")
     labels[-1].set_horizontalalignment("right")
@@ -123,12 +112,12 @@ def of_sign(values: Array, sign: str) -> Array:
 
 
 def scale_tops(panels: Mapping[str, Array], scale: str, sign: str, outlier_perc: float) -> dict[str, list[float]]:
-    """For each map the value that gets the last color; 1 where there is nothing to show."""
+    """The value that gets the last color, for each map; 1 for maps with nothing to show."""
 
     def top(values: Array) -> float:
         ordered = np.sort(np.abs(of_sign(values, sign)), axis=None)
         sums = np.cumsum(ordered)
-        # Captum's threshold for one map, here for all that share a scale.
+        # Captum's threshold for one map, here for all maps that share a scale.
         return float(ordered[np.argmax(sums >= sums[-1] * (1.0 - 0.01 * outlier_perc))]) or 1.0
 
     if scale == "map":
@@ -140,7 +129,7 @@ def scale_tops(panels: Mapping[str, Array], scale: str, sign: str, outlier_perc:
 
 
 def hatched(pictures: Array) -> Array:
-    """Pale gray images under diagonal lines: paleness alone would not show on images that are pale themselves."""
+    """Pale gray images under diagonal lines, which are visible on pale images too."""
     pale = 0.8 + 0.18 * pictures.mean(axis=3, keepdims=True)
     height, width = pictures.shape[1:3]
     period = max(4, round(max(height, width) / 24))

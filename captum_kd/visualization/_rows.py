@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Protocol, Sequence, Union
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["Estimate", "Report", "checked_rows"]
-
 Estimate = tuple[float, float, float]
-"""Value and interval, NaN where there is none."""
+"""Value, low and high; NaN for None."""
 
 
-class Report(Protocol):
-    """What ``compare_transfer`` returns, as far as figures need it."""
-
-    def to_dict(self) -> Mapping[str, Any]: ...
-
-
-def checked_rows(
-    rows: Union[Sequence[Mapping[str, Any]], Mapping[str, Any], Report], scores: Sequence[str]
-) -> dict[tuple[str, str, str, str], Estimate]:
-    """(student, base, layer, score) -> (value, low, high), NaN where there is none."""
+def checked_rows(rows: Any, scores: Sequence[str]) -> dict[tuple[str, str, str, str], Estimate]:
+    """(student, base, layer, score) -> (value, low, high), from records, a report or its ``to_dict()``."""
     records = _records(rows)
     if len(records) == 0:
         raise ValueError("rows is empty: there is nothing to plot; pass at least one record.")
@@ -42,7 +32,7 @@ def checked_rows(
     return table
 
 
-def _records(rows: Union[Sequence[Mapping[str, Any]], Mapping[str, Any], Report]) -> Sequence[Mapping[str, Any]]:
+def _records(rows: Any) -> Sequence[Mapping[str, Any]]:
     content: Any = rows.to_dict() if hasattr(rows, "to_dict") else rows
     if isinstance(content, Mapping):
         content = content.get("rows")

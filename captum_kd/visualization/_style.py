@@ -4,33 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from math import ceil
-from typing import Any, Literal, NamedTuple, Sequence
+from typing import Any, Literal, NamedTuple, Optional, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from captum_kd._utils.text import printable
-
-__all__ = [
-    "BLACK",
-    "BLUE",
-    "GREEN",
-    "LABEL_SIZE",
-    "LINE_HEIGHT",
-    "ORANGE",
-    "PAGE_WIDTH",
-    "SKY",
-    "TEXT_SIZE",
-    "TITLE_SIZE",
-    "LineStyle",
-    "cycled_style",
-    "legend_below",
-    "legend_columns",
-    "prepare_axis",
-    "text_width",
-    "wrapped",
-]
 
 PAGE_WIDTH = 7.0
 """Inches: the text width of a page in two columns, or in one with narrow margins."""
@@ -39,10 +19,10 @@ TEXT_SIZE, LABEL_SIZE, TITLE_SIZE = 7.0, 8.0, 9.0
 """Points: ticks and legends; axis labels and titles of panels; the heading of a figure."""
 
 LINE_HEIGHT = 0.135
-"""Inches that a line of small text takes."""
+"""Inches per line of small text."""
 
-# Okabe and Ito's palette without its yellow, which is too pale for lines on white. The first four of the cycle stay
-# apart best without red and green, and in gray print.
+# Okabe and Ito's palette without its yellow, which is too pale for lines on white. The first four are easiest to
+# distinguish without red and green, and in gray print.
 BLUE, ORANGE, BLACK, SKY, GREEN, PURPLE, AMBER = (
     "#0072B2", "#D55E00", "#000000", "#56B4E9", "#009E73", "#CC79A7", "#E69F00",
 )  # fmt: skip
@@ -53,13 +33,7 @@ _DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
 
 
 class LineStyle(NamedTuple):
-    """How one series is drawn: three signs for the same distinction.
-
-    Attributes:
-        color (str): of the palette.
-        marker (str): matplotlib's.
-        dash (str): matplotlib's line style.
-    """
+    """Color, marker and dash of a series. Each alone distinguishes it from the others."""
 
     color: str
     marker: str
@@ -67,7 +41,7 @@ class LineStyle(NamedTuple):
 
     def artist(self) -> dict[str, Any]:
         """Keyword arguments for a line and its entry in the legend."""
-        # Triangles fill half of the box that their size names, and would look smaller than they are.
+        # Triangles fill half of their box, and would look smaller than other markers.
         size = 5.2 if self.marker in "^v*" else 4.0
         return {
             "color": self.color, "marker": self.marker, "linestyle": self.dash, "markersize": size,
@@ -76,31 +50,31 @@ class LineStyle(NamedTuple):
 
 
 def cycled_style(i: int) -> LineStyle:
-    """The style of the i-th of a number of series without styles of their own; the first 56 differ."""
+    """The style of the i-th series of a figure; the first 56 differ."""
     return LineStyle(_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
 
 
 def text_width(text: str, size: float) -> float:
-    """Inches that the longest line of a text takes, estimated from above for running text in sans serif."""
+    """Inches that the longest line of a text takes, an upper estimate for running text in sans serif."""
     return max(map(len, text.split("\n"))) * 0.58 * size / 72
 
 
 def verbatim(text: object) -> str:
-    """A text as it is: its dollar signs begin no formula, and fonts have glyphs for what it holds."""
+    """The text as it is shown, without formulas and control characters."""
     return printable(str(text)).replace("$", r"\$")
 
 
 def wrapped(text: object, width: float, size: float) -> str:
-    """The text as it is (:func:`verbatim`), in lines of at most so many inches; its own line breaks stay."""
+    """The :func:`verbatim` text in lines of at most ``width`` inches; its own line breaks stay."""
     letters = max(4, int(width * 72 / (0.58 * size)))
     lines = [textwrap.fill(line, letters, break_on_hyphens=False) for line in printable(str(text)).split("\n")]
-    return verbatim("\n".join(lines))  # last, for a line break may not come between a dollar sign and what is before it
+    return verbatim("\n".join(lines))  # last, so that no line break separates a dollar sign from its backslash
 
 
 def prepare_axis(axis: Axes) -> None:
     """Small ticks, horizontal grid lines behind the data, no box."""
     axis.tick_params(labelsize=TEXT_SIZE, length=2.5)
-    # The automatic locator counts by the axis' height, so that numbers could get longer after the layout made room.
+    # The automatic locator depends on the axis' height, so that labels could get longer after the layout made room.
     axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axis.grid(axis="y", color="0.9", linewidth=0.6)
     axis.set_axisbelow(True)
@@ -109,7 +83,7 @@ def prepare_axis(axis: Axes) -> None:
 
 
 def legend_columns(labels: Sequence[str], width: float) -> int:
-    """The most columns, evenly filled, in which a legend is at most so many inches wide."""
+    """The largest number of evenly filled columns in which a legend is at most ``width`` inches wide."""
     for columns in range(len(labels), 1, -1):
         rows = ceil(len(labels) / columns)
         # Legends are filled column by column.
@@ -120,9 +94,14 @@ def legend_columns(labels: Sequence[str], width: float) -> int:
 
 
 def legend_below(axis: Axes, handles: Sequence[Line2D], columns: int) -> None:
-    """Fills an axis that holds nothing else with a legend: inside a panel it might cover data."""
+    """Fills an otherwise empty axis with a legend; inside a panel it might cover data."""
     axis.set_axis_off()
     axis.legend(
         handles=list(handles), loc="upper center", ncols=columns, fontsize=TEXT_SIZE, frameon=False,
         borderaxespad=0.0, borderpad=0.0, handlelength=3.2, columnspacing=1.4, labelspacing=0.3,
     )  # fmt: skip
+
+
+def heading_room(heading: Optional[str]) -> float:
+    """Inches that a wrapped heading takes above a figure."""
+    return 0.0 if heading is None else 0.15 * (2 + heading.count("\n"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple, Optional, Protocol
+from typing import Any, Mapping, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,13 @@ from captum_kd.visualization._style import (
     TEXT_SIZE,
     TITLE_SIZE,
     cycled_style,
+    heading_room,
     legend_below,
     prepare_axis,
     wrapped,
 )
 
-__all__ = ["Curve", "plot_keep_curve"]
+__all__ = ["plot_keep_curve"]
 
 Array = npt.NDArray[Any]
 
@@ -30,38 +31,17 @@ WIDTH = 3.4
 """Inches: one column of a page in two columns."""
 
 
-class Curve(Protocol):
-    """What ``keep_curve`` returns, as far as figures need it.
-
-    Attributes:
-        shares: (k,) shares of the pixels that are kept, increasing, between 0 and 1.
-        accuracy: (k,) accuracies at these shares, between 0 and 1.
-        area: scalar, the area under the curve.
-
-    An ``area_standard_error``, a scalar or None, may come with it.
-    """
-
-    @property
-    def shares(self) -> Any: ...
-
-    @property
-    def accuracy(self) -> Any: ...
-
-    @property
-    def area(self) -> Any: ...
-
-
 def plot_keep_curve(
-    curves: Mapping[str, Curve], *, whole_accuracy: Optional[float] = None, title: Optional[str] = None
+    curves: Mapping[str, Any], *, whole_accuracy: Optional[float] = None, title: Optional[str] = None
 ) -> Figure:
     """Draws accuracy against the share of pixels that are kept, one line per curve.
 
-    The legend gives the area under each curve, plus or minus one standard error where the curve has one.
+    The legend gives the area under each curve, and its standard error if the curve has one.
 
     Args:
-        curves (mapping of str to curve): name -> curve, as ``keep_curve`` gives for several maps by name, or any
+        curves (mapping of str to curve): name -> curve, as ``keep_curve`` returns for several maps by name, or any
             objects with ``shares`` (k,), ``accuracy`` (k,) and ``area``, and optionally ``area_standard_error``,
-            as tensors or numbers. Curves need not have the same shares. Long names are wrapped.
+            as tensors or numbers. Shares may differ between curves. Long names are wrapped.
         whole_accuracy (float, optional): accuracy on whole images, drawn as a horizontal line.
         title (str, optional): a heading over the figure.
 
@@ -82,27 +62,27 @@ def plot_keep_curve(
         raise TypeError(f"curves must map names to keep curves, as in {{'distilled': curve}}, got {type(curves).__name__}.")
     if not curves:
         raise ValueError("curves is empty: there is nothing to plot; pass at least one curve.")
-    points = {name: _checked_curve(name, curve) for name, curve in curves.items()}
+    for name, curve in curves.items():
+        _check_curve(name, curve)
     if whole_accuracy is not None:
         whole_accuracy = check_float(whole_accuracy, "whole_accuracy", "between 0 and 1 or None", 0.0, 1.0, closed=True)
     title = check_str(title, "title")
 
-    labels = [wrapped(_label(name, curve), WIDTH - 0.6, TEXT_SIZE) for name, curve in points.items()]
+    labels = [wrapped(_label(name, curve), WIDTH - 0.6, TEXT_SIZE) for name, curve in curves.items()]
     if whole_accuracy is not None:
         labels.append(f"whole images, accuracy {whole_accuracy:.3f}")
     legend_height = 1.08 * LINE_HEIGHT * sum(label.count("\n") + 1 for label in labels) + 0.05
     heading = None if title is None else wrapped(title, WIDTH, TITLE_SIZE)
-    heading_height = 0.0 if heading is None else 0.15 * (2 + heading.count("\n"))
-    figure = Figure(figsize=(WIDTH, 2.4 + legend_height + heading_height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.4 + legend_height + heading_room(heading)), layout="constrained")
     axis, below = figure.subplots(2, 1, height_ratios=[2.4, legend_height])
-    for i, (curve, label) in enumerate(zip(points.values(), labels)):
-        style = cycled_style(i)
-        axis.plot(curve.shares, curve.accuracy, label=label, zorder=3, **style.artist())
+    for i, (curve, label) in enumerate(zip(curves.values(), labels)):
+        style = cycled_style(i).artist()
+        axis.plot(_as_array(curve.shares), _as_array(curve.accuracy), label=label, zorder=3, **style)
     if whole_accuracy is not None:
         axis.axhline(whole_accuracy, color="0.35", linestyle=(0, (6, 2)), linewidth=0.9, zorder=1, label=labels[-1])
     legend_below(below, axis.lines, 1)
     bottom, top = axis.get_ylim()
-    # Markers at 0 or 1 keep their room; the axis promises no accuracies beyond.
+    # Room for markers at 0 and 1, but no tick labels beyond.
     axis.set_ylim(max(bottom, -0.03), min(top, 1.03))
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.set_xlabel("pixels kept", fontsize=LABEL_SIZE)
@@ -113,21 +93,13 @@ def plot_keep_curve(
     return figure
 
 
-def _label(name: str, curve: _Points) -> str:
-    error = "" if curve.area_error is None else f" \u00b1 {curve.area_error:.3f}"
-    return f"{name}, area {curve.area:.3f}{error}"
+def _label(name: str, curve: Any) -> str:
+    error = getattr(curve, "area_standard_error", None)
+    shown = "" if error is None else f" \u00b1 {float(error):.3f}"
+    return f"{name}, area {float(curve.area):.3f}{shown}"
 
 
-class _Points(NamedTuple):
-    """A curve's numbers, checked."""
-
-    shares: Array
-    accuracy: Array
-    area: float
-    area_error: Optional[float]
-
-
-def _checked_curve(name: str, curve: Curve) -> _Points:
+def _check_curve(name: str, curve: Any) -> None:
     absent = [attribute for attribute in ("shares", "accuracy", "area") if not hasattr(curve, attribute)]
     if absent:
         raise TypeError(
@@ -139,25 +111,20 @@ def _checked_curve(name: str, curve: Curve) -> _Points:
             f"Curve {name!r} must have one accuracy for each share, got shapes {accuracy.shape} and {shares.shape}."
         )
     for label, values in (("shares", shares), ("accuracy", accuracy)):
-        # Written so that NaN fails too.
+        # NaN fails this condition too.
         if not bool(np.all((values >= 0.0) & (values <= 1.0))):
             raise ValueError(f"The {label} of curve {name!r} must be between 0 and 1, got {values.tolist()}.")
     if not bool(np.all(np.diff(shares) > 0.0)):
         raise ValueError(f"The shares of curve {name!r} must increase, got {shares.tolist()}.")
-    error = getattr(curve, "area_standard_error", None)
-    return _Points(
-        shares,
-        accuracy,
-        _as_number(f"area of curve {name!r}", curve.area),
-        None if error is None else _as_number(f"area_standard_error of curve {name!r}", error),
-    )
-
-
-def _as_number(name: str, value: Any) -> float:
-    array = _as_array(value)
-    if array.ndim > 0 or not np.isfinite(array) or array < 0.0:
-        raise ValueError(f"The {name} must be one finite number that is not negative, got {array.tolist()}.")
-    return float(array)
+    for attribute in ("area", "area_standard_error"):
+        value = getattr(curve, attribute, None)
+        if value is None and attribute != "area":
+            continue
+        array = _as_array(value)
+        if array.ndim > 0 or not np.isfinite(array) or array < 0.0:
+            raise ValueError(
+                f"The {attribute} of curve {name!r} must be one finite number that is not negative, got {array.tolist()}."
+            )
 
 
 def _as_array(values: Any) -> Array:

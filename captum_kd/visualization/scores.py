@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from math import ceil
-from typing import Any, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from captum_kd._utils.validation import check_str
 from captum_kd.metrics import scores_table
 from captum_kd.metrics.scores_table import PROGRESSION, RELEVANCE, SIMILARITY, TEACHERS_SHARE
-from captum_kd.visualization._rows import Estimate, Report, checked_rows
+from captum_kd.visualization._rows import Estimate, checked_rows
 from captum_kd.visualization._style import (
     BLACK,
     BLUE,
@@ -28,6 +28,7 @@ from captum_kd.visualization._style import (
     TEXT_SIZE,
     TITLE_SIZE,
     LineStyle,
+    heading_room,
     legend_below,
     legend_columns,
     prepare_axis,
@@ -36,16 +37,9 @@ from captum_kd.visualization._style import (
     wrapped,
 )
 
-__all__ = ["SCORES", "plot_layer_scores"]
+__all__ = ["plot_layer_scores"]
 
 Array = npt.NDArray[Any]
-
-
-class ScoreStyle(NamedTuple):
-    """How a score is named and drawn."""
-
-    label: str
-    line: LineStyle
 
 
 LINES = {
@@ -66,38 +60,34 @@ LINES = {
     "progression_teacher": LineStyle(SKY, "D", "-."),
 }
 
-SCORES: dict[str, dict[str, ScoreStyle]] = {
-    kind: {
-        score.name: ScoreStyle(score.label, LINES[score.name]) for score in scores_table.SCORES if score.kind == kind
-    }
+SCORES: dict[str, dict[str, tuple[str, LineStyle]]] = {
+    kind: {score.name: (score.label, LINES[score.name]) for score in scores_table.SCORES if score.kind == kind}
     for kind in (SIMILARITY, RELEVANCE, TEACHERS_SHARE, PROGRESSION)
 }
-"""Kind of score -> score -> its style. One kind shares a panel, since its values share a meaning."""
+"""Kind of score -> score -> label and style. Scores of one kind share a panel."""
 
 STYLES = {score: style for scores in SCORES.values() for score, style in scores.items()}
 
 MAX_COLUMNS = 4
-"""Panels side by side on a page that still hold a handful of layers each."""
+"""The most panels side by side on a page that leave room for a few layers each."""
 
 ONE_BASE: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.6, "marker": "_", "markersize": 2.5}
 
 
-def plot_layer_scores(
-    rows: Union[Sequence[Mapping[str, Any]], Mapping[str, Any], Report], *, title: Optional[str] = None
-) -> Figure:
+def plot_layer_scores(rows: Any, *, title: Optional[str] = None) -> Figure:
     """Draws scores over the layers, with intervals where there are any.
 
-    One panel for each kind of score (similarity, relevance, the Teacher's share, progression) and Student; the
-    panels of one kind have one scale, several Students stand side by side. With several Bases each score has a
-    thin line for each Base, with that pair's interval, and their mean as a bold line. The mean has no interval:
-    how far other Bases would lead is what the spread of the thin lines shows. A score that does not depend on
-    the Base has the same value for all of them and is drawn once. To tell Bases apart pass the rows of one.
+    There is one panel for each kind of score (similarity, relevance, the Teacher's share, progression) and Student.
+    Panels of one kind share a scale. With several Bases each score has a thin line for each Base, with that pair's
+    interval, and a bold line for their mean. The mean has no interval; the spread of the thin lines shows how much the
+    score depends on the Base. A score that is the same for all Bases is drawn once. To distinguish the Bases, pass the
+    rows of one Base at a time.
 
     Args:
         rows (sequence of mappings, or report): tidy records with ``student``, ``base``, ``layer``, ``score`` and
-            ``value``, and optionally ``low`` and ``high`` (numbers or None), whatever else they hold; or what
-            ``compare_transfer`` returns, or its ``to_dict()``. Layers, Students and Bases are drawn in the order in
-            which they first appear. A value of None leaves a gap.
+            ``value``, and optionally ``low`` and ``high`` (numbers or None); other keys are ignored. Or the result of
+            ``compare_transfer``, or its ``to_dict()``. Layers, Students and Bases are drawn in the order of their first
+            appearance. A value of None leaves a gap.
         title (str, optional): a heading over the figure.
 
     Returns:
@@ -128,15 +118,14 @@ def plot_layer_scores(
     heights: list[float] = []
     for band in bands:
         for kind in band.legends:
-            labels = [STYLES[score].label for score in drawn[kind]]
+            labels = [STYLES[score][0] for score in drawn[kind]]
             entries[kind] = 1 if len(band.legends) > 1 else legend_columns(labels, width * columns)
         lines = max(ceil(len(drawn[kind]) / entries[kind]) for kind in band.legends)
         heights += [panel_height] * len(band.panels) + [LINE_HEIGHT * lines + 0.1]
     if len(bases) > 1:
         heights.append(LINE_HEIGHT)
     heading = None if title is None else wrapped(title, width * columns, TITLE_SIZE)
-    heading_height = 0.0 if heading is None else 0.15 * (2 + heading.count("\n"))
-    figure = Figure(figsize=(width * columns, sum(heights) + heading_height), layout="constrained")
+    figure = Figure(figsize=(width * columns, sum(heights) + heading_room(heading)), layout="constrained")
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     top = 0
     for band in bands:
@@ -173,7 +162,7 @@ def plot_layer_scores(
 
 
 class _Band(NamedTuple):
-    """Rows of panels, each of one kind of score and one Student; below them a legend for all, or one per column."""
+    """Rows of panels (kind of score, Student), and kinds whose legends are below them: one for all, or one per column."""
 
     panels: list[list[tuple[str, str]]]
     legends: list[str]
@@ -189,14 +178,7 @@ def _bands(kinds: Sequence[str], students: Sequence[str]) -> list[_Band]:
 
 
 class _LayerNames(NamedTuple):
-    """The layers' names below a panel: as many, and as steep, as there is room for.
-
-    Attributes:
-        names (sequence of str): all layers.
-        angle (int): in degrees.
-        step (int): every how many layers there is a name.
-        height (float): inches below the axis.
-    """
+    """Tick labels that fit below a panel: every ``step``-th name, at an angle in degrees; height in inches."""
 
     names: Sequence[str]
     angle: int
@@ -224,7 +206,7 @@ class _LayerNames(NamedTuple):
 
 
 def _folded(name: str, width: float) -> str:
-    """A dotted name in lines of at most so many inches, broken after dots where that is possible."""
+    """A dotted name in lines of at most ``width`` inches if it can be broken after dots."""
     lines = [""]
     for part in re.split(r"(?<=\.)", name):
         if lines[-1] and text_width(lines[-1] + part, TEXT_SIZE) > width:
@@ -259,12 +241,12 @@ def _draw_scores(
         if known:
             lines.append((score, known))
 
-    # Side by side at a layer, so that intervals do not hide each other.
+    # Side by side, so that the intervals at a layer do not cover each other.
     slots = sum(len(known) for _, known in lines) + len(lines) - 1
     gap = min(0.07, 0.72 / max(slots, 1))
     slot = -(slots - 1) / 2
     for score, known in lines:
-        style = STYLES[score].line
+        style = STYLES[score][1]
         places = np.arange(len(layers)) + gap * (slot + np.arange(len(known))[:, None])
         slot += len(known) + 1
         for at, (values, lows, highs) in zip(places, known):

@@ -16,16 +16,8 @@ from captum_kd._utils.maps import as_maps, upsample
 from captum_kd._utils.validation import check_float, check_str, check_choice, check_dense, short_repr
 from captum_kd.attr import TransferAttributions
 from captum_kd.visualization._panels import (
-    SIGNS,
-    draw_bar,
-    draw_caption,
-    draw_map,
-    draw_outline,
-    draw_picture,
-    hatched,
-    of_sign,
-    scale_tops,
-)
+    SIGNS, draw_bar, draw_caption, draw_map, draw_outline, draw_picture, hatched, of_sign, scale_tops,
+)  # fmt: skip
 from captum_kd.visualization._style import LABEL_SIZE, PAGE_WIDTH, TITLE_SIZE, text_width, wrapped
 
 __all__ = ["visualize_transfer"]
@@ -33,13 +25,13 @@ __all__ = ["visualize_transfer"]
 Array = npt.NDArray[Any]
 
 INPUT = "input"
-"""The column name that stands for the images themselves."""
+"""Title of the column of images."""
 
 METHODS = ("heat_map", "blended_heat_map")
 SCALES = ("map", "column", "shared")
 
 OVERSHOOT = 0.25
-"""Perturbed images may leave [0, 1] by this much, since imputation adds noise; pixels are clipped."""
+"""Perturbed images may exceed [0, 1] by this much, since imputation adds noise; they are clipped."""
 
 
 def visualize_transfer(
@@ -61,36 +53,34 @@ def visualize_transfer(
 ) -> Figure:
     """Draws one row per image: the image, and one map or perturbed version of it in each further column.
 
-    Maps come as attribution methods return them, at the layer's resolution, and are enlarged bilinearly by
-    ``LayerAttribution.interpolate``. A map without anything to show is drawn as the bare image with the caption
-    "all zero" (or "nothing positive").
+    Maps are passed at the layer's resolution, as attribution methods return them, and enlarged bilinearly by
+    ``LayerAttribution.interpolate``. A map without values of the selected sign is drawn as the image with the caption
+    "all zero" or "nothing positive".
 
     Args:
-        images (Tensor): (N, C, H, W) with C = 1 or 3 and values between 0 and 1, as ``imshow`` wants them. Undo
-            the network's normalization first.
+        images (Tensor): (N, C, H, W) with C = 1 or 3 and values between 0 and 1, as for ``imshow``. Undo the
+            network's normalization first.
         maps (mapping of str to Tensor, or TransferAttributions): column title -> maps (N, 1, h, w), one for each
-            image, of any resolution: Grad-CAM of each model, distilled, residual, the Teacher's.
-            ``attribute_transfer``'s result for one layer becomes the columns "distilled" and "residual". Long
-            titles are wrapped, line breaks in them stay. May be empty.
-        kept (mapping of str to Tensor, optional): column title -> what a perturbation leaves of the images.
-            Boolean masks (N, H, W) or (N, 1, H, W) are drawn as the image with everything that is removed (False)
-            pale and hatched; floating-point images (N, C, H, W), such as ``keep_relevant`` gives, are drawn as they
-            are, on the scale of ``images``.
-        columns (sequence of str, optional): which columns to draw, from left to right: titles out of ``maps``
-            and ``kept``, and "input" for the images. Default: "input", then ``maps`` and ``kept`` in their order.
-        masks (Tensor, optional): (N, H, W) or (N, 1, H, W), true or positive where the evidence is known to be.
-            Its outline is drawn into every panel.
-        row_labels (sequence of str, optional): N texts to the left of the rows, wrapped as titles are.
-        scale (str): what the colors of a panel are relative to: "column" (one scale for all maps of a column,
-            so that rows compare), "shared" (one scale for the whole figure, for maps in the same unit) or
-            "map" (each map by itself: where, not how much; Captum's own scale). Default: "column"
+            image, of any resolution. The result of ``attribute_transfer`` for one layer becomes the columns
+            "distilled" and "residual". Long titles are wrapped. May be empty.
+        kept (mapping of str to Tensor, optional): column title -> the part of the images that a perturbation keeps.
+            Boolean masks (N, H, W) or (N, 1, H, W) are drawn as the image with removed pixels (False) pale and
+            hatched; floating-point images (N, C, H, W), as ``keep_relevant`` returns them, are drawn like
+            ``images``.
+        columns (sequence of str, optional): the columns to draw, from left to right: titles of ``maps`` and
+            ``kept``, and "input" for the images. Default: "input", then ``maps`` and ``kept`` in their order.
+        masks (Tensor, optional): (N, H, W) or (N, 1, H, W), true or positive on the object. Its outline is drawn
+            into every panel.
+        row_labels (sequence of str, optional): N texts to the left of the rows, wrapped if they are long.
+        scale (str): "column" (one color scale for each column, to compare rows), "shared" (one for the whole
+            figure, for maps in the same unit) or "map" (one for each map, as in Captum). Default: "column"
         sign (str): "positive", "all", "absolute_value" or "negative", as in Captum. Default: "positive"
-        method (str): "blended_heat_map" (over the image in gray) or "heat_map" (the map alone, to be preferred for
-            gray print, where map and image cannot be told apart). Default: "blended_heat_map"
-        alpha_overlay (float): opacity of the blended map at full color; it fades with the value, so the image
-            shows where the map is empty. Default: 0.75
-        outlier_perc (float): as in Captum: the largest values which together make up this percentage of all
-            that is shown on one scale get the scale's last color. Default: 2.0
+        method (str): "blended_heat_map" (over the image in gray) or "heat_map" (the map alone, better for gray
+            print, which does not distinguish map and image). Default: "blended_heat_map"
+        alpha_overlay (float): opacity of the blended map at full color; it decreases with the value.
+            Default: 0.75
+        outlier_perc (float): as in Captum: the largest values, which sum to this percentage of all values on one
+            scale, get the scale's last color. Default: 2.0
         cmap (str, optional): color map instead of the default for ``sign``.
         panel_size (float, optional): width of a panel in inches. Default: 1.5, or less where the figure would
             otherwise be wider than a page (7 inches), but not below 0.8.
@@ -159,7 +149,7 @@ def visualize_transfer(
         ),
         layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0),
     )
-    # The bars have a row of their own: taken out of the panels they would shrink some columns and not others.
+    # The bars have their own row, so that all columns keep the same size.
     axes = figure.subplots(n + 1, len(names), squeeze=False, height_ratios=[row_height] * n + [0.08])
 
     tops = scale_tops(panels, scale, sign, outlier_perc)
@@ -214,7 +204,7 @@ def _checked_columns(
 
 
 def _as_pictures(name: str, images: Tensor, overshoot: float) -> Array:
-    """(N, H, W, 3) between 0 and 1; gray images three times, as Captum wants them."""
+    """(N, H, W, 3) between 0 and 1; Captum needs three channels for gray images too."""
     if images.is_complex():
         raise TypeError(f"{name} must be real, got {images.dtype}.")
     values = images.detach().float().cpu()
@@ -246,7 +236,7 @@ def _as_masks(name: str, masks: Tensor, n: int, height: int, width: int) -> Arra
 
 
 def _as_kept(name: str, kept: Tensor, images: Tensor, pictures: Array) -> Array:
-    """(N, H, W, 3): perturbed images as they are, or the images with the removed part pale and hatched."""
+    """(N, H, W, 3): perturbed images, or the images with the removed part pale and hatched."""
     name = f"The kept pixels of column {name!r}"
     if not isinstance(kept, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(kept).__name__}.")

@@ -15,7 +15,8 @@ from distillation.profiles import PROFILES, profile
 from distillation.outcomes import Record
 from distillation.run_folder import RunFolderError, claimed, is_begun
 from distillation.settings import Settings, add_options, settings_from
-from distillation.task import DataError, Task, printable
+from distillation.task import DataError, Task
+from distillation.text import printable
 from distillation.training import TrainingError
 
 __all__ = ["INTERRUPTED", "parser_of", "run_example"]

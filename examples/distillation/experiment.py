@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Mapping, Optional, Sequence
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from captum_kd.distance.labels import check_label_geometry
 from distillation.checkpoints import checkpoint_path
 from distillation.measuring import measure
 from distillation.networks import build
@@ -25,7 +24,7 @@ from distillation.settings import Settings
 from distillation.tables import tables_of
 from distillation.task import DataError, Fold, Task
 from distillation.techniques import make
-from distillation.training import Epoch, check_checkpoint, fit, is_main_process
+from distillation.training import Epoch, TrainingSetup, check_checkpoint, fit, is_main_process
 
 __all__ = ["run"]
 
@@ -96,8 +95,8 @@ def train(
 
     for training in plan.trainings(settings.seeds):
         if training.is_trained:
-            arguments = _arguments(task, plan, number, training, networks, settings, settings.weights)
-            done = fit(**arguments, progress=progress, resume=resume)
+            setup = _setup(task, plan, number, training, networks, settings, settings.weights)
+            done = fit(setup, progress=progress, resume=resume)
             networks[training.name], histories[training.name] = done.network, done.history
         else:
             network = seeded(derived(settings.seed, number, training.name), training.network, classes, "none")
@@ -120,8 +119,8 @@ def check_checkpoints(task: Task, plan: Plan, settings: Settings) -> None:
         for training in plan.trainings(settings.seeds):
             if training.is_trained:
                 # Weights do not matter here, so none are fetched.
-                arguments = _arguments(task, plan, number, training, networks, settings, "none")
-                digests[training.name] = check_checkpoint(**arguments, guide=digests.get(training.guide or ""))
+                setup = _setup(task, plan, number, training, networks, settings, "none")
+                digests[training.name] = check_checkpoint(setup, digests.get(training.guide or ""))
             if training.is_guide:
                 networks[training.name] = seeded(0, training.network, len(task.classes), "none")
 
@@ -134,21 +133,26 @@ def check_labels(task: Task, settings: Settings) -> None:
     """
     for number, fold in enumerate(task.folds, start=1):
         where = f" of fold {number}" if len(task.folds) > 1 else ""
-        try:
-            part, option = "held-out images to be scored", "--test-images"
-            check_label_geometry(fold.test.labels[: settings.test_images], None)
-            part, option = "images of the reference population", "--references"
-            for label in range(len(task.classes)):
-                # UniCAM adds each explained image to it, with the class that a network predicts.
-                check_label_geometry(torch.cat([fold.reference.labels, torch.tensor([label])]), None)
-        except ValueError as error:
-            labels = fold.test.labels[: settings.test_images] if option == "--test-images" else fold.reference.labels
-            counts = labels.bincount(minlength=len(task.classes)).tolist()
-            each = ", ".join(f"{name} {count}" for name, count in zip(task.classes, counts))
+        # UniCAM adds each explained image to the reference population, with the class that a network predicts.
+        one_more = torch.eye(len(task.classes), dtype=torch.int64)
+        for part, option, labels, added in (
+            ("held-out images to be scored", "--test-images", fold.test.labels[: settings.test_images], 0 * one_more),
+            ("images of the reference population", "--references", fold.reference.labels, one_more),
+        ):
+            counts = labels.bincount(minlength=len(task.classes))
+            if all(map(_have_geometry, (counts + added).tolist())):
+                continue
+            each = ", ".join(f"{name} {count}" for name, count in zip(task.classes, counts.tolist()))
             raise DataError(
                 f"The {part}{where} are too few of some classes to be scored ({each}): at least two classes need two or more "
                 f"of them each. Ask for more with {option}, hold more images out with --test-share, or add images."
-            ) from error
+            )
+
+
+def _have_geometry(counts: Sequence[int]) -> bool:
+    """Scores are undefined if all labels are equal, all are distinct, or one stands against the rest of equals."""
+    present = [count for count in counts if count]
+    return min(present) > 1 if len(present) == 2 else len(present) > 2 and max(present) > 1
 
 
 def check_batches(task: Task, plan: Plan, settings: Settings) -> None:
@@ -205,7 +209,7 @@ def full_name(task: Task, number: int, name: str) -> str:
     return name if len(task.folds) == 1 else f"Fold {number + 1} {name}"
 
 
-def _arguments(
+def _setup(
     task: Task,
     plan: Plan,
     number: int,
@@ -213,9 +217,9 @@ def _arguments(
     networks: Mapping[str, nn.Module],
     settings: Settings,
     weights: str,
-) -> dict[str, Any]:
-    """What ``fit`` takes for a training, with a new network; its guide is among ``networks``."""
-    # Another one for each network, fold and run, and the same whoever else is trained beside it.
+) -> TrainingSetup:
+    """The setup of a training, with a new network; its guide is in ``networks``."""
+    # Depends on the network, its fold and the run, but not on the other networks of the run.
     seed = derived(settings.seed, number, training.name)
     fold = task.folds[number]
     network = seeded(seed, training.network, len(task.classes), weights)
@@ -225,16 +229,16 @@ def _arguments(
             training.technique, networks[training.guide], network,
             layers=plan.layers, guide_layers=plan.layers, settings=settings, seed=seed,
         )  # fmt: skip
-    return {
-        "name": full_name(task, number, training.name),
-        "network": network,
-        "train": fold.teacher_train if training.is_guide else fold.train,
-        "validation": fold.test,
-        "epochs": settings.teacher_epochs if training.is_guide else settings.epochs,
-        "settings": settings,
-        "seed": seed,
-        "technique": technique,
-    }
+    return TrainingSetup(
+        name=full_name(task, number, training.name),
+        network=network,
+        train=fold.teacher_train if training.is_guide else fold.train,
+        validation=fold.test,
+        epochs=settings.teacher_epochs if training.is_guide else settings.epochs,
+        settings=settings,
+        seed=seed,
+        technique=technique,
+    )
 
 
 def seeded(seed: int, architecture: str, classes: int, weights: str) -> nn.Module:

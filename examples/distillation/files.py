@@ -1,4 +1,4 @@
-"""A run's files, which are written whole or not at all."""
+"""Atomic writing of a run's files."""
 
 from __future__ import annotations
 
@@ -7,24 +7,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Iterator
 
-from captum_kd._utils import files as _files
+from distillation.text import encodable
 
-__all__ = ["whole_file", "write_text"]
+__all__ = ["UNFINISHED", "whole_file", "write_text"]
+
+UNFINISHED = ".part"
+"""Suffix of a file that is not yet complete."""
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file beside the old one, to be written into, that takes its place once it is complete on the disk.
+    """A file to write into, which replaces ``path`` once it is complete on the disk.
 
-    Who reads meanwhile, or after a kill, finds the old one; an error or an interrupt leaves nothing else behind. What a kill
-    leaves behind has a name of its own (``.part``), and the next attempt removes it.
+    Until then, and after an error or a kill, the old file stays. After an error the new one is removed; after a kill the
+    next attempt replaces it.
     """
-    os.makedirs(path.parent, exist_ok=True)
-    with _files.whole_file(path, unfinished=path.with_name(path.name + ".part")) as file:
-        yield file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + UNFINISHED)
+    unfinished.unlink(missing_ok=True)  # may be a symbolic link, whose target is not ours
+    try:
+        with open(unfinished, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text in UTF-8, whole or not at all. What UTF-8 does not have, of names of files, is escaped."""
+    """Writes a text in UTF-8, with escapes for what UTF-8 cannot encode."""
     with whole_file(path) as file:
-        file.write(text.encode("utf-8", "backslashreplace"))
+        file.write(encodable(text).encode("utf-8"))

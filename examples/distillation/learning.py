@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Optional, TypedDict
 
 import lightning.pytorch as lightning
@@ -17,7 +18,7 @@ from distillation.settings import Settings
 from distillation.task import Examples, as_inputs
 from distillation.techniques import Technique
 
-__all__ = ["Epoch", "Learner"]
+__all__ = ["Epoch", "Learner", "TrainingSetup"]
 
 VALIDATED = 128
 """Images in one forward pass of validation; no result depends on it."""
@@ -43,40 +44,49 @@ class Epoch(TypedDict):
     validation_accuracy: float
 
 
-class Learner(lightning.LightningModule):
-    """A network that learns, alone by cross-entropy or by a technique.
+@dataclass(frozen=True)
+class TrainingSetup:
+    """Everything that decides the result of one training.
 
-    The number of the epoch is the length of the history, which comes back with a checkpoint: so order, changes of the
-    images and whatever else is drawn follow from seed, epoch and step, also after a kill.
-
-    Args:
-        network: what is trained.
-        technique: how, where it has a guide.
-        train, validation: what it learns from, and what it is held against after each epoch.
-        epochs: of the whole training.
-        settings: batch size, image size, augmentation, optimizer.
-        seed: of everything that is drawn.
-        identity: what tells this training from another one in its checkpoint.
+    Attributes:
+        name: of the network, for the progress bar and the files; no two trainings of a run may share it.
+        network: is trained in place.
+        train: images to learn from.
+        validation: images for the loss and accuracy after each epoch; they decide nothing.
+        epochs: length of the training.
+        settings: batch size, optimizer, augmentation, machine and output folder.
+        seed: of the order of the batches, the augmentation and dropout.
+        technique: made by ``techniques.make``; its guide does not change. None: cross-entropy alone.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        technique: Optional[Technique],
-        train: Examples,
-        validation: Examples,
-        *,
-        epochs: int,
-        settings: Settings,
-        seed: int,
-        identity: dict[str, Any],
-    ) -> None:
+    name: str
+    network: nn.Module
+    train: Examples
+    validation: Examples
+    epochs: int
+    settings: Settings
+    seed: int
+    technique: Optional[Technique] = None
+
+
+class Learner(lightning.LightningModule):
+    """A network that learns by cross-entropy alone or by a technique.
+
+    The number of the epoch is the length of the history, which a checkpoint restores. The order of the images, their
+    augmentation and all other random numbers therefore depend on seed, epoch and step only, also after a kill.
+
+    Args:
+        setup: what is trained, and how.
+        identity: distinguishes this training from others in its checkpoint.
+    """
+
+    def __init__(self, setup: TrainingSetup, identity: dict[str, Any]) -> None:
         super().__init__()
-        self.network = network
-        self.technique = technique
+        self.network = setup.network
+        self.technique = setup.technique
         self.history: list[Epoch] = []
-        self._train, self._validation = train, validation
-        self._epochs, self._settings, self._seed, self._identity = epochs, settings, seed, identity
+        self._train, self._validation = setup.train, setup.validation
+        self._epochs, self._settings, self._seed, self._identity = setup.epochs, setup.settings, setup.seed, identity
         # Of each step: summed loss, right answers, images.
         self._trained: list[Tensor] = []
         self._validated: list[Tensor] = []

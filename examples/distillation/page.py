@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Sequence
 
-from captum_kd._utils.text import printable
 from jinja2 import Environment, FileSystemLoader
 
 from distillation.outcomes import SALIENT, WHOLE, Record
 from distillation.tables import Table
+from distillation.text import printable
 
 __all__ = ["page"]
 
@@ -31,7 +31,7 @@ def page(record: Record, tables: Sequence[Table], pictures: Sequence[tuple[str, 
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: printable(value) if isinstance(value, str) else value,
+        finalize=lambda value: "\n".join(map(printable, value.split("\n"))) if isinstance(value, str) else value,
     )
     shown = [
         {"name": name, "caption": caption, "data": base64.b64encode(path.read_bytes()).decode("ascii")}

@@ -15,7 +15,8 @@ from distillation.plan import Plan, PlanError, technique_plan
 from distillation.profiles import profile
 from distillation.outcomes import Record
 from distillation.settings import Settings, folder
-from distillation.task import Task, printable
+from distillation.task import Task
+from distillation.text import printable
 
 __all__ = ["photographs_task", "run_photographs"]
 

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Sequence
 
-from captum_kd._utils.text import as_spreadsheet_text, one_line
 from distillation.figures import picture_names, pictures_of
 from distillation.files import whole_file, write_text
 from distillation.measuring import Measurements
@@ -17,6 +16,7 @@ from distillation.page import page
 from distillation.plan import Plan
 from distillation.tables import TABLES, Table
 from distillation.task import Task
+from distillation.text import as_spreadsheet_text, printable
 
 __all__ = ["print_results", "result_files", "write_results"]
 
@@ -66,9 +66,9 @@ def _scores_csv(record: Record) -> str:
 
 def print_results(record: Record, tables: Sequence[Table]) -> None:
     """The tables that fit a terminal, and where the rest is."""
-    print(f"\n{one_line(record['task'])}")
+    print(f"\n{printable(record['task'])}")
     for note in record["notes"]:
-        print(f"- {one_line(note)}")
+        print(f"- {printable(note)}")
     for table in tables:
         if table.name in ("accuracy", "seed_control", "keep_curves", "localization"):
             print(f"\n{table.title}\n{table.note}")
@@ -78,7 +78,7 @@ def print_results(record: Record, tables: Sequence[Table]) -> None:
             _print(_without_spread(table))
     seconds = record["seconds"]
     print(f"\n{seconds['training']:.0f} s of training, {seconds['measuring']:.0f} s of measuring.")
-    print(f"Everything is in {one_line(str(record['settings']['output']))}; open index.html there.")
+    print(f"Everything is in {printable(str(record['settings']['output']))}; open index.html there.")
 
 
 def _without_spread(table: Table) -> Table:
@@ -93,7 +93,7 @@ def _without_spread(table: Table) -> Table:
 
 
 def _print(table: Table) -> None:
-    lines = [[one_line(cell) for cell in line] for line in (table.columns, *table.shown())]
+    lines = [[printable(cell) for cell in line] for line in (table.columns, *table.shown())]
     widths = [max(len(line[place]) for line in lines) for place in range(len(table.columns))]
     numbers = [any(isinstance(row[place], (int, float)) for row in table.rows) for place in range(len(table.columns))]
     for line in lines:

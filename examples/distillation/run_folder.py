@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Iterator, Optional, Sequence
 
 from distillation import locks
-from distillation.files import write_text
+from distillation.files import UNFINISHED, write_text
 from distillation.settings import Settings
-from distillation.task import printable
+from distillation.text import printable
 from distillation.training import is_main_process
 
 __all__ = ["RunFolderError", "begin", "claimed", "is_begun", "plain"]
@@ -38,9 +38,6 @@ OWN = re.compile(
     r"figures/(accuracy|gradcam|seed_control|(maps|kept|keep_curve|layers_whole|layers_salient)_[a-z0-9_]+)\.png"
 )
 """Names that a run gives to its files. Nothing else is ever removed, whatever run.json says."""
-
-UNFINISHED = ".part"
-"""Suffix of a file that is not yet complete."""
 
 FREE_TO_CHANGE = {
     "output", "rows", "test_images", "map_images", "threads", "accelerator", "devices", "strategy",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Callable, Iterator, Optional, Sequence, Union
 
-from captum_kd._utils.text import as_markdown, as_spreadsheet_text
 from distillation.outcomes import SALIENT, WHOLE, Record, score_rows, seed_comparisons
 from distillation.plan import BASE
+from distillation.text import as_markdown, as_spreadsheet_text
 
 __all__ = ["TABLES", "Table", "tables_of"]
 

@@ -8,7 +8,7 @@ from typing import Iterator, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DataError", "Examples", "Fold", "Task", "first_of_each_class", "in_turn", "printable"]
+__all__ = ["DataError", "Examples", "Fold", "Task", "first_of_each_class", "in_turn"]
 
 
 class DataError(ValueError):
@@ -107,11 +107,6 @@ class Task:
     classes: Sequence[str]
     folds: Sequence[Fold]
     notes: Sequence[str]
-
-
-def printable(text: str) -> str:
-    """The text with escapes in place of line breaks, control characters and, in names of files, bytes that are not UTF-8."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def in_turn(labels: Tensor, generator: torch.Generator) -> Tensor:

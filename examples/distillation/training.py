@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from distillation import checkpoints
 from distillation.files import write_text
-from distillation.learning import Epoch, Learner
+from distillation.learning import Epoch, Learner, TrainingSetup
 from distillation.randomness import own_randomness
 from distillation.settings import Settings
 from distillation.task import DataError, Examples, as_inputs
-from distillation.techniques import Technique, evaluating
+from distillation.techniques import evaluating
 
-__all__ = ["Epoch", "Trained", "TrainingError", "check_checkpoint", "fit", "is_main_process", "predict"]
+__all__ = ["Epoch", "Trained", "TrainingError", "TrainingSetup", "check_checkpoint", "fit", "is_main_process", "predict"]
 
 DECISIVE = ("batch_size", "optimizer", "learning_rate", "augmentation", "image_size", "weights", "precision")
 """Settings that a training cannot change halfway."""
@@ -47,60 +47,40 @@ class Trained(NamedTuple):
     history: list[Epoch]
 
 
-def fit(
-    name: str,
-    network: nn.Module,
-    train: Examples,
-    validation: Examples,
-    *,
-    epochs: int,
-    settings: Settings,
-    seed: int,
-    progress: bool,
-    technique: Optional[Technique] = None,
-    resume: bool = False,
-) -> Trained:
+def fit(setup: TrainingSetup, *, progress: bool, resume: bool = False) -> Trained:
     """Trains a network, by cross-entropy alone or by a technique.
 
-    After each epoch ``checkpoints/<name>.ckpt`` in the output folder holds all that is needed to go on, and
+    After each epoch ``checkpoints/<name>.ckpt`` in the output folder holds everything that is needed to go on, and
     ``<name>.json`` beside it the history. A training that was killed at any moment and resumed ends with the same weights
     and the same history, bit for bit, as one that was not (on the same kind of machine with the same number of threads).
-    Everything that is drawn follows from the seed; torch's generators are where they were afterwards.
+    All random numbers depend on the seed; the state of torch's generators is restored.
 
     On several devices each process returns the same; see :func:`is_main_process`.
 
     Args:
-        name: of the network, for the progress bar and the files; no two trainings of a run may share it.
-        network: what is trained, in place.
-        train: what it learns from.
-        validation: what loss and accuracy are taken on after each epoch; nothing is chosen by them.
-        epochs: how long.
-        settings: batch size, optimizer, augmentation, machine and output folder.
-        seed: of the order of the batches, the augmentation and dropout.
+        setup: what is trained, and how.
         progress: whether to draw a bar.
-        technique: made by ``techniques.make``; its guide stays as it is.
-        resume: load what is finished, go on with what is not, begin what is missing. Otherwise an old checkpoint of this
+        resume: load what is finished, continue what is not, begin what is missing. Otherwise an old checkpoint of this
             name is removed.
 
     Raises:
         DataError: there are no images to learn from or to validate on.
         CheckpointError: the checkpoint to resume from is damaged or belongs to another training.
-        TrainingError: Lightning refuses the options of the machine, or the network gives no finite numbers in the end.
-        KeyboardInterrupt: by Ctrl-C; what earlier epochs reached can be resumed from.
+        TrainingError: Lightning refuses the options of the machine, or the loss is not finite in the end.
+        KeyboardInterrupt: by Ctrl-C; the finished epochs can be resumed from.
     """
-    for part, role in ((train, "learn from"), (validation, "validate on")):
+    name, network, technique, settings = setup.name, setup.network, setup.technique, setup.settings
+    for part, role in ((setup.train, "learn from"), (setup.validation, "validate on")):
         if not len(part):
             raise DataError(f"There are no images for {name} to {role}; ask for more of them.")
     path = checkpoints.checkpoint_path(settings.output, name)
-    identity = _identity(name, network, train, validation, epochs, settings, seed, technique)
-    learner = Learner(
-        network, technique, train, validation, epochs=epochs, settings=settings, seed=seed, identity=identity
-    )
+    identity = _identity(setup)
+    learner = Learner(setup, identity)
     begun = checkpoints.read(path, identity) if resume and path.exists() else None
     if begun is None and is_main_process():
         path.unlink(missing_ok=True)
-    with own_randomness(seed), _quiet(), _switches_as_before():
-        trainer = _trainer(name, path, settings, epochs, progress)
+    with own_randomness(setup.seed), _quiet(), _switches_as_before():
+        trainer = _trainer(name, path, settings, setup.epochs, progress)
         device = trainer.strategy.root_device
         if begun is not None and begun["finished"]:
             learner.load_state_dict(begun["state_dict"])
@@ -122,22 +102,11 @@ def fit(
     return Trained(network.eval().to(device), learner.history)
 
 
-def check_checkpoint(
-    name: str,
-    network: nn.Module,
-    train: Examples,
-    validation: Examples,
-    *,
-    epochs: int,
-    settings: Settings,
-    seed: int,
-    technique: Optional[Technique],
-    guide: Optional[str],
-) -> Optional[str]:
-    """Checks, before anything is trained, that ``fit`` of the same arguments can go on from the checkpoint there is.
+def check_checkpoint(setup: TrainingSetup, guide: Optional[str]) -> Optional[str]:
+    """Checks, before anything is trained, that ``fit`` of the same setup can continue from the existing checkpoint.
 
     Args:
-        guide: digest of the technique's guide once it is trained; None: not known yet. The technique's own may be any.
+        guide: digest of the technique's guide once it is trained, in place of the guide's own; None: not yet known.
 
     Returns:
         The digest of the network if it is finished, else None.
@@ -145,16 +114,14 @@ def check_checkpoint(
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another training.
     """
-    path = checkpoints.checkpoint_path(settings.output, name)
+    path = checkpoints.checkpoint_path(setup.settings.output, setup.name)
     if not path.exists():
         return None
-    identity = _identity(name, network, train, validation, epochs, settings, seed, technique)
-    if technique is not None:
+    identity = _identity(setup)
+    if setup.technique is not None:
         identity["guide"] = guide
-    found = checkpoints.read(path, identity, unknown=() if technique is None or guide else ("guide",))
-    learner = Learner(
-        network, technique, train, validation, epochs=epochs, settings=settings, seed=seed, identity=identity
-    )
+    found = checkpoints.read(path, identity, unknown=() if setup.technique is None or guide else ("guide",))
+    learner = Learner(setup, identity)
     shapes = [{key: value.shape for key, value in state.items()} for state in (learner.state_dict(), found["state_dict"])]
     if shapes[0] != shapes[1]:
         raise checkpoints.CheckpointError(
@@ -168,29 +135,20 @@ def check_checkpoint(
     return checkpoints.digest_of_state(state)
 
 
-def _identity(
-    name: str,
-    network: nn.Module,
-    train: Examples,
-    validation: Examples,
-    epochs: int,
-    settings: Settings,
-    seed: int,
-    technique: Optional[Technique],
-) -> dict[str, Any]:
-    """What tells this training from another one, in numbers and words that a message can show."""
-    identity = {key: value for key, value in asdict(settings).items() if key in DECISIVE}
+def _identity(setup: TrainingSetup) -> dict[str, Any]:
+    """Distinguishes this training from others, in numbers and words that a message can show."""
+    identity = {key: value for key, value in asdict(setup.settings).items() if key in DECISIVE}
     identity |= {
-        "name": name,
-        "seed": seed,
-        "epochs": epochs,
-        "weights of the network": sum(parameter.numel() for parameter in network.parameters()),
-        "training images": f"{len(train)} ({checkpoints.digest_of_images(train)})",
-        "validation images": f"{len(validation)} ({checkpoints.digest_of_images(validation)})",
-        "technique": None if technique is None else technique.kind,
+        "name": setup.name,
+        "seed": setup.seed,
+        "epochs": setup.epochs,
+        "weights of the network": sum(parameter.numel() for parameter in setup.network.parameters()),
+        "training images": f"{len(setup.train)} ({checkpoints.digest_of_images(setup.train)})",
+        "validation images": f"{len(setup.validation)} ({checkpoints.digest_of_images(setup.validation)})",
+        "technique": None if setup.technique is None else setup.technique.kind,
     }
-    if technique is not None:
-        identity |= {**technique.options, "guide": checkpoints.digest(technique.guide)}
+    if setup.technique is not None:
+        identity |= {**setup.technique.options, "guide": checkpoints.digest(setup.technique.guide)}
     return identity
 
 

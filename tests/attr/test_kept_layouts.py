@@ -88,7 +88,7 @@ def test_layouts_of_many_shapes_are_forgotten(monkeypatch):
     unicam = pair()
     for n in range(8, 16):
         unicam.attribute_transfer(images(n), labels(n))
-        assert all(1 <= len(extractor._found) <= 3 for extractor in unicam._extractors)
+        assert all(1 <= len(extractor._found) <= 3 for extractor in unicam._removal.models.values())
 
 
 def test_layouts_are_copied_along(hooked):

@@ -178,13 +178,13 @@ def test_tuple_inputs_and_additional_arguments():
 @pytest.mark.parametrize(
     ("other", "setting"),
     [
-        (lambda: make(layer="conv1"), "student layers"),
-        (lambda: make(feature_layer="conv3"), "student layers"),
-        (lambda: make(layer=["conv2", "conv1"]), "student layers"),
-        (lambda: make(layer=["conv2"], base_layer=["conv1"]), "base layers"),
+        (lambda: make(layer="conv1"), "Student's layers"),
+        (lambda: make(feature_layer="conv3"), "Student's layers"),
+        (lambda: make(layer=["conv2", "conv1"]), "Student's layers"),
+        (lambda: make(layer=["conv2"], base_layer=["conv1"]), "Base model's layers"),
         (lambda: make(feature_transform=flatten), "feature_transform"),
         (lambda: make(class_embeddings=torch.eye(3)), "class_embeddings"),
-        (lambda: make(prefix_tokens=1), "student layout"),
+        (lambda: make(prefix_tokens=1), "Student's layout"),
     ],
     ids=[
         "layer",
@@ -256,7 +256,7 @@ def test_a_single_input_needs_no_company(unicam, population):
 def test_models_converted_afterwards_need_a_new_population(population, dtype):
     converted = UniCAM(ConvNet(seed=1).to(dtype), "conv2", ConvNet(seed=2).to(dtype))
     x, references = inputs().to(dtype), inputs(M, seed=5).to(dtype)
-    with pytest.raises(ValueError, match="Student's weights are not those"):
+    with pytest.raises(ValueError, match="Student's weights or buffers .* are not those"):
         converted.attribute(x, 1, reference=population)
     found = converted.attribute(x, 1, reference=converted.reference(references, labels(M)))
     assert found.dtype == dtype
@@ -281,4 +281,4 @@ def test_features_of_one_dimension():
 @pytest.mark.parametrize("change", [list, lambda layers: (), lambda layers: ("conv2",), lambda layers: (*layers, None)])
 def test_layers_that_are_no_populations_are_refused(population, change):
     with pytest.raises(TypeError, match="tuple of at least one LayerReference"):
-        ReferencePopulation(change(population.layers), population.origin)
+        ReferencePopulation(change(population.layers), population.settings)

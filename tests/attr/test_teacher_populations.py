@@ -28,10 +28,10 @@ def test_a_copy_of_a_population_serves_as_well(copied):
 @pytest.mark.parametrize(
     ("made_by", "used_by", "message"),
     [
-        ({"teacher_func": None}, {}, r"made without a Teacher, but the UniCAM that uses it has one \(teacher_func\)"),
-        ({}, {"teacher_func": None}, r"made with a Teacher, but the UniCAM that uses it has none \(teacher_func\)"),
-        ({}, {"teacher_func": conv(4, 9)}, "The Teacher's weights are not those the reference population was made with"),
-        ({}, {"teacher_layer": "conv3"}, "made with teacher layers=.*conv2.* but this call has .*conv3"),
+        ({"teacher_func": None}, {}, "made with teacher_func=None, but this call has 'a Teacher'"),
+        ({}, {"teacher_func": None}, "made with teacher_func='a Teacher', but this call has None"),
+        ({}, {"teacher_func": conv(4, 9)}, "The Teacher's weights or buffers .* are not those the reference"),
+        ({}, {"teacher_layer": "conv3"}, "made with Teacher's layers=.*conv2.* but this call has .*conv3"),
     ],
     ids=["without", "with", "another", "another layer"],
 )

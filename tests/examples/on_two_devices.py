@@ -18,19 +18,10 @@ def main(output: Path) -> None:
         technique = techniques.make(
             "feature", Small(8, seed=5), network, layers=STAGES, guide_layers=STAGES, settings=options, seed=1
         )
-        trained = training.fit(
-            "Student",
-            network,
-            examples(45),
-            examples(31, seed=1),
-            epochs=2,
-            settings=options,
-            seed=1,
-            progress=False,
-            technique=technique,
-            resume=resume,
+        setup = training.TrainingSetup(
+            "Student", network, examples(45), examples(31, seed=1), epochs=2, settings=options, seed=1, technique=technique
         )
-        results.append(trained)
+        results.append(training.fit(setup, progress=False, resume=resume))
     validation = examples(31, seed=1)
     right = (training.predict(results[0].network, validation) == validation.labels).sum().item()
     main_process = training.is_main_process()

@@ -30,7 +30,7 @@ def train(
         technique = techniques.make(
             kind, Small(8, seed=5), network, layers=STAGES, guide_layers=STAGES, settings=options, seed=1
         )
-    return training.fit(
+    setup = training.TrainingSetup(
         "Student 1",
         network,
         examples(8 * STEPS + 3),
@@ -38,10 +38,9 @@ def train(
         epochs=epochs,
         settings=options,
         seed=1,
-        progress=False,
         technique=technique,
-        resume=resume,
     )
+    return training.fit(setup, progress=False, resume=resume)
 
 
 def at_step(network: nn.Module, step: int, sent: int) -> None:
@@ -269,10 +268,10 @@ def test_another_guide_or_other_images_are_another_training(tmp_path):
         technique = techniques.make(
             "response", guide, network, layers=STAGES, guide_layers=STAGES, settings=options, seed=1
         )
-        training.fit(
-            "Student 1", network, data, examples(9), epochs=1, settings=options, seed=1, progress=False,
-            technique=technique, resume=resume,
-        )  # fmt: skip
+        setup = training.TrainingSetup(
+            "Student 1", network, data, examples(9), epochs=1, settings=options, seed=1, technique=technique
+        )
+        training.fit(setup, progress=False, resume=resume)
 
     fit(resume=False)
     guide.head.weight.data[0, 0] += 1e-6

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 
 def fit(output: Path, network: nn.Module, *, name="Base", seed=1, epochs=3, technique=None, count=44, **changes):
-    return training.fit(
+    setup = training.TrainingSetup(
         name,
         network,
         examples(count),
@@ -25,9 +25,9 @@ def fit(output: Path, network: nn.Module, *, name="Base", seed=1, epochs=3, tech
         epochs=epochs,
         settings=settings(output, **changes),
         seed=seed,
-        progress=False,
         technique=technique,
     )
+    return training.fit(setup, progress=False)
 
 
 def teaching(kind: str, student: nn.Module, output: Path) -> techniques.Technique:
@@ -162,7 +162,8 @@ def test_predict_is_in_evaluation_mode_at_a_size_and_in_any_batches():
 
 def test_the_bar_names_the_network_and_its_epoch(tmp_path, capsys):
     options = settings(tmp_path)
-    training.fit("Base 7", Small(), examples(), examples(9), epochs=2, settings=options, seed=1, progress=True)
+    setup = training.TrainingSetup("Base 7", Small(), examples(), examples(9), epochs=2, settings=options, seed=1)
+    training.fit(setup, progress=True)
     shown = "".join(capsys.readouterr())
     assert "Base 7, epoch 1/2" in shown and "Base 7, epoch 2/2" in shown and "accuracy=" in shown
 

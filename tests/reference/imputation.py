@@ -23,8 +23,8 @@ def mean_of_neighbors(height: int, width: int) -> sparse.csr_matrix:
     return sparse.csr_matrix(sparse.diags(1 / np.where(sums > 0, sums, 1)) @ weights)
 
 
-def impute(image: Tensor, keep: Tensor, factorised: bool = False) -> Tensor:
-    """One image (C, H, W) with its mask (H, W); all channels share a factorisation, by one of scipy's two ways."""
+def impute(image: Tensor, keep: Tensor, factorized: bool = False) -> Tensor:
+    """One image (C, H, W) with its mask (H, W); all channels share a factorization, by one of scipy's two ways."""
     channels, height, width = image.shape
     known = keep.flatten().numpy()
     filled = image.double().flatten(1).numpy().copy()
@@ -32,11 +32,11 @@ def impute(image: Tensor, keep: Tensor, factorised: bool = False) -> Tensor:
         weights = mean_of_neighbors(height, width)[~known]
         matrix = sparse.csc_matrix(sparse.identity((~known).sum()) - weights[:, ~known])
         right = weights[:, known] @ filled[:, known].T
-        solution = splu(matrix).solve(right) if factorised else spsolve(matrix, right)
+        solution = splu(matrix).solve(right) if factorized else spsolve(matrix, right)
         filled[:, ~known] = solution.reshape(-1, channels).T
     return torch.from_numpy(filled).reshape(channels, height, width)
 
 
-def impute_all(images: Tensor, keep: Tensor, factorised: bool = False) -> Tensor:
+def impute_all(images: Tensor, keep: Tensor, factorized: bool = False) -> Tensor:
     """(N, C, H, W) with masks (N, 1, H, W), one image after the other."""
-    return torch.stack([impute(image, mask[0], factorised) for image, mask in zip(images, keep)])
+    return torch.stack([impute(image, mask[0], factorized) for image, mask in zip(images, keep)])

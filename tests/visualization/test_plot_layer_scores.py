@@ -44,7 +44,7 @@ def panels(figure):
 
 def series(axis, score):
     """The bold line of a score: the one in its style."""
-    style = STYLES[score].line
+    style = STYLES[score][1]
     (line,) = [
         line for line in axis.lines if (line.get_color(), line.get_marker(), line.get_linestyle()) == tuple(style)
     ]
@@ -54,7 +54,7 @@ def series(axis, score):
 def intervals(axis, score):
     return [
         segment for lines in axis.collections for segment in lines.get_segments()
-        if tuple(lines.get_color()[0][:3]) == plt.matplotlib.colors.to_rgb(STYLES[score].line.color)
+        if tuple(lines.get_color()[0][:3]) == plt.matplotlib.colors.to_rgb(STYLES[score][1].color)
     ]  # fmt: skip
 
 
@@ -118,8 +118,8 @@ def test_score_that_is_the_same_for_all_bases_is_drawn_once():
     records = grid("S", "abc", scores=("rs_student", "rs_base"))
     axis = panels(plot_layer_scores(records))[0]
     colors = [line.get_color() for line in axis.lines]
-    assert colors.count(STYLES["rs_student"].line.color) == 1
-    assert colors.count(STYLES["rs_base"].line.color) == 4
+    assert colors.count(STYLES["rs_student"][1].color) == 1
+    assert colors.count(STYLES["rs_base"][1].color) == 4
 
 
 def test_every_score_of_the_contract_is_drawn_in_its_panel():
@@ -167,7 +167,7 @@ def test_figures_of_all_sizes_are_legible_and_fit_a_page(students, bases, layers
 
 def test_scores_of_one_panel_differ_by_marker_and_by_color_with_dash():
     for scores in SCORES.values():
-        styles = [style.line for style in scores.values()]
+        styles = [style for _, style in scores.values()]
         assert len({style.marker for style in styles}) == len({(style.color, style.dash) for style in styles}) == len(styles)
 
 
@@ -186,7 +186,7 @@ def lightness_and_hue(color: str, simulate: bool) -> np.ndarray:
 @pytest.mark.parametrize("simulate", [False, True])
 def test_colors_of_one_panel_stay_apart_without_red_and_green(simulate):
     for scores in SCORES.values():
-        colors = {style.line.color for style in scores.values()}
+        colors = {style.color for _, style in scores.values()}
         for one, other in combinations(colors, 2):
             assert np.linalg.norm(lightness_and_hue(one, simulate) - lightness_and_hue(other, simulate)) > 20.0
 

@@ -77,7 +77,7 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
     has_removal = any(not isinstance(side, str) for side in score)
     if not (defined and all_defined) or (has_removal and n - 1 < LEAST_WITH_REMOVAL):
         return JackknifeEstimate(value, None, None, None, None)
-    # scipy comes with dcor. Imported here because import captum_kd shall stay fast.
+    # Imported here so that import captum_kd stays fast.
     from scipy.special import stdtr, stdtrit
 
     error = float((values - values.mean()).square().sum().mul((n - 1) / n).sqrt())

@@ -269,7 +269,7 @@ class BatchMeanScores(Aggregator):
         confidence = self._plan.settings.confidence
         if confidence is None or len(values) < 2:
             return found
-        from scipy.special import stdtrit  # here because import captum_kd shall stay fast
+        from scipy.special import stdtrit  # imported here so that import captum_kd stays fast
 
         reach = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * stdev(values) / len(values) ** 0.5
         return found._replace(low=max(-1.0, found.value - reach), high=min(1.0, found.value + reach))

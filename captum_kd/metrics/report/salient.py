@@ -16,7 +16,7 @@ from captum_kd._utils.batches import device_of, to_device
 from captum_kd._utils.maps import as_maps, image_place
 from captum_kd.attr import UniCAM
 from captum_kd.attr.grad_cam import layer_gradcams, predicted_classes
-from captum_kd.attr.reference_population import ReferencePopulation
+from captum_kd.attr.population import ReferencePopulation
 from captum_kd.metrics.report.models import FeatureSet, hints_for
 from captum_kd.metrics.report.settings import Localization, Settings
 from captum_kd.perturb import keep_relevant

@@ -12,7 +12,7 @@ from distillation.data.pool import Pool
 from distillation.data.reading import Reading, read_pool
 from distillation.data.sources import Source
 from distillation.data.trees import Folder
-from distillation.task import printable
+from distillation.text import printable
 
 __all__ = ["SOURCE", "read_image_folder", "read_parts"]
 

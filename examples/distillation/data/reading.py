@@ -16,7 +16,8 @@ from distillation.data.pool import Pool
 from distillation.data.sources import Source
 from distillation.data.store import read_images
 from distillation.data.trees import Tree
-from distillation.task import Examples, printable
+from distillation.task import Examples
+from distillation.text import printable
 
 __all__ = ["Reading", "pool_of", "read_pool"]
 

@@ -1,0 +1,154 @@
+"""The batch of a UniCAM call and its checks, all made before any model runs."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Optional, Union
+
+import torch
+from torch import Tensor
+
+from captum_kd._models.extraction import FeatureExtractor
+from captum_kd._models.layer_activations import LayerActivations, Layouts
+from captum_kd._utils.arguments import Target, as_forward_args, as_grad_kwargs, as_inputs, as_labels, check_batch_size
+from captum_kd._utils.tensors import is_finite
+from captum_kd._utils.validation import check_bool
+from captum_kd._utils.warnings import warn_user
+from captum_kd.attr.population import FEW_INPUTS
+from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Geometry
+from captum_kd.distance.labels import WAYS_OUT_OF_POPULATION, label_geometry
+
+
+class Batch(NamedTuple):
+    """Inputs and how the models run over them; errors are those of :meth:`captum_kd.UniCAM.attribute`.
+
+    Attributes:
+        inputs (tuple of Tensor): inputs of all models, examples first.
+        labels (Tensor, optional): (n,) on the CPU; None with a Teacher, which needs none.
+        forward_args (tuple): further arguments of all models.
+        at_input (bool): take the layers' inputs instead of their outputs.
+        internal_batch_size (int, optional): inputs in one forward pass.
+        show_progress (bool): whether to show a progress bar.
+        has_teacher (bool): whether the objective is the Teacher's.
+    """
+
+    inputs: tuple[Tensor, ...]
+    labels: Optional[Tensor]
+    forward_args: tuple[Any, ...]
+    at_input: bool
+    internal_batch_size: Optional[int]
+    show_progress: bool
+    has_teacher: bool
+
+    @classmethod
+    def checked(
+        cls,
+        inputs: Union[Tensor, tuple[Tensor, ...]],
+        target: Target,
+        additional_forward_args: Any,
+        attribute_to_layer_input: bool,
+        internal_batch_size: Optional[int],
+        show_progress: bool,
+        *,
+        has_teacher: bool,
+    ) -> Batch:
+        values = as_inputs(inputs)
+        labels = as_labels(target, len(values[0]))  # checked with a Teacher too
+        check_batch_size(internal_batch_size, "internal_batch_size")
+        return cls(
+            values,
+            None if has_teacher else labels,
+            as_forward_args(additional_forward_args),
+            check_bool(attribute_to_layer_input, "attribute_to_layer_input"),
+            internal_batch_size,
+            check_bool(show_progress, "show_progress"),
+            has_teacher,
+        )
+
+    @property
+    def n(self) -> int:
+        return len(self.inputs[0])
+
+    def observe(
+        self, extractor: FeatureExtractor, *, features_only: bool = False, known: Optional[Layouts] = None
+    ) -> LayerActivations:
+        return extractor.observe(
+            self.inputs,
+            self.forward_args,
+            at_input=self.at_input,
+            features_only=features_only,
+            internal_batch_size=self.internal_batch_size,
+            show_progress=self.show_progress,
+            known=known,
+        )
+
+
+def checked_map_settings(relu_attributions: bool, attr_dim_summation: bool, grad_kwargs: Any) -> dict[str, Any]:
+    """Keyword arguments of :meth:`LayerActivations.maps`."""
+    return {
+        "relu_attributions": check_bool(relu_attributions, "relu_attributions"),
+        "attr_dim_summation": check_bool(attr_dim_summation, "attr_dim_summation"),
+        "grad_kwargs": as_grad_kwargs(grad_kwargs),
+    }
+
+
+def check_batch_mode(batch: Batch, class_embeddings: Optional[Tensor]) -> Optional[Geometry]:
+    """Checks inputs that are their own population; warns if they are few or repeated.
+
+    Returns:
+        Geometry, optional: that of the labels. It is on the CPU, where many small steps cost least.
+
+    Raises:
+        ValueError: fewer than 4 inputs, 5 with labels or a Teacher; labels without geometry.
+    """
+    least = LEAST_WITH_REMOVAL if batch.has_teacher or batch.labels is not None else MIN_INPUTS
+    objective = "with a Teacher" if batch.has_teacher else "without labels" if batch.labels is None else "with labels"
+    if batch.n < least:
+        raise ValueError(
+            f"UniCAM compares inputs with each other, so {batch.n} input(s) are too few: it needs at least {least} "
+            f"{objective}. Pass more inputs, or a population made by reference() as reference=, with which even a single "
+            "input can be explained."
+        )
+    of_labels = None if batch.labels is None else label_geometry(batch.labels, class_embeddings, torch.float64)
+    _warn_of_few(batch.n, "Pass more inputs or a reference population of 64 or more (reference=).")
+    if _are_repeated(batch.inputs):
+        warn_user(
+            "Most inputs are near-copies of others, as NoiseTunnel and sensitivity metrics make them. In batch "
+            "mode the copies become the population and the maps lose their meaning; pass a population made by "
+            "reference() as reference=, to which every input is added on its own."
+        )
+    return of_labels
+
+
+def check_references(batch: Batch, class_embeddings: Optional[Tensor]) -> None:
+    """Checks the inputs of a reference population; warns if they are few.
+
+    Raises:
+        ValueError: fewer than 4 inputs, or labels without geometry.
+    """
+    if batch.n < MIN_INPUTS:
+        raise ValueError(f"A reference population needs at least {MIN_INPUTS} inputs, got {batch.n}; use 64 or more.")
+    if batch.labels is not None:
+        label_geometry(batch.labels, class_embeddings, torch.float64, ways_out=WAYS_OUT_OF_POPULATION)
+    _warn_of_few(batch.n, "Make a reference population of 64 inputs or more.")
+
+
+def _warn_of_few(n: int, way_out: str) -> None:
+    if n < FEW_INPUTS:
+        warn_user(f"The population is {n} inputs; below {FEW_INPUTS} UniCAM maps follow chance. {way_out}")
+
+
+def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:
+    """Whether most inputs are much closer to another one than inputs usually are to each other."""
+    n = len(inputs[0])
+    sampled = []
+    for value in inputs:
+        flat = value.detach().reshape(n, -1)
+        flat = flat[:, :: max(1, flat.shape[1] // 1024)]
+        sampled.append(flat.to("cpu", torch.float32))  # faster than many small steps on a GPU
+    values = torch.cat(sampled, dim=1)
+    if values.numel() == 0 or not is_finite(values):
+        return False  # an error once the models have run
+    values = values - values.mean(0)  # inputs far from the origin would lose digits
+    distances = torch.cdist(values, values).fill_diagonal_(torch.inf)
+    usual = distances.flatten().kthvalue(n * (n - 1) // 2).values
+    return bool((distances.amin(1) < usual / 4).float().mean() > 0.5)
