@@ -22,6 +22,7 @@ from captum_kd.metrics.report.scores import Estimate, LayerScores, distance_sour
 from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.report.sharding import ReportSharding, all_reduce_counts
 from captum_kd.metrics.report.storage import FeatureStore, Placement, place_distances
+from captum_kd.metrics.report.verification import Verification, sample_of, verify_layer
 from captum_kd.metrics.scores_table import BY_NAME
 
 
@@ -71,7 +72,10 @@ class Aggregator:
         used, left_out (int): mini-batches that could be used, and that could not.
         left_out_of_removal (int): mini-batches that could not be used for scores with removal.
         undefined (int): scores of single mini-batches that were not defined and so are in no mean.
+        verification (Verification, optional): scores that dcor recomputed.
     """
+
+    verification: Optional[Verification] = None
 
     def __init__(self, plan: ReportPlan, group: ProcessGroup) -> None:
         self.counts: dict[int, int] = {}
@@ -151,9 +155,17 @@ class PooledScores(Aggregator):
             is_last = bool(last) and place == len(plan.labels) - 1
             sources = last if is_last else {key: sharding.source(key, place, stores, placed) for key in keys}
             scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.tiles)
+            if plan.settings.compute.verify:
+                found = self._verified(place, labels)
+                self.verification = found if self.verification is None else self.verification + found
             yield _summary(scores, plan, last)
             for of_layers in stores.values():
                 of_layers[place].close()
+
+    def _verified(self, place: int, labels: Tensor) -> Verification:
+        rows, plan = sample_of(len(labels), self._plan.settings.compute.verify, self._plan.settings.seed), self._plan
+        features = {key: stores[place].read(rows, slice(None)) for key, stores in self._stores.items()}
+        return verify_layer(features, labels[rows], plan.pairs, plan.settings)
 
     def recorded(self) -> dict[str, Any]:
         placed = self._placement

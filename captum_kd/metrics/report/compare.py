@@ -203,6 +203,8 @@ def compare_transfer(
         warn_user(doubt)
     control = control_seeds(matrices, seed_groups, compared)
     notes = [*doubts, *explanations(rows, settings)]
+    if aggregator.verification is not None:
+        notes.append(aggregator.verification.sentence(n))
     if control is None:
         notes.append(without_seed_control(models, settings.in_pairs))
     recorded = {
@@ -215,6 +217,7 @@ def compare_transfer(
             label: {each.name: each.layers[place].name or type(each.layers[place].module).__name__ for each in models}
             for place, label in enumerate(labels)
         },
+        "verification": None if aggregator.verification is None else aggregator.verification._asdict(),
         "processes": None if settings.compute.process_group is None else list(inputs),
         **settings.recorded(),
     }
