@@ -36,6 +36,7 @@ def layer_gradcams(
     """Computes Grad-CAM maps of a batch for the logits of the labels.
 
     Args:
+        forward_func, layers, inputs, additional_forward_args, device_ids: as in Captum's LayerGradCam, for several layers.
         labels (Tensor, optional): (N,) classes to explain. Default: the predicted classes
         model (str): the model's name in messages.
         output_transform (callable, optional): from the model's output to its logits.

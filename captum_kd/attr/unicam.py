@@ -41,9 +41,10 @@ class UniCAM(LayerAttribution):
     architecture trained without the Teacher.
 
     A representation is the set of distances between the inputs' features. UniCAM removes the
-    Base's representation from the Student's, as partial distance correlation does. The map shows
-    the activations on which the remainder depends. With P the U-centered Euclidean distances between
-    the features, the objective is
+    Base's representation from the Student's, as in
+    :func:`captum_kd.distance.semipartial_distance_correlation`. The map shows the activations on
+    which the remainder depends. With P the U-centered Euclidean distances between the features, the
+    objective is
 
     .. math:: J = R(P_{S|B}, G), \qquad
               P_{S|B} = P_S - \frac{\langle P_S, P_B\rangle}{\langle P_B, P_B\rangle} P_B,
