@@ -1,54 +1,51 @@
 r"""Populations that are sharded over ranks: each rank holds the features of some inputs.
 
-Every unordered pair of inputs is met by one process. Features of some rows, a block at a time, visit another process, which
-takes the distances between them and its own; what it finds goes into sums (:mod:`.sums`), and only the sums of all
-processes are added up.
+Every unordered pair of inputs is in one tile of one rank. A rank receives features of other ranks block by block, computes
+the distances between them and its own inputs, and adds them to its sums (:mod:`.block_sums`). An all-reduce adds the sums.
 
-With W processes in a ring, process r is visited by the inputs of r + 1, ..., r + (W - 1) / 2. Where W is even, the process
-opposite is met half and half: the first half of the inputs of the higher one visits the lower one, whose inputs all visit
-the other half. Every process so meets its inputs with about half of all others, and sends about half of what all processes
-together have, divided by W, for each process: :math:`\tfrac12 n d` numbers altogether at most, whatever W is.
+With W ranks in a ring, rank r receives the inputs of the ranks r + 1, ..., r + (W - 1) / 2. If W is even, two opposite ranks
+divide their pairs: the lower rank receives the first half of the higher rank's inputs; the higher rank receives all inputs
+of the lower rank and compares them with its second half. If shards are equally long, each rank sends
+:math:`\tfrac12 n d` numbers at most, for any W.
 """
 
 from __future__ import annotations
 
 from itertools import combinations_with_replacement
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Protocol, Sequence
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Protocol, Sequence
 
 import torch
 from torch import Tensor
 
 from captum_kd._distributed import ProcessGroup
-from captum_kd.distance.block_sums import Meeting, parts
+from captum_kd.distance.block_sums import TileCallback, parts
 from captum_kd.distance.precision import widest
-from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features, TensorFeatures
+from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features
 
 __all__ = ["RemoteBuffer", "RingTiles", "ShardedDistances", "ShardedFeatures", "Shards"]
 
 # Numbers of one message (64 MB of float32).
 _MESSAGE_NUMBERS = 1 << 24
-# Numbers of a block of visitors in memory (128 MB of float32).
-_VISITING_NUMBERS = 1 << 25
-# Rows of a sample that are looked at together.
-_SAMPLE_ROWS = 64
+# Numbers of a block of remote rows in memory (128 MB of float32).
+_REMOTE_NUMBERS = 1 << 25
 
 
 class Readable(Protocol):
-    """Anything that can be read in parts."""
+    """Features that can be read in parts."""
 
     def read(self, rows: slice, columns: slice) -> Tensor:
         """Some columns of some rows."""
 
 
 class RingStep(NamedTuple):
-    """One step of the ring, as one process sees it; slices are places in the whole population.
+    """One step of the ring for one rank; slices are indices in the whole population.
 
     Attributes:
-        to (int): the process that this one sends inputs to.
-        out (slice): these inputs.
-        source (int): the process whose inputs visit this one.
-        visitors (slice): these inputs.
-        hosts (slice): those of this process' own inputs that they meet.
+        to (int): the rank that receives inputs of this one.
+        out (slice): the inputs that are sent.
+        source (int): the rank that sends inputs to this one.
+        remote_rows (slice): the inputs that are received.
+        own_rows (slice): this rank's inputs that they are compared with.
     """
 
     to: int
@@ -59,15 +56,15 @@ class RingStep(NamedTuple):
 
 
 class Shards:
-    """Which inputs each process has: they are numbered process after process.
+    """The division of a population's inputs over ranks; inputs are numbered rank by rank.
 
     Args:
-        sizes (sequence of int): of each process' share, which may be 0.
-        rank (int): this process.
+        sizes (sequence of int): number of inputs of each rank; may be 0.
+        rank (int): this rank.
 
     Attributes:
-        n (int): all inputs.
-        own (slice): this process'.
+        n (int): number of all inputs.
+        own (slice): indices of this rank's inputs.
     """
 
     def __init__(self, sizes: Sequence[int], rank: int) -> None:
@@ -81,12 +78,12 @@ class Shards:
         return slice(start, start + self.sizes[rank])
 
     def ring_steps(self) -> Iterator[RingStep]:
-        """Those of this process; in each step every process sends to one other and receives from one."""
+        """The steps of this rank. In each step every rank sends to one other rank and receives from one."""
         size = len(self.sizes)
         for step in range(1, size // 2 + 1):
             source, to = (self.rank + step) % size, (self.rank - step) % size
             out, remote_rows, own_rows = self.own, self.of(source), self.own
-            if 2 * step == size:  # the two that are opposite each other share the work
+            if 2 * step == size:  # two opposite ranks divide their pairs
                 if self.rank < to:
                     remote_rows = _halves(remote_rows)[0]
                 else:
@@ -100,14 +97,14 @@ def _halves(part: slice) -> tuple[slice, slice]:
 
 
 class ShardedFeatures:
-    """Features (n, d) of which this process has some rows, and for a while those of visitors.
+    """Features (n, d) of which this rank holds its own rows and, for a time, rows of another rank.
 
-    All processes make one at the same time.
+    The constructor is collective: all ranks must call it at the same time.
 
     Args:
-        own (Features): of this process' inputs.
-        shards (Shards): which these are.
-        processes (ProcessGroup): that have the others.
+        own (Features): features of this rank's inputs.
+        shards (Shards): the division of the inputs over ranks.
+        processes (ProcessGroup): all ranks.
     """
 
     def __init__(self, own: Features, shards: Shards, processes: ProcessGroup) -> None:
@@ -121,7 +118,7 @@ class ShardedFeatures:
         wide, count = widest(own.device), shards.sizes[shards.rank]
         total = torch.zeros(own.shape[1], dtype=wide, device=own.device)
         largest = total.new_zeros(2)  # of the features and of their rounding
-        with processes.raise_together("looking at its features"):
+        with processes.raise_together("reading its features"):
             if count:
                 total += own.middle().to(wide) * count
                 largest.copy_(largest.new_tensor([own.largest(), own.rounding])).nan_to_num_(torch.inf)
@@ -131,14 +128,14 @@ class ShardedFeatures:
         self._largest, self.rounding = -float(largest[0]), -float(largest[1])
 
     def read(self, rows: slice, columns: slice) -> Tensor:
-        """Some columns of some rows: a range of this process' inputs or of the visitors."""
+        """Some columns of some rows, which must be a range of this rank's rows or of the remote rows."""
         places: list[tuple[slice, Readable]] = [(self.shards.own, self._own)]
         if self._remote_rows is not None:
             places.append(self._remote_rows)
         for there, features in places:
             if there.start <= rows.start and rows.stop <= there.stop:
                 return features.read(slice(rows.start - there.start, rows.stop - there.start), columns)
-        raise IndexError(f"The inputs {rows.start} to {rows.stop - 1} are those of another process.")
+        raise IndexError(f"Inputs {rows.start} to {rows.stop - 1} are not on this rank.")
 
     def middle(self) -> Tensor:
         return self._middle
@@ -147,7 +144,7 @@ class ShardedFeatures:
         return self._largest
 
     def set_remote_rows(self, rows: slice, features: Readable) -> None:
-        """From now on these inputs of another process can be read, in place of those that came before."""
+        """Makes rows of another rank readable, in place of earlier ones."""
         self._remote_rows = rows, features
 
     def drop_remote_rows(self) -> None:
@@ -155,147 +152,74 @@ class ShardedFeatures:
 
 
 class ShardedDistances(FeatureDistances):
-    """Distances between inputs of this process, or between them and visitors.
+    """Distances between this rank's inputs, and between them and remote ones.
 
-    All processes make one at the same time, and call :meth:`shift` and :meth:`hold` at the same time.
+    The constructor, :meth:`shift` and :meth:`hold` are collective: all ranks must call them at the same time.
 
     Args:
         features (ShardedFeatures): (n, d).
 
     Raises:
-        ValueError: non-finite features, in all processes.
+        ValueError: non-finite features on any rank; raised on all ranks.
     """
 
     def __init__(self, features: ShardedFeatures) -> None:
         super().__init__(features, keep=False)
         self.features = features
         self._held: Optional[dict[tuple[int, int], Tensor]] = None
-        self._guess: Optional[Tensor] = None
+        self._estimate: Optional[Tensor] = None
 
     @property
     def is_held(self) -> bool:
         return self._held is not None
 
-    def hold(self, walk: "RingTiles", block_size: int) -> None:
-        """Takes the blocks of this process' share now and keeps them; the features are not needed any more."""
+    def hold(self, tile_iterator: "RingTiles", block_size: int) -> None:
+        """Computes the tiles of this rank and keeps them; the features are not needed afterwards."""
         self.shift()
         held: dict[tuple[int, int], Tensor] = {}
 
-        def see(rows: slice, columns: slice) -> None:
+        def keep(rows: slice, columns: slice) -> None:
             held[rows.start, columns.start] = self.block(rows, columns)
 
-        walk.each([self], block_size, see)
+        tile_iterator.each([self], block_size, keep)
         self._held = held
 
     def block(self, rows: slice, columns: slice, rechecks: Optional[list[Tensor]] = None) -> Tensor:
-        """Of two ranges of inputs, one of them this process' own; of a sample, a slice with a step, in all processes at the
-        same time."""
-        if rows.step is not None:
-            return self.sample(rows.step)
+        """Distances (r, c) of two ranges of inputs, of which one at least is on this rank."""
         if self._held is not None:
             return self._held[rows.start, columns.start]
         return super().block(rows, columns, rechecks)
 
     def shift(self) -> tuple[Tensor, bool]:
-        r"""Inputs of many features lie about at right angles, seen from the middle, so that with r their distances from it
-        :math:`D_{ij} \approx \sqrt{r_i^2 + r_j^2}`, which is nearly :math:`(r_i + r_j) / \sqrt 2`."""
-        if self._guess is not None:
-            return self._guess, False
+        r"""An estimate from the distances r to the mean: features of many dimensions are nearly orthogonal after centering,
+        so that :math:`D_{ij} \approx \sqrt{r_i^2 + r_j^2} \approx (r_i + r_j) / \sqrt 2`."""
+        if self._estimate is not None:
+            return self._estimate, False
         own, wide = self.features.shards.own, widest(self.device)
         found = torch.zeros(self.n, dtype=wide, device=self.device)
-        with self.features.processes.raise_together("looking at its features"):
+        with self.features.processes.raise_together("reading its features"):
             for rows in parts(own, max(1, _MESSAGE_NUMBERS // self._width)):
                 found[rows] = torch.linalg.vector_norm(self._read(rows, slice(0, self._width)), dim=1).to(wide) / 2**0.5
         self.features.processes.all_reduce_sum(found)
-        self._guess = found
+        self._estimate = found
         return found, False
-
-    def sample(self, step: int) -> Tensor:
-        """(s, s) distances between every ``step``-th input, in all processes."""
-        processes = self.features.processes
-        size = len(range(0, self.n, step))
-        found = torch.zeros((size, size), dtype=widest(self.device), device=self.device)
-        if self._held is not None:
-            _pick(self._held, step, found)
-        else:
-            failure = DeferredError()
-            with processes.raise_together("comparing a sample of inputs"):
-                for part, remote_rows in self._sample_rows(step, failure):
-                    failure.run(lambda: self._meet_sample(step, part, remote_rows, found))
-                failure.end()
-        processes.all_reduce_sum(found)
-        return found.fill_diagonal_(0)
-
-    def _sample_rows(self, step: int, failure: "DeferredError") -> Iterator[tuple[range, Tensor]]:
-        """A few rows of the sample after the other, from the process that has them to all."""
-        processes = self.features.processes
-        for rank in range(processes.size):
-            for part in _ranges(_sampled(self.features.shards.of(rank), step), self._rows_at_once()):
-                there = processes.buffer(len(part), self._width, dtype=self.features.dtype).zero_()
-                if rank == processes.rank:
-                    failure.run(lambda: there.copy_(self._own_sample(part)))
-                processes.broadcast(there, rank)
-                yield part, there
-
-    def _meet_sample(self, step: int, columns: range, remote_rows: Tensor, found: Tensor) -> None:
-        for rows in _ranges(_sampled(self.features.shards.own, step), self._rows_at_once()):
-            both = TensorFeatures(torch.cat([self._own_sample(rows), remote_rows.to(self.device)]))
-            met = _Framed(both, self).block(slice(0, len(rows)), slice(len(rows), len(rows) + len(columns)))
-            found[[each // step for each in rows], columns[0] // step : columns[-1] // step + 1] = met.to(found.dtype)
-
-    def _own_sample(self, places: range) -> Tensor:
-        return torch.cat([self.features.read(slice(each, each + 1), slice(0, self._width)) for each in places])
-
-    def _rows_at_once(self) -> int:
-        return max(1, min(_SAMPLE_ROWS, _MESSAGE_NUMBERS // self._width))
-
-
-class _Framed(FeatureDistances):
-    """Distances of other features in the units of a population."""
-
-    def __init__(self, features: Features, population: FeatureDistances) -> None:
-        self.n, self._width = features.shape
-        self.device, self.noise, self.rounding = population.device, population.noise, population.rounding
-        self.dtype, self.unit = population.dtype, population.unit
-        self._features, self._middle, self._kept = features, population._middle, None
-
-
-def _sampled(part: slice, step: int) -> range:
-    """The multiples of a number in a range."""
-    return range(-(-part.start // step) * step, part.stop, step)
-
-
-def _ranges(places: range, size: int) -> Iterator[range]:
-    for start in range(0, len(places), size):
-        yield places[start : start + size]
-
-
-def _pick(blocks: Mapping[tuple[int, int], Tensor], step: int, found: Tensor) -> None:
-    """Every ``step``-th row and column of blocks, written into their matrix on both sides of the diagonal."""
-    for (row, column), block in blocks.items():
-        rows, columns = (_sampled(slice(a, a + n), step) for a, n in zip((row, column), block.shape))
-        if len(rows) and len(columns):
-            part = block[rows[0] - row :: step, columns[0] - column :: step].to(found.dtype)
-            here, there = (slice(each[0] // step, each[-1] // step + 1) for each in (rows, columns))
-            found[here, there] = part
-            found[there, here] = part.T
 
 
 class RemoteBuffer(Protocol):
-    """Where visitors stay."""
+    """Storage for rows of another rank."""
 
     def append(self, values: Tensor) -> None:
-        """Takes the next rows (m, d)."""
+        """Adds the next rows (m, d)."""
 
     def read(self, rows: slice, columns: slice) -> Tensor:
         """Some columns of some rows."""
 
     def close(self) -> None:
-        """They leave."""
+        """Frees the storage."""
 
 
 class _InMemory:
-    """Visitors in memory."""
+    """Rows of another rank in memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -314,7 +238,7 @@ class _InMemory:
 
 
 class DeferredError:
-    """Keeps an error until the others need no messages from this process any more; what follows it is not done."""
+    """Keeps an error until this rank has sent all messages that other ranks wait for; later actions are skipped."""
 
     def __init__(self) -> None:
         self._error: Optional[Exception] = None
@@ -334,7 +258,7 @@ class DeferredError:
 
 
 class _Message(NamedTuple):
-    """Some rows of one source's features; ``last`` says that the block of visitors is then complete."""
+    """Some rows of one source's features; ``last`` is True if they complete the block of remote rows."""
 
     source: int
     rows: slice
@@ -343,14 +267,14 @@ class _Message(NamedTuple):
 
 
 class RingTiles:
-    """This process' share of the pairs: those of its own inputs, and those of its inputs with visitors.
+    """Iterates over the tiles of one rank: pairs of its own inputs, and pairs of its inputs with those of other ranks.
 
     Args:
-        shards (Shards): the same division in all processes.
-        processes (ProcessGroup): all of them.
-        width (int): numbers of an input in all sets of features that travel together: what visits at once is bounded.
-        room (callable, optional): makes a place for a block of visitors' features where these are not to be in memory; in
-            all processes or in none.
+        shards (Shards): the division of the inputs, the same on all ranks.
+        processes (ProcessGroup): all ranks.
+        width (int): features of an input, in all sources that are exchanged together; bounds the memory of remote rows.
+        make_buffer (callable, optional): makes the storage of remote rows on a device; default: memory. On all ranks or on
+            none.
     """
 
     def __init__(
@@ -358,57 +282,57 @@ class RingTiles:
         shards: Shards,
         processes: ProcessGroup,
         width: int,
-        room: Optional[Callable[[torch.device], RemoteBuffer]] = None,
+        make_buffer: Optional[Callable[[torch.device], RemoteBuffer]] = None,
     ) -> None:
         self.shards = shards
         self.processes = processes
-        # Of small shares too only a part visits at a time.
+        # At most half of a shard is received at a time, even if it is small.
         self._most = max(1, -(-max(shards.sizes) // 2))
-        if room is None:
-            self._most = max(1, min(self._most, _VISITING_NUMBERS // width))
-        self._room: Callable[[torch.device], RemoteBuffer] = _InMemory if room is None else room
+        if make_buffer is None:
+            self._most = max(1, min(self._most, _REMOTE_NUMBERS // width))
+        self._make_buffer: Callable[[torch.device], RemoteBuffer] = _InMemory if make_buffer is None else make_buffer
 
     def all_reduce_sum(self, *values: Tensor) -> None:
         self.processes.all_reduce_sum(*values)
 
-    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
-        traveling = [
+    def each(self, sources: Sequence[DistanceSource], block_size: int, callback: TileCallback) -> None:
+        exchanged = [
             source.features for source in sources if isinstance(source, ShardedDistances) and not source.is_held
         ]
         failure = DeferredError()
 
-        def meet(rows: slice, columns: slice) -> None:
-            failure.run(lambda: see(rows, columns))
+        def run(rows: slice, columns: slice) -> None:
+            failure.run(lambda: callback(rows, columns))
 
         with self.processes.raise_together("comparing inputs"):
             for rows, columns in combinations_with_replacement(parts(self.shards.own, block_size), 2):
-                meet(rows, columns)
-            for encounter in self.shards.ring_steps():
+                run(rows, columns)
+            for step in self.shards.ring_steps():
                 size = min(block_size, self._most)
-                there = parts(encounter.remote_rows, size)
-                for remote_rows in self._exchange(encounter, traveling, size, failure) if traveling else there:
-                    for own_rows in parts(encounter.own_rows, block_size):
-                        meet(*sorted((own_rows, remote_rows), key=lambda each: each.start))
-            for features in traveling:
+                there = parts(step.remote_rows, size)
+                for remote_rows in self._exchange(step, exchanged, size, failure) if exchanged else there:
+                    for own_rows in parts(step.own_rows, block_size):
+                        run(*sorted((own_rows, remote_rows), key=lambda each: each.start))
+            for features in exchanged:
                 features.drop_remote_rows()
             failure.end()
 
     def _exchange(
-        self, encounter: RingStep, traveling: Sequence[ShardedFeatures], block_size: int, failure: DeferredError
+        self, step: RingStep, exchanged: Sequence[ShardedFeatures], block_size: int, failure: DeferredError
     ) -> Iterator[slice]:
-        """Exchanges messages; gives each block of visitors once it is there. The next message travels meanwhile."""
-        outgoing = list(_messages(traveling, encounter.out, block_size))
-        incoming = list(_messages(traveling, encounter.remote_rows, block_size))
-        rooms: dict[int, RemoteBuffer] = {}
+        """Exchanges messages and yields each block of remote rows when it is complete; the next message is sent meanwhile."""
+        outgoing = list(_messages(exchanged, step.out, block_size))
+        incoming = list(_messages(exchanged, step.remote_rows, block_size))
+        buffers: dict[int, RemoteBuffer] = {}
 
         def begin(number: int) -> Callable[[], Optional[Tensor]]:
-            out = self._outgoing(traveling, outgoing[number], failure) if number < len(outgoing) else None
+            out = self._outgoing(exchanged, outgoing[number], failure) if number < len(outgoing) else None
             into = None
             if number < len(incoming):
                 message = incoming[number]
-                features = traveling[message.source]
+                features = exchanged[message.source]
                 into = self.processes.buffer(_length(message.rows), features.shape[1], dtype=features.dtype)
-            wait = self.processes.send_and_receive(out, encounter.to, into, encounter.source)
+            wait = self.processes.send_and_receive(out, step.to, into, step.source)
 
             def end() -> Optional[Tensor]:
                 wait()
@@ -423,36 +347,36 @@ class RingTiles:
             under_way = begin(number + 1) if number + 1 < total else None
             if received is not None:
                 message = incoming[number]
-                features = traveling[message.source]
-                if message.source not in rooms:
-                    rooms[message.source] = self._room(features.device)
-                failure.run(lambda: rooms[message.source].append(received))
+                features = exchanged[message.source]
+                if message.source not in buffers:
+                    buffers[message.source] = self._make_buffer(features.device)
+                failure.run(lambda: buffers[message.source].append(received))
                 if message.last:
-                    for place, each in enumerate(traveling):
-                        each.set_remote_rows(message.block, rooms[place])
+                    for place, each in enumerate(exchanged):
+                        each.set_remote_rows(message.block, buffers[place])
                     yield message.block
-                    for each in traveling:
+                    for each in exchanged:
                         each.drop_remote_rows()
-                    for room in rooms.values():
-                        room.close()
-                    rooms = {}
+                    for buffer in buffers.values():
+                        buffer.close()
+                    buffers = {}
             number += 1
 
-    def _outgoing(self, traveling: Sequence[ShardedFeatures], message: _Message, failure: DeferredError) -> Tensor:
-        features = traveling[message.source]
+    def _outgoing(self, exchanged: Sequence[ShardedFeatures], message: _Message, failure: DeferredError) -> Tensor:
+        features = exchanged[message.source]
         values = failure.run(lambda: features.read(message.rows, slice(0, features.shape[1])))
-        if values is None:  # the others wait for so many numbers, and will hear of the error
+        if values is None:  # the other rank waits for a message of this size; the error is raised on all ranks later
             return self.processes.buffer(_length(message.rows), features.shape[1], dtype=features.dtype).zero_()
         return self.processes.outgoing(values)
 
 
-def _messages(traveling: Sequence[ShardedFeatures], rows: slice, block_size: int) -> Iterator[_Message]:
-    """In the order in which they are sent and received: block by block, in each source by source, in messages of a size."""
+def _messages(exchanged: Sequence[ShardedFeatures], rows: slice, block_size: int) -> Iterator[_Message]:
+    """Messages in the order of sending and receiving: by block, then by source, then by parts of bounded size."""
     for block in parts(rows, block_size):
-        for source, features in enumerate(traveling):
+        for source, features in enumerate(exchanged):
             pieces = list(parts(block, max(1, _MESSAGE_NUMBERS // features.shape[1])))
             for piece in pieces:
-                yield _Message(source, piece, block, source == len(traveling) - 1 and piece is pieces[-1])
+                yield _Message(source, piece, block, source == len(exchanged) - 1 and piece is pieces[-1])
 
 
 def _length(rows: slice) -> int:

@@ -385,7 +385,7 @@ class _GeometryMetric(Metric):
             sources.append(LabelDistances(whole, self._embeddings, device))
         width = sum(kind.width for kind in kinds.values())
         walk: TileIterator = LocalTiles() if self._shared_by is None else RingTiles(shards, processes, width)
-        sums = population_sums(sources, block_size=self.block_size, walk=walk)
+        sums = population_sums(sources, block_size=self.block_size, tile_iterator=walk)
         dtype = max((kind.dtype for kind in kinds.values()), key=_WIDTHS.index)
         return _Products(sums.gram(self.estimator), noise_squares(sums, sources), dtype)
 

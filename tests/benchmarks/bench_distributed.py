@@ -56,7 +56,7 @@ def run(rank: int, size: int, folder: str, n: int, by_row: bool, pipe: Any) -> N
                 sources += [ShardedDistances(ShardedFeatures(TensorFeatures(x), shards, processes)) for x in own]
             else:
                 sources += [FeatureDistances(TensorFeatures(x)) for x in own]
-            sums.append(population_sums(sources, by_row=by_row, walk=walk))
+            sums.append(population_sums(sources, by_row=by_row, tile_iterator=walk))
 
         processes.gather(None)
         before = time.process_time()

@@ -40,7 +40,7 @@ def sums_of(group: Any, sizes: Sequence[int], by_row: bool, block: int, held: bo
     if held:
         for source in sources:
             source.hold(walk, block)
-    sums = population_sums(sources, by_row=by_row, block_size=block, walk=walk)
+    sums = population_sums(sources, by_row=by_row, block_size=block, tile_iterator=walk)
     return sums.gram(), sums.gram("biased"), sums.raw_squares(), sums.without_each() if by_row else None
 
 
@@ -52,8 +52,7 @@ def test_sums_are_those_of_one_process(
     whole = population_sums([FeatureDistances(TensorFeatures(each), True) for each in features(sum(sizes))], by_row=by_row)
     expected = whole.gram(), whole.gram("biased"), whole.raw_squares(), whole.without_each() if by_row else None
     for found in of(workers.run(len(sizes), sums_of, sizes, by_row, block, held)):
-        for ours, theirs in zip(found, expected):
-            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", range(1, 8))
@@ -95,7 +94,7 @@ def received(group: Any, n: int, d: int, block: int) -> tuple[int, int, int]:
 
     ShardedFeatures.set_remote_rows = watch  # type: ignore[method-assign]
     try:
-        population_sums(sources, block_size=block, walk=walk)
+        population_sums(sources, block_size=block, tile_iterator=walk)
     finally:
         ShardedFeatures.set_remote_rows = set_remote_rows  # type: ignore[method-assign]
     return walk.processes.sent, most, sources[0].features.shape[1]
@@ -115,13 +114,13 @@ def test_features_travel_in_blocks_and_no_more_than_half_of_them(workers: Worker
 
 
 def small_messages(group: Any, sizes: Sequence[int]) -> Tensor:
-    before = sharded._MESSAGE_NUMBERS, sharded._VISITING_NUMBERS
-    sharded._MESSAGE_NUMBERS, sharded._VISITING_NUMBERS = 20, 90
+    before = sharded._MESSAGE_NUMBERS, sharded._REMOTE_NUMBERS
+    sharded._MESSAGE_NUMBERS, sharded._REMOTE_NUMBERS = 20, 90
     try:
         walk, sources = spread(group, sizes, features(sum(sizes)))
-        return population_sums(sources, block_size=5, walk=walk).gram()
+        return population_sums(sources, block_size=5, tile_iterator=walk).gram()
     finally:
-        sharded._MESSAGE_NUMBERS, sharded._VISITING_NUMBERS = before
+        sharded._MESSAGE_NUMBERS, sharded._REMOTE_NUMBERS = before
 
 
 def test_blocks_come_in_messages_of_a_few_rows(workers: Workers) -> None:
@@ -130,28 +129,9 @@ def test_blocks_come_in_messages_of_a_few_rows(workers: Workers) -> None:
         torch.testing.assert_close(found, whole.gram(), rtol=1e-9, atol=1e-12)
 
 
-def sampled(group: Any, sizes: Sequence[int], step: int, held: bool) -> Tensor:
-    walk, (source,) = spread(group, sizes, features(sum(sizes), 1))
-    if held:
-        source.hold(walk, 8)
-    places = slice(0, source.n, step)
-    found: Tensor = source.block(places, places)
-    return found
-
-
-@pytest.mark.parametrize("held", [False, True])
-@pytest.mark.parametrize("step", [1, 7])
-def test_a_sample_is_that_of_one_process(workers: Workers, step: int, held: bool) -> None:
-    sizes = (70, 3, 80)
-    places = slice(0, sum(sizes), step)
-    expected = FeatureDistances(TensorFeatures(features(sum(sizes), 1)[0]), True).block(places, places)
-    for found in of(workers.run(3, sampled, sizes, step, held)):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-
-
 def p_value(group: Any, sizes: Sequence[int], classes: int) -> float:
     walk, (source,) = spread(group, sizes, features(sum(sizes), 1))
-    return label_permutation_p_value(source, *labeled(sum(sizes), classes), permutations=200, seed=3, walk=walk)
+    return label_permutation_p_value(source, *labeled(sum(sizes), classes), permutations=200, seed=3, tile_iterator=walk)
 
 
 def labeled(n: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -245,7 +225,7 @@ def test_inputs_of_another_process_cannot_be_read_unless_they_visit() -> None:
     held = ShardedFeatures(TensorFeatures(own), Shards([4, 6], 0), processes)
     for _ in range(2):
         for rows in (slice(4, 6), slice(3, 5), slice(9, 10)):
-            with pytest.raises(IndexError, match=f"inputs {rows.start} to {rows.stop - 1} are those of another process"):
+            with pytest.raises(IndexError, match=f"Inputs {rows.start} to {rows.stop - 1} are not on this rank"):
                 held.read(rows, slice(0, 8))
         held.set_remote_rows(slice(5, 9), TensorFeatures(visiting[1:5]))
         assert torch.equal(held.read(slice(6, 9), slice(2, 8)), visiting[2:5, 2:8])
@@ -262,8 +242,7 @@ def under_another_default(group: Any, sizes: Sequence[int], held: bool) -> Any:
             walk, sources = spread(group, sizes, whole)
             for source in sources if held else ():
                 source.hold(walk, 8)
-            places = slice(0, sources[0].n, 3)
-            return population_sums(sources, block_size=8, walk=walk).gram(), sources[0].block(places, places)
+            return population_sums(sources, block_size=8, tile_iterator=walk).gram()
     finally:
         torch.set_default_dtype(before)
 
@@ -271,11 +250,9 @@ def under_another_default(group: Any, sizes: Sequence[int], held: bool) -> Any:
 @pytest.mark.parametrize("held", [False, True])
 def test_the_users_default_device_and_dtype_change_nothing_in_any_process(workers: Workers, held: bool) -> None:
     sources = [FeatureDistances(TensorFeatures(each), True) for each in features(20)]
-    places = slice(0, 20, 3)
-    expected = population_sums(sources).gram(), sources[0].block(places, places)
+    expected = population_sums(sources).gram()
     for found in of(workers.run(2, under_another_default, (11, 9), held)):
-        for ours, theirs in zip(found, expected):
-            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 class Unreadable(TensorFeatures):
@@ -292,4 +269,4 @@ def looked_at_in_vain(group: Any) -> None:
 def test_features_that_one_process_cannot_read_are_everybodys_error(workers: Workers) -> None:
     found = workers.run(2, looked_at_in_vain)
     assert isinstance(found[1], OSError) and isinstance(found[0], RuntimeError)
-    assert "Process 1 failed while looking at its features" in str(found[0])
+    assert "Process 1 failed while reading its features" in str(found[0])

@@ -72,7 +72,7 @@ class LayerScores:
             **{_LAST + key: source for key, source in last.items()},
         }
         by_row = settings.confidence is not None
-        self._sums = population_sums(list(every.values()), by_row=by_row, block_size=block_size, walk=walk)
+        self._sums = population_sums(list(every.values()), by_row=by_row, block_size=block_size, tile_iterator=walk)
         self.products: Products = products_of(tuple(every), list(every.values()), self._sums)
         self._p_values: dict[str, Optional[float]] = {}
 
@@ -161,7 +161,7 @@ class LayerScores:
                 permutations=settings.n_permutations,
                 seed=settings.seed,
                 sums=self._sums.of(self.products.names.index(key)),
-                walk=self._walk,
+                tile_iterator=self._walk,
             )
         return self._p_values[key]
 

@@ -29,7 +29,7 @@ class Spread:
     """All inputs in one process.
 
     Attributes:
-        walk (Walk): through the pairs of inputs.
+        walk (TileIterator): iterates over the pairs of inputs.
     """
 
     walk: TileIterator = LocalTiles()
