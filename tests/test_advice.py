@@ -254,7 +254,7 @@ def test_one_logit_becomes_two():
 
 
 def test_an_output_transform_without_logits_is_named():
-    with pytest.raises(TypeError, match=r"output_transform must give the logits \(N, classes\) of forward_func, got dict"):
+    with pytest.raises(TypeError, match=r"output_transform must return the logits \(N, classes\) of forward_func, got dict"):
         keep_curve(OneLogit().eval(), X, Y, X[:, :1], output_transform=lambda output: output)
 
 

@@ -158,7 +158,7 @@ def _listed(given: object) -> dict[str, Tensor]:
 
 
 def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:
-    """Checks tensors (n, ...); returns them as (n, d) of one real dtype, with their largest absolute values."""
+    """Checks tensors (n, ...); returns them as (n, d) of one real dtype, and their largest absolute values."""
     for name, value in features.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a tensor of shape (n, ...), got {type(value).__name__}.")
@@ -171,7 +171,7 @@ def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:
                 f"{MIN_INPUTS} inputs along the first dimension."
             )
         if value.numel() == 0:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}: each input must have at least one feature.")
+            raise ValueError(f"{name} has shape {tuple(value.shape)}: pass at least one feature per input.")
     first_name, first = next(iter(features.items()))
     for name, value in features.items():
         if value.shape[0] != first.shape[0]:
@@ -194,7 +194,7 @@ def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:
 
 
 def as_real(value: Tensor) -> Tensor:
-    """A real tensor in float32, or in float64 if float32 cannot hold its values exactly (float64 holds int64 up to 2^53)."""
+    """A real tensor in float32, or in float64 if float32 cannot hold its values exactly (int64 up to 2^53)."""
     if value.dtype in (torch.float32, torch.float64):
         return value
     # float32 holds half types and small integers exactly, not those of 32 bits and more.

@@ -18,7 +18,7 @@ from captum_kd.distance import (
     partial_distance_correlation,
     semipartial_distance_correlation,
 )
-from captum_kd.distance.block_sums import PairSums, population_sums, tiles
+from captum_kd.distance.block_sums import population_sums, tiles
 from captum_kd.distance.centering import center
 from captum_kd.distance.pairwise import CHUNK
 from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures

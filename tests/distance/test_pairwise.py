@@ -10,6 +10,7 @@ from captum_kd._utils.tensors import largest_of
 from captum_kd.distance import euclidean_distances, pairwise
 from captum_kd.distance.pairwise import (
     Spread,
+    unchecked_distances,
     block_distances,
     distances_to_center,
     power_of_two,
