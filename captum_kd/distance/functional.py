@@ -180,7 +180,7 @@ def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:
                 "both must describe the same inputs in the same order."
             )
         if value.device != first.device:
-            raise ValueError(f"{first_name} is on {first.device} but {name} is on {value.device}; both must be on the same device.")
+            raise ValueError(f"{first_name} is on {first.device} but {name} is on {value.device}; use one device.")
     prepared = {name: as_real(value) for name, value in features.items()}
     prepared = {
         name: value if value.dim() == 2 else value.reshape(value.shape[0], -1) for name, value in prepared.items()

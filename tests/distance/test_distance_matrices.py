@@ -24,7 +24,7 @@ def test_distances_are_those_of_single_subtractions(kind, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", FEATURES)
+@pytest.mark.parametrize("kind", [kind for kind in FEATURES if kind != "huge"])
 def test_unchecked_distances_are_those_of_single_subtractions(kind, dtype):
     features = FEATURES[kind][0].reshape(len(FEATURES[kind][0]), -1).to(dtype)
     x, y = features[: len(features) * 2 // 3], features[len(features) // 2 :]

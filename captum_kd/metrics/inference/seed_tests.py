@@ -197,7 +197,7 @@ def check_roles(scores: Tensor, students: int, shared: Sequence[tuple[int, int]]
     if students < 1 or bases < 2:
         raise ValueError(
             f"Seed control compares Bases with each other, so it needs at least 1 Student and 2 Bases, got "
-            f"students={students} and {bases} Bases. Train another Base with a different seed."
+            f"students={students} and {bases} Bases. Train a Base with another seed."
         )
     for place, count in ((0, students), (1, bases)):
         named = [pair[place] for pair in shared]
