@@ -38,8 +38,8 @@ def as_maps(
     """
     if isinstance(attributions, (tuple, list)):
         raise TypeError(
-            f"{argument} is a {type(attributions).__name__} of {len(attributions)} maps, from several layers, from a layer with "
-            f"several outputs, or from both directions of a transfer; pass one of them, for example {argument}[0]."
+            f"{argument} is a {type(attributions).__name__} of {len(attributions)}, with one tensor per layer, per output "
+            f"of a layer or per direction of a transfer; choose one, for example {argument}[0]."
         )
     if not isinstance(attributions, Tensor) or not attributions.is_floating_point():
         kind = f"a tensor of {attributions.dtype}" if isinstance(attributions, Tensor) else type(attributions).__name__
