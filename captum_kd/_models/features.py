@@ -22,7 +22,7 @@ _SHARES = {torch.float32: 2.0**-19, torch.float64: 2.0**-42, torch.bfloat16: 2.0
 
 
 def features_of(feature_transform: FeatureTransform, output: LayerOutput, layer: Layer) -> tuple[Tensor, Tensor]:
-    r"""Features, and the distance by which rounding alone may have moved each input if its features are averages.
+    r"""Features, and the distance by which rounding may have moved each input if its features are averages.
 
     The rounding error of a mean over positions depends on the size of the activations, not of the mean: the pooled output of
     an InstanceNorm layer is 0 up to rounding. With :math:`s_c` the mean absolute value of the activations behind

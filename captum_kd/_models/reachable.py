@@ -66,7 +66,7 @@ def _referred(value: Any) -> Iterable[Any]:
     if isinstance(value, MethodType):
         return [value.__func__, value.__self__, getattr(value.__self__, "__dict__", None)]
     if isinstance(value, FunctionType):
-        return [referred for _, referred in references(value)]
+        return _references(value)
     if isinstance(value, (list, tuple, set, frozenset)):
         return value
     return value.values() if isinstance(value, dict) else ()
@@ -123,15 +123,15 @@ def is_wrapper(module: nn.Module) -> bool:
     return isinstance(module, parallel) or "_orig_mod" in module._modules
 
 
-def references(function: FunctionType) -> list[tuple[str, Any]]:
-    """Objects that a function refers to, by name: closure, defaults and, for code that is not installed, globals."""
+def _references(function: FunctionType) -> list[Any]:
+    """Objects that a function refers to: closure, defaults and, for code that is not installed, globals."""
     code = function.__code__
     names = [] if is_installed(code) else sorted(set(_global_names(code)) & function.__globals__.keys())
     return [
-        *closure_of(function),
-        ("defaults", function.__defaults__),
-        ("keyword defaults", function.__kwdefaults__),
-        *((name, function.__globals__[name]) for name in names),
+        *(cell.cell_contents for cell in function.__closure__ or () if _is_full(cell)),
+        function.__defaults__,
+        function.__kwdefaults__,
+        *(function.__globals__[name] for name in names),
     ]
 
 
@@ -152,12 +152,6 @@ def _methods_of_passes(kind: type) -> tuple[FunctionType, ...]:
             pending += [each for each in method.__code__.co_names if each not in seen]
             seen.update(pending)
     return tuple(found)
-
-
-def closure_of(function: FunctionType) -> list[tuple[str, Any]]:
-    """Variables that a function takes from the functions around it, by name."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or ())
-    return [(name, cell.cell_contents) for name, cell in cells if _is_full(cell)]
 
 
 def _is_full(cell: Any) -> bool:
