@@ -254,7 +254,7 @@ def test_one_logit_becomes_two():
 
 
 def test_an_output_transform_without_logits_is_named():
-    with pytest.raises(TypeError, match=r"output_transform must give the logits \(N, classes\) of forward_func, got dict"):
+    with pytest.raises(TypeError, match=r"output_transform must return the logits \(N, classes\) of forward_func, got dict"):
         keep_curve(OneLogit().eval(), X, Y, X[:, :1], output_transform=lambda output: output)
 
 
@@ -283,8 +283,8 @@ def test_how_tensors_become_dense(value, advice, request):
 
 def test_embeddings_at_one_point_are_named():
     unicam = UniCAM(Untouched(), "conv2", Untouched(), class_embeddings=torch.ones(3, 4))
-    with pytest.raises(ValueError, match="class_embeddings has these classes at one point"):
+    with pytest.raises(ValueError, match="class_embeddings has equal rows for these classes"):
         unicam.attribute(X, Y)
     with pytest.raises(ValueError) as error:
         copy.copy(unicam).attribute(X, [0] * 8)
-    assert "at one point" not in str(error.value)
+    assert "equal rows" not in str(error.value)

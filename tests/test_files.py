@@ -150,7 +150,7 @@ def test_what_cannot_be_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "folder").mkdir()
     (tmp_path / "to folder").symlink_to("folder")
     for path in ("socket", "folder", "folder/", "to folder", "new/", "", ".", "/"):
-        with pytest.raises(ValueError, match="path must name a file, no folder, socket or block device; got"):
+        with pytest.raises(ValueError, match="path must name a file, not a folder, socket or block device; got"):
             write(path)
     where.close()
     for other in (b"name", 3, open):

@@ -131,7 +131,7 @@ class Giving(nn.Module):
 @pytest.mark.parametrize("kind", KINDS)
 def test_odd_activations(kind):
     odd = Giving(KINDS[kind])
-    words = f"that is .*{kind}|gave no floating point tensor"
+    words = f"that is .*{kind}|returned no floating point tensor"
     with pytest.raises((TypeError, ValueError), match=f"layer 'layer' of forward_func.*({words})"):
         UniCAM(odd, "layer", NETS[1], "norm").attribute(IMAGES, LABELS)
     with pytest.raises((TypeError, ValueError), match=f"layer 'layer' of base_func.*({words})"):

@@ -1,7 +1,7 @@
 """A check that a layer's first axis is the batch if the second axis is equally long.
 
 PyTorch's attention and recurrent layers return time first, (T, N, C), by default. If T equals N, the shape does not show which
-axis is the batch. A second pass over one input fewer does: the batch is the axis that becomes shorter.
+axis is the batch. A second pass without the last input does: the axis that becomes shorter is the batch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def check_batch_axis(
         captured (sequence of mapping): the layers' outputs on each device, with a trace.
 
     Raises:
-        ValueError: a layer whose first axis is not the batch, or for which that cannot be found out.
+        ValueError: a layer whose first axis is not the batch, or for which the batch axis cannot be inferred.
     """
     places = {layer: _unclear(device[layer.module], layer.module, at_input) for device in captured for layer in layers}
     unclear = {layer: place for layer, place in places.items() if place is not None}
@@ -58,7 +58,7 @@ def check_batch_axis(
 
 
 def _unclear(captured: Captured, module: nn.Module, at_input: bool) -> Optional[int]:
-    """The place of a tensor whose batch may be either of its first two axes, if there is one."""
+    """The index of a tensor whose batch may be either of its first two axes, or None."""
     for place, tensor in enumerate(captured.tensors):
         shape = tuple(tensor.shape)
         if 3 <= len(shape) <= 5 and shape[0] == shape[1] > 1:
@@ -70,6 +70,6 @@ def _unclear(captured: Captured, module: nn.Module, at_input: bool) -> Optional[
 
 def _refuse(layer: Layer, n: int, reason: str, cause: Optional[Exception] = None) -> NoReturn:
     raise ValueError(
-        f"{layer} gives {n} x {n} x ... for {n} inputs, and which of the two is the batch cannot be found out: {reason}. "
+        f"{layer} returns {n} x {n} x ... for {n} inputs, and it cannot be inferred which axis is the batch: {reason}. "
         "Pass another number of inputs, or choose another layer."
     ) from cause

@@ -14,7 +14,7 @@ _FEW_BITS_OF_FLOAT16 = 2.0**-16
 
 
 def precise(value: Tensor) -> Tensor:
-    """The value, in float32 if it is of a half type, which has too few digits for distances and gradients."""
+    """The value, converted to float32 if its dtype is a half type, which has too few digits for distances and gradients."""
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
 
 
@@ -27,11 +27,11 @@ def weighted_activations(gradient: Tensor, activations: Tensor, attr_dim_summati
 
 
 def warn_of_lost_digits(largest: Sequence[Tensor], layer: str) -> None:
-    """Warns if maps in float16, their layer's type, are too large for it or keep few bits.
+    """Warns if maps overflow float16, the dtype of their layer, or keep only a few bits in it.
 
     Args:
         largest (sequence of Tensor): scalars, the largest magnitudes of the maps before they were cast.
-        layer (str): the layer in words.
+        layer (str): description of the layer.
 
     Warns:
         UserWarning: maps whose largest value is below 1.5e-5 or above the largest of float16.

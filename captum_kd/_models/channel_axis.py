@@ -1,8 +1,9 @@
 """The axis that holds the channels of a layer's output, inferred from the modules inside the layer and before it.
 
-1. Certain evidence: convolutions, batch norms and pooling have channels first. A permuting module has them where it moves
-   them. A norm whose weight fits only the axis after the batch works on that axis. An output with the shape of such a module's
-   output, or with that shape and the channels moved, has its channels there. The latest such module counts.
+1. Certain evidence: convolutions, batch norms and pooling have channels first. The permutation of a permuting module tells
+   where its channels are. A norm whose weight fits only the axis after the batch has channels first. If another output has the
+   shape of such a module's output, with or without the channels moved, its channels are on the corresponding axis. The latest
+   such module counts.
 2. Weak evidence: linear layers, norms over the last axis, attention and recurrent layers work on the last axis, which usually
    holds the channels. Some work on positions instead. If a linear layer or norm receives the very tensor that a module of
    rule 1 returned, that module's evidence counts. Otherwise rule 1 has priority. For three axes, rules that disagree give no
@@ -33,7 +34,7 @@ _CHANNELS_FIRST: dict[int, tuple[type[nn.Module], ...]] = {
     for rank, others in ((3, (nn.Unfold,)), (4, (nn.Unfold, nn.Fold, nn.PixelShuffle, nn.PixelUnshuffle)), (5, ()))
 }
 _ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
-_GIVEN = nn.Identity()  # the module of traces that stand for the input of a block
+_GIVEN = nn.Identity()  # the module of traces that represent the input of a block
 _LAST_AXIS = (nn.Linear, nn.MultiheadAttention, nn.RNNBase, nn.Embedding)
 # Whether a permutation moves the channels to the last axis (True) or to the first (False).
 _PERMUTATIONS = {(0, 2, 3, 1): True, (0, 3, 1, 2): False, (0, 2, 3, 4, 1): True, (0, 4, 1, 2, 3): False}
@@ -48,15 +49,15 @@ class Trace(NamedTuple):
     given: tuple[Shape, ...] = ()
     """Shapes of the tensors that the module received."""
     moved: Optional[Shape] = None
-    """How the axes of the output before the module began were permuted into its input, if both share memory."""
+    """The permutation from the axes of the latest output before the module to those of its input, if both share memory."""
     order: Optional[Shape] = None
-    """How the module permuted the axes of its input, if its output shares memory with it."""
+    """The permutation from the axes of the module's input to those of its output, if both share memory."""
     returns: bool = False
-    """Whether it is the very tensor of the output before this one, as a sequence of modules returns its last one's."""
+    """True if it is the same tensor object as the output before, as when an nn.Sequential returns its last output."""
     entered: Optional[int] = None
-    """The number of outputs when the module began; None: all those before this one."""
+    """The number of outputs when the module began; None for all outputs before this one."""
     ahead_of: Optional[nn.Module] = None
-    """The layer whose input this is, if it stands for an input."""
+    """The layer whose input this is, if it represents an input."""
 
     @property
     def keeps_shape(self) -> bool:
@@ -108,7 +109,7 @@ def _evidence_of_norm(module: nn.Module, shape: Shape) -> Optional[Evidence]:
 
 
 def evidence_in(seen: Sequence[Trace]) -> list[Optional[Evidence]]:
-    """The evidence for each output, from the module that returned it or from the module whose tensor that one received."""
+    """The evidence for each output, from the module that returned it or from the module that made its input."""
     clues: list[Optional[Evidence]] = []
     for number, trace in enumerate(seen):
         evidence = evidence_of(trace)

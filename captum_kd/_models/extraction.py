@@ -1,4 +1,4 @@
-"""Forward direction: features of a model's layers for one batch, run in parts that fit into memory."""
+"""Features of a model's layers for one batch, extracted in forward passes over parts that fit into memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from captum_kd._utils.arguments import take_rows
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.tensors import largest_of
 
-# Bound the layouts that are kept; inputs of varying shape would add to them without limit.
+# Bound the cache of layouts; inputs of varying shape would grow it without limit.
 _MOST_SHAPES = 64
 
 _Found = dict[nn.Module, tuple[tuple[torch.Size, ...], tuple[Layout, ...]]]
@@ -33,8 +33,8 @@ _Found = dict[nn.Module, tuple[tuple[torch.Size, ...], tuple[Layout, ...]]]
 class FeatureExtractor:
     """A model, the layers whose features are taken, and the transform that makes the features.
 
-    Layouts are found once for each shape of the inputs and then kept: for that, all modules need hooks, which cost the host
-    of a GPU up to a third of a small model's pass.
+    Layouts are inferred once for each shape of the inputs and then cached, since inferring them needs hooks on all modules,
+    which take up to a third of a small model's pass on a GPU.
     """
 
     forward_func: Callable[..., Any]
@@ -62,22 +62,22 @@ class FeatureExtractor:
             additional_forward_args (tuple): further arguments; tensors with as many rows as there
                 are examples are divided with them, everything else is passed as it is.
             at_input (bool): take the layers' inputs instead of their outputs.
-            features_only (bool): keep no activations; no maps will be asked for.
+            features_only (bool): keep no activations; maps are then not possible.
             internal_batch_size (int, optional): examples in one forward pass.
             show_progress (bool): Captum's progress display over the forward passes.
-            known (mapping, optional): layouts that an earlier call for the same model found.
+            known (mapping, optional): layouts from an earlier call for the same model.
 
         Returns:
-            LayerActivations: the features, and the way back from them to maps.
+            LayerActivations: the features, which can also compute maps.
 
         Raises:
-            ValueError: a layer that is never reached, has no tensors or other rows than the inputs,
+            ValueError: a layer that is never reached, has no tensors, or has another number of rows than the inputs,
                 tokens without a grid, or non-finite features; the message names layer and model.
         """
         layouts = dict(known or {})
         batches = list(_batches(inputs, additional_forward_args, internal_batch_size))
-        # Features of deeper layers need the graph between the layers. Graphs of several batches are not kept but
-        # recorded again on the way back, which bounds memory.
+        # Features of deeper layers need the graph between the layers. To bound memory, the graphs of several batches are not
+        # kept but recorded again in the backward direction.
         runs_twice = len(batches) > 1 and not features_only and any(pair.is_deeper for pair in self.pairs)
         run = functools.partial(self._run, at_input=at_input, features_only=features_only, layouts=layouts)
         passes: list[list[ForwardPass]] = []
@@ -103,9 +103,9 @@ class FeatureExtractor:
         )
 
     def layer_keys(self) -> dict[nn.Module, Union[str, int]]:
-        """A key for each layer that outlives the model: its name or, in a plain function, the place of a feature layer.
+        """A key for each layer that is valid without the model: its name, or the index of a feature layer in a plain function.
 
-        Map layers of plain functions have none.
+        Map layers of plain functions have no key.
         """
         keys: dict[nn.Module, Union[str, int]] = {}
         for place, pair in enumerate(self.pairs):
@@ -152,9 +152,9 @@ class FeatureExtractor:
         with_graph: bool,
         known: Mapping[nn.Module, tuple[Layout, ...]],
     ) -> list[dict[nn.Module, LayerOutput]]:
-        """The outputs of all layers with their layouts, for each device. New layouts are kept for inputs of the same shapes."""
+        """The outputs of all layers with their layouts, for each device. Layouts are cached for inputs of the same shapes."""
         layers = list(dict.fromkeys(layer for pair in self.pairs for layer in pair))
-        # Every map layer cuts the graph, so all of them have to take part.
+        # Every map layer cuts the graph, so all of them are needed.
         is_recorded = with_graph and any(pair.is_deeper for pair in self.pairs)
         args = (self.forward_func, layers, batch.inputs, batch.additional_forward_args)
         capture = functools.partial(
@@ -167,7 +167,7 @@ class FeatureExtractor:
         key = self._key(batch, at_input, features_only, known)
         found = None if key is None else self._found.get(key)
         captured = capture(trace=found is None)
-        # State outside of modules may have changed the way through the model, which the shapes show.
+        # State outside of modules may have changed which modules run; the shapes show that.
         if found is not None and (len(captured) > 1 or _shapes(captured[0]) != {m: shapes for m, (shapes, _) in found.items()}):
             found, captured = None, capture(trace=True)
         if found is not None:
@@ -187,9 +187,9 @@ class FeatureExtractor:
     def _key(
         self, batch: _Batch, at_input: bool, features_only: bool, known: Mapping[nn.Module, tuple[Layout, ...]]
     ) -> Optional[Hashable]:
-        """What decides which modules a pass runs and what their outputs look like; None if it is unknown.
+        """A key that determines which modules a pass runs and the shapes of their outputs; None if it is unknown.
 
-        It is unknown which modules a plain function calls, and further arguments may choose among modules.
+        A plain function may call any module, and further arguments may choose among modules.
         """
         model = model_of(self.forward_func)
         if model is None or batch.additional_forward_args:
@@ -201,9 +201,9 @@ class FeatureExtractor:
         return settings, shapes, tuple(modules), tuple(module.training for module in modules)
 
     def _without_need(self, batch: _Batch, features_only: bool) -> set[nn.Module]:
-        """Layers whose layouts change nothing, so that it is no error if they cannot be found.
+        """Layers that do not need a layout, so that it is no error if none can be inferred.
 
-        These are the layers of maps that are not asked for, and layers of which all values are kept in whatever order.
+        These are layers of maps that are not requested, and layers whose features are all values in any order.
         """
         sources = {pair.feature_layer.module for pair in self.pairs}
         mapped = set() if features_only else {pair.map_layer.module for pair in self.pairs}

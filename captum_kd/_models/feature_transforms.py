@@ -17,9 +17,9 @@ FeatureTransform = Callable[[Tensor], Tensor]
 
 
 def global_average_pool(activations: Tensor) -> Tensor:
-    """Means over all positions: how strongly each channel responds, wherever it does.
+    """Mean of each channel over all positions.
 
-    UniCAM's default, as the authors' maps use it.
+    This is the default of UniCAM, as in the authors' maps.
 
     Args:
         activations (Tensor): (N, C, ...) or (N, C).
@@ -28,7 +28,7 @@ def global_average_pool(activations: Tensor) -> Tensor:
         Tensor: (N, C).
 
     Raises:
-        TypeError, ValueError: no dense floating point tensor of two dimensions or more.
+        TypeError, ValueError: not a dense floating point tensor of two dimensions or more.
 
     Example::
 
@@ -36,12 +36,14 @@ def global_average_pool(activations: Tensor) -> Tensor:
         torch.Size([8, 512])
     """
     _check_activations(activations)
-    # Flattened first, activations in channels-last memory would be copied.
+    # Flattening first would copy activations in channels-last memory.
     return activations.mean(tuple(range(2, activations.dim()))) if activations.dim() > 2 else activations
 
 
 def flatten(activations: Tensor) -> Tensor:
-    """All channels at all positions: the metrics' default, as the authors' scores use it.
+    """All channels at all positions.
+
+    This is the default of the metrics, as in the authors' scores.
 
     Args:
         activations (Tensor): (N, C, ...).

@@ -15,20 +15,20 @@ from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.validation import check_features
 from captum_kd.distance.precision import widest
 
-# The share of their size by which rounding may move all activations of a channel alike. A norm that subtracts a mean rounds it
-# to some epsilons times mean over spread of its input. Measured with InstanceNorm2d and GroupNorm, where the mean is 10 times
-# the spread: 4 epsilons in float32, 28 in float64. In half types norms may keep the mean itself in half precision.
+# The relative error that all activations of a channel may have in common. It arises in norms that subtract a mean and is some
+# epsilons times the ratio of mean to standard deviation. Measured with InstanceNorm2d and GroupNorm for a ratio of 10: 4
+# epsilons in float32, 28 in float64. In half types norms may keep the mean itself in half precision.
 _SHARES = {torch.float32: 2.0**-19, torch.float64: 2.0**-42, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 
 
 def features_of(feature_transform: FeatureTransform, output: LayerOutput, layer: Layer) -> tuple[Tensor, Tensor]:
-    r"""Features, and the distance by which rounding alone may have moved each input if its features are averages.
+    r"""Features, and the distance by which rounding may have moved each input if its features are averages.
 
-    A mean over positions is rounded at the size of the activations, however small the mean itself is: the pooled
-    output of an InstanceNorm layer is 0 up to rounding. With :math:`s_c` the mean absolute value of the activations behind
+    The rounding error of a mean over positions depends on the size of the activations, not of the mean: the pooled output of
+    an InstanceNorm layer is 0 up to rounding. With :math:`s_c` the mean absolute value of the activations behind
     feature c, the distance is :math:`2^{-19} (\sum_c s_c^2)^{1/2}` in float32, with other shares in other types. A user's
-    transform that returns fewer features than activations is called a second time, on activations that all grew by that share,
-    with the same random numbers.
+    transform that returns fewer features than activations is called a second time with the same random numbers, on activations
+    that are all larger by that fraction.
 
     Args:
         feature_transform (callable): from activations to features.
@@ -36,8 +36,8 @@ def features_of(feature_transform: FeatureTransform, output: LayerOutput, layer:
         layer (Layer): the layer, for errors.
 
     Returns:
-        tuple of Tensor: features (N, d) of all tensors side by side, float32 or float64, and distances (N,) without graph, in
-        float64 if the device has it; 0 if there are as many features as activations, so that none is an average.
+        tuple of Tensor: features (N, d) of all tensors, concatenated, float32 or float64, and distances (N,) without graph, in
+        float64 if the device supports it; 0 if there are as many features as activations, so that none is an average.
 
     Raises:
         ValueError, TypeError: a transform that does not return features (N, d).
@@ -67,7 +67,7 @@ def _transformed(
         return features, torch.zeros(len(features), dtype=widest(features.device), device=features.device)
     size, share = activations.detach().abs(), max(_SHARES[activations.dtype], _SHARES.get(dtype, 0.0))
     if is_own:
-        # Divided first: sums of what is near the end of the dtype overflow. A 1-norm takes ten times as long.
+        # Divide first, since sums of large values overflow. A 1-norm takes ten times as long.
         shift = size.div_(positions).sum(tuple(range(2, size.dim()))).to(wide) * share
     else:
         with changed_state(torch.no_grad()), interruptible():

@@ -1,6 +1,7 @@
 """Forward passes in which hooks capture the outputs of layers.
 
-No other module uses hooks. When a call ends, also by an error, its hooks are removed and the global random state is restored.
+No other module of the package uses hooks. Hooks are removed and the global random state is restored after every call, also
+after an error.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ def capture_layers(
 
     Args:
         forward_func (callable): called as ``forward_func(*inputs, *additional_forward_args)``.
-        layers (sequence of Layer): the layers. If a layer runs twice, its last run counts, as in Captum.
+        layers (sequence of Layer): the layers. If a layer runs several times, its last run counts, as in Captum.
         inputs (tuple): the model's inputs, one batch.
         additional_forward_args (tuple): further positional arguments.
         at_input (bool): capture the layers' inputs instead of their outputs.
         differentiate_from (sequence of Layer): layers at whose tensors the recording of gradients
             begins. Parameters and inputs may be frozen.
-        trace (bool): also note all outputs of three to five axes, which the layouts are inferred from.
+        trace (bool): also record all outputs of three to five axes, from which layouts are inferred.
         device_ids (sequence of int, optional): order of devices for DataParallel.
         returned (list, optional): the model's output is appended to it.
 
@@ -100,8 +101,10 @@ def run_model(
 
 
 def _copies(values: tuple[Any, ...]) -> list[Any]:
-    """Copies of tensors. Models may change their inputs in place, but the next pass needs them unchanged; and tensors of
-    inference mode can neither be changed nor recorded outside of it."""
+    """Copies of tensors, since models may change their inputs in place but the next pass needs them unchanged.
+
+    Tensors made in inference mode can also not be changed or recorded outside of it.
+    """
     return [value.clone() if isinstance(value, Tensor) else value for value in values]
 
 
@@ -196,7 +199,7 @@ class _Capture:
         device = tensors[0].device
         if module in self.roots:
             kept = tuple(self._root(tensor, device) for tensor in tensors)
-            # The model continues with clones, since operations in place behind the layer must not change what was kept.
+            # The model continues with clones, since later in-place operations must not change the kept tensors.
             clones = iter([leaf.clone() for leaf in kept])
             value = map_tensors(value, lambda _: next(clones))
             self.recording.add(device)
@@ -212,15 +215,15 @@ class _Capture:
         return value
 
     def _root(self, tensor: Tensor, device: torch.device) -> Tensor:
-        # Behind an earlier root the graph stays connected, so that the gradient at that root is complete. Tensors inside
-        # transforms are refused after the pass.
+        # After an earlier root the graph stays connected, so that the gradient at that root is complete. Tensors inside
+        # transforms raise an error after the pass.
         if device in self.recording and tensor.requires_grad or is_transformed(tensor):
             return tensor
         return tensor.detach().requires_grad_()
 
 
 def _permutation(before: Any, after: Any) -> Optional[tuple[int, ...]]:
-    """How the axes of a tensor were permuted into another one, if that is a view of the whole of it."""
+    """The permutation from the axes of a tensor to those of another one, if that one is a view of the whole tensor."""
     if isinstance(after, Tensor) and before is after:
         return tuple(range(after.dim()))
     # Subclasses, sparse tensors and tensors inside transforms may have no memory to compare.
@@ -244,12 +247,13 @@ def _check_captured(
         graph = _way_out_of_graph(layer, forward_func)
         raise ValueError(f"The forward pass never reached {layer}; choose a layer that the model runs.{graph}")
     if not captured[layer.module]:
-        side = "was given" if at_input else "gave"
-        raise ValueError(f"{layer} {side} no floating point tensor; choose a layer whose values are tensors.")
+        verb = "received" if at_input else "returned"
+        raise ValueError(f"{layer} {verb} no floating point tensor; choose a layer whose values are tensors.")
     for of_device in captured[layer.module].values():
         for tensor in of_device.tensors:
-            check_dense(tensor, f"What {layer} gives")
-            check_untransformed(tensor, f"What {layer} gives")
+            name = f"The {'input' if at_input else 'output'} of {layer}"
+            check_dense(tensor, name)
+            check_untransformed(tensor, name)
 
 
 def _way_out_of_graph(layer: Layer, forward_func: Callable[..., Any]) -> str:
@@ -257,7 +261,7 @@ def _way_out_of_graph(layer: Layer, forward_func: Callable[..., Any]) -> str:
     if not isinstance(model, torch.fx.GraphModule):
         return ""
     run = [str(node.target) for node in model.graph.nodes if node.op == "call_module"]
-    run = [name for name in run if not name.startswith("_")]  # checks of what comes in
+    run = [name for name in run if not name.startswith("_")]  # without checks of the inputs
     if not run:
         return (
             " Exported graphs run operations, not modules: pass torch.export.unflatten(program) of the exported program, "
@@ -277,7 +281,7 @@ def _device_order(
     ids = device_ids if device_ids is not None else getattr(forward_func, "device_ids", None)
     if ids is None:
         raise ValueError(
-            f"The layer ran on {len(devices)} devices, and forward_func does not say in which order; "
+            f"The layer ran on {len(devices)} devices, and forward_func has no device_ids that give their order; "
             "pass device_ids, as for any Captum layer attribution of a DataParallel model."
         )
     try:
@@ -315,7 +319,7 @@ _eager = Overlapping(_uncompiled)
 def same_random_state(inputs: tuple[Any, ...]) -> ContextManager[None]:
     """Restores the global random state of the CPU and of the inputs' devices, which models in training mode change.
 
-    If calls overlap in several threads, the last one to end restores the state before the first one began.
+    If calls overlap in several threads, the last call to end restores the state from before the first call.
     """
     devices = {value.device for value in inputs if isinstance(value, Tensor) and value.device.type != "cpu"}
     kind = next(iter(devices)).type if devices else "cuda"

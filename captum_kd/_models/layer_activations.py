@@ -1,4 +1,4 @@
-"""Backward direction: Grad-CAM's maps of a model's layers, from gradients with respect to their features."""
+"""Grad-CAM maps of a model's layers from gradients with respect to their features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Layouts = Mapping[Union[str, int], tuple[Layout, ...]]
 
 
 class LayerOutput(NamedTuple):
-    """One layer's tensors in one forward pass on one device, their layouts, and their dtypes as the layer gave them."""
+    """One layer's tensors in one forward pass on one device, their layouts, and their original dtypes."""
 
     tensors: tuple[Tensor, ...]
     layouts: tuple[Layout, ...]
@@ -30,7 +30,7 @@ class LayerOutput(NamedTuple):
         return cls(tensors, layouts, tuple(tensor.dtype for tensor in tensors))
 
     def recordable(self) -> LayerOutput:
-        """With leaves of float32 at least in place of tensors without a graph."""
+        """The output with tensors that have no graph replaced by leaves, in float32 at least."""
         return self._replace(tensors=tuple(a if a.requires_grad else _recordable(precise(a)) for a in self.tensors))
 
     def maps(self, gradients: Sequence[Tensor], attr_dim_summation: bool) -> list[Tensor]:
@@ -44,8 +44,8 @@ class ForwardPass(NamedTuple):
     """One forward pass on one device.
 
     Attributes:
-        outputs (mapping): what the map layers gave; empty if features only were asked for.
-        features (mapping): of each feature layer the features (N, d), with the graph from the outputs on, and the
+        outputs (mapping): outputs of the map layers; empty with ``features_only``.
+        features (mapping): for each feature layer the features (N, d), with a graph that starts at the outputs, and the
             distances (N,) by which rounding may have moved them.
     """
 
@@ -55,15 +55,15 @@ class ForwardPass(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LayerActivations:
-    """Features of a batch and the way back from them to maps, made by :meth:`FeatureExtractor.observe`.
+    """Features of a batch, and maps from gradients with respect to them; made by :meth:`FeatureExtractor.observe`.
 
     Attributes:
         features (list of Tensor): for each layer pair (n, d), detached, float32 or float64.
         largest (list of float): their largest absolute values.
-        rounding (list of Tensor): (n,), by which distance rounding alone may have moved each input's features.
-        layouts (mapping): of its layers, those known before included.
+        rounding (list of Tensor): (n,), the distance by which rounding may have moved each input's features.
+        layouts (mapping): layouts of the layers, including those known before.
         passes (list): the forward passes of every batch on every device.
-        run_again (callable, optional): makes the passes again, batch by batch, if they were not kept.
+        run_again (callable, optional): repeats the passes batch by batch, if they were not kept.
     """
 
     pairs: tuple[LayerPair, ...]
@@ -120,7 +120,7 @@ class LayerActivations:
         return [tuple(concatenated(tensors) for tensors in zip(*of_pair)) for of_pair in pieces]
 
     def _passes_in_order(self) -> Iterator[tuple[slice, ForwardPass]]:
-        """Every pass and the rows of its inputs; warns if passes that are made again give other features."""
+        """Every pass and the rows of its inputs; warns if repeated passes give other features."""
         start, warns = 0, self.run_again is not None
         for devices in self.passes if self.run_again is None else self.run_again():
             for forward in devices:
@@ -131,7 +131,7 @@ class LayerActivations:
                 start = rows.stop
 
     def _warned_of_change(self, rows: slice, forward: ForwardPass) -> bool:
-        """Whether a second pass gave other features than the first, beyond rounding; then it has warned."""
+        """Warns if a second pass gave other features than the first, beyond rounding; returns True if so."""
         for pair, features in zip(self.pairs, self.features):
             first, second = features[rows], forward.features[pair.feature_layer.module][0].detach().to(features.device)
             dtypes = forward.outputs[pair.map_layer.module].dtypes
@@ -139,8 +139,8 @@ class LayerActivations:
             if not float((first - second).abs().max()) <= coarsest**0.5 * float(first.abs().max()):
                 warn_user(
                     f"{pair.feature_layer} gave other features in a second pass over the same inputs: the model depends on "
-                    "random numbers or on earlier passes, and so does its map. Call eval(), and leave random numbers out of the "
-                    "model; without internal_batch_size one pass is made."
+                    "random numbers or on earlier passes, and so does its map. Call eval() and remove random numbers from the "
+                    "model, or leave out internal_batch_size, which needs the second pass."
                 )
                 return True
         return False
@@ -148,12 +148,12 @@ class LayerActivations:
     def _gradients(
         self, numbers: Sequence[int], forward: ForwardPass, grad_features: Tensor, grad_kwargs: Optional[dict[str, Any]]
     ) -> list[list[Tensor]]:
-        """An objective's gradient at the activations of the pairs that share it, in float32 at least."""
+        """The gradient of an objective with respect to the activations of the pairs that share it, in float32 at least."""
         pairs = [self.pairs[number] for number in numbers]
         features = forward.features[pairs[0].feature_layer.module][0]
         outputs = [forward.outputs[pair.map_layer.module] for pair in pairs]
         activations = [a for output in outputs for a in output.tensors]
-        # Groups may share a graph: it is freed with this object, whatever grad_kwargs say.
+        # Groups may share a graph, which is freed with this object, so retain_graph is always True.
         kwargs: dict[str, Any] = {"allow_unused": True, **(grad_kwargs or {}), "retain_graph": True}
         found: Sequence[Optional[Tensor]] = [None] * len(activations)
         start, size = grad_features.to(features.device, features.dtype), None
@@ -173,8 +173,8 @@ class LayerActivations:
         return results
 
     def _may_underflow(self, pair: LayerPair, output: LayerOutput) -> bool:
-        """Whether gradients may pass through half types: between deeper layers, in a layer of such a type, or in a user's
-        transform, whose products autocast makes in half precision."""
+        """Whether gradients may pass through half types: in a layer of such a dtype, between deeper layers, or in a user's
+        transform under autocast."""
         half = any(dtype not in (torch.float32, torch.float64) for dtype in output.dtypes)
         return half or pair.is_deeper or self.feature_transform not in (flatten, global_average_pool)
 
@@ -185,7 +185,7 @@ def concatenated(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _recordable(value: Tensor) -> Tensor:
-    # A model may run itself in inference mode, whose tensors can begin no graph.
+    # Tensors that a model made in inference mode cannot start a graph.
     return (value.clone() if value.is_inference() else value).requires_grad_()
 
 

@@ -1,8 +1,8 @@
 """Names of the layers of a model, with and without the prefixes of wrappers.
 
-Compiling and data-parallel wrappers add a segment to every dotted name. Names here have no such
-segments; the model itself is "". A model may also have a part of its own that is called
-``module``: ``conv`` beside ``module.conv`` are two layers and keep their names.
+Compiling and data-parallel wrappers add a segment to every dotted name. Names in this module have no such segments; the name
+of the model itself is "". A model may have a submodule that is called ``module``: ``conv`` and ``module.conv`` are then two
+layers and keep their names.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: 
         argument (str): the argument that gave the layer, for messages.
 
     Raises:
-        ValueError: no such name (with close matches), a name for a plain function, a module that is no part of the
-            model, or a layer in TorchScript.
-        TypeError: neither name nor module.
+        ValueError: an unknown name (the message lists close matches), a name for a plain function, a module that the
+            model does not contain, or a layer in TorchScript.
+        TypeError: neither a name nor a module.
     """
     if isinstance(layer, nn.Module):
         module = _innermost(layer)
@@ -86,10 +86,10 @@ def resolve_layer(forward_func: Callable[..., Any], layer: LayerLike, *, model: 
 
 
 def counterpart(layer: Layer, forward_func: Callable[..., Any], *, model: str, argument: str) -> Layer:
-    """Another model's layer of the same dotted name as the Student's; that model itself for the whole Student.
+    """The layer of another model with the same dotted name as the Student's layer.
 
     Raises:
-        ValueError: the Student's layer has no name or the other model has none of that name, or it is TorchScript.
+        ValueError: the Student's layer has no name, the other model has no layer of that name, or that layer is TorchScript.
     """
     if layer.name is None or not isinstance(forward_func, nn.Module):
         reason = f"{model} is a plain function" if layer.name is not None else (
@@ -115,7 +115,7 @@ def _with_hooks(layer: Layer) -> Layer:
 
 
 def _check_part(forward_func: Callable[..., Any], module: nn.Module, model: str, argument: str) -> None:
-    """Raises a ValueError for a module that a model cannot run. For plain functions only the pass can tell."""
+    """Raises a ValueError for a module that a model cannot run. For plain functions only a forward pass can show that."""
     whole = model_of(forward_func)
     if whole is not None and not can_reach(forward_func, module):
         name = type(whole).__name__
@@ -135,14 +135,14 @@ def _no_such_name(func: nn.Module, name: str, model: str, argument: str) -> str:
 
 
 def _innermost(module: nn.Module) -> nn.Module:
-    """The module inside compiled wrappers: its hooks run when compilation is off."""
+    """The module inside compiled wrappers, whose hooks run when compilation is off."""
     while isinstance(inside := getattr(module, _COMPILED, None), nn.Module):
         module = inside
     return module
 
 
 def _name_like(model: nn.Module, name: str) -> Optional[str]:
-    """The name of the module that is called ``name``, with or without wrappers' segments in front."""
+    """The name of the module ``name``, which may start with segments of wrappers; None if there is no such module."""
     found = names_in(model)
     segments = _without_compiled(name)
     while segments:
@@ -175,7 +175,7 @@ def _plain_names(model: nn.Module) -> dict[str, str]:
         name: ".".join(_without_compiled(".".join(name.split(".")[depth:])))
         for name, _ in model.named_modules(remove_duplicate=False)
     }
-    # Other wrappers can be recognized only by the name of their segment. It is removed unless two layers would then share a
+    # Other wrappers are recognized only by the name of their segment, which is removed unless two layers would then share a
     # name.
     short = {name: _without_parallel(name) for name in set(within.values())}
     owners = Counter(short.values())

@@ -70,15 +70,15 @@ def find_layouts(
 
     Args:
         captured (sequence of mapping): what :func:`capture_outputs` returned, with traces.
-        known (mapping): layouts found for several inputs, used where a device has a single one.
-        optional (collection of nn.Module): layers that get no layouts, (), where none can be found.
+        known (mapping): layouts found for several inputs; used if a device has a single input.
+        optional (collection of nn.Module): layers for which () is returned, without an error, if no layouts can be found.
 
     Raises:
         ValueError: a layer whose layout cannot be found.
     """
     image_size = image_size_of(inputs)
     seen = max((each.seen for device in captured for each in device.values()), key=len)
-    # Several layers may ask about the same grid, and each answer takes two forward passes.
+    # Several layers may need the same grid checked, and each check takes two forward passes.
     probe = functools.lru_cache(functools.partial(is_row_by_row, forward_func, inputs, additional_forward_args, seen))
 
     def layouts_of(layer: Layer, found: Captured) -> tuple[Layout, ...]:
@@ -122,8 +122,8 @@ def _check_rows(layer: Layer, captured: Sequence[Captured], rows: int) -> None:
 def _way_to_rows(module: nn.Module) -> str:
     if any(isinstance(each, nn.RNNBase) for each in module.modules()):
         return (
-            "recurrent layers give hidden states (layers, N, C) beside their outputs, and outputs (T, N, C) unless "
-            "batch_first=True. Choose a layer behind it whose first dimension is the batch, or the inputs of one "
+            "recurrent layers return hidden states (layers, N, C) beside their outputs, and outputs (T, N, C) unless "
+            "batch_first=True. Choose a later layer whose first dimension is the batch, or the inputs of one "
             "(attribute_to_layer_input=True)."
         )
     return (

@@ -17,7 +17,7 @@ OutputTransform = Callable[[Any], Tensor]
 
 
 def class_scores(output: Any, output_transform: Optional[OutputTransform], labels: Optional[Tensor], model: str) -> Tensor:
-    """Logits (N, classes) of a model's output: the result of ``output_transform``, its ``logits``, or the output itself.
+    """Logits (N, classes) from a model's output: the result of ``output_transform``, its ``logits``, or the output itself.
 
     Args:
         output (Any): the model's output.
@@ -26,7 +26,7 @@ def class_scores(output: Any, output_transform: Optional[OutputTransform], label
         model (str): the argument that gave the model, for messages.
 
     Raises:
-        TypeError: no tensor of two dimensions.
+        TypeError: the logits are not a tensor of two dimensions.
         ValueError: another number of rows than labels, fewer than two classes, a label without logit, or
             non-finite logits.
     """
@@ -41,7 +41,7 @@ def class_scores(output: Any, output_transform: Optional[OutputTransform], label
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shown = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         if output_transform is not None:
-            raise TypeError(f"output_transform must give the logits (N, classes) of {model}, got {shown}.")
+            raise TypeError(f"output_transform must return the logits (N, classes) of {model}, got {shown}.")
         raise TypeError(
             f"The output of {model} gives no logits (N, classes), got {shown}; pass output_transform=, a function from "
             "the model's output to its logits."

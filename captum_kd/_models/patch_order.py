@@ -1,8 +1,8 @@
 """A check by two probe images that a model's tokens are square patches of the image, row by row.
 
 A model that cuts its images by reshaping has no output with the shape of the grid. The number of tokens does not determine the
-patches: they may be oblong, in another order, or incomplete. Two more passes do. One probe image is a ramp, the other is blank,
-and the differences between their tokens must lie on a ramp too.
+patches, which may be oblong, in another order, or incomplete. Two more passes check them. One probe image is a ramp, the other
+is blank, and the differences between their tokens must lie on a ramp too.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from captum_kd._models.hooks import capture_layers, changes_buffers
 from captum_kd._models.layer_names import Layer
 
 _SLANT = 0.618
-"""The slope of the ramp sideways, beside 1 downwards. They differ, so that rows and columns cannot be exchanged."""
+"""The horizontal slope of the ramp; the vertical slope is 1. They differ, so that exchanged axes are detected."""
 _ENOUGH = 0.99
-"""Share of the differences that a ramp must explain: all of them in exact arithmetic, 0.93 for 8 x 2 instead of 4 x 4 patches."""
+"""Fraction of the differences that a ramp must explain: 1 in exact arithmetic, 0.93 for 8 x 2 instead of 4 x 4 patches."""
 
 
 def is_row_by_row(
@@ -34,7 +34,7 @@ def is_row_by_row(
 
     Args:
         forward_func, inputs, additional_forward_args: as for :func:`capture_layers`; one input is an image (N, C, H, W).
-        seen (sequence of Trace): outputs of a pass over them.
+        seen (sequence of Trace): outputs of a pass over the inputs.
         grid (tuple): (h, w).
         prefix_tokens (int): tokens in front of the grid, which may be added later.
 
@@ -54,8 +54,8 @@ def is_row_by_row(
         for image in (_ramp(*inputs[place].shape[2:]), torch.zeros(())):
             image = image.to(inputs[place]).expand_as(inputs[place])
             changed = (*inputs[:place], image, *inputs[place + 1 :])
-            caught = capture_layers(forward_func, [layer], changed, additional_forward_args, at_input=True)
-            tokens.append(caught[0][layer.module].tensors[0][0, -h * w :].double().cpu())
+            captured = capture_layers(forward_func, [layer], changed, additional_forward_args, at_input=True)
+            tokens.append(captured[0][layer.module].tensors[0][0, -h * w :].double().cpu())
     except Exception:
         return False
     difference = tokens[0] - tokens[1]
@@ -67,6 +67,6 @@ def is_row_by_row(
 
 
 def _ramp(height: int, width: int) -> Tensor:
-    """(height, width), from the upper left to the lower right; the mean over a patch is the value of its place on the grid."""
+    """A ramp (height, width) that rises from the upper left to the lower right."""
     down, right = (torch.arange(0.5, side) * (100 / side) for side in (height, width))
     return down[:, None] + _SLANT * right

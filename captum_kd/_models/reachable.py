@@ -16,7 +16,7 @@ from typing import Any, Callable, Iterable, Iterator, Optional
 
 from torch import Tensor, nn
 
-# Code that users did not write.
+# Folders of Python, of installed packages and of this module.
 _INSTALLED = tuple(
     str(folder) + os.sep
     for folder in (
@@ -27,7 +27,7 @@ _INSTALLED = tuple(
 
 
 def add_modules(module: nn.Module, found: dict[nn.Module, None]) -> None:
-    """Adds a module and those below it, in the order of ``modules()``, which takes several times as long."""
+    """Adds a module and its descendants, in the order of ``modules()`` but several times as fast."""
     if module not in found:
         found[module] = None
         for child in module._modules.values():
@@ -38,13 +38,12 @@ def add_modules(module: nn.Module, found: dict[nn.Module, None]) -> None:
 def modules_of(forward_func: Callable[..., Any]) -> list[nn.Module]:
     """All modules of a model, in a fixed order.
 
-    Of a plain function they are those it can reach: through its closure, the globals it names, its
-    defaults, the arguments of a partial, the owner of a method, the attributes of a callable object,
-    and the functions and containers among them. Wrappers for several devices and for
-    compilation are left out: the model inside is the same with and without them.
+    For a plain function these are the modules that it can reach: through its closure, the globals that it uses, its defaults,
+    the arguments of a partial, the owner of a method, the attributes of a callable object, and functions and containers among
+    these. Data-parallel and compiling wrappers are left out, since the model inside is the same with and without them.
     """
     found: dict[nn.Module, None] = {}
-    seen: dict[int, Any] = {}  # keeps the objects alive, since identities of dead objects are used again
+    seen: dict[int, Any] = {}  # keeps the objects alive, since ids of deleted objects are reused
     pending: list[Any] = [forward_func]
     while pending:
         value = pending.pop(0)
@@ -67,7 +66,7 @@ def _referred(value: Any) -> Iterable[Any]:
     if isinstance(value, MethodType):
         return [value.__func__, value.__self__, getattr(value.__self__, "__dict__", None)]
     if isinstance(value, FunctionType):
-        return [referred for _, referred in references(value)]
+        return _references(value)
     if isinstance(value, (list, tuple, set, frozenset)):
         return value
     return value.values() if isinstance(value, dict) else ()
@@ -83,10 +82,10 @@ def model_of(forward_func: Any) -> Optional[nn.Module]:
 
 
 def can_reach(forward_func: Callable[..., Any], module: nn.Module) -> bool:
-    """Whether a model may run a module: its own one, or one that its attributes or its code refer to.
+    """Whether a model may run a module: a submodule, or a module that its attributes or its code refer to.
 
-    Models also keep modules in lists, weak references, attributes of their class, registries and other files, in order not to
-    register their weights. In doubt the answer is True: that a pass does not reach a module is found out later.
+    Models also keep modules in lists, weak references, class attributes, registries and other files, so that their weights are
+    not registered. The answer may be True for a module that does not run; the forward pass detects that later.
     """
     seen: dict[int, Any] = {}
     pending: list[Any] = [forward_func]
@@ -113,7 +112,7 @@ def can_reach(forward_func: Callable[..., Any], module: nn.Module) -> bool:
 
 
 def _is_of_user(module: Optional[ModuleType]) -> bool:
-    """Whether a file is neither installed nor part of Python. Classes without a file, None, are the user's."""
+    """Whether a Python module is neither installed nor part of Python; True for None, a class without a module."""
     if module is None or module.__name__ == "__main__":
         return True
     return not (getattr(module, "__file__", None) or _INSTALLED[0]).startswith(_INSTALLED)
@@ -124,15 +123,15 @@ def is_wrapper(module: nn.Module) -> bool:
     return isinstance(module, parallel) or "_orig_mod" in module._modules
 
 
-def references(function: FunctionType) -> list[tuple[str, Any]]:
-    """Objects that a function refers to besides its arguments, by name: closure, defaults and, in a user's code, globals."""
+def _references(function: FunctionType) -> list[Any]:
+    """Objects that a function refers to: closure, defaults and, for code that is not installed, globals."""
     code = function.__code__
     names = [] if is_installed(code) else sorted(set(_global_names(code)) & function.__globals__.keys())
     return [
-        *closure_of(function),
-        ("defaults", function.__defaults__),
-        ("keyword defaults", function.__kwdefaults__),
-        *((name, function.__globals__[name]) for name in names),
+        *(cell.cell_contents for cell in function.__closure__ or () if _is_full(cell)),
+        function.__defaults__,
+        function.__kwdefaults__,
+        *(function.__globals__[name] for name in names),
     ]
 
 
@@ -146,7 +145,7 @@ def _methods_of_passes(kind: type) -> tuple[FunctionType, ...]:
     pending, seen, found = ["forward"], {"forward"}, []
     while pending:
         name = pending.pop()
-        # Some descriptors, as those of TorchScript, raise an error when they are looked up in a class.
+        # Some descriptors, such as those of TorchScript, raise an error when they are looked up in a class.
         method: Any = inspect.unwrap(inspect.getattr_static(kind, name, None))
         if isinstance(method, FunctionType) and method is not getattr(nn.Module, name, None):
             found.append(method)
@@ -155,14 +154,8 @@ def _methods_of_passes(kind: type) -> tuple[FunctionType, ...]:
     return tuple(found)
 
 
-def closure_of(function: FunctionType) -> list[tuple[str, Any]]:
-    """Variables that a function takes from the functions around it, by name."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or ())
-    return [(name, cell.cell_contents) for name, cell in cells if _is_full(cell)]
-
-
 def _is_full(cell: Any) -> bool:
-    """A cell is empty until its variable is assigned."""
+    """False until the cell's variable is assigned."""
     try:
         cell.cell_contents
     except ValueError:

@@ -10,8 +10,8 @@ this order:
 3. The grid of an image's tokens is the grid of an earlier output. That grid may be halved once or more, and a few extra tokens
    are prefix tokens. If no earlier output has such a grid, the model may cut its images into square patches. The grid is then
    the image's size divided by the patch's, with at most one prefix token.
-4. Tokens that became fewer at the same width were dropped or merged. They have no grid that was seen before.
-5. Tokens of other inputs are a sequence.
+4. If the number of tokens decreased at the same width, tokens were dropped or merged, and no earlier grid applies.
+5. Tokens of inputs that are not images are a sequence.
 
 If no rule applies, an error names the argument to pass. The number of tokens alone is never enough.
 """
@@ -102,7 +102,7 @@ def find_layout(
     """Infers the layout of a layer's output.
 
     Args:
-        output (Tensor): the layer's output (or input), first dimension the inputs.
+        output (Tensor): the layer's output (or input); its first dimension is the batch.
         module (nn.Module): the layer, whose type may determine the layout.
         where (str): the layer's description, for errors.
         image_size (tuple or None): (H, W) of the model's input if that is an image (N, C, H, W).
@@ -111,8 +111,8 @@ def find_layout(
         known (Layout, optional): the same layer's layout for several inputs. It is used for a single input, whose output
             cannot be distinguished from a table that all inputs share, (1, h, w, C).
         at_input (bool): the tensor is the layer's input.
-        is_row_by_row (callable): called as (grid, prefix_tokens); whether the model's first tokens lie on that grid, row by
-            row, if no output has the grid.
+        is_row_by_row (callable): called with (grid, prefix_tokens) if no output has the grid; returns whether the model's
+            first tokens lie on that grid, row by row.
 
     Raises:
         ValueError: an output that may be (N, T, C) as well as (N, C, L), tokens whose grid cannot be found,
@@ -161,7 +161,7 @@ def _sequence(
     is_last: Optional[bool],
     is_row_by_row: Callable[[Size, int], bool],
 ) -> Optional[Layout]:
-    """The layout of three axes; None if it is unknown."""
+    """The layout of an output of three axes; None if it is unknown."""
     if hints.channels_last is False:
         return Layout()
     if hints.grid is not None:
@@ -184,7 +184,7 @@ def _hinted_grid(shape: Shape, where: str, grid: Size, prefix_tokens: Optional[i
     prefix = tokens - count if prefix_tokens is None else prefix_tokens
     if prefix < 0 or prefix + count != tokens:
         raise ValueError(
-            f"grid={grid} with prefix_tokens={prefix_tokens} does not fit {where}: it gives "
+            f"grid={grid} with prefix_tokens={prefix_tokens} does not fit {where}: it returns "
             f"{tokens} tokens (shape {shape}), and prefix_tokens + h * w must equal that."
         )
     return Layout(grid, prefix)
@@ -228,7 +228,7 @@ class _Grid(NamedTuple):
 
 
 def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> Iterator[_Grid]:
-    """Grids of the same batch, the latest first: of the image's aspect ratio, or with channels that their module shows."""
+    """Grids of earlier outputs, the latest first, that have the image's aspect ratio or certain evidence of their channels."""
     for trace in reversed(seen[_last_longer(shape, seen) :]):
         if isinstance(trace.module, nn.Unfold):
             trace = _on_grid(trace, trace.module)
@@ -241,7 +241,7 @@ def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> I
         if aspects[0] != aspects[1] and not (evidence is not None and evidence.is_certain):
             is_last = aspects[1]
         for last, size, width in ((False, (b, c), a), (True, (a, b), c)):
-            # Pooled outputs, 1 x 1, fit all square images; they can be the grid of one token only.
+            # Pooled outputs, 1 x 1, fit all square images; they can only be the grid of a single token.
             if is_last in (last, None) and (math.prod(size) > 1 or shape[1] == 1):
                 if aspects[last] or (evidence is not None and evidence.is_certain):
                     is_own = aspects[last] or isinstance(trace.module, nn.Unfold)
@@ -249,7 +249,7 @@ def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> I
 
 
 def _last_longer(shape: Shape, seen: Sequence[Trace]) -> int:
-    """The place where tokens of this width became fewer, or 0: they do not lie on a grid before it."""
+    """The place where the number of tokens of this width decreased, or 0. No grid before it applies."""
     first = next((number for number, trace in enumerate(seen) if trace.shape == shape), len(seen))
     # Inside a block other widths occur. The width of embedded patches, and of the inputs of blocks, is kept.
     is_embedded = any(len(trace.shape) == 4 and trace.shape[1] == shape[2] for trace in seen)
@@ -309,9 +309,9 @@ def _grid_of(
         return Layout((1, 1))
     # A grid without the image's aspect ratio must have the width of the tokens.
     fitting = [grid.size for grid in grids if fits(tokens - math.prod(grid.size)) and (grid.is_of_image or grid.width == width)]
-    # Tokens that attend to a coarser grid of themselves (PVT, SegFormer) have that one later than their own.
+    # In PVT and SegFormer tokens attend to a coarser grid, which comes after the grid of the tokens.
     exact = [size for size in fitting if math.prod(size) == tokens]
-    # Patches that were merged two by two as tokens (Hugging Face's Swin) have no output on their grid, but are wider.
+    # In Hugging Face's Swin no output has the grid of merged patches; their tokens are wider.
     wider = [grid.size for grid in grids if grid.is_of_image and grid.width != width]
     counts = {trace.shape[1] for trace in seen if len(trace.shape) == 3 and trace.shape[0] == shape[0]}
     merged = [size for grid in wider for size in _merged(grid, counts) if fits(0) and math.prod(size) == tokens]

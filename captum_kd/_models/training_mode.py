@@ -52,7 +52,7 @@ def _updates(module: nn.Module) -> bool:
 
 
 def _draws(module: nn.Module) -> bool:
-    """Whether a module in training mode draws random numbers, as its probability of dropping or its calls show."""
+    """Whether a module in training mode draws random numbers, judged by its dropout probability or its calls."""
     if isinstance(module, nn.RReLU):
         return module.lower != module.upper
     if isinstance(module, nn.RNNBase) and module.num_layers == 1:
@@ -94,6 +94,6 @@ def mode_notes(models: Mapping[str, Modes]) -> list[str]:
 
 
 def warn_of_modes(**models: Any) -> None:
-    """Gives the notes about the models of a call as warnings; models that are None are left out."""
+    """Warns about the modes of the models of a call; models that are None are left out."""
     for note in mode_notes({name: modes_of(model) for name, model in models.items() if model is not None}):
         warn_user(note)

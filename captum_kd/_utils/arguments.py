@@ -167,7 +167,7 @@ def _label_tensor(target: Any, argument: str) -> Tensor:
 
 
 def _way_to_labels(values: Tensor, name: str) -> str:
-    """Advice how to turn numbers that are no integers into labels."""
+    """Advice on how to turn non-integer values into labels."""
     if values.dim() == 2 and values.shape[1] > 1:
         return (
             f"for one-hot rows, probabilities or logits (N, C), pass the class of each input, {name}.argmax(1). With "

@@ -13,17 +13,17 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
-# The checksum of a GPU's tensors that was taken last, by the first of the tensors.
+# The latest checksum of tensors on a GPU, by the first tensor.
 _SEEN: MutableMapping[Tensor, tuple[list[Any], list[tuple[int, int]], str]] = WeakTensorKeyDictionary()
 
 
 def checksum(tensors: Sequence[Tensor]) -> str:
-    """A few characters that stand for the bits of tensors, the same on every device and in every memory layout.
+    """A short checksum of the bits of tensors, the same on every device and in every memory layout.
 
-    Of every row of a tensor the sum of its bits as integers, which is exact in any order, and the first entry count, so
-    no change of a single entry is missed. On a GPU it is taken anew only if a tensor was replaced or written to by
-    PyTorch's count of writes, which does not see writes through ``.data``. Of tensors without plain dense values in
-    memory (meta, quantized, sparse, distributed over ranks) only shape and dtype count.
+    It uses the first entry of each row and the sum of the row's bits as integers, which is exact in any order, so every
+    change of a single entry is detected. On a GPU it is computed again only if a tensor was replaced or if PyTorch's count
+    of writes changed, which does not include writes through ``.data``. For tensors without dense values in memory (meta,
+    quantized, sparse, distributed over ranks) only shape and dtype count.
     """
     versions = _versions(tensors)
     if versions is not None:
@@ -38,12 +38,12 @@ def checksum(tensors: Sequence[Tensor]) -> str:
         if not _is_plain(tensor):
             continue
         bits = torch.atleast_1d(_as_bits(tensor.detach()))
-        # Without a dtype of its own a sum of integers would first copy them all to int64.
+        # Without dtype=, a sum of integers would first copy them to int64.
         kind = torch.int64 if bits.dtype == torch.int64 else torch.int32
         inner = tuple(range(1, bits.dim()))
         found = columns.setdefault((bits.device, kind), [])
         found.append(bits.sum(inner, dtype=kind) if inner else bits.to(kind))
-        if inner:  # to negate an even number of a row's entries keeps its sum
+        if inner:  # the sum alone misses negations of an even number of entries
             found.append(bits[(slice(None),) + (0,) * len(inner)].to(kind))
     hashed = hashlib.sha1(repr(shapes).encode())
     for sums in columns.values():
@@ -55,10 +55,10 @@ def checksum(tensors: Sequence[Tensor]) -> str:
 
 
 def kept_buffers(module: nn.Module) -> list[Tensor]:
-    """A module's own buffers that shape its outputs and outlast a pass.
+    """A module's own buffers that affect its outputs and are not changed by a pass.
 
-    In training mode batch normalization does not use its running statistics, and every pass changes them; buffers that
-    are not saved with the model are caches.
+    In training mode, batch normalization changes its running statistics and does not use them. Buffers that are not saved
+    with the model are caches.
     """
     if module.training:
         return []
@@ -72,7 +72,7 @@ def own_parameters(module: nn.Module) -> list[Tensor]:
 
 
 def _versions(tensors: Sequence[Tensor]) -> Optional[list[tuple[int, int]]]:
-    """Counts of writes and addresses of tensors on a GPU, where they are cheaper to compare than bits; None elsewhere."""
+    """Counts of writes and addresses of tensors on a GPU, where comparing them is cheaper than a checksum; else None."""
     if not tensors or not all(_is_plain(each) and _counts_writes(each.device) and not each.is_inference() for each in tensors):
         return None
     return [(tensor._version, tensor.data_ptr()) for tensor in tensors]

@@ -27,7 +27,7 @@ def whole_file(path: Union[str, "os.PathLike[str]"]) -> Iterator[BinaryIO]:
     to them.
 
     Raises:
-        TypeError: no path.
+        TypeError: not a path.
         ValueError: a folder, a socket, a block device, or another process's file descriptor.
         OSError: a missing folder, a missing permission, or a full disk.
     """
@@ -47,7 +47,7 @@ def whole_file(path: Union[str, "os.PathLike[str]"]) -> Iterator[BinaryIO]:
                 file.write(content.getvalue())
         return
     if not target.name or name.endswith(("/", os.sep)) or (old is not None and not stat.S_ISREG(old.st_mode)):
-        raise ValueError(f"path must name a file, no folder, socket or block device; got {short_repr(name)}.")
+        raise ValueError(f"path must name a file, not a folder, socket or block device; got {short_repr(name)}.")
     if old is not None:
         os.close(os.open(target, os.O_WRONLY))  # raises where open() would
     unfinished = target.with_name(f".{secrets.token_hex(8)}.part")

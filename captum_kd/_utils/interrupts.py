@@ -25,18 +25,18 @@ from typing import Any, Callable, ContextManager, Optional, TypeVar
 import torch
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-# Those whose handlers may raise: of users, timeouts, schedulers of clusters and PyTorch's loaders. Reading the handlers of all
-# 34 signals takes three times as long.
+# Signals whose handlers may raise: from users, timeouts, cluster schedulers and PyTorch's loaders. Reading the handlers of
+# all 34 signals takes three times as long.
 _NAMES = "SIGINT SIGTERM SIGALRM SIGVTALRM SIGPROF SIGHUP SIGQUIT SIGBREAK SIGUSR1 SIGUSR2 SIGCHLD SIGXCPU".split()
 _SIGNALS = tuple(int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name))
 
 
 class _HeldSignals:
-    """A handler in the place of the Python handlers of the signals, which it calls later.
+    """A handler that replaces the signals' Python handlers and calls them later.
 
     Attributes:
-        is_open (bool): whether signals are let through.
-        is_over (bool): whether the handlers are back. A handler that a model installed may still pass signals on to this one.
+        is_open (bool): True if signals are let through.
+        is_over (bool): True if the old handlers are restored. A handler that a model installed may still call this one.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class _HeldSignals:
             self.open()
 
     def open(self) -> None:
-        """Calls the handlers of the signals that wait, and lets signals through unless one of the handlers raises."""
+        """Calls the handlers of waiting signals, then lets signals through unless a handler raises."""
         self.is_open = True
         while self._waiting:
             self.is_open = False
@@ -72,10 +72,10 @@ class _HeldSignals:
             self.is_open = True
 
     def end(self) -> None:
-        """Puts the handlers back, except where the model installed one of its own, then calls those of waiting signals."""
+        """Restores the old handlers, except where the model installed its own, then calls the handlers of waiting signals."""
         try:
             self._put_back()
-        except BaseException:  # of a handler that was back already
+        except BaseException:  # raised by a handler that is restored already
             self._put_back()
             raise
         finally:
@@ -99,7 +99,7 @@ class _HeldSignals:
         self._handlers[number](number, frame)
 
 
-# Of the main thread, the only one in which Python calls handlers; None outside of changes of state.
+# The handler in use, None outside of changed_state. Python calls signal handlers in the main thread only.
 _held: Optional[_HeldSignals] = None
 
 
@@ -110,8 +110,8 @@ def _in_main_thread() -> bool:
 class changed_state:
     """Enters contexts that change state and leaves them again, with signals held back meanwhile.
 
-    Signals that came meanwhile are delivered once the state is restored. Other threads never run handlers: there the
-    contexts are entered and left as they are, and so is a ``nullcontext`` alone.
+    Signals that arrive meanwhile are delivered after the state is restored. No signals are held back in other threads, which
+    never run handlers, or for a ``nullcontext`` alone.
 
     Args:
         contexts (context managers): they must change nothing before they are entered, so ``torch.no_grad()`` and not
@@ -180,7 +180,7 @@ def without_gradients(function: _Function) -> _Function:
 def keeping_grad_mode(function: _Function) -> _Function:
     """Restores the grad mode after a function, even if other packages change it there.
 
-    Changes of state inside the function cost a fifth: signals' handlers are replaced already.
+    Changes of state inside the function take a fifth of the time, since the signal handlers are replaced already.
     """
     return _with(lambda: torch.enable_grad() if torch.is_grad_enabled() else torch.no_grad(), function)
 

@@ -38,8 +38,8 @@ def as_maps(
     """
     if isinstance(attributions, (tuple, list)):
         raise TypeError(
-            f"{argument} is a {type(attributions).__name__} of {len(attributions)}, as layers with several outputs, "
-            f"lists of layers and both directions of a transfer give them; choose one, {argument}[0] for example."
+            f"{argument} is a {type(attributions).__name__} of {len(attributions)}, with one tensor per layer, per output "
+            f"of a layer or per direction of a transfer; choose one, for example {argument}[0]."
         )
     if not isinstance(attributions, Tensor) or not attributions.is_floating_point():
         kind = f"a tensor of {attributions.dtype}" if isinstance(attributions, Tensor) else type(attributions).__name__

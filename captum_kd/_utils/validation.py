@@ -1,4 +1,4 @@
-"""Checks of single arguments: flags, counts, numbers, names of options, texts, dense tensors.
+"""Checks of single arguments: booleans, integers, numbers, options, strings, dense tensors.
 
 All functions use these checks, so that they accept the same types (numpy's numbers too) and raise the same errors. Numbers
 are returned as plain Python ones, since settings are written into reports.
@@ -20,7 +20,7 @@ MOST = 2**63 - 1
 
 
 def short_repr(value: object) -> str:
-    """A value in words, short enough for a message."""
+    """A short description of a value, for messages."""
     if isinstance(value, Tensor) and value.is_nested:  # some have no shape
         return f"a nested tensor of {value.dtype}"
     if isinstance(value, Tensor):
@@ -46,7 +46,7 @@ def check_int(value: object, argument: str, least: int = 0, *, or_none: bool = F
     """A whole number from ``least`` to 2**63 - 1.
 
     Args:
-        or_none (bool): say in the message that None is allowed too, which the caller accepts itself.
+        or_none (bool): say in the message that None is allowed too; the caller must accept None itself.
 
     Raises:
         ValueError: anything else; True and False too.
@@ -63,13 +63,13 @@ def check_float(value: object, argument: str, expected: str, low: float, high: f
     """A real number between two ends.
 
     Args:
-        expected (str): what it must be, for the message.
-        low, high (float): the ends; an infinite one leaves the numbers finite.
-        closed (bool): whether the ends are allowed.
+        expected (str): description of valid values, for the message.
+        low, high (float): the ends of the interval; may be infinite, but the number must be finite.
+        closed (bool): the ends are valid values.
 
     Raises:
-        TypeError: no number.
-        ValueError: one that is not between the ends, or NaN.
+        TypeError: not a number.
+        ValueError: a number outside the interval, or NaN.
     """
     if type(value) is bool or not isinstance(value, numbers.Real):
         raise TypeError(f"{argument} must be {expected}, got {short_repr(value)}.")
@@ -84,7 +84,7 @@ def check_float(value: object, argument: str, expected: str, low: float, high: f
 
 
 def check_share(value: object, argument: str = "keep") -> float:
-    """A share of an image's pixels, inside (0, 1)."""
+    """A fraction of an image's pixels, inside (0, 1)."""
     return check_float(value, argument, "a share of the pixels between 0 and 1, both excluded", 0, 1)
 
 
@@ -95,14 +95,14 @@ def check_noise(value: object, argument: str = "noise") -> float:
 
 
 def check_choice(value: object, argument: str, options: Sequence[str]) -> None:
-    """Raises a ValueError unless the value is one of some names."""
+    """Raises a ValueError unless the value is one of the options."""
     if not isinstance(value, str) or value not in options:
         listed = ", ".join(map(repr, options[:-1]))
         raise ValueError(f"{argument} must be {listed} or {options[-1]!r}, got {short_repr(value)}.")
 
 
 def check_str(value: object, argument: str, *, or_none: bool = True) -> Optional[str]:
-    """A text, or None where that is allowed.
+    """A string, or None if that is allowed.
 
     Raises:
         TypeError: anything else.

@@ -1,11 +1,9 @@
 """Distance correlation between two sets of features of the same inputs.
 
 A population of ``n`` inputs is described by the Euclidean distances between its features (:mod:`.pairwise`).
-Centering removes what any population has in common; what is left, a :class:`Geometry` (:mod:`.centering`), can be
-multiplied, correlated and removed from another one. All that scores need of it are inner products
-(:mod:`.gram`), which add up over blocks of distances (:mod:`.sources`, :mod:`.sums`), so populations whose
-matrices fit nowhere have the same scores (:mod:`.blockwise`). Everything else in this package calls these
-functions; the formulas are written down nowhere else.
+Centered distances are called a geometry (:mod:`.centering`). Scores need only the inner products of geometries, the Gram
+matrix (:mod:`.gram`). It is a sum over tiles of the distance matrices (:mod:`.sources`, :mod:`.block_sums`), so populations
+whose matrices do not fit into memory have the same scores (:mod:`.blockwise`).
 
 Sources: Szekely, Rizzo & Bakirov 2007 (distance correlation), Szekely & Rizzo
 2014 (U-centering, unbiased estimator, partial distance correlation).

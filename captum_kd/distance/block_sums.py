@@ -5,12 +5,12 @@ For distances A and B of n inputs with row sums a and b, U-centering gives
 .. math::
     \langle P, Q\rangle = \sum_{i \ne j} A_{ij} B_{ij} - \frac{2}{n-2}\, a \cdot b + \frac{a_{..}\, b_{..}}{(n-1)(n-2)},
 
-so that nothing of size n x n has to be held. The three terms are nearly equal and their difference is small: digits
-would be lost. But U-centering takes away whatever has the form c_i + c_j, so it can be taken away before: blocks are
-shifted by a guess of what centering will subtract, and the sums are then small where the result is.
+so no n x n matrix has to be held. The three terms are large and their difference is small, which would lose digits.
+U-centering removes every term of the form c_i + c_j. An estimate of these terms is therefore subtracted from each tile
+first, so that the sums are as small as the result.
 
-The sums of different blocks add up, in any order and wherever they were computed: a process that has some blocks of
-rows and is sent blocks of columns accumulates its share, and the shares are added (:meth:`PairSums.merge`).
+The sums of different tiles can be added in any order. Each rank of a process group sums its own tiles; an all-reduce adds
+the sums of all ranks.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from captum_kd.distance.centering import Estimator, unknown_estimator
 from captum_kd.distance.pairwise import is_async_device
 from captum_kd.distance.sources import DistanceSource, FeatureDistances
 
-__all__ = ["Meeting", "LocalTiles", "PairSums", "TileIterator", "block_side", "parts", "population_sums", "tiles"]
+__all__ = ["LocalTiles", "PairSums", "TileCallback", "TileIterator", "block_side", "parts", "population_sums", "tiles"]
 
-# Inputs a side of a block on a CPU: large enough for the matrix product, small enough for a core's cache.
+# Inputs per side of a tile on a CPU: large enough for the matrix product, small enough for a core's cache.
 _CPU_BLOCK = 512
-# And on a GPU, where a kernel takes microseconds to start.
+# Inputs per side of a tile on a GPU, where starting a kernel takes microseconds.
 _DEVICE_BLOCK = 4096
-# Numbers of float64 in work at once: 2 MB, which stays in a core's cache.
+# float64 numbers processed at once on a CPU: 2 MB, which stay in a core's cache.
 _CPU_WORK = 1 << 18
-# 256 MB, of a GPU's memory.
+# The same on a GPU: 256 MB of its memory.
 _DEVICE_WORK = 1 << 25
-# Rows whose products a GPU is given as dots of single pairs: a product of so few and so long ones takes it several times longer.
+# Up to this number of rows a GPU computes one dot product per pair; one matrix product of few, long rows is several times slower.
 _MOST_DOTS = 3
-# Where shifted sums are this much larger than what is left of them, the guess was a bad one (far outliers).
-_BAD_GUESS = 1e4
+# If the shifted sums exceed the result by this factor, the estimated shift was bad (far outliers).
+_BAD_SHIFT = 1e4
 
-Meeting = Callable[[slice, slice], None]
-"""Called with the rows and columns of a block."""
+TileCallback = Callable[[slice, slice], None]
+"""Called with the rows and columns of a tile."""
 
 
 class PairSums:
     """Sums of k geometries over pairs of inputs.
 
     Args:
-        shifts (Tensor): (k, n), float64: the vectors that are taken from rows and columns of every block. All
-            accumulators that are to be merged need the same.
-        by_row (bool): also sum products within rows, for scores with each input left out. Then the shifts must be those
-            that U-center exactly (:meth:`u_shifts` of a first pass).
+        shifts (Tensor): (k, n), float64: the vectors that are subtracted from the rows and columns of every tile. All
+            ranks need the same ones.
+        by_row (bool): also sum the products within each row, for leave-one-out scores. The shifts must then U-center
+            exactly (:meth:`u_shifts` of a first pass).
 
     Attributes:
         rows (Tensor): (k, n) sums of the shifted distances over each row.
         products (Tensor): (k, k) sums of products over all ordered pairs of different inputs.
-        by_row (Tensor, optional): (n, k, k) the same over each row.
+        by_row (Tensor, optional): (n, k, k) sums of products over each row.
     """
 
     def __init__(self, shifts: Tensor, by_row: bool = False) -> None:
@@ -71,12 +71,11 @@ class PairSums:
         return self.shifts.shape[1]
 
     def add(self, distances: Sequence[Tensor], rows: slice, columns: slice) -> None:
-        """Takes one block of all k geometries; of a pair of different blocks only one may be given.
+        """Adds one tile of all k geometries. A tile off the diagonal counts twice; do not add its transpose.
 
         Args:
             distances (sequence of Tensor): k raw distances (r, c), float32 or float64.
-            rows, columns (slice): the places of the inputs in the population, the same range or ranges
-                without common inputs.
+            rows, columns (slice): indices of the inputs in the population: equal ranges or disjoint ones.
         """
         (r, c), k = distances[0].shape, len(distances)
         on_diagonal = rows == columns
@@ -105,22 +104,15 @@ class PairSums:
                     of_columns = work.permute(2, 0, 1).contiguous()
                     self.by_row[columns] += torch.bmm(of_columns, of_columns.mT)
 
-    def merge(self, other: "PairSums") -> None:
-        """Adds the sums over other blocks of the same population, taken with the same shifts."""
-        self.rows += other.rows
-        self.products += other.products
-        if self.by_row is not None and other.by_row is not None:
-            self.by_row += other.by_row
-
     def of(self, place: int) -> "PairSums":
-        """The sums of one of the geometries by itself."""
+        """The sums of a single geometry."""
         one = PairSums(self.shifts[place : place + 1])
         one.rows = self.rows[place : place + 1]
         one.products = self.products[place : place + 1, place : place + 1]
         return one
 
     def gram(self, estimator: Estimator = "unbiased") -> Tensor:
-        """(k, k) inner products of the centered matrices: sums over all entries."""
+        """(k, k) inner products of the centered matrices, summed over all entries."""
         n, totals = self.n, self.rows.sum(1)
         if estimator == "unbiased":
             return (
@@ -130,7 +122,7 @@ class PairSums:
             )
         if estimator != "biased":
             raise unknown_estimator(estimator)
-        # Here the diagonal counts; shifted, it is -2c.
+        # Biased centering includes the diagonal, which is -2c after the shift.
         rows = self.rows - 2 * self.shifts
         totals = rows.sum(1)
         products = self.products + 4 * self.shifts @ self.shifts.T
@@ -154,25 +146,25 @@ class PairSums:
         return means - means.mean(1, keepdim=True) / 2
 
     def without_each(self) -> Tensor:
-        r"""(n, k, k) inner products with each input left out, as means: over (n - 1)(n - 4).
+        r"""(n, k, k) inner products with each input left out, divided by (n - 1)(n - 4).
 
-        With :math:`e_k = \sum_j P_{kj} Q_{kj}`, leaving input k out and centering what is left again gives
+        With :math:`e_k = \sum_j P_{kj} Q_{kj}`, leaving input k out and centering the rest again gives
 
         .. math::
             \langle P, Q\rangle_{(k)} = \frac{\sum_i e_i - 2\,\frac{n-2}{n-3}\, e_k}{(n-1)(n-4)}
 
-        exactly. For raw distances the formula has terms in row sums as well, which here are 0: U-centering takes away
-        whatever has the form u_i + u_j, so a submatrix of P and a submatrix of D center to the same matrix, and the rows
-        of P without column k sum to :math:`-P_{ik}`. Starting from P, no large sums cancel.
+        exactly. U-centering removes every term of the form u_i + u_j, so submatrices of P and of D center to the same
+        matrix. The rows of P without column k sum to :math:`-P_{ik}`. Starting from P instead of D avoids the cancellation
+        of large sums.
         """
         if self.by_row is None:
-            raise ValueError("These sums were not taken by row; pass by_row=True.")
+            raise ValueError("Leave-one-out products need sums by row; pass by_row=True.")
         n = self.n
         return (self.products - self.by_row * (2 * (n - 2) / (n - 3))) / ((n - 1) * (n - 4))
 
 
 def _inner_products(rows: Tensor) -> Tensor:
-    """(k, k) of k long rows."""
+    """(k, k) inner products of k long rows."""
     k = len(rows)
     if k > _MOST_DOTS or not is_async_device(rows.device):
         return rows @ rows.T
@@ -182,38 +174,40 @@ def _inner_products(rows: Tensor) -> Tensor:
 
 
 def block_side(device: torch.device) -> int:
-    """Inputs a side of a block, unless a user asks for another number."""
+    """The default number of inputs per side of a tile."""
     return _DEVICE_BLOCK if is_async_device(device) else _CPU_BLOCK
 
 
 def tiles(n: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks on and above the diagonal of an (n, n) matrix: each pair of inputs once."""
+    """Tiles on and above the diagonal of an (n, n) matrix, which hold each pair of inputs once."""
     return combinations_with_replacement(parts(slice(0, n), size), 2)
 
 
 def parts(whole: slice, size: int) -> Iterator[slice]:
-    """A range in parts of a size, the last one smaller."""
+    """Splits a range into parts of a size; the last part may be smaller."""
     for start in range(whole.start, whole.stop, size):
         yield slice(start, min(start + size, whole.stop))
 
 
 class TileIterator(Protocol):
-    """Iterates over the tiles of the distance matrix that belong to this rank, and sums over the tiles of all ranks."""
+    """Iterates over the tiles of this rank and adds up the sums of all ranks."""
 
-    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
-        """Calls a function with the rows and columns of each tile of this rank, while the sources can compute its distances.
-        Each pair of inputs is in one tile of one rank. Rows are the same as columns or lie before them."""
+    def each(self, sources: Sequence[DistanceSource], block_size: int, callback: TileCallback) -> None:
+        """Calls a function with the rows and columns of each tile of this rank, while the sources can give its distances.
+
+        Every pair of inputs is in one tile of one rank. The rows equal the columns or come before them.
+        """
 
     def all_reduce_sum(self, *values: Tensor) -> None:
         """Replaces tensors by their sums over all ranks."""
 
 
 class LocalTiles:
-    """All tiles of the matrix."""
+    """Iterates over all tiles, for a process without a process group."""
 
-    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
+    def each(self, sources: Sequence[DistanceSource], block_size: int, callback: TileCallback) -> None:
         for rows, columns in tiles(sources[0].n, block_size):
-            see(rows, columns)
+            callback(rows, columns)
 
     def all_reduce_sum(self, *values: Tensor) -> None:
         pass
@@ -226,38 +220,41 @@ def population_sums(
     block_size: Optional[int] = None,
     tile_iterator: TileIterator = LocalTiles(),
 ) -> PairSums:
-    """The sums over a whole population: one pass over its blocks, or two.
+    """The sums over a whole population, in one or two passes over its tiles.
 
     Args:
-        sources (sequence of DistanceSource): k, of the same inputs, on one device.
-        by_row (bool): also sums within rows. Distances that are not held are then computed twice: the shifts that
-            U-center exactly are known after one pass only.
-        block_size (int, optional): inputs a side of a block; default: :func:`block_side`.
-        tile_iterator (TileIterator): of this rank, where several share the inputs.
+        sources (sequence of DistanceSource): k sources of the same inputs, on one device.
+        by_row (bool): also sum within rows. Distances that are not held are then computed twice, because the shifts that
+            U-center exactly are known only after a first pass.
+        block_size (int, optional): inputs per side of a tile; default: :func:`block_side`.
+        tile_iterator (TileIterator): iterates over the tiles; another one for populations that are sharded over ranks.
 
     Returns:
-        PairSums: float64 where the device has it.
+        PairSums: float64 if the device supports it.
     """
     size = block_side(sources[0].device) if block_size is None else block_size
     passes = _Passes(sources, size, tile_iterator)
     shifts, exact = zip(*(source.shift() for source in sources))
     sums = passes.over(torch.stack(shifts), by_row and all(exact))
     left = sums.gram().diagonal()
-    if (by_row and not all(exact)) or bool((sums.products.diagonal() > _BAD_GUESS * left).any() and not all(exact)):
+    if (by_row and not all(exact)) or bool((sums.products.diagonal() > _BAD_SHIFT * left).any() and not all(exact)):
         sums = passes.over(sums.u_shifts(), by_row)
     return sums
 
 
 class _Passes(NamedTuple):
-    """Passes over all blocks of a population."""
+    """Passes over all tiles of a population."""
 
     sources: Sequence[DistanceSource]
     block_size: int
     tile_iterator: TileIterator
 
     def over(self, shifts: Tensor, by_row: bool) -> PairSums:
-        """The sums of one pass. On a GPU it is made in the hope that no pair is close, and made again if one was: looking at
-        every block for close pairs would have the host wait for each."""
+        """The sums of one pass.
+
+        On a GPU the first attempt does not treat close pairs exactly, since looking for them would synchronize the device
+        for every tile. The pass is repeated if there was a close pair.
+        """
         computed = [source for source in self.sources if isinstance(source, FeatureDistances)]
         if is_async_device(shifts.device) and not any(source.all_far is False for source in computed):
             rechecks: list[Tensor] = []
@@ -265,19 +262,19 @@ class _Passes(NamedTuple):
             needs_recheck = torch.stack(rechecks).any() if rechecks else shifts.new_zeros(())
             found = needs_recheck.to(shifts.dtype).reshape(1)
             self.tile_iterator.all_reduce_sum(found)
-            are_apart = not bool(found)
+            all_far = not bool(found)
             for source in computed:
-                source.all_far = are_apart  # for the passes that follow
-            if are_apart:
+                source.all_far = all_far  # for the passes that follow
+            if all_far:
                 return sums
         return self._once(shifts, by_row)
 
     def _once(self, shifts: Tensor, by_row: bool, rechecks: Optional[list[Tensor]] = None) -> PairSums:
         sums = PairSums(shifts, by_row)
 
-        def see(rows: slice, columns: slice) -> None:
+        def add(rows: slice, columns: slice) -> None:
             sums.add([source.block(rows, columns, rechecks) for source in self.sources], rows, columns)
 
-        self.tile_iterator.each(self.sources, self.block_size, see)
+        self.tile_iterator.each(self.sources, self.block_size, add)
         self.tile_iterator.all_reduce_sum(sums.rows, sums.products, *([] if sums.by_row is None else [sums.by_row]))
         return sums

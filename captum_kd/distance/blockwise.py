@@ -1,6 +1,6 @@
 """Differentiable Gram matrices of features without n x n distance matrices.
 
-The way back computes every block of distances a second time and holds one of them: with P and Q centered, the gradient
+The backward pass computes every tile of distances again and holds one tile at a time. With P and Q centered, the gradient
 of <P, Q> with respect to the distances behind P is Q itself, since centering is a projection.
 """
 
@@ -31,17 +31,17 @@ def check_block_size(block_size: Optional[int]) -> None:
 
 
 def chosen_block(features: Tensor, block_size: Optional[int]) -> Optional[int]:
-    """Inputs a side of a block of the distances of features (n, d); None: whole matrices."""
+    """Inputs per side of a tile of the distances of features (n, d); None for whole matrices."""
     if block_size is None:
         return None if features.shape[0] <= MOST_DENSE else block_side(features.device)
     return block_size
 
 
 def noise_squares(sums: PairSums, sources: Sequence[DistanceSource]) -> Tensor:
-    """(k,) squared norms of centered matrices that count as rounding.
+    """(k,) largest squared norms of centered matrices that count as rounding.
 
     Raises:
-        ValueError: distances with non-finite values: no comparison with them would ever be true.
+        ValueError: distances with non-finite values.
     """
     levels = sums.products.new_tensor([source.noise for source in sources])
     of_rounding = sums.products.new_tensor([2 * (sums.n * source.rounding) ** 2 for source in sources])
@@ -59,7 +59,7 @@ def source_correlation(
     x_given: Sequence[int] = (),
     y_given: Sequence[int] = (),
 ) -> Tensor:
-    """Correlation of the first two sources' geometries, others removed by index; without graph."""
+    """Correlation of the first two sources' geometries after removal of others, given by index; no gradient."""
     sums = population_sums(sources, block_size=block_size)
     noise = noise_squares(sums, sources)
     value, defined = partial_correlation(sums.gram(estimator), noise, 0, 1, x_given, y_given)
@@ -84,7 +84,7 @@ def block_correlation(
 
 
 class _BlockGram(torch.autograd.Function):
-    """(k, k) inner products of the geometries of k sets of features, and the squared norms that are rounding."""
+    """(k, k) inner products of the geometries of k sets of features, and the squared norms that count as rounding."""
 
     @staticmethod
     def forward(ctx: Any, estimator: Estimator, block_size: int, *features: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +118,7 @@ class _BlockGram(torch.autograd.Function):
             centered = torch.stack([each.detach().to(shifts.dtype) for each in distances])
             centered.sub_(shifts[:, rows, None]).sub_(shifts[:, None, columns])
             for place in wanted:
-                # The sums count every pair twice; the distances within one block hold both of them.
+                # The sums count every pair twice. A tile on the diagonal holds both entries of a pair, other tiles hold one.
                 slope = torch.tensordot(weights[place], centered, 1).mul_(1 if on_diagonal else 2)
                 found = torch.autograd.grad(distances[place], leaves[place], slope.to(distances[place].dtype))
                 pull = pulls[place]

@@ -38,15 +38,15 @@ Estimator = Literal["unbiased", "biased"]
 MIN_INPUTS = 4
 """U-centering divides by (n - 3): fewer inputs have no geometry."""
 LEAST_WITH_REMOVAL = MIN_INPUTS + 1
-"""The U-centered matrices of 4 inputs span 2 dimensions: after removal a score can only flip its sign."""
+"""The U-centered matrices of 4 inputs span 2 dimensions, so after removal features determine only the sign of a score."""
 
 
 class Geometry(NamedTuple):
-    """A population as seen by one set of features: its centered distances.
+    """Centered distances between the features of a population.
 
     Attributes:
         matrix (Tensor): (n, n) centered distances.
-        raw_norm (Tensor): scalar, the scale against which rounding is told from structure (:func:`raw_scale`).
+        raw_norm (Tensor): scalar, the scale that rounding is relative to (:func:`raw_scale`).
     """
 
     matrix: Tensor
@@ -55,24 +55,21 @@ class Geometry(NamedTuple):
     def detach(self) -> "Geometry":
         return Geometry(self.matrix.detach(), self.raw_norm.detach())
 
-    def to_like(self, other: "Geometry") -> "Geometry":
-        """On the device and in the dtype of another geometry."""
-        return Geometry(self.matrix.to(other.matrix), self.raw_norm.to(other.matrix))
-
 
 def noise_level(dtype: torch.dtype) -> float:
-    """Norms at most this share of the raw distances' norm count as zero."""
+    """Norms up to this fraction of the raw distances' norm count as zero."""
     return 32 * torch.finfo(dtype).eps
 
 
 def raw_scale(norm: Tensor, rounding: Tensor, n: int, dtype: torch.dtype) -> Tensor:
-    """The norm of raw distances; that at which they count as rounding altogether, where rounding may have made them.
+    """The norm of raw distances; a larger value, at which the geometry counts as zero, if rounding alone may explain them.
 
     Args:
         norm (Tensor): (...), Frobenius norm of the distances.
-        rounding (Tensor): (...), by which distance rounding may have moved each input at most; 0 where features are no averages.
-        n (int): inputs.
-        dtype (torch.dtype): of the features.
+        rounding (Tensor): (...), the largest distance by which rounding may have moved an input; 0 for features that are not
+            averages.
+        n (int): number of inputs.
+        dtype (torch.dtype): dtype of the features.
     """
     return torch.where(norm <= 2**0.5 * n * rounding, norm / noise_level(dtype), norm)
 
@@ -85,7 +82,7 @@ def geometry(
     Args:
         x (Tensor): (n, d), float32 or float64, n >= 4.
         estimator (str): "unbiased" centers for the unbiased estimator, "biased" for the biased one.
-        largest (float, optional): the largest absolute value in ``x``, where that is known.
+        largest (float, optional): the largest absolute value in ``x``, if known.
         rounding (float): as for :func:`raw_scale`.
 
     Raises:
@@ -93,7 +90,7 @@ def geometry(
     """
     size = largest_of(x) if largest is None else largest
     distances = distances_to_center(x, size)
-    # Nobody else has these distances: where no gradient needs them, they become what is centered.
+    # No one else uses these distances: center them in place unless a gradient needs them.
     centered = _center(distances, estimator, in_place=not distances.requires_grad)
     if rounding:
         norm = centered.raw_norm
@@ -108,7 +105,7 @@ def center(distances: Tensor, estimator: Estimator = "unbiased") -> Geometry:
 
     .. math:: P_{ij} = D_{ij} - \frac{D_{i.}}{n-2} - \frac{D_{.j}}{n-2} + \frac{D_{..}}{(n-1)(n-2)}
 
-    and 0 on the diagonal. Biased: row, column and total means are taken away from every entry.
+    and 0 on the diagonal. Biased: row and column means are subtracted from every entry and the total mean is added.
 
     Args:
         distances (Tensor): (n, n), symmetric, zero diagonal.
@@ -127,13 +124,13 @@ def _center(distances: Tensor, estimator: Estimator, in_place: bool) -> Geometry
 
 
 def _without(shift: Tensor, distances: Tensor, in_place: bool = False) -> Tensor:
-    """D_ij - u_i - u_j, of (..., n, n) and (..., n)."""
+    """D_ij - u_i - u_j for D (..., n, n) and u (..., n)."""
     column = shift[..., None]
     return (distances.sub_(column) if in_place else distances - column).sub_(shift[..., None, :])
 
 
 def _shift(distances: Tensor, estimator: Estimator) -> Tensor:
-    """The vector u with P_ij = D_ij - u_i - u_j: for all i and j if biased, off the diagonal if unbiased."""
+    """The vector u with P_ij = D_ij - u_i - u_j, for all i and j if biased and for i != j if unbiased."""
     if estimator == "unbiased":
         return u_shift(distances)
     if estimator == "biased":
@@ -147,7 +144,7 @@ def u_shift(distances: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
 
     Args:
         distances (Tensor): (..., n, n), symmetric.
-        dtype (torch.dtype, optional): in which to sum, and of the result; that of ``distances`` without.
+        dtype (torch.dtype, optional): dtype of the sums and of the result; default: that of ``distances``.
 
     Returns:
         Tensor: (..., n).
@@ -158,17 +155,16 @@ def u_shift(distances: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
 
 
 def u_centered(distances: Tensor) -> Tensor:
-    """U-centered copies of symmetric matrices (..., n, n) with a diagonal of 0."""
+    """U-centered copies of symmetric matrices (..., n, n) whose diagonal is 0."""
     matrices = _without(u_shift(distances), distances)
     matrices.diagonal(dim1=-2, dim2=-1).zero_()
     return matrices
 
 
 def gram_of(geometries: Sequence[Geometry]) -> Tensor:
-    r"""Gram matrix (k, k) of geometries: the sums of the products of all entries.
+    r"""Gram matrix (k, k) of geometries: sums over the products of all entries.
 
-    The inner product of Szekely & Rizzo 2014 is this sum over n(n - 3), that of the biased estimator over n^2. Scores
-    are ratios and do not need the divisor.
+    Szekely & Rizzo 2014 divide this sum by n(n - 3), the biased estimator by n^2. Scores are ratios, so the divisor cancels.
     """
     flat = [each.matrix.flatten() for each in geometries]
     products = {(i, j): torch.dot(flat[i], flat[j]) for i in range(len(flat)) for j in range(i + 1)}
@@ -177,7 +173,7 @@ def gram_of(geometries: Sequence[Geometry]) -> Tensor:
 
 
 def warn_of_no_geometry() -> None:
-    """Warns of a score that is 0 for want of a geometry."""
+    """Warns that a score is 0 because a side has no geometry."""
     warn_user(
         "A score is 0 because one side has no geometry: its features are constant, or a "
         "rotated, scaled copy of what was removed from them."
@@ -190,6 +186,6 @@ def check_estimator(estimator: str) -> None:
 
 
 def unknown_estimator(estimator: object) -> ValueError:
-    """What to raise where nothing is written for an estimator: a name that no check has seen, or that got a check alone."""
+    """The error for an estimator that a function does not implement."""
     known = " or ".join(map(repr, get_args(Estimator)))
-    return ValueError(f"No centering is written here for estimator={short_repr(estimator)}; expected {known}.")
+    return ValueError(f"No centering is implemented for estimator={short_repr(estimator)}; expected {known}.")

@@ -33,13 +33,13 @@ def distance_correlation(
 
     Args:
         x (Tensor): (n, ...) features, n >= 4; trailing dimensions are flattened.
-        y (Tensor): (n, ...) features of the same inputs, of any other width.
+        y (Tensor): (n, ...) features of the same inputs, of any width.
         estimator (str): "unbiased" (bias-corrected, in [-1, 1], about 0 for independent
             features) or "biased" (in [0, 1], tends to 1 for few inputs and wide features).
-            Both are the squared quantity; the literature's dCor is the biased one's square root.
-        block_size (int, optional): distances are computed in blocks of this many inputs a side, and no (n, n) matrix
-            is held. The value is the same to rounding; a gradient computes every block again.
-            Default: None, whole matrices up to 4,096 inputs, blocks of 512 (4,096 on a GPU) beyond
+            Both are the squared quantity; dCor in the literature is the square root of the biased one.
+        block_size (int, optional): compute distances in blocks of this many inputs per side and hold no (n, n) matrix.
+            The value is the same up to rounding; a gradient computes every block again.
+            Default: None, which takes whole matrices up to 4,096 inputs and blocks of 512 (4,096 on a GPU) beyond.
 
     Returns:
         Tensor: scalar, differentiable once in both arguments. Half types are computed in float32,
@@ -48,7 +48,7 @@ def distance_correlation(
     Raises:
         ValueError: fewer than 4 inputs, different numbers of inputs, non-finite features,
             different devices, an unknown estimator, or a block size below 1.
-        TypeError: an argument is no real tensor.
+        TypeError: an argument is not a real tensor.
 
     Source: Szekely, Rizzo & Bakirov 2007 (biased); Szekely & Rizzo 2014 (unbiased).
 
@@ -72,7 +72,7 @@ def partial_distance_correlation(
     remove_from: Literal["both", "x"] = "both",
     block_size: Optional[int] = None,
 ) -> Tensor:
-    r"""Squared partial distance correlation: that of ``x`` and ``y`` after ``given`` was removed from both.
+    r"""Squared partial distance correlation of ``x`` and ``y``, with ``given`` removed from both.
 
     Unbiased, as in Szekely & Rizzo 2014 and in dcor. UniCAM and the relevance of distilled features remove from one side
     only: :func:`semipartial_distance_correlation`.
@@ -80,17 +80,17 @@ def partial_distance_correlation(
     Args:
         x (Tensor): (n, ...) features, n >= 4.
         y (Tensor): (n, ...) features of the same inputs.
-        given (Tensor or sequence of Tensor): (n, ...) features of the same inputs. Their geometry is removed; of several
-            the span of their geometries.
+        given (Tensor or sequence of Tensor): (n, ...) features of the same inputs. Their geometry is removed; if there are
+            several, the span of their geometries.
         remove_from (str): "both", or "x" for the semipartial distance correlation.
         block_size (int, optional): as for :func:`distance_correlation`.
 
     Returns:
-        Tensor: scalar in [-1, 1], differentiable once. 0 with a warning if a side has no geometry or at most a share of
-        1e-10 of its squared norm is left after removal.
+        Tensor: scalar in [-1, 1], differentiable once. 0 with a warning if a side has no geometry or keeps at most 1e-10 of
+        its squared norm after removal.
 
     Raises:
-        ValueError, TypeError: as :func:`distance_correlation`; no given features.
+        ValueError, TypeError: as :func:`distance_correlation`; also if there are no given features.
 
     Example::
 
@@ -108,9 +108,9 @@ def partial_distance_correlation(
 def semipartial_distance_correlation(
     x: Tensor, y: Tensor, given: Union[Tensor, Sequence[Tensor]], *, block_size: Optional[int] = None
 ) -> Tensor:
-    r"""Squared semipartial distance correlation: that of ``x`` and ``y`` after ``given`` was removed from ``x`` alone.
+    r"""Squared semipartial distance correlation of ``x`` and ``y``, with ``given`` removed from ``x`` only.
 
-    The relevance of distilled features is this score, of the Student's features and the labels with the Base model's
+    The relevance of distilled features is this score for the Student's features and the labels, with the Base model's
     features removed from the Student's.
 
     Args, raises: as :func:`partial_distance_correlation`.
@@ -137,7 +137,7 @@ def _correlation(
     x_given: Sequence[int],
     y_given: Sequence[int],
 ) -> Tensor:
-    """The first two of features (n, d) of one dtype, others removed by index."""
+    """The correlation of the first two of several features (n, d), with others removed by index."""
     block = chosen_block(features[0], block_size)
     if block is not None:
         return block_correlation(features, estimator, block, x_given, y_given)
@@ -151,14 +151,14 @@ def _correlation(
 
 
 def _listed(given: object) -> dict[str, Tensor]:
-    """Several given features by the names that errors use."""
+    """Several given features, by their names in error messages."""
     if not isinstance(given, (list, tuple)) or not given:
         raise TypeError(f"given must be a tensor of shape (n, ...) or a non-empty sequence of them, got {short_repr(given)}.")
     return {f"given[{place}]": each for place, each in enumerate(given)}
 
 
 def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:
-    """Checks named (n, ...) tensors against each other; gives (n, d) ones of one real dtype and their largest values."""
+    """Checks tensors (n, ...); returns them as (n, d) of one real dtype, and their largest absolute values."""
     for name, value in features.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a tensor of shape (n, ...), got {type(value).__name__}.")
@@ -171,7 +171,7 @@ def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:
                 f"{MIN_INPUTS} inputs along the first dimension."
             )
         if value.numel() == 0:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}: its inputs have no features, but must have some.")
+            raise ValueError(f"{name} has shape {tuple(value.shape)}: pass at least one feature per input.")
     first_name, first = next(iter(features.items()))
     for name, value in features.items():
         if value.shape[0] != first.shape[0]:
@@ -180,7 +180,7 @@ def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:
                 "both must describe the same inputs in the same order."
             )
         if value.device != first.device:
-            raise ValueError(f"{first_name} is on {first.device} but {name} is on {value.device}; both must be on one.")
+            raise ValueError(f"{first_name} is on {first.device} but {name} is on {value.device}; use one device.")
     prepared = {name: as_real(value) for name, value in features.items()}
     prepared = {
         name: value if value.dim() == 2 else value.reshape(value.shape[0], -1) for name, value in prepared.items()
@@ -194,7 +194,7 @@ def _as_features(**features: Tensor) -> tuple[list[Tensor], list[float]]:
 
 
 def as_real(value: Tensor) -> Tensor:
-    """In float32 or float64, whichever holds the values of a real tensor's dtype exactly (float64 those of int64 up to 2^53)."""
+    """A real tensor in float32, or in float64 if float32 cannot hold its values exactly (int64 up to 2^53)."""
     if value.dtype in (torch.float32, torch.float64):
         return value
     # float32 holds half types and small integers exactly, not those of 32 bits and more.

@@ -1,15 +1,15 @@
 r"""Scores as functions of a Gram matrix of centered distances: the formula of removal and correlation.
 
-A Gram matrix holds the inner products of k geometries. There may be one, or one for each of n inputs that is left out
-or added; all functions work on the last two dimensions. With :math:`Q = P_{x|Z}` and :math:`T = P_{y|W}` what is left
-of two geometries after others were removed,
+A Gram matrix holds the inner products of k geometries. All functions work on the last two dimensions, so that they take one
+matrix or a batch, such as one matrix for each input that is left out. Let :math:`Q = P_{x|Z}` and :math:`T = P_{y|W}` be the
+remainders of two geometries after others were removed. Then
 
 .. math:: R = \frac{\langle Q, T\rangle}{\|Q\| \|T\|}, \qquad
           \frac{\partial R}{\partial P_x} = \frac{T_{|Z,x}}{\|Q\| \|T\|}
           = \frac{1}{\|Q\| \|T\|} \Bigl( T_{|Z} - \frac{\langle Q, T\rangle}{\langle Q, Q\rangle}\, Q \Bigr):
 
-the gradient is what is left of the target once x is removed as well. All of these are linear combinations of the k
-geometries, so no matrix of distances is needed to find them. Centering is an orthogonal projection: the gradient with
+the gradient is the remainder of the target after x is removed as well. All of these are linear combinations of the k
+geometries, and their coefficients follow from the Gram matrix alone. Centering is an orthogonal projection: the gradient with
 respect to the distances is the same matrix.
 
 Removal is Gaussian elimination on a table with one row for each geometry: its inner products with the k geometries and
@@ -23,20 +23,20 @@ from typing import NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-# A squared norm that fell to this share of what it was computed from is rounding: it is the difference of two numbers
-# that agree to 10 digits.
+# A squared norm below this fraction of the original one counts as rounding: it is the difference of two numbers that agree
+# to 10 digits.
 _REMOVED_SHARE = 1e-10
 
 
 class Remainder(NamedTuple):
-    """What is left of one geometry after others were removed from it.
+    """The remainder of one geometry after others were removed from it.
 
     Attributes:
-        coefficients (Tensor): (..., k), of the k geometries, whose combination it is.
+        coefficients (Tensor): (..., k), the remainder as a linear combination of the k geometries.
         square (Tensor): (...), its squared norm.
-        defined (Tensor): (...), whether that is more than rounding.
-        removal (Tensor): (..., k, k), for any other matrix: its inner products with the geometries times this are the
-            coefficients of what has to be added to remove the same others from it.
+        defined (Tensor): (...), True if that norm is more than rounding.
+        removal (Tensor): (..., k, k), removes the same geometries from any other matrix: the matrix's inner products with the
+            k geometries times ``removal`` are the coefficients of the combination to add to it.
     """
 
     coefficients: Tensor
@@ -49,11 +49,11 @@ class Slope(NamedTuple):
     """A correlation and its gradient.
 
     Attributes:
-        values (Tensor): (...), 0 where one side has no geometry.
-        coefficients (Tensor): (..., k), so that the gradient with respect to geometry x is their combination of the k
-            geometries; 0 where a value is not defined or its gradient is rounding.
-        is_left (Tensor): (...), whether anything of x is left after removal.
-        has_target (Tensor): (...), whether anything of y is left, also after the removal of what is removed from x.
+        values (Tensor): (...), 0 if one side has no geometry.
+        coefficients (Tensor): (..., k), the gradient with respect to geometry x as a linear combination of the k
+            geometries; 0 if the value is not defined or the gradient is only rounding.
+        is_left (Tensor): (...), True if x has a remainder after removal.
+        has_target (Tensor): (...), True if y has a remainder after removal, including the geometries removed from x.
     """
 
     values: Tensor
@@ -69,20 +69,20 @@ def partial_correlation(
 
     Args:
         gram (Tensor): (..., k, k) inner products.
-        noise (Tensor): (k,) or (..., k), squared norms that are rounding.
+        noise (Tensor): (k,) or (..., k), the largest squared norms that count as rounding.
         x, y (int): indices of the two geometries.
-        x_given, y_given (sequence of int): indices of the geometries that are removed from x and from y. One that is
-            rounding, or that the earlier ones span, removes nothing.
+        x_given, y_given (sequence of int): indices of the geometries that are removed from x and from y. A geometry that is
+            only rounding, or that is in the span of earlier ones, removes nothing.
 
     Returns:
-        tuple: values (...) in [-1, 1], differentiable, and booleans (...), whether each is defined. Not defined, and 0
-        with a gradient of 0: a side without geometry, or with at most a share of 1e-10 of its squared norm left.
+        tuple: values (...) in [-1, 1], differentiable, and booleans (...), True if the value is defined. It is undefined,
+        and 0 with gradient 0, if a side has no geometry or keeps at most 1e-10 of its squared norm after removal.
     """
     product = gram[..., x, y]
     squares = gram[..., x, x], gram[..., y, y]
     defined = (squares[0] > noise[..., x]) & (squares[1] > noise[..., y])
     if x_given or y_given:
-        # A report's Gram matrices hold many models, of which a score needs few.
+        # A report's Gram matrices hold many models; a score needs only a few of them.
         used = sorted({x, y, *x_given, *y_given})
         gram, noise = gram[..., used, :][..., used], noise[..., used]
         left = remainder(gram, noise, used.index(x), [used.index(z) for z in x_given])
@@ -99,12 +99,12 @@ def correlation_slope(
 ) -> Slope:
     """:func:`partial_correlation` and its gradient with respect to geometry x, in closed form.
 
-    The gradient is 0 where what is left of the target is a multiple of what is left of x (R = 1 is one such case), or
-    where nothing is left of it: what the formula gives there is rounding.
+    The gradient is 0 if the target has no remainder, or if its remainder is a multiple of the remainder of x, as for R = 1.
+    The formula gives only rounding in these cases.
     """
     k, least = gram.shape[-1], _least(gram, noise)
     basis = torch.eye(k, dtype=gram.dtype, device=gram.device)
-    if y_given:  # what is left of the target takes its place
+    if y_given:  # the target's remainder takes its place
         left = remainder(gram, noise, y, y_given).coefficients
         basis = torch.where(basis[:, y, None] > 0, left[..., None, :], basis)
         gram = basis @ gram @ basis.mT
@@ -118,9 +118,9 @@ def correlation_slope(
 
 
 def remainder(gram: Tensor, noise: Tensor, x: int, given: Sequence[int]) -> Remainder:
-    """What is left of geometry x after the span of others was removed."""
+    """The remainder of geometry x after the span of others was removed."""
     k, least = gram.shape[-1], _least(gram, noise)
-    # Further rows stand for matrices outside of the k geometries, by their product with one of these.
+    # Each further row stands for a matrix outside the k geometries whose only nonzero product is with one of them.
     others = torch.eye(2 * k, dtype=gram.dtype, device=gram.device).roll(k, 0)
     table = _without(torch.nn.functional.pad(gram, (0, k, 0, k)) + others, least, given)
     row = table[..., x, :]
@@ -128,7 +128,7 @@ def remainder(gram: Tensor, noise: Tensor, x: int, given: Sequence[int]) -> Rema
 
 
 def _least(gram: Tensor, noise: Tensor) -> Tensor:
-    """Squared norms up to these, (..., 1, k), are rounding."""
+    """The largest squared norms that count as rounding, (..., 1, k)."""
     return torch.maximum(noise, _REMOVED_SHARE * gram.diagonal(dim1=-2, dim2=-1))[..., None, :]
 
 

@@ -1,4 +1,4 @@
-"""Labels as a geometry: distances between the embeddings of the inputs' classes."""
+"""The geometry of labels: distances between the embeddings of the inputs' classes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from captum_kd.distance.precision import widest
 __all__ = ["LabelDistances", "check_label_geometry", "label_distances", "label_geometry", "label_norms"]
 
 MIN_LABEL_SHARE = 1e-6
-"""Labels whose centered norm is at most this share of the raw norm have no geometry."""
+"""Labels whose centered norm is at most this fraction of the raw norm have no geometry."""
 
 WAYS_OUT = (
     "Pass a labeled reference population (reference=), more inputs with at least two inputs in "
     "each of two classes, or target=None for the objective without labels."
 )
-"""What a call that makes maps can do about labels without geometry."""
+"""Advice for calls that make maps, if labels have no geometry."""
 
 WAYS_OUT_OF_POPULATION = (
     "Pass more inputs with at least two inputs in each of two classes, or target=None for a population that "
@@ -35,7 +35,7 @@ WAYS_OUT_OF_SCORE = "Pass more inputs with at least two inputs in each of two cl
 
 
 def label_distances(labels: Tensor, others: Tensor, class_embeddings: Optional[Tensor] = None) -> Tensor:
-    """Distances between the embeddings of two sets of labels, one-hot without a table.
+    """Distances between the embeddings of two sets of labels; one-hot embeddings by default.
 
     Args:
         labels (Tensor): (n,) integers.
@@ -46,7 +46,7 @@ def label_distances(labels: Tensor, others: Tensor, class_embeddings: Optional[T
         Tensor: (n, m), float64, on the labels' device.
 
     Raises:
-        ValueError: a negative label, or one that has no row in ``class_embeddings``.
+        ValueError: a negative label, or one without a row in ``class_embeddings``.
     """
     for given in (labels, others):
         check_not_negative(given)
@@ -71,18 +71,18 @@ def label_geometry(
     estimator: Estimator = "unbiased",
     ways_out: str = WAYS_OUT,
 ) -> Geometry:
-    """Centered distances of the labels' embeddings: the G of the relevance score.
+    """Centered distances of the labels' embeddings, the G of the relevance score.
 
     Args:
         labels (Tensor): (n,) integers, n >= 4.
-        class_embeddings (Tensor, optional): (num_classes, e); one-hot without.
-        dtype (torch.dtype): of the result.
+        class_embeddings (Tensor, optional): (num_classes, e); default: one-hot.
+        dtype (torch.dtype): dtype of the result.
         estimator (str): "unbiased" or "biased" centering.
-        ways_out (str): what the caller's user can do about labels without geometry, for the error.
+        ways_out (str): advice at the end of the error about labels without geometry.
 
     Raises:
-        ValueError: labels outside the table, or labels without geometry: one label only, all
-            distinct under equidistant embeddings, or one against the rest.
+        ValueError: labels outside the table, or labels without geometry: all are equal, all are distinct under equidistant
+            embeddings, or one differs from the rest, which are equal.
     """
     target = center(label_distances(labels, labels, class_embeddings), estimator)
     _check_norms(float(torch.linalg.matrix_norm(target.matrix)), float(target.raw_norm), labels, class_embeddings, ways_out)
@@ -95,7 +95,7 @@ def check_label_geometry(
     estimator: Estimator = "unbiased",
     ways_out: str = WAYS_OUT,
 ) -> None:
-    """Raises what :func:`label_geometry` raises, from the classes alone, whatever the number of inputs."""
+    """Raises the errors of :func:`label_geometry` from the counts of the classes, without an (n, n) matrix."""
     seen, counts = torch.unique(labels, return_counts=True)
     apart = label_distances(seen, seen, class_embeddings)
     _check_norms(*label_norms(apart, counts.double(), estimator), labels, class_embeddings, ways_out)
@@ -106,10 +106,10 @@ def _check_norms(
 ) -> None:
     if norm <= MIN_LABEL_SHARE * raw_norm:
         if class_embeddings is not None and len(labels.unique()) > 1:
-            ways_out = f"Or class_embeddings has these classes at one point. {ways_out}"
+            ways_out = f"Or class_embeddings has equal rows for these classes. {ways_out}"
         raise ValueError(
             f"target gives the {labels.numel()} inputs no geometry: all labels are equal, all are distinct, or "
-            f"one stands against the rest (labels: {_some(labels)}). {ways_out}"
+            f"one differs from the rest, which are equal (labels: {_some(labels)}). {ways_out}"
         )
 
 
@@ -118,8 +118,8 @@ def label_norms(apart: Tensor, counts: Tensor, estimator: Estimator = "unbiased"
 
     Args:
         apart (Tensor): (c, c) distances between the classes, float64.
-        counts (Tensor): (c,) inputs of each, float64.
-        estimator (str): of the centering.
+        counts (Tensor): (c,) number of inputs of each class, float64.
+        estimator (str): "unbiased" or "biased" centering.
     """
     n = float(counts.sum())
     by_class = apart @ counts
@@ -140,15 +140,15 @@ def _some(labels: Tensor) -> str:
 
 
 class LabelDistances:
-    """Labels as a source of distances: between any two inputs those of their classes, never stored.
+    """Distances between the classes of inputs, tile by tile; see :class:`~captum_kd.distance.sources.DistanceSource`.
 
     Args:
         labels (Tensor): (n,) integers, on any device.
-        class_embeddings (Tensor, optional): (num_classes, e), one-hot without.
-        device (torch.device): of the distances.
+        class_embeddings (Tensor, optional): (num_classes, e); default: one-hot.
+        device (torch.device): device of the distances.
 
     Raises:
-        ValueError: a label that has no row in ``class_embeddings``.
+        ValueError: a label without a row in ``class_embeddings``.
     """
 
     def __init__(self, labels: Tensor, class_embeddings: Optional[Tensor], device: torch.device) -> None:
@@ -165,6 +165,6 @@ class LabelDistances:
         return self._apart[self._place[rows]][:, self._place[columns]]
 
     def shift(self) -> tuple[Tensor, bool]:
-        sums = self._apart @ self._counts  # of an input's row, by its class
+        sums = self._apart @ self._counts  # the row sum of an input, by its class
         of_class = (sums - (self._counts @ sums) / (2 * (self.n - 1))) / (self.n - 2)
         return of_class[self._place], True

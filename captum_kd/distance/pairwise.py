@@ -1,7 +1,7 @@
 """Euclidean distances by matrix products, between the rows of whole tensors or of tiles.
 
-Features may be wider than memory: :func:`block_distances` takes them in chunks of columns, each read once
-(twice where pairs are so close that they have to be subtracted one by one).
+Features may be wider than memory: :func:`block_distances` reads them in chunks of columns. Each chunk is read once, or twice
+if some pairs are so close that they must be subtracted directly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ __all__ = [
     "Chunks",
     "Spread",
     "block_distances",
-    "cross_distances",
     "distances_to_center",
     "euclidean_distances",
     "is_async_device",
@@ -36,27 +35,25 @@ __all__ = [
 ]
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""Gives the columns of two sets of rows, chunk after chunk: (n, c) and (m, c) tensors."""
+"""Yields the columns of two sets of rows in chunks: (n, c) and (m, c) tensors."""
 
 CHUNK = 16_384
-"""Columns that one matrix product sums over: the rounding of sums over very many would add up."""
+"""Columns that one matrix product sums over; longer sums accumulate too much rounding."""
 
-
-# Entries of |x|^2 + |y|^2 - 2xy below this share of |x|^2 + |y|^2 have lost too many
-# digits: the distance's error relative to the features' size is eps / (2 sqrt(share)).
+# Entries of |x|^2 + |y|^2 - 2xy below this fraction of |x|^2 + |y|^2 have lost too many digits: the distance's error relative
+# to the features' size is eps / (2 sqrt(fraction)).
 _CLOSE = {torch.float32: 1e-2, torch.float64: 1e-3}
-# Rows of a block of a symmetric product.
+# Rows of a block of a symmetric matrix product.
 _ROWS = 128
-# Numbers held at once while single pairs are subtracted (3 MB of float64: more leaves the cache).
+# Numbers held at once while single pairs are subtracted: 3 MB of float64, which fit into the cache.
 _PAIR_BLOCK = 400_000
 
 
 def euclidean_distances(x: Tensor) -> Tensor:
     r"""Euclidean distances between the rows of ``x``.
 
-    Computed by one matrix product on centered data, so features far from the origin lose no
-    digits. Pairs so close that the product cannot tell them apart are subtracted directly;
-    the distance of coincident rows is exactly 0 and so is its gradient.
+    One matrix product of centered data gives the distances, so features far from the origin lose no digits. Pairs that are
+    too close for the product are subtracted directly. Equal rows have distance exactly 0, with gradient 0.
 
     Args:
         x (Tensor): (n, d), float32 or float64, n and d at least 1.
@@ -65,8 +62,8 @@ def euclidean_distances(x: Tensor) -> Tensor:
         Tensor: (n, n) of ``x``'s dtype and device, zero on the diagonal. Once differentiable.
 
     Raises:
-        TypeError: ``x`` is no dense tensor of float32 or float64.
-        ValueError: another shape, non-finite values, or distances that ``x``'s dtype cannot hold.
+        TypeError: ``x`` is not a dense tensor of float32 or float64.
+        ValueError: a wrong shape, non-finite values, or distances that ``x``'s dtype cannot hold.
 
     Example::
 
@@ -81,58 +78,42 @@ def euclidean_distances(x: Tensor) -> Tensor:
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"x must be float32 or float64, got {short_repr(x)}.")
     if x.dim() != 2 or x.numel() == 0:
-        raise ValueError(f"x must be features (n, d) of at least one input, got shape {tuple(x.shape)}.")
+        raise ValueError(f"x must have shape (n, d) with n and d at least 1, got shape {tuple(x.shape)}.")
     size = safe_size(x)
     if size == 1:
         return unchecked_distances(x)
     distances = unchecked_distances(x / size) * size
     if size > 1 and not is_finite(distances):
-        raise ValueError(f"The distances of x are too large for {x.dtype}; pass x.double(), or x in another unit.")
+        raise ValueError(f"The distances of x are too large for {x.dtype}; pass x.double(), or scale x down.")
     return distances
 
 
-def cross_distances(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distances between the rows of ``x`` and those of ``y``.
-
-    As :func:`euclidean_distances`, for two sets.
-
-    Args:
-        x (Tensor): (n, d), float32 or float64.
-        y (Tensor): (m, d), same dtype and device.
-
-    Returns:
-        Tensor: (n, m). Once differentiable in both arguments.
-
-    Raises:
-        ValueError: one of the two has non-finite values.
-    """
-    size = max(safe_size(x), safe_size(y))
-    return unchecked_distances(x, y) if size == 1 else unchecked_distances(x / size, y / size) * size
-
-
 def distances_to_center(x: Tensor, largest: Optional[float] = None) -> Tensor:
-    """Distances up to scale, with the digits that centering takes away.
+    """Distances up to scale, precise enough for centering.
 
     Args:
         x (Tensor): (n, d), float32 or float64.
-        largest (float, optional): its largest absolute value, where that is known.
+        largest (float, optional): its largest absolute value, if known.
 
     Returns:
-        Tensor: (n, n) of ``x``'s dtype, or float64 where n is small. A geometry matters up to scale only:
-        features of a size whose squares would overflow or vanish are scaled first.
+        Tensor: (n, n) of the dtype that :func:`~captum_kd.distance.precision.distance_dtype` chooses. Features whose squares
+        would overflow or vanish are scaled first, since scores do not depend on the scale.
     """
     return unchecked_distances(rows_to_center(x, power_of_two(largest_of(x) if largest is None else largest)))
 
 
 def rows_to_center(x: Tensor, unit: float) -> Tensor:
-    """Features (n, d) in a unit in which their squares are safe, in the dtype of their distances."""
+    """Features (n, d) divided by ``unit``, in the dtype of their distances."""
     scaled = x if unit == 1 else x / unit
     return scaled.to(distance_dtype(x.dtype, x.shape[0], x.device))
 
 
 def unchecked_distances(x: Tensor, y: Optional[Tensor] = None, *, all_far: bool = False) -> Tensor:
-    """:func:`cross_distances`, or the :func:`euclidean_distances` of ``x``, of features known to be finite and of a size
-    whose squares are safe; and, where they are known to be ``all_far``, without a pair that has to be subtracted."""
+    """Distances (n, m) between the rows of ``x`` and of ``y``, or (n, n) between those of ``x``; once differentiable.
+
+    The features must be finite, and their squares must neither overflow nor vanish. With ``all_far``, no pair is subtracted
+    directly.
+    """
     if not (torch.is_grad_enabled() and (x.requires_grad or (y is not None and y.requires_grad))):
         distances = Spread.of(x, y, fast=all_far).distances
         return distances if distances.dtype == x.dtype else distances.to(x.dtype)
@@ -141,14 +122,15 @@ def unchecked_distances(x: Tensor, y: Optional[Tensor] = None, *, all_far: bool 
 
 
 class Spread(NamedTuple):
-    """How far rows are from each other, and what the way back to the rows needs.
+    """Distances between rows, and the tensors that their gradient needs.
 
     Attributes:
-        xs (Tensor): (n, d) rows, shifted.
-        ys (Tensor): (m, d) the others, shifted alike; the same tensor where there is one set of rows.
+        xs (Tensor): (n, d) shifted rows.
+        ys (Tensor): (m, d) the other rows, with the same shift; the same tensor if there is one set of rows.
         distances (Tensor): (n, m), of the rows' dtype or float64.
-        close (Tensor): (2, k) indices of the pairs that were subtracted one by one.
-        doubt (Tensor, optional): whether some pair should have been, where none was: a Boolean nobody has looked at.
+        close (Tensor): (2, k) indices of the pairs that were subtracted directly.
+        needs_recheck (Tensor, optional): True if some pair should have been subtracted directly but was not; a device
+            boolean, not synchronized.
     """
 
     xs: Tensor
@@ -159,12 +141,12 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, y: Optional[Tensor] = None, *, fast: bool = False) -> "Spread":
-        """Of rows, or of rows and others, that are finite and of a size whose squares are safe.
+        """Computes the distances of :func:`unchecked_distances`.
 
         Args:
             x (Tensor): (n, d), float32 or float64.
             y (Tensor, optional): (m, d).
-            quick (bool): subtract no pair, ask nothing of the device, and note the doubt.
+            fast (bool): subtract no pair directly, do not synchronize the device, and set ``needs_recheck``.
         """
         shift = (x if y is None else y).mean(0)
         xs = x - shift
@@ -181,14 +163,15 @@ class Spread(NamedTuple):
             return cls(xs, ys, *block_distances(chunks, symmetric=y is None, single=single))
 
     def gradients(self, slope: Tensor, both: bool = False) -> tuple[Tensor, Optional[Tensor]]:
-        """A quantity's gradients at the rows and, of two sets, at the others, from those at the distances.
+        """Gradients with respect to the rows, from the gradient with respect to the distances.
 
         Args:
-            slope (Tensor): (n, m); of one set of rows both places of a pair count.
-            both (bool): of two sets, the others' too.
+            slope (Tensor): (n, m), the gradient with respect to the distances. For one set of rows both entries of a pair
+                count.
+            both (bool): for two sets of rows, also compute the gradient with respect to the other rows.
         """
-        # d|x-y| = (x-y)/|x-y|; at |x-y| = 0 the subgradient 0 is taken. The distances may
-        # have been promoted, and the products' operands must be of one dtype.
+        # d|x-y| = (x-y)/|x-y|; the subgradient at |x-y| = 0 is 0. The distances may be float64 and the rows float32, but a
+        # product needs operands of one dtype.
         xs, ys, distances, close, _ = self
         symmetric = xs is ys
         if symmetric:
@@ -213,12 +196,12 @@ class Spread(NamedTuple):
 
 
 def safe_size(x: Tensor) -> float:
-    """1 where squares of ``x`` neither overflow nor vanish, else the power of two to divide by, which rounds nothing."""
+    """1 if squares of ``x`` neither overflow nor vanish, else a power of two to divide by, which does not round."""
     return power_of_two(largest_of(x))
 
 
 def power_of_two(largest: float) -> float:
-    """What to divide features by whose largest absolute value this is; 1 where their squares are safe.
+    """A divisor for features with this largest absolute value; 1 if their squares neither overflow nor vanish.
 
     Raises:
         ValueError: the value is not finite.
@@ -230,7 +213,7 @@ def power_of_two(largest: float) -> float:
 
 
 class _Distances(torch.autograd.Function):
-    """Distances with a gradient of two matrix products and none at coincident rows."""
+    """Distances whose backward pass takes two matrix products; the gradient is 0 at equal rows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Optional[Tensor], all_far: bool) -> Tensor:
@@ -248,27 +231,27 @@ class _Distances(torch.autograd.Function):
 
 
 def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[Tensor, Tensor]:
-    """Distances between two sets of rows that were shifted towards their common middle.
+    """Distances between two sets of rows, from which the mean was subtracted.
 
     Args:
-        chunks (callable): gives the columns of both sets, at most :data:`CHUNK` at a time; the same ones at each call.
-        symmetric (bool): whether the two sets are one, whose diagonal is then 0.
-        single (bool): whether there is one chunk only: distances are then finished block by block.
+        chunks (callable): yields the columns of both sets, at most :data:`CHUNK` at a time; the same chunks at each call.
+        symmetric (bool): the two sets are the same; the diagonal is then 0.
+        single (bool): there is only one chunk; distances are then computed block by block.
 
     Returns:
-        tuple: distances (n, m), float64 where those of float32 would have lost too many digits; and the (2, k) indices
-        of the pairs that were subtracted one by one.
+        tuple: distances (n, m), in float64 if many pairs are too close for float32; and the (2, k) indices of the pairs that
+        were subtracted directly.
     """
     if single:
         left, right, x2, y2 = _rows_and_squares(chunks, symmetric)
         products = None
     else:
         products, x2, y2 = _summed_products(chunks, symmetric)
-        left = right = products  # for their sizes and types only
+        left = right = products  # only their sizes and dtypes are used
     n, m = left.shape[0], y2.shape[0]
     share, largest = _CLOSE[left.dtype], y2.amax()
     least = 2 * share * max(float(largest), 0.0 if symmetric else float(x2.amax()))
-    # Blocks of rows stay in a core's cache from the product to the root; another device has no use for them.
+    # On a CPU, blocks of rows stay in a core's cache from the product to the square root.
     step = n if is_async_device(left.device) or not symmetric else _ROWS
     whole = step >= n
     distances = products if products is not None else left if whole else left.new_empty((n, m))
@@ -282,8 +265,8 @@ def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
         else:
             block = torch.addmm(y2[:stop], left[rows], right[:stop].T, alpha=-2).add_(x2[rows, None])
         if symmetric:
-            block.diagonal(start).fill_(torch.inf)  # never close to itself; set to 0 at the end
-        # One cheap pass decides for nearly all data that no pair is close, a second one where norms are uneven.
+            block.diagonal(start).fill_(torch.inf)  # a row is not a close pair with itself; set to 0 at the end
+        # For nearly all data the first, cheap test shows that no pair is close; the second one handles uneven norms.
         if not float(block.min()) > least and bool((block.amin(1) <= share * (x2[rows] + largest)).any()):
             close = (block <= share * (x2[rows, None] + y2[:stop])).nonzero().T
             block[close[0], close[1]] = 0  # rounding may have left them negative
@@ -298,9 +281,9 @@ def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
     if not found:
         return distances, _no_pairs(left.device)
     close = torch.cat(found, 1)
-    if symmetric and not whole:  # pairs across blocks were met once
+    if symmetric and not whole:  # blocks hold each pair once
         both = torch.cat([close, close.flip(0)], 1)
-        places = (both[0] * m + both[1]).unique()  # unique(dim=1) gives the same, ten times slower
+        places = (both[0] * m + both[1]).unique()  # unique(dim=1) is ten times slower
         close = torch.stack([places // m, places % m])
     if left.dtype == torch.float32 and close.shape[1] > distances.numel() // 16 and has_float64(left.device):
         # Tight clusters: a product in float64 is far cheaper than many single pairs.
@@ -312,11 +295,11 @@ def block_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[T
 
 
 def fast_distances(chunks: Chunks, *, symmetric: bool, single: bool) -> tuple[Tensor, Tensor]:
-    """:func:`block_distances` without subtracting any pair, so that nothing has to be asked of the device.
+    """:func:`block_distances` without direct subtraction of close pairs, which does not synchronize the device.
 
     Returns:
-        tuple: distances (n, m), and whether some pair is so close that its distance has lost too many digits: a Boolean
-        without dimensions, which nobody has looked at.
+        tuple: distances (n, m), and a device boolean, not synchronized: True if some pair is so close that its distance has
+        lost too many digits.
     """
     if single:
         left, right, x2, y2 = _rows_and_squares(chunks, symmetric)
@@ -345,7 +328,7 @@ def _rows_and_squares(chunks: Chunks, symmetric: bool) -> tuple[Tensor, Tensor, 
 
 
 def _summed_products(chunks: Chunks, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Products of all pairs of rows, of a symmetric matrix on and below the diagonal only, and the squared norms."""
+    """Products of all pairs of rows, for one set only on and below the diagonal, and the squared norms."""
     total: Optional[Tensor] = None
     for left, right in chunks():
         products = _lower_products(left) if symmetric else left @ right.T
@@ -360,8 +343,7 @@ def _summed_products(chunks: Chunks, symmetric: bool) -> tuple[Tensor, Tensor, T
 
 
 def _lower_products(xs: Tensor) -> Tensor:
-    """xs @ xs.T in the blocks on and below the diagonal: nearly half of the work is saved. Another device than the CPU, which
-    would rather start one kernel than many, does all of it."""
+    """xs @ xs.T in the blocks on and below the diagonal, which saves nearly half of the work; on a GPU one whole product."""
     if is_async_device(xs.device):
         return xs @ xs.T
     n = xs.shape[0]
@@ -373,14 +355,14 @@ def _lower_products(xs: Tensor) -> Tensor:
 
 
 def _single_distances(chunks: Chunks, pairs: Tensor, dtype: torch.dtype) -> Tensor:
-    """Distances of some pairs of rows by subtraction."""
+    """Distances of some pairs of rows by direct subtraction."""
     rows, columns = pairs
-    all_far = torch.zeros(rows.shape[0], dtype=dtype, device=rows.device)
+    distances = torch.zeros(rows.shape[0], dtype=dtype, device=rows.device)
     for left, right in chunks():
         for part in _pair_blocks(rows.shape[0], left.shape[1]):
             norms = _row_norms(left[rows[part]] - right[columns[part]])
-            all_far[part] = torch.hypot(all_far[part], norms)
-    return all_far
+            distances[part] = torch.hypot(distances[part], norms)
+    return distances
 
 
 def _row_norms(x: Tensor) -> Tensor:
@@ -397,5 +379,5 @@ def _pair_blocks(pairs: int, width: int) -> list[slice]:
 
 
 def is_async_device(device: torch.device) -> bool:
-    """Whether a device works behind the host, which then loses time wherever it has to know a result."""
+    """Whether a device runs asynchronously, so that reading a result makes the host wait."""
     return device.type not in ("cpu", "meta")

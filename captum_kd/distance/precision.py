@@ -1,8 +1,8 @@
-"""The precision of distances: the dtype that holds them, and a context in which products keep all of its digits.
+"""The dtype of distances, and a context in which matrix products keep full precision.
 
-All scores share one rule (:func:`distance_dtype`). Up to 4,096 inputs distances are float64 where the device has it: where
-two models are nearly alike, removal magnifies the rounding of float32. More inputs are compared tile by tile in the
-features' own dtype, and pairs that are so close that the matrix product loses their digits are subtracted one by one.
+All scores use one rule (:func:`distance_dtype`). Up to 4,096 inputs, distances are float64 if the device supports it: if two
+models are nearly equal, removal magnifies the rounding of float32. More inputs are compared tile by tile in the features'
+own dtype. Pairs that are too close for the matrix product are subtracted directly.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from captum_kd._utils.context import Overlapping
 __all__ = ["MOST_DENSE", "distance_dtype", "full_precision", "has_float64", "widest"]
 
 MOST_DENSE = 4096
-"""Inputs up to which distances are float64, and whole matrices of them are held unless a block size is asked for."""
+"""The most inputs for which distances are float64 and, unless a block size is given, are held as whole matrices."""
 
-# How torch 2.9 and later name products of float32 that keep the digits of TF32 (10) or bfloat16 (7).
+# The names in torch >= 2.9 of settings under which float32 products keep the bits of TF32 (10) or bfloat16 (7).
 _COARSE = ("tf32", "bf16")
-# Where it is set, backend by backend; nowhere before torch 2.9, which has one setting for all.
+# The backends that have the setting; before torch 2.9 there is one setting for all backends.
 _MODULES: tuple[Any, ...] = (torch.backends.cuda, torch.backends.mkldnn)
 _BACKENDS = [module.matmul for module in _MODULES] if hasattr(torch.backends, "fp32_precision") else []
 
@@ -40,8 +40,10 @@ def has_float64(device: torch.device) -> bool:
 
 
 def full_precision(device: torch.device) -> ContextManager[None]:
-    """Float32 stays float32 in products: neither autocast's half types, nor TF32 or bfloat16 inside
-    (``torch.set_float32_matmul_precision``, ``torch.backends``), which would cost distances 3 of their 7 digits."""
+    """A context without autocast and without TF32 or bfloat16 inside float32 products.
+
+    TF32 (``torch.set_float32_matmul_precision``, ``torch.backends``) would cost distances 3 of their 7 digits.
+    """
     is_cast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     if not is_cast and not _is_coarse():
         return nullcontext()
@@ -53,7 +55,7 @@ def _full(device: torch.device, is_cast: bool) -> Iterator[None]:
     with ExitStack() as stack:
         if is_cast:
             stack.enter_context(torch.autocast(device.type, enabled=False))
-        # Also where another thread has switched it off already: that one may be done sooner.
+        # Needed even if another thread has switched it off already, since that thread may finish first.
         stack.enter_context(_without_coarse_products())
         yield
 
@@ -83,7 +85,7 @@ def _switched() -> Iterator[None]:
         yield
     finally:
         for backend, precision in zip(_BACKENDS, before):
-            backend.fp32_precision = "none"  # as the setting for all backends says, if that was how it came about
+            backend.fp32_precision = "none"  # inherits the setting for all backends, which may have been the source
             if backend.fp32_precision != precision:
                 backend.fp32_precision = precision
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._distributed import ProcessGroup
-from captum_kd.distance.block_sums import Meeting, parts
+from captum_kd.distance.block_sums import TileCallback, parts
 from captum_kd.distance.precision import widest
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features
 
@@ -35,10 +35,10 @@ class RingStep(NamedTuple):
 
     Attributes:
         to (int): the rank that receives inputs from this one.
-        sent_rows (slice): these inputs.
+        sent_rows (slice): the inputs that are sent.
         source (int): the rank that sends inputs to this one.
-        remote_rows (slice): these inputs.
-        own_rows (slice): the inputs of this rank that they are compared with.
+        remote_rows (slice): the inputs that are received.
+        own_rows (slice): the inputs of this rank that the received ones are compared with.
     """
 
     to: int
@@ -124,10 +124,10 @@ class _MemoryBuffer:
 class ShardedFeatures:
     """Features (n, d) of which this rank holds its own rows, and for a while a block of remote rows.
 
-    All ranks construct one at the same time.
+    The constructor is collective: all ranks must call it at the same time.
 
     Args:
-        own (Features): of the inputs of this rank.
+        own (Features): features of this rank's inputs.
         shards (Shards): the division of the inputs.
         group (ProcessGroup): all ranks.
     """
@@ -174,13 +174,13 @@ class ShardedFeatures:
 class ShardedDistances(FeatureDistances):
     """Distances between inputs of this rank, or between them and remote ones.
 
-    All ranks construct one at the same time, and call :meth:`shift` and :meth:`hold` at the same time.
+    The constructor, :meth:`shift` and :meth:`hold` are collective: all ranks must call them at the same time.
 
     Args:
         features (ShardedFeatures): (n, d).
 
     Raises:
-        ValueError: non-finite features, in all ranks.
+        ValueError: non-finite features in any rank; raised in all ranks.
     """
 
     def __init__(self, features: ShardedFeatures) -> None:
@@ -210,8 +210,8 @@ class ShardedDistances(FeatureDistances):
         return super().block(rows, columns, rechecks)
 
     def shift(self) -> tuple[Tensor, bool]:
-        r"""Seen from their mean, inputs of many features are nearly orthogonal. With their distances r from the mean,
-        :math:`D_{ij} \approx \sqrt{r_i^2 + r_j^2}`, which is nearly :math:`(r_i + r_j) / \sqrt 2`."""
+        r"""An estimate from the distances r to the mean: centered features of many dimensions are nearly orthogonal, so that
+        :math:`D_{ij} \approx \sqrt{r_i^2 + r_j^2} \approx (r_i + r_j) / \sqrt 2`."""
         if self._shift is None:
             shift = torch.zeros(self.n, dtype=widest(self.device), device=self.device)
             with self.features.group.raise_together("reading its features"):
@@ -294,18 +294,18 @@ class RingTiles:
     def all_reduce_sum(self, *values: Tensor) -> None:
         self.group.all_reduce_sum(*values)
 
-    def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
+    def each(self, sources: Sequence[DistanceSource], block_size: int, callback: TileCallback) -> None:
         computed = [each.features for each in sources if isinstance(each, ShardedDistances) and not each.is_held]
         exchanged = list(dict.fromkeys(computed))
         deferred, remote_size = DeferredError(), min(block_size, self._most_rows)
         with self.group.raise_together("comparing inputs"):
             for rows, columns in combinations_with_replacement(parts(self.shards.own, block_size), 2):
-                deferred.run(see, rows, columns)
+                deferred.run(callback, rows, columns)
             for step in self.shards.ring_steps():
                 blocks = parts(step.remote_rows, remote_size)
                 for remote_rows in self._receive(step, exchanged, remote_size, deferred) if exchanged else blocks:
                     for own_rows in parts(step.own_rows, block_size):
-                        deferred.run(see, *sorted((own_rows, remote_rows), key=lambda rows: rows.start))
+                        deferred.run(callback, *sorted((own_rows, remote_rows), key=lambda rows: rows.start))
             deferred.raise_now()
 
     def _receive(

@@ -1,6 +1,6 @@
-"""Sources of distances, tile by tile: matrices in memory, or features.
+"""Sources of distances, tile by tile: matrices in memory, or features that distances are computed from.
 
-Whoever consumes blocks (:mod:`captum_kd.distance.block_sums`) does not know which, nor where the features are.
+:mod:`captum_kd.distance.block_sums` takes tiles from any source.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from captum_kd.distance.precision import distance_dtype, full_precision, widest
 
 __all__ = ["DistanceSource", "FeatureDistances", "Features", "MatrixDistances", "TensorFeatures"]
 
-# Anchors: inputs from whose distances alone the others' places are guessed.
+# The number of anchors, inputs whose distances to all others give the estimated shift.
 _ANCHORS = 256
-# Numbers of a chunk of columns (128 MB of float64).
+# Numbers in a chunk of columns (128 MB of float64).
 _READ_NUMBERS = 1 << 24
-# Shifted features that may be kept beside the features themselves (64 MB of float32).
+# Largest shifted copy of features that is kept (64 MB of float32).
 _KEPT_NUMBERS = 1 << 24
 
 
@@ -31,10 +31,10 @@ class DistanceSource(Protocol):
 
     Attributes:
         n (int): inputs.
-        device (torch.device): of the blocks.
-        noise (float): norms at most this share of the distances' norm are rounding.
-        rounding (float): by which distance rounding may have moved each input at most, in units of the distances; 0 where
-            features are no averages of larger numbers.
+        device (torch.device): device of the tiles.
+        noise (float): norms up to this fraction of the distances' norm count as rounding.
+        rounding (float): the largest distance by which rounding may have moved an input, in units of the distances; 0 for
+            features that are not averages of larger numbers.
     """
 
     n: int
@@ -43,23 +43,23 @@ class DistanceSource(Protocol):
     rounding: float
 
     def block(self, rows: slice, columns: slice, rechecks: Optional[list[Tensor]] = None) -> Tensor:
-        """Distances (r, c), float32 or float64, of two ranges of inputs; 0 where an input meets itself.
+        """Distances (r, c), float32 or float64, of two ranges of inputs; 0 between an input and itself.
 
-        With ``rechecks``, digits of pairs that are close may be missing, and a Boolean tensor that says whether they are is
-        appended, unless it is known that none are: the device is not asked for it.
+        With ``rechecks``, close pairs may have lost digits. A boolean tensor that is True in that case is appended to the
+        list, unless the source knows that no pair is close. The device is not synchronized.
         """
 
     def shift(self) -> tuple[Tensor, bool]:
-        """A vector u (n,), float64, with D_ij - u_i - u_j small, and whether it is the one that U-centers exactly."""
+        """A vector u (n,), float64, for which D_ij - u_i - u_j is small, and whether it U-centers exactly."""
 
 
 class MatrixDistances:
-    """Distances that are there.
+    """Distances in a matrix.
 
     Args:
         matrix (Tensor): (n, n) symmetric, zero diagonal, float32 or float64.
-        noise (float, optional): of the features behind them, where they are wider than these; by default that
-            of the matrix's dtype.
+        noise (float, optional): noise level of the features, if their dtype is another one; default: that of the matrix's
+            dtype.
         rounding (float): as in :class:`DistanceSource`.
     """
 
@@ -78,12 +78,12 @@ class MatrixDistances:
 
 
 class Features(Protocol):
-    """Features (n, d) that can be read in parts, wherever they are kept.
+    """Features (n, d) in memory, in a file or on several ranks, which can be read in parts.
 
     Attributes:
         shape (tuple of int): (n, d).
-        dtype (torch.dtype): float32 or float64, of what is read.
-        device (torch.device): likewise.
+        dtype (torch.dtype): dtype of the parts, float32 or float64.
+        device (torch.device): device of the parts.
         rounding (float): upper bound of the distance by which rounding moved an input
             (:func:`~captum_kd._models.features.features_of`).
     """
@@ -97,10 +97,10 @@ class Features(Protocol):
         """Some columns of some rows."""
 
     def middle(self) -> Tensor:
-        """(d,) a point in the features' midst, their mean."""
+        """(d,) the features' mean."""
 
     def largest(self) -> float:
-        """The largest absolute value; not finite where one of them is not."""
+        """The largest absolute value; NaN or infinity if the features contain any."""
 
 
 class TensorFeatures:
@@ -133,17 +133,16 @@ class TensorFeatures:
 
 
 class FeatureDistances:
-    """Distances that are computed where they are asked for, in units of a power of two.
+    """Distances that are computed from features tile by tile, in units of a power of two.
 
     Attributes:
-        unit (float): 1 but for features whose squares would overflow or vanish.
-        dtype (torch.dtype): in which they are computed.
-        apart (bool, optional): whether all inputs are so far apart that no pair of them has to be subtracted; None where
-            that is not known.
+        unit (float): 1 unless squares of the features would overflow or vanish.
+        dtype (torch.dtype): dtype of the distances.
+        all_far (bool, optional): True if no pair of inputs is so close that it must be subtracted directly; None if unknown.
 
     Args:
         features (Features): (n, d).
-        keep (bool): shifted copies of few features, so that they are read once.
+        keep (bool): keep a shifted copy of small features, so that they are read only once.
 
     Raises:
         ValueError: non-finite features.
@@ -185,20 +184,20 @@ class FeatureDistances:
 
     def shift(self) -> tuple[Tensor, bool]:
         step = max(1, self.n // _ANCHORS)
-        if step == 1:  # so few that all can be looked at
+        if step == 1:  # few inputs: compute all distances
             return u_shift(self.block(slice(0, self.n), slice(0, self.n)), widest(self.device)), True
         anchors = slice(0, self.n, step)
         means = []
         for start in range(0, self.n, _ANCHORS * 8):
             rows = slice(start, min(start + _ANCHORS * 8, self.n))
-            # A guess needs no more digits than the device gives without being asked.
+            # An estimate needs no exact treatment of close pairs, which would synchronize a GPU.
             rechecks: Optional[list[Tensor]] = [] if is_async_device(self.device) else None
             means.append(self.block(rows, anchors, rechecks).mean(1, dtype=widest(self.device)))
         found = torch.cat(means)
         return found - found[anchors].mean() / 2, False
 
     def matrix(self) -> MatrixDistances:
-        """All distances, computed and held."""
+        """All distances in one matrix."""
         return MatrixDistances(self.block(slice(0, self.n), slice(0, self.n)), self.noise, self.rounding)
 
     def _read(self, rows: slice, columns: slice) -> Tensor:

@@ -340,7 +340,7 @@ def test_module_that_is_no_part_of_its_model(pair, argument, model):
 
 
 @pytest.mark.parametrize("features", [None, "net.conv3"])
-@pytest.mark.parametrize(("at_input", "side"), [(False, "gave"), (True, "was given")])
+@pytest.mark.parametrize(("at_input", "side"), [(False, "returned"), (True, "received")])
 @pytest.mark.parametrize("layer", ["integers", "words"])
 def test_layer_without_floating_point_tensors(pair, layer, at_input, side, features):
     unicam = UniCAM(Unreached(), layer, pair[1], "conv2", feature_layer=features, base_feature_layer="conv2")
@@ -436,7 +436,7 @@ class OfTransform(nn.Module):
 )
 def test_layers_inside_a_transform_of_torch_func(pair, run, features):
     student, base = (OfTransform(model, run) for model in pair)
-    with pytest.raises(TypeError, match="What layer .* of forward_func gives must be .* torch.func"):
+    with pytest.raises(TypeError, match="The output of layer .* of forward_func must be .* torch.func"):
         UniCAM(student, "model.conv2", base, feature_layer=features).attribute(images(N), labels(N))
 
 

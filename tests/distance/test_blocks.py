@@ -18,7 +18,7 @@ from captum_kd.distance import (
     partial_distance_correlation,
     semipartial_distance_correlation,
 )
-from captum_kd.distance.block_sums import PairSums, population_sums, tiles
+from captum_kd.distance.block_sums import population_sums, tiles
 from captum_kd.distance.centering import center
 from captum_kd.distance.pairwise import CHUNK
 from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures
@@ -210,23 +210,6 @@ def test_tiles_meet_every_pair_once():
         if rows != columns:
             seen[columns, rows] += 1
     assert bool((seen == 1).all())
-
-
-@pytest.mark.parametrize("by_row", [False, True])
-def test_sums_of_different_blocks_add_up(by_row):
-    """As two processes would: each has some blocks, both the same shifts."""
-    matrices = [euclidean_distances(each) for each in triple(40, 3)]
-    sources = [MatrixDistances(each) for each in matrices]
-    whole = population_sums(sources, by_row=by_row)
-    shares = [PairSums(whole.shifts, by_row) for _ in range(2)]
-    for place, (rows, columns) in enumerate(tiles(40, 11)):
-        shares[place % 2].add([each[rows, columns] for each in matrices], rows, columns)
-    shares[0].merge(shares[1])
-    torch.testing.assert_close(shares[0].gram(), whole.gram())
-    torch.testing.assert_close(shares[0].gram("biased"), whole.gram("biased"))
-    torch.testing.assert_close(shares[0].raw_squares(), torch.stack([each.square().sum() for each in matrices]))
-    if by_row:
-        torch.testing.assert_close(shares[0].without_each(), whole.without_each())
 
 
 @pytest.mark.parametrize("estimator", ["unbiased", "biased"])

@@ -6,7 +6,7 @@ from samples import DTYPES, F64, FEATURES, direct, randn
 from torch import Tensor
 
 from captum_kd.distance import euclidean_distances
-from captum_kd.distance.pairwise import cross_distances
+from captum_kd.distance.pairwise import unchecked_distances
 
 
 def rounding(x: Tensor) -> float:
@@ -24,12 +24,12 @@ def test_distances_are_those_of_single_subtractions(kind, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", FEATURES)
-def test_cross_distances_are_those_of_single_subtractions(kind, dtype):
+@pytest.mark.parametrize("kind", [kind for kind in FEATURES if kind != "huge"])
+def test_unchecked_distances_are_those_of_single_subtractions(kind, dtype):
     features = FEATURES[kind][0].reshape(len(FEATURES[kind][0]), -1).to(dtype)
     x, y = features[: len(features) * 2 // 3], features[len(features) // 2 :]
     expected = direct(x, y)
-    error = (cross_distances(x, y).double() - expected).abs().max() / expected.max()
+    error = (unchecked_distances(x, y).double() - expected).abs().max() / expected.max()
     assert float(error) < rounding(x)
 
 
@@ -41,7 +41,7 @@ def test_near_duplicates_have_the_distance_that_their_values_have(dtype, gap):
     expected = direct(few, few)[[0, 1], [40, 41]]
     assert 0 < float(expected.max()) < 10 * gap
     torch.testing.assert_close(euclidean_distances(few)[[0, 1], [40, 41]].double(), expected, rtol=1e-3, atol=0)
-    torch.testing.assert_close(cross_distances(x, few[40:])[[0, 1], [0, 1]].double(), expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(unchecked_distances(x, few[40:])[[0, 1], [0, 1]].double(), expected, rtol=1e-3, atol=0)
 
 
 def test_distances_whose_squares_vanish():
@@ -54,7 +54,7 @@ def test_coincident_rows_are_at_distance_zero(dtype):
     x = randn(20, 300, dtype=dtype) + 1e3
     d = euclidean_distances(torch.cat([x, x]))
     assert d.diagonal().count_nonzero() == 0 and d[:20, 20:].diagonal().count_nonzero() == 0
-    assert cross_distances(x, x).diagonal().count_nonzero() == 0
+    assert unchecked_distances(x, x).diagonal().count_nonzero() == 0
     assert (d > 0).sum() == 40 * 38
 
 
@@ -65,4 +65,3 @@ def test_distances_neither_overflow_nor_vanish(dtype, size):
     x = randn(9, 4, dtype=dtype)
     small = x * size
     torch.testing.assert_close(euclidean_distances(small) / size, euclidean_distances(x), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(cross_distances(small, small[:3]) / size, cross_distances(x, x[:3]), rtol=1e-4, atol=1e-6)

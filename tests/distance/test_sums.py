@@ -98,33 +98,6 @@ def test_inner_products_without_each_input(size):
         torch.testing.assert_close(found[k], products(left) / ((N - 1) * (N - 4)), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("by_row", [False, True])
-def test_shares_of_the_blocks_add_up(by_row):
-    matrices, shifts = distances(), random(K, N, seed=9)
-    whole = summed(matrices, shifts, 5, by_row)
-    shares = [PairSums(shifts, by_row) for _ in range(2)]
-    for place, (rows, columns) in enumerate(tiles(N, 5)):
-        shares[place % 2].add([each[rows, columns] for each in matrices], rows, columns)
-    shares[0].merge(shares[1])
-    for name in ("rows", "products", "by_row"):
-        found, expected = getattr(shares[0], name), getattr(whole, name)
-        assert (found is None) == (expected is None)
-        if expected is not None:
-            torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize("by_row", [False, True])
-def test_shares_of_which_one_was_not_taken_by_row_add_up_but_for_the_rows(by_row):
-    matrices, shifts = distances(), random(K, N, seed=9)
-    first, second = summed(matrices, shifts, 5, by_row), summed(matrices, shifts, 5, not by_row)
-    expected = None if first.by_row is None else first.by_row.clone()
-    first.merge(second)
-    torch.testing.assert_close(first.products, 2 * second.products)
-    torch.testing.assert_close(first.rows, 2 * second.rows)
-    assert (first.by_row is None) == (expected is None)
-    assert expected is None or torch.equal(first.by_row, expected)
-
-
 @pytest.mark.parametrize("place", range(K))
 def test_one_of_several_geometries_by_itself(place):
     matrices, shifts = distances(), random(K, N, seed=9)

@@ -241,7 +241,7 @@ UNFIT = [
     (maps(size=(24, 24)), ValueError, "maps of 24x24 for 12x12 pixels"),
     (spoiled(torch.nan), ValueError, "non-finite .* in map 3"),
     (spoiled(torch.inf), ValueError, "non-finite .* in map 3"),
-    ((maps(), maps()), TypeError, "a tuple of 2, as layers with several outputs, .* choose one"),
+    ((maps(), maps()), TypeError, "a tuple of 2, .* choose one"),
     ([maps()], TypeError, "a list of 1, .* choose one"),
     (X, ValueError, r"\(N, 1, h, w\), .*\.sum\(1, keepdim=True\)"),
     (maps()[:, 0], ValueError, r"by .unsqueeze\(1\)"),
@@ -328,7 +328,7 @@ def test_of_a_layer_with_several_outputs_one_map_is_chosen():
     model = SeveralOutputs("tuple").double()
     several = UniCAM(model, "split", SeveralOutputs("tuple", seed=1).double()).attribute(X, Y)
     assert isinstance(several, tuple)
-    with pytest.raises(TypeError, match=r"choose one, attributions\[0\]"):
+    with pytest.raises(TypeError, match=r"choose one, for example attributions\[0\]"):
         relevance_score(model, "split", X, Y, attributions=several)
     assert torch.isfinite(relevance_score(model, "split", X, Y, attributions=several[0]))
 

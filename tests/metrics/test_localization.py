@@ -155,7 +155,7 @@ def spoiled(value: float) -> Tensor:
         (maps(3), left_half(3, 3, 6), ValueError, "maps of 4x6 for 3x6 pixels"),
         (spoiled(torch.nan), left_half(3), ValueError, "non-finite .* in map 2"),
         (spoiled(-torch.inf), left_half(3), ValueError, "non-finite .* in map 2"),
-        ((maps(3), maps(3)), left_half(3), TypeError, r"a tuple of 2, .* choose one, attributions\[0\]"),
+        ((maps(3), maps(3)), left_half(3), TypeError, r"a tuple of 2, .* choose one, for example attributions\[0\]"),
         (maps(3).long(), left_half(3), TypeError, "tensor of torch.int64"),
         (None, left_half(3), TypeError, "got NoneType"),
         (maps(3)[:, 0], left_half(3), ValueError, r"got \(3, 4, 6\). Add the dimension of channels, by .unsqueeze\(1\)"),

@@ -306,7 +306,7 @@ def test_nothing_is_left_behind(pair):
         ({"target": ["cat"] * 8}, TypeError, "target must hold class labels"),
         ({"target": 2}, ValueError, "no geometry: all labels are equal"),
         ({"target": torch.arange(8)}, ValueError, "no geometry"),
-        ({"target": [1, 0, 0, 0, 0, 0, 0, 0]}, ValueError, "one stands against the rest"),
+        ({"target": [1, 0, 0, 0, 0, 0, 0, 0]}, ValueError, "one differs from the rest"),
         ({"class_embeddings": TABLE[:2]}, ValueError, "holds the label 2, .* labels 0 to 1"),
         ({"class_embeddings": torch.arange(3)}, TypeError, "class_embeddings must be a floating point tensor"),
         ({"layer": "relu_1"}, ValueError, "layer='relu_1' is no layer of forward_func .*'relu1'"),

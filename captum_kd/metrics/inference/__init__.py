@@ -1,8 +1,8 @@
 """Statistical inference about the scores: intervals, p-values, seed control.
 
-Data flows from :mod:`.products` (inner products of geometries, with each input left out) to
-:mod:`.jackknife` (intervals and tests over inputs); :mod:`.permutation` needs distances and labels
-only; :mod:`.seeds` and :mod:`.verdicts` need the scores of several trained models.
+:mod:`.jackknife` computes intervals and tests over inputs from the leave-one-out Gram matrices of :mod:`.gram_matrices`.
+:mod:`.permutation` needs only distances and labels. Seed control (:mod:`.seed_tests`, :mod:`.verdicts`) tests whether a
+difference between Students and Bases exceeds the differences between models of other random seeds.
 """
 
 from captum_kd.metrics.inference.gram_matrices import Products, Score, geometry_products, pair_scores, transfer_scores

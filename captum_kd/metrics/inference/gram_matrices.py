@@ -1,10 +1,9 @@
 r"""Gram matrices of a population, and of the population with each input left out.
 
-Every score of this package is algebra on the inner products of a few geometries (Student,
-Base, labels, Teacher). So is every leave-one-out score, once the inner products without each
-input are known; they cost one pass over the matrices, not one per input
-(:meth:`captum_kd.distance.block_sums.PairSums.without_each`). Distances may be matrices, or sources that compute them a block
-at a time.
+Every score is a function of the inner products of a few geometries (Student, Base, labels, Teacher). Leave-one-out scores are
+the same functions of the inner products without each input, which take one pass over the matrices and not one pass per
+input (:meth:`captum_kd.distance.block_sums.PairSums.without_each`). Distances may be matrices, or sources that compute them
+tile by tile.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from captum_kd.metrics.scores_table import scores_of_pair
 __all__ = ["Products", "Score", "Side", "geometry_products", "pair_scores", "products_of", "transfer_scores"]
 
 Side = Union[str, tuple[str, ...]]
-"""One side of a score: a geometry's name, or (name, given, ...) for what is left once the given ones are removed."""
+"""One side of a score: a geometry's name, or (name, given, ...) for its remainder after removal of the given ones."""
 
-# A squared norm that fell to this share of what it was computed from is rounding: the
-# difference of two numbers that agree to 12 digits.
+# A squared norm below this fraction of the original one counts as rounding: it is the difference of two numbers that agree
+# to 12 digits.
 _LEFT_OUT_SHARE = 1e-12
 
 
 class Score(NamedTuple):
-    """A correlation of two sides, e.g. ``Score(("student", "base"), "labels")`` for RS(S|B)."""
+    """The two sides of a correlation, for example ``Score(("student", "base"), "labels")`` for RS(S|B)."""
 
     x: Side
     y: Side
@@ -42,16 +41,16 @@ class Score(NamedTuple):
 def transfer_scores(
     student: str = "student", base: str = "base", *, labels: str = "labels", teacher: str | None = None
 ) -> dict[str, Score]:
-    """The report's scores of one pair of models, by the names of their geometries.
+    """The scores of one pair of models in the report, with the names of their geometries.
 
     Args:
-        student (str): the Student's geometry among the products.
-        base (str): the Base model's.
-        labels (str): the class embeddings'.
-        teacher (str): the Teacher's; without one its scores are left out.
+        student (str): name of the Student's geometry in the products.
+        base (str): name of the Base model's geometry.
+        labels (str): name of the labels' geometry.
+        teacher (str, optional): name of the Teacher's geometry; without it, scores with the Teacher are left out.
 
     Returns:
-        dict of str to Score: the five scores of a pair, with a Teacher the twelve.
+        dict of str to Score: the five scores of a pair, or twelve with a Teacher.
 
     Example::
 
@@ -76,9 +75,8 @@ class Products(NamedTuple):
     Attributes:
         names (tuple of str): the geometries, in the order of the tensors' last dimensions.
         full (Tensor): (k, k), over all inputs, float64.
-        without (Tensor): (n, k, k), entry i with input i left out, float64; (0, k, k) where
-            leave-one-out values were not asked for.
-        noise (Tensor): (k,), squared norms that are rounding and nothing else.
+        without (Tensor): (n, k, k), entry i with input i left out, float64; (0, k, k) if made with ``leave_one_out=False``.
+        noise (Tensor): (k,), the largest squared norms that count as rounding.
     """
 
     names: tuple[str, ...]
@@ -87,9 +85,9 @@ class Products(NamedTuple):
     noise: Tensor
 
     def score(self, score: Score) -> tuple[float, bool]:
-        """A score over all inputs and whether it is defined; undefined ones are 0.
+        """A score over all inputs, and whether it is defined; an undefined score is 0.
 
-        Undefined: one side has no geometry (constant features, or a copy of what is removed).
+        A score is undefined if one side has no geometry: constant features, or a copy of what is removed.
         """
         check_score(self, score)
         value, defined = self._correlation(self.full, self.noise, Score(*score))
@@ -103,13 +101,13 @@ class Products(NamedTuple):
         values, defined = self._correlation(self.without, noise, score)
         for side in score:
             for place in self._places(side)[1:]:
-                # What is removed may vanish with an input; what would then be left is another quantity.
+                # A geometry to remove may vanish when an input is left out; the score would then be another quantity.
                 if bool(self.full[place, place] > self.noise[place]):
                     defined = defined & (self.without[:, place, place] > noise[place])
         return values, bool(defined.all())
 
     def unique_share(self, of: str, given: str) -> Optional[float]:
-        """Share of a geometry that is left after removal, 1 - FSS^2; None where one of the two has none."""
+        """Unique share: the fraction of a geometry's squared norm left after removal, 1 - FSS^2; None if one has no geometry."""
         for argument, name in (("of", of), ("given", given)):
             check_score(self, Score(check_str(name, argument, or_none=False) or "", name), argument)
         similarity, defined = self.score(Score(of, given))
@@ -121,39 +119,38 @@ class Products(NamedTuple):
         return partial_correlation(gram, noise, x, y, x_given, y_given)
 
     def _places(self, side: Side) -> list[int]:
-        """Indices of a side's geometry, and of those that are removed from it."""
+        """Indices of a side's geometry and of those that are removed from it."""
         return [self.names.index(name) for name in ((side,) if isinstance(side, str) else side)]
 
 
 def geometry_products(
     distances: Mapping[str, Union[Tensor, DistanceSource]], *, leave_one_out: bool = True, block_size: Optional[int] = None
 ) -> Products:
-    """Inner products of all pairs of geometries, with each input left out as well.
+    """Inner products of all pairs of geometries, over all inputs and with each input left out.
 
-    O(k^2 n^2) operations; of each matrix only a block is ever widened to float64. Matrices
-    that are U-centered already give the same result.
+    Takes O(k^2 n^2) operations; only a tile of each matrix is converted to float64 at a time. U-centered matrices give the
+    same result as raw ones.
 
-    Distances rounded to float32 give scores that are right to 1e-6, except what is left after nearly
-    everything is removed: where the unique share is below 0.002, up to 1e-5. Distances in float64
-    (:func:`~captum_kd.distance.euclidean_distances` of ``features.double()``) give 1e-11 there too.
+    Distances in float32 give scores with an error up to 1e-6, or up to 1e-5 if the unique share is below 0.002. Distances
+    in float64 (:func:`~captum_kd.distance.euclidean_distances` of ``features.double()``) give errors up to 1e-11 in both
+    cases.
 
     Args:
         distances (mapping of str to Tensor or DistanceSource): k raw Euclidean distance matrices of the same
-            inputs, (n, n), float32 or float64, by the name of what they were taken from; or what gives
-            them block by block, where no matrix is held.
-        leave_one_out (bool): whether the products without each input are needed.
-        block_size (int, optional): inputs a side of a block; default: 512 on the CPU, 4,096 on a GPU.
+            inputs, (n, n), float32 or float64, by the names of their geometries; or sources that compute
+            them tile by tile.
+        leave_one_out (bool): also compute the products without each input.
+        block_size (int, optional): inputs per side of a tile; default: 512 on the CPU, 4,096 on a GPU.
 
     Returns:
         Products: float64, on the matrices' device.
 
     Raises:
-        ValueError: matrices of different sizes or with non-finite values; fewer than 4 inputs, or 5
-            where one is left out.
+        ValueError: matrices of different sizes or with non-finite values; fewer than 4 inputs, or
+            fewer than 5 with ``leave_one_out``.
         TypeError: matrices that are not float32 or float64.
 
-    Source: docs/inference.md (intervals); Szekely & Rizzo 2014
-    for the inner product and its invariance.
+    Source: docs/inference.md (intervals); Szekely & Rizzo 2014 for the inner product.
 
     Example::
 
@@ -172,15 +169,15 @@ def geometry_products(
     sources = as_sources(list(distances.values()))
     n = sources[0].n
     if leave_one_out and n < 5:
-        raise ValueError(f"distances must be of at least 5 inputs where leave_one_out is True, got {n}.")
+        raise ValueError(f"distances must be of at least 5 inputs if leave_one_out is True, got {n}.")
     return products_of(tuple(distances), sources, population_sums(sources, by_row=leave_one_out, block_size=block_size))
 
 
 def products_of(names: tuple[str, ...], sources: Sequence[DistanceSource], sums: PairSums) -> Products:
-    """Products from sums over blocks that were taken already.
+    """Products from sums over pairs of inputs.
 
     Raises:
-        ValueError: distances with non-finite values: no comparison with them would ever be true.
+        ValueError: distances with non-finite values.
     """
     noise = noise_squares(sums, sources)
     pairs, k = sums.n * (sums.n - 3), len(names)
@@ -189,17 +186,17 @@ def products_of(names: tuple[str, ...], sources: Sequence[DistanceSource], sums:
 
 
 def check_products(products: object) -> None:
-    """Raises a TypeError for anything but what :func:`geometry_products` returns."""
+    """Raises a TypeError unless the value is a result of :func:`geometry_products`."""
     if not isinstance(products, Products):
         raise TypeError(f"products must be Products, made by geometry_products(), got {short_repr(products)}.")
 
 
 def check_score(products: Products, score: object, argument: str = "score") -> None:
-    """Raises unless both sides of a score are geometries that there are, or pairs of them.
+    """Checks that both sides of a score name geometries of the products.
 
     Raises:
-        TypeError: no pair of sides.
-        ValueError: a side that there is not.
+        TypeError: not a pair of sides.
+        ValueError: an unknown geometry.
     """
     if not isinstance(score, tuple) or len(score) != 2:
         raise TypeError(f"{argument} must be a Score, a pair of sides, got {short_repr(score)}.")
@@ -210,24 +207,24 @@ def check_score(products: Products, score: object, argument: str = "score") -> N
         for name in names:
             if name not in products.names:
                 raise ValueError(
-                    f"{argument} names the geometry {short_repr(name)}, which is none of those there are: "
+                    f"{argument} names an unknown geometry, {short_repr(name)}; known geometries are "
                     f"{', '.join(products.names)}."
                 )
 
 
 def pair_scores(products: Products, models: list[str], target: Side | None = None) -> Tensor:
-    """A score of every ordered pair of models: what seed control compares.
+    """A score of every ordered pair of models, for seed control.
 
     Args:
-        products (Products): with all models among its geometries, and the target.
+        products (Products): products of the geometries of all models and of the target.
         models (list of str): the models' names, Students first, then Bases.
-        target (str or tuple): None for FSS; ``"labels"`` for RS(i|j); ``"teacher"`` for
-            R(P_{i|j}, P_T); ``("teacher", "labels")`` for the Teacher's beyond the labels.
+        target (str or tuple, optional): None for FSS; ``"labels"`` for RS(i|j); ``"teacher"`` for
+            R(P_{i|j}, P_T); ``("teacher", "labels")`` for the same with the labels removed from the Teacher.
 
     Returns:
-        Tensor: (models, models) float64 on the CPU; entry (i, j) is the score of i given j, NaN
-        where it is not defined (constant features, one model a copy of the other). The diagonal, a
-        model given itself, is 0 (FSS: 1).
+        Tensor: (models, models) float64 on the CPU. Entry (i, j) is the score of model i after model j was removed
+        from it (FSS: of i and j), or NaN if it is not defined (constant features, one model a copy of the other).
+        The diagonal is 0 (FSS: 1).
 
     Example::
 

@@ -1,8 +1,7 @@
 r"""Jackknife intervals and tests from scores with each input left out.
 
-They speak about these trained models on inputs like the ones they were given, and about
-nothing else: whether another training run would show the same is a question for seeds
-(:mod:`captum_kd.metrics.inference.seed_tests`).
+They hold for the given trained models and for inputs like the given ones. They do not tell whether another training run
+would give the same result; seed control tests that (:mod:`captum_kd.metrics.inference.seed_tests`).
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ class JackknifeEstimate(NamedTuple):
 
     Attributes:
         value (float): the score over all inputs.
-        standard_error (float): jackknife standard error; None where it is not defined.
-        low, high (float): the interval's ends, within [-1, 1]; None where not defined.
-        p_value (float): two-sided, of the score being 0; None where not defined. Not to be
-            used for FSS (two networks see the same inputs, 0 is no null) nor for the RS of a
-            whole model, for which labels can be permuted.
+        standard_error (float): jackknife standard error; None if not defined.
+        low, high (float): the interval's ends, within [-1, 1]; None if not defined.
+        p_value (float): two-sided, for the null hypothesis that the score is 0; None if not defined. Do not use it for
+            FSS, for which 0 is not a null hypothesis since both networks see the same inputs. For the RS of a whole
+            model, use :func:`~captum_kd.metrics.inference.label_permutation_p_value` instead.
     """
 
     value: float
@@ -42,14 +41,14 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
         SE^2 = \frac{n-1}{n} \sum_k \bigl(\theta_{(k)} - \bar\theta\bigr)^2, \qquad
         \theta \mp t_{n-1}\, SE
 
-    Not defined, and so None, where the score or any of its leave-one-out values is not: a class
-    whose only geometry is one input, constant features, a Student that is a copy of the Base. Nor are
-    scores with removal of 5 inputs: of the 4 that remain such a score says +1 or -1 at random.
+    The interval is not defined if the score or any leave-one-out score is not. Examples: constant features, a Student that is
+    a copy of the Base, labels that have no geometry without one of the inputs. Scores with removal need more than 5 inputs:
+    of the 4 inputs in a leave-one-out score, features determine only its sign.
 
     Args:
-        products (Products): with leave-one-out products, n >= 5.
-        score (Score): which score.
-        confidence (float): the interval's nominal coverage, in (0, 1).
+        products (Products): products with leave-one-out values, n >= 5.
+        score (Score): the score.
+        confidence (float): nominal coverage of the interval, in (0, 1).
 
     Returns:
         JackknifeEstimate: Python floats.
@@ -71,7 +70,7 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
     confidence = check_float(confidence, "confidence", "between 0 and 1 (say 0.95)", 0, 1)
     n = products.without.shape[0]
     if n == 0:
-        raise ValueError("products holds no leave-one-out values; make it with leave_one_out=True.")
+        raise ValueError("products has no leave-one-out values; make it by geometry_products(..., leave_one_out=True).")
     value, defined = products.score(score)
     values, all_defined = products.leave_one_out(score)
     has_removal = any(not isinstance(side, str) for side in score)
@@ -83,6 +82,6 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
     error = float((values - values.mean()).square().sum().mul((n - 1) / n).sqrt())
     reach = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
     low, high = max(-1.0, value - reach), min(1.0, value + reach)
-    # A score that no input changes (FSS of a model with itself) leaves nothing to test.
+    # Without a standard error there is no test, for example for the FSS of a model with itself.
     p_value = 2 * float(stdtr(n - 1, -abs(value) / error)) if error > 0 else None
     return JackknifeEstimate(value, error, low, high, p_value)

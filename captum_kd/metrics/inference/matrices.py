@@ -1,4 +1,4 @@
-"""Checks of distance matrices that users pass."""
+"""Checks of distance matrices from users."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["as_sources"]
 
 
 def as_sources(distances: Sequence[Union[Tensor, DistanceSource]]) -> list[DistanceSource]:
-    """Matrices as sources of blocks; sources as they are.
+    """Wraps matrices as sources of distances; returns sources unchanged.
 
     Raises:
-        ValueError: no matrix, not square, of different sizes, or fewer than 4 inputs.
-        TypeError: a matrix is not float32 or float64.
+        ValueError: no matrix, matrices that are not square or differ in size, or fewer than 4 inputs.
+        TypeError: a matrix that is not float32 or float64.
     """
     if not distances:
         raise ValueError("distances is empty; at least one matrix is needed.")

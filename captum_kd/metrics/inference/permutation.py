@@ -1,20 +1,18 @@
 r"""Permutation test of the correlation between a model's distances and the labels.
 
-Under the null hypothesis labels and features are independent, and any assignment of the
-labels to the inputs is as likely as the one seen. Relabeling changes a relevance score
-R(P, G) by its numerator alone, and there by sums over classes,
+Under the null hypothesis labels and features are independent, and every assignment of the labels to the inputs is equally
+likely. Relabeling changes only the numerator of a relevance score R(P, G), which is a combination of sums over classes,
 
 .. math::
     \langle P, G_\pi\rangle \propto \sum_{ab} E_{ab}\,(Y_\pi^T P\, Y_\pi)_{ab},
 
-with E the distances between classes and Y the one-hot labels: nothing of size n x n is ever
-permuted. Class sums are additions of rows of P, so a relabeling costs n^2 additions at most,
-whatever the number of classes. P is computed tile by tile, and each tile serves all relabelings
-before the next one is computed. The rows of P sum to 0, so one class (the largest) can be the
-origin: with E_ab - E_al - E_lb in place of E_ab its own sums are never needed.
+with E the distances between classes and Y the one-hot labels. No n x n matrix is permuted. Class sums are sums of rows of P,
+so a relabeling takes n^2 additions at most, for any number of classes. P is computed tile by tile, and each tile is used for
+all relabelings before the next one is computed. The rows of P sum to 0, so that the sums of one class, the origin l, are not
+needed if E_ab - E_al - E_lb replaces E_ab. The largest class is the origin.
 
-For the whole model's score only. Permuting labels under a score of distilled features would
-also break what ties the *removed* model to the labels, and reject far too often.
+The test is valid for the score of a whole model only. For a score of distilled features, a permutation would also break the
+relation between the labels and the *removed* model, and the test would reject far too often.
 """
 
 from __future__ import annotations
@@ -34,15 +32,15 @@ from captum_kd.metrics.inference.matrices import as_sources
 
 __all__ = ["label_permutation_p_value"]
 
-# Inputs a side of a tile of P: large beside the number of classes, whose sums are multiplied once per tile.
+# Inputs per side of a tile of P: many more than classes, since the class sums are multiplied once per tile.
 _TILE = 4096
-# Numbers of P in work at once: 1 MB, so that rows are added from a core's cache.
+# Numbers of P processed at once: 1 MB, which stay in a core's cache.
 _STRIP_NUMBERS = 1 << 18
-# Sums of classes held at once.
+# Class sums held at once.
 _SUMS = 1 << 20
-# Relabelings that give the same score must count as equal. In float32 their correlations differ
-# by rounding, by up to 1.3 eps / sqrt(n) each where it was measured (n = 8 to 4,000, heavy tails, 2
-# to 100 classes). Beside the spread of permuted scores (about 1 / n) this tolerance is nothing.
+# Relabelings with the same score must count as equal. In float32 their correlations differ by rounding, by up to
+# 1.3 eps / sqrt(n) in measurements (n = 8 to 4,000, heavy tails, 2 to 100 classes). The tolerance is negligible beside the
+# standard deviation of permuted scores, about 1 / n.
 _TIE = 8
 
 
@@ -60,27 +58,27 @@ def label_permutation_p_value(
 
     .. math:: p = \frac{1 + \#\{R_\pi \ge R\}}{1 + m}
 
-    for m random permutations: the relabeling that was observed is one of those possible, so p
-    is never 0 and the test is exact at any m.
+    for m random permutations. The observed labels count as one of the relabelings, so p is never 0 and the test is exact
+    for any m.
 
     Args:
-        distances (Tensor or DistanceSource): (n, n) distances of the model's features, float32 or float64, or what
-            gives them block by block.
-        labels (Tensor): (n,) integers, rows of ``class_distances``.
+        distances (Tensor or DistanceSource): (n, n) distances of the model's features, float32 or float64, or a source that
+            computes them tile by tile.
+        labels (Tensor): (n,) integers, indices of rows of ``class_distances``.
         class_distances (Tensor): (c, c) distances between the class embeddings.
         permutations (int): m, at least 1.
-        seed (int): of the permutations; the same seed gives the same relabelings for every
+        seed (int): seed of the permutations; the same seed gives the same relabelings for every
             model and layer. The global random state is neither used nor changed.
-        sums (PairSums, optional): of these distances alone, where they were taken already.
-        tile_iterator (TileIterator): of this rank, where several share the inputs.
+        sums (PairSums, optional): the sums of these distances, if they were computed before.
+        tile_iterator (TileIterator): iterates over the tiles; another one for populations that are sharded over ranks.
 
     Returns:
-        float: in [1/(1 + m), 1]; 1 for constant features, whose score no relabeling changes.
+        float: in [1/(1 + m), 1]; 1 for constant features, for which all relabelings have the same score.
 
     Raises:
-        ValueError: shapes that do not belong together, labels outside the classes or without
-            geometry (all relabelings score the same), non-finite distances, permutations < 1.
-        TypeError: distances of another dtype, labels that are no integers.
+        ValueError: shapes that do not match, labels outside the classes or without
+            geometry (all relabelings have the same score), non-finite distances, permutations < 1.
+        TypeError: distances of another dtype, labels that are not integers.
 
     Source: docs/inference.md (p-values over inputs); Phipson & Smyth 2010 for the p-value.
 
@@ -94,7 +92,7 @@ def label_permutation_p_value(
     n = source.n
     seen = _classes(labels, class_distances, n)
     if not (sums is None or isinstance(sums, PairSums)):
-        raise TypeError(f"sums must be what population_sums() gave for these distances, or None; got {short_repr(sums)}.")
+        raise TypeError(f"sums must be the result of population_sums() for these distances, or None; got {short_repr(sums)}.")
     if not callable(getattr(tile_iterator, "each", None)):
         raise TypeError(f"tile_iterator must be a TileIterator such as LocalTiles(), got {short_repr(tile_iterator)}.")
     permutations, seed = check_int(permutations, "permutations", 1), check_int(seed, "seed")
@@ -116,12 +114,12 @@ def label_permutation_p_value(
 
 
 class _Classes(NamedTuple):
-    """The classes that occur.
+    """The classes that occur in the labels.
 
     Attributes:
-        place (Tensor): (n,) class of each input, counted from 0 without gaps.
-        counts (Tensor): (c,) inputs of each.
-        apart (Tensor): (c, c) distances between them in units of the largest, float64.
+        place (Tensor): (n,) class of each input, numbered from 0 without gaps.
+        counts (Tensor): (c,) number of inputs of each class.
+        apart (Tensor): (c, c) distances between the classes, divided by the largest, float64.
         norm (float): Frobenius norm of the U-centered (n, n) label distances.
     """
 
@@ -135,17 +133,17 @@ class _ClassSums:
     """<P, G> under relabelings, from sums of P's rows over classes.
 
     Args:
-        source (DistanceSource): the raw distances behind P.
-        classes (_Classes): behind G.
-        sums (PairSums): of the source alone.
+        source (DistanceSource): the raw distances that P is computed from.
+        classes (_Classes): the classes that G is computed from.
+        sums (PairSums): the sums of this source only.
 
     Attributes:
         norm (float): Frobenius norm of P, in units of the raw distances' norm over n.
-        is_noise (bool): whether P is nothing but rounding.
-        batch (int): relabelings to be asked for at once.
+        is_noise (bool): True if P is only rounding.
+        batch (int): number of relabelings in a batch.
 
     Raises:
-        ValueError: the distances have non-finite values: a p-value counted by comparisons would come out smallest.
+        ValueError: the distances have non-finite values.
     """
 
     def __init__(self, source: DistanceSource, classes: _Classes, sums: PairSums) -> None:
@@ -154,13 +152,13 @@ class _ClassSums:
         raw = float(sums.raw_squares()[0].clamp(min=0).sqrt())
         self._source = source
         self._shift = sums.u_shifts()[0]
-        self._unit = raw / n or 1.0  # so that float32 holds P, whatever the features' scale
+        self._unit = raw / n or 1.0  # float32 then holds P for any scale of the features
         square = float(sums.gram()[0, 0].clamp(min=0))
         self.norm, self.is_noise = square**0.5 / self._unit, square <= noise
         origin = int(classes.counts.argmax())
         others = [each for each in range(len(classes.counts)) if each != origin]
         apart = classes.apart - classes.apart[:, origin, None] - classes.apart[origin]
-        self._apart = apart[others].to(device, torch.float32)  # (c - 1, c); 0 for the origin
+        self._apart = apart[others].to(device, torch.float32)  # (c - 1, c), 0 for the origin
         self._place = classes.place.to(device)
         order = classes.place.argsort()
         self._members = order[classes.place[order] != origin].to(device)  # by class
@@ -170,12 +168,12 @@ class _ClassSums:
         self.batch = max(1, min(64, _SUMS // (len(others) * width)))
 
     def __call__(self, orders: Callable[[], Iterator[Tensor]], number: int, tile_iterator: TileIterator = LocalTiles()) -> Tensor:
-        """The statistic (relabelings,), float64, where input ``order[i]`` takes the label of input i.
+        """The statistic of each relabeling, (relabelings,), float64. Input ``order[i]`` takes the label of input i.
 
         Args:
-            orders (callable): gives all orders anew, in batches (batch, n).
-            number (int): of relabelings.
-            tile_iterator (TileIterator): gives the tiles.
+            orders (callable): yields all orders, the same at each call, in batches (batch, n).
+            number (int): number of relabelings.
+            tile_iterator (TileIterator): iterates over the tiles.
         """
         total = self._shift.new_zeros(number)
 
@@ -189,7 +187,7 @@ class _ClassSums:
         return total.cpu()
 
     def _strips(self, rows: slice, columns: slice) -> list[Tensor]:
-        """A tile of P as contiguous strips of columns. Centered in float64, float32 is enough for what follows."""
+        """A tile of P as contiguous strips of columns. Centering takes float64; float32 is enough afterwards."""
         distances = self._source.block(rows, columns)
         width = _strip_width(len(distances))
         strips = [distances.new_empty(each.shape, dtype=torch.float32) for each in distances.split(width, 1)]
@@ -204,7 +202,7 @@ class _ClassSums:
         return strips
 
     def _of_tile(self, orders: Tensor, strips: Sequence[Tensor], rows: slice, columns: slice) -> Tensor:
-        """One tile's share of the statistic of a batch of relabelings."""
+        """One tile's contribution to the statistic of a batch of relabelings."""
         batch = len(orders)
         labels = torch.empty_like(orders).scatter_(1, orders, self._place.expand(orders.shape))
         members = orders[:, self._members]
@@ -230,13 +228,13 @@ def _strip_width(rows: int) -> int:
 
 
 def _classes(labels: Tensor, class_distances: Tensor, n: int) -> _Classes:
-    """Checks the labels and keeps the classes that occur."""
+    """Checks the labels and selects the classes that occur."""
     for argument, value in (("labels", labels), ("class_distances", class_distances)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{argument} must be a tensor, got {short_repr(value)}.")
         check_dense(value, argument)
     if labels.shape != (n,):
-        raise ValueError(f"labels must be {n} labels, one an input; got shape {tuple(labels.shape)}.")
+        raise ValueError(f"labels must have shape ({n},), one label per input; got shape {tuple(labels.shape)}.")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be integers, got {labels.dtype}.")
     total = class_distances.shape[0] if class_distances.dim() else 0
@@ -246,8 +244,8 @@ def _classes(labels: Tensor, class_distances: Tensor, n: int) -> _Classes:
         raise TypeError(f"class_distances must be floating point, got {class_distances.dtype}.")
     if int(labels.min()) < 0 or int(labels.max()) >= total:
         raise ValueError(
-            f"labels must be classes of class_distances, but run from {int(labels.min())} to {int(labels.max())} where it has "
-            f"{total} classes."
+            f"labels must be classes of class_distances, 0 to {total - 1}, but are between {int(labels.min())} and "
+            f"{int(labels.max())}."
         )
     seen, place, counts = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
     apart = class_distances.detach().to("cpu", torch.float64)[seen][:, seen]
@@ -257,7 +255,7 @@ def _classes(labels: Tensor, class_distances: Tensor, n: int) -> _Classes:
     norm, raw = label_norms(apart, counts.double())
     if norm <= MIN_LABEL_SHARE * raw:
         raise ValueError(
-            "labels and class_distances have no geometry (labels of one label only, all distinct, or one against the rest of "
-            "equals): every permutation scores the same. Use inputs of more classes, several a class."
+            "labels and class_distances have no geometry: all labels are equal, all are distinct, or one differs from the "
+            "rest, which are equal. Every permutation has the same score. Use several inputs of each of several classes."
         )
     return _Classes(place, counts, apart, norm)

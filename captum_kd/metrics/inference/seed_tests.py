@@ -1,9 +1,8 @@
-r"""Seed control: exact tests over models that were trained with different seeds.
+r"""Seed control: exact tests over models that were trained with different random seeds.
 
-If the way of training made no difference, Students and Bases would be exchangeable: each
-relabeling of the M + K trained models as M Students and K Bases would be as likely as the true
-one. The p-value is the share of relabelings whose statistic is at least the one observed; all
-of them are counted, so it is exact, and never below one over their number.
+Under the null hypothesis distillation has no effect, so Students and Bases are exchangeable: every relabeling of the M + K
+trained models as M Students and K Bases is equally likely. The p-value is the fraction of relabelings whose statistic is at
+least the observed one. All relabelings are counted, so the p-value is exact. It is at least one over their number.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ class SeedTest(NamedTuple):
     """Outcome of a test over seeds.
 
     Attributes:
-        statistic (float): mean score of the pairs in question less that of their null (or the
-            reverse, see :func:`seed_test`); positive speaks for a difference.
-        p_value (float): exact share of relabelings at least as large.
-        smallest_p_value (float): one over the number of relabelings, the least that p could be.
-        relabelings (int): their number.
+        statistic (float): mean score of Student-Base pairs minus mean score of Base-Base pairs, or the reverse (see
+            :func:`seed_test`); a positive value is evidence for a difference.
+        p_value (float): the fraction of relabelings whose statistic is at least as large.
+        smallest_p_value (float): one over the number of relabelings, the smallest possible p-value.
+        relabelings (int): number of relabelings.
     """
 
     statistic: float
@@ -49,34 +48,32 @@ def seed_test(
     larger: bool = True,
     shared_seeds: Sequence[tuple[int, int]] = (),
 ) -> SeedTest:
-    r"""Exact one-sided test whether Students stand to Bases as Bases stand to each other.
+    r"""Exact one-sided test of the hypothesis that Students differ from Bases as Bases differ from each other.
 
-    The statistic compares the mean over (Student s, Base b) of ``scores[s, b]`` with the mean over
-    ordered pairs of different Bases of ``scores[b, b']``. With a score of s given b (relevance of
-    distilled features, the Teacher's share of them) the first is expected to be larger, with FSS
-    smaller.
+    The statistic is the difference between two means: of ``scores[s, b]`` over all Students s and Bases b, and of
+    ``scores[b, b']`` over all ordered pairs of different Bases. If distillation has an effect, the first mean is expected to
+    be larger for a score of s given b (relevance of distilled features, Teacher's share), and smaller for FSS.
 
-    Seeds in common make pairs alike (same initial weights, same order of batches). A pair that
-    shares its seed is left out of the first mean, and its two models are only exchanged for each
-    other; models of their own seeds are exchanged freely. Bases never share a seed with each other,
-    under no relabeling, so all their pairs count. The test is exact either way: under the null every
-    relabeling that is counted leaves the joint distribution of the scores as it was.
+    A Student and a Base that share a seed are more alike, since they share initial weights and the order of batches. Such a
+    pair is left out of the first mean, and its two models are exchanged only with each other. All other models are exchanged
+    freely. Bases never share a seed with each other, under any relabeling, so all their pairs count. The test is exact in
+    both cases: under the null hypothesis no counted relabeling changes the joint distribution of the scores.
 
     Args:
-        scores (Tensor): (M + K, M + K) scores of all ordered pairs, Students first; the diagonal
-            is not looked at. A symmetric score (FSS) is given as a symmetric matrix.
-        students (int): M, at least 1. At least two Bases must follow.
-        larger (bool): whether Student-Base scores larger than Base-Base ones count against the null
-            (True) or smaller ones (False, for FSS).
-        shared_seeds (sequence of (int, int)): which Student (0..M-1) shares a seed with which Base
-            (0..K-1). Empty: all seeds are independent.
+        scores (Tensor): (M + K, M + K) scores of all ordered pairs, Students first; the diagonal is ignored. For a symmetric
+            score (FSS), a symmetric matrix.
+        students (int): M, at least 1. There must be at least two Bases.
+        larger (bool): True if larger Student-Base scores are evidence against the null hypothesis, False if smaller ones are
+            (FSS).
+        shared_seeds (sequence of (int, int)): pairs of a Student (0..M-1) and a Base (0..K-1) with the same seed. Empty if
+            all seeds are independent.
 
     Returns:
         SeedTest: C(M + K, M) relabelings for independent seeds, 2^M for M shared ones.
 
     Raises:
-        ValueError: a matrix of another shape or with pairs that have no score, fewer than two Bases, a
-            model in two pairs, or more than a million relabelings.
+        ValueError: a matrix that is not square or lacks scores, fewer than two Bases, a model in two pairs, or more than a
+            million relabelings.
 
     Source: docs/inference.md (seed control).
 
@@ -91,7 +88,7 @@ def seed_test(
     if not has_every_score(scores):
         raise ValueError(
             "scores has non-finite values off its diagonal: some pairs of models have no score (constant "
-            "features, or one model a copy of another). Leave the layer or the model out."
+            "features, or a model that is a copy of another one). Leave out the layer or the model."
         )
     values = scores.detach().to("cpu", torch.float64, copy=True).fill_diagonal_(0)
     counted = torch.ones(models, models, dtype=torch.float64, device="cpu").fill_diagonal_(0)
@@ -111,23 +108,23 @@ def seed_test(
 
 
 def relabeling_count(students: int, bases: int, shared_seeds: int = 0) -> int:
-    """How many relabelings there are: 2 for each shared seed, all choices among the rest."""
+    """The number of relabelings: 2 for each shared seed, times all choices among the other models."""
     own_students, own_bases = students - shared_seeds, bases - shared_seeds
     return int(2**shared_seeds * comb(own_students + own_bases, own_students))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted so that the chance of any false rejection stays at the level.
+    """Holm's adjusted p-values, which bound the probability of any false rejection by the level.
 
     Args:
-        p_values (sequence of float): of one family, here one question asked at several layers.
+        p_values (sequence of float): p-values of one family, here of one question at several layers.
 
     Returns:
-        list of float: in the given order, at most 1.
+        list of float: adjusted p-values in the given order, at most 1.
 
     Raises:
-        TypeError: no sequence of numbers.
-        ValueError: one that is outside [0, 1].
+        TypeError: not a list of numbers.
+        ValueError: a p-value outside [0, 1].
 
     Source: Holm 1979.
 
@@ -152,7 +149,7 @@ def _statistics(values: Tensor, counted: Tensor, role: Tensor, larger: bool) -> 
     """The statistic of each relabeling; ``role`` is (relabelings, models), 1 for Students."""
     base = 1 - role
     across = ((role @ values.mul(counted)) * base).sum(1) / ((role @ counted) * base).sum(1)
-    # Bases that share a seed with each other do not exist: a swap leaves one of each pair.
+    # No two Bases share a seed: each pair with a shared seed has one Base, also after a swap.
     k = base.sum(1)
     within = ((base @ values) * base).sum(1) / (k * (k - 1))
     return across - within if larger else within - across
@@ -182,10 +179,10 @@ def has_every_score(scores: Tensor) -> bool:
 
 
 def check_roles(scores: Tensor, students: int, shared: Sequence[tuple[int, int]]) -> None:
-    """Checks that the matrix, the number of Students and the shared seeds belong together.
+    """Checks that the matrix, the number of Students and the shared seeds match.
 
     Raises:
-        ValueError: as :func:`seed_test`, but for missing scores.
+        ValueError: as :func:`seed_test`, except for missing scores.
     """
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         raise TypeError(f"scores must be a floating point tensor, got {short_repr(scores)}.")
@@ -196,10 +193,10 @@ def check_roles(scores: Tensor, students: int, shared: Sequence[tuple[int, int]]
     models = scores.shape[0] if scores.dim() else 0
     bases = models - students
     if tuple(scores.shape) != (models, models):
-        raise ValueError(f"scores must be square, one row and column a model; got {tuple(scores.shape)}.")
+        raise ValueError(f"scores must be square, with one row and one column per model; got shape {tuple(scores.shape)}.")
     if students < 1 or bases < 2:
         raise ValueError(
-            f"The null compares Bases with each other: at least 1 Student and 2 Bases are needed, got "
+            f"Seed control compares Bases with each other, so it needs at least 1 Student and 2 Bases, got "
             f"students={students} and {bases} Bases. Train a Base with another seed."
         )
     for place, count in ((0, students), (1, bases)):
@@ -211,4 +208,4 @@ def check_roles(scores: Tensor, students: int, shared: Sequence[tuple[int, int]]
             )
     number = relabeling_count(students, bases, len(shared))
     if number > MOST_RELABELINGS:
-        raise ValueError(f"{number} relabelings are too many to count one by one; leave some models out.")
+        raise ValueError(f"{number} relabelings are too many; at most {MOST_RELABELINGS} can be counted. Leave out some models.")

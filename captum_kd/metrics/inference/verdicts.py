@@ -1,4 +1,4 @@
-"""Results of seed control as sentences, one for each layer."""
+"""Results of seed control, one sentence for each layer."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from captum_kd.metrics.scores_table import SCORES, Question
 __all__ = ["QUESTIONS", "Question", "SeedVerdict", "seed_control", "single_pair_sentence"]
 
 
-# p-values are shares of whole numbers: a p of 6/120 is at the level .05 whatever its last digit.
+# p-values are fractions such as 6/120, which must count as .05 despite rounding.
 _ROUNDING = 1e-12
 
 
 QUESTIONS: dict[str, Question] = {score.name: score.question for score in SCORES if score.question is not None}
-"""The questions, by the name that the score of the pairs has in the report."""
+"""The questions of seed control, by the name of their score in the report."""
 
 
 class SeedVerdict(NamedTuple):
-    """What the seeds say of one score at one layer.
+    """The result of seed control for one score at one layer.
 
     Attributes:
         score (str): the question, a key of :data:`QUESTIONS`.
         layer (str): the layer.
-        statistic (float): difference of mean scores, see :func:`seed_test`; None where a pair of
-            models has no score.
-        p_value (float): exact, before correction; None where there is no statistic.
-        adjusted_p_value (float): by Holm over the layers that have one.
-        smallest_p_value (float): least attainable with these seeds, before correction.
-        smallest_adjusted_p_value (float): and after it.
-        decision (bool): yes or no; None where it cannot be decided.
-        sentence (str): all of this in words.
+        statistic (float): difference of mean scores, see :func:`seed_test`; None if a pair of models has no score.
+        p_value (float): exact p-value before correction; None if there is no statistic.
+        adjusted_p_value (float): p-value after Holm's correction over the layers that have one.
+        smallest_p_value (float): the smallest possible p-value with these seeds, before correction.
+        smallest_adjusted_p_value (float): the same after correction.
+        decision (bool): the answer; None if it cannot be decided.
+        sentence (str): the result in words.
     """
 
     score: str
@@ -56,25 +55,23 @@ def seed_control(
     shared_seeds: Sequence[tuple[int, int]] = (),
     level: float = 0.05,
 ) -> list[SeedVerdict]:
-    """Puts one question to the seeds at every layer.
+    """Answers one question at every layer by an exact test over seeds.
 
     Args:
         scores (mapping of str to Tensor): by layer, the (M + K, M + K) scores of all ordered pairs,
-            Students first (:func:`~captum_kd.metrics.inference.pair_scores`); NaN where a pair
-            has none.
-        students (int): M.
+            Students first (:func:`~captum_kd.metrics.inference.pair_scores`); NaN if a pair has none.
+        students (int): M, the number of Students.
         question (str): a key of :data:`QUESTIONS`, the score that the matrices hold.
         shared_seeds (sequence of (int, int)): see :func:`seed_test`.
-        level (float): at which the answer is yes.
+        level (float): the largest adjusted p-value for which the answer is yes.
 
     Returns:
-        list of SeedVerdict: one per layer, in the mapping's order. No layer can be decided where even
-        the most extreme relabeling would not reach the level after correction; nor one where a pair
-        of models has no score, which is then left out of the correction (whether a layer is left out
-        does not depend on which models are called Students).
+        list of SeedVerdict: one per layer, in the mapping's order. A layer cannot be decided if the smallest possible
+        p-value exceeds the level after correction, or if a pair of models has no score. Layers without scores are left out
+        of the correction, which does not depend on which models are called Students.
 
     Raises:
-        ValueError: an unknown question; what :func:`seed_test` refuses.
+        ValueError: an unknown question, or an error of :func:`seed_test`.
 
     Source: docs/inference.md (seed control); Holm 1979.
 
@@ -117,8 +114,8 @@ def seed_control(
         else:
             least = 1 / relabeling_count(students, bases, len(shared_seeds))
             sentence = (
-                f"cannot be decided whether {asked.yes}: some pairs of models have no score here, because "
-                "features are constant or one model's are a copy of another's."
+                f"cannot be decided whether {asked.yes}: some pairs of models have no score, because "
+                "features are constant or one model's features are a copy of another's."
             )
             verdicts.append(
                 SeedVerdict(question, layer, None, None, None, least, least, None, f"{layer}: {sentence}")
@@ -143,7 +140,7 @@ def _sentence(
     corrected = f" after correction over {layers} layers" if layers > 1 else ""
     if decision is None:
         return (
-            f"cannot be decided whether {asked.yes}: with {seeds} the smallest p attainable is "
+            f"cannot be decided whether {asked.yes}: with {seeds} the smallest possible p is "
             f"{_short(smallest)}{corrected} (difference {statistic:+.3f})."
         )
     if decision:
@@ -152,11 +149,11 @@ def _sentence(
 
 
 def single_pair_sentence(students: int, bases: int) -> str:
-    """What scores without further seeds do not show, in one sentence.
+    """A sentence about the limits of scores without seed control.
 
     Args:
-        students (int): number of Students that there are.
-        bases (int): number of Bases; with two of them :func:`seed_control` has an answer.
+        students (int): number of Students.
+        bases (int): number of Bases; :func:`seed_control` needs at least two.
 
     Returns:
         str: the sentence.

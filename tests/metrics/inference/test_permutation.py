@@ -191,9 +191,9 @@ def test_constant_features_and_unused_classes() -> None:
         (torch.zeros(6, dtype=torch.long), ValueError, "no geometry"),
         (torch.arange(6), ValueError, "no geometry"),
         (torch.tensor([0, 0, 0, 0, 0, 1]), ValueError, "no geometry"),
-        (torch.tensor([0, 0, 0, 1, 1, 6]), ValueError, "from 0 to 6"),
-        (torch.tensor([0, 0, 0, 1, 1, -1]), ValueError, "from -1 to 1"),
-        (torch.tensor([0, 1, 0]), ValueError, "labels must be 6"),
+        (torch.tensor([0, 0, 0, 1, 1, 6]), ValueError, "between 0 and 6"),
+        (torch.tensor([0, 0, 0, 1, 1, -1]), ValueError, "between -1 and 1"),
+        (torch.tensor([0, 1, 0]), ValueError, "labels must have shape \\(6,\\)"),
         (torch.tensor([0.0, 1, 0, 1, 0, 1]), TypeError, "integers"),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_layer_where_a_pair_has_no_score_cannot_be_decided_and_does_not_cost_t
 
 def test_shared_seeds_are_named_where_they_make_the_answer_impossible() -> None:
     verdict = seed_control({"a": separated(3, 3)}, 3, "rs_distilled", shared_seeds=[(0, 0), (1, 1), (2, 2)])[0]
-    said = "with 3 Students and 3 Bases (3 pairs of one seed) the smallest p attainable is 0.125"
+    said = "with 3 Students and 3 Bases (3 pairs of one seed) the smallest possible p is 0.125"
     assert verdict.decision is None and said in verdict.sentence
 
 
