@@ -101,7 +101,7 @@ def test_the_error_shows_the_first_labels():
 
 
 def test_an_unknown_estimator_is_never_taken_for_another():
-    with pytest.raises(ValueError, match="No centering is written here for estimator='u'"):
+    with pytest.raises(ValueError, match="estimator must be 'unbiased' or 'biased', got 'u'"):
         label_geometry(labels(0, 0, 1, 1), None, F64, "u")
 
 

@@ -6,8 +6,8 @@ For distances A and B of n inputs with row sums a and b, U-centering gives
     \langle P, Q\rangle = \sum_{i \ne j} A_{ij} B_{ij} - \frac{2}{n-2}\, a \cdot b + \frac{a_{..}\, b_{..}}{(n-1)(n-2)},
 
 so that nothing of size n x n has to be held. The three terms are nearly equal and their difference is small: digits
-would be lost. But U-centering takes away whatever has the form c_i + c_j, so it can be taken away before: blocks are
-shifted by a guess of what centering will subtract, and the sums are then small where the result is.
+would be lost. So blocks are shifted by a guess of what centering will subtract, and the sums are then small where the
+result is. Every other centering of :data:`~captum_kd.distance.centering.CENTERINGS` follows from the same sums.
 
 The sums of different blocks add up, in any order and wherever they were computed: a process that has some blocks of
 rows and is sent blocks of columns accumulates its share, and the shares are added (:meth:`PairSums.merge`).
@@ -21,7 +21,7 @@ from typing import Callable, Iterator, NamedTuple, Optional, Protocol, Sequence
 import torch
 from torch import Tensor
 
-from captum_kd.distance.centering import Estimator, unknown_estimator
+from captum_kd.distance.centering import Estimator, centering_of
 from captum_kd.distance.pairwise import is_async_device
 from captum_kd.distance.sources import DistanceSource, FeatureDistances
 
@@ -121,20 +121,13 @@ class PairSums:
 
     def gram(self, estimator: Estimator = "unbiased") -> Tensor:
         """(k, k) inner products of the centered matrices: sums over all entries."""
-        n, totals = self.n, self.rows.sum(1)
-        if estimator == "unbiased":
-            return (
-                self.products
-                - self.rows @ self.rows.T * (2 / (n - 2))
-                + torch.outer(totals, totals) / ((n - 1) * (n - 2))
-            )
-        if estimator != "biased":
-            raise unknown_estimator(estimator)
-        # Here the diagonal counts; shifted, it is -2c.
-        rows = self.rows - 2 * self.shifts
-        totals = rows.sum(1)
-        products = self.products + 4 * self.shifts @ self.shifts.T
-        return products - rows @ rows.T * (2 / n) + torch.outer(totals, totals) / n**2
+        left = self.u_shifts(estimator) - self.shifts  # to be taken from the shifted distances
+        rows, products, weight = self.rows, self.products, 2 * (self.n - 2)
+        if not centering_of(estimator).has_zero_diagonal:
+            # The diagonal counts. It is -2c after the shift.
+            rows, products, weight = rows - 2 * self.shifts, products + 4 * self.shifts @ self.shifts.T, 2 * self.n
+        cross, totals = rows @ left.T, left.sum(1)
+        return products - 2 * (cross + cross.T) + weight * left @ left.T + 2 * torch.outer(totals, totals)
 
     def raw_squares(self) -> Tensor:
         """(k,) squared Frobenius norms of the raw distances."""
@@ -144,14 +137,8 @@ class PairSums:
 
     def u_shifts(self, estimator: Estimator = "unbiased") -> Tensor:
         """(k, n) the vectors u with P_ij = D_ij - u_i - u_j, for i != j."""
-        n = self.n
-        if estimator == "unbiased":
-            return self.shifts + (self.rows - self.rows.sum(1, keepdim=True) / (2 * (n - 1))) / (n - 2)
-        if estimator != "biased":
-            raise unknown_estimator(estimator)
-        sums = self.rows + (n - 2) * self.shifts + self.shifts.sum(1, keepdim=True)
-        means = sums / n
-        return means - means.mean(1, keepdim=True) / 2
+        raw = self.rows + (self.n - 2) * self.shifts + self.shifts.sum(1, keepdim=True)
+        return centering_of(estimator).shift(raw, raw.sum(1, keepdim=True), self.n)
 
     def without_each(self) -> Tensor:
         r"""(n, k, k) inner products with each input left out, as means: over (n - 1)(n - 4).
