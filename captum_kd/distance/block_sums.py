@@ -230,8 +230,7 @@ def population_sums(
     passes = _Passes(sources, size, walk)
     shifts, exact = zip(*(source.shift() for source in sources))
     sums = passes.over(torch.stack(shifts), by_row and all(exact))
-    left = sums.gram().diagonal()
-    if (by_row and not all(exact)) or bool((sums.products.diagonal() > _BAD_GUESS * left).any() and not all(exact)):
+    if not all(exact) and (by_row or bool((sums.products.diagonal() > _BAD_GUESS * sums.gram().diagonal()).any())):
         sums = passes.over(sums.u_shifts(), by_row)
     return sums
 
