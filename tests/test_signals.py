@@ -64,13 +64,6 @@ def test_an_interrupted_update_of_a_metric_takes_all_of_the_batch_or_nothing():
         assert enabled and len(kept) == 1
 
 
-def test_an_interrupted_score_of_a_batch_leaves_what_a_metric_has_seen():
-    metric, features = FeatureSimilarityScore(), torch.randn(6, 5)
-    metric.update(features, features)
-    for kept in at_each_operation(metric._alone, lambda: [len(getattr(metric, name)) for name in metric.names]):
-        assert kept == [1, 1]
-
-
 def test_an_interrupted_sensitivity_leaves_the_grad_mode():
     """Captum's function switches it."""
     x = images(2)

@@ -185,19 +185,18 @@ def parts(whole: slice, size: int) -> Iterator[slice]:
 
 
 class TileIterator(Protocol):
-    """A way through the pairs of a population: which blocks this process takes, and how shares are added up."""
+    """Iterates over the tiles of the distance matrix that belong to this rank, and sums over the tiles of all ranks."""
 
     def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
-        """Calls a function with the rows and columns of each block of this process' share, while the sources have what they
-        need to give its distances. Over all processes every pair of inputs comes once; rows are the same as columns or lie
-        before them."""
+        """Calls a function with the rows and columns of each tile of this rank, while the sources can compute its distances.
+        Each pair of inputs is in one tile of one rank. Rows are the same as columns or lie before them."""
 
     def all_reduce_sum(self, *values: Tensor) -> None:
-        """Replaces tensors by their sums over all processes."""
+        """Replaces tensors by their sums over all ranks."""
 
 
 class LocalTiles:
-    """All blocks are this process'."""
+    """All tiles of the matrix."""
 
     def each(self, sources: Sequence[DistanceSource], block_size: int, see: Meeting) -> None:
         for rows, columns in tiles(sources[0].n, block_size):
@@ -212,7 +211,7 @@ def population_sums(
     *,
     by_row: bool = False,
     block_size: Optional[int] = None,
-    walk: TileIterator = LocalTiles(),
+    tile_iterator: TileIterator = LocalTiles(),
 ) -> PairSums:
     """The sums over a whole population: one pass over its blocks, or two.
 
@@ -221,13 +220,13 @@ def population_sums(
         by_row (bool): also sums within rows. Distances that are not held are then computed twice: the shifts that
             U-center exactly are known after one pass only.
         block_size (int, optional): inputs a side of a block; default: :func:`block_side`.
-        walk (Walk): where several processes share the population.
+        tile_iterator (TileIterator): of this rank, where several share the inputs.
 
     Returns:
         PairSums: float64 where the device has it.
     """
     size = block_side(sources[0].device) if block_size is None else block_size
-    passes = _Passes(sources, size, walk)
+    passes = _Passes(sources, size, tile_iterator)
     shifts, exact = zip(*(source.shift() for source in sources))
     sums = passes.over(torch.stack(shifts), by_row and all(exact))
     if not all(exact) and (by_row or bool((sums.products.diagonal() > _BAD_GUESS * sums.gram().diagonal()).any())):
@@ -240,7 +239,7 @@ class _Passes(NamedTuple):
 
     sources: Sequence[DistanceSource]
     block_size: int
-    walk: TileIterator
+    tile_iterator: TileIterator
 
     def over(self, shifts: Tensor, by_row: bool) -> PairSums:
         """The sums of one pass. On a GPU it is made in the hope that no pair is close, and made again if one was: looking at
@@ -251,7 +250,7 @@ class _Passes(NamedTuple):
             sums = self._once(shifts, by_row, rechecks)
             needs_recheck = torch.stack(rechecks).any() if rechecks else shifts.new_zeros(())
             found = needs_recheck.to(shifts.dtype).reshape(1)
-            self.walk.all_reduce_sum(found)
+            self.tile_iterator.all_reduce_sum(found)
             are_apart = not bool(found)
             for source in computed:
                 source.all_far = are_apart  # for the passes that follow
@@ -265,6 +264,6 @@ class _Passes(NamedTuple):
         def see(rows: slice, columns: slice) -> None:
             sums.add([source.block(rows, columns, rechecks) for source in self.sources], rows, columns)
 
-        self.walk.each(self.sources, self.block_size, see)
-        self.walk.all_reduce_sum(sums.rows, sums.products, *([] if sums.by_row is None else [sums.by_row]))
+        self.tile_iterator.each(self.sources, self.block_size, see)
+        self.tile_iterator.all_reduce_sum(sums.rows, sums.products, *([] if sums.by_row is None else [sums.by_row]))
         return sums

@@ -1,22 +1,21 @@
-"""Features that are sharded over ranks; some ranks may have none."""
+"""Inputs that are sharded over ranks, numbered rank after rank. A rank may have none."""
 
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Callable, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
 
 from captum_kd._distributed import ProcessGroup
-from captum_kd.distance.sharded import Shards, ShardedDistances, ShardedFeatures
-from captum_kd.distance.sources import Features, TensorFeatures
-
-__all__ = ["FeatureSpec", "FeatureSpecs", "common_specs", "spec_of", "shared_distances"]
+from captum_kd.distance.block_sums import LocalTiles, TileIterator
+from captum_kd.distance.sharded import RemoteBuffer, RingTiles, ShardedDistances, ShardedFeatures, Shards
+from captum_kd.distance.sources import FeatureDistances, Features, TensorFeatures
 
 
 class FeatureSpec(NamedTuple):
-    """What a set of features is like, however many inputs it has."""
+    """Width and dtype of a set of features."""
 
     width: int
     dtype: torch.dtype
@@ -26,41 +25,69 @@ class FeatureSpec(NamedTuple):
 
 
 FeatureSpecs = Mapping[str, Sequence[FeatureSpec]]
-"""Of sets of features by name, of each layer one."""
+"""For each layer of each named set of features."""
 
 
-def spec_of(features: Union[Tensor, Features]) -> FeatureSpec:
-    return FeatureSpec(features.shape[1], features.dtype)
-
-
-def common_specs(everyone: Sequence[FeatureSpecs], remedy: str) -> FeatureSpecs:
-    """The kinds that all processes have, but for those that have seen no inputs.
+class InputSharding:
+    """The inputs of all ranks as one population. All ranks call the methods in the order in which they stand here.
 
     Args:
-        everyone (sequence): every process' kinds, empty where it has seen no inputs; of one at least not.
-        remedy (str): what the caller's user can do about different ones, for the error.
+        group (ProcessGroup): all ranks.
+        device (torch.device): where features are scored.
+        advice (str): the end of the error about features that differ between ranks.
 
-    Raises:
-        ValueError: other features in one process than in another.
+    Attributes:
+        specs (mapping): of all sets of features, also in a rank without inputs; empty if no rank has inputs.
     """
-    known = [(rank, kinds) for rank, kinds in enumerate(everyone) if kinds]
-    first_rank, first = known[0]
-    for rank, other in known[1:]:
-        for name in {**first, **other}:
-            for one, two in zip_longest(first.get(name, ()), other.get(name, ())):
-                if one != two:
+
+    def __init__(self, group: ProcessGroup, device: torch.device, advice: str) -> None:
+        self.specs: FeatureSpecs = {}
+        self._group = group
+        self._device = device
+        self._advice = advice
+        self._shards = Shards([0], 0)
+
+    def gather_labels(self, own: Tensor) -> Tensor:
+        """(n,) of all inputs, from those of this rank's."""
+        of_ranks = self._group.gather(own)
+        self._shards = Shards([len(labels) for labels in of_ranks], self._group.rank)
+        return torch.cat(of_ranks)
+
+    def gather_specs(self, features: Mapping[str, Sequence[Features]]) -> None:
+        """Takes this rank's features of each layer by name; none without inputs.
+
+        Raises:
+            ValueError: the features of two ranks differ, in all ranks.
+        """
+        own = {name: [FeatureSpec(each.shape[1], each.dtype) for each in layers] for name, layers in features.items()}
+        self.specs = _common_specs(self._group.gather(own), self._advice)
+
+    def tile_iterator(
+        self, width: int, make_buffer: Optional[Callable[[torch.device], RemoteBuffer]] = None
+    ) -> TileIterator:
+        """Over the pairs of inputs; arguments as for :class:`RingTiles`."""
+        return RingTiles(self._shards, self._group, width, make_buffer) if self._group.is_distributed else LocalTiles()
+
+    def distances(self, name: str, layer: int, own: Optional[Features]) -> FeatureDistances:
+        """Between all inputs, from this rank's features; None for a rank without inputs."""
+        spec = self.specs[name][layer]
+        if own is None:
+            own = TensorFeatures(torch.empty((0, spec.width), dtype=spec.dtype, device=self._device))
+        if not self._group.is_distributed:
+            return FeatureDistances(own)
+        return ShardedDistances(ShardedFeatures(own, self._shards, self._group))
+
+
+def _common_specs(of_ranks: Sequence[FeatureSpecs], advice: str) -> FeatureSpecs:
+    """The specs of all ranks that have inputs."""
+    known = [(rank, specs) for rank, specs in enumerate(of_ranks) if specs]
+    first_rank, first = known[0] if known else (0, {})
+    for rank, specs in known[1:]:
+        for name in {**first, **specs}:
+            for one, other in zip_longest(first.get(name, ()), specs.get(name, ())):
+                if one != other:
                     raise ValueError(
-                        f"{name} gives {one or 'nothing'} in process {first_rank} and {two or 'nothing'} in process {rank}: the "
-                        f"inputs differ in size, or the models in precision. {remedy}"
+                        f"{name} gives {one or 'nothing'} in rank {first_rank} and {other or 'nothing'} in rank {rank}: the "
+                        f"inputs differ in size, or the models in precision. {advice}"
                     )
     return first
-
-
-def shared_distances(
-    own: Optional[Features], kind: FeatureSpec, device: torch.device, shards: Shards, processes: ProcessGroup
-) -> ShardedDistances:
-    """Distances between all inputs, from each process' own features, None where it has seen no inputs."""
-    if own is None:
-        own = TensorFeatures(torch.empty((0, kind.width), dtype=kind.dtype, device=device))
-    shared = ShardedFeatures(own, shards, processes)
-    return ShardedDistances(shared)

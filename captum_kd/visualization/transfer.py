@@ -10,6 +10,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL.Image import Image
 from torch import Tensor
 
 from captum_kd._utils.maps import as_maps, upsample
@@ -35,7 +36,7 @@ OVERSHOOT = 0.25
 
 
 def visualize_transfer(
-    images: Tensor,
+    images: Union[Tensor, Sequence[Image]],
     maps: Union[Mapping[str, Tensor], TransferAttributions],
     *,
     kept: Optional[Mapping[str, Tensor]] = None,
@@ -58,8 +59,8 @@ def visualize_transfer(
     "all zero" or "nothing positive".
 
     Args:
-        images (Tensor): (N, C, H, W) with C = 1 or 3 and values between 0 and 1, as for ``imshow``. Undo the
-            network's normalization first.
+        images (Tensor or sequence of PIL.Image.Image): N images of one size. As a tensor (N, C, H, W) with C = 1 or 3 and
+            values between 0 and 1, as for ``imshow``; undo the network's normalization first.
         maps (mapping of str to Tensor, or TransferAttributions): column title -> maps (N, 1, h, w), one for each
             image, of any resolution. The result of ``attribute_transfer`` for one layer becomes the columns
             "distilled" and "residual". Long titles are wrapped. May be empty.
@@ -113,8 +114,7 @@ def visualize_transfer(
     if not isinstance(cmap, (str, type(None))) or (cmap is not None and cmap not in colormaps):
         raise ValueError(f"cmap must be the name of one of matplotlib's color maps or None, got {short_repr(cmap)}.")
     title = check_str(title, "title")
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}.")
+    images = _from_pillow(images)
     check_dense(images, "images")
     if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"images must have shape (N, 1 or 3, H, W) with N >= 1, got {tuple(images.shape)}.")
@@ -201,6 +201,19 @@ def _checked_columns(
             + (f", of which {unknown} are in neither maps nor kept." if unknown else ".")
         )
     return names
+
+
+def _from_pillow(images: object) -> Tensor:
+    """Images as a tensor (N, C, H, W); Pillow's become RGB between 0 and 1."""
+    if isinstance(images, Tensor):
+        return images
+    if not isinstance(images, (list, tuple)) or not images or not all(isinstance(each, Image) for each in images):
+        raise TypeError(f"images must be a tensor (N, C, H, W) or a list of PIL images, got {short_repr(images)}.")
+    sizes = {each.size for each in images}
+    if len(sizes) > 1:
+        raise ValueError(f"images must be of one size, got {len(sizes)} sizes; resize them.")
+    pixels = np.stack([np.asarray(each.convert("RGB")) for each in images])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
 def _as_pictures(name: str, images: Tensor, overshoot: float) -> Array:

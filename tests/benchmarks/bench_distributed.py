@@ -36,34 +36,36 @@ class ScaledFeatures(NamedTuple):
 
 def run(rank: int, size: int, folder: str, n: int, by_row: bool, pipe: Any) -> None:
     torch.set_num_threads(1)
-    processes = as_process_group(None)
+    group = as_process_group(None)
     if size > 1:
         store = dist.FileStore(f"{folder}/store", size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
-        processes = as_process_group(dist.group.WORLD)
+        group = as_process_group(dist.group.WORLD)
     found: list[ScaledFeatures] = []
     for count in (600, n):  # the first one pays for first calls
         shards = Shards([count // size] * size, rank)
-        held, sent = start(), processes.sent
+        held, sent = start(), group.bytes_sent
         own = [_features(count, shards.own, seed) for seed in (0, 1)]
         sums: list[Any] = []
 
         def measured() -> None:
             sources: list[DistanceSource] = []
-            walk: TileIterator = LocalTiles()
+            tile_iterator: TileIterator = LocalTiles()
             if size > 1:
-                walk = RingTiles(shards, processes, 2 * D)
-                sources += [ShardedDistances(ShardedFeatures(TensorFeatures(x), shards, processes)) for x in own]
+                tile_iterator = RingTiles(shards, group, 2 * D)
+                sources += [ShardedDistances(ShardedFeatures(TensorFeatures(x), shards, group)) for x in own]
             else:
                 sources += [FeatureDistances(TensorFeatures(x)) for x in own]
-            sums.append(population_sums(sources, by_row=by_row, walk=walk))
+            sums.append(population_sums(sources, by_row=by_row, tile_iterator=tile_iterator))
 
-        processes.gather(None)
+        group.gather(None)
         before = time.process_time()
         took = seconds(measured)
         busy = time.process_time() - before
-        found.append(ScaledFeatures(took, busy, high_mark() - held, processes.sent - sent, sums[0].gram().tolist()))
+        found.append(ScaledFeatures(took, busy, high_mark() - held, group.bytes_sent - sent, sums[0].gram().tolist()))
     pipe.send(found[-1])
+    if size > 1:
+        dist.destroy_process_group()
 
 
 def _features(n: int, part: slice, seed: int) -> torch.Tensor:

@@ -180,7 +180,7 @@ def test_a_doubt_of_one_process_is_everybodys(queued, doubted):
                     value += doubted
 
     (source,) = sources(apart())
-    population_sums([source], block_size=200, walk=Beside())
+    population_sums([source], block_size=200, tile_iterator=Beside())
     assert passes == [200] * (1 + doubted)
     assert source.all_far is (not doubted)
 

@@ -1,4 +1,4 @@
-"""Sums over processes are those of one process."""
+"""Sums over ranks equal those of one process."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ def features(n: int, count: int = 3, dtype: torch.dtype = torch.float32, d: int 
     ]
 
 
-def spread(group: Any, sizes: Sequence[int], whole: Sequence[Tensor]) -> Any:
-    processes = as_process_group(group)
-    shards = Shards(sizes, processes.rank)
+def sharded_sources(group: Any, sizes: Sequence[int], whole: Sequence[Tensor]) -> Any:
+    ranks = as_process_group(group)
+    shards = Shards(sizes, ranks.rank)
     own = [TensorFeatures(each[shards.own]) for each in whole]
-    walk = RingTiles(shards, processes, sum(each.shape[1] for each in own))
-    return walk, [ShardedDistances(ShardedFeatures(each, shards, processes)) for each in own]
+    tiles = RingTiles(shards, ranks, sum(each.shape[1] for each in own))
+    return tiles, [ShardedDistances(ShardedFeatures(each, shards, ranks)) for each in own]
 
 
 def sums_of(group: Any, sizes: Sequence[int], by_row: bool, block: int, held: bool) -> Any:
-    walk, sources = spread(group, sizes, features(sum(sizes)))
+    tiles, sources = sharded_sources(group, sizes, features(sum(sizes)))
     if held:
         for source in sources:
-            source.hold(walk, block)
-    sums = population_sums(sources, by_row=by_row, block_size=block, walk=walk)
+            source.hold(tiles, block)
+    sums = population_sums(sources, by_row=by_row, block_size=block, tile_iterator=tiles)
     return sums.gram(), sums.gram("biased"), sums.raw_squares(), sums.without_each() if by_row else None
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize(("by_row", "block", "held"), [(False, 512, False), (True, 4, False), (True, 16, True)])
-def test_sums_are_those_of_one_process(
+def test_sums_equal_those_of_one_process(
     workers: Workers, sizes: tuple[int, ...], by_row: bool, block: int, held: bool
 ) -> None:
-    whole = population_sums([FeatureDistances(TensorFeatures(each), True) for each in features(sum(sizes))], by_row=by_row)
+    whole = population_sums([FeatureDistances(TensorFeatures(each)) for each in features(sum(sizes))], by_row=by_row)
     expected = whole.gram(), whole.gram("biased"), whole.raw_squares(), whole.without_each() if by_row else None
     for found in of(workers.run(len(sizes), sums_of, sizes, by_row, block, held)):
         for ours, theirs in zip(found, expected):
@@ -57,56 +57,56 @@ def test_sums_are_those_of_one_process(
 
 
 @pytest.mark.parametrize("size", range(1, 8))
-def test_every_pair_is_met_once_and_work_is_even(size: int) -> None:
+def test_every_pair_belongs_to_one_tile_and_work_is_even(size: int) -> None:
     counts = [6 + 2 * rank for rank in range(size)]
-    met = torch.zeros(sum(counts), sum(counts), dtype=torch.long)
+    seen = torch.zeros(sum(counts), sum(counts), dtype=torch.long)
     for rank in range(size):
         shards = Shards(counts, rank)
         pairs = counts[rank] ** 2 / 2
-        for encounter in shards.ring_steps():
-            met[encounter.own_rows, encounter.remote_rows] += 1
-            met[encounter.remote_rows, encounter.own_rows] += 1
-            pairs += len(range(*encounter.own_rows.indices(shards.n))) * len(range(*encounter.remote_rows.indices(shards.n)))
-        met[shards.own, shards.own] += 1
+        for step in shards.ring_steps():
+            seen[step.own_rows, step.remote_rows] += 1
+            seen[step.remote_rows, step.own_rows] += 1
+            pairs += len(range(*step.own_rows.indices(shards.n))) * len(range(*step.remote_rows.indices(shards.n)))
+        seen[shards.own, shards.own] += 1
         assert pairs == pytest.approx(counts[rank] * shards.n / 2, rel=0.3)
-    assert bool((met == 1).all())
+    assert bool((seen == 1).all())
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
-def test_what_one_sends_is_what_the_other_expects(size: int) -> None:
+def test_each_rank_sends_what_the_other_expects(size: int) -> None:
     counts = [5, 0, 4, 9, 3][:size]
     steps = [list(Shards(counts, rank).ring_steps()) for rank in range(size)]
     for rank, own in enumerate(steps):
-        for step, encounter in enumerate(own):
-            theirs = steps[encounter.to][step]
-            assert theirs.source == rank and theirs.remote_rows == encounter.out
+        for number, step in enumerate(own):
+            theirs = steps[step.to][number]
+            assert theirs.source == rank and theirs.remote_rows == step.sent_rows
 
 
 def received(group: Any, n: int, d: int, block: int) -> tuple[int, int, int]:
     """Bytes sent, and the most rows of others that were here at once."""
-    walk, sources = spread(group, [n // walk_size(group)] * walk_size(group), features(n, 1, d=d))
+    tiles, sources = sharded_sources(group, [n // size_of(group)] * size_of(group), features(n, 1, d=d))
     most = 0
     set_remote_rows = ShardedFeatures.set_remote_rows
 
-    def watch(self: ShardedFeatures, rows: slice, room: Any) -> None:
+    def watch(self: ShardedFeatures, rows: slice, buffer: Any) -> None:
         nonlocal most
         most = max(most, rows.stop - rows.start)
-        set_remote_rows(self, rows, room)
+        set_remote_rows(self, rows, buffer)
 
     ShardedFeatures.set_remote_rows = watch  # type: ignore[method-assign]
     try:
-        population_sums(sources, block_size=block, walk=walk)
+        population_sums(sources, block_size=block, tile_iterator=tiles)
     finally:
         ShardedFeatures.set_remote_rows = set_remote_rows  # type: ignore[method-assign]
-    return walk.processes.sent, most, sources[0].features.shape[1]
+    return tiles.group.bytes_sent, most, sources[0].features.shape[1]
 
 
-def walk_size(group: Any) -> int:
+def size_of(group: Any) -> int:
     return as_process_group(group).size
 
 
 @pytest.mark.parametrize(("n", "size", "block"), [(60, 2, 7), (60, 3, 7), (60, 2, 512), (4, 2, 512)])
-def test_features_travel_in_blocks_and_no_more_than_half_of_them(workers: Workers, n: int, size: int, block: int) -> None:
+def test_features_are_sent_in_blocks_and_at_most_half_of_them(workers: Workers, n: int, size: int, block: int) -> None:
     share = n // size
     for rank, (sent, most, width) in enumerate(of(workers.run(size, received, n, 5, block))):
         rows = {2: [share, share // 2], 3: [share] * 3}[size][rank]
@@ -115,43 +115,24 @@ def test_features_travel_in_blocks_and_no_more_than_half_of_them(workers: Worker
 
 
 def small_messages(group: Any, sizes: Sequence[int]) -> Tensor:
-    before = sharded._MESSAGE_NUMBERS, sharded._VISITING_NUMBERS
-    sharded._MESSAGE_NUMBERS, sharded._VISITING_NUMBERS = 20, 90
+    before = sharded._MESSAGE_NUMBERS, sharded._REMOTE_NUMBERS
+    sharded._MESSAGE_NUMBERS, sharded._REMOTE_NUMBERS = 20, 90
     try:
-        walk, sources = spread(group, sizes, features(sum(sizes)))
-        return population_sums(sources, block_size=5, walk=walk).gram()
+        tiles, sources = sharded_sources(group, sizes, features(sum(sizes)))
+        return population_sums(sources, block_size=5, tile_iterator=tiles).gram()
     finally:
-        sharded._MESSAGE_NUMBERS, sharded._VISITING_NUMBERS = before
+        sharded._MESSAGE_NUMBERS, sharded._REMOTE_NUMBERS = before
 
 
-def test_blocks_come_in_messages_of_a_few_rows(workers: Workers) -> None:
-    whole = population_sums([FeatureDistances(TensorFeatures(each), True) for each in features(30)])
+def test_blocks_are_received_in_messages_of_a_few_rows(workers: Workers) -> None:
+    whole = population_sums([FeatureDistances(TensorFeatures(each)) for each in features(30)])
     for found in of(workers.run(3, small_messages, (11, 12, 7))):
         torch.testing.assert_close(found, whole.gram(), rtol=1e-9, atol=1e-12)
 
 
-def sampled(group: Any, sizes: Sequence[int], step: int, held: bool) -> Tensor:
-    walk, (source,) = spread(group, sizes, features(sum(sizes), 1))
-    if held:
-        source.hold(walk, 8)
-    places = slice(0, source.n, step)
-    found: Tensor = source.block(places, places)
-    return found
-
-
-@pytest.mark.parametrize("held", [False, True])
-@pytest.mark.parametrize("step", [1, 7])
-def test_a_sample_is_that_of_one_process(workers: Workers, step: int, held: bool) -> None:
-    sizes = (70, 3, 80)
-    places = slice(0, sum(sizes), step)
-    expected = FeatureDistances(TensorFeatures(features(sum(sizes), 1)[0]), True).block(places, places)
-    for found in of(workers.run(3, sampled, sizes, step, held)):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-
-
 def p_value(group: Any, sizes: Sequence[int], classes: int) -> float:
-    walk, (source,) = spread(group, sizes, features(sum(sizes), 1))
-    return label_permutation_p_value(source, *labeled(sum(sizes), classes), permutations=200, seed=3, walk=walk)
+    tiles, (source,) = sharded_sources(group, sizes, features(sum(sizes), 1))
+    return label_permutation_p_value(source, *labeled(sum(sizes), classes), permutations=200, seed=3, tile_iterator=tiles)
 
 
 def labeled(n: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -163,29 +144,29 @@ def labeled(n: int, classes: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("sizes", [(31, 30), (0, 20, 41)], ids=str)
-def test_p_values_are_those_of_one_process(workers: Workers, sizes: tuple[int, ...], classes: int) -> None:
-    source = FeatureDistances(TensorFeatures(features(sum(sizes), 1)[0]), True)
+def test_p_values_equal_those_of_one_process(workers: Workers, sizes: tuple[int, ...], classes: int) -> None:
+    source = FeatureDistances(TensorFeatures(features(sum(sizes), 1)[0]))
     expected = label_permutation_p_value(source, *labeled(sum(sizes), classes), permutations=200, seed=3)
     assert 0.01 < expected < 0.99
     assert of(workers.run(len(sizes), p_value, sizes, classes)) == [expected] * len(sizes)
 
 
 def failing_block(group: Any) -> None:
-    walk, sources = spread(group, (9, 9, 9), features(27))
+    tiles, sources = sharded_sources(group, (9, 9, 9), features(27))
 
     def fail(rows: slice, columns: slice) -> None:
-        if walk.processes.rank == 1:
+        if tiles.group.rank == 1:
             raise OSError("the disk is full")
 
-    walk.each(sources, 4, fail)
+    tiles.each(sources, 4, fail)
 
 
-def test_an_error_in_the_middle_of_an_exchange_is_everybodys(workers: Workers) -> None:
+def test_an_error_in_the_middle_of_an_exchange_raises_in_every_rank(workers: Workers) -> None:
     found = workers.run(3, failing_block)
     assert isinstance(found[1], OSError) and "disk is full" in str(found[1])
     for rank in (0, 2):
         assert isinstance(found[rank], RuntimeError)
-        assert "Process 1 failed while comparing inputs" in str(found[rank]) and "the disk is full" in str(found[rank])
+        assert "Rank 1 failed while comparing inputs" in str(found[rank]) and "the disk is full" in str(found[rank])
 
 
 def not_finite(group: Any) -> None:
@@ -195,12 +176,12 @@ def not_finite(group: Any) -> None:
     ShardedDistances(ShardedFeatures(TensorFeatures(values), shards, as_process_group(group)))
 
 
-def test_features_that_are_not_finite_are_an_error_in_all_processes(workers: Workers) -> None:
+def test_features_that_are_not_finite_raise_in_every_rank(workers: Workers) -> None:
     for error in workers.run(2, not_finite):
         assert isinstance(error, ValueError) and "non-finite" in str(error)
 
 
-def test_a_walk_of_one_process_takes_all_blocks() -> None:
+def test_local_tiles_are_all_tiles() -> None:
     seen: list[tuple[int, int]] = []
     source = FeatureDistances(TensorFeatures(features(10, 1)[0]))
     LocalTiles().each([source], 4, lambda rows, columns: seen.append((rows.start, columns.start)))
@@ -209,13 +190,13 @@ def test_a_walk_of_one_process_takes_all_blocks() -> None:
 
 
 def alone(values: Tensor) -> ShardedDistances:
-    """One process with a whole population."""
+    """One rank with a whole population."""
     return ShardedDistances(ShardedFeatures(TensorFeatures(values), Shards([len(values)], 0), ProcessGroup()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("numbers", [1, 50, 1 << 24])
-def test_the_guess_takes_all_inputs_to_lie_at_right_angles(monkeypatch: Any, numbers: int, dtype: torch.dtype) -> None:
+def test_the_shift_takes_all_inputs_to_be_orthogonal(monkeypatch: Any, numbers: int, dtype: torch.dtype) -> None:
     monkeypatch.setattr("captum_kd.distance.precision.MOST_DENSE", 4)  # float32 stays float32
     monkeypatch.setattr(sharded, "_MESSAGE_NUMBERS", numbers)
     (values,) = features(70, 1, dtype)
@@ -228,29 +209,30 @@ def test_the_guess_takes_all_inputs_to_lie_at_right_angles(monkeypatch: Any, num
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_features_are_seen_as_those_of_one_tensor(dtype: torch.dtype) -> None:
+def test_sharded_features_read_like_those_of_one_tensor(dtype: torch.dtype) -> None:
     (values,) = features(70, 1, dtype)
     whole = TensorFeatures(-values)
-    spread_out = ShardedFeatures(whole, Shards([70], 0), ProcessGroup())
-    assert (spread_out.shape, spread_out.dtype, spread_out.device) == (whole.shape, dtype, values.device)
-    assert spread_out.largest() == whole.largest() and spread_out.middle().dtype == dtype
-    torch.testing.assert_close(spread_out.middle(), whole.middle())
-    assert torch.equal(spread_out.read(slice(3, 9), slice(1, 4)), -values[3:9, 1:4])
+    split = ShardedFeatures(whole, Shards([70], 0), ProcessGroup())
+    assert (split.shape, split.dtype, split.device) == (whole.shape, dtype, values.device)
+    assert split.largest() == whole.largest() and split.middle().dtype == dtype
+    torch.testing.assert_close(split.middle(), whole.middle())
+    assert torch.equal(split.read(slice(3, 9), slice(1, 4)), -values[3:9, 1:4])
 
 
-def test_inputs_of_another_process_cannot_be_read_unless_they_visit() -> None:
-    own, visiting = features(4, 1)[0], features(6, 1)[0]
-    processes = ProcessGroup()
-    processes.size = 2
-    held = ShardedFeatures(TensorFeatures(own), Shards([4, 6], 0), processes)
+def test_inputs_of_another_rank_cannot_be_read_unless_they_were_received() -> None:
+    own, remote = features(4, 1)[0], features(6, 1)[0]
+    held = ShardedFeatures(TensorFeatures(own), Shards([4, 6], 0), ProcessGroup())
     for _ in range(2):
         for rows in (slice(4, 6), slice(3, 5), slice(9, 10)):
-            with pytest.raises(IndexError, match=f"inputs {rows.start} to {rows.stop - 1} are those of another process"):
+            with pytest.raises(IndexError, match=f"does not hold the features of the inputs {rows.start} to {rows.stop - 1}"):
                 held.read(rows, slice(0, 8))
-        held.set_remote_rows(slice(5, 9), TensorFeatures(visiting[1:5]))
-        assert torch.equal(held.read(slice(6, 9), slice(2, 8)), visiting[2:5, 2:8])
+        buffer = sharded._MemoryBuffer(own.device)
+        buffer.append(remote[1:3])
+        buffer.append(remote[3:5])
+        held.set_remote_rows(slice(5, 9), buffer)
+        assert torch.equal(held.read(slice(6, 9), slice(2, 8)), remote[2:5, 2:8])
         assert torch.equal(held.read(slice(0, 4), slice(0, 8)), own)
-        held.drop_remote_rows()
+        held.set_remote_rows(slice(5, 9), None)
 
 
 def under_another_default(group: Any, sizes: Sequence[int], held: bool) -> Any:
@@ -259,23 +241,20 @@ def under_another_default(group: Any, sizes: Sequence[int], held: bool) -> Any:
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device("meta"):
-            walk, sources = spread(group, sizes, whole)
+            tiles, sources = sharded_sources(group, sizes, whole)
             for source in sources if held else ():
-                source.hold(walk, 8)
-            places = slice(0, sources[0].n, 3)
-            return population_sums(sources, block_size=8, walk=walk).gram(), sources[0].block(places, places)
+                source.hold(tiles, 8)
+            return population_sums(sources, block_size=8, tile_iterator=tiles).gram()
     finally:
         torch.set_default_dtype(before)
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_the_users_default_device_and_dtype_change_nothing_in_any_process(workers: Workers, held: bool) -> None:
-    sources = [FeatureDistances(TensorFeatures(each), True) for each in features(20)]
-    places = slice(0, 20, 3)
-    expected = population_sums(sources).gram(), sources[0].block(places, places)
+def test_the_users_default_device_and_dtype_change_nothing_in_any_rank(workers: Workers, held: bool) -> None:
+    sources = [FeatureDistances(TensorFeatures(each)) for each in features(20)]
+    expected = population_sums(sources).gram()
     for found in of(workers.run(2, under_another_default, (11, 9), held)):
-        for ours, theirs in zip(found, expected):
-            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 class Unreadable(TensorFeatures):
@@ -283,13 +262,31 @@ class Unreadable(TensorFeatures):
         raise OSError("the disk is gone")
 
 
-def looked_at_in_vain(group: Any) -> None:
-    processes = as_process_group(group)
-    kind = Unreadable if processes.rank == 1 else TensorFeatures
-    ShardedFeatures(kind(torch.ones(4, 3)), Shards((4, 4), processes.rank), processes)
+def unreadable_in_rank_1(group: Any) -> None:
+    ranks = as_process_group(group)
+    kind = Unreadable if ranks.rank == 1 else TensorFeatures
+    ShardedFeatures(kind(torch.ones(4, 3)), Shards((4, 4), ranks.rank), ranks)
 
 
-def test_features_that_one_process_cannot_read_are_everybodys_error(workers: Workers) -> None:
-    found = workers.run(2, looked_at_in_vain)
+def test_features_that_one_rank_cannot_read_raise_in_every_rank(workers: Workers) -> None:
+    found = workers.run(2, unreadable_in_rank_1)
     assert isinstance(found[1], OSError) and isinstance(found[0], RuntimeError)
-    assert "Process 1 failed while looking at its features" in str(found[0])
+    assert "Rank 1 failed while reading its features" in str(found[0])
+
+
+def without_buffers_in_rank_1(group: Any) -> None:
+    _, sources = sharded_sources(group, (5, 5, 5), features(15))
+    ranks = as_process_group(group)
+
+    def make(device: torch.device) -> Any:
+        if ranks.rank == 1:
+            raise OSError("no space left")
+        return sharded._MemoryBuffer(device)
+
+    population_sums(sources, tile_iterator=RingTiles(sources[0].features.shards, ranks, 30, make))
+
+
+def test_a_buffer_that_one_rank_cannot_make_raises_in_every_rank(workers: Workers) -> None:
+    found = workers.run(3, without_buffers_in_rank_1)
+    assert isinstance(found[1], OSError)
+    assert all("Rank 1 failed while comparing inputs" in str(found[rank]) for rank in (0, 2))

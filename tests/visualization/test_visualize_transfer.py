@@ -6,6 +6,7 @@ import pytest
 import torch
 from captum.attr import LayerAttribution, visualization
 from matplotlib.figure import Figure
+from PIL import Image
 
 from captum_kd import TransferAttributions
 from captum_kd.visualization import visualize_transfer
@@ -34,6 +35,19 @@ def test_one_row_an_image_and_one_column_a_map():
     assert [axis.get_ylabel() for axis in axes[:N, 0]] == ["a", "b", "c"]
     # Captum draws 8-bit pictures.
     np.testing.assert_allclose(axes[1, 0].images[0].get_array() / 255, pictures()[1].permute(1, 2, 0), atol=1 / 255)
+
+
+def test_images_of_pillow():
+    pixels = (pictures() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    images = [Image.fromarray(each) for each in pixels]
+    found, expected = (panels(visualize_transfer(each, maps()), 3)[1, 0].images[0].get_array() for each in (images, pictures()))
+    np.testing.assert_allclose(found, expected, atol=1)
+    assert visualize_transfer([each.convert("L") for each in images], maps()).axes
+    with pytest.raises(ValueError, match="images must be of one size, got 2 sizes"):
+        visualize_transfer([*images[:2], images[2].resize((8, 8))], maps())
+    for wrong in ([], ["file.png"], images[0]):
+        with pytest.raises(TypeError, match="images must be a tensor .* or a list of PIL images"):
+            visualize_transfer(wrong, maps())
 
 
 def test_maps_are_enlarged_to_the_image():

@@ -54,7 +54,7 @@ def label_permutation_p_value(
     permutations: int = 1000,
     seed: int = 0,
     sums: Optional[PairSums] = None,
-    walk: TileIterator = LocalTiles(),
+    tile_iterator: TileIterator = LocalTiles(),
 ) -> float:
     r"""P-value of a model's relevance score under permutation of the labels, upper tail.
 
@@ -72,7 +72,7 @@ def label_permutation_p_value(
         seed (int): of the permutations; the same seed gives the same relabelings for every
             model and layer. The global random state is neither used nor changed.
         sums (PairSums, optional): of these distances alone, where they were taken already.
-        walk (Walk): where several processes share the population.
+        tile_iterator (TileIterator): of this rank, where several share the inputs.
 
     Returns:
         float: in [1/(1 + m), 1]; 1 for constant features, whose score no relabeling changes.
@@ -95,10 +95,10 @@ def label_permutation_p_value(
     seen = _classes(labels, class_distances, n)
     if not (sums is None or isinstance(sums, PairSums)):
         raise TypeError(f"sums must be what population_sums() gave for these distances, or None; got {short_repr(sums)}.")
-    if not callable(getattr(walk, "each", None)):
-        raise TypeError(f"walk must go through pairs of inputs, as LocalTiles() does, got {short_repr(walk)}.")
+    if not callable(getattr(tile_iterator, "each", None)):
+        raise TypeError(f"tile_iterator must be a TileIterator such as LocalTiles(), got {short_repr(tile_iterator)}.")
     permutations, seed = check_int(permutations, "permutations", 1), check_int(seed, "seed")
-    found = _ClassSums(source, seen, population_sums([source], walk=walk) if sums is None else sums)
+    found = _ClassSums(source, seen, population_sums([source], tile_iterator=tile_iterator) if sums is None else sums)
     if found.is_noise:
         return 1.0
 
@@ -109,7 +109,7 @@ def label_permutation_p_value(
             count = min(found.batch, permutations - start)
             yield torch.stack([torch.randperm(n, generator=generator, device="cpu") for _ in range(count)])
 
-    scores: list[float] = found(orders, permutations + 1, walk).tolist()
+    scores: list[float] = found(orders, permutations + 1, tile_iterator).tolist()
     observed, *relabeled = scores
     tie: float = _TIE * torch.finfo(torch.float32).eps / n**0.5 * found.norm * seen.norm
     return (1 + sum(value >= observed - tie for value in relabeled)) / (1 + permutations)
@@ -169,13 +169,13 @@ class _ClassSums:
         width = min(n, _strip_width(min(n, _TILE)))
         self.batch = max(1, min(64, _SUMS // (len(others) * width)))
 
-    def __call__(self, orders: Callable[[], Iterator[Tensor]], number: int, walk: TileIterator = LocalTiles()) -> Tensor:
+    def __call__(self, orders: Callable[[], Iterator[Tensor]], number: int, tile_iterator: TileIterator = LocalTiles()) -> Tensor:
         """The statistic (relabelings,), float64, where input ``order[i]`` takes the label of input i.
 
         Args:
             orders (callable): gives all orders anew, in batches (batch, n).
             number (int): of relabelings.
-            walk (TileIterator): gives the tiles.
+            tile_iterator (TileIterator): gives the tiles.
         """
         total = self._shift.new_zeros(number)
 
@@ -184,8 +184,8 @@ class _ClassSums:
             found = torch.cat([self._of_tile(order.to(total.device), strips, rows, columns) for order in orders()])
             total.add_(found, alpha=1 if rows == columns else 2)  # both (i, j) and (j, i)
 
-        walk.each([self._source], _TILE, add)
-        walk.all_reduce_sum(total)
+        tile_iterator.each([self._source], _TILE, add)
+        tile_iterator.all_reduce_sum(total)
         return total.cpu()
 
     def _strips(self, rows: slice, columns: slice) -> list[Tensor]:

@@ -20,8 +20,9 @@ from captum_kd.distance.sources import DistanceSource, TensorFeatures
 from captum_kd.metrics.report.models import FeatureSet, Pair
 from captum_kd.metrics.report.scores import Estimate, LayerScores, distance_source
 from captum_kd.metrics.report.settings import Settings
-from captum_kd.metrics.report.sharding import all_reduce_counts, as_input_sharding
+from captum_kd.metrics.report.sharding import ReportSharding, all_reduce_counts
 from captum_kd.metrics.report.storage import FeatureStore, Placement, place_distances
+from captum_kd.metrics.report.verification import Verification, sample_of, verify_layer
 from captum_kd.metrics.scores_table import BY_NAME
 
 
@@ -71,7 +72,10 @@ class Aggregator:
         used, left_out (int): mini-batches that could be used, and that could not.
         left_out_of_removal (int): mini-batches that could not be used for scores with removal.
         undefined (int): scores of single mini-batches that were not defined and so are in no mean.
+        verification (Verification, optional): scores that dcor recomputed.
     """
+
+    verification: Optional[Verification] = None
 
     def __init__(self, plan: ReportPlan, group: ProcessGroup) -> None:
         self.counts: dict[int, int] = {}
@@ -106,7 +110,7 @@ class PooledScores(Aggregator):
         super().__init__(plan, group)
         self._device = plan.settings.device
         self._way_to_one_width = _way_to_one_width(plan.settings.feature_transform)
-        self._sharding = as_input_sharding(group, self._device, self._way_to_one_width)
+        self._sharding = ReportSharding(group, self._device, f"{self._way_to_one_width} Load the models in one dtype.")
         self._stores: dict[str, list[FeatureStore]] = {}
         self._labels: list[Tensor] = []
         self._placement: Optional[Placement] = None
@@ -130,7 +134,8 @@ class PooledScores(Aggregator):
 
     def layers(self) -> Iterator[LayerSummary]:
         plan, sharding, stores = self._plan, self._sharding, self._stores
-        labels = sharding.labels(self._labels)
+        own = torch.cat(self._labels) if self._labels else torch.empty(0, dtype=torch.long, device="cpu")
+        labels = sharding.gather_labels(own)
         self.counts = all_reduce_counts(self._group, self.counts)
         if len(labels) < LEAST_WITH_REMOVAL:
             raise ValueError(
@@ -139,19 +144,28 @@ class PooledScores(Aggregator):
             )
         matrices = len(plan.sets) * (2 if plan.progression else 1)
         in_file = any(store.in_file for store in self._all_stores())
-        own = place_distances(plan.settings.compute, self._device, len(labels), matrices, self._group.size, in_file)
-        placed = self._placement = sharding.placement(own, stores)
-        keys = sharding.keys(stores)
+        placed = self._placement = sharding.placement(
+            place_distances(plan.settings.compute, self._device, len(labels), matrices, self._group.size, in_file), stores
+        )
+        keys = list(sharding.specs)
         last: dict[str, DistanceSource] = {}
         if plan.progression:
             last = {key: sharding.source(key, -1, stores, placed) for key in keys}
         for place in range(len(plan.labels)):
             is_last = bool(last) and place == len(plan.labels) - 1
             sources = last if is_last else {key: sharding.source(key, place, stores, placed) for key in keys}
-            scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.walk)
+            scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.tiles)
+            if plan.settings.compute.verify:
+                found = self._verified(place, labels)
+                self.verification = found if self.verification is None else self.verification + found
             yield _summary(scores, plan, last)
             for of_layers in stores.values():
                 of_layers[place].close()
+
+    def _verified(self, place: int, labels: Tensor) -> Verification:
+        rows, plan = sample_of(len(labels), self._plan.settings.compute.verify, self._plan.settings.seed), self._plan
+        features = {key: stores[place].read(rows, slice(None)) for key, stores in self._stores.items()}
+        return verify_layer(features, labels[rows], plan.pairs, plan.settings)
 
     def recorded(self) -> dict[str, Any]:
         placed = self._placement

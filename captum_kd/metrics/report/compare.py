@@ -19,7 +19,7 @@ from captum_kd._utils.warnings import warn_user
 from captum_kd.distance.centering import Estimator
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.metrics.report.aggregation import Aggregator, BatchMeanScores, PooledScores, ReportPlan
-from captum_kd.metrics.report.agreement import check_models, question_of
+from captum_kd.metrics.report.agreement import check_models, shared_arguments
 from captum_kd.metrics.report.collect import FeatureCollector, read_data
 from captum_kd.metrics.report.models import Layers, Model, Models, as_compared_models, feature_sets_of, pairs_of
 from captum_kd.metrics.report.notes import cautions, explanations
@@ -165,7 +165,7 @@ def compare_transfer(
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
         modes = {str(each): modes_of(each.model) for each in models}
         announced = announced_inputs(data, unpack) if localizer is not None and group.size > 1 else None
-        alike = {} if settings.compute.process_group is None else question_of(models, labels, settings)
+        alike = {} if settings.compute.process_group is None else shared_arguments(models, labels, settings.compared())
     group.check_equal(alike)
     noise_by_rank = localizer is not None and not begin_noise(localizer, group, announced)
     try:
@@ -203,6 +203,8 @@ def compare_transfer(
         warn_user(doubt)
     control = control_seeds(matrices, seed_groups, compared)
     notes = [*doubts, *explanations(rows, settings)]
+    if aggregator.verification is not None:
+        notes.append(aggregator.verification.sentence(n))
     if control is None:
         notes.append(without_seed_control(models, settings.in_pairs))
     recorded = {
@@ -215,6 +217,7 @@ def compare_transfer(
             label: {each.name: each.layers[place].name or type(each.layers[place].module).__name__ for each in models}
             for place, label in enumerate(labels)
         },
+        "verification": None if aggregator.verification is None else aggregator.verification._asdict(),
         "processes": None if settings.compute.process_group is None else list(inputs),
         **settings.recorded(),
     }

@@ -58,12 +58,12 @@ class LayerScores:
         labels: Tensor,
         settings: Settings,
         block_size: Optional[int] = None,
-        walk: TileIterator = LocalTiles(),
+        tile_iterator: TileIterator = LocalTiles(),
     ) -> None:
         check_label_geometry(labels, settings.class_embeddings, ways_out=WAYS_OUT_OF_SCORE)
         self._settings = settings
         self._labels = labels
-        self._walk = walk
+        self._tile_iterator = tile_iterator
         self._sources = dict(sources)
         device = next(iter(sources.values())).device
         every = {
@@ -72,7 +72,7 @@ class LayerScores:
             **{_LAST + key: source for key, source in last.items()},
         }
         by_row = settings.confidence is not None
-        self._sums = population_sums(list(every.values()), by_row=by_row, block_size=block_size, walk=walk)
+        self._sums = population_sums(list(every.values()), by_row=by_row, block_size=block_size, tile_iterator=tile_iterator)
         self.products: Products = products_of(tuple(every), list(every.values()), self._sums)
         self._p_values: dict[str, Optional[float]] = {}
 
@@ -161,7 +161,7 @@ class LayerScores:
                 permutations=settings.n_permutations,
                 seed=settings.seed,
                 sums=self._sums.of(self.products.names.index(key)),
-                walk=self._walk,
+                tile_iterator=self._tile_iterator,
             )
         return self._p_values[key]
 

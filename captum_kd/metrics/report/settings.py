@@ -20,7 +20,7 @@ from captum_kd._utils.arguments import as_forward_args, as_inputs, as_labels, ch
 from captum_kd._utils.batches import Unpack
 from captum_kd._utils.validation import check_bool, check_choice, check_int, check_noise, check_str, short_repr
 from captum_kd.distance.blockwise import check_block_size
-from captum_kd.distance.centering import Estimator, check_estimator
+from captum_kd.distance.centering import LEAST_WITH_REMOVAL, Estimator, check_estimator
 
 MAPS = ("gradcam", "hirescam", "unicam")
 TARGETS = ("predicted", "label")
@@ -193,10 +193,13 @@ class Compute:
                     Default: None, matrices up to 4,096 inputs where memory allows, else blocks of 512, on a GPU of 4,096
         feature_device (str or torch.device, optional): Where features are kept and scored.
                     Default: "cpu"
+        verify (int, optional): Inputs of a sample on which dcor recomputes every score; the report notes the largest
+                    difference. Takes some seconds to compile, and memory for the sample's distances.
+                    Default: 0, no recomputation
 
     Raises:
         ValueError: a limit or block size that is no positive integer, a device that there is not, a group that this
-            process does not belong to.
+            process does not belong to, ``verify`` of 1 to 4 inputs or with a process group.
         TypeError: no process group.
 
     Example::
@@ -208,9 +211,14 @@ class Compute:
     memory_limit: Optional[int] = 8 * 2**30
     block_size: Optional[int] = None
     feature_device: Union[str, torch.device] = "cpu"
+    verify: int = 0
 
     def __post_init__(self) -> None:
         as_process_group(self.process_group)
+        if 0 < check_int(self.verify, "verify", 0) < LEAST_WITH_REMOVAL:
+            raise ValueError(f"verify must be 0 or at least {LEAST_WITH_REMOVAL} inputs, got {self.verify}.")
+        if self.verify and self.process_group is not None:
+            raise ValueError("verify needs all features in one process; leave out process_group or verify.")
         if self.memory_limit is not None:
             check_int(self.memory_limit, "memory_limit (in bytes)", 1, or_none=True)
         check_block_size(self.block_size)
@@ -246,6 +254,8 @@ class Settings:
                 check_callable(getattr(self, argument), argument)
         check_option(self.model_options, ModelOptions, "model_options")
         check_option(self.comparisons, Comparisons, "comparisons")
+        if self.population == "batch" and self.compute.verify:
+            raise ValueError('verify belongs to population="all", but population is "batch".')
         if self.population == "batch" and self.compute.block_size is not None:
             raise ValueError(
                 'block_size belongs to population="all", but population is "batch": mini-batches are scored as they come and '

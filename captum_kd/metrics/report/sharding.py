@@ -1,7 +1,4 @@
-"""Sharding of a report's inputs over ranks.
-
-What each process has read becomes one population here, whose inputs are numbered process after process.
-"""
+"""Sharding of a report's inputs over ranks. Inputs are numbered rank after rank."""
 
 from __future__ import annotations
 
@@ -9,111 +6,68 @@ from collections import Counter
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 import torch
-from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from captum_kd._distributed import ProcessGroup
 from captum_kd._utils.batches import Unpack, length_of, unpack_batch
-from captum_kd.distance.block_sums import LocalTiles, TileIterator
-from captum_kd.distance.sharded import Shards, RingTiles
+from captum_kd.distance.block_sums import TileIterator
+from captum_kd.distance.sharded import RingTiles, ShardedDistances
 from captum_kd.distance.sources import DistanceSource
-from captum_kd.metrics._sharding import FeatureSpecs, common_specs, spec_of, shared_distances
+from captum_kd.metrics._sharding import InputSharding
 from captum_kd.metrics.report.salient import Localizer
-from captum_kd.metrics.report.scores import distance_source
 from captum_kd.metrics.report.storage import FeatureStore, Placement
 
 Stores = Mapping[str, Sequence[FeatureStore]]
+"""Features of this rank's inputs at each layer, by the key of the feature set; empty without inputs."""
 
 
-class Spread:
-    """All inputs in one process.
+class ReportSharding(InputSharding):
+    """The inputs of all ranks, and the placement of their features and distances.
 
     Attributes:
-        walk (Walk): through the pairs of inputs.
+        tiles (TileIterator): over the pairs of inputs, once there is a placement.
     """
 
-    walk: TileIterator = LocalTiles()
-
-    def labels(self, own: Sequence[Tensor]) -> Tensor:
-        """(n,) of all inputs, from those of this process' batches."""
-        return torch.cat(list(own)) if own else torch.empty(0, dtype=torch.long, device="cpu")
+    tiles: TileIterator
 
     def placement(self, own: Placement, stores: Stores) -> Placement:
-        """How all processes keep features and distances."""
-        return own
+        """The placement in all ranks, from that of each."""
+        self.gather_specs(stores)
+        of_ranks: list[Placement] = self._group.gather(own)
+        in_file = any(each.in_file for each in of_ranks)
+        width = max(sum(spec.width for spec in of_layer) for of_layer in zip(*self.specs.values()))
+        # Progression compares a layer with the last one, whose features are exchanged too.
+        self.tiles = self.tile_iterator(2 * width, _file_buffer if in_file else None)
+        return Placement(in_file, all(each.held for each in of_ranks), of_ranks[0].block_size)
 
-    def keys(self, stores: Stores) -> Sequence[str]:
-        """Of all views, also where this process has seen no inputs."""
-        return list(stores)
-
-    def source(self, key: str, place: int, stores: Stores, placement: Placement) -> DistanceSource:
+    def source(self, key: str, layer: int, stores: Stores, placement: Placement) -> DistanceSource:
         """The distances between all inputs."""
-        return distance_source(stores[key][place], held=placement.held)
+        source = self.distances(key, layer, stores[key][layer] if stores else None)
+        if not placement.held:
+            return source
+        if not isinstance(source, ShardedDistances):
+            return source.matrix()
+        assert isinstance(self.tiles, RingTiles)
+        source.hold(self.tiles, placement.block_size)
+        return source
 
 
-class _Sharded(Spread):
-    """Each process has some of the inputs; maybe none.
-
-    Args:
-        processes (ProcessGroup): all of them.
-        device (torch.device): where features are scored.
-        way_to_one_width (str): what can be done about inputs of several sizes.
-    """
-
-    def __init__(self, processes: ProcessGroup, device: torch.device, way_to_one_width: str) -> None:
-        self._remedy = f"{way_to_one_width} Load the models in one dtype."
-        self._processes = processes
-        self._device = device
-        self._kinds: FeatureSpecs = {}
-        self._shards = Shards([0] * processes.size, processes.rank)
-
-    def labels(self, own: Sequence[Tensor]) -> Tensor:
-        shares = self._processes.gather(super().labels(own))
-        self._shards = Shards([len(share) for share in shares], self._processes.rank)
-        return torch.cat(shares)
-
-    def placement(self, own: Placement, stores: Stores) -> Placement:
-        seen = {key: [spec_of(store) for store in of_layers] for key, of_layers in stores.items()}
-        everyone: list[tuple[Placement, FeatureSpecs]] = self._processes.gather((own, seen))
-        self._kinds = common_specs([kinds for _, kinds in everyone], self._remedy)
-        found = [placement for placement, _ in everyone]
-        common = Placement(any(each.in_file for each in found), all(each.held for each in found), found[0].block_size)
-        widest = max(sum(kind.width for kind in of_layer) for of_layer in zip(*self._kinds.values()))
-        self.walk = RingTiles(self._shards, self._processes, 2 * widest, self._file if common.in_file else None)
-        return common
-
-    def keys(self, stores: Stores) -> Sequence[str]:
-        return list(self._kinds)
-
-    def source(self, key: str, place: int, stores: Stores, placement: Placement) -> DistanceSource:
-        own = stores[key][place] if stores else None
-        found = shared_distances(own, self._kinds[key][place], self._device, self._shards, self._processes)
-        if placement.held:
-            assert isinstance(self.walk, RingTiles)
-            found.hold(self.walk, placement.block_size)
-        return found
-
-    def _file(self, device: torch.device) -> FeatureStore:
-        store = FeatureStore(device)
-        store.move_to_file()
-        return store
+def _file_buffer(device: torch.device) -> FeatureStore:
+    store = FeatureStore(device)
+    store.move_to_file()
+    return store
 
 
-def as_input_sharding(processes: ProcessGroup, device: torch.device, way_to_one_width: str) -> Spread:
-    """One process that has nobody to speak to takes the shorter way."""
-    return Spread() if type(processes) is ProcessGroup else _Sharded(processes, device, way_to_one_width)
-
-
-def all_reduce_counts(processes: ProcessGroup, counts: Mapping[int, int]) -> dict[int, int]:
-    """Inputs of each class over all processes."""
+def all_reduce_counts(group: ProcessGroup, counts: Mapping[int, int]) -> dict[int, int]:
+    """Inputs of each class over all ranks."""
     total: Counter[int] = Counter()
-    for each in processes.gather(dict(counts)):
-        total.update(each)
+    for of_rank in group.gather(dict(counts)):
+        total.update(of_rank)
     return dict(total)
 
 
 def repeated_by_sampler(data: Iterable[Any]) -> int:
-    """Inputs that a DistributedSampler gives a second time, so that all processes get as many."""
+    """Inputs that a DistributedSampler gives a second time, so that all ranks have equally many."""
     sampler = getattr(data, "sampler", None)
     if not isinstance(sampler, DistributedSampler):
         return 0
@@ -121,13 +75,13 @@ def repeated_by_sampler(data: Iterable[Any]) -> int:
 
 
 def sampler_replicas(data: Iterable[Any]) -> int:
-    """How many shares a DistributedSampler makes of its data set."""
+    """The number of shards that a DistributedSampler makes of its data set."""
     sampler = getattr(data, "sampler", None)
     return int(sampler.num_replicas) if isinstance(sampler, DistributedSampler) else 1
 
 
 def announced_inputs(data: Iterable[Any], unpack: Optional[Unpack]) -> Optional[int]:
-    """How many inputs are to come, before any is read; None where nobody can say so."""
+    """The number of inputs in the data, or None if it is not known before they are read."""
     if isinstance(data, (list, tuple)):
         return sum(len(unpack_batch(batch, unpack).labels) for batch in data)
     batch_size = getattr(data, "batch_size", None)
@@ -137,12 +91,11 @@ def announced_inputs(data: Iterable[Any], unpack: Optional[Unpack]) -> Optional[
     return count // batch_size * batch_size if getattr(data, "drop_last", False) else count
 
 
-def begin_noise(localizer: Localizer, processes: ProcessGroup, announced: Optional[int]) -> bool:
-    """Lets imputed pixels have the noise that they would have in one process; whether that is possible."""
-    everyone = processes.gather(announced)
-    before = everyone[: processes.rank]
-    if any(count is None for count in everyone) and processes.size > 1:
-        localizer.begin_apart(processes.rank)
+def begin_noise(localizer: Localizer, group: ProcessGroup, announced: Optional[int]) -> bool:
+    """Gives imputed pixels the noise that they would have in one process. Returns False if a number of inputs is not known."""
+    of_ranks = group.gather(announced)
+    if group.size > 1 and None in of_ranks:
+        localizer.begin_apart(group.rank)
         return False
-    localizer.begin(sum(before))
+    localizer.begin(sum(of_ranks[: group.rank]))
     return True

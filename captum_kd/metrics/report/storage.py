@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from typing import IO, NamedTuple, Optional
+from typing import IO, NamedTuple, Optional, Union
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ class FeatureStore:
         while self._pieces:
             self._write(self._pieces.pop(0))
 
-    def read(self, rows: slice, columns: slice) -> Tensor:
+    def read(self, rows: Union[slice, list[int]], columns: slice) -> Tensor:
         """Some columns of some rows."""
         if self._file is None:
             if len(self._pieces) > 1:

@@ -16,7 +16,7 @@ from models import ConvNet, images, labels
 from workers import context
 
 from captum_kd._distributed import LostRankError
-from captum_kd.distance.sharded import RingTiles
+from captum_kd.distance import sharded
 from population import compare
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def job(rank: int, when: str, folder: str, pipe: Any) -> None:
             yield images(8, seed=5 + rank), labels(8)
 
     if when != "reading" and rank == 1:
-        RingTiles._outgoing = end  # type: ignore[method-assign, assignment]
+        sharded._Message.filled = end  # type: ignore[method-assign, assignment]
     student, base = ConvNet(seed=1).eval(), ConvNet(seed=2).eval()
     try:
         compare(student, base, "conv1", Loader(), block_size=4, process_group=group)
@@ -62,7 +62,7 @@ def test_others_do_not_wait_for_ever(when: str, tmp_path: Path) -> None:
         assert pipes[0][0].poll(60)
         error = pipes[0][0].recv()
         assert isinstance(error, LostRankError)
-        assert "Process 0 of 2 waits in vain for another one, which has ended or took longer than the timeout" in str(error)
+        assert "Rank 0 of 2 lost contact with another rank: it exited or exceeded the timeout" in str(error)
         # A process that has ended is missed at once.
         assert when == "asleep" or time.monotonic() - started < TIMEOUT
         jobs[0].join(10)

@@ -1,0 +1,94 @@
+"""Recomputation of a report's scores by dcor, on a sample of the inputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Mapping, NamedTuple, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from captum_kd.distance.sources import FeatureDistances, TensorFeatures
+from captum_kd.metrics.inference import transfer_scores
+from captum_kd.metrics.inference.gram_matrices import Side
+from captum_kd.metrics.report.models import Pair
+from captum_kd.metrics.report.scores import TEACHER_KEY, LayerScores
+from captum_kd.metrics.report.settings import Settings
+from captum_kd.metrics.scores_table import BY_NAME, LABELS, SIMILARITY
+
+Array = npt.NDArray[np.float64]
+
+
+class Verification(NamedTuple):
+    """Scores that were recomputed.
+
+    Attributes:
+        inputs (int): of the sample.
+        scores (int): recomputed scores; those that are not defined on the sample are left out.
+        largest_difference (float): between ours and dcor's.
+    """
+
+    inputs: int
+    scores: int
+    largest_difference: float
+
+    def __add__(self, other: Any) -> "Verification":
+        largest = max(self.largest_difference, other.largest_difference)
+        return Verification(self.inputs, self.scores + other.scores, largest)
+
+    def sentence(self, n: int) -> str:
+        """The note of a report on n inputs."""
+        return (
+            f"dcor recomputed {self.scores} scores on {self.inputs} of the {n} inputs; the largest difference is "
+            f"{self.largest_difference:.1g}."
+        )
+
+
+def sample_of(n: int, inputs: int, seed: int) -> list[int]:
+    """Indices of a random sample of at most so many inputs, in order."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")
+    return sorted(order[:inputs].tolist())
+
+
+def verify_layer(features: Mapping[str, Tensor], labels: Tensor, pairs: Sequence[Pair], settings: Settings) -> Verification:
+    """Recompute the scores of one layer from the features (n, d) of a sample and its labels (n,).
+
+    Raises:
+        ValueError: labels without geometry.
+    """
+    threads = torch.get_num_threads()
+    import dcor  # not at the top: it compiles for seconds
+
+    torch.set_num_threads(threads)  # which numba may have changed
+    settings = replace(settings, confidence=None)
+    ours = LayerScores({key: FeatureDistances(TensorFeatures(each)) for key, each in features.items()}, {}, labels, settings)
+    table = settings.class_embeddings
+    if table is None:
+        table = torch.eye(int(labels.max()) + 1, dtype=torch.float64, device="cpu")
+    points = {key: each.detach().cpu().double().numpy() for key, each in {**features, LABELS: table.cpu()[labels.cpu()]}.items()}
+    centered = {key: dcor.u_centered(dcor.distances.pairwise_distances(each)) for key, each in points.items()}
+
+    def left(side: Side) -> Array:
+        name, *given = (side,) if isinstance(side, str) else side
+        matrix: Array = centered[name]
+        for removed in given:
+            matrix = dcor.u_complementary_projection(centered[removed])(matrix)
+        return matrix
+
+    differences = [0.0]
+    for pair in pairs:
+        teacher = TEACHER_KEY if ours.has_teacher else None
+        sides = transfer_scores(pair.student.key, pair.base.key, labels=LABELS, teacher=teacher)
+        for name, estimate in ours.of_pair(pair).items():
+            if not estimate.is_defined:
+                continue
+            x, y = sides[name]
+            if BY_NAME[name].kind == SIMILARITY and settings.estimator == "biased":
+                expected = dcor.distance_correlation_sqr(points[str(x)], points[str(y)])
+            else:
+                p, q = left(x), left(y)
+                expected = dcor.u_product(p, q) / np.sqrt(dcor.u_product(p, p) * dcor.u_product(q, q))
+            differences.append(abs(estimate.value - float(expected)))
+    return Verification(len(labels), len(differences) - 1, max(differences))
