@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from reference import literal
 from reference.geometries import correlation
 
-from captum_kd.distance.centering import geometry
-from captum_kd.distance.labels import label_distances, label_geometry
+from captum_kd.distance.centering import CENTERINGS, center, geometry
+from captum_kd.distance.labels import label_distances, label_geometry, label_norms
 
 # ------------------------------------------------------------------------------ distances
 
@@ -95,13 +95,22 @@ def test_labels_without_geometry_are_an_error(case, estimator):
         assert way_out in str(error.value)
 
 
+@pytest.mark.parametrize("estimator", CENTERINGS)
+@pytest.mark.parametrize("embeddings", [None, table(4)])
+def test_norms_by_class_are_those_of_the_matrix(estimator, embeddings):
+    target, classes = labels(0, 2, 2, 3, 0, 2, 1, 3, 3), labels(0, 1, 2, 3)
+    expected = center(label_distances(target, target, embeddings), estimator)
+    found = label_norms(label_distances(classes, classes, embeddings), target.bincount().double(), estimator)
+    assert found == pytest.approx((float(expected.matrix.norm()), float(expected.raw_norm)), rel=1e-12)
+
+
 def test_the_error_shows_the_first_labels():
     with pytest.raises(ValueError, match=r"the 9 inputs .* \(labels: 3, 3, 3, 3, 3, 3, 3, 3, \.\.\.\)"):
         label_geometry(labels(*[3] * 9), None, F64)
 
 
 def test_an_unknown_estimator_is_never_taken_for_another():
-    with pytest.raises(ValueError, match="No centering is implemented for estimator='u'"):
+    with pytest.raises(ValueError, match="estimator must be 'unbiased' or 'biased', got 'u'"):
         label_geometry(labels(0, 0, 1, 1), None, F64, "u")
 
 

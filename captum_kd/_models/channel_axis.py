@@ -31,7 +31,7 @@ _NAMES = (
 _ANY_RANK = (nn.GroupNorm, nn.SyncBatchNorm, nn.Upsample)
 _CHANNELS_FIRST: dict[int, tuple[type[nn.Module], ...]] = {
     rank: (*_ANY_RANK, *others, *(getattr(nn, f"{name}{rank - 2}d") for name in _NAMES))
-    for rank, others in ((3, (nn.Unfold,)), (4, (nn.Unfold, nn.Fold, nn.PixelShuffle, nn.PixelUnshuffle)), (5, ()))
+    for rank, others in ((3, (nn.Unfold,)), (4, (nn.Fold, nn.PixelShuffle, nn.PixelUnshuffle)), (5, ()))
 }
 _ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
 _GIVEN = nn.Identity()  # the module of traces that represent the input of a block

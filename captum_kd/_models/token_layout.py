@@ -224,15 +224,20 @@ class _Grid(NamedTuple):
     width: Optional[int]
     """The number of its channels, if its module shows it."""
     is_of_image: bool
-    """Whether it has the image's aspect ratio or comes from an unfolding."""
+    """Whether it has the image's aspect ratio or comes from :func:`_patch_grid`."""
 
 
 def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> Iterator[_Grid]:
     """Grids of earlier outputs, the latest first, that have the image's aspect ratio or certain evidence of their channels."""
     for trace in reversed(seen[_last_longer(shape, seen) :]):
-        if isinstance(trace.module, nn.Unfold):
-            trace = _on_grid(trace, trace.module)
-        if len(trace.shape) != 4 or trace.shape[0] != shape[0]:
+        if trace.shape[0] != shape[0]:
+            continue
+        patches = _patch_grid(trace)
+        if patches is not None:
+            if math.prod(patches) > 1 or shape[1] == 1:
+                yield _Grid(patches, math.prod(trace.shape[1:]) // math.prod(patches), True)
+            continue
+        if len(trace.shape) != 4:
             continue
         evidence = evidence_of(trace)
         _, a, b, c = trace.shape
@@ -244,8 +249,7 @@ def _grids(shape: Shape, image_size: Optional[Size], seen: Sequence[Trace]) -> I
             # Pooled outputs, 1 x 1, fit all square images; they can only be the grid of a single token.
             if is_last in (last, None) and (math.prod(size) > 1 or shape[1] == 1):
                 if aspects[last] or (evidence is not None and evidence.is_certain):
-                    is_own = aspects[last] or isinstance(trace.module, nn.Unfold)
-                    yield _Grid(size, None if is_last is None else width, is_own)
+                    yield _Grid(size, None if is_last is None else width, aspects[last])
 
 
 def _last_longer(shape: Shape, seen: Sequence[Trace]) -> int:
@@ -263,15 +267,18 @@ def _last_longer(shape: Shape, seen: Sequence[Trace]) -> int:
     return 0
 
 
-def _on_grid(trace: Trace, module: nn.Unfold) -> Trace:
-    """The output of an unfolding, (N, C, L), with its positions on their grid."""
+def _patch_grid(trace: Trace) -> Optional[Size]:
+    """(h, w) of the patches in an output of three axes, if the type and settings of its module determine it."""
+    module = trace.module
+    if not isinstance(module, nn.Unfold):
+        return None
     settings = (module.kernel_size, module.dilation, module.padding, module.stride)
     kernel, dilation, padding, stride = ((each, each) if isinstance(each, int) else each for each in settings)
-    sides = (
+    height, width = (
         (side + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
         for axis, side in enumerate(trace.given[0][-2:])
     )
-    return trace._replace(shape=(*trace.shape[:2], *sides))
+    return height, width
 
 
 def _is_longer(trace: Trace, shape: Shape) -> bool:

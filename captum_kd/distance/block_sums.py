@@ -7,7 +7,8 @@ For distances A and B of n inputs with row sums a and b, U-centering gives
 
 so no n x n matrix has to be held. The three terms are large and their difference is small, which would lose digits.
 U-centering removes every term of the form c_i + c_j. An estimate of these terms is therefore subtracted from each tile
-first, so that the sums are as small as the result.
+first, so that the sums are as small as the result. Every other
+centering of :data:`~captum_kd.distance.centering.CENTERINGS` follows from the same sums.
 
 The sums of different tiles can be added in any order. Each rank of a process group sums its own tiles; an all-reduce adds
 the sums of all ranks.
@@ -21,7 +22,7 @@ from typing import Callable, Iterator, NamedTuple, Optional, Protocol, Sequence
 import torch
 from torch import Tensor
 
-from captum_kd.distance.centering import Estimator, unknown_estimator
+from captum_kd.distance.centering import Estimator, centering_of
 from captum_kd.distance.pairwise import is_async_device
 from captum_kd.distance.sources import DistanceSource, FeatureDistances
 
@@ -112,21 +113,14 @@ class PairSums:
         return one
 
     def gram(self, estimator: Estimator = "unbiased") -> Tensor:
-        """(k, k) inner products of the centered matrices, summed over all entries."""
-        n, totals = self.n, self.rows.sum(1)
-        if estimator == "unbiased":
-            return (
-                self.products
-                - self.rows @ self.rows.T * (2 / (n - 2))
-                + torch.outer(totals, totals) / ((n - 1) * (n - 2))
-            )
-        if estimator != "biased":
-            raise unknown_estimator(estimator)
-        # Biased centering includes the diagonal, which is -2c after the shift.
-        rows = self.rows - 2 * self.shifts
-        totals = rows.sum(1)
-        products = self.products + 4 * self.shifts @ self.shifts.T
-        return products - rows @ rows.T * (2 / n) + torch.outer(totals, totals) / n**2
+        """(k, k) inner products of the centered matrices: sums over all entries."""
+        left = self.u_shifts(estimator) - self.shifts  # to be taken from the shifted distances
+        rows, products, weight = self.rows, self.products, 2 * (self.n - 2)
+        if not centering_of(estimator).has_zero_diagonal:
+            # The diagonal counts. It is -2c after the shift.
+            rows, products, weight = rows - 2 * self.shifts, products + 4 * self.shifts @ self.shifts.T, 2 * self.n
+        cross, totals = rows @ left.T, left.sum(1)
+        return products - 2 * (cross + cross.T) + weight * left @ left.T + 2 * torch.outer(totals, totals)
 
     def raw_squares(self) -> Tensor:
         """(k,) squared Frobenius norms of the raw distances."""
@@ -136,14 +130,8 @@ class PairSums:
 
     def u_shifts(self, estimator: Estimator = "unbiased") -> Tensor:
         """(k, n) the vectors u with P_ij = D_ij - u_i - u_j, for i != j."""
-        n = self.n
-        if estimator == "unbiased":
-            return self.shifts + (self.rows - self.rows.sum(1, keepdim=True) / (2 * (n - 1))) / (n - 2)
-        if estimator != "biased":
-            raise unknown_estimator(estimator)
-        sums = self.rows + (n - 2) * self.shifts + self.shifts.sum(1, keepdim=True)
-        means = sums / n
-        return means - means.mean(1, keepdim=True) / 2
+        raw = self.rows + (self.n - 2) * self.shifts + self.shifts.sum(1, keepdim=True)
+        return centering_of(estimator).shift(raw, raw.sum(1, keepdim=True), self.n)
 
     def without_each(self) -> Tensor:
         r"""(n, k, k) inner products with each input left out, divided by (n - 1)(n - 4).
@@ -236,8 +224,7 @@ def population_sums(
     passes = _Passes(sources, size, tile_iterator)
     shifts, exact = zip(*(source.shift() for source in sources))
     sums = passes.over(torch.stack(shifts), by_row and all(exact))
-    left = sums.gram().diagonal()
-    if (by_row and not all(exact)) or bool((sums.products.diagonal() > _BAD_SHIFT * left).any() and not all(exact)):
+    if not all(exact) and (by_row or bool((sums.products.diagonal() > _BAD_SHIFT * sums.gram().diagonal()).any())):
         sums = passes.over(sums.u_shifts(), by_row)
     return sums
 

@@ -6,26 +6,28 @@ partial distance correlation).
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Optional, Sequence, get_args
+from typing import Callable, Literal, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
-from captum_kd._utils.validation import check_choice, short_repr
+from captum_kd._utils.validation import check_choice
 from captum_kd._utils.warnings import warn_user
 from captum_kd.distance.pairwise import distances_to_center, power_of_two
 
 __all__ = [
+    "CENTERINGS",
+    "Centering",
     "Estimator",
     "Geometry",
     "LEAST_WITH_REMOVAL",
     "MIN_INPUTS",
     "center",
+    "centering_of",
     "check_estimator",
     "geometry",
     "gram_of",
-    "unknown_estimator",
     "noise_level",
     "raw_scale",
     "u_centered",
@@ -33,7 +35,30 @@ __all__ = [
     "warn_of_no_geometry",
 ]
 
+
+class Centering(NamedTuple):
+    """A way to center distances: P_ij = D_ij - u_i - u_j."""
+
+    shift: Callable[[Tensor, Tensor, int], Tensor]
+    """The vector u from the sums of the rows, the sum of all distances and the number of inputs. Rows may be left out."""
+    has_zero_diagonal: bool
+    """P_ii is 0; otherwise it is -2 u_i."""
+
+
+def _u_shift(rows: Tensor, total: Tensor, n: int) -> Tensor:
+    return torch.sub(rows, total, alpha=0.5 / (n - 1)) / (n - 2)
+
+
+def _double_shift(rows: Tensor, total: Tensor, n: int) -> Tensor:
+    return torch.sub(rows, total, alpha=0.5 / n) / n
+
+
 Estimator = Literal["unbiased", "biased"]
+CENTERINGS: dict[Estimator, Centering] = {
+    "unbiased": Centering(_u_shift, has_zero_diagonal=True),
+    "biased": Centering(_double_shift, has_zero_diagonal=False),
+}
+"""The centering of each estimator: of matrices, of sums over tiles and of labels."""
 
 MIN_INPUTS = 4
 """U-centering divides by (n - 3): fewer inputs have no geometry."""
@@ -118,9 +143,10 @@ def center(distances: Tensor, estimator: Estimator = "unbiased") -> Geometry:
 
 
 def _center(distances: Tensor, estimator: Estimator, in_place: bool) -> Geometry:
+    centering = centering_of(estimator)
     raw_norm = torch.linalg.vector_norm(distances.detach())
-    matrix = _without(_shift(distances, estimator), distances, in_place)
-    return Geometry(matrix.fill_diagonal_(0) if estimator == "unbiased" else matrix, raw_norm)
+    matrix = _without(_shift(distances, centering), distances, in_place)
+    return Geometry(matrix.fill_diagonal_(0) if centering.has_zero_diagonal else matrix, raw_norm)
 
 
 def _without(shift: Tensor, distances: Tensor, in_place: bool = False) -> Tensor:
@@ -129,14 +155,10 @@ def _without(shift: Tensor, distances: Tensor, in_place: bool = False) -> Tensor
     return (distances.sub_(column) if in_place else distances - column).sub_(shift[..., None, :])
 
 
-def _shift(distances: Tensor, estimator: Estimator) -> Tensor:
-    """The vector u with P_ij = D_ij - u_i - u_j, for all i and j if biased and for i != j if unbiased."""
-    if estimator == "unbiased":
-        return u_shift(distances)
-    if estimator == "biased":
-        means = distances.mean(1)
-        return means - means.mean() / 2
-    raise unknown_estimator(estimator)
+def _shift(distances: Tensor, centering: Centering, dtype: Optional[torch.dtype] = None) -> Tensor:
+    """The vector u of matrices (..., n, n)."""
+    rows = distances.sum(-1, dtype=dtype)
+    return centering.shift(rows, rows.sum(-1, keepdim=True), rows.shape[-1])
 
 
 def u_shift(distances: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
@@ -149,9 +171,7 @@ def u_shift(distances: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
     Returns:
         Tensor: (..., n).
     """
-    n = distances.shape[-1]
-    sums = distances.sum(-1, dtype=dtype)
-    return torch.sub(sums, sums.sum(-1, keepdim=True), alpha=0.5 / (n - 1)) / (n - 2)
+    return _shift(distances, CENTERINGS["unbiased"], dtype)
 
 
 def u_centered(distances: Tensor) -> Tensor:
@@ -182,10 +202,10 @@ def warn_of_no_geometry() -> None:
 
 def check_estimator(estimator: str) -> None:
     """Raises a ValueError for anything but the estimators' names."""
-    check_choice(estimator, "estimator", get_args(Estimator))
+    check_choice(estimator, "estimator", tuple(CENTERINGS))
 
 
-def unknown_estimator(estimator: object) -> ValueError:
-    """The error for an estimator that a function does not implement."""
-    known = " or ".join(map(repr, get_args(Estimator)))
-    return ValueError(f"No centering is implemented for estimator={short_repr(estimator)}; expected {known}.")
+def centering_of(estimator: Estimator) -> Centering:
+    """The centering of an estimator; a ValueError for an unknown name."""
+    check_estimator(estimator)
+    return CENTERINGS[estimator]

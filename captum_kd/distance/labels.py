@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._utils.arguments import check_not_negative
-from captum_kd.distance.centering import Estimator, Geometry, center, unknown_estimator, noise_level
+from captum_kd.distance.centering import CENTERINGS, Estimator, Geometry, center, centering_of, noise_level
 from captum_kd.distance.pairwise import euclidean_distances
 from captum_kd.distance.precision import widest
 
@@ -121,17 +121,13 @@ def label_norms(apart: Tensor, counts: Tensor, estimator: Estimator = "unbiased"
         counts (Tensor): (c,) number of inputs of each class, float64.
         estimator (str): "unbiased" or "biased" centering.
     """
-    n = float(counts.sum())
+    centering, n = centering_of(estimator), int(counts.sum())
     by_class = apart @ counts
-    squares, rows, total = counts @ apart.square() @ counts, counts @ by_class.square(), counts @ by_class
-    if estimator == "unbiased":
-        first, second = n - 2, (n - 1) * (n - 2)
-    elif estimator == "biased":
-        first, second = n, n * n
-    else:
-        raise unknown_estimator(estimator)
-    square = squares - 2 * rows / first + total.square() / second
-    return float(square.clamp(min=0).sqrt()), float(squares.sqrt())
+    shift = centering.shift(by_class, counts @ by_class, n)
+    square = counts @ (apart - shift[:, None] - shift).square() @ counts
+    if centering.has_zero_diagonal:
+        square = square - 4 * counts @ shift.square()
+    return float(square.clamp(min=0).sqrt()), float((counts @ apart.square() @ counts).sqrt())
 
 
 def _some(labels: Tensor) -> str:
@@ -166,5 +162,4 @@ class LabelDistances:
 
     def shift(self) -> tuple[Tensor, bool]:
         sums = self._apart @ self._counts  # the row sum of an input, by its class
-        of_class = (sums - (self._counts @ sums) / (2 * (self.n - 1))) / (self.n - 2)
-        return of_class[self._place], True
+        return CENTERINGS["unbiased"].shift(sums, self._counts @ sums, self.n)[self._place], True

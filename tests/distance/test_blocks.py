@@ -19,7 +19,7 @@ from captum_kd.distance import (
     semipartial_distance_correlation,
 )
 from captum_kd.distance.block_sums import population_sums, tiles
-from captum_kd.distance.centering import center
+from captum_kd.distance.centering import CENTERINGS, center
 from captum_kd.distance.pairwise import CHUNK
 from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures
 
@@ -212,7 +212,7 @@ def test_tiles_meet_every_pair_once():
     assert bool((seen == 1).all())
 
 
-@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+@pytest.mark.parametrize("estimator", CENTERINGS)
 def test_centering_vectors_and_products_are_those_of_matrices(estimator):
     features = triple(300, 3)
     sums = population_sums([FeatureDistances(TensorFeatures(each)) for each in features], block_size=128)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from reference.geometries import inner_product, remove
 from samples import F64, FEATURES, clusters, direct, each, partial, randn, score, triple
 from torch import Tensor
 
-from captum_kd.distance import euclidean_distances
-from captum_kd.distance.centering import center, geometry
+from captum_kd.distance import distance_correlation, euclidean_distances
+from captum_kd.distance.centering import CENTERINGS, Centering, Estimator, center, geometry
 from captum_kd.distance.pairwise import unchecked_distances
+from captum_kd.metrics.torchmetrics import RelevanceScore
 
 
 # ------------------------------------------------------------------------ against dcor
@@ -158,3 +160,28 @@ def test_unbiased_score_averages_to_zero_over_all_permutations():
     orders = [list(order) for order in itertools.permutations(range(5))]
     assert sum(score(x, y[order]) for order in orders) / len(orders) == pytest.approx(0, abs=1e-13)
     assert min(score(x, y[order], estimator="biased") for order in orders) > 0.9
+
+
+# ------------------------------------------------------------------------ a new estimator
+
+
+def test_every_estimator_has_a_centering():
+    assert set(CENTERINGS) == set(get_args(Estimator))
+
+
+@pytest.mark.parametrize("block_size", [None, 7])
+def test_a_new_centering_needs_one_entry_in_the_table(monkeypatch, block_size):
+    """Mantel's statistic: Pearson's correlation of the distances of all pairs, also tile by tile and of labels."""
+    mantel = Centering(lambda rows, total, n: (total / (2 * n * (n - 1))).expand_as(rows), has_zero_diagonal=True)
+    monkeypatch.setitem(CENTERINGS, "mantel", mantel)
+    x, labels = triple(40, 3)[0], torch.arange(40) % 3
+    metric = RelevanceScore(estimator="mantel", block_size=block_size)
+    metric.update(x, labels)
+    pairs = torch.stack([torch.nn.functional.pdist(each) for each in (x, torch.nn.functional.one_hot(labels).to(F64))])
+    assert float(metric.compute()) == pytest.approx(float(torch.corrcoef(pairs)[0, 1]), abs=1e-12)
+    y = triple(40, 3)[1].requires_grad_()
+    found = distance_correlation(x, y, estimator="mantel", block_size=block_size)
+    pairs = torch.stack([torch.nn.functional.pdist(each) for each in (x, y)])
+    expected = torch.corrcoef(pairs)[0, 1]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(each, y)[0] for each in (found, expected)))

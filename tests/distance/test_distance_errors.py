@@ -72,8 +72,8 @@ def test_unknown_choices_are_refused():
 
 
 @pytest.mark.parametrize("centering", [geometry, lambda x, estimator: center(euclidean_distances(x), estimator)])
-def test_an_estimator_without_centering_is_never_taken_for_another(centering):
-    with pytest.raises(ValueError, match="No centering is implemented for estimator='u'; expected 'unbiased' or 'biased'"):
+def test_an_unknown_estimator_is_never_taken_for_another(centering):
+    with pytest.raises(ValueError, match="estimator must be 'unbiased' or 'biased', got 'u'"):
         centering(X, "u")
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance.block_sums import PairSums, population_sums, tiles
-from captum_kd.distance.centering import center, u_shift
+from captum_kd.distance.centering import CENTERINGS, center, u_shift
 from captum_kd.distance.sources import MatrixDistances
 
 N, K = 23, 3
@@ -46,7 +46,7 @@ def without(matrix: Tensor, k: int) -> Tensor:
     return matrix[rest][:, rest]
 
 
-@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+@pytest.mark.parametrize("estimator", CENTERINGS)
 @pytest.mark.parametrize("kind", SHIFTS)
 @pytest.mark.parametrize("size", [5, N, 100])
 def test_inner_products_do_not_depend_on_what_was_taken_before(size, kind, estimator):
@@ -65,7 +65,7 @@ def test_norms_of_the_raw_distances(size, kind):
 
 
 @pytest.mark.parametrize("kind", SHIFTS)
-@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+@pytest.mark.parametrize("estimator", CENTERINGS)
 def test_shifts_that_center_exactly(estimator, kind):
     matrices = distances()
     found = summed(matrices, shifts_of(kind, matrices), 7).u_shifts(estimator)

@@ -6,6 +6,7 @@ from models import Columns, ConvNet, TinyTransformer, TwoInputs, Untouched, acti
 from torch import Tensor, nn
 
 from captum_kd import flatten_to_unit_length, global_average_pool
+from captum_kd.distance.centering import CENTERINGS
 from captum_kd.metrics import feature_similarity_score
 
 N = 20
@@ -131,7 +132,7 @@ def test_order_of_inputs_and_of_models_does_not_matter(pair):
         assert float(found) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+@pytest.mark.parametrize("estimator", CENTERINGS)
 def test_a_model_is_like_itself(pair, estimator):
     found = feature_similarity_score(pair[0], "conv2", pair[0], "conv2", inputs(), estimator=estimator)
     assert float(found) == pytest.approx(1, abs=1e-12)
