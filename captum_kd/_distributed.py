@@ -1,7 +1,7 @@
 """Collective operations over a torch.distributed process group.
 
-A rank that raises while the others wait for its messages would make them hang. Code that can fail in one rank alone
-therefore runs inside :meth:`ProcessGroup.raise_together`.
+If a rank raises while the others wait for its messages, they hang. Code that can fail in a single rank therefore runs inside
+:meth:`ProcessGroup.raise_together`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from captum_kd._utils.validation import short_repr
 
 
-# Characters of a value in an error.
+# The largest number of characters of a value in an error.
 _MOST_SHOWN = 200
 
 
@@ -25,11 +25,11 @@ class LostRankError(RuntimeError):
 
 
 class UnequalRanksError(ValueError):
-    """Ranks were called with different arguments. It is raised in every rank."""
+    """The arguments differ between ranks. It is raised in every rank."""
 
 
 class ProcessGroup:
-    """The ranks that share a computation, or this process alone.
+    """The ranks that share a computation, or only this process.
 
     Args:
         group (torch.distributed.ProcessGroup, optional): a group that this process belongs to.
@@ -38,7 +38,7 @@ class ProcessGroup:
         rank (int): the number of this rank.
         size (int): the number of ranks.
         device (torch.device): device of the messages, "cuda" for nccl and "cpu" for gloo.
-        bytes_sent (int): features that this rank has sent.
+        bytes_sent (int): number of bytes that this rank has sent by :meth:`exchange`.
     """
 
     def __init__(self, group: Optional[Any] = None) -> None:
@@ -63,7 +63,7 @@ class ProcessGroup:
             action (str): completes "failed while" in the message.
 
         Raises:
-            RuntimeError: another rank failed; names it and its error.
+            RuntimeError: another rank failed. The message has its number and error.
         """
         try:
             yield
@@ -79,7 +79,7 @@ class ProcessGroup:
                 )
 
     def gather(self, value: Any) -> list[Any]:
-        """The picklable values of all ranks, in every rank."""
+        """Gathers the picklable values of all ranks in every rank."""
         if not self.is_distributed:
             return [value]
         values: list[Any] = [None] * self.size
@@ -97,7 +97,7 @@ class ProcessGroup:
                 value.copy_(message)
 
     def exchange(self, sent: Optional[Tensor], to: int, received: Optional[Tensor], source: int) -> Callable[[], None]:
-        """Starts to send a tensor to one rank and to receive one from another. The result waits for both.
+        """Starts to send a tensor to one rank and to receive one from another. The returned function waits for both.
 
         Args:
             sent, received (Tensor, optional): contiguous, on the group's device.
@@ -127,7 +127,7 @@ class ProcessGroup:
             values (mapping): comparable, picklable values by the argument's name.
 
         Raises:
-            UnequalRanksError: names the first argument that differs, and two ranks with their values.
+            UnequalRanksError: an argument differs. The message names it, two ranks and their values.
         """
         first, *others = self.gather(dict(values))
         for rank, other in enumerate(others, 1):
@@ -151,10 +151,10 @@ class ProcessGroup:
 
 
 def as_process_group(process_group: Any) -> ProcessGroup:
-    """The argument ``process_group``; None stands for this process alone.
+    """The argument ``process_group`` as a :class:`ProcessGroup`; None stands for only this process.
 
     Raises:
-        TypeError: neither None nor a group.
+        TypeError: ``process_group`` is neither None nor a process group.
         ValueError: a group that this process does not belong to.
     """
     if process_group is None:
@@ -172,7 +172,7 @@ def as_process_group(process_group: Any) -> ProcessGroup:
 
 
 def _first_difference(first: Mapping[str, object], other: Mapping[str, object]) -> Optional[tuple[str, str, str]]:
-    """The name of the first entry that differs, and the two values as texts. In a mapping it is the name of the entry."""
+    """The name of the first entry that differs and the two values as text. Nested mappings give ``name['key']``."""
     for name in {**first, **other}:
         mine, theirs = first.get(name), other.get(name)
         if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
@@ -185,7 +185,7 @@ def _first_difference(first: Mapping[str, object], other: Mapping[str, object]) 
 
 
 def _device_of(backends: str) -> torch.device:
-    """The device of a configuration such as "cpu:gloo,cuda:nccl": the CPU, unless the group has none."""
+    """The device of a configuration such as "cpu:gloo,cuda:nccl": the CPU if it has a backend, else the first device."""
     kinds = [each.split(":")[0] for each in str(backends).split(",")]
     found = torch.device("cpu" if "cpu" in kinds else kinds[0])
     if found.type == "cpu":

@@ -1,7 +1,7 @@
 """State and synchronization of the torchmetrics metrics.
 
-Scores are taken over all inputs at once, so a metric keeps the features of each update. torchmetrics would gather them in every
-rank. Here each rank keeps its own, and the ranks exchange features block by block (:mod:`captum_kd.distance.sharded`).
+Scores are computed over all inputs at once, so a metric keeps the features of each update. torchmetrics would gather them in
+every rank. Here each rank keeps its own, and the ranks exchange features block by block (:mod:`captum_kd.distance.sharded`).
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class GeometryMetric(Metric):
     """Keeps sets of features of the same inputs, and labels, and compares their geometries.
 
     Args:
-        class_embeddings (Tensor, optional): of the labels.
+        class_embeddings (Tensor, optional): embeddings of the labels.
         estimator (str): "unbiased" or "biased".
-        block_size (int, optional): inputs a side of a block of distances.
-        settings: those of every ``torchmetrics.Metric``.
+        block_size (int, optional): number of rows and of columns of a block of distances.
+        settings: keyword arguments of every ``torchmetrics.Metric``.
 
     Attributes:
-        names (tuple of str): sets of features.
-        labeled (bool): whether labels are kept.
+        names (tuple of str): names of the sets of features.
+        labeled (bool): True if labels are kept.
     """
 
     is_differentiable = False
@@ -79,7 +79,7 @@ class GeometryMetric(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def _scores(self, used: Sequence[str]) -> Mapping[str, Score]:
-        """The scores to compute from the sets of features that there are."""
+        """The scores to compute from the sets of features in use."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ state
@@ -90,15 +90,14 @@ class GeometryMetric(Metric):
         for name, values in rows.items():
             if len(values) != n:
                 raise ValueError(
-                    f"{name} has {len(values)} inputs where {first} has {n}; both must describe the same inputs in the same "
+                    f"{name} has {len(values)} inputs, but {first} has {n}; both must describe the same inputs in the same "
                     "order."
                 )
             earlier: list[Tensor] = getattr(self, name)
             if earlier and earlier[0].shape[1] != values.shape[1]:
                 raise ValueError(
-                    f"{name} has {values.shape[1]} features an input where earlier updates had {earlier[0].shape[1]}; "
-                    "inputs must be of one size. Features that are flattened (the default) may be pooled over positions instead: "
-                    "LayerFeatures(..., feature_transform=global_average_pool)."
+                    f"{name} has {values.shape[1]} features per input, but earlier updates had {earlier[0].shape[1]}; resize the "
+                    "inputs, or pool features over positions: LayerFeatures(..., feature_transform=global_average_pool)."
                 )
         rounding = [[float(getattr(features.get(name), ROUNDING, 0.0)) for name in self.names]]
         new = {**rows, "rounding": rows[first].new_tensor(rounding, dtype=torch.float32)}
@@ -107,16 +106,16 @@ class GeometryMetric(Metric):
             if labels is None:
                 raise TypeError(f"target must be one label for each of the {n} inputs, got None.")
             new["target"] = labels.to(rows[first].device)
-        with changed_state():  # all of them or none
+        with changed_state():  # appends all states or none
             for name, values in new.items():
                 getattr(self, name).append(values)
 
     def _wrap_update(self, update: Callable[..., None]) -> Callable[..., None]:
-        """torchmetrics switches the grad mode around an update; a Ctrl-C must not leave it switched."""
+        """Restores the grad mode, which torchmetrics switches during an update, even after a Ctrl-C."""
         return keeping_grad_mode(super()._wrap_update(update))
 
     def set_dtype(self, dst_type: Union[str, torch.dtype]) -> "GeometryMetric":
-        """Converts features. Labels stay integers, which other dtypes may not hold."""
+        """Converts features. Labels stay integers, since other dtypes may not represent them exactly."""
         kept = {name: getattr(self, name) for name in ("target", "rounding") if name in self._defaults}
         super().set_dtype(dst_type)
         for name, state in kept.items():
@@ -132,10 +131,10 @@ class GeometryMetric(Metric):
         should_sync: bool = True,
         distributed_available: Optional[Callable[[], bool]] = None,
     ) -> None:
-        """Until :meth:`unsync`, :meth:`compute` is over the inputs of all ranks. States are gathered only by a ``dist_sync_fn``.
+        """Makes :meth:`compute` cover the inputs of all ranks, until :meth:`unsync`. Only a ``dist_sync_fn`` gathers states.
 
         Raises:
-            ValueError: another metric or other settings in another rank; in all ranks.
+            ValueError: another rank has another metric or other settings. It is raised in all ranks.
         """
         if self._is_synced and should_sync:
             raise TorchMetricsUserError("The metric has already been synced.")
@@ -157,7 +156,7 @@ class GeometryMetric(Metric):
         self.sync(*args, **kwargs)
         try:
             yield
-        finally:  # torchmetrics would leave a metric synced whose score raised an error
+        finally:  # torchmetrics would leave the metric synced after an error
             self.unsync(should_unsync=self._is_synced and should_unsync)
 
     def _is_distributed(self, distributed_available: Optional[Callable[[], bool]] = None) -> bool:
@@ -165,9 +164,9 @@ class GeometryMetric(Metric):
         return callable(available) and bool(available())
 
     def _checked_group(self, process_group: Optional[Any], dist_sync_fn: Optional[Callable[..., Any]]) -> ProcessGroup:
-        """The group, all ranks of which have the same metric."""
+        """The process group, after a check that all ranks have the same metric."""
         there = torch.distributed.is_available() and torch.distributed.is_initialized()
-        world = torch.distributed.group.WORLD if there else None  # a dist_sync_fn may stand in for torch.distributed
+        world = torch.distributed.group.WORLD if there else None  # a dist_sync_fn may replace torch.distributed
         group = as_process_group(process_group or self.process_group or world)
         settings = {
             "metric": type(self).__qualname__,
@@ -183,17 +182,19 @@ class GeometryMetric(Metric):
     # ------------------------------------------------------------------ scores
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Takes a batch and returns its own score: NaN if it has too few inputs or labels without geometry. With
-        ``dist_sync_on_step`` the batches of all ranks count as one."""
+        """Updates the metric with a batch and returns the score of the batch alone.
+
+        It is NaN for too few inputs or labels without geometry. With ``dist_sync_on_step`` all ranks' batches are one batch.
+        """
         self.update(*args, **kwargs)
-        together = self.dist_sync_on_step and self._is_distributed()
-        group = self._checked_group(None, self.dist_sync_fn) if together else ProcessGroup()
+        is_synced = self.dist_sync_on_step and self._is_distributed()
+        group = self._checked_group(None, self.dist_sync_fn) if is_synced else ProcessGroup()
         batch = {name: getattr(self, name)[-1:] for name in self._defaults}
         try:
             found = self._compute(batch, group)
         except UnequalRanksError:
             raise
-        except ValueError:  # compute() raises it, should all inputs be too few
+        except ValueError:  # too few inputs; compute() raises the error if this holds for all inputs
             found = {name: torch.tensor(torch.nan, device=self.device) for name in self._scores(self.names)}
         self._forward_cache = self._result(found)
         return self._forward_cache
@@ -206,15 +207,15 @@ class GeometryMetric(Metric):
         return only
 
     def _compute(self, states: Mapping[str, State], group: ProcessGroup) -> dict[str, Tensor]:
-        """Scores of the states of all ranks of the group."""
+        """The scores over the states of all ranks of the group."""
         joined = {name: values for name, state in states.items() if (values := _join(state)) is not None}
         roundings = joined.pop("rounding").amax(0).tolist() if joined else []
         features = {name: TensorFeatures(as_real(joined[name]), r) for name, r in zip(self.names, roundings) if name in joined}
         with group.raise_together("checking its states"):
             inputs = {name: len(values) for name, values in joined.items()}
             if len(set(inputs.values())) > 1:
-                raise ValueError(f"The states hold different numbers of inputs: {inputs}. Call reset() and update anew.")
-        # Of features without labels only the number of inputs counts.
+                raise ValueError(f"The states hold different numbers of inputs: {inputs}. Call reset() and update again.")
+        # Without labels, zeros carry the number of inputs.
         zeros = torch.zeros(max(inputs.values(), default=0), dtype=torch.long, device="cpu")
         own_labels = joined["target"].long().cpu() if "target" in joined else zeros
         device = next((each.device for each in features.values()), self.device)
@@ -225,7 +226,7 @@ class GeometryMetric(Metric):
         least = LEAST_WITH_REMOVAL if any(isinstance(score.x, tuple) for score in scores.values()) else MIN_INPUTS
         if len(labels) < least:
             raise ValueError(
-                f"The metric has seen {len(labels)} inputs; its score needs at least {least}, and a few hundred to be stable."
+                f"The metric has seen {len(labels)} inputs; its score needs at least {least}, better a few hundred."
             )
         sources: dict[str, DistanceSource] = {}
         for name in sharding.specs:
@@ -247,7 +248,7 @@ class GeometryMetric(Metric):
 
 
 def _join(state: State) -> Optional[Tensor]:
-    """A state as one tensor, None if it is empty. A ``dist_sync_fn`` has joined it already."""
+    """A state as one tensor, None if it is empty. A ``dist_sync_fn`` returns states that are already joined."""
     joined = state if isinstance(state, Tensor) else torch.cat(state) if state else None
     return joined if joined is not None and joined.shape[0] else None
 
@@ -255,6 +256,6 @@ def _join(state: State) -> Optional[Tensor]:
 def _as_rows(values: Any, name: str) -> Tensor:
     check_features(values, name)
     if values.dim() == 0 or values.shape[0] and values[0].numel() == 0:
-        raise ValueError(f"{name} must be features (N, ...) of some inputs, got shape {tuple(values.shape)}.")
+        raise ValueError(f"{name} must be features of shape (N, ...), not empty, got shape {tuple(values.shape)}.")
     rows = values.detach().flatten(1) if values.dim() > 1 else values.detach()[:, None]
     return as_real(rows)

@@ -1,4 +1,4 @@
-"""The features of one layer of one model over a batch, for the model-level metrics."""
+"""Features of one layer of one model over a batch, for the model-level metrics."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FeatureSettings(NamedTuple):
         )
 
 
-def layer_observer(
+def layer_extractor(
     forward_func: Callable[..., Any], layer: LayerLike, settings: FeatureSettings, *, model: str, argument: str
 ) -> FeatureExtractor:
     """The feature extractor of one layer; checks model and layer before any model runs."""
@@ -67,18 +67,18 @@ def layer_features(
     reducer: Optional[InputReducer] = None,
 ) -> TensorFeatures:
     """Detached features (n, d) of one layer, float32 or float64, on the layer's device."""
-    observation = extractor.observe(
+    activations = extractor.observe(
         inputs if reducer is None else reducer.reduce(inputs),
         as_forward_args(additional_forward_args),
         at_input=settings.attribute_to_layer_input,
         features_only=True,
         internal_batch_size=settings.max_examples_per_batch,
     )
-    return TensorFeatures(observation.features[0], float(observation.rounding[0].amax()))
+    return TensorFeatures(activations.features[0], float(activations.rounding[0].amax()))
 
 
 def check_inputs(inputs: tuple[Tensor, ...], least: int) -> None:
     """Raises a ValueError for too few inputs."""
     n = inputs[0].shape[0]
     if n < least:
-        raise ValueError(f"The score needs at least {least} inputs, got {n}; pass more, a few hundred make it stable.")
+        raise ValueError(f"The score needs at least {least} inputs, got {n}; pass more. It is stable from a few hundred on.")

@@ -40,8 +40,8 @@ class InputReducer(NamedTuple):
         if not isinstance(reduced, Tensor):
             raise TypeError(f"perturb_func must return the perturbed images, a tensor, got {type(reduced).__name__}.")
         if reduced.shape != images.shape or not is_finite(reduced):
-            what = f"shape {tuple(reduced.shape)}" if reduced.shape != images.shape else "non-finite values"
-            raise ValueError(f"perturb_func must return finite images of the shape {tuple(images.shape)}, got {what}.")
+            found = f"shape {tuple(reduced.shape)}" if reduced.shape != images.shape else "non-finite values"
+            raise ValueError(f"perturb_func must return finite images of shape {tuple(images.shape)}, got {found}.")
         return (*inputs[: self.place], reduced.detach(), *inputs[self.place + 1 :])
 
 
@@ -53,19 +53,19 @@ def as_reducers(
     *,
     has_base: bool,
 ) -> tuple[Optional[InputReducer], Optional[InputReducer]]:
-    """The reducers of a model and its Base, None without maps; all arguments are checked before any model runs."""
+    """The reducers of a model and its Base, None without maps. All arguments are checked here, before any model runs."""
     if attributions is None and base_attributions is None:
         if perturb_func is not None:
-            raise ValueError("perturb_func is applied to inputs and attributions; pass attributions with it.")
+            raise ValueError("perturb_func is applied to inputs and attributions; pass attributions with it, or leave it out.")
         return None, None
     if base_attributions is not None and not has_base:
         raise ValueError("base_attributions are maps of the model in given=, which is None; leave them out.")
     if attributions is None or (base_attributions is None and has_base):
-        lacking, there = "attributions", "base_attributions"
+        missing, passed = "attributions", "base_attributions"
         if attributions is not None:
-            lacking, there = there, lacking
+            missing, passed = passed, missing
         raise ValueError(
-            f"{there} was passed without {lacking}: each model's images are reduced by its own maps. Explain both models, "
+            f"{passed} was passed without {missing}: each model's images are reduced by its own maps. Explain both models, "
             "or pass the same maps twice to reduce both models' images alike."
         )
     if perturb_func is not None:

@@ -1,4 +1,4 @@
-"""Inputs that are sharded over ranks, numbered rank after rank. A rank may have none."""
+"""Inputs that are sharded over ranks, in the ranks' order. A rank may have none."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class FeatureSpec(NamedTuple):
 
 
 FeatureSpecs = Mapping[str, Sequence[FeatureSpec]]
-"""For each layer of each named set of features."""
+"""The specs of each layer, by the name of the set of features."""
 
 
 class InputSharding:
-    """The inputs of all ranks as one population. All ranks call the methods in the order in which they stand here.
+    """The inputs of all ranks as one population. All ranks must call the methods in the order of their definitions.
 
     Args:
-        group (ProcessGroup): all ranks.
-        device (torch.device): where features are scored.
-        advice (str): the end of the error about features that differ between ranks.
+        group (ProcessGroup): the group of all ranks.
+        device (torch.device): device on which features are scored.
+        advice (str): advice at the end of the error about features that differ between ranks.
 
     Attributes:
-        specs (mapping): of all sets of features, also in a rank without inputs; empty if no rank has inputs.
+        specs (mapping): the specs of all sets of features, also in a rank without inputs; empty if no rank has inputs.
     """
 
     def __init__(self, group: ProcessGroup, device: torch.device, advice: str) -> None:
@@ -48,16 +48,16 @@ class InputSharding:
         self._shards = Shards([0], 0)
 
     def gather_labels(self, own: Tensor) -> Tensor:
-        """(n,) of all inputs, from those of this rank's."""
+        """The labels (n,) of all ranks' inputs, from this rank's own labels."""
         of_ranks = self._group.gather(own)
         self._shards = Shards([len(labels) for labels in of_ranks], self._group.rank)
         return torch.cat(of_ranks)
 
     def gather_specs(self, features: Mapping[str, Sequence[Features]]) -> None:
-        """Takes this rank's features of each layer by name; none without inputs.
+        """Sets ``specs`` from this rank's features of each layer, by name; an empty mapping without inputs.
 
         Raises:
-            ValueError: the features of two ranks differ, in all ranks.
+            ValueError: the widths or dtypes of two ranks differ. It is raised in all ranks.
         """
         own = {name: [FeatureSpec(each.shape[1], each.dtype) for each in layers] for name, layers in features.items()}
         self.specs = _common_specs(self._group.gather(own), self._advice)
@@ -65,11 +65,11 @@ class InputSharding:
     def tile_iterator(
         self, width: int, make_buffer: Optional[Callable[[torch.device], RemoteBuffer]] = None
     ) -> TileIterator:
-        """Over the pairs of inputs; arguments as for :class:`RingTiles`."""
+        """Iterates over the pairs of inputs. The arguments are those of :class:`RingTiles`."""
         return RingTiles(self._shards, self._group, width, make_buffer) if self._group.is_distributed else LocalTiles()
 
     def distances(self, name: str, layer: int, own: Optional[Features]) -> FeatureDistances:
-        """Between all inputs, from this rank's features; None for a rank without inputs."""
+        """The distances between all inputs, from this rank's features (None without inputs)."""
         spec = self.specs[name][layer]
         if own is None:
             own = TensorFeatures(torch.empty((0, spec.width), dtype=spec.dtype, device=self._device))
@@ -88,6 +88,6 @@ def _common_specs(of_ranks: Sequence[FeatureSpecs], advice: str) -> FeatureSpecs
                 if one != other:
                     raise ValueError(
                         f"{name} gives {one or 'nothing'} in rank {first_rank} and {other or 'nothing'} in rank {rank}: the "
-                        f"inputs differ in size, or the models in precision. {advice}"
+                        f"inputs differ in size, or the models in dtype. {advice}"
                     )
     return first

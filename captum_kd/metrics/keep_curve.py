@@ -134,10 +134,10 @@ def keep_curve(
     The other pixels are imputed (:func:`captum_kd.perturb.keep_relevant`). Black pixels would make images
     unlike those the model was trained on, and their outline would reveal the map.
 
-    Several maps by name can be compared: whether UniCAM's distilled maps matter more for the task than
-    its residual maps, Grad-CAM, or random maps (:func:`random_attributions`). Maps of the true labels
-    reveal the labels: the pixels that they keep may be classified better than the whole image. Compare
-    only maps of the same kind, or explain predictions.
+    Several maps by name can be compared, for example UniCAM's distilled maps with its residual maps,
+    Grad-CAM, or random maps (:func:`random_attributions`). Maps of the true labels reveal the labels:
+    the kept pixels may be classified better than the whole image. Compare only maps of the same kind,
+    or explain predictions.
 
     All curves of a call use the same inputs and the same noise, so compare them input by input, by
     ``areas``. Differences show at small shares; at large shares nearly the whole image is kept.
@@ -149,16 +149,16 @@ def keep_curve(
 
         forward_func (Callable): The model, run without gradients and in its present mode.
         inputs (Tensor or tuple[Tensor, ...]): Inputs, N examples first. One of them is the image,
-                    (N, C, H, W); others are passed as they are.
+                    (N, C, H, W); the others are passed unchanged.
         target (int, list or Tensor): Labels, (N,) integers; an int applies to all.
         attributions (Tensor or Mapping[str, Tensor]): (N, 1, h, w) maps, at the layer's or the
-                    image's resolution, or several such by name.
+                    image's resolution, or several tensors by name.
         shares (sequence of float, optional): Shares of the pixels that are kept, increasing,
                     inside (0, 1).
         additional_forward_args (Any, optional): Further arguments of the model, as in Captum.
         noise (float, optional): Standard deviation of the noise on imputed pixels, in input units.
         generator (torch.Generator, optional): Source of that noise.
-                    Default: one seeded with 0; the global random state is not touched
+                    Default: a generator seeded with 0; the global random state is not touched
         max_examples_per_batch (int, optional): Inputs in one forward pass. Bounds memory and does
                     not change the result.
         output_transform (Callable, optional): From the model's output to logits (N, classes).
@@ -171,7 +171,7 @@ def keep_curve(
     Raises:
         TypeError: maps or labels of another type, an output without logits.
         ValueError: maps of another batch or size or with non-finite values, shares outside (0, 1)
-                    or not increasing, no input or several that are images, labels without a logit.
+                    or not increasing, inputs without an image or with several, labels without a logit.
 
     Examples::
 
@@ -188,7 +188,7 @@ def keep_curve(
     images = values[place]
     labels = as_labels(target, len(images))
     if labels is None:
-        raise TypeError("target must hold the inputs' labels, got None.")
+        raise TypeError("target must hold the inputs' labels, got None; pass one label per input.")
     maps = _named_maps(attributions, images)
     shares = _as_shares(shares)
     noise = check_noise(noise)

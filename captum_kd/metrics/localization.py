@@ -41,10 +41,10 @@ def localization_score(attributions: Tensor, masks: Tensor) -> LocalizationScore
     Chance is the mask's share of the image: compare with ``masks.float().mean((-2, -1))``, or with
     the scores of :func:`captum_kd.metrics.random_attributions`.
 
-    A map without positive energy puts nothing on the object: its share is 0, with a warning that
-    counts such maps, so that means over inputs stay defined. Maxima that are tied count by the
-    share of them inside the mask, the pointing game's mean if one of them were drawn at random: a
-    constant map scores the mask's share of the image, whatever the order of pixels.
+    A map without positive energy has an energy share of 0, so that means over inputs stay defined; a
+    warning counts such maps. Tied maxima count by their share inside the mask, which is the expected
+    score if one of them is drawn at random. A constant map therefore scores the mask's share of the
+    image.
 
     Source: Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016 (pointing
     game, here without its tolerance of 15 pixels); Wang et al., "Score-CAM", CVPR Workshops 2020
@@ -52,9 +52,8 @@ def localization_score(attributions: Tensor, masks: Tensor) -> LocalizationScore
 
     Args:
 
-        attributions (Tensor): (N, 1, h, w) maps as layer attributions give them. Where they are
-                    smaller than the masks they are upsampled bilinearly, as
-                    ``LayerAttribution.interpolate`` does it.
+        attributions (Tensor): (N, 1, h, w) layer attributions. If they are smaller than the masks,
+                    they are upsampled bilinearly, as by ``LayerAttribution.interpolate``.
         masks (Tensor): (N, H, W) or (N, 1, H, W), boolean, True on the object.
 
     Returns:
@@ -75,7 +74,7 @@ def localization_score(attributions: Tensor, masks: Tensor) -> LocalizationScore
     masks = _as_masks(masks)
     maps = as_maps(attributions, "attributions", masks.shape[0], (masks.shape[2], masks.shape[3]))
     dtype = maps.dtype
-    # Sums over a large image lose digits in float32, and the products of interpolation its ties.
+    # In float32, sums over a large image lose digits, and interpolation breaks ties.
     wide = maps.to(widest(maps.device))
     size = wide.abs().amax((1, 2, 3), keepdim=True)
     wide = upsample(wide / torch.where(size > 0, size, 1.0), (masks.shape[2], masks.shape[3])).flatten(1)

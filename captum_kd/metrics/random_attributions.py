@@ -1,4 +1,4 @@
-"""Random attributions, the baseline of maps that explain a model."""
+"""Random attributions, a baseline for maps that explain a model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _PHASE_SEED = 0x9E3779B9
 
 
 def random_attributions(like: Tensor, *, generator: Optional[torch.Generator] = None) -> Tensor:
-    """Random maps, as smooth as given ones: the baseline of :func:`captum_kd.metrics.keep_curve`.
+    """Random maps that are as smooth as given ones: a baseline for :func:`captum_kd.metrics.keep_curve`.
 
-    Each random map has the values of its counterpart, ties included, and nearly its power spectrum, so that resolution
-    and smoothness agree. Its phases are random, so that its position is random. A constant map, which has no spectrum,
-    is replaced by independent noise.
+    Each random map has the values of its counterpart, ties included, and nearly its power spectrum, so its resolution
+    and smoothness are the same. Its phases, and so its positions, are random. A constant map has no spectrum and is
+    replaced by independent noise.
 
     Independent noise would not be a fair baseline for other maps. It keeps scattered pixels, and imputation from these is
     far more accurate than from connected regions. With 30 % of CIFAR-10 images kept, the mean squared error is .041 for
@@ -31,10 +31,10 @@ def random_attributions(like: Tensor, *, generator: Optional[torch.Generator] = 
     Args:
         like (Tensor): (N, 1, h, w) maps.
         generator (torch.Generator, optional): source of the phases.
-            Default: one of a fixed seed; the global random state is not touched
+            Default: a generator with a fixed seed; the global random state is not touched
 
     Returns:
-        Tensor: like ``like``, without graph; float32 for half types.
+        Tensor: maps of the shape and device of ``like``, without graph; float32 for half types.
 
     Raises:
         TypeError, ValueError: maps of another type or shape, or with non-finite values.

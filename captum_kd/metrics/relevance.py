@@ -17,7 +17,7 @@ from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimat
 from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry
 from captum_kd.distance.sources import DistanceSource, FeatureDistances
 from captum_kd.embeddings import check_class_embeddings
-from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
+from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_extractor, layer_features
 from captum_kd.metrics._salient import PerturbFunc, as_reducers
 
 __all__ = ["relevance_score"]
@@ -65,7 +65,7 @@ def relevance_score(
         layer (str or torch.nn.Module): Its layer, a dotted name or the module.
         inputs (Tensor or tuple[Tensor, ...]): n >= 4 inputs (5 with ``given``), examples first.
         target (list or Tensor): Labels, (n,) integers.
-        class_embeddings (Tensor, optional): (num_classes, e). With two classes every table gives
+        class_embeddings (Tensor, optional): (num_classes, e). With two classes, all embeddings give
                     the same score.
                     Default: None, one-hot
         additional_forward_args (Any, optional): Further arguments of the models, as in Captum.
@@ -73,7 +73,7 @@ def relevance_score(
         remove_from (str, optional): "x" removes them from the features only, as in the paper;
                     "both" also from the labels' geometry (partial distance correlation).
         attributions (Tensor, optional): (N, 1, h, w) maps of ``forward_func``; the score is then
-                    that of features around the salient region. Maps of the inputs' own labels reveal
+                    the score of features around the salient region. Maps of the inputs' own labels reveal
                     the labels to the features, and the score is above 0 even for untrained models and
                     random labels. Explain predictions instead.
         base_attributions (Tensor, optional): Maps of the model in ``given``, required with
@@ -129,13 +129,13 @@ def relevance_score(
         attribute_to_layer_input,
         device_ids,
     )
-    extractor = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")
-    base_observer = given and layer_observer(*given, settings, model="given[0]", argument="given[1]")
+    extractor = layer_extractor(forward_func, layer, settings, model="forward_func", argument="layer")
+    base_extractor = given and layer_extractor(*given, settings, model="given[0]", argument="given[1]")
     warn_of_modes(**{"forward_func": forward_func, "given[0]": given and given[0]})
     features = layer_features(extractor, values, additional_forward_args, settings, reducer)
     removed = None
-    if base_observer is not None:
-        removed = layer_features(base_observer, values, additional_forward_args, settings, base_reducer)
+    if base_extractor is not None:
+        removed = layer_features(base_extractor, values, additional_forward_args, settings, base_reducer)
     sources: list[DistanceSource] = [FeatureDistances(features), LabelDistances(labels, embeddings, features.device)]
     places: tuple[int, ...] = ()
     if removed is not None:

@@ -1,4 +1,4 @@
-"""The table of a report's scores: their sides, tests, questions, and names in texts and figures."""
+"""Table of a report's scores: their geometries, tests, questions, and names in texts and figures."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Question(NamedTuple):
     """A yes-or-no question that seed control answers.
 
     Attributes:
-        larger (bool): whether Student-Base scores are expected to be larger than Base-Base ones.
-        yes (str): the sentence's middle where the answer is yes.
-        no (str): and where the seeds do not show it.
+        larger (bool): True if Student-Base scores are expected to be larger than Base-Base scores.
+        yes (str): the statement if the answer is yes.
+        no (str): the statement if the seeds give no evidence for it.
     """
 
     larger: bool
@@ -39,15 +39,15 @@ class ReportScore:
     """One score of a report.
 
     Attributes:
-        name (str): in the rows.
-        x, y (tuple of str): the two sides: a geometry, and those that are removed from it.
-        kind (str): scores of one kind have values of one meaning and share a panel of a figure.
-        heading (str): of its column in a printed table.
-        label (str): in a figure's legend.
-        description (str): what it measures.
-        test (str, optional): "permutation" of the labels or "jackknife". None: 0 is no null, since two networks look at the
-            same inputs.
-        question (Question, optional): that seed control asks of it.
+        name (str): the name in the rows.
+        x, y (tuple of str): the two sides: a geometry, followed by the geometries that are removed from it.
+        kind (str): the kind of score. Scores of one kind share a panel of a figure.
+        heading (str): the column heading in a printed table.
+        label (str): the name in a figure's legend.
+        description (str): one line for the documentation.
+        test (str, optional): "permutation" of the labels or "jackknife". None for scores of two models: features of the same
+            inputs are never independent, so 0 is not a null hypothesis.
+        question (Question, optional): the question of seed control that the score answers.
     """
 
     name: str
@@ -71,13 +71,13 @@ class ReportScore:
 
     @property
     def formula(self) -> str:
-        """As in the documentation: R(S|B, G)."""
+        """The formula as in the documentation, for example R(S|B, G)."""
         x, y = ("|".join(_SYMBOLS[name] for name in side) for side in (self.x, self.y))
         return f"R({x}, {y})"
 
 
-_FROM_BASE = "what Students have and Bases lack"
-_THAN_A_BASE = "than what one Base has and another lacks"
+_UNIQUE_PART = "the part that Students have and Bases lack"
+_THAN_BETWEEN_BASES = "than the part that one Base has and another lacks"
 
 SCORES = (
     ReportScore(
@@ -98,7 +98,7 @@ SCORES = (
     ReportScore(
         "rs_distilled", (STUDENT, BASE), (LABELS,), RELEVANCE, "distilled", "distilled (Student given Base)",
         "how well the part that only the Student has follows the labels", "jackknife",
-        _question(f"{_FROM_BASE} follows the labels", f"more closely {_THAN_A_BASE}"),
+        _question(f"{_UNIQUE_PART} follows the labels", f"more closely {_THAN_BETWEEN_BASES}"),
     ),
     ReportScore(
         "rs_residual", (BASE, STUDENT), (LABELS,), RELEVANCE, "residual", "residual (Base given Student)",
@@ -119,7 +119,7 @@ SCORES = (
     ReportScore(
         "teacher_distilled", (STUDENT, BASE), (TEACHER,), TEACHERS_SHARE, "distilled", "distilled",
         "the Teacher's share of the gain: how well the part that only the Student has follows the Teacher",
-        question=_question(f"{_FROM_BASE} is the Teacher's", f"to a larger extent {_THAN_A_BASE}"),
+        question=_question(f"{_UNIQUE_PART} follows the Teacher", f"more closely {_THAN_BETWEEN_BASES}"),
     ),
     ReportScore(
         "teacher_residual", (BASE, STUDENT), (TEACHER,), TEACHERS_SHARE, "residual", "residual",
@@ -128,7 +128,7 @@ SCORES = (
     ReportScore(
         "teacher_only_distilled", (STUDENT, BASE), (TEACHER, LABELS), TEACHERS_SHARE, "d. beyond", "distilled, beyond the labels",
         "the Teacher's share of the gain beyond the labels, which are removed from the Teacher first",
-        question=_question(f"{_FROM_BASE} is the Teacher's beyond the labels", f"to a larger extent {_THAN_A_BASE}"),
+        question=_question(f"{_UNIQUE_PART} follows the Teacher beyond the labels", f"more closely {_THAN_BETWEEN_BASES}"),
     ),
     ReportScore(
         "teacher_only_residual", (BASE, STUDENT), (TEACHER, LABELS), TEACHERS_SHARE, "r. beyond", "residual, beyond the labels",
@@ -137,7 +137,7 @@ SCORES = (
     *(
         ReportScore(
             f"progression_{role}", (role,), (LAST_LAYER,), PROGRESSION, role.capitalize(), role.capitalize(),
-            f"how similar the {role.capitalize()}'s layer is to its own last one (on request)",
+            f"how similar the {role.capitalize()}'s layer is to its last layer (on request)",
         )
         for role in (STUDENT, BASE, TEACHER)
     ),

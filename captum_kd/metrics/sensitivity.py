@@ -21,7 +21,7 @@ TensorOrTuple = Union[Tensor, tuple[Tensor, ...]]
 
 
 @log_usage()
-@keeping_grad_mode  # Captum's function switches it
+@keeping_grad_mode  # Captum's function switches the grad mode
 def sensitivity_max(
     explanation_func: Callable[..., TensorOrTuple],
     inputs: TensorOrTuple,
@@ -37,13 +37,12 @@ def sensitivity_max(
     (:func:`captum.metrics.sensitivity_max`), for layer attributions.
 
     Captum's function passes the inputs as a tuple and expects a tuple of explanations. A layer
-    attribution returns a tensor instead, whose rows are then treated as separate explanations: values
+    attribution returns a tensor instead, and Captum treats its rows as separate explanations: values
     are too large by sqrt(k) for one input and k samples, and two inputs raise an error. This function
-    puts the explanation into a tuple first, and calls Captum's.
+    puts the explanation into a tuple first, and then calls Captum's function.
 
-    Population-based explanations need a fixed population: pass ``reference=`` through the keyword
-    arguments when ``explanation_func`` is ``UniCAM(...).attribute``. Without it the perturbed
-    copies become the population.
+    If ``explanation_func`` is ``UniCAM(...).attribute``, pass a reference population as ``reference=``.
+    Without it, the perturbed copies become the population.
 
     Source: Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019.
 
@@ -58,9 +57,9 @@ def sensitivity_max(
         Tensor: (N,) sensitivities, relative to the norm of the unperturbed explanation.
 
     Raises:
-        TypeError: an explanation that is neither a tensor nor a tuple of tensors, such as the list that a
-                    list of layers gives; functions that cannot be called.
-        ValueError: a negative radius, no samples, a norm that does not exist.
+        TypeError: an explanation that is neither a tensor nor a tuple of tensors, such as the list for a
+                    list of layers; functions that cannot be called.
+        ValueError: a negative radius, no samples, an unknown norm.
 
     Examples::
 
@@ -73,7 +72,7 @@ def sensitivity_max(
     for value in as_inputs(inputs):
         if perturb_func is default_perturb_func and not value.is_floating_point():
             raise TypeError(
-                f"inputs must be floating point for the default perturb_func, got {value.dtype}; pass a perturb_func of your own."
+                f"inputs must be floating point for the default perturb_func, got {value.dtype}; pass your own perturb_func."
             )
     perturb_radius = check_float(perturb_radius, "perturb_radius", "a number, 0 or more", 0, float("inf"), closed=True)
     n_perturb_samples = check_int(n_perturb_samples, "n_perturb_samples", 1)
@@ -87,7 +86,7 @@ def sensitivity_max(
         if tensors is None or not all(isinstance(tensor, Tensor) and tensor.is_floating_point() for tensor in tensors):
             raise TypeError(
                 f"explanation_func returned {type(explanation).__name__}; sensitivity_max needs a floating point tensor or a "
-                "tuple of such. Explain one layer, and one direction, at a time."
+                "tuple of floating point tensors. Explain one layer, and one direction, at a time."
             )
         return tuple(tensors)
 
@@ -105,7 +104,7 @@ def sensitivity_max(
 
 
 def _is_norm(norm_ord: Any) -> bool:
-    """Of vectors, by torch.norm: Captum's type hint says str alone, its function takes numbers too."""
+    """True for the order of a vector norm of torch.norm. Captum's type hint is str, but its function also takes numbers."""
     if isinstance(norm_ord, str):
         return norm_ord == "fro"
     return type(norm_ord) in (int, float) and not math.isnan(norm_ord)

@@ -14,7 +14,7 @@ from captum_kd._utils.arguments import as_inputs
 from captum_kd.distance.blockwise import check_block_size, source_correlation
 from captum_kd.distance.centering import MIN_INPUTS, Estimator, check_estimator
 from captum_kd.distance.sources import FeatureDistances
-from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_features, layer_observer
+from captum_kd.metrics._layer_features import FeatureSettings, check_inputs, layer_extractor, layer_features
 from captum_kd.metrics._salient import PerturbFunc, as_reducers
 
 __all__ = ["feature_similarity_score"]
@@ -85,8 +85,8 @@ def feature_similarity_score(
                     cannot be inferred, as for :class:`captum_kd.UniCAM`.
         attribute_to_layer_input (bool, optional): Use the layers' inputs.
         device_ids (list[int], optional): Device order of DataParallel models.
-        block_size (int, optional): Compute distances in blocks of this many inputs a side and hold no
-                    (n, n) matrix. The score is the same.
+        block_size (int, optional): Compute distances in square blocks of this many inputs and hold
+                    no (n, n) matrix. The score is the same.
                     Default: None, matrices up to 4,096 inputs, blocks of 512 (4,096 on a GPU) beyond
 
     Returns:
@@ -124,10 +124,10 @@ def feature_similarity_score(
         attribute_to_layer_input,
         device_ids,
     )
-    first_observer = layer_observer(forward_func, layer, settings, model="forward_func", argument="layer")
-    second_observer = layer_observer(base_func, base_layer, settings, model="base_func", argument="base_layer")
+    extractor = layer_extractor(forward_func, layer, settings, model="forward_func", argument="layer")
+    base_extractor = layer_extractor(base_func, base_layer, settings, model="base_func", argument="base_layer")
     warn_of_modes(forward_func=forward_func, base_func=base_func)
-    first = layer_features(first_observer, values, additional_forward_args, settings, reducer)
-    second = layer_features(second_observer, values, additional_forward_args, settings, base_reducer)
+    first = layer_features(extractor, values, additional_forward_args, settings, reducer)
+    second = layer_features(base_extractor, values, additional_forward_args, settings, base_reducer)
     sources = [FeatureDistances(each.to(first.device)) for each in (first, second)]
     return source_correlation(sources, estimator, block_size).to(first.dtype)

@@ -18,7 +18,7 @@ from captum_kd._utils.batches import device_of, to_device
 from captum_kd._utils.validation import check_choice
 from captum_kd.distance.centering import Estimator
 from captum_kd.metrics._geometry_metric import ROUNDING, GeometryMetric
-from captum_kd.metrics._layer_features import FeatureSettings, layer_features, layer_observer
+from captum_kd.metrics._layer_features import FeatureSettings, layer_extractor, layer_features
 from captum_kd.metrics.inference.gram_matrices import Score, transfer_scores
 
 __all__ = ["FeatureSimilarityScore", "LayerFeatures", "RelevanceScore", "TransferScores"]
@@ -27,7 +27,7 @@ __all__ = ["FeatureSimilarityScore", "LayerFeatures", "RelevanceScore", "Transfe
 class LayerFeatures:
     """Features of a model's layer, to update metrics with.
 
-    Not a module: a metric or LightningModule that has one as an attribute does not get the model as a submodule.
+    It is not a module, so a metric or LightningModule with this object as an attribute does not register the model.
 
     Args:
         model (callable): the model.
@@ -59,14 +59,14 @@ class LayerFeatures:
     ) -> None:
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
         self._settings = FeatureSettings(feature_transform, hints, None, attribute_to_layer_input, None)
-        self._observer = layer_observer(model, layer, self._settings, model="model", argument="layer")
+        self._extractor = layer_extractor(model, layer, self._settings, model="model", argument="layer")
         self._model = model
 
     def __call__(self, inputs: Union[Tensor, tuple[Tensor, ...]], *args: Any) -> Tensor:
         """Detached features (N, d), float32 or float64, on the layer's device."""
         values = to_device(as_inputs(inputs), device_of(self._model))
         warn_of_modes(model=self._model)
-        features = layer_features(self._observer, values, as_forward_args(args or None), self._settings)
+        features = layer_features(self._extractor, values, as_forward_args(args or None), self._settings)
         setattr(features.values, ROUNDING, features.rounding)
         return features.values
 
@@ -80,15 +80,15 @@ class FeatureSimilarityScore(GeometryMetric):
 
     Args:
         estimator (str): "unbiased" or "biased".
-        block_size (int, optional): distances are computed in blocks of this many inputs a side, and no (n, n) matrix is held.
+        block_size (int, optional): compute distances in square blocks of this many inputs and hold no (n, n) matrix.
             Default: None, 512
         settings: keyword arguments of every ``torchmetrics.Metric``. ``compute_on_cpu=True`` keeps features on the CPU;
-            ``sync_on_compute=False`` leaves the other ranks out; a ``dist_sync_fn`` gathers all features in each rank instead
-            of exchanging them in blocks. Scores are never cached.
+            ``sync_on_compute=False`` computes scores over this rank's inputs only; a ``dist_sync_fn`` gathers all features in
+            each rank instead of exchanging them in blocks. Scores are never cached.
 
     Raises:
-        ValueError: (``compute``) fewer than 4 inputs, non-finite features, features of other widths or dtypes in another rank,
-            or a metric with other settings there.
+        ValueError: (``compute``) fewer than 4 inputs, non-finite features, or another rank whose features have another width
+            or dtype, or whose metric has other settings.
 
     Example::
 
@@ -108,7 +108,7 @@ class FeatureSimilarityScore(GeometryMetric):
         super().__init__(None, estimator, block_size, **settings)
 
     def update(self, student: Tensor, base: Tensor) -> None:
-        """Takes features of the same inputs.
+        """Adds features of the same inputs.
 
         Args:
             student (Tensor): (N, ...), flattened here.
@@ -126,21 +126,22 @@ class FeatureSimilarityScore(GeometryMetric):
 
 
 class RelevanceScore(GeometryMetric):
-    """RS over all inputs of an evaluation loop: the squared distance correlation of features and labels, of the features
-    as they are, or of what is left when another model's are removed.
+    """RS over all inputs of an evaluation loop: the squared distance correlation of features and labels. With ``given``,
+    another model's features are removed first.
 
     It equals :func:`captum_kd.metrics.relevance_score` of all inputs at once.
 
     Args:
-        class_embeddings (Tensor, optional): (num_classes, e); one-hot without.
-        estimator (str): "unbiased" or "biased"; removal needs the unbiased one.
-        remove_from (str): "x", the features only, or "both", the labels' geometry too.
+        class_embeddings (Tensor, optional): (num_classes, e).
+            Default: None, one-hot
+        estimator (str): "unbiased" or "biased"; ``given`` needs the unbiased one.
+        remove_from (str): "x" removes from the features only, "both" also from the labels' geometry.
         block_size (int, optional): as for :class:`FeatureSimilarityScore`.
         settings: as for :class:`FeatureSimilarityScore`.
 
     Raises:
         ValueError: (``compute``) fewer than 4 inputs, 5 with ``given``, labels without geometry or outside the embeddings,
-            non-finite features; updates with and without ``given``.
+            non-finite features. (``update``) ``given`` in some updates only.
 
     Example::
 
@@ -170,12 +171,12 @@ class RelevanceScore(GeometryMetric):
         self.remove_from = remove_from
 
     def update(self, features: Tensor, target: Any, given: Optional[Tensor] = None) -> None:
-        """Takes features and labels of the same inputs.
+        """Adds features and labels of the same inputs.
 
         Args:
             features (Tensor): (N, ...), flattened here.
             target (Tensor or list): (N,) integers.
-            given (Tensor, optional): (N, ...) features that are removed; with all updates or with none.
+            given (Tensor, optional): (N, ...) features that are removed. Pass it in all updates or in none.
         """
         if self.features and (given is None) == bool(self.given):
             raise ValueError("given was passed with some updates and left out of others; pass it always or never.")
@@ -195,16 +196,18 @@ class RelevanceScore(GeometryMetric):
 
 
 class TransferScores(GeometryMetric):
-    """The five scores of a Student and a Base over all inputs of an evaluation loop, from one exchange of features: ``fss``,
-    ``rs_student``, ``rs_base``, ``rs_distilled`` and ``rs_residual``, as in a report, without intervals.
+    """The five scores of a Student and a Base over all inputs of an evaluation loop, from one exchange of features.
+
+    They are those of a report without intervals: ``fss``, ``rs_student``, ``rs_base``, ``rs_distilled`` and ``rs_residual``.
 
     Args:
-        class_embeddings (Tensor, optional): (num_classes, e); one-hot without.
+        class_embeddings (Tensor, optional): (num_classes, e).
+            Default: None, one-hot
         block_size (int, optional): as for :class:`FeatureSimilarityScore`.
         settings: as for :class:`FeatureSimilarityScore`.
 
     Raises:
-        ValueError: (``compute``) as :class:`RelevanceScore`.
+        ValueError: (``compute``) as for :class:`RelevanceScore` with ``given``.
 
     Example::
 
@@ -225,7 +228,7 @@ class TransferScores(GeometryMetric):
         super().__init__(class_embeddings, "unbiased", block_size, **settings)
 
     def update(self, student: Tensor, base: Tensor, target: Any) -> None:
-        """Takes features and labels of the same inputs.
+        """Adds features and labels of the same inputs.
 
         Args:
             student (Tensor): (N, ...), flattened here.

@@ -78,8 +78,8 @@ def seed_control(
     Example::
 
         >>> seed_control({"layer4": matrix}, 3, "rs_distilled")[0].sentence
-        'layer4: what Students have and Bases lack follows the labels more closely than what one Base
-        has and another lacks (by 0.032, p = 0.05).'
+        'layer4: the part that Students have and Bases lack follows the labels more closely than the part
+        that one Base has and another lacks (by 0.032, p = 0.05).'
     """
     check_choice(question, "question", list(QUESTIONS))
     check_mapping(scores, "scores", "a mapping from layers to square tensors")

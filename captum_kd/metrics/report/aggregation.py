@@ -16,9 +16,9 @@ from captum_kd._distributed import ProcessGroup
 from captum_kd._models.feature_transforms import FeatureTransform, global_average_pool
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS
 from captum_kd.distance.labels import check_label_geometry
-from captum_kd.distance.sources import DistanceSource, TensorFeatures
+from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
 from captum_kd.metrics.report.models import FeatureSet, Pair
-from captum_kd.metrics.report.scores import Estimate, LayerScores, distance_source
+from captum_kd.metrics.report.scores import Estimate, LayerScores
 from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.report.sharding import ReportSharding, all_reduce_counts
 from captum_kd.metrics.report.storage import FeatureStore, Placement, place_distances
@@ -30,11 +30,11 @@ class ReportPlan(NamedTuple):
     """The scores to compute.
 
     Attributes:
-        labels (sequence of str): of the layers.
-        pairs (sequence of Pair): Student and Base.
-        sets (sequence of FeatureSet): all of them.
-        compared (sequence of str): keys of the models that seed control compares, Students first; none: no seed control.
-        settings (Settings): how.
+        labels (sequence of str): the layers' labels.
+        pairs (sequence of Pair): the pairs of a Student and a Base.
+        sets (sequence of FeatureSet): the feature sets of all pairs and of the Teacher.
+        compared (sequence of str): keys of the models that seed control compares, Students first; empty without seed control.
+        settings (Settings): the checked arguments.
     """
 
     labels: Sequence[str]
@@ -52,10 +52,10 @@ class LayerSummary(NamedTuple):
     """The scores of one layer.
 
     Attributes:
-        estimates (list of dict): for each pair, by the score's name.
-        unique_shares (list of float or None): for each pair.
-        progressions (dict): by the feature set's key; empty unless asked for.
-        matrices (dict): by question, scores of all ordered pairs of models.
+        estimates (list of dict): the estimates of each pair, by the score's name.
+        unique_shares (list of float or None): the unique share of each pair.
+        progressions (dict): similarity with the last layer, by the feature set's key; empty without progression.
+        matrices (dict): scores of all ordered pairs of models, by question.
     """
 
     estimates: list[dict[str, Estimate]]
@@ -65,14 +65,14 @@ class LayerSummary(NamedTuple):
 
 
 class Aggregator:
-    """Takes batches, gives the scores of layers.
+    """Aggregates batches into the scores of each layer.
 
     Attributes:
-        counts (dict): inputs of each class over which scores are taken.
-        used, left_out (int): mini-batches that could be used, and that could not.
-        left_out_of_removal (int): mini-batches that could not be used for scores with removal.
-        undefined (int): scores of single mini-batches that were not defined and so are in no mean.
-        verification (Verification, optional): scores that dcor recomputed.
+        counts (dict): the number of scored inputs of each class.
+        used, left_out (int): the numbers of mini-batches with and without scores.
+        left_out_of_removal (int): the number of mini-batches without scores with removal.
+        undefined (int): the number of undefined scores of single mini-batches, which are left out of the means.
+        verification (Verification, optional): the recomputation by dcor.
     """
 
     verification: Optional[Verification] = None
@@ -84,11 +84,11 @@ class Aggregator:
         self._group = group
 
     def add(self, features: dict[str, list[TensorFeatures]], labels: Tensor) -> None:
-        """Takes the features of one batch: by the set's key, (N, d) of each layer."""
+        """Adds the features (N, d) of one batch: one tensor for each layer, by the set's key."""
         raise NotImplementedError
 
     def layers(self) -> Iterator[LayerSummary]:
-        """Scores layer after layer, in the labels' order."""
+        """The scores of each layer, in the labels' order."""
         raise NotImplementedError
 
     def recorded(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Aggregator:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Gives up all features."""
+        """Frees all features."""
 
     def _count(self, labels: Tensor) -> None:
         for label in labels.tolist():
@@ -104,13 +104,13 @@ class Aggregator:
 
 
 class PooledScores(Aggregator):
-    """Scores over all inputs at once. Keeps their features, above the memory limit in temporary files."""
+    """Scores over all inputs at once. Keeps all features; above the memory limit they go to temporary files."""
 
     def __init__(self, plan: ReportPlan, group: ProcessGroup) -> None:
         super().__init__(plan, group)
         self._device = plan.settings.device
-        self._way_to_one_width = _way_to_one_width(plan.settings.feature_transform)
-        self._sharding = ReportSharding(group, self._device, f"{self._way_to_one_width} Load the models in one dtype.")
+        self._size_advice = _size_advice(plan.settings.feature_transform)
+        self._sharding = ReportSharding(group, self._device, f"{self._size_advice} Load the models in one dtype.")
         self._stores: dict[str, list[FeatureStore]] = {}
         self._labels: list[Tensor] = []
         self._placement: Optional[Placement] = None
@@ -121,8 +121,8 @@ class PooledScores(Aggregator):
                 batch = of_layers.pop(0)  # freed once it is stored
                 if store.shape[0] and store.shape[1] != batch.shape[1]:
                     raise ValueError(
-                        f"{key} gives {batch.shape[1]} features where earlier batches had {store.shape[1]}: the "
-                        f"inputs differ in size. {self._way_to_one_width}"
+                        f"{key} gives {batch.shape[1]} features, but earlier batches had {store.shape[1]}: the "
+                        f"inputs differ in size. {self._size_advice}"
                     )
                 store.append(batch.values, batch.rounding)
         self._labels.append(labels)
@@ -183,10 +183,10 @@ class PooledScores(Aggregator):
         return [store for of_layers in self._stores.values() for store in of_layers]
 
 
-def _way_to_one_width(feature_transform: FeatureTransform) -> str:
-    """Advice for inputs of several sizes, which give features of several widths."""
+def _size_advice(feature_transform: FeatureTransform) -> str:
+    """Advice for inputs that differ in size, and so in the number of features."""
     if feature_transform is global_average_pool:
-        return "Resize them, or choose a layer that has as many channels for inputs of every size."
+        return "Resize them, or choose a layer whose number of channels does not depend on the input's size."
     return "Resize them, or pass feature_transform=global_average_pool."
 
 
@@ -200,11 +200,11 @@ def _summary(scores: LayerScores, plan: ReportPlan, last: Mapping[str, DistanceS
 
 
 class BatchMeanScores(Aggregator):
-    """Mean scores of the loader's own batches, as in the authors' earlier scripts. Keeps scores, no features.
+    """Mean scores of the loader's own batches, as in the authors' earlier scripts. Keeps scores, but no features.
 
-    A batch counts if two of its classes have two inputs or more and its labels a geometry, and for scores with removal
-    if it has at least 5 inputs; a score that a batch does not define (constant features) is left out of its mean.
-    Intervals come from the spread over batches and are those of the mean over batches of this size.
+    A batch counts if its labels have a geometry and at least two of its classes have two inputs or more. Scores with removal
+    also need 5 inputs. A score that is undefined in a batch (constant features) is left out of the mean. Intervals come from
+    the spread over batches; they are intervals of the mean over batches of this size.
     """
 
     def __init__(self, plan: ReportPlan, group: ProcessGroup) -> None:
@@ -222,7 +222,7 @@ class BatchMeanScores(Aggregator):
         self.used += 1
         self._count(labels)
         by_layer = [
-            {key: distance_source(of_layers[place], held=True) for key, of_layers in features.items()}
+            {key: FeatureDistances(of_layers[place]).matrix() for key, of_layers in features.items()}
             for place in range(len(plan.labels))
         ]
         last = by_layer[-1] if plan.progression else {}
@@ -234,7 +234,7 @@ class BatchMeanScores(Aggregator):
         if not self._batches:
             raise ValueError(
                 f"None of the {self.left_out} mini-batches has two classes of two inputs or more, as "
-                'population="batch" needs. Shuffle the loader, use larger batches, or population="all".'
+                'population="batch" needs. Shuffle the loader, use larger batches, or pass population="all".'
             )
         sizes = [size for size, _ in self._batches]
         for place in range(len(self._plan.labels)):
@@ -252,7 +252,7 @@ class BatchMeanScores(Aggregator):
                     key: self._mean(sizes, [each.progressions[key] for each in summaries])
                     for key in summaries[0].progressions
                 },
-                # Of a pair that no batch defines nothing is left but NaN.
+                # A pair of models that is undefined in all batches stays NaN.
                 {
                     name: torch.stack([each.matrices[name] for each in summaries if name in each.matrices]).nanmean(0)
                     for name in questions
@@ -263,14 +263,14 @@ class BatchMeanScores(Aggregator):
         return {"batches": {"used": self.used, "left_out": self.left_out}, "features": None}
 
     def _gather(self) -> None:
-        """Every rank has all ranks' batches from here on; of these there are scores only."""
+        """Gathers the counts and the scores of all ranks' batches in every rank."""
         self.counts = all_reduce_counts(self._group, self.counts)
         self._batches = [batch for batches in self._group.gather(self._batches) for batch in batches]
         numbers = (self.left_out, self.left_out_of_removal, self.used)
         self.left_out, self.left_out_of_removal, self.used = (sum(each) for each in zip(*self._group.gather(numbers)))
 
     def _mean(self, sizes: Sequence[int], estimates: Sequence[Optional[Estimate]]) -> Estimate:
-        """Over the batches that define the score; those for which it was not taken have None."""
+        """The mean over the batches that define the score. None stands for a batch without this score."""
         taken = [(size, each) for size, each in zip(sizes, estimates) if each is not None]
         defined = [(size, each.value) for size, each in taken if each.is_defined]
         self.undefined += len(taken) - len(defined)
@@ -299,7 +299,7 @@ def _can_be_scored(labels: Tensor, class_embeddings: Optional[Tensor]) -> bool:
         return False
     try:
         check_label_geometry(labels, class_embeddings)
-    except ValueError:  # classes that share a point of the embeddings
+    except ValueError:  # the batch's classes share one embedding
         return False
     return True
 

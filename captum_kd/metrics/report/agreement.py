@@ -16,19 +16,19 @@ from captum_kd.metrics.report.models import ComparedModel
 
 
 def check_models(models: Sequence[ComparedModel], group: ProcessGroup) -> None:
-    """Raises a ValueError for models whose forward passes wait for other ranks, which may have fewer batches."""
+    """Raises a ValueError for DistributedDataParallel models, which would hang if another rank has fewer batches."""
     for each in models:
         if group.is_distributed and isinstance(each.model, DistributedDataParallel):
             raise ValueError(
-                f"{each} is a DistributedDataParallel, whose forward passes wait for those of the other ranks. Pass the model "
-                "in it, its .module."
+                f"{each} is a DistributedDataParallel, whose forward passes wait for those of the other ranks. Pass the wrapped "
+                "model, its .module."
             )
 
 
 def shared_arguments(
     models: Sequence[ComparedModel], labels: Sequence[str], settings: Mapping[str, object]
 ) -> dict[str, object]:
-    """The arguments that must be equal in all ranks, by the name that an error shows, for ``check_equal``."""
+    """The arguments that must be equal in all ranks, by the name that an error shows."""
     values: dict[str, object] = {"layers": list(labels), "student, base, teacher": [str(each) for each in models]}
     for each in models:
         values[f"layers of {each}"] = [layer.name for layer in each.layers]
@@ -38,10 +38,10 @@ def shared_arguments(
 
 
 def comparable(value: Any) -> object:
-    """A short, picklable value to compare an argument by.
+    """A short, picklable value that stands for an argument in a comparison.
 
-    Tensors are compared by shape, dtype and a checksum of their values; containers by what they hold; functions by their names
-    and other objects by their types.
+    Tensors are compared by shape, dtype and a checksum of their values; containers by their items; functions by their names;
+    other objects by their types.
     """
     if value is None or isinstance(value, (bool, int, float, complex, str)):
         return value
@@ -56,7 +56,7 @@ def comparable(value: Any) -> object:
 
 
 def _modules(model: nn.Module) -> dict[str, str]:
-    """Class, arguments, mode and parameters' shapes of each module."""
+    """Class, arguments and mode of each module."""
     return {
         name: f"{type(module).__name__}({module.extra_repr()}), {'training' if module.training else 'evaluation'}"
         for name, module in names_in(model).items()
@@ -65,5 +65,5 @@ def _modules(model: nn.Module) -> dict[str, str]:
 
 
 def _weights(model: Any) -> str:
-    """A checksum of parameters and buffers that shape the outputs, also of the modules that a function runs."""
+    """A checksum of parameters and buffers, also for the modules that a function runs."""
     return checksum([each for module in modules_of(model) for each in (*own_parameters(module), *kept_buffers(module))])

@@ -1,4 +1,4 @@
-"""Collection of the features of every model at every layer, from whole images or from their salient part."""
+"""Collection of the features of all models and layers, from whole images or from their salient part."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from captum_kd._utils.batches import batches_of, device_of, to_device, unpack_ba
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd.distance.sources import TensorFeatures
 from captum_kd.metrics.report.aggregation import Aggregator
-from captum_kd.metrics.report.duplicates import Copies
+from captum_kd.metrics.report.duplicates import DuplicateCounter
 from captum_kd.metrics.report.models import FeatureSet, hints_for
 from captum_kd.metrics.report.salient import Localizer
 from captum_kd.metrics.report.settings import Settings
 
 
 class FeatureCollector:
-    """Takes all sets of features from one batch at a time."""
+    """Extracts all sets of features, batch by batch."""
 
     def __init__(self, sets: Sequence[FeatureSet], localizer: Optional[Localizer], settings: Settings) -> None:
         self._sets = sets
@@ -39,22 +39,22 @@ class FeatureCollector:
             )
             for each in sets
         }
-        # Each layer looks at images of its own where it has a map of its own.
+        # If each layer has its own map, each layer has its own images, and so its own forward pass.
         self._by_layer = {
             key: [replace(extractor, pairs=(pair,)) for pair in extractor.pairs]
             for key, extractor in self._extractors.items()
         }
-        # The last batch of a loader may be of one input, whose layouts do not always show.
+        # Layouts are kept, since they cannot always be inferred from a last batch of one input.
         self._layouts: dict[tuple[str, tuple[LayerPair, ...]], Layouts] = {}
 
     def features(self, inputs: tuple[Tensor, ...], labels: Tensor) -> dict[str, list[TensorFeatures]]:
-        """Features (N, d) of a batch: by the set's key, those of each layer."""
+        """The features (N, d) of a batch: one tensor for each layer, by the set's key."""
         found: dict[str, list[TensorFeatures]] = {}
         for each in self._sets:
             device = device_of(each.of.model)
             args, own = to_device(self._options.forward_args, device), to_device(inputs, device)
             images = [own] if self._localizer is None else self._localizer.reduce(each, own, labels, args)
-            # Whole images, or one map for all layers, need one pass.
+            # One forward pass is enough for whole images and for one map for all layers.
             extractors = [self._extractors[each.key]] if len(images) == 1 else self._by_layer[each.key]
             found[each.key] = [
                 features for extractor, of in zip(extractors, images) for features in self._extract(each.key, extractor, of, args)
@@ -74,21 +74,21 @@ class FeatureCollector:
 
 def read_data(
     data: Iterable[Any], aggregator: Aggregator, collector: FeatureCollector, settings: Settings, show_progress: bool
-) -> Copies:
-    """Takes the features of every batch, and counts inputs that are copies of others."""
+) -> DuplicateCounter:
+    """Adds the features of every batch to the aggregator, and counts duplicate inputs."""
     if isinstance(data, (Tensor, str, Mapping)) or not hasattr(data, "__iter__"):
         raise TypeError(
             f"data must be a DataLoader or another iterable of batches (inputs, labels), got {type(data).__name__}. "
-            "A single batch is data=[(inputs, labels)]."
+            "Pass a single batch as data=[(inputs, labels)]."
         )
-    copies, table = Copies(), settings.class_embeddings
+    duplicates, table = DuplicateCounter(), settings.class_embeddings
     for batch in batches_of(data, "Comparing models", show_progress):
         inputs, labels = unpack_batch(batch, settings.unpack)
         if table is not None and int(labels.max()) >= len(table):
             raise ValueError(
                 f"The data hold the label {int(labels.max())}, but class_embeddings has rows for the labels 0 to "
-                f"{len(table) - 1} only."
+                f"{len(table) - 1} only. Pass one row for each class."
             )
-        copies.add(inputs)
+        duplicates.add(inputs)
         aggregator.add(collector.features(inputs, labels), labels)
-    return copies
+    return duplicates

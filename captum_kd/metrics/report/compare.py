@@ -39,7 +39,7 @@ from captum_kd.metrics.report.sharding import announced_inputs, begin_noise, rep
 from captum_kd.metrics.report.transfer_report import TransferReport
 from captum_kd.metrics.scores_table import TEACHER
 
-COVERAGE = "between 0 and 1 (say 0.95) or None"
+COVERAGE = "between 0 and 1 (for example 0.95) or None"
 
 
 @log_usage()
@@ -67,64 +67,66 @@ def compare_transfer(
     compute: Compute = Compute(),
 ) -> TransferReport:
     r"""
-    Compares the features of Students and Bases layer by layer: FSS, RS of Student and Base, RS of distilled and residual
-    features; with a Teacher how much of these is the Teacher's. Intervals and p-values when asked, seed control where there are
-    several models, from one pass over the data.
+    Compares the features of Students and Bases layer by layer, in one pass over the data. The report has FSS, RS of Student
+    and Base, and RS of distilled and residual features. With a Teacher it also has the Teacher's share of distilled and residual
+    features. Intervals and p-values are optional; with several models the report includes seed control.
 
-    Scores are pooled over all inputs and unbiased unless told otherwise. The authors' FSS is the biased estimator, of
-    unit-length features (``estimator="biased"``, ``feature_transform=flatten_to_unit_length``) or in earlier scripts
-    averaged over mini-batches (``population="batch"``). For few inputs it is 1 for unrelated features.
+    By default, scores are pooled over all inputs and unbiased. The authors' FSS is the biased estimator of unit-length
+    features (``estimator="biased"``, ``feature_transform=flatten_to_unit_length``). Their earlier scripts average it over
+    mini-batches (``population="batch"``). For few inputs the biased FSS is close to 1 even for unrelated features.
 
-    With ``confidence``, intervals are delete-one jackknife-t intervals. p-values are those of permuted labels for the
-    relevance of a whole model and of the jackknife-t test for distilled and residual features. FSS and the Teacher's
-    share have none: two networks look at the same inputs, so independence is no null. Seed control tests the technique
-    rather than these trained models: exact p-values over relabelings of the trained models, corrected over layers by Holm.
+    With ``confidence``, intervals are delete-one jackknife-t intervals. p-values come from permuted labels for the relevance
+    of a whole model, and from the jackknife-t test for distilled and residual features. FSS and the Teacher's share have no
+    p-values: features of the same inputs are never independent, so independence is not a useful null hypothesis. Seed control
+    tests the technique rather than these trained models. Its exact p-values come from relabelings of the trained models and are
+    corrected over layers by Holm's method.
 
     Source: Adhane et al., WACV 2025; Szekely & Rizzo 2014; the Teacher's share: docs/report.md; inference:
     docs/inference.md.
 
     Args:
 
-        student (Callable or dict): The Student, or several by name: seeds, techniques, an assistant.
+        student (Callable or dict): The Student, or several by name (seeds, techniques, an assistant).
         base (Callable or dict): The Base model, or several by name.
         layers (str, list of str or dict): Dotted names of layers that all models have; or {label: name}; or
-                    {label: {model name: layer}} where architectures differ, in which "student", "base" and "teacher"
-                    stand for all models of that role and layers may be modules.
+                    {label: {model name: layer}} if architectures differ. In the last form, "student", "base" and "teacher"
+                    stand for all models of that role, and layers may be modules.
         data (Iterable): DataLoader or other iterable of batches; read once.
         teacher (Callable, optional): The Teacher. Called "teacher" in ``layers``.
         class_embeddings (Tensor, optional): (num_classes, e).
-                    Default: None, one-hot. With two classes every table gives the same scores.
+                    Default: None, one-hot. With two classes, all embeddings give the same scores.
         localize (str, Callable or Localization, optional): Take features on each model's images reduced to their salient
                     part. "gradcam", "hirescam" or a function (model, layer module, inputs, classes) -> maps stand for a
                     :class:`Localization` with its defaults. "unicam" needs ``Localization("unicam", reference=...)``.
                     Default: None, whole images
-        keep (float, optional): Share of the pixels that stay, in (0, 1).
-        confidence (float, optional): Coverage of intervals, 0.95 say. None: no intervals, no p-values.
-        n_permutations (int, optional): Permutations of the labels; 0: none.
-        seed (int, optional): Of permutations and of the imputation's noise.
+        keep (float, optional): Share of the pixels that are kept, in (0, 1). Needs ``localize``.
+        confidence (float, optional): Coverage of intervals, for example 0.95.
+                    Default: None, neither intervals nor p-values
+        n_permutations (int, optional): Permutations of the labels for p-values; 0 for none.
+        seed (int, optional): Seed of the permutations and of the imputation's noise.
         population (str, optional): "all" pools all inputs; "batch" averages scores over the loader's own batches.
-        estimator (str, optional): "unbiased" or "biased", of the similarity scores. Relevance scores are always
-                    unbiased, as in the authors' code: removal is defined for U-centered distances.
+        estimator (str, optional): Estimator of the similarity scores, "unbiased" or "biased". Relevance scores are always
+                    unbiased, as in the authors' code, since removal is defined for U-centered distances.
         feature_transform (Callable, optional): From (N, C, ...) to (N, d).
                     Default: :func:`captum_kd.flatten`
         unpack (Callable, optional): From a batch to (inputs, labels).
                     Default: pairs, or mappings with ``pixel_values`` and ``labels``
         output_transform (Callable, optional): From a model's output to logits (N, classes), for ``localize``.
-                    Default: ``.logits`` if there is one
+                    Default: the output's ``.logits`` if it has them, else the output
         show_progress (bool, optional): Show a progress bar over the batches.
         model_options (ModelOptions, optional): Further arguments of the models, and the layouts of their layers.
         comparisons (Comparisons, optional): Groups of seeds, shared seeds, progression over the layers.
         compute (Compute, optional): Ranks, memory and device.
 
     Returns:
-        TransferReport: rows (Student x Base x layer x score), seed control, notes, settings.
+        TransferReport: rows (one for each Student, Base, layer and score), seed control, notes, settings.
 
     Raises:
         ValueError: unknown or missing layers, names used twice, no batches, too few inputs, labels without geometry,
-                    features that are not finite, arguments out of range.
+                    non-finite features, arguments out of range.
         TypeError: models that cannot be called, batches without labels, arguments of the wrong type.
-        OSError: a disk that cannot hold the features above ``memory_limit``.
-        RuntimeError: another rank failed (with its number and error), or ended without an error.
+        OSError: the disk has no room for the features above ``memory_limit``.
+        RuntimeError: another rank failed (the message has its number and error) or exited without an error.
 
     Examples::
 
@@ -165,44 +167,44 @@ def compare_transfer(
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
         modes = {str(each): modes_of(each.model) for each in models}
         announced = announced_inputs(data, unpack) if localizer is not None and group.size > 1 else None
-        alike = {} if settings.compute.process_group is None else shared_arguments(models, labels, settings.compared())
-    group.check_equal(alike)
+        shared = {} if settings.compute.process_group is None else shared_arguments(models, labels, settings.compared())
+    group.check_equal(shared)
     noise_by_rank = localizer is not None and not begin_noise(localizer, group, announced)
     try:
-        # A loader draws from the global stream, even an unshuffled one.
+        # Even an unshuffled loader draws from the global random generator.
         with group.raise_together("reading its data"), changed_state(same_random_state(())), interruptible():
-            copies = read_data(data, aggregator, collector, settings, settings.show_progress and group.rank == 0)
-        own = copies.seen
-        copies.share(group)
-        if copies.seen == 0:
+            duplicates = read_data(data, aggregator, collector, settings, settings.show_progress and group.rank == 0)
+        own_inputs = duplicates.seen
+        duplicates.all_reduce(group)
+        if duplicates.seen == 0:
             raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
         rows, matrices, undefined = report_rows(plan, aggregator)
     finally:
         aggregator.close()
     empty_maps = 0 if localizer is None else localizer.empty
-    of_ranks = group.gather((own, modes, empty_maps, repeated_by_sampler(data), announced in (own, None)))
+    of_ranks = group.gather((own_inputs, modes, empty_maps, repeated_by_sampler(data), announced in (own_inputs, None)))
     inputs, modes_of_ranks, empty, repeated, as_announced = zip(*of_ranks)
     modes = {name: Modes(*map(any, zip(*(each[name] for each in modes_of_ranks)))) for name in modes}
     n = sum(aggregator.counts.values())
-    doubts = [
+    warnings = [
         *mode_notes(modes),
         *cautions(
             rows,
             n=n,
-            copies=copies.count,
+            duplicates=duplicates.count,
             aggregator=aggregator,
             undefined=undefined,
-            maps_know_labels=settings.maps_know_labels,
+            maps_use_labels=settings.maps_use_labels,
             empty_maps=sum(empty),
             repeated_by_sampler=max(repeated) if group.size > 1 else 0,
             replicas=sampler_replicas(data) if settings.compute.process_group is None else 1,
             noise_by_rank=noise_by_rank or not all(as_announced),
         ),
     ]
-    for doubt in doubts if group.rank == 0 else []:
-        warn_user(doubt)
+    for warning in warnings if group.rank == 0 else []:
+        warn_user(warning)
     control = control_seeds(matrices, seed_groups, compared)
-    notes = [*doubts, *explanations(rows, settings)]
+    notes = [*warnings, *explanations(rows, settings)]
     if aggregator.verification is not None:
         notes.append(aggregator.verification.sentence(n))
     if control is None:

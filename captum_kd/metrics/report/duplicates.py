@@ -1,4 +1,4 @@
-"""Duplicate inputs, by their bits."""
+"""Number of duplicate inputs. Inputs are duplicates if all their bits are equal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BYTES = 8
 
 
 def _digest(rows: tuple[memoryview, ...]) -> bytes:
-    """Two checksums, CRC-32 and Adler-32, of one input: no cryptographic hash, which would take as long as a GPU's passes."""
+    """CRC-32 and Adler-32 of one input. A cryptographic hash would take as long as a GPU's forward passes."""
     crc, adler = 0, 1
     for row in rows:
         crc, adler = zlib.crc32(row, crc), zlib.adler32(row, adler)
@@ -28,11 +28,11 @@ def _rows(values: Tensor) -> list[memoryview]:
     return [memoryview(row.reshape(-1).view(torch.uint8).numpy()) for row in values]
 
 
-class Copies:
-    """Counts inputs that are the same, number by number, as another one.
+class DuplicateCounter:
+    """Counts inputs whose numbers all equal those of another input.
 
     Attributes:
-        seen (int): inputs so far.
+        seen (int): the number of inputs so far.
     """
 
     def __init__(self) -> None:
@@ -40,25 +40,25 @@ class Copies:
         self._digests: Counter[bytes] = Counter()
 
     def add(self, inputs: tuple[Tensor, ...]) -> None:
-        """Takes a batch."""
+        """Adds a batch."""
         rows, threads = [_rows(value) for value in inputs], torch.get_num_threads()
         if threads == 1:
             self._digests.update(map(_digest, zip(*rows)))
-        else:  # checksums leave other threads to run while they read a row
+        else:  # zlib releases the GIL while it reads a row
             with ThreadPoolExecutor(threads) as pool:
                 self._digests.update(pool.map(_digest, zip(*rows)))
         self.seen += len(rows[0])
 
-    def share(self, processes: ProcessGroup) -> None:
-        """From here on the inputs of all processes count."""
-        everyone = processes.gather(b"".join(self._digests.elements()))
-        if len(everyone) > 1:
+    def all_reduce(self, group: ProcessGroup) -> None:
+        """Adds the inputs of all other ranks."""
+        of_ranks = group.gather(b"".join(self._digests.elements()))
+        if len(of_ranks) > 1:
             self._digests = Counter(
-                each[start : start + _BYTES] for each in everyone for start in range(0, len(each), _BYTES)
+                each[start : start + _BYTES] for each in of_ranks for start in range(0, len(each), _BYTES)
             )
             self.seen = sum(self._digests.values())
 
     @property
     def count(self) -> int:
-        """Inputs that have at least one copy."""
+        """The number of inputs that have at least one duplicate."""
         return sum(number for number in self._digests.values() if number > 1)

@@ -23,10 +23,10 @@ class ComparedModel(NamedTuple):
     """One model of a report.
 
     Attributes:
-        name (str): as the user calls it.
+        name (str): the name that the user gave.
         role (str): "student", "base" or "teacher".
         model (callable): the model.
-        layers (tuple of Layer): one for each label, in the labels' order.
+        layers (tuple of Layer): one layer for each label, in the labels' order.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ComparedModel(NamedTuple):
 
     @property
     def key(self) -> str:
-        """A name that no other model of the report has."""
+        """Unique among the models of the report."""
         return f"{self.role}:{self.name}"
 
     def __str__(self) -> str:
@@ -44,14 +44,14 @@ class ComparedModel(NamedTuple):
 
 
 class FeatureSet(NamedTuple):
-    """The features of one model as one comparison needs them.
+    """The features of one model, for all pairs or for one pair.
 
-    On whole images, and where each model is explained by itself, a model has one set. UniCAM explains a Student beside a Base,
-    so there each pair has sets of its own.
+    A model has one set if its images do not depend on the other model of a pair: whole images, or images reduced by its own
+    maps. UniCAM's maps depend on both models of a pair, so they need one set for each model and pair.
 
     Attributes:
         of (ComparedModel): the model.
-        given (ComparedModel, optional): the other model of the pair, where the explanation depends on it.
+        given (ComparedModel, optional): the other model of the pair if the maps depend on it.
     """
 
     of: ComparedModel
@@ -59,19 +59,19 @@ class FeatureSet(NamedTuple):
 
     @property
     def key(self) -> str:
-        # Names hold no such character, so that no two sets share a key.
+        # Names do not contain the null character, so keys are unique.
         return self.of.key if self.given is None else f"{self.of.key}\0{self.given.key}"
 
 
 class Pair(NamedTuple):
-    """A Student and a Base that are compared."""
+    """The feature sets of a Student and a Base that are compared."""
 
     student: FeatureSet
     base: FeatureSet
 
 
 def pairs_of(models: Sequence[ComparedModel], *, explained_in_pairs: bool) -> list[Pair]:
-    """All pairs of Student and Base, Student by Student."""
+    """All pairs of a Student and a Base, ordered by Student."""
     students, bases = ([each for each in models if each.role == role] for role in (STUDENT, BASE))
     if explained_in_pairs:
         return [Pair(FeatureSet(s, b), FeatureSet(b, s)) for s in students for b in bases]
@@ -79,7 +79,7 @@ def pairs_of(models: Sequence[ComparedModel], *, explained_in_pairs: bool) -> li
 
 
 def feature_sets_of(models: Sequence[ComparedModel], pairs: Sequence[Pair]) -> list[FeatureSet]:
-    """The sets of all pairs and of the Teacher, each once."""
+    """The sets of all pairs and of the Teacher, without repetition."""
     sets = [each for pair in pairs for each in pair] + [FeatureSet(each) for each in models if each.role == TEACHER]
     return list({each.key: each for each in sets}.values())
 
@@ -99,8 +99,8 @@ def as_compared_models(
     if isinstance(given, (Mapping, list, tuple)):
         _check_weights(given, TEACHER)
         raise TypeError(
-            f"teacher must be one model, got a {type(given).__name__}; a further Teacher or an assistant can be one more "
-            "Student by name."
+            f"teacher must be one model, got a {type(given).__name__}; pass a further Teacher or an assistant as one more "
+            "Student, by name."
         )
     if teacher is not None:
         named.append((TEACHER, TEACHER, teacher))
@@ -111,11 +111,11 @@ def as_compared_models(
     names = [name for name, _, _ in named]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"Two models are called {twice[0]!r}; every Student and Base needs a name of its own.")
+        raise ValueError(f"Two models are called {twice[0]!r}; give every Student and Base its own name.")
     entries = _by_label(layers)
     known = {*names, STUDENT, BASE, TEACHER}
     for label, entry in entries.items():
-        # A misspelt name would go unnoticed where the role's entry stands in for it.
+        # A misspelled name would go unnoticed if there is an entry for the role.
         unknown = [name for name in entry if name not in known] if isinstance(entry, Mapping) else []
         if unknown:
             raise ValueError(f"layers[{label!r}] names {unknown[0]!r}, but the models are {', '.join(names)}.")
@@ -127,7 +127,7 @@ def as_compared_models(
 
 
 def _check_form(models: object, role: str) -> None:
-    """Raises a TypeError for several models without names, and for weights in a model's place."""
+    """Raises a TypeError for several models without names, and for a state dict instead of a model."""
     if isinstance(models, (list, tuple, set, nn.ModuleList, nn.ModuleDict)):
         raise TypeError(
             f"{role} must be a model or a dict of models by name, got a {type(models).__name__}; pass several as "
@@ -150,7 +150,7 @@ def _by_label(layers: Layers) -> dict[str, Union[str, Mapping[str, LayerLike]]]:
     if isinstance(layers, nn.Module) or not isinstance(layers, (str, Mapping, list, tuple)):
         raise TypeError(
             f"layers must be names of layers or {{label: {{model name: layer}}}}, got {type(layers).__name__}. A module "
-            "belongs to one model only: name the layer, or map each model's name to its own module."
+            "belongs to one model only: pass the layer's name, or map each model's name to its own module."
         )
     labels = [layers] if isinstance(layers, str) else list(layers)
     if not labels:
@@ -159,7 +159,7 @@ def _by_label(layers: Layers) -> dict[str, Union[str, Mapping[str, LayerLike]]]:
         if not isinstance(label, str):
             raise TypeError(f"The entries of layers must be names (strings), got {type(label).__name__}. {LAYERS_BY_MODEL}")
     if len(set(labels)) < len(labels):
-        raise ValueError(f"layers names a layer twice: {labels}.")
+        raise ValueError(f"layers names a layer twice: {labels}. Pass each label once.")
     entries = layers if isinstance(layers, Mapping) else {label: label for label in labels}
     for label, entry in entries.items():
         if not isinstance(entry, (str, Mapping)):
@@ -173,11 +173,11 @@ def _layer_of(model: ComparedModel, label: str, entry: Union[str, Mapping[str, L
             return resolve_layer(model.model, entry, model=str(model), argument=f"layers[{label!r}]")
         except ValueError as error:
             raise ValueError(f"{error} {LAYERS_BY_MODEL}") from None
-    # One entry may stand for all Students or all Bases: they share an architecture.
+    # An entry for a role stands for all of its models, which may share an architecture.
     layer = entry.get(model.name, entry.get(model.role))
     if layer is None:
         raise ValueError(
-            f"layers[{label!r}] has no layer for {model}: it names {', '.join(map(str, entry))}. Add an entry "
-            f"{model.name!r} (or {model.role!r}, for all of that role)."
+            f"layers[{label!r}] has no layer for {model}: it names {', '.join(map(str, entry))}. Add an entry for "
+            f"{model.name!r}, or for {model.role!r} if all models of that role share it."
         )
     return resolve_layer(model.model, layer, model=str(model), argument=f"layers[{label!r}]")

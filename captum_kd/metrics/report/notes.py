@@ -1,4 +1,4 @@
-"""Notes of a report: sentences on the limits of its numbers."""
+"""Notes of a report: sentences about the limits of its numbers."""
 
 from __future__ import annotations
 
@@ -9,64 +9,64 @@ from captum_kd.metrics.report.aggregation import Aggregator
 from captum_kd.metrics.report.settings import Settings
 
 LITTLE_LEFT = 0.01
-"""Unique shares below this leave hardly any geometry to score."""
+"""Below this unique share, hardly any geometry is left to score."""
 TIGHT = 0.9
-"""From this similarity on differences of the whole scores are magnified more than fourfold."""
+"""At and above this similarity, differences of RS are magnified more than fourfold."""
 
 
 def cautions(
     rows: Sequence[Mapping[str, Any]],
     *,
     n: int,
-    copies: int,
+    duplicates: int,
     aggregator: Aggregator,
     undefined: Sequence[str],
-    maps_know_labels: bool,
+    maps_use_labels: bool,
     empty_maps: int,
     repeated_by_sampler: int,
     replicas: int,
     noise_by_rank: bool,
 ) -> list[str]:
-    """Reasons for doubt that this report's own numbers give."""
+    """Cautions about the numbers of this report, which are also raised as warnings."""
     little = [row for row in rows if row["score"] == "rs_distilled" and _below(row["unique_share"], LITTLE_LEFT)]
     places = _listed(dict.fromkeys(f"{row['layer']} ({row['student']}, {row['base']})" for row in little))
     found = [
         (
-            maps_know_labels,
+            maps_use_labels,
             "Images were reduced by maps of their own labels, so the features carry the labels: relevance is above 0 even "
-            "of untrained models and random labels (RS .12 to .47 in a simulation), and has no p-values. "
-            'target="predicted" explains the prediction, which depends on nothing but the image.',
+            "for untrained models and random labels (RS .12 to .47 in a simulation), and has no p-values. "
+            'Pass target="predicted": maps of predictions depend on the image only.',
         ),
         (
             empty_maps,
-            f"{empty_maps} maps are constant and do not rank the pixels: of those images the upper part stayed. "
+            f"{empty_maps} maps are constant and do not rank the pixels, so the upper part of those images was kept. "
             "Choose another layer or another explanation.",
         ),
-        (n < FEW_INPUTS, f"Only {n} inputs: below {FEW_INPUTS}, scores are mostly noise. A few hundred make them stable."),
+        (n < FEW_INPUTS, f"Only {n} inputs: below {FEW_INPUTS}, scores are mostly noise. A few hundred inputs make them stable."),
         (
-            copies,
-            f"{copies} of {n} inputs are copies of others: copies push scores up, even of independent features. "
+            duplicates,
+            f"{duplicates} of {n} inputs are copies of others. Copies raise scores, even those of independent features. "
             "Leave them out.",
         ),
         (
             repeated_by_sampler,
-            f"The DistributedSampler gave {repeated_by_sampler} inputs a second time, so that all processes get as many: they "
-            "count twice. Give each process a torch.utils.data.Subset of its own; shares may be uneven.",
+            f"The DistributedSampler gave {repeated_by_sampler} inputs a second time, to give all ranks the same number; "
+            "they count twice. Give each rank its own torch.utils.data.Subset; the sizes may differ.",
         ),
         (
             replicas > 1,
-            f"data is one of {replicas} shares that a DistributedSampler makes, and these scores are of this share alone. Pass "
-            "compute=Compute(process_group=torch.distributed.group.WORLD) for those of all.",
+            f"data is one of {replicas} shards of a DistributedSampler, and the scores describe this shard only. Pass "
+            "compute=Compute(process_group=torch.distributed.group.WORLD) to score all shards.",
         ),
         (
             noise_by_rank,
-            "The processes could not know how many inputs the others would read, so imputed pixels have other noise than in "
-            "one process. A DataLoader over a data set of known length, or a list of batches, gives the same.",
+            "The ranks did not know each other's numbers of inputs in advance, so imputed pixels have other noise than in one "
+            "process. Pass a DataLoader over a data set of known length, or a list of batches, to get the same noise.",
         ),
         (
             aggregator.left_out,
             f"{aggregator.left_out} mini-batches were left out: they have fewer than 4 inputs, or fewer than two classes with "
-            "two inputs each that are apart in the class embeddings.",
+            "at least two inputs each and different class embeddings.",
         ),
         (
             aggregator.left_out_of_removal,
@@ -74,18 +74,18 @@ def cautions(
         ),
         (
             little,
-            f"Less than 1% of the geometry is left after removal at {places}: distilled and residual scores "
+            f"Less than 1% of the geometry is left after removal at {places}. Distilled and residual scores "
             "there describe almost nothing.",
         ),
         (
             undefined,
-            "Set to 0, because one side has no geometry (constant features, or a copy of what is removed): "
+            "These scores are set to 0, because one side has no geometry (constant features, or a copy of the removed features): "
             f"{_listed(undefined)}.",
         ),
         (
             aggregator.undefined,
-            f"{aggregator.undefined} scores of single mini-batches are in no mean, because one side has no geometry there "
-            "(constant features, or a copy of what is removed).",
+            f"{aggregator.undefined} scores of single mini-batches were left out of the means, because one side has no geometry "
+            "there (constant features, or a copy of the removed features).",
         ),
     ]
     return [sentence for applies, sentence in found if applies]
@@ -96,31 +96,33 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
     is_biased = settings.estimator == "biased"
     is_pooled, is_unbiased = settings.population == "all", settings.estimator == "unbiased"
     has_removal = any(row["score"] == "rs_distilled" and row["value"] is not None for row in rows)
-    where = "of the same inputs" if is_pooled else "within each mini-batch, not for means over them"
+    inputs = "of the same inputs" if is_pooled else "of the mini-batch; the equation does not hold for means over mini-batches"
     coverage = "" if settings.confidence is None else percent(settings.confidence)
     magnified = _magnified(rows) if is_pooled and is_unbiased else ""
     found = [
         (
             not is_pooled,
-            "Scores are means over mini-batches: they depend on the batches' size and order and are not comparable with "
-            "pooled ones.",
+            "Scores are means over mini-batches. They depend on the size and order of the batches, and are not comparable with "
+            "pooled scores.",
         ),
         (
             not is_unbiased,
-            f"Similarity scores (FSS, progression) use the {settings.estimator} estimator, relevance scores the unbiased one."
-            f"{' For few inputs or wide features the biased one tends to 1 whatever the features.' * is_biased}",
+            f"Similarity scores (FSS, progression) use the {settings.estimator} estimator; relevance scores use the unbiased one."
+            f"{' For few inputs or wide features, the biased estimator tends to 1 for any features.' * is_biased}",
         ),
         (
             has_removal,
-            "Distilled against residual says no more than RS of Student against RS of Base, read all four together: "
-            f"distilled - residual = (RS Student - RS Base) sqrt((1 + F) / (1 - F)), F the unbiased FSS {where}.",
+            "The difference of distilled and residual follows from that of RS Student and RS Base, so read all four scores "
+            "together: distilled - residual = (RS Student - RS Base) sqrt((1 + F) / (1 - F)), where F is the unbiased FSS "
+            f"{inputs}.",
         ),
         (magnified, magnified),
         (
             has_removal,
-            "A positive distilled score is no evidence of transfer by itself: any second network of equal relevance has one.",
+            "A positive distilled score is no evidence of transfer by itself: any second network of equal relevance has a "
+            "positive one.",
         ),
-        (True, "RS depends on the classes' shares: compare scores on identical inputs only."),
+        (True, "RS depends on the class frequencies, so compare scores on identical inputs only."),
         (
             coverage and is_pooled,
             f"Intervals ({coverage}) and p-values hold for these trained models over inputs like these, not for another "
@@ -128,15 +130,15 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
         ),
         (
             coverage and not is_pooled and any(row["low"] is not None for row in rows),
-            f"Intervals ({coverage}) are those of the mean over such mini-batches for these trained models, not for another "
-            "training run; there are no p-values.",
+            f"Intervals ({coverage}) hold for the mean over such mini-batches and for these trained models, not for another "
+            "training run. There are no p-values.",
         ),
     ]
     return [sentence for applies, sentence in found if applies]
 
 
 def _magnified(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The largest magnification by similarity, among layers where enough is left to score."""
+    """A sentence about the largest magnification by similarity, among layers with enough geometry left to score."""
     left = {
         (row["student"], row["base"], row["layer"]): row["unique_share"] for row in rows if row["score"] == "rs_distilled"
     }
@@ -152,11 +154,11 @@ def _magnified(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     similarity, layer = max(tight)
     factor = ((1 + similarity) / (1 - similarity)) ** 0.5
-    return f"Magnified by similarity: at {layer}, FSS {similarity:.3f}, a difference of RS is magnified {factor:.1f} times."
+    return f"FSS is {similarity:.3f} at {layer}, so a difference of RS is magnified {factor:.1f} times there."
 
 
 def percent(share: float) -> str:
-    """0.95 as 95%, 0.999 as 99.9%: no digit is rounded away."""
+    """A share as a percentage without rounding: 0.95 as 95%, 0.999 as 99.9%."""
     return f"{100 * share:.10g}%"
 
 

@@ -16,7 +16,7 @@ from captum_kd.metrics.scores_table import BASE, PROGRESSION, SCORES, STUDENT, T
 def report_rows(
     plan: ReportPlan, aggregator: Aggregator
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]], list[str]]:
-    """The report's records, the score matrices of seed control by question and layer, and what was not defined."""
+    """The report's records, the score matrices of seed control by question and layer, and the undefined scores."""
     summaries = dict(zip(plan.labels, aggregator.layers()))
     n = sum(aggregator.counts.values())
     has_teacher = any(each.of.role == TEACHER for each in plan.sets)
@@ -55,7 +55,7 @@ def report_rows(
 
 
 def _estimate(summary: LayerSummary, place: int, pair: Pair, score: ReportScore) -> Optional[Estimate]:
-    """None for a score that no mini-batch could give."""
+    """None for a score that is defined in no mini-batch."""
     if score.kind != PROGRESSION:
         return summary.estimates[place].get(score.name)
     keys = {STUDENT: pair.student.key, BASE: pair.base.key, TEACHER: TEACHER_KEY}
@@ -63,7 +63,7 @@ def _estimate(summary: LayerSummary, place: int, pair: Pair, score: ReportScore)
 
 
 def _of_models(score: ReportScore, pair: Pair) -> str:
-    """The models that a score is of, in words: every pair of a model repeats the model's own scores."""
+    """The Student and the Base in parentheses, or only the model that the score describes."""
     names = {STUDENT: pair.student.of.name, BASE: pair.base.of.name}
     models = [name for role, name in names.items() if role in score.x + score.y]
     return f" ({', '.join(models)})" if models else ""

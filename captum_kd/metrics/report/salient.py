@@ -1,8 +1,8 @@
 """Reduction of images to their salient part, for every model of a report.
 
-Each model's images are reduced by its own maps, at each layer by that layer's map (as the authors do) or by one layer's map for
-all of them. Maps of an input's own label carry the label into the reduced images, and so into the features, whatever the model
-has learned. Maps of the class that the model predicts depend on nothing but the image.
+Each model's images are reduced by its own maps: each layer uses its own map (as the authors do), or all layers use the map of
+one layer. Maps of an input's own label carry the label into the reduced images and so into the features, even for an untrained
+model. Maps of the predicted class depend on the image only.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from captum_kd.perturb.imputation import skip_noise
 class Localizer:
     """Reduces images to their salient part.
 
-    An input's noise is drawn from a stream that begins at the seed for every model and layer: it depends on the input's place
-    in the data, is the same for all models, and does not depend on the batches.
+    For each model and layer, one random stream draws the noise, starting from the same seed. An input's noise therefore depends
+    on its place in the data. It is the same for all models and does not depend on the batches.
 
     Attributes:
-        empty (int): constant maps so far, which say nothing about what to keep.
+        empty (int): number of constant maps so far, which do not rank the pixels.
 
     Raises:
-        ValueError: a ``layer`` whose map serves all, but which is none of the labels.
+        ValueError: ``layer`` of the localization is none of the labels.
     """
 
     def __init__(self, localize: Localization, settings: Settings, labels: Sequence[str]) -> None:
@@ -51,11 +51,11 @@ class Localizer:
         self.empty = 0
 
     def begin(self, before: int) -> None:
-        """Skips the noise of inputs of the same data that other ranks have, ahead of this one's first."""
+        """Skips the noise of the inputs of lower ranks, whose number is ``before``."""
         self._before = before
 
-    def begin_apart(self, rank: int) -> None:
-        """Begins a stream of its own, for a rank that cannot know how many these are."""
+    def begin_own_stream(self, rank: int) -> None:
+        """Starts from another seed for each rank, if the number of inputs of lower ranks is unknown."""
         self._seed = (self._seed + rank * 2**40) % 2**63
 
     def reduce(
@@ -63,7 +63,7 @@ class Localizer:
     ) -> list[tuple[Tensor, ...]]:
         """The next batch with its images reduced for a set of features: one tuple for all layers, or one for each.
 
-        Raises a TypeError or ValueError for no image or several, and for maps that are none, of another size, or not finite.
+        Raises a TypeError or ValueError for inputs without an image or with several, and for invalid maps.
         """
         at = image_place(inputs, "localize needs")
         images = inputs[at]
@@ -87,7 +87,7 @@ class Localizer:
     def _maps(
         self, features: FeatureSet, inputs: tuple[Tensor, ...], classes: Optional[Tensor], args: tuple[Any, ...]
     ) -> list[Tensor]:
-        """One map for each of the layers; of predicted classes where there are none."""
+        """One tensor of maps for each layer, of the predicted classes if ``classes`` is None."""
         method, options = self._localize.method, self._settings.model_options
         at_input, output_transform = options.attribute_to_layer_input, self._settings.output_transform
         model, name = features.of.model, str(features.of)
@@ -98,7 +98,7 @@ class Localizer:
                 model,
                 layers,
                 inputs,
-                classes,  # its own pass tells what the model predicts
+                classes,  # None: this forward pass also gives the predictions
                 args,
                 model=name,
                 hints=hints_for(features.of, options.hints),
@@ -117,7 +117,7 @@ class Localizer:
         return maps
 
     def _unicam(self, features: FeatureSet, args: tuple[Any, ...]) -> tuple[UniCAM, ReferencePopulation]:
-        """Distilled maps for the Student of a pair, residual maps for its Base, beside a fixed population."""
+        """The UniCAM of one model of a pair (distilled for the Student, residual for the Base) and its reference population."""
         assert features.given is not None and self._localize.reference is not None
         key, options = (features.of.key, features.given.key), self._settings.model_options
         if key in self._unicams:
@@ -154,6 +154,6 @@ class Localizer:
                 if self._localize.noise > 0:
                     skip_noise(images, self._before, stream)
                 self._begun = stream.get_state()
-            stream.set_state(self._begun)  # all streams are alike: what is ahead is drawn once
+            stream.set_state(self._begun)  # all streams start alike, so the noise is skipped only once
             self._streams[key, place] = stream
         return self._streams[key, place]

@@ -1,7 +1,6 @@
 """The scores of one layer of all models over one population.
 
-Every score, interval and p-value is algebra on the inner products of the distances
-(:mod:`captum_kd.metrics.inference`), all of which come from the same blocks of distances, held or not.
+Every score, interval and p-value is a function of the inner products of the distances (:mod:`captum_kd.metrics.inference`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch import Tensor
 from captum_kd.distance.block_sums import LocalTiles, TileIterator, population_sums
 from captum_kd.distance.gram import partial_correlation
 from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry, label_distances
-from captum_kd.distance.sources import DistanceSource, FeatureDistances, Features
+from captum_kd.distance.sources import DistanceSource
 from captum_kd.metrics.inference import Products, Score, jackknife, label_permutation_p_value, pair_scores, transfer_scores
 from captum_kd.metrics.inference.gram_matrices import products_of
 from captum_kd.metrics.report.models import Pair
@@ -27,14 +26,14 @@ TEACHER_KEY = f"{TEACHER}:{TEACHER}"
 
 
 class Estimate(NamedTuple):
-    """A score with what is known of its uncertainty.
+    """A score with its interval and p-value.
 
     Attributes:
-        value (float): 0 where the score is not defined.
-        low, high (float, optional): interval over inputs.
-        p_value (float, optional): of the test that suits the score.
-        is_defined (bool): whether both sides have a geometry.
-        n (int, optional): inputs over which the score was taken, where these are not all.
+        value (float): the score; 0 if it is undefined.
+        low, high (float, optional): the interval over inputs.
+        p_value (float, optional): p-value of the test of this score (:attr:`ReportScore.test`).
+        is_defined (bool): True if both sides have a geometry.
+        n (int, optional): the number of scored inputs, None if all are scored.
     """
 
     value: float
@@ -46,9 +45,9 @@ class Estimate(NamedTuple):
 
 
 class LayerScores:
-    """Scores of one layer, from the distances of each set of features and, for progression, of its model's last layer.
+    """Scores of one layer, from the distances of each set of features and, for progression, of the model's last layer.
 
-    The estimator is that of similarity scores; relevance is always unbiased, as in the authors' code.
+    The estimator of the settings is used for similarity scores. Relevance is always unbiased, as in the authors' code.
     """
 
     def __init__(
@@ -81,20 +80,20 @@ class LayerScores:
         return TEACHER_KEY in self._sources
 
     def of_pair(self, pair: Pair) -> dict[str, Estimate]:
-        """The five scores of a Student and a Base; with a Teacher the twelve."""
+        """The five scores of a Student and a Base, or twelve with a Teacher."""
         teacher = TEACHER_KEY if self.has_teacher else None
         scores = transfer_scores(pair.student.key, pair.base.key, labels=LABELS, teacher=teacher)
         return {name: self._estimate(score, BY_NAME[name].kind, BY_NAME[name].test) for name, score in scores.items()}
 
     def unique_share(self, pair: Pair) -> Optional[float]:
-        """1 - FSS^2, by the unbiased estimator: what is left of one geometry when the other is removed.
+        """1 - FSS^2, by the unbiased estimator: the share of one geometry that is left when the other is removed.
 
-        None where one of the two has no geometry.
+        None if one of the two has no geometry.
         """
         return self.products.unique_share(pair.student.key, pair.base.key)
 
     def progression(self, key: str) -> Estimate:
-        """Similarity of this layer and the model's last one, of a set of features."""
+        """Similarity of this layer and the model's last layer, for one set of features."""
         return self._estimate(Score(key, _LAST + key), SIMILARITY)
 
     def pair_matrices(self, keys: list[str]) -> dict[str, Tensor]:
@@ -121,7 +120,7 @@ class LayerScores:
             return Estimate(value, is_defined=is_defined)
         interval = jackknife(self.products, score, settings.confidence)
         p_value = None
-        if is_defined and not settings.maps_know_labels:  # relevance of nothing would not be 0
+        if is_defined and not settings.maps_use_labels:  # relevance is above 0 even under the null hypothesis
             if test == "permutation":
                 p_value = self._permutation_p_value(str(score.x))
             elif test == "jackknife":
@@ -133,7 +132,7 @@ class LayerScores:
         return self._sums.gram(self._settings.estimator)
 
     def _similarity(self, first: str, second: str) -> Estimate:
-        """By another estimator than the unbiased one. Leave-one-out values are those of the unbiased one: no interval."""
+        """Similarity by a biased estimator, without interval: leave-one-out values are unbiased."""
         x, y = (self.products.names.index(side) for side in (first, second))
         noise = self.products.noise * (self._sums.n * (self._sums.n - 3))
         value, is_defined = partial_correlation(self._gram, noise, x, y)
@@ -148,7 +147,7 @@ class LayerScores:
         return scores
 
     def _permutation_p_value(self, key: str) -> Optional[float]:
-        """Computed once: every pair of a model asks for it again."""
+        """Cached, since all pairs of a model share it."""
         settings = self._settings
         if settings.n_permutations == 0:
             return None
@@ -164,16 +163,3 @@ class LayerScores:
                 tile_iterator=self._tile_iterator,
             )
         return self._p_values[key]
-
-
-def distance_source(features: Features, *, held: bool) -> DistanceSource:
-    """Distances up to scale, in float64 where the inputs are not too many.
-
-    Where two models are nearly alike, removal magnifies the rounding of float32 to more than 1e-6 of a score.
-
-    Args:
-        features (Features): (n, d).
-        held (bool): whether to compute all of them now and keep them, or block by block when they are asked for.
-    """
-    source = FeatureDistances(features)
-    return source.matrix() if held else source

@@ -17,17 +17,17 @@ from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.scores_table import BASE, STUDENT
 
 LEAST_BASES = 2
-"""The null compares Bases with each other."""
+"""Under the null hypothesis, Students differ from Bases as Bases differ from each other."""
 
 
 class SeedGroup(NamedTuple):
     """Students that are compared with all Bases.
 
     Attributes:
-        name (str, optional): the group's, None where it is the only one.
+        name (str, optional): the group's name, None if there is only one group without a name.
         models (list of ComparedModel): Students first, then Bases.
         students (int): number of Students.
-        shared_seeds (list of (int, int)): (place among the Students, place among the Bases).
+        shared_seeds (list of (int, int)): (index of the Student, index of the Base) for each shared seed.
     """
 
     name: Optional[str]
@@ -51,7 +51,7 @@ class SeedGroup(NamedTuple):
 
 
 def as_seed_groups(models: Sequence[ComparedModel], settings: Settings) -> list[SeedGroup]:
-    """The groups that can be tested; none without a second Base."""
+    """The groups that can be tested. There are none without a second Base."""
     groups, shared_seeds = settings.comparisons.groups, settings.comparisons.shared_seeds
     students, bases = ({each.name: each for each in models if each.role == role} for role in (STUDENT, BASE))
     named: dict[Optional[str], list[str]] = {None: list(students)}
@@ -63,8 +63,8 @@ def as_seed_groups(models: Sequence[ComparedModel], settings: Settings) -> list[
     _check_seeds(shared_seeds, list(students), list(bases))
     if len(bases) < LEAST_BASES or settings.in_pairs:
         if groups is not None or shared_seeds:
-            reason = '"unicam" maps allow none' if settings.in_pairs else "it needs two Bases of different seeds"
-            raise ValueError(f"groups and shared_seeds are for seed control, but {reason}; leave them out.")
+            reason = '"unicam" maps do not allow it' if settings.in_pairs else "it needs two Bases of different seeds"
+            raise ValueError(f"groups and shared_seeds belong to seed control, but {reason}; leave them out.")
         return []
     found = []
     base_names = list(bases)
@@ -73,8 +73,8 @@ def as_seed_groups(models: Sequence[ComparedModel], settings: Settings) -> list[
         count = relabeling_count(len(members), len(bases), len(pairs))
         if count > MOST_RELABELINGS:
             raise ValueError(
-                f"{len(members)} Students and {len(bases)} Bases can be relabeled in {count} ways, more than seed control "
-                f"counts one by one ({MOST_RELABELINGS}); leave some models out, or name fewer Students in groups."
+                f"{len(members)} Students and {len(bases)} Bases can be relabeled in {count} ways, but seed control counts at "
+                f"most {MOST_RELABELINGS}; leave some models out, or name fewer Students in groups."
             )
         found.append(SeedGroup(name, [students[member] for member in members] + list(bases.values()), len(members), pairs))
     return found
@@ -95,9 +95,9 @@ def _check_seeds(shared_seeds: Sequence[tuple[str, str]], students: list[str], b
 def control_seeds(
     matrices: Mapping[str, Mapping[str, Tensor]], groups: Sequence[SeedGroup], compared: Sequence[str]
 ) -> Optional[dict[str, Any]]:
-    """The tests of all groups and the scores that they compare, None where there are no groups.
+    """The tests of all groups and the scores that they compare, or None without groups.
 
-    The matrices hold, by question and layer, the scores of all ordered pairs of the compared models.
+    The matrices hold the scores of all ordered pairs of the compared models, by question and layer.
     """
     if not groups:
         return None
@@ -136,12 +136,12 @@ def _pair_rows(
 
 
 def without_seed_control(models: Sequence[ComparedModel], explained_in_pairs: bool) -> str:
-    """The limits of a report without seed control, in one sentence."""
+    """A note about the limits of a report without seed control."""
     if explained_in_pairs:
         return (
-            'No seed control: with localize="unicam" each model is explained anew beside every other one, so its '
-            "features differ from pair to pair. These rows hold for these trained models alone; use whole images or "
-            "Grad-CAM to ask whether another seed would have shown the same."
+            'There is no seed control, because the features of a model differ between its pairs with localize="unicam". '
+            "These rows hold for these trained models only. Use whole images or Grad-CAM to test whether another seed would "
+            "have given the same result."
         )
     students, bases = (sum(each.role == role for each in models) for role in (STUDENT, BASE))
     return single_pair_sentence(students, bases)

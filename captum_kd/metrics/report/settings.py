@@ -1,4 +1,4 @@
-"""The options of a report, its checked settings, and what it records of them."""
+"""Options and checked settings of a report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from captum_kd.distance.centering import LEAST_WITH_REMOVAL, Estimator, check_es
 MAPS = ("gradcam", "hirescam", "unicam")
 TARGETS = ("predicted", "label")
 
-# Each rank may have its own.
+# Settings that may differ between ranks.
 _BY_RANK = ("show_progress", "process_group", "memory_limit", "feature_device", "device_ids")
 
 
@@ -34,16 +34,16 @@ class Localization:
     """Reduction of images to their salient part before features are taken.
 
     Args:
-        method (str or Callable): Maps by which each model's images are reduced: "gradcam"; "hirescam" (of the softmax
-                    output, as the authors' scores); "unicam" (distilled map for the Student, residual map for the Base,
+        method (str or Callable): The maps that reduce each model's images: "gradcam"; "hirescam" (of the softmax output,
+                    as in the authors' scores); "unicam" (distilled map for the Student, residual map for the Base,
                     Grad-CAM for the Teacher; needs ``reference``); or a function (model, layer module, inputs, classes)
                     -> maps (N, 1, h, w).
-        target (str, optional): The class that maps explain: "predicted", each model's own prediction, or "label", as the
-                    authors do. Maps of an input's own label carry the label into the features: relevance is then above 0
-                    even for untrained models and random labels, and gets no p-values.
-        layer (str, optional): One of the report's layers, whose map serves all of them.
-                    Default: None, each layer its own map
-        reference (tuple, optional): (inputs, labels), the fixed population of "unicam".
+        target (str, optional): The class that maps explain: "predicted", each model's own prediction, or "label", as in the
+                    authors' code. Maps of an input's own label carry the label into the features: relevance is then above 0
+                    even for untrained models and random labels, and has no p-values.
+        layer (str, optional): Use the map of this layer of the report for all layers.
+                    Default: None, each layer uses its own map
+        reference (tuple, optional): (inputs, labels), the reference population of "unicam".
         noise (float, optional): Standard deviation of the imputed pixels' noise, in input units.
 
     Raises:
@@ -87,7 +87,7 @@ class Localization:
 
     @property
     def in_pairs(self) -> bool:
-        """UniCAM explains a model beside another one."""
+        """True if a map depends on both models of a pair."""
         return self.method == "unicam"
 
 
@@ -98,12 +98,12 @@ class ModelOptions:
     Args:
         additional_forward_args (Any, optional): Further arguments of all models, the same for every batch.
         attribute_to_layer_input (bool, optional): Use the layers' inputs.
-        grid, prefix_tokens, channels_last: Layout of token and channels-last layers where it cannot be found, as for
+        grid, prefix_tokens, channels_last: Layout of token and channels-last layers if it cannot be inferred, as for
                     :class:`captum_kd.UniCAM`.
         device_ids (list[int], optional): Device order of DataParallel models.
 
     Raises:
-        ValueError: a grid that is no pair of positive integers, a negative number of prefix tokens.
+        ValueError: a grid that is not a pair of positive integers, a negative number of prefix tokens.
         TypeError: arguments of the wrong type.
 
     Example::
@@ -137,15 +137,15 @@ class Comparisons:
     """Comparisons beyond those of each Student with each Base.
 
     Args:
-        groups (dict, optional): {name: names of Students}: seed control for each group of Students by itself (a
-                    technique's seeds, say). Students in no group take no part in it.
+        groups (dict, optional): {name: names of Students}. Each group of Students has its own seed control, for example
+                    the seeds of one technique. Students without a group are left out of seed control.
                     Default: None, all Students are one group
         shared_seeds (sequence of (str, str), optional): (Student, Base) that were trained from the same seed.
-        progression (bool, optional): Also score each layer against the model's last one among ``layers``.
+        progression (bool, optional): Also score the similarity of each layer and the model's last layer in ``layers``.
 
     Raises:
-        ValueError: no groups in the mapping.
-        TypeError: groups that are no lists of names, shared seeds that are no pairs of names.
+        ValueError: an empty mapping of groups.
+        TypeError: groups that are not lists of names, shared seeds that are not pairs of names.
 
     Example::
 
@@ -181,26 +181,27 @@ class Compute:
     """Ranks, memory and device of a report. They do not change the scores.
 
     Args:
-        process_group (ProcessGroup, optional): Several ranks share the inputs, ``torch.distributed.group.WORLD`` say: each
-                    rank calls :func:`compare_transfer` with the same arguments but for ``data``, its own share, which may
-                    be of any size and even empty, and gets the report over all shares, in the ranks' order
-                    (docs/distributed.md).
-                    Default: None, ``data`` is all there is
-        memory_limit (int, optional): Bytes of features above which they go to a temporary file, and of a layer's distance
-                    matrices above which distances are computed block by block. Each rank has its own limit. None: no limit.
+        process_group (ProcessGroup, optional): Shard the inputs over ranks, for example
+                    ``torch.distributed.group.WORLD``. Each rank calls :func:`compare_transfer` with its own shard as ``data``
+                    and otherwise the same arguments. Shards may differ in size and may be empty. Every rank gets the
+                    report over all shards in the ranks' order (docs/distributed.md).
+                    Default: None, ``data`` holds all inputs
+        memory_limit (int, optional): Limit in bytes. If all features need more, they go to temporary files; if a layer's
+                    distance matrices need more, distances are computed block by block. Each rank has its own limit. None:
+                    no limit.
                     Default: 8 GiB
-        block_size (int, optional): Compute distances in blocks of this many inputs a side and hold no (n, n) matrix.
-                    Default: None, matrices up to 4,096 inputs where memory allows, else blocks of 512, on a GPU of 4,096
-        feature_device (str or torch.device, optional): Where features are kept and scored.
+        block_size (int, optional): Compute distances in square blocks of this many inputs and hold no (n, n) matrix.
+                    Default: None, matrices up to 4,096 inputs if memory allows, else blocks of 512 (4,096 on a GPU)
+        feature_device (str or torch.device, optional): Device on which features are kept and scored.
                     Default: "cpu"
-        verify (int, optional): Inputs of a sample on which dcor recomputes every score; the report notes the largest
-                    difference. Takes some seconds to compile, and memory for the sample's distances.
+        verify (int, optional): Size of a random sample of the inputs, on which dcor recomputes every score. The report notes
+                    the largest difference. dcor takes some seconds to compile, and memory for the sample's distances.
                     Default: 0, no recomputation
 
     Raises:
-        ValueError: a limit or block size that is no positive integer, a device that there is not, a group that this
-            process does not belong to, ``verify`` of 1 to 4 inputs or with a process group.
-        TypeError: no process group.
+        ValueError: a limit or block size that is not a positive integer, an unavailable device, a group that this process
+            does not belong to, ``verify`` of 1 to 4 inputs or with a process group.
+        TypeError: ``process_group`` is not a process group.
 
     Example::
 
@@ -218,7 +219,7 @@ class Compute:
         if 0 < check_int(self.verify, "verify", 0) < LEAST_WITH_REMOVAL:
             raise ValueError(f"verify must be 0 or at least {LEAST_WITH_REMOVAL} inputs, got {self.verify}.")
         if self.verify and self.process_group is not None:
-            raise ValueError("verify needs all features in one process; leave out process_group or verify.")
+            raise ValueError("verify needs all features in one process, but there is a process_group; leave out one of the two.")
         if self.memory_limit is not None:
             check_int(self.memory_limit, "memory_limit (in bytes)", 1, or_none=True)
         check_block_size(self.block_size)
@@ -255,11 +256,11 @@ class Settings:
         check_option(self.model_options, ModelOptions, "model_options")
         check_option(self.comparisons, Comparisons, "comparisons")
         if self.population == "batch" and self.compute.verify:
-            raise ValueError('verify belongs to population="all", but population is "batch".')
+            raise ValueError('verify belongs to population="all", but population is "batch"; leave out verify.')
         if self.population == "batch" and self.compute.block_size is not None:
             raise ValueError(
-                'block_size belongs to population="all", but population is "batch": mini-batches are scored as they come and '
-                "no features are kept."
+                'block_size belongs to population="all", but population is "batch", which holds the distances of one mini-batch '
+                "only; leave out block_size."
             )
 
     @property
@@ -268,12 +269,12 @@ class Settings:
 
     @property
     def in_pairs(self) -> bool:
-        """True if a model has other features in each pair."""
+        """True if a model has different features in each pair."""
         return self.localize is not None and self.localize.in_pairs
 
     @property
-    def maps_know_labels(self) -> bool:
-        """True if features carry the labels, because maps of the inputs' own labels localized them."""
+    def maps_use_labels(self) -> bool:
+        """True if images are reduced by maps of their own labels, so that features carry the labels."""
         return self.localize is not None and self.localize.target == "label"
 
     def compared(self) -> dict[str, Any]:
@@ -303,7 +304,7 @@ class Settings:
 
 
 def as_localization(localize: Union[None, str, Callable[..., Tensor], Localization]) -> Optional[Localization]:
-    """The argument ``localize`` as an option; a name or a function stands for its defaults."""
+    """The argument ``localize`` as a :class:`Localization`; a name or a function gets the default options."""
     return localize if localize is None or isinstance(localize, Localization) else Localization(localize)
 
 
@@ -314,12 +315,12 @@ def check_option(value: object, kind: type, argument: str) -> None:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """A function's own name, or its class'."""
+    """The name of a function, or of the class of a callable object."""
     return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that the numbers depend on."""
+    """Versions of Python and of the packages that the numbers depend on."""
     import captum_kd  # not at the top: the package imports this file
 
     modules = {"captum": captum, "captum_kd": captum_kd, "numpy": numpy, "torch": torch}
@@ -345,8 +346,8 @@ def _flat(settings: Any) -> dict[str, Any]:
 def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[tuple[Tensor, ...], Tensor]:
     if reference is None:
         raise ValueError(
-            '"unicam" compares each input with a fixed population: pass localize=Localization("unicam", reference=(inputs, '
-            "labels)), 64 labeled inputs or more that are not among the data."
+            '"unicam" compares each input with a reference population. Pass localize=Localization("unicam", '
+            "reference=(inputs, labels)) with at least 64 labeled inputs that are not in data."
         )
     if not isinstance(reference, (tuple, list)) or len(reference) != 2:
         raise TypeError(f"reference must be a pair (inputs, labels), got {short_repr(reference)}.")
@@ -363,7 +364,7 @@ def _check_device(device: Union[str, torch.device]) -> None:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise ValueError(
-            f"feature_device={short_repr(device)} is no device that torch can use here; expected 'cpu' or another: {error}"
+            f"feature_device={short_repr(device)} is no device that torch can use here; pass 'cpu' or another device. ({error})"
         ) from None
     if found.type == "meta":
-        raise ValueError("feature_device must be a device that holds numbers, got 'meta'.")
+        raise ValueError("feature_device must be a device that holds numbers, got 'meta'; pass 'cpu' or a GPU.")

@@ -1,4 +1,4 @@
-"""Sharding of a report's inputs over ranks. Inputs are numbered rank after rank."""
+"""Sharding of a report's inputs over ranks. The first inputs are those of rank 0, then those of rank 1, and so on."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from captum_kd.metrics.report.salient import Localizer
 from captum_kd.metrics.report.storage import FeatureStore, Placement
 
 Stores = Mapping[str, Sequence[FeatureStore]]
-"""Features of this rank's inputs at each layer, by the key of the feature set; empty without inputs."""
+"""Features of this rank's inputs at each layer, by the key of the feature set; empty if the rank has no inputs."""
 
 
 class ReportSharding(InputSharding):
     """The inputs of all ranks, and the placement of their features and distances.
 
     Attributes:
-        tiles (TileIterator): over the pairs of inputs, once there is a placement.
+        tiles (TileIterator): iterates over the pairs of inputs; set by :meth:`placement`.
     """
 
     tiles: TileIterator
 
     def placement(self, own: Placement, stores: Stores) -> Placement:
-        """The placement in all ranks, from that of each."""
+        """The common placement of all ranks, from this rank's ``own`` placement."""
         self.gather_specs(stores)
         of_ranks: list[Placement] = self._group.gather(own)
         in_file = any(each.in_file for each in of_ranks)
         width = max(sum(spec.width for spec in of_layer) for of_layer in zip(*self.specs.values()))
-        # Progression compares a layer with the last one, whose features are exchanged too.
+        # With progression, the features of the last layer are exchanged too.
         self.tiles = self.tile_iterator(2 * width, _file_buffer if in_file else None)
         return Placement(in_file, all(each.held for each in of_ranks), of_ranks[0].block_size)
 
     def source(self, key: str, layer: int, stores: Stores, placement: Placement) -> DistanceSource:
-        """The distances between all inputs."""
+        """The distances between the inputs of all ranks."""
         source = self.distances(key, layer, stores[key][layer] if stores else None)
         if not placement.held:
             return source
@@ -59,7 +59,7 @@ def _file_buffer(device: torch.device) -> FeatureStore:
 
 
 def all_reduce_counts(group: ProcessGroup, counts: Mapping[int, int]) -> dict[int, int]:
-    """Inputs of each class over all ranks."""
+    """The number of inputs of each class over all ranks."""
     total: Counter[int] = Counter()
     for of_rank in group.gather(dict(counts)):
         total.update(of_rank)
@@ -67,7 +67,7 @@ def all_reduce_counts(group: ProcessGroup, counts: Mapping[int, int]) -> dict[in
 
 
 def repeated_by_sampler(data: Iterable[Any]) -> int:
-    """Inputs that a DistributedSampler gives a second time, so that all ranks have equally many."""
+    """The number of inputs that a DistributedSampler repeats to give all ranks the same number."""
     sampler = getattr(data, "sampler", None)
     if not isinstance(sampler, DistributedSampler):
         return 0
@@ -75,13 +75,13 @@ def repeated_by_sampler(data: Iterable[Any]) -> int:
 
 
 def sampler_replicas(data: Iterable[Any]) -> int:
-    """The number of shards that a DistributedSampler makes of its data set."""
+    """The number of shards of a DistributedSampler; 1 for other data."""
     sampler = getattr(data, "sampler", None)
     return int(sampler.num_replicas) if isinstance(sampler, DistributedSampler) else 1
 
 
 def announced_inputs(data: Iterable[Any], unpack: Optional[Unpack]) -> Optional[int]:
-    """The number of inputs in the data, or None if it is not known before they are read."""
+    """The number of inputs in the data, or None if it is unknown before they are read."""
     if isinstance(data, (list, tuple)):
         return sum(len(unpack_batch(batch, unpack).labels) for batch in data)
     batch_size = getattr(data, "batch_size", None)
@@ -92,10 +92,10 @@ def announced_inputs(data: Iterable[Any], unpack: Optional[Unpack]) -> Optional[
 
 
 def begin_noise(localizer: Localizer, group: ProcessGroup, announced: Optional[int]) -> bool:
-    """Gives imputed pixels the noise that they would have in one process. Returns False if a number of inputs is not known."""
+    """Gives imputed pixels the same noise as in one process. Returns False if a rank's number of inputs is unknown."""
     of_ranks = group.gather(announced)
     if group.size > 1 and None in of_ranks:
-        localizer.begin_apart(group.rank)
+        localizer.begin_own_stream(group.rank)
         return False
     localizer.begin(sum(of_ranks[: group.rank]))
     return True

@@ -19,9 +19,9 @@ class Placement(NamedTuple):
     """The storage of a report's features and distances.
 
     Attributes:
-        in_file (bool): features in temporary files.
-        held (bool): one layer's distances as matrices; otherwise they are computed block by block.
-        block_size (int): inputs a side of a block.
+        in_file (bool): True if features are in temporary files.
+        held (bool): True if one layer's distances are held as matrices, False if they are computed block by block.
+        block_size (int): number of rows and of columns of a block.
     """
 
     in_file: bool
@@ -30,9 +30,9 @@ class Placement(NamedTuple):
 
 
 def place_distances(compute: Compute, device: torch.device, n: int, matrices: int, ranks: int, in_file: bool) -> Placement:
-    """Hold the distance matrices of n inputs if they are few enough and keep to the memory limit.
+    """Places the distances of n inputs in matrices if n is small enough and the memory limit allows it.
 
-    Two more matrices come and go while distances are taken. Each rank holds at most its share.
+    Computing distances needs two more matrices for a moment. Each rank holds one shard of every matrix.
     """
     fits = compute.memory_limit is None or 8 * (matrices + 2) * n * n // ranks <= compute.memory_limit
     held = compute.block_size is None and n <= MOST_DENSE and fits
@@ -42,15 +42,14 @@ def place_distances(compute: Compute, device: torch.device, n: int, matrices: in
 class FeatureStore:
     """Features (n, d) of one model at one layer, appended batch by batch.
 
-    The file has no name while it is open (on Windows it is deleted when it is closed), so nothing is left of it however the
-    process ends.
+    The file has no name while it is open (on Windows it is deleted when it is closed), so it does not outlive the process.
 
     Args:
-        device (torch.device): on which features are read.
+        device (torch.device): device of the features that are read.
 
     Attributes:
-        shape, dtype, device: of what is read.
-        rounding (float): by which distance rounding may have moved each input at most.
+        shape, dtype, device: shape, dtype and device of the features.
+        rounding (float): the largest distance by which rounding may have moved an input.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -72,7 +71,7 @@ class FeatureStore:
         return self._file is not None
 
     def append(self, values: Tensor, rounding: float = 0.0) -> None:
-        """Takes the features (N, d) of a batch, float32 or float64, and by which distance rounding may have moved them."""
+        """Appends the features (N, d) of a batch, float32 or float64, and the distance by which rounding may have moved them."""
         values = values.detach()
         n, width = self.shape
         if n == 0:
@@ -89,7 +88,7 @@ class FeatureStore:
             self._write(values)
 
     def move_to_file(self) -> None:
-        """Moves the features to a temporary file, to which later ones are appended."""
+        """Moves the features to a temporary file. Later features are appended to it."""
         if self._file is not None:
             return
         self._file = tempfile.TemporaryFile(prefix="captum_kd_")
@@ -102,13 +101,13 @@ class FeatureStore:
             if len(self._pieces) > 1:
                 self._pieces = [torch.cat(self._pieces)]
             return self._pieces[0][rows, columns]
-        # Mapped anew by each read: the pages of a mapping that stays would count as the process' memory.
+        # The file is mapped for one read only, since the pages of a lasting mapping would count as the process's memory.
         dtype = np.float32 if self.dtype == torch.float32 else np.float64
         mapped = np.memmap(self._file, dtype, "r", shape=self.shape)
         return torch.from_numpy(np.array(mapped[rows, columns])).to(self.device)
 
     def middle(self) -> Tensor:
-        """(d,) the features' mean."""
+        """The mean of the features, (d,)."""
         assert self._sum is not None
         return (self._sum / self.shape[0]).to(self.device, self.dtype)
 
@@ -117,7 +116,7 @@ class FeatureStore:
         return self._largest
 
     def close(self) -> None:
-        """Gives up the features."""
+        """Frees the features."""
         self._pieces = []
         if self._file is not None:
             self._file.close()

@@ -12,7 +12,7 @@ from captum_kd.metrics.scores_table import PROGRESSION, SCORES, scores_of_pair
 WIDTH = 100
 Row = Mapping[str, Any]
 
-# Tables, their columns and the columns' headings.
+# Title of each table; its scores with their column headings.
 TABLES: dict[str, dict[str, str]] = {
     "Similarity and relevance": {each.name: each.heading for each in scores_of_pair(has_teacher=False)},
     "The Teacher": {each.name: each.heading for each in scores_of_pair(has_teacher=True) if each.needs_teacher},
@@ -21,13 +21,13 @@ TABLES: dict[str, dict[str, str]] = {
     },
 }
 SUBTITLES = {
-    "The Teacher": "share of distilled and residual features that is the Teacher's; beyond: the labels removed from it first",
+    "The Teacher": "the Teacher's share of distilled and residual features; beyond: with the labels removed from the Teacher",
 }
 UNIQUE = "unique"
 
 
 def plain(report: Mapping[str, Any]) -> str:
-    """The text of ``print(report)``. Several pairs of models are shown by mean and range; rows have each pair's own scores."""
+    """The text of ``print(report)``. It shows the mean and range over several pairs of models."""
     rows: Sequence[Row] = report["rows"]
     pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows))
     lines = _heading(report, pairs)
@@ -38,7 +38,7 @@ def plain(report: Mapping[str, Any]) -> str:
             lines[-1:] = textwrap.wrap(lines[-1], WIDTH)
             lines += _table(rows, {score: columns[score] for score in shown}, len(pairs))
     if report["seed_control"] is not None:
-        lines += ["", "Seed control: would another training run have shown the same?"]
+        lines += ["", "Seed control: would another training run give the same result?"]
         lines += _wrapped(_verdicts(report["seed_control"]["tests"]))
     lines += ["", "How to read this"]
     lines += _wrapped(report["notes"])
@@ -64,8 +64,8 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
     else:
         students, bases = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
         models = (
-            f"Students: {', '.join(students)}. Bases: {', '.join(bases)}. Shown: mean over their {len(pairs)} pairs and, "
-            "below it, the range; each pair's own scores and intervals are in the rows."
+            f"Students: {', '.join(students)}. Bases: {', '.join(bases)}. The tables show the mean over their {len(pairs)} pairs "
+            "and, below it, the range. The report's rows have the scores and intervals of each pair."
         )
     return [
         *textwrap.wrap(one_line(about), WIDTH),
@@ -137,7 +137,7 @@ def _short_p(p: float) -> str:
 
 
 def _shortened(labels: Sequence[str], width: int) -> list[str]:
-    """Labels that fit, with their middle left out; numbered where two would look alike."""
+    """Labels that fit the width, with their middle left out; numbered if two would look alike."""
 
     def cut(text: str, room: int) -> str:
         end = (room - 1) // 2
@@ -150,7 +150,7 @@ def _shortened(labels: Sequence[str], width: int) -> list[str]:
 
 
 def _verdicts(tests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence per test, or one for all layers of a question that none of them can decide."""
+    """One sentence per test, or one for all layers if no layer decides a question."""
     families: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for test in tests:
         families.setdefault((test["group"], test["score"]), []).append(test)

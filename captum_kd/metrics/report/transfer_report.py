@@ -23,21 +23,21 @@ COLUMNS = ("student", "base", "layer", "score", "value", "low", "high", "p_value
 
 
 class TransferReport:
-    """Scores of Students and Bases over layers, tidy, with what a reader must know to judge them.
+    """Scores of Students and Bases over layers, one record each, with notes for the reader and the settings.
 
     ``print(report)`` shows it as a table of at most 100 columns.
 
     Attributes:
         rows (list of dict): a record for each Student, Base, layer and score, with the keys ``student``, ``base``,
-            ``layer``, ``score``, ``value`` (None where no mini-batch could give one), ``low``, ``high``,
-            ``p_value`` (None where not asked for or not defined), ``n`` and ``unique_share`` (1 - FSS^2, on the rows of
+            ``layer``, ``score``, ``value`` (None if no mini-batch could be scored), ``low``, ``high``,
+            ``p_value`` (None if not requested or undefined), ``n`` and ``unique_share`` (1 - FSS^2, on the rows of
             distilled and residual features).
         seed_control (dict or None): ``tests``, one for each question, group and layer (see
-            :class:`captum_kd.metrics.inference.SeedVerdict`), the ``groups`` and ``shared_seeds`` they rest on, and
-            ``pairs``, the scores of single pairs of models, one of them a Base: ``score`` of ``model`` after
-            ``given``'s features are removed, between Bases the null. None without at least two Bases.
+            :class:`captum_kd.metrics.inference.SeedVerdict`); ``groups``, the tested models with their
+            ``shared_seeds``; and ``pairs``, the scores of all tested pairs of models: ``score`` of ``model`` after the
+            features of ``given`` are removed. Pairs of two Bases are the null. None with fewer than two Bases.
         notes (list of str): cautions first, then how to read the scores.
-        settings (dict): all that the numbers depend on, class counts and versions included.
+        settings (dict): everything that the numbers depend on, with class counts and versions.
 
     Example::
 
@@ -67,19 +67,19 @@ class TransferReport:
         self.settings = dict(settings)
 
     def to_dict(self) -> dict[str, Any]:
-        """A copy of everything, of plain Python types: ``rows``, ``seed_control``, ``notes``, ``settings``."""
+        """A copy of ``rows``, ``seed_control``, ``notes`` and ``settings`` in plain Python types."""
         return copy.deepcopy(
             {"rows": self.rows, "seed_control": self.seed_control, "notes": self.notes, "settings": self.settings}
         )
 
     def to_json(self, path: Union[None, str, "os.PathLike[str]"] = None) -> str:
-        """As JSON (RFC 8259), names as they are; also written to ``path`` where one is given.
+        """The report as JSON (RFC 8259). Also writes it to ``path`` if given.
 
-        A file is written whole or not at all and keeps its permissions; devices, pipes and ``/dev/stdout`` are written to.
+        A file is written whole or not at all and keeps its permissions. Character devices, pipes and ``/dev/stdout`` are allowed.
 
         Raises:
-            ValueError: a folder, a socket or a block device.
-            OSError: a file or folder without permission to write, a full disk; the old file is then as it was.
+            ValueError: ``path`` is a folder, a socket or a block device.
+            OSError: no permission to write, or a full disk; an old file is then unchanged.
         """
         text = encodable(json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         if path is not None:
@@ -87,10 +87,10 @@ class TransferReport:
         return text
 
     def to_csv(self, path: Union[None, str, "os.PathLike[str]"] = None) -> str:
-        """The rows as CSV (RFC 4180); also written to ``path`` where one is given, as by :meth:`to_json`.
+        """The rows as CSV (RFC 4180). Also writes them to ``path`` if given, as :meth:`to_json` does.
 
-        Names that a spreadsheet would take for a formula (they begin with ``=``, ``+``, ``-``, ``@``, a tab or a line break)
-        get an apostrophe in front of them.
+        An apostrophe is put in front of names that a spreadsheet would read as a formula (they begin with ``=``, ``+``, ``-``,
+        ``@``, a tab or a line break).
         """
         lines = io.StringIO()
         writer = csv.DictWriter(lines, COLUMNS, lineterminator="\r\n")
@@ -101,7 +101,7 @@ class TransferReport:
         return lines.getvalue()
 
     def to_markdown(self) -> str:
-        """Tables of every pair of models, seed control and notes."""
+        """The report as Markdown: tables of every pair of models, seed control and notes."""
         return markdown(self.to_dict())
 
     def plot(self, *, title: Optional[str] = None) -> "Figure":
@@ -122,5 +122,5 @@ class TransferReport:
 
 
 def _write(path: Union[str, "os.PathLike[str]"], text: str) -> None:
-    with changed_state(), whole_file(path) as file:  # a Ctrl-C finds whole files only
+    with changed_state(), whole_file(path) as file:  # a Ctrl-C leaves no partial file
         file.write(text.encode("utf-8"))

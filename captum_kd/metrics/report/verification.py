@@ -22,12 +22,12 @@ Array = npt.NDArray[np.float64]
 
 
 class Verification(NamedTuple):
-    """Scores that were recomputed.
+    """The result of a recomputation.
 
     Attributes:
-        inputs (int): of the sample.
-        scores (int): recomputed scores; those that are not defined on the sample are left out.
-        largest_difference (float): between ours and dcor's.
+        inputs (int): number of inputs of the sample.
+        scores (int): number of recomputed scores; scores that are undefined on the sample are left out.
+        largest_difference (float): largest absolute difference between a score and dcor's.
     """
 
     inputs: int
@@ -39,7 +39,7 @@ class Verification(NamedTuple):
         return Verification(self.inputs, self.scores + other.scores, largest)
 
     def sentence(self, n: int) -> str:
-        """The note of a report on n inputs."""
+        """The note in a report over n inputs."""
         return (
             f"dcor recomputed {self.scores} scores on {self.inputs} of the {n} inputs; the largest difference is "
             f"{self.largest_difference:.1g}."
@@ -47,21 +47,21 @@ class Verification(NamedTuple):
 
 
 def sample_of(n: int, inputs: int, seed: int) -> list[int]:
-    """Indices of a random sample of at most so many inputs, in order."""
+    """Sorted indices of a random sample of at most ``inputs`` of n inputs."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")
     return sorted(order[:inputs].tolist())
 
 
 def verify_layer(features: Mapping[str, Tensor], labels: Tensor, pairs: Sequence[Pair], settings: Settings) -> Verification:
-    """Recompute the scores of one layer from the features (n, d) of a sample and its labels (n,).
+    """Recomputes the scores of one layer from the features (n, d) of a sample and its labels (n,).
 
     Raises:
         ValueError: labels without geometry.
     """
     threads = torch.get_num_threads()
-    import dcor  # not at the top: it compiles for seconds
+    import dcor  # imported here, since it compiles for seconds
 
-    torch.set_num_threads(threads)  # which numba may have changed
+    torch.set_num_threads(threads)  # numba may have changed it
     settings = replace(settings, confidence=None)
     ours = LayerScores({key: FeatureDistances(TensorFeatures(each)) for key, each in features.items()}, {}, labels, settings)
     table = settings.class_embeddings

@@ -17,7 +17,7 @@ def test_yes_with_difference_and_p() -> None:
     verdict = seed_control({"layer4": separated(5, 5)}, 5, "rs_distilled")[0]
     assert verdict.decision is True
     assert verdict.sentence == (
-        "layer4: what Students have and Bases lack follows the labels more closely than what one Base has "
+        "layer4: the part that Students have and Bases lack follows the labels more closely than the part that one Base has "
         "and another lacks (by 0.200, p = 0.004)."
     )
 
@@ -25,7 +25,7 @@ def test_yes_with_difference_and_p() -> None:
 def test_no_evidence_is_not_called_a_no() -> None:
     verdict = seed_control({"layer1": separated(5, 5, gap=0.0)}, 5, "teacher_distilled")[0]
     assert verdict.decision is False
-    no_evidence = "layer1: no evidence that what Students have and Bases lack is the Teacher's"
+    no_evidence = "layer1: no evidence that the part that Students have and Bases lack follows the Teacher"
     assert verdict.sentence.startswith(no_evidence)
     assert "p = 1.000" in verdict.sentence
 

@@ -42,7 +42,7 @@ def untouched():
         ({"seed": 0.5}, ValueError, "seed"),
         ({"seed": 2**63}, ValueError, "seed must be below"),
         ({"feature_device": "gpux"}, ValueError, "no device that torch can use"),
-        ({"feature_device": "meta"}, ValueError, "a device that holds numbers, got 'meta'"),
+        ({"feature_device": "meta"}, ValueError, "a device that holds numbers, got 'meta'; pass 'cpu'"),
         ({"shared_seeds": None}, TypeError, "shared_seeds must be a list"),
         ({"shared_seeds": [("student",)]}, TypeError, r"shared_seeds must hold pairs .*got \('student',\)"),
         ({"localize": "unicam", "reference": (images(9), None)}, TypeError, r"must hold labels, got \(inputs, None\)"),

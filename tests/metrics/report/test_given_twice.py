@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from captum_kd.metrics.report.duplicates import Copies
+from captum_kd.metrics.report.duplicates import DuplicateCounter
 
 TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
 
 def counted(*batches: tuple[torch.Tensor, ...]) -> int:
-    copies = Copies()
+    duplicates = DuplicateCounter()
     for batch in batches:
-        copies.add(batch)
-    assert copies.seen == sum(len(batch[0]) for batch in batches)
-    return copies.count
+        duplicates.add(batch)
+    assert duplicates.seen == sum(len(batch[0]) for batch in batches)
+    return duplicates.count
 
 
 def distinct(n: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

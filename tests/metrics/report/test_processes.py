@@ -163,7 +163,7 @@ def test_the_report_names_a_shard_of_a_sampler_by_itself() -> None:
     dataset = TensorDataset(*data(32))
     loader = DataLoader(dataset, 5, sampler=DistributedSampler(dataset, 2, 1, shuffle=False))
     found = compare(related(1), related(2), LAYERS, loader, show_progress=False)
-    assert any("data is one of 2 shares that a DistributedSampler makes" in note for note in found.notes)
+    assert any("data is one of 2 shards of a DistributedSampler" in note for note in found.notes)
 
 
 def from_loader(group: Any, known: bool) -> dict[str, Any]:

@@ -198,9 +198,9 @@ def test_magnification_is_told_of_the_layer_where_it_is_largest_and_something_is
     base.conv1.load_state_dict(student.conv1.state_dict())
     report = quiet(student, base, ["conv1", "conv2"], batches(9), feature_transform=flatten)
     similarity = by_score(report, "conv2")["fss"]["value"]
-    told = [note for note in report.notes if "Magnified" in note]
+    told = [note for note in report.notes if "magnified" in note]
     if similarity >= 0.9:
-        assert f"at conv2, FSS {similarity:.3f}" in told[0]
+        assert f"FSS is {similarity:.3f} at conv2" in told[0]
     else:
         assert not told
 

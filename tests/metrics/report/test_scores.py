@@ -235,7 +235,7 @@ def test_mini_batches_that_do_not_define_a_score_are_in_no_mean_of_it():
     black = (torch.zeros(8, 3, 12, 12), labels(8))
     students, bases = dead_on_zeros(1), {"base 1": dead_on_zeros(2), "base 2": dead_on_zeros(3)}
     expected = compare(students, bases, "conv2", loader, population="batch", confidence=0.9)
-    with pytest.warns(UserWarning, match="scores of single mini-batches are in no mean"):
+    with pytest.warns(UserWarning, match="scores of single mini-batches were left out of the means"):
         found = compare(students, bases, "conv2", [*loader, black], population="batch", confidence=0.9)
     for row, same in zip(found.rows, expected.rows):
         assert {**row, "n": 0} == {**same, "n": 0}
