@@ -306,7 +306,7 @@ def test_there_must_be_one_image(x, words):
 @pytest.mark.parametrize(
     "result, error, words",
     [
-        (X[:3], ValueError, r"of the shape \(16, 3, 12, 12\), got shape \(3, 3, 12, 12\)"),
+        (X[:3], ValueError, r"of shape \(16, 3, 12, 12\), got shape \(3, 3, 12, 12\)"),
         (X * torch.nan, ValueError, "got non-finite values"),
         (None, TypeError, "perturb_func must return the perturbed images, .* got NoneType"),
     ],

@@ -167,12 +167,12 @@ def test_half_and_integer_features_are_taken_as_float32():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: FeatureSimilarityScore().update(rows(4), rows(5)), ValueError, "base has 5 inputs where student"),
+        (lambda: FeatureSimilarityScore().update(rows(4), rows(5)), ValueError, "base has 5 inputs, but student"),
         (lambda: FeatureSimilarityScore().update([1.0], rows(5)), TypeError, "student must be a tensor"),
         (lambda: FeatureSimilarityScore(estimator="other"), ValueError, "estimator must be"),
         (lambda: RelevanceScore(remove_from="y"), ValueError, "remove_from must be"),
         (lambda: RelevanceScore().update(rows(4), None), TypeError, "target must be one label"),
-        (lambda: relevance(rows(9), 3 * [0, 1, 2]).update(torch.rand(4, 3), [0] * 4), ValueError, "3 features an input"),
+        (lambda: relevance(rows(9), 3 * [0, 1, 2]).update(torch.rand(4, 3), [0] * 4), ValueError, "3 features per input"),
         (lambda: relevance(rows(3), [0, 1, 2]).compute(), ValueError, "has seen 3 inputs"),
         (lambda: relevance(rows(9), 9 * [0]).compute(), ValueError, "no geometry"),
         (lambda: relevance(rows(9) / 0, 3 * [0, 1, 2]).compute(), ValueError, "non-finite"),
