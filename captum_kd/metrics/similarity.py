@@ -81,7 +81,7 @@ def feature_similarity_score(
         estimator (str, optional): "unbiased" or "biased".
         max_examples_per_batch (int, optional): Inputs in one forward pass. Bounds memory and does
                     not change the result.
-        grid, prefix_tokens, channels_last: Layout of token and channels-last layers where it
+        grid, prefix_tokens, channels_last: Layout of token and channels-last layers if it
                     cannot be inferred, as for :class:`captum_kd.UniCAM`.
         attribute_to_layer_input (bool, optional): Use the layers' inputs.
         device_ids (list[int], optional): Device order of DataParallel models.

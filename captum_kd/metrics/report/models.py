@@ -16,7 +16,7 @@ Model = Callable[..., Any]
 Models = Union[Model, Mapping[str, Model]]
 Layers = Union[str, Sequence[str], Mapping[str, Union[str, Mapping[str, LayerLike]]]]
 
-LAYERS_BY_MODEL = "Where architectures differ, pass layers={label: {model name: layer}}."
+LAYERS_BY_MODEL = "If architectures differ, pass layers={label: {model name: layer}}."
 
 
 class ComparedModel(NamedTuple):

@@ -60,7 +60,7 @@ def cautions(
         ),
         (
             noise_by_rank,
-            "The ranks did not know each other's numbers of inputs in advance, so imputed pixels have other noise than in one "
+            "A rank's number of inputs was unknown before it was read, so imputed pixels have other noise than in one "
             "process. Pass a DataLoader over a data set of known length, or a list of batches, to get the same noise.",
         ),
         (

@@ -120,15 +120,15 @@ def _pair_rows(
     matrices: Mapping[str, Mapping[str, Tensor]], groups: Sequence[SeedGroup], compared: Sequence[str]
 ) -> list[dict[str, Any]]:
     """One record for each question, layer and ordered pair of models that a test compares."""
-    asked: dict[tuple[str, str], tuple[str, str]] = {}
+    compared_names: dict[tuple[str, str], tuple[str, str]] = {}
     for group in groups:
         for model, given in product(group.models, repeat=2):
             if model.key != given.key and (model.role == BASE or given.role == BASE):
-                asked[model.key, given.key] = model.name, given.name
+                compared_names[model.key, given.key] = model.name, given.name
     rows = []
     for score, by_layer in matrices.items():
         for layer, matrix in by_layer.items():
-            for (key, given_key), (name, given_name) in asked.items():
+            for (key, given_key), (name, given_name) in compared_names.items():
                 value = float(matrix[compared.index(key), compared.index(given_key)])
                 found = None if isnan(value) else value
                 rows.append({"score": score, "layer": layer, "model": name, "given": given_name, "value": found})
