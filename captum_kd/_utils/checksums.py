@@ -37,7 +37,8 @@ def checksum(tensors: Sequence[Tensor]) -> str:
         shapes.append((tuple(tensor.shape) if has_shape else None, str(tensor.dtype)))
         if not _is_plain(tensor):
             continue
-        bits = torch.atleast_1d(_as_bits(tensor.detach()))
+        bits = _as_bits(tensor.detach())
+        bits = bits if bits.dim() else bits[None]
         # Without dtype=, a sum of integers would first copy them to int64.
         kind = torch.int64 if bits.dtype == torch.int64 else torch.int32
         inner = tuple(range(1, bits.dim()))
@@ -90,4 +91,4 @@ def _is_plain(tensor: Tensor) -> bool:
 def _as_bits(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor.resolve_neg().view(_BITS[tensor.element_size()])
+    return (tensor.resolve_neg() if tensor.is_neg() else tensor).view(_BITS[tensor.element_size()])
