@@ -114,7 +114,7 @@ def _warn_of_ties(values: Tensor, at_the_cut: Tensor) -> None:
     tied = (last == next_one) & ((values == last[:, None]).sum(1) > max(4, _MANY_TIED * values.shape[1]))
     if bool(tied.any()):
         warn_user(
-            f"{int(tied.sum())} of {len(tied)} maps have the same value at many pixels on both sides of the cut; of these the "
-            "upper ones are kept, whatever they show. Maps without negative values often have such ties: pass signed maps "
+            f"{int(tied.sum())} of {len(tied)} maps have the same value at many pixels on both sides of the cut. Of these "
+            "pixels the upper ones are kept. Maps without negative values often have such ties: pass signed maps "
             "(relu_attributions=False)."
         )

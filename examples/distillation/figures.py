@@ -41,9 +41,9 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
     if any(scores[WHOLE]["seed_control"] for fold in record["folds"] for scores in fold["scores"]):
         yield (
             "seed_control",
-            "What Students have and a Base lacks (colored) beside what a Base has and another Base lacks (gray). Each point "
-            "is a pair of networks, bars are their means. Upper row: how far it follows the labels; below: how far it is "
-            "the Teacher's; at the bottom: the Teacher's and not in the labels.",
+            "The part that a Student has and a Base lacks (colored), and the part that one Base has and another lacks (gray). "
+            "Each point is a pair of networks; bars are means. Top row: how closely the part follows the labels. Middle: "
+            "the Teacher. Bottom: the Teacher beyond the labels.",
             seeds(record),
         )
     for pair in first.first_pairs():

@@ -172,8 +172,8 @@ def _teacher_shares(record: Record) -> Iterator[Table]:
         yield Table(
             f"teacher_share_{view}",
             f"The Teacher's share on {words}",
-            "How far what the Student has and the Base lacks (distilled), and the reverse (residual), is the Teacher's; and "
-            "how alike each is to the Teacher. Means and SD over pairs.",
+            "How closely the part that the Student has and the Base lacks (distilled), and the reverse (residual), follow the "
+            "Teacher, and how similar each network is to the Teacher. Means and SD over pairs.",
             ["group", "layer", *(part for title in SHARES.values() for part in (title, f"{title} SD"))],
             rows,
         )

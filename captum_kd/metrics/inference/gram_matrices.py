@@ -87,7 +87,7 @@ class Products(NamedTuple):
     def score(self, score: Score) -> tuple[float, bool]:
         """A score over all inputs, and whether it is defined; an undefined score is 0.
 
-        A score is undefined if one side has no geometry: constant features, or a copy of what is removed.
+        A score is undefined if one side has no geometry: constant features, or features that were removed.
         """
         check_score(self, score)
         value, defined = self._correlation(self.full, self.noise, Score(*score))
