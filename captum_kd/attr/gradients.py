@@ -16,7 +16,7 @@ from captum_kd._utils.tensors import largest_of
 from captum_kd.attr.layer_reference import AddedRows, LayerReference, ReferenceFeatures, added_rows
 from captum_kd.attr.objective import PAIR, population_objectives, reference_objectives
 from captum_kd.distance.centering import Geometry, noise_level, raw_scale, u_centered
-from captum_kd.distance.pairwise import Spread, is_async_device, power_of_two, rows_to_center
+from captum_kd.distance.pairwise import RowDistances, is_async_device, power_of_two, rows_to_center
 from captum_kd.distance.precision import widest
 
 
@@ -55,8 +55,8 @@ def population_gradients(
     sets = [*features] if teacher is None else [*features, teacher]
     first = features[0].values
     units = [power_of_two(each.largest) for each in sets]
-    spreads = _spreads_of([(rows_to_center(each.values, unit), None) for each, unit in zip(sets, units)])
-    distances = torch.stack([each.distances.to(widest(first.device)) for each in spreads])
+    of_rows = _row_distances([(rows_to_center(each.values, unit), None) for each, unit in zip(sets, units)])
+    distances = torch.stack([each.distances.to(widest(first.device)) for each in of_rows])
     rounding = torch.stack([_scaled(each.rounding, unit) for each, unit in zip(sets, units)])
     raw_norms = raw_scale(torch.linalg.vector_norm(distances, dim=(1, 2)), rounding.to(distances), len(first), first.dtype)
     geometries = u_centered(distances)
@@ -68,7 +68,7 @@ def population_gradients(
     slopes = population_objectives(
         geometries, noise, PAIR if both else PAIR[:1], target, _whose(teacher), first.dtype == geometries.dtype
     ).slopes
-    gradients = [_at_features(*each) for each in zip(spreads, slopes)]
+    gradients = [_at_features(*each) for each in zip(of_rows, slopes)]
     if target is not None:  # the objective without a target is proportional to the features; a correlation is not
         gradients = [_scaled(gradient, unit) for gradient, unit in zip(gradients, units)]
     return _in_range(gradients, features)
@@ -105,9 +105,9 @@ def reference_gradients(
         _check_widths(side, each.values)
     units = [power_of_two(max(side.largest, each.largest)) for side, each in zip(sides, sets)]
     points = [_scaled(side.points.to(first.dtype), unit) for side, unit in zip(sides, units)]
-    spreads = _spreads_of([(_scaled(each.values, unit), y) for each, y, unit in zip(sets, points, units)])
+    of_rows = _row_distances([(_scaled(each.values, unit), y) for each, y, unit in zip(sets, points, units)])
     wide = widest(first.device)
-    distances = torch.stack([_scaled(each.distances.to(wide), 1 / unit) for each, unit in zip(spreads, units)])
+    distances = torch.stack([_scaled(each.distances.to(wide), 1 / unit) for each, unit in zip(of_rows, units)])
     added = added_rows(sides, distances)
     if teacher is None and labels is not None:
         added = AddedRows(*(torch.cat([own, other.to(own)], 1) for own, other in zip(added, labels)))
@@ -116,20 +116,20 @@ def reference_gradients(
     places = places if both else places[:1]
     population = layer.gram.part(places, with_target=added.rows.shape[1] == 3)
     slopes = reference_objectives(population, added.rows, noise, _whose(teacher)).slopes
-    return _in_range([_at_features(spreads[place], slope) for place, slope in zip(places, slopes)], features)
+    return _in_range([_at_features(of_rows[place], slope) for place, slope in zip(places, slopes)], features)
 
 
-def _spreads_of(rows: Sequence[tuple[Tensor, Optional[Tensor]]]) -> list[Spread]:
+def _row_distances(rows: Sequence[tuple[Tensor, Optional[Tensor]]]) -> list[RowDistances]:
     """Distances of each set of rows. On a GPU, one transfer for all sets tells if some rows are too close for the fast way."""
     if is_async_device(rows[0][0].device):
-        spreads = [Spread.of(x, y, fast=True) for x, y in rows]
-        if not bool(torch.stack([spread.needs_recheck for spread in spreads if spread.needs_recheck is not None]).any()):
-            return spreads
-    return [Spread.of(x, y) for x, y in rows]
+        of_rows = [RowDistances.of(x, y, fast=True) for x, y in rows]
+        if not bool(torch.stack([between.needs_recheck for between in of_rows if between.needs_recheck is not None]).any()):
+            return of_rows
+    return [RowDistances.of(x, y) for x, y in rows]
 
 
-def _at_features(spread: Spread, slope: Tensor) -> Tensor:
-    return spread.gradients(slope.to(spread.distances.dtype))[0]
+def _at_features(between: RowDistances, slope: Tensor) -> Tensor:
+    return between.gradients(slope.to(between.distances.dtype))[0]
 
 
 def _scaled(values: Tensor, unit: float) -> Tensor:

@@ -13,7 +13,7 @@ from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_activations import LayerActivations, Layouts
 from captum_kd._utils.interrupts import changed_state, interruptible
-from captum_kd.attr.batch import Batch, check_batch_mode, check_references
+from captum_kd.attr.checked_call import CheckedCall, check_batch_mode, check_references
 from captum_kd.attr.gradients import ScaledFeatures, population_gradients, reference_gradients
 from captum_kd.attr.layer_reference import AddedRows, LayerReference
 from captum_kd.attr.reference_population import BASE, STUDENT, TEACHER, ReferencePopulation, settings_of
@@ -50,7 +50,7 @@ class Removal:
         return replace(self, explained=explained, removed=(self.explained,))
 
     def maps(
-        self, batch: Batch, reference: Optional[ReferencePopulation], map_settings: Mapping[str, Any], *, both: bool
+        self, batch: CheckedCall, reference: Optional[ReferencePopulation], map_settings: Mapping[str, Any], *, both: bool
     ) -> list[list[tuple[Tensor, ...]]]:
         """Maps of the explained model and, with ``both``, of the removed one: for each of them one tuple per layer."""
         of_labels, rows = None, None
@@ -82,7 +82,7 @@ class Removal:
         found = self._at_each_layer(gradients)
         return [observed[name].maps([each[i] for each in found], **map_settings) for i, name in enumerate(explained)]
 
-    def measure(self, batch: Batch) -> ReferencePopulation:
+    def measure(self, batch: CheckedCall) -> ReferencePopulation:
         """Makes a reference population of the batch."""
         labels = self._labels(batch)
         check_references(len(batch.inputs[0]), labels, self.class_embeddings)
@@ -99,11 +99,11 @@ class Removal:
             tuple(self._at_each_layer(measured)), self._settings(batch), layouts, self.feature_transform
         )
 
-    def _labels(self, batch: Batch) -> Optional[Tensor]:
+    def _labels(self, batch: CheckedCall) -> Optional[Tensor]:
         """The labels of the objective: none with a Teacher."""
         return None if self.has_teacher else batch.labels
 
-    def _label_rows(self, batch: Batch, reference: ReferencePopulation) -> Optional[AddedRows]:
+    def _label_rows(self, batch: CheckedCall, reference: ReferencePopulation) -> Optional[AddedRows]:
         """Checks that the call fits the population. Adds its labels, if there are any, to the population's labels."""
         if not isinstance(reference, ReferencePopulation):
             raise TypeError(
@@ -120,7 +120,7 @@ class Removal:
             )
         return reference.layers[0].added_labels(labels, self.class_embeddings)
 
-    def _settings(self, batch: Batch) -> dict[str, Any]:
+    def _settings(self, batch: CheckedCall) -> dict[str, Any]:
         return settings_of(self.models, self.feature_transform, self.class_embeddings, batch.at_input)
 
     def _at_each_layer(self, compute: Callable[[int], Any]) -> list[Any]:

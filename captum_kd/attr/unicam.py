@@ -16,7 +16,7 @@ from captum_kd._models.token_layout import as_layout_hints
 from captum_kd._models.training_mode import warn_of_modes
 from captum_kd._utils.arguments import Target, check_callable, check_device_ids, check_model
 from captum_kd._utils.interrupts import keeping_grad_mode
-from captum_kd.attr.batch import Batch, checked_map_settings
+from captum_kd.attr.checked_call import CheckedCall, checked_map_settings
 from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
 from captum_kd.attr.reference_population import BASE, STUDENT, TEACHER, ReferencePopulation
 from captum_kd.attr.removal import Removal
@@ -300,7 +300,7 @@ class UniCAM(LayerAttribution):
             >>> # Two layers from one pass: a list of two results.
             >>> attr3, attr4 = UniCAM(student, ["conv3", "conv4"], base).attribute(images, labels)
         """
-        batch = Batch.checked(
+        batch = CheckedCall.checked(
             inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
         map_settings = checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs)
@@ -334,7 +334,7 @@ class UniCAM(LayerAttribution):
             >>> # 64 images; the layer gives 64x512x7x7 in both models: two maps of 64x1x7x7.
             >>> distilled, residual = unicam.attribute_transfer(images, labels)
         """
-        batch = Batch.checked(
+        batch = CheckedCall.checked(
             inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
         map_settings = checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs)
@@ -377,7 +377,7 @@ class UniCAM(LayerAttribution):
             >>> # One image of 1x3x224x224.
             >>> attr = unicam.attribute(image, target=3, reference=population)
         """
-        batch = Batch.checked(
+        batch = CheckedCall.checked(
             inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
         self._warn_of_modes()
@@ -389,7 +389,7 @@ class UniCAM(LayerAttribution):
 
     @keeping_grad_mode
     def _maps(
-        self, batch: Batch, reference: Optional[ReferencePopulation], map_settings: dict[str, Any], *, both: bool
+        self, batch: CheckedCall, reference: Optional[ReferencePopulation], map_settings: dict[str, Any], *, both: bool
     ) -> list[Any]:
         """Maps of the explained model and, with ``both``, of the removed one, in Captum's format."""
         self._warn_of_modes()

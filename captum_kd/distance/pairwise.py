@@ -22,7 +22,7 @@ from captum_kd.distance.precision import distance_dtype, full_precision, has_flo
 __all__ = [
     "CHUNK",
     "Chunks",
-    "Spread",
+    "RowDistances",
     "block_distances",
     "distances_to_center",
     "euclidean_distances",
@@ -115,13 +115,13 @@ def unchecked_distances(x: Tensor, y: Optional[Tensor] = None, *, all_far: bool 
     directly.
     """
     if not (torch.is_grad_enabled() and (x.requires_grad or (y is not None and y.requires_grad))):
-        distances = Spread.of(x, y, fast=all_far).distances
+        distances = RowDistances.of(x, y, fast=all_far).distances
         return distances if distances.dtype == x.dtype else distances.to(x.dtype)
     differentiable: Tensor = _Distances.apply(x, y, all_far)
     return differentiable
 
 
-class Spread(NamedTuple):
+class RowDistances(NamedTuple):
     """Distances between rows, and the tensors that their gradient needs.
 
     Attributes:
@@ -140,7 +140,7 @@ class Spread(NamedTuple):
     needs_recheck: Optional[Tensor] = None
 
     @classmethod
-    def of(cls, x: Tensor, y: Optional[Tensor] = None, *, fast: bool = False) -> "Spread":
+    def of(cls, x: Tensor, y: Optional[Tensor] = None, *, fast: bool = False) -> "RowDistances":
         """Computes the distances of :func:`unchecked_distances`.
 
         Args:
@@ -217,7 +217,7 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Optional[Tensor], all_far: bool) -> Tensor:
-        spread = Spread.of(x, y, fast=all_far)
+        spread = RowDistances.of(x, y, fast=all_far)
         ctx.symmetric = y is None
         ctx.save_for_backward(*spread[:4])
         return spread.distances.to(x.dtype)
@@ -226,7 +226,7 @@ class _Distances(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         xs, ys, distances, close = ctx.saved_tensors
-        spread = Spread(xs, xs if ctx.symmetric else ys, distances, close)
+        spread = RowDistances(xs, xs if ctx.symmetric else ys, distances, close)
         return *(None if each is None else each.to(grad.dtype) for each in spread.gradients(grad, both=True)), None
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_kd.attr.batch import _are_repeated
+from captum_kd.attr.checked_call import _are_repeated
 
 
 def apart(n: int = 8) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from captum_kd.distance import distance_correlation, semipartial_distance_correlation
 from captum_kd.distance.centering import geometry
-from captum_kd.distance.pairwise import Spread
+from captum_kd.distance.pairwise import RowDistances
 
 SINGLE = {
     "far from the origin": each(lambda f: f + 1e4, *triple(40, 8)),
@@ -110,7 +110,7 @@ def test_the_users_default_device_and_dtype_change_neither_scores_nor_gradients(
     try:
         with torch.device("meta"):
             results = found()
-            spread = Spread.of(torch.eye(5, dtype=dtype, device="cpu"))
+            spread = RowDistances.of(torch.eye(5, dtype=dtype, device="cpu"))
     finally:
         torch.set_default_dtype(before)
     for result, known in zip(results, expected):

@@ -9,7 +9,7 @@ from torch import Tensor
 from captum_kd._utils.tensors import largest_of
 from captum_kd.distance import euclidean_distances, pairwise
 from captum_kd.distance.pairwise import (
-    Spread,
+    RowDistances,
     unchecked_distances,
     block_distances,
     distances_to_center,
@@ -230,8 +230,8 @@ def test_features_far_from_the_origin_are_no_closer_to_each_other(two_sets):
     """Every column in its own place: no pair has to be subtracted by itself."""
     x = random(20, 50)
     places = 1e6 * random(1, 50, seed=1)
-    spread = Spread.of(x + places, x[:7] + places if two_sets else None)
-    near = Spread.of(x, x[:7] if two_sets else None)
+    spread = RowDistances.of(x + places, x[:7] + places if two_sets else None)
+    near = RowDistances.of(x, x[:7] if two_sets else None)
     assert torch.equal(spread.close, near.close) and spread.close.shape[1] == (7 if two_sets else 0)
     torch.testing.assert_close(spread.distances, near.distances, rtol=1e-8, atol=1e-12)
     torch.testing.assert_close(spread.ys.mean(0), torch.zeros(50, dtype=torch.float64), rtol=0, atol=1e-8)

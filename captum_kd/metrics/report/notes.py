@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Optional, Sequence
 
-from captum_kd.attr.batch import FEW_INPUTS
+from captum_kd.attr.checked_call import FEW_INPUTS
 from captum_kd.metrics.report.aggregation import Aggregator
 from captum_kd.metrics.report.settings import Settings
 

@@ -1,4 +1,4 @@
-"""The batch of a UniCAM call and its checks, all made before any model runs."""
+"""The arguments of a UniCAM call, checked before any model runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FEW_INPUTS = 30
 """Maps of populations smaller than this are mostly noise."""
 
 
-class Batch(NamedTuple):
+class CheckedCall(NamedTuple):
     """Checked arguments of a call: the inputs, and how the models run over them.
 
     The errors are those of :meth:`captum_kd.UniCAM.attribute`.
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
         attribute_to_layer_input: bool,
         internal_batch_size: Optional[int],
         show_progress: bool,
-    ) -> Batch:
+    ) -> CheckedCall:
         values = as_inputs(inputs)
         labels = as_labels(target, len(values[0]))
         check_batch_size(internal_batch_size, "internal_batch_size")
