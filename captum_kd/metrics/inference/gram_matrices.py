@@ -207,7 +207,7 @@ def check_score(products: Products, score: object, argument: str = "score") -> N
         for name in names:
             if name not in products.names:
                 raise ValueError(
-                    f"{argument} names an unknown geometry, {short_repr(name)}; known geometries are "
+                    f"{argument} names an unknown geometry, {short_repr(name)}; expected one of "
                     f"{', '.join(products.names)}."
                 )
 
