@@ -207,8 +207,7 @@ def check_score(products: Products, score: object, argument: str = "score") -> N
         for name in names:
             if name not in products.names:
                 raise ValueError(
-                    f"{argument} names an unknown geometry, {short_repr(name)}; expected one of "
-                    f"{', '.join(products.names)}."
+                    f"{argument} must name geometries of the products ({', '.join(products.names)}), got {short_repr(name)}."
                 )
 
 

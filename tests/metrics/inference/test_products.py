@@ -247,5 +247,5 @@ def test_four_inputs_are_enough_when_none_is_left_out() -> None:
 
 
 def test_an_unknown_geometry_is_named() -> None:
-    with pytest.raises(ValueError, match="'pupil'; expected one of student, base"):
+    with pytest.raises(ValueError, match=r"geometries of the products \(student, base.*got 'pupil'"):
         geometry_products(population(6, seed=11)).score(Score("pupil", "base"))
