@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from typing import Any, MutableMapping, Optional, Sequence
+from typing import Any, Iterable, MutableMapping, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,11 @@ def checksum(tensors: Sequence[Tensor]) -> str:
     if versions is not None:
         _SEEN[tensors[0]] = [weakref.ref(tensor) for tensor in tensors], versions, text
     return text
+
+
+def checksum_of_modules(modules: Iterable[nn.Module]) -> str:
+    """A checksum of the modules' own parameters and kept buffers."""
+    return checksum([tensor for module in modules for tensor in (*own_parameters(module), *kept_buffers(module))])
 
 
 def kept_buffers(module: nn.Module) -> list[Tensor]:

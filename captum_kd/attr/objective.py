@@ -85,8 +85,8 @@ class PopulationGram(NamedTuple):
         order, flat = Order.of(directions, target), geometries.flatten(1)
         basis = torch.eye(len(flat), dtype=flat.dtype, device=flat.device)[order.indices]
         sides = basis @ flat
-        coefficients = remainder(sides @ sides.mT, noise[order.indices], 0, order.given).coefficients[:, None]
-        basis, sides = (torch.cat([coefficients @ each, each[:, 1:]], 1) for each in (basis, sides))
+        coefficients = remainder(sides @ sides.mT, noise[order.indices], 0, order.given).coefficients
+        basis, sides = (_explained_replaced(each, coefficients) for each in (basis, sides))
         return cls(order, basis, sides @ sides.mT)
 
     def part(self, directions: list[int], with_target: bool) -> "PopulationGram":
@@ -99,6 +99,11 @@ class PopulationGram(NamedTuple):
 
     def to(self, device: torch.device) -> "PopulationGram":
         return PopulationGram(self.order, self.basis.to(device), self.gram.to(device))
+
+
+def _explained_replaced(sides: Tensor, coefficients: Tensor) -> Tensor:
+    """Sides (directions, j, ...) with the explained one replaced by a combination of all, (directions, j) coefficients."""
+    return torch.cat([coefficients.to(sides)[:, None] @ sides, sides[:, 1:]], 1)
 
 
 def population_objectives(
@@ -130,7 +135,7 @@ def population_objectives(
     gram, noise = numbers[..., :-1], numbers[..., -1]
     if all_digits:
         coefficients = remainder(gram, noise, 0, order.given).coefficients
-        sides = torch.cat([coefficients.to(sides)[:, None] @ sides, sides[:, 1:]], 1)
+        sides = _explained_replaced(sides, coefficients)
         gram = (sides @ sides.mT).cpu()
     if order.target is not None:
         found = correlation_slope(gram, noise, 0, order.target, order.given)

@@ -12,7 +12,7 @@ from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_activations import Layouts
 from captum_kd._models.layer_names import LayerPair
 from captum_kd._models.reachable import modules_of
-from captum_kd._utils.checksums import checksum, kept_buffers, own_parameters
+from captum_kd._utils.checksums import checksum, checksum_of_modules
 from captum_kd.attr.layer_reference import LayerReference
 
 STUDENT, BASE, TEACHER = "Student", "Base model", "Teacher"
@@ -129,18 +129,14 @@ def settings_of(
         settings[f"{name}'s layers"] = [_named(pair, modules) for pair in extractor.pairs]
         settings[f"{name}'s layout"] = extractor.hints._asdict()
         settings[f"{name}'s {_MODES}"] = "".join("t" if module.training else "e" for module in modules)
-        settings[f"{name}'s {_WEIGHTS}"] = _state(modules)
+        settings[f"{name}'s {_WEIGHTS}"] = checksum_of_modules(modules)
     return settings
-
-
-def _state(modules: list[nn.Module]) -> str:
-    return checksum([tensor for module in modules for tensor in (*own_parameters(module), *kept_buffers(module))])
 
 
 def _name_of(transform: FeatureTransform) -> str:
     if isinstance(transform, nn.Module):
         printed = torch.tensor(list(repr(transform).encode()), dtype=torch.uint8)
-        return f"{type(transform).__qualname__}, {checksum([printed])}, {_state(list(transform.modules()))}"
+        return f"{type(transform).__qualname__}, {checksum([printed])}, {checksum_of_modules(transform.modules())}"
     return str(getattr(transform, "__qualname__", type(transform).__qualname__))
 
 

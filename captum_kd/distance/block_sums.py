@@ -7,8 +7,8 @@ For distances A and B of n inputs with row sums a and b, U-centering gives
 
 so no n x n matrix has to be held. The three terms are large and their difference is small, which would lose digits.
 U-centering removes every term of the form c_i + c_j. An estimate of these terms is therefore subtracted from each tile
-first, so that the sums are as small as the result. Every other
-centering of :data:`~captum_kd.distance.centering.CENTERINGS` follows from the same sums.
+first, so that the sums are as small as the result. Every other centering of
+:data:`~captum_kd.distance.centering.CENTERINGS` follows from the same sums.
 
 The sums of different tiles can be added in any order. Each rank of a process group sums its own tiles; an all-reduce adds
 the sums of all ranks.
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance.centering import Estimator, centering_of
+from captum_kd.distance.gram import gram_of
 from captum_kd.distance.pairwise import is_async_device
 from captum_kd.distance.sources import DistanceSource, FeatureDistances
 
@@ -153,12 +154,8 @@ class PairSums:
 
 def _inner_products(rows: Tensor) -> Tensor:
     """(k, k) inner products of k long rows."""
-    k = len(rows)
-    if k > _MOST_DOTS or not is_async_device(rows.device):
-        return rows @ rows.T
-    pairs = list(combinations_with_replacement(range(k), 2))
-    dots = {pair: torch.dot(rows[pair[0]], rows[pair[1]]) for pair in pairs}
-    return torch.stack([dots[min(i, j), max(i, j)] for i in range(k) for j in range(k)]).view(k, k)
+    by_dots = is_async_device(rows.device) and len(rows) <= _MOST_DOTS
+    return gram_of(rows.unbind()) if by_dots else rows @ rows.T
 
 
 def block_side(device: torch.device) -> int:

@@ -21,7 +21,7 @@ from captum_kd.distance.pairwise import unchecked_distances
 from captum_kd.distance.precision import MOST_DENSE
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
 
-__all__ = ["block_correlation", "check_block_size", "chosen_block", "noise_squares", "source_correlation"]
+__all__ = ["block_correlation", "check_block_size", "chosen_block", "first_correlation", "noise_squares", "source_correlation"]
 
 
 def check_block_size(block_size: Optional[int]) -> None:
@@ -52,6 +52,14 @@ def noise_squares(sums: PairSums, sources: Sequence[DistanceSource]) -> Tensor:
     return noise
 
 
+def first_correlation(gram: Tensor, noise: Tensor, x_given: Sequence[int], y_given: Sequence[int]) -> Tensor:
+    """Correlation of the first two geometries of a Gram matrix; 0 with a warning if it is not defined."""
+    value, defined = partial_correlation(gram, noise, 0, 1, x_given, y_given)
+    if not bool(defined):
+        warn_of_no_geometry()
+    return value
+
+
 def source_correlation(
     sources: Sequence[DistanceSource],
     estimator: Estimator,
@@ -62,10 +70,7 @@ def source_correlation(
     """Correlation of the first two sources' geometries after removal of others, given by index; no gradient."""
     sums = population_sums(sources, block_size=block_size)
     noise = noise_squares(sums, sources)
-    value, defined = partial_correlation(sums.gram(estimator), noise, 0, 1, x_given, y_given)
-    if not bool(defined):
-        warn_of_no_geometry()
-    return value
+    return first_correlation(sums.gram(estimator), noise, x_given, y_given)
 
 
 def block_correlation(
@@ -77,10 +82,7 @@ def block_correlation(
 ) -> Tensor:
     """:func:`source_correlation` of features (n, d) of one dtype, which is also the result's; differentiable once."""
     gram, noise = _BlockGram.apply(estimator, block_size, *features)
-    value, defined = partial_correlation(gram, noise, 0, 1, x_given, y_given)
-    if not bool(defined):
-        warn_of_no_geometry()
-    return value.to(features[0].dtype)
+    return first_correlation(gram, noise, x_given, y_given).to(features[0].dtype)
 
 
 class _BlockGram(torch.autograd.Function):

@@ -6,7 +6,7 @@ partial distance correlation).
 
 from __future__ import annotations
 
-from typing import Callable, Literal, NamedTuple, Optional, Sequence
+from typing import Callable, Literal, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -27,7 +27,6 @@ __all__ = [
     "centering_of",
     "check_estimator",
     "geometry",
-    "gram_of",
     "noise_level",
     "raw_scale",
     "u_centered",
@@ -179,17 +178,6 @@ def u_centered(distances: Tensor) -> Tensor:
     matrices = _without(u_shift(distances), distances)
     matrices.diagonal(dim1=-2, dim2=-1).zero_()
     return matrices
-
-
-def gram_of(geometries: Sequence[Geometry]) -> Tensor:
-    r"""Gram matrix (k, k) of geometries: sums over the products of all entries.
-
-    Szekely & Rizzo 2014 divide this sum by n(n - 3), the biased estimator by n^2. Scores are ratios, so the divisor cancels.
-    """
-    flat = [each.matrix.flatten() for each in geometries]
-    products = {(i, j): torch.dot(flat[i], flat[j]) for i in range(len(flat)) for j in range(i + 1)}
-    k = range(len(flat))
-    return torch.stack([products[max(i, j), min(i, j)] for i in k for j in k]).reshape(len(flat), len(flat))
 
 
 def warn_of_no_geometry() -> None:

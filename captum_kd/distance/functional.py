@@ -10,17 +10,9 @@ from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
 from captum_kd._utils.validation import check_choice, check_dense, short_repr
-from captum_kd.distance.blockwise import block_correlation, check_block_size, chosen_block
-from captum_kd.distance.centering import (
-    MIN_INPUTS,
-    Estimator,
-    check_estimator,
-    geometry,
-    gram_of,
-    noise_level,
-    warn_of_no_geometry,
-)
-from captum_kd.distance.gram import partial_correlation
+from captum_kd.distance.blockwise import block_correlation, check_block_size, chosen_block, first_correlation
+from captum_kd.distance.centering import MIN_INPUTS, Estimator, check_estimator, geometry, noise_level
+from captum_kd.distance.gram import gram_of
 from captum_kd.distance.precision import has_float64
 
 __all__ = ["as_real", "distance_correlation", "partial_distance_correlation", "semipartial_distance_correlation"]
@@ -144,10 +136,9 @@ def _correlation(
     geometries = [geometry(each, estimator, size) for each, size in zip(features, largest)]
     raw_norms = torch.stack([each.raw_norm for each in geometries])
     noise = (noise_level(features[0].dtype) * raw_norms).square()
-    value, defined = partial_correlation(gram_of(geometries), noise, 0, 1, x_given, y_given)
-    if not bool(defined):
-        warn_of_no_geometry()
-    return value.to(features[0].dtype)
+    # The inner products of the literature are these sums over n(n - 3) or n^2; ratios do not need the divisor.
+    gram = gram_of([each.matrix.flatten() for each in geometries])
+    return first_correlation(gram, noise, x_given, y_given).to(features[0].dtype)
 
 
 def _listed(given: object) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ its coefficients as their combination.
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
 from typing import NamedTuple, Sequence
 
 import torch
@@ -78,10 +79,10 @@ def partial_correlation(
         tuple: values (...) in [-1, 1], differentiable, and booleans (...), True if the value is defined. It is undefined,
         and 0 with gradient 0, if a side has no geometry or keeps at most 1e-10 of its squared norm after removal.
     """
-    product = gram[..., x, y]
-    squares = gram[..., x, x], gram[..., y, y]
-    defined = (squares[0] > noise[..., x]) & (squares[1] > noise[..., y])
-    if x_given or y_given:
+    if not (x_given or y_given):
+        product, squares = gram[..., x, y], (gram[..., x, x], gram[..., y, y])
+        defined = (squares[0] > noise[..., x]) & (squares[1] > noise[..., y])
+    else:
         # A report's Gram matrices hold many models; a score needs only a few of them.
         used = sorted({x, y, *x_given, *y_given})
         gram, noise = gram[..., used, :][..., used], noise[..., used]
@@ -115,6 +116,14 @@ def correlation_slope(
     has_room = aim[..., y] > _REMOVED_SHARE * aim_square
     norms = torch.where(is_left & has_target, square.sqrt() * gram[..., y, y].sqrt(), torch.inf)
     return Slope((product / norms).clamp(-1, 1), aim[..., k:] * (has_room / norms)[..., None], is_left, has_target)
+
+
+def gram_of(rows: Sequence[Tensor]) -> Tensor:
+    """Gram matrix (k, k) of k long rows, by one dot product per pair; differentiable."""
+    pairs = combinations_with_replacement(range(len(rows)), 2)
+    products = {pair: torch.dot(*(rows[place] for place in pair)) for pair in pairs}
+    places = range(len(rows))
+    return torch.stack([products[min(i, j), max(i, j)] for i in places for j in places]).view(len(rows), len(rows))
 
 
 def remainder(gram: Tensor, noise: Tensor, x: int, given: Sequence[int]) -> Remainder:

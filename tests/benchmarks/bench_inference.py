@@ -8,8 +8,8 @@ from ratios import at_most, ratio
 from torch import Tensor
 
 from captum_kd.distance import distance_correlation, euclidean_distances
-from captum_kd.distance.centering import center, gram_of
-from captum_kd.distance.gram import partial_correlation
+from captum_kd.distance.centering import center
+from captum_kd.distance.gram import gram_of, partial_correlation
 from captum_kd.metrics.inference import geometry_products, jackknife, label_permutation_p_value, transfer_scores
 
 
@@ -36,7 +36,7 @@ def intervals(n: int, d: int) -> float:
     raw = dict(zip(("student", "base", "labels"), map(euclidean_distances, (student, base, one_hot))))
 
     def scores() -> None:
-        gram = gram_of([center(euclidean_distances(each)) for each in (student, base, one_hot)])
+        gram = gram_of([center(euclidean_distances(each)).matrix.flatten() for each in (student, base, one_hot)])
         for x, y, *given in ((0, 1), (0, 2), (1, 2), (0, 2, 1), (1, 2, 0)):
             partial_correlation(gram, torch.zeros(3), x, y, given)
 

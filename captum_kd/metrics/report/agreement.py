@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from captum_kd._distributed import ProcessGroup
 from captum_kd._models.layer_names import names_in
 from captum_kd._models.reachable import is_wrapper, modules_of
-from captum_kd._utils.checksums import checksum, kept_buffers, own_parameters
+from captum_kd._utils.checksums import checksum, checksum_of_modules
 from captum_kd.metrics.report.models import ComparedModel
 
 
@@ -33,7 +33,7 @@ def shared_arguments(
     for each in models:
         values[f"layers of {each}"] = [layer.name for layer in each.layers]
         values[f"modules of {each}"] = _modules(each.model) if isinstance(each.model, nn.Module) else comparable(each.model)
-        values[f"weights of {each}"] = _weights(each.model)
+        values[f"weights of {each}"] = checksum_of_modules(modules_of(each.model))  # also of the modules that a function runs
     return values | {name: comparable(value) for name, value in settings.items()}
 
 
@@ -62,8 +62,3 @@ def _modules(model: nn.Module) -> dict[str, str]:
         for name, module in names_in(model).items()
         if not is_wrapper(module)
     }
-
-
-def _weights(model: Any) -> str:
-    """A checksum of parameters and buffers, also for the modules that a function runs."""
-    return checksum([each for module in modules_of(model) for each in (*own_parameters(module), *kept_buffers(module))])
