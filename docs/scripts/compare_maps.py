@@ -13,12 +13,12 @@ Student i, so that rows can be compared.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
-import time
 import warnings
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Iterator, NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 import torch
 from captum.attr import LayerGradCam
@@ -28,13 +28,13 @@ from trained_runs import DOCS, EXAMPLES, TrainedRun, read_run
 from captum_kd import UniCAM
 from captum_kd.metrics import keep_curve, localization_score, random_attributions
 from distillation.randomness import own_randomness
-from distillation.task import Examples
 from distillation.training import predict
 
 STEPS = 16
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 GRADIENT, INTEGRATED, NET, GRAD_CAM, RANDOM = "paper's gradient", "integrated", "net", "Grad-CAM", "random"
-DISTILLED, RESIDUAL, NULL, STUDENT, BASE = "distilled", "residual", "null", "Student", "Base"
+DISTILLED, RESIDUAL, DIFFERENCE, NULL, STUDENT, BASE = "distilled", "residual", "difference", "null", "Student", "Base"
+ORDER = (DISTILLED, RESIDUAL, DIFFERENCE, STUDENT, BASE, NULL, "")
 
 MEASURES = {
     "energy": "energy on the object",
@@ -43,8 +43,13 @@ MEASURES = {
     "keep": "keep",
     "deletion": "deletion",
     "agreement": "r over pairs",
-    "randomized": "r after randomization",
+    "block": "r, random block",
+    "network": "r, random network",
 }
+HEADING = (
+    "# Maps, compared", "",
+    "Mean over pairs of Student and Base (SD over pairs). [Which map to use](../maps.md) explains rows and columns.", "",
+)  # fmt: skip
 COLUMNS = ("data", "map", "objective", "of", "measure", "mean", "sd", "pairs", "images")
 
 
@@ -86,36 +91,44 @@ def transfer_maps(first: nn.Module, second: nn.Module, teacher: nn.Module, scene
             found = unicam.attribute_transfer(scenes.images, target, reference=population, n_steps=n_steps)
             maps[Row(kind, objective, DISTILLED)] = found.distilled
             maps[Row(kind, objective, RESIDUAL)] = found.residual
-        maps[Row(NET, objective, DISTILLED)] = found.net
+        maps[Row(NET, objective, DIFFERENCE)] = found.net
     return maps
 
 
 def maps_of_pair(
-    pair: tuple[nn.Module, nn.Module], bases: tuple[nn.Module, nn.Module], teacher: nn.Module, scenes: Scenes,
-    targets: dict[str, Tensor],
-) -> Maps:  # fmt: skip
+    trio: Sequence[nn.Module], teacher: nn.Module, scenes: Scenes, targets: dict[str, Tensor], generator: torch.Generator
+) -> Maps:
     """All maps of a Student and a Base.
 
     Args:
-        pair: Student and Base.
-        bases: the two Bases of the null.
+        trio: Student, Base and the second Base of the null.
         teacher: the Teacher.
         scenes: what is explained.
         targets: (N,) classes that the Student and the Base predict.
+        generator: source of the random maps.
     """
-    maps = transfer_maps(*pair, teacher, scenes, targets[STUDENT])
-    for row, values in transfer_maps(*bases, teacher, scenes, targets[BASE]).items():
-        if row.of == DISTILLED:
+    student, base, second = trio
+    maps = transfer_maps(student, base, teacher, scenes, targets[STUDENT])
+    for row, values in transfer_maps(base, second, teacher, scenes, targets[BASE]).items():
+        if row.of in (DISTILLED, DIFFERENCE):
             maps[row._replace(of=NULL)] = values
-    for of, network in zip((STUDENT, BASE), pair):
+    for of, network in zip((STUDENT, BASE), trio):
         gradcam = LayerGradCam(network, network.get_submodule(scenes.layer))
         maps[Row(GRAD_CAM, "", of)] = gradcam.attribute(scenes.images, targets[of])
-    maps[Row(RANDOM, "", "")] = random_attributions(maps[Row(INTEGRATED, "labels", DISTILLED)])
-    return {row: values.detach() for row, values in maps.items()}
+    like = maps[Row(INTEGRATED, "labels", DISTILLED)]
+    maps[Row(RANDOM, "", "")] = random_attributions(like, generator=generator)
+    kinds = list(dict.fromkeys((row.map, row.objective) for row in maps))
+    return {row: maps[row].detach() for row in sorted(maps, key=lambda row: (kinds.index(row[:2]), ORDER.index(row.of)))}
 
 
-def randomized(network: nn.Module, layer: str, seed: int) -> nn.Module:
-    """A copy of the network; the block that ends in the layer and all behind it have new random weights."""
+def randomized(network: nn.Module, part: str, seed: int) -> nn.Module:
+    """A copy of the network with new random weights in one of its modules, or in all of it for the empty name."""
+    found = copy.deepcopy(network)
+    with own_randomness(seed, "randomization"):
+        for module in found.get_submodule(part).modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    return found
 
 
 # ----------------------------------------------------------------------------- measures
@@ -149,5 +162,133 @@ def correlation(one: Tensor, other: Tensor) -> float:
     return float((rows[0] * rows[1]).sum(1).mean())
 
 
-def measured(run: TrainedRun, pairs: int, images: int) -> Iterator[dict[str, Any]]:
-    """The records of a run: every row, measure, its mean and standard deviation over pairs of networks."""
+def measured(run: TrainedRun, pairs: int, images: int) -> tuple[dict[str, Any], dict[Row, dict[str, list[float]]]]:
+    """Everything that is measured on a run.
+
+    Args:
+        run: the trained networks.
+        pairs: of Student and Base, at most.
+        images: those that are explained, at most.
+
+    Returns:
+        What the reader must know of the run; and for each row and measure the values of the pairs.
+    """
+    group = run.plan.groups[0]
+    count = min(pairs, run.settings.seeds)
+    students = [run.network(name) for name in group.students(run.settings.seeds)[:count]]
+    bases = [run.network(name) for name in run.plan.bases(run.settings.seeds)[:count]]
+    teacher = run.network(group.teacher)
+    examples, size, layer = run.fold.test[:images], run.settings.image_size, run.plan.layers[-1]
+    reference = run.fold.reference
+    scenes = Scenes(examples.inputs(size), (reference.inputs(size), reference.labels), layer)
+
+    values: dict[Row, dict[str, list[float]]] = {}
+    maps: list[Maps] = []
+    for i, (student, base) in enumerate(zip(students, bases)):
+        trio = student, base, bases[(i + 1) % count]
+        targets = {name: predict(network, examples, size) for name, network in ((STUDENT, student), (BASE, base))}
+        generator = torch.Generator().manual_seed(i)
+        maps.append(maps_of_pair(trio, teacher, scenes, targets, generator))
+        found: dict[Row, dict[str, float]] = {row: {} for row in maps[-1]}
+        for measure, part in (("block", layer), ("network", "")):
+            again = [randomized(network, part, seed) for seed, network in enumerate(trio)]
+            for row, each in maps_of_pair(again, teacher, scenes, targets, generator).items():
+                found[row][measure] = correlation(each, maps[-1][row])
+        for row, scores in curves(student, scenes.images, examples.labels, maps[-1]).items():
+            found[row] |= scores
+        for row, each in maps[-1].items():
+            if examples.masks is not None:
+                found[row] |= on_object(each, examples.masks)
+            for measure, value in found[row].items():
+                values.setdefault(row, {}).setdefault(measure, []).append(value)
+    for row in values:
+        # Null maps of neighbors share a Base.
+        apart = 2 if row.of == NULL else 1
+        values[row]["agreement"] = [
+            mean(correlation(maps[i][row], maps[j][row]) for j in range(count) if apart <= abs(i - j) <= count - apart)
+            for i in range(count)
+        ]
+    accuracy = {
+        name: [float((predict(each, run.fold.test, size) == run.fold.test.labels).double().mean()) for each in networks]
+        for name, networks in (("Teacher", [teacher]), ("Students", students), ("Bases", bases))
+    }
+    about = {
+        "data": run.task.name, "pairs": count, "images": len(examples), "references": len(reference),
+        "layer": layer, "accuracy": accuracy, "held_out": len(run.fold.test),
+        "chance": None if examples.masks is None else float(examples.masks.float().mean()),
+    }  # fmt: skip
+    return about, values
+
+
+def curves(student: nn.Module, images: Tensor, labels: Tensor, maps: Maps) -> dict[Row, dict[str, float]]:
+    """The Student's mean accuracy on the most salient pixels of each map, and without the most salient ones."""
+    signed = {(row, name): sign * each for row, each in maps.items() for name, sign in (("keep", 1), ("deletion", -1))}
+    named = {str(number): each for number, each in enumerate(signed.values())}
+    found = keep_curve(student, images, labels, named, shares=SHARES, max_examples_per_batch=256)
+    areas = [float(curve.accuracy.mean()) for curve in found.values()]
+    scores: dict[Row, dict[str, float]] = {row: {} for row in maps}
+    for (row, name), area in zip(signed, areas):
+        scores[row][name] = area
+    return scores
+
+
+# ----------------------------------------------------------------------------- tables
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and standard deviation, as ".412 (.013)"."""
+    texts = [f"{value:.{digits}f}".replace("0.", ".", 1) for value in (mean(values), *([stdev(values)] if values[1:] else []))]
+    return texts[0] + "".join(f" ({text})" for text in texts[1:])
+
+
+def markdown(about: dict[str, Any], values: dict[Row, dict[str, list[float]]]) -> list[str]:
+    """The table of a run, a row for each map."""
+    shown = {name: title for name, title in MEASURES.items() if all(name in of_row for of_row in values.values())}
+    accuracy = ", ".join(f"{name} {spread(each)}" for name, each in about["accuracy"].items())
+    chance = "" if about["chance"] is None else f" The object's share of the image is {about['chance']:.3f}."
+    lines = [
+        f"## {about['data']}", "",
+        f"{about['pairs']} pairs of Student and Base, {about['images']} images, {about['references']} references, layer "
+        f"{about['layer']}. Accuracy on {about['held_out']} held-out images: {accuracy}.{chance}", "",
+        "| map | objective | of | " + " | ".join(shown.values()) + " |", "| --- | --- | --- |" + " --- |" * len(shown),
+    ]  # fmt: skip
+    for row, of_row in values.items():
+        lines.append("| " + " | ".join([row.map, row.objective, row.of, *(spread(of_row[name]) for name in shown)]) + " |")
+    return [*lines, ""]
+
+
+def records(about: dict[str, Any], values: dict[Row, dict[str, list[float]]]) -> list[dict[str, Any]]:
+    """The same in long form."""
+    return [
+        {
+            "data": about["data"], **row._asdict(), "measure": name, "mean": mean(each),
+            "sd": stdev(each) if each[1:] else "", "pairs": about["pairs"], "images": about["images"],
+        }
+        for row, of_row in values.items()
+        for name, each in of_row.items()
+    ]  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    for example in EXAMPLES:
+        parser.add_argument(f"--{example}", type=Path, help="output folder of a run of this example with two seeds or more")
+    parser.add_argument("--pairs", type=int, default=10, help="pairs of networks, at most; default: %(default)s")
+    parser.add_argument("--images", type=int, default=150, help="images that are explained, at most; default: %(default)s")
+    parser.add_argument("--output", type=Path, default=DOCS / "tables", help="where to write; default: %(default)s")
+    arguments = parser.parse_args(argv)
+    runs = [(example, getattr(arguments, example)) for example in EXAMPLES if getattr(arguments, example) is not None]
+    if not runs:
+        parser.error("name at least one run, for example --quickstart outputs/quickstart")
+    tables = [measured(read_run(example, folder), arguments.pairs, arguments.images) for example, folder in runs]
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    with open(arguments.output / "maps.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(record for table in tables for record in records(*table))
+    text = [*HEADING, *(line for table in tables for line in markdown(*table))]
+    (arguments.output / "maps.md").write_text("\n".join(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
