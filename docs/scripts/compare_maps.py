@@ -204,9 +204,9 @@ def measured(run: TrainedRun, pairs: int, images: int) -> tuple[dict[str, Any], 
     for row in values:
         # Null maps of neighbors share a Base.
         apart = 2 if row.of == NULL else 1
+        others = [[j for j in range(count) if apart <= abs(i - j) <= count - apart] for i in range(count)]
         values[row]["agreement"] = [
-            mean(correlation(maps[i][row], maps[j][row]) for j in range(count) if apart <= abs(i - j) <= count - apart)
-            for i in range(count)
+            mean(correlation(maps[i][row], maps[j][row]) for j in of_pair) for i, of_pair in enumerate(others) if of_pair
         ]
     accuracy = {
         name: [float((predict(each, run.fold.test, size) == run.fold.test.labels).double().mean()) for each in networks]
@@ -237,6 +237,8 @@ def curves(student: nn.Module, images: Tensor, labels: Tensor, maps: Maps) -> di
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
     """Mean and standard deviation, as ".412 (.013)"."""
+    if not values:
+        return "-"
     texts = [f"{value:.{digits}f}".replace("0.", ".", 1) for value in (mean(values), *([stdev(values)] if values[1:] else []))]
     return texts[0] + "".join(f" ({text})" for text in texts[1:])
 
@@ -261,7 +263,7 @@ def records(about: dict[str, Any], values: dict[Row, dict[str, list[float]]]) ->
     """The same in long form."""
     return [
         {
-            "data": about["data"], **row._asdict(), "measure": name, "mean": mean(each),
+            "data": about["data"], **row._asdict(), "measure": name, "mean": mean(each) if each else "",
             "sd": stdev(each) if each[1:] else "", "pairs": about["pairs"], "images": about["images"],
         }
         for row, of_row in values.items()
