@@ -1,0 +1,408 @@
+"""Similarity of a network's maps to those after its weights were randomized."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Iterator, Optional, Sequence
+
+import torch
+from captum._utils.progress import progress
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_kd._models.extraction import FeatureExtractor
+from captum_kd._models.hooks import capture_layers
+from captum_kd._models.layer_names import LayerLike, names_in, resolve_layer
+from captum_kd._models.reachable import modules_of
+from captum_kd._utils.arguments import Target, as_forward_args, as_inputs, as_layers, take_rows
+from captum_kd._utils.checksums import own_parameters
+from captum_kd._utils.interrupts import changed_state, interruptible
+from captum_kd._utils.maps import correlations, unit_maps
+from captum_kd._utils.validation import check_bool, check_choice, check_int, short_repr
+from captum_kd._utils.warnings import warn_user
+from captum_kd.attr import ReferencePopulation, UniCAM
+from captum_kd.attr.reference_population import STUDENT
+from captum_kd.metrics._salient import seeded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["RandomizationTest", "randomization_test"]
+
+_MODELS = ("student", "base", "both")
+
+
+@dataclass(frozen=True, eq=False)
+class RandomizationTest:
+    """Similarity of maps to the original ones, while weights are randomized from the last module on.
+
+    Row j of every tensor belongs to maps for which modules 0 to j are random. Tensors are float64 on the CPU.
+
+    Attributes:
+        modules (tuple of str): (k,) the modules in the order in which they were randomized.
+        spearman (Tensor): (k, N) Spearman's rank correlation of each input's map with its original map, over positions.
+        absolute_spearman (Tensor): (k, N) the same of absolute values. It is high where a map keeps its places and
+            loses its signs, which the first measure misses.
+        null (Tensor or None): (k,) mean Spearman correlation of original maps with the new maps of *other* inputs. None for a
+            single input.
+        absolute_null (Tensor or None): (k,) the same of absolute values.
+        randomized (str): "student", "base" or "both".
+    """
+
+    modules: tuple[str, ...]
+    spearman: Tensor = field(repr=False)
+    absolute_spearman: Tensor = field(repr=False)
+    null: Optional[Tensor] = field(repr=False)
+    absolute_null: Optional[Tensor] = field(repr=False)
+    randomized: str
+
+    @property
+    def means(self) -> Tensor:
+        """(k,) means of ``spearman`` over inputs."""
+        return self.spearman.mean(1)
+
+    @property
+    def absolute_means(self) -> Tensor:
+        """(k,) means of ``absolute_spearman`` over inputs."""
+        return self.absolute_spearman.mean(1)
+
+    @property
+    def n(self) -> int:
+        """Number of inputs."""
+        return self.spearman.shape[1]
+
+    def plot(self, *, title: Optional[str] = None) -> "Figure":
+        """Both similarities against the modules, means and quartiles over inputs, beside their nulls."""
+        from captum_kd.visualization.randomization import plot_randomization
+
+        return plot_randomization(self, title=title)
+
+    def __repr__(self) -> str:
+        null, absolute_null = (
+            "" if values is None else f" (other inputs {values[-1]:.3f})" for values in (self.null, self.absolute_null)
+        )
+        return (
+            f"RandomizationTest({self.randomized}, {len(self.modules)} module(s), {self.n} inputs; with all of them random: "
+            f"spearman {self.means[-1]:.3f}{null}, of absolute values {self.absolute_means[-1]:.3f}{absolute_null})"
+        )
+
+
+@log_usage()
+def randomization_test(
+    unicam: UniCAM,
+    inputs: Any,
+    target: Target = None,
+    additional_forward_args: Any = None,
+    attribute_to_layer_input: bool = False,
+    *,
+    randomize: Optional[str] = None,
+    net: bool = False,
+    reference: Optional[Sequence[Any]] = None,
+    modules: Optional[Sequence[LayerLike]] = None,
+    seed: int = 0,
+    show_progress: bool = False,
+    **kwargs: Any,
+) -> RandomizationTest:
+    r"""
+    Similarity of maps to the original ones while a model's weights are randomized, module by module from
+    the last one on, each together with those before it. A map that does not change shows nothing that the
+    weights have learned: an edge detector would give it too.
+
+    Two similarities are computed for each input, over the positions of its map: Spearman's rank correlation
+    of the values with their signs, and that of absolute values. The second one also notices maps that keep
+    their places and reverse their signs. Each has a null: the similarity of original maps to the new maps
+    of other inputs, which objects at one place in all images give. A similarity above the null says that the
+    new maps still follow their images. This need not be a fault, because random convolutions respond to the
+    contrast of an object too.
+
+    All inputs share one draw of random weights, so the spread over inputs is not the spread over draws.
+    Repeat the test with other seeds.
+
+    By default, every module is randomized that has parameters of its own and has started to run when the
+    feature layer is done. The module that started last comes first. Modules behind the feature layer do not
+    affect maps and are left out. A module that does not run itself, such as ``out_proj`` of
+    ``nn.MultiheadAttention``, is randomized with the module around it. Weights are drawn by
+    ``reset_parameters()`` of the module. Parameters that it does not change are permuted, and so are those of
+    modules without this method.
+
+    The models themselves are not written to. They get copies of their parameters and buffers during the call,
+    and the originals again at its end, also after an error or an interrupt. Do not use the models in other
+    threads meanwhile.
+
+    Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018 (cascading randomization).
+
+    Args:
+
+        unicam (UniCAM): Of one layer. Pass ``unicam.residual()`` to test residual maps.
+        inputs, target, additional_forward_args, attribute_to_layer_input:
+                    As for :meth:`captum_kd.UniCAM.attribute`.
+        randomize (str, optional): "student", "base" (with several Bases all that the map depends on) or
+                    "both", which needs modules of the same names. The Teacher is never randomized. A map
+                    follows the model that it explains; the other model only says what is removed, and
+                    to randomize it alone may change little.
+                    Default: None, what the maps explain: "student" for distilled maps, "base" for
+                    residual maps, "both" for net maps
+        net (bool, optional): Test net maps, ``attribute_transfer(...).net``; needs ``n_steps``.
+                    Default: False
+        reference (tuple, optional): Arguments of :meth:`captum_kd.UniCAM.reference`, (inputs, target) or
+                    (inputs, target, additional_forward_args). A new population is made for all random
+                    weights, because a population belongs to the weights that it was made with.
+                    Default: None, batch mode
+        modules (sequence of str or nn.Module, optional): Modules to randomize, in this order, each with all
+                    modules in it: ``["layer4", "layer3"]``. Takes less time than all single modules.
+                    Default: all, from the last one on
+        seed (int, optional): Determines the random weights; the global random state is not touched.
+                    Default: 0
+        show_progress (bool, optional): Captum's progress display over modules.
+                    Default: False
+        **kwargs: Further arguments of ``attribute``, such as ``n_steps`` or ``internal_batch_size``, which also
+                    holds for the population.
+
+    Returns:
+        RandomizationTest: ``modules``, ``spearman`` and ``absolute_spearman``, both (k, N), their means and nulls.
+
+    Raises:
+        TypeError: no UniCAM, a reference that is no tuple (or a ReferencePopulation).
+        ValueError: a UniCAM of several layers, a layer of several tensors or of a single position, no module
+                    with parameters, names of modules that do not exist or differ between Student and Base;
+                    as for ``attribute``.
+
+    Warns:
+        UserWarning: constant maps, whose similarity counts as 0; as for ``attribute``.
+
+    Examples::
+
+        >>> unicam = UniCAM(student, "layer4", base)
+        >>> test = randomization_test(unicam, images, labels, reference=(reference_images, reference_labels),
+        ...                           net=True, n_steps=16, modules=["layer4", "layer3", "layer2", "layer1", "conv1"])
+        >>> test.means, test.null  # (5,) each
+        >>> test.plot().savefig("randomization.png")
+    """
+    if not isinstance(unicam, UniCAM):
+        raise TypeError(f"unicam must be a UniCAM, got {short_repr(unicam)}.")
+    removal = unicam._removal
+    used = [removal.explained, *removal.removed]
+    if len(removal.map_modules) > 1:
+        raise ValueError("unicam has several layers, which depend on different modules; make a UniCAM of one layer.")
+    net = check_bool(net, "net")
+    if randomize is None:
+        randomize = "both" if net else "student" if removal.explained == STUDENT else "base"
+    check_choice(randomize, "randomize", _MODELS)
+    if net and kwargs.get("n_steps") is None:
+        raise ValueError("net=True subtracts two maps, which have a common unit only if they are integrated; pass n_steps=16.")
+    seed = check_int(seed, "seed")
+    show_progress = check_bool(show_progress, "show_progress")
+    if kwargs.pop("return_convergence_delta", False):
+        raise ValueError("return_convergence_delta has no place in this test, which compares maps; leave it out.")
+    given = _checked_reference(reference)
+    values, args = as_inputs(inputs), as_forward_args(additional_forward_args)
+    models = [removal.models[name] for name in used if randomize == "both" or (name == STUDENT) == (randomize == "student")]
+
+    def maps(of: UniCAM) -> Tensor:
+        """(N, positions)"""
+        population = None
+        if given is not None:
+            size = kwargs.get("internal_batch_size")
+            population = of.reference(*given, attribute_to_layer_input, internal_batch_size=size)
+        explain = of.attribute_transfer if net else of.attribute
+        found = explain(inputs, target, additional_forward_args, attribute_to_layer_input, reference=population, **kwargs)
+        found = found.net if net else found
+        if not isinstance(found, Tensor):
+            raise ValueError("The layer has several tensors, and each of them has a map; choose a layer with one tensor.")
+        if found[0].numel() == 1:
+            raise ValueError("The maps have a single position, over which nothing correlates; choose a layer with positions.")
+        return found.flatten(1).cpu()
+
+    quiet = copy.copy(unicam)
+    quiet._warns_of_modes = False  # the first maps warn
+    originals = _with_copies([module for model in models for module in _modules_of(model)])
+    with changed_state(torch.inference_mode(False), originals), interruptible():
+        few = [take_rows(each, slice(0, 2), len(values[0])) for each in (values, args)]
+        steps = _steps([_order(model, few, attribute_to_layer_input, modules) for model in models])
+        seeds = torch.Generator().manual_seed(seed)
+        found = [maps(unicam)]
+        for together in progress(steps.values(), desc="Randomized modules") if show_progress else steps.values():
+            for module in together:
+                _randomize(module, int(torch.randint(2**62, (), generator=seeds)))
+            found.append(maps(quiet))
+    constant = sum(int((each.amax(1) == each.amin(1)).sum()) for each in found)
+    if constant:
+        warn_user(f"{constant} of {len(found) * len(found[0])} maps are constant. Their similarity to other maps counts as 0.")
+    (signed, null), (absolute, absolute_null) = _similarities(found), _similarities([each.abs() for each in found])
+    return RandomizationTest(tuple(steps), signed, absolute, null, absolute_null, randomize)
+
+
+def _checked_reference(reference: Any) -> Optional[tuple[Any, Any, Any]]:
+    if reference is None:
+        return None
+    if isinstance(reference, ReferencePopulation):
+        raise TypeError(
+            "reference is a ReferencePopulation, which belongs to the weights that it was made with; random weights need new "
+            "ones. Pass the inputs and labels that it was made of, as a tuple (inputs, target)."
+        )
+    if not isinstance(reference, (tuple, list)) or len(reference) not in (2, 3):
+        raise TypeError(
+            "reference must be a tuple (inputs, target) or (inputs, target, additional_forward_args), got "
+            f"{short_repr(reference)}."
+        )
+    values, target, args = (*reference, None)[:3]
+    return values, target, args
+
+
+def _similarities(maps: Sequence[Tensor]) -> tuple[Tensor, Optional[Tensor]]:
+    """Spearman correlations of later maps with the first ones, (k, N), and their nulls, (k,)."""
+    from scipy.stats import rankdata  # imported here so that import captum_kd stays fast
+
+    first, *others = [unit_maps(torch.from_numpy(rankdata(each.numpy(), axis=1))) for each in maps]
+    found = [correlations(first, each) for each in others]
+    nulls = None if len(first) == 1 else torch.tensor([null for _, null in found], dtype=torch.float64)
+    return torch.stack([same for same, _ in found]), nulls
+
+
+# ----------------------------------------------------------------------------- which modules
+
+
+def _modules_of(model: FeatureExtractor) -> list[nn.Module]:
+    """All modules of a model. In a plain function, the layer may be reached in ways that :func:`modules_of` does not see."""
+    runs = (model.forward_func, model.pairs[0].feature_layer.module)
+    return list(dict.fromkeys(module for run in runs for module in modules_of(run)))
+
+
+def _order(
+    model: FeatureExtractor, few: Sequence[tuple[Any, ...]], at_input: bool, chosen: Optional[Sequence[LayerLike]]
+) -> dict[str, list[nn.Module]]:
+    """The steps of the test for one model: the modules that are randomized together, by name."""
+    end = model.pairs[0].feature_layer
+    if chosen is not None:
+        run, name = model.forward_func, end.model
+        layers = [resolve_layer(run, each, model=name, argument="modules") for each in as_layers(chosen, "modules")]
+        return {_name(model, each.module): list(each.module.modules()) for each in layers}
+    modules = _modules_of(model)
+    parents = {child: module for module in modules for child in module.children()}
+    started: list[nn.Module] = []
+    done: set[nn.Module] = set()
+    with changed_state(_recording(modules, end.module, at_input, started, done)), interruptible():
+        capture_layers(model.forward_func, [end], *few, at_input=at_input, device_ids=model.device_ids)
+    steps: dict[nn.Module, list[nn.Module]] = {module: [] for module in reversed(started)}
+    for module in modules:
+        around: Optional[nn.Module] = module
+        while around is not None and around not in steps:
+            around = parents.get(around)
+        # A module that has not run belongs to the one around it, unless that may still run it behind the layer.
+        if own_parameters(module) and around is not None and (around is module or around in done):
+            steps[around].append(module)
+    return {_name(model, module): together for module, together in steps.items() if together}
+
+
+def _name(model: FeatureExtractor, module: nn.Module) -> str:
+    """The dotted name of a module; in a plain function its type and its place among the modules."""
+    whole = model.forward_func
+    if isinstance(whole, nn.Module):
+        for name, each in names_in(whole).items():
+            if each is module:
+                return name or type(module).__name__
+    return f"{type(module).__name__} {_modules_of(model).index(module)}"
+
+
+@contextmanager
+def _recording(
+    modules: Sequence[nn.Module], end: nn.Module, at_input: bool, started: list[nn.Module], done: set[nn.Module]
+) -> Iterator[None]:
+    """Fills ``started`` with the modules in the order of their last start before the end, ``done`` with those that ended."""
+    running: dict[nn.Module, None] = {}
+    returned: set[nn.Module] = set()
+
+    def stop(module: nn.Module) -> None:
+        if module is end:
+            started[:] = running
+            done.update(returned)
+
+    def start(module: nn.Module, *_: Any) -> None:
+        if at_input:
+            stop(module)
+        running.pop(module, None)
+        running[module] = None
+
+    def finish(module: nn.Module, *_: Any) -> None:
+        returned.add(module)
+        if not at_input:
+            stop(module)
+
+    handles = []
+    try:
+        for module in modules:
+            # Replicas of a DataParallel model run the hooks, but are other objects.
+            handles.append(module.register_forward_pre_hook(functools.partial(start, module)))
+            handles.append(module.register_forward_hook(functools.partial(finish, module)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _steps(of_models: Sequence[dict[str, list[nn.Module]]]) -> dict[str, list[nn.Module]]:
+    """The steps of all models together, by the names that they share.
+
+    Raises:
+        ValueError: names that differ between models, or steps without parameters.
+    """
+    names = list(of_models[0])
+    for other in of_models[1:]:
+        if list(other) != names:
+            only = sorted(set(names) ^ set(other))
+            raise ValueError(
+                f"The modules of the models differ{f': {short_repr(only)} are in one of them' if only else ' in their order'}. "
+                "Pass modules= with names that all models have, or randomize one model at a time."
+            )
+    steps = {name: [module for each in of_models for module in each[name] if own_parameters(module)] for name in names}
+    empty = [name for name, together in steps.items() if not together]
+    if empty or not steps:
+        raise ValueError(
+            f"{empty[0]!r} of modules has no parameters; pass modules with parameters."
+            if empty
+            else "No module with parameters runs ahead of the layer, so there is nothing to randomize; choose a deeper layer."
+        )
+    return steps
+
+
+# ----------------------------------------------------------------------------- weights
+
+
+@contextmanager
+def _with_copies(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Gives modules copies of their parameters and buffers, and the originals back at the end. Shared ones stay shared."""
+    originals: list[tuple[nn.Module, str, Tensor]] = []
+    copies: dict[int, Tensor] = {}
+    try:
+        for module in modules:
+            for name, value in (*module._parameters.items(), *module._buffers.items()):
+                if value is None:
+                    continue
+                if id(value) not in copies:
+                    copied = value.detach().clone()
+                    is_parameter = isinstance(value, nn.Parameter)
+                    copies[id(value)] = nn.Parameter(copied, value.requires_grad) if is_parameter else copied
+                originals.append((module, name, value))
+                setattr(module, name, copies[id(value)])
+        yield
+    finally:
+        for module, name, value in originals:
+            setattr(module, name, value)
+
+
+def _randomize(module: nn.Module, seed: int) -> None:
+    """Draws a module's own parameters anew."""
+    before = {name: value.clone() for name, value in module._parameters.items() if value is not None}
+    like = next(iter(before.values()))
+    with changed_state(torch.no_grad(), seeded(like, seed)):
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+        for name, old in before.items():
+            value = module._parameters[name]
+            if value is not None and torch.equal(value, old):
+                order = torch.randperm(old.numel(), device="cpu").to(old.device)
+                value.copy_(old.flatten()[order].view_as(old))
