@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from trained_runs import DOCS, EXAMPLES, TrainedRun, read_run
 
 from captum_kd import UniCAM
-from captum_kd.metrics import keep_curve, localization_score, random_attributions
+from captum_kd.metrics import keep_curve, localization_score, map_reliability, random_attributions
 from distillation.randomness import own_randomness
 from distillation.training import predict
 
@@ -157,9 +157,22 @@ def object_auc(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def correlation(one: Tensor, other: Tensor) -> float:
-    """Pearson correlation over the positions of two maps of one image: the mean over images; constant maps count as 0."""
-    rows = [nn.functional.normalize(m.flatten(1).double() - m.flatten(1).double().mean(1, True), dim=1) for m in (one, other)]
-    return float((rows[0] * rows[1]).sum(1).mean())
+    """Pearson correlation over the positions of two maps of one image: the mean over images."""
+    with warnings.catch_warnings():  # constant maps count as 0
+        warnings.simplefilter("ignore", UserWarning)
+        return map_reliability({"one": one, "other": other}).mean
+
+
+def agreements(maps: Sequence[Maps], row: Row) -> list[float]:
+    """For each pair of networks, the mean correlation of its maps with those of pairs without a common network."""
+    count = len(maps)
+    if row.of == NULL and count < 4:
+        return []  # each null pair shares a Base with all others
+    names = [(i, (i + 1) % count) if row.of == NULL else (i,) for i in range(count)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = map_reliability({name: each[row] for name, each in zip(names, maps)})
+    return ((found.matrix * found.is_disjoint).sum(1) / found.is_disjoint.sum(1)).tolist()
 
 
 def measured(run: TrainedRun, pairs: int, images: int) -> tuple[dict[str, Any], dict[Row, dict[str, list[float]]]]:
@@ -175,6 +188,8 @@ def measured(run: TrainedRun, pairs: int, images: int) -> tuple[dict[str, Any], 
     """
     group = run.plan.groups[0]
     count = min(pairs, run.settings.seeds)
+    if count < 2:
+        raise SystemExit(f"Maps are compared over two pairs of networks or more; {run.folder} has one. Take a run of more seeds.")
     students = [run.network(name) for name in group.students(run.settings.seeds)[:count]]
     bases = [run.network(name) for name in run.plan.bases(run.settings.seeds)[:count]]
     teacher = run.network(group.teacher)
@@ -202,12 +217,7 @@ def measured(run: TrainedRun, pairs: int, images: int) -> tuple[dict[str, Any], 
             for measure, value in found[row].items():
                 values.setdefault(row, {}).setdefault(measure, []).append(value)
     for row in values:
-        # Null maps of neighbors share a Base.
-        apart = 2 if row.of == NULL else 1
-        others = [[j for j in range(count) if apart <= abs(i - j) <= count - apart] for i in range(count)]
-        values[row]["agreement"] = [
-            mean(correlation(maps[i][row], maps[j][row]) for j in of_pair) for i, of_pair in enumerate(others) if of_pair
-        ]
+        values[row]["agreement"] = agreements(maps, row)
     accuracy = {
         name: [float((predict(each, run.fold.test, size) == run.fold.test.labels).double().mean()) for each in networks]
         for name, networks in (("Teacher", [teacher]), ("Students", students), ("Bases", bases))
@@ -276,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for example in EXAMPLES:
         parser.add_argument(f"--{example}", type=Path, help="output folder of a run of this example with two seeds or more")
     parser.add_argument("--pairs", type=int, default=10, help="pairs of networks, at most; default: %(default)s")
-    parser.add_argument("--images", type=int, default=150, help="images that are explained, at most; default: %(default)s")
+    parser.add_argument("--images", type=int, default=100, help="images that are explained, at most; default: %(default)s")
     parser.add_argument("--output", type=Path, default=DOCS / "tables", help="where to write; default: %(default)s")
     arguments = parser.parse_args(argv)
     runs = [(example, getattr(arguments, example)) for example in EXAMPLES if getattr(arguments, example) is not None]
