@@ -37,7 +37,7 @@ class TransferAttributions(_Pair):
         """Whether there is a net map."""
         return self._why_no_net is None
 
-    def with_unit(
+    def _with_unit(
         self, has_several_bases: bool, *, relu_attributions: bool, attr_dim_summation: bool, **_: Any
     ) -> TransferAttributions:
         """The same maps, made with ``n_steps`` and with these settings."""
