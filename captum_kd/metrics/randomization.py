@@ -226,7 +226,7 @@ def randomization_test(
         found = [maps(unicam)]
         for together in progress(steps.values(), desc="Randomized modules") if show_progress else steps.values():
             for module in together:
-                _randomize(module, int(torch.randint(2**62, (), generator=seeds)))
+                _randomize(module, int(torch.randint(2**62, (), generator=seeds, device="cpu")))
             found.append(maps(quiet))
     constant = sum(int((each.amax(1) == each.amin(1)).sum()) for each in found)
     if constant:
@@ -258,7 +258,7 @@ def _similarities(maps: Sequence[Tensor]) -> tuple[Tensor, Optional[Tensor]]:
 
     first, *others = [unit_maps(torch.from_numpy(rankdata(each.numpy(), axis=1))) for each in maps]
     found = [correlations(first, each) for each in others]
-    nulls = None if len(first) == 1 else torch.tensor([null for _, null in found], dtype=torch.float64)
+    nulls = None if len(first) == 1 else torch.tensor([null for _, null in found], dtype=torch.float64, device="cpu")
     return torch.stack([same for same, _ in found]), nulls
 
 
