@@ -286,7 +286,8 @@ CASES: dict[str, Case] = {
     ),
     "captum_kd.metrics.RandomizationTest.plot": Case(
         captum_kd.metrics.RandomizationTest.plot,
-        lambda **given: captum_kd.metrics.randomization_test(unicam(), IMAGES, LABELS, modules=["conv2"]).plot(**given), dict, _drawn,
+        lambda **given: captum_kd.metrics.randomization_test(unicam(), IMAGES, LABELS, modules=["conv2"]).plot(**given),
+        dict, _drawn,
     ),
     "captum_kd.metrics.random_attributions": Case(
         captum_kd.metrics.random_attributions, captum_kd.metrics.random_attributions, lambda: dict(like=MAPS), _like("like")
