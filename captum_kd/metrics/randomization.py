@@ -214,7 +214,7 @@ def randomization_test(
             raise ValueError("The layer has several tensors, and each of them has a map; choose a layer with one tensor.")
         if found[0].numel() == 1:
             raise ValueError("The maps have a single position, over which nothing correlates; choose a layer with positions.")
-        return found.flatten(1).cpu()
+        return found.flatten(1).cpu().double()  # numpy has no bfloat16
 
     quiet = copy.copy(unicam)
     quiet._warns_of_modes = False  # the first maps warn

@@ -60,7 +60,8 @@ def plot_randomization(test: RandomizationTest, *, title: Optional[str] = None) 
     axis.axhline(0.0, color="0.5", linewidth=0.8, zorder=1)
     legend_below(below, axis.lines[:-1], 1)
     axis.set_xticks(list(shown), labels=labels, rotation=90)
-    axis.set_xlabel(f"randomized up to this module ({test.randomized})", fontsize=LABEL_SIZE)
+    models = {"student": "Student", "base": "Base", "both": "Student and Base"}[test.randomized]
+    axis.set_xlabel(f"{models} randomized up to this module", fontsize=LABEL_SIZE)
     axis.set_ylabel("similarity to the original maps", fontsize=LABEL_SIZE)
     prepare_axis(axis)
     if heading is not None:
