@@ -16,6 +16,7 @@ from captum_kd._models.token_layout import as_layout_hints
 from captum_kd._models.training_mode import warn_of_modes
 from captum_kd._utils.arguments import Target, check_callable, check_device_ids, check_model
 from captum_kd._utils.interrupts import keeping_grad_mode
+from captum_kd._utils.validation import check_bool
 from captum_kd.attr.checked_call import CheckedCall, checked_map_settings
 from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
 from captum_kd.attr.reference_population import BASE, STUDENT, TEACHER, ReferencePopulation
@@ -108,6 +109,7 @@ class UniCAM(LayerAttribution):
         device_ids: Optional[list[int]] = None,
         teacher_func: Optional[Callable[..., Any]] = None,
         teacher_layer: Optional[Layers] = None,
+        stop_early: bool = True,
     ) -> None:
         r"""
         Args:
@@ -157,6 +159,16 @@ class UniCAM(LayerAttribution):
                         ``channels_last`` are used for the Teacher only if its own layout cannot be
                         inferred.
                         Default: the layer named as the Student's feature layer
+            stop_early (bool, optional): End forward passes once all layers of interest have run. What
+                        the model runs behind them is skipped: modules, prints and other side effects.
+                        Results are the same. The first pass over inputs of a shape is complete. Later
+                        ones end early if every layer ran once, the model's code cannot run it again,
+                        and no module changed its attributes. All passes are complete in training
+                        mode, for models with hooks, plain functions and data-parallel models on
+                        several devices, and with ``additional_forward_args``. False: all passes are
+                        complete. Needed only if a skipped part changes state outside of modules,
+                        such as global variables or files.
+                        Default: True
 
         Raises:
             ValueError: a layer name that does not exist (with close matches) or has no
@@ -174,15 +186,16 @@ class UniCAM(LayerAttribution):
             raise ValueError("teacher_layer was given without teacher_func; pass both or neither.")
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
         check_device_ids(device_ids)
+        check_bool(stop_early, "stop_early")
         own, other = layer_pairs(forward_func, layer, base_func, base_layer, feature_layer, base_feature_layer)
         models = {
-            STUDENT: FeatureExtractor(forward_func, own, feature_transform, hints, device_ids),
-            BASE: FeatureExtractor(base_func, other, feature_transform, hints, device_ids),
+            STUDENT: FeatureExtractor(forward_func, own, feature_transform, hints, device_ids, stop_early),
+            BASE: FeatureExtractor(base_func, other, feature_transform, hints, device_ids, stop_early),
         }
         if teacher_func is not None:
             at_features = teacher_layers(teacher_func, teacher_layer, own)
             hints = hints._replace(last_resort=True)
-            models[TEACHER] = FeatureExtractor(teacher_func, at_features, feature_transform, hints, device_ids)
+            models[TEACHER] = FeatureExtractor(teacher_func, at_features, feature_transform, hints, device_ids, stop_early)
         check_distinct(*(extractor.pairs for extractor in models.values()))
         self.base_func, self.teacher_func = base_func, teacher_func
         self.feature_transform = feature_transform
