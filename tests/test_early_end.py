@@ -72,8 +72,8 @@ def assert_equal(first: Any, second: Any) -> None:
 
 def check(make: Callable[..., UniCAM], *, stops: bool, x: Tensor = images(N), **call: Any) -> None:
     """Three calls agree with complete passes; the second and third end early or not."""
-    expected, complete = runs(lambda: make(stop_early=False).attribute_transfer(x, labels(len(x)), **call))
-    unicam = make()
+    never, unicam = make(stop_early=False), make()
+    expected, complete = runs(lambda: never.attribute_transfer(x, labels(len(x)), **call))
     for number in range(3):
         found, own = runs(lambda: unicam.attribute_transfer(x, labels(len(x)), **call))
         assert_equal(found, expected)

@@ -4,7 +4,8 @@ A pass ends early only if it captures what a complete pass captures and leaves t
 
 - A complete pass over inputs of the same shapes ran every layer once, and the model's code cannot run a layer twice.
 - That pass changed no attribute and no buffer of a module, neither up to the last layer nor behind it.
-- No module is in training mode (containers aside), where dropout draws random numbers and batch normalization updates its statistics.
+- No module but containers is in training mode, where dropout draws random numbers and batch normalization updates its
+  statistics.
 - No hooks but those of this package are registered, since hooks of later modules would not run.
 
 State outside of modules, such as global variables and files, is not seen.
