@@ -73,10 +73,12 @@ def _most_reads_in(kind: type, method: str, name: str, around: tuple[str, ...] =
     if tree is None or method in around:
         return _SEVERAL
 
-    def weight(attribute: str) -> int:
-        if attribute == name:
+    def weight(read: ast.Attribute) -> int:
+        if read.attr == name:
             return 1
-        return 0 if _method(kind, attribute) is None else _most_reads_in(kind, attribute, name, (*around, method))
+        # Tensors have methods of the same names as modules, such as ``to``.
+        is_own = isinstance(read.value, (ast.Name, ast.Call)) and ast.unparse(read.value) in ("self", "super()")
+        return _most_reads_in(kind, read.attr, name, (*around, method)) if is_own and _method(kind, read.attr) else 0
 
     return _most_reads(tree.body, weight)
 
@@ -96,8 +98,8 @@ def _tree(function: FunctionType) -> Optional[ast.FunctionDef]:
     return tree if isinstance(tree, ast.FunctionDef) else None
 
 
-def _most_reads(nodes: Iterable[ast.AST], weight: Callable[[str], int]) -> int:
-    """The sum of the attributes' weights on the path of the code where it is largest."""
+def _most_reads(nodes: Iterable[ast.AST], weight: Callable[[ast.Attribute], int]) -> int:
+    """The sum of the weights of attributes that are read, on the path of the code where it is largest."""
     total = 0
     for node in nodes:
         if isinstance(node, (ast.If, ast.IfExp)):
@@ -109,5 +111,5 @@ def _most_reads(nodes: Iterable[ast.AST], weight: Callable[[str], int]) -> int:
         else:
             inside = _most_reads(ast.iter_child_nodes(node), weight)
             total += inside * (_SEVERAL if isinstance(node, _REPEATING) else 1)
-            total += weight(node.attr) if isinstance(node, ast.Attribute) else 0
+            total += weight(node) if isinstance(node, ast.Attribute) else 0
     return total
