@@ -54,7 +54,7 @@ def test_shares_that_cannot_be(share, placebos, error, words) -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.integers(6, 30), st.integers(1, 8), st.integers(0, 10**6))
 def test_distilled_and_residual_shares_differ_as_the_similarities_to_the_teacher_do(n: int, d: int, seed: int) -> None:
-    """distilled - residual = (FSS(S, T) - FSS(B, T)) sqrt((1 + F) / (1 - F)); with the labels removed from T, R(., T|G) for FSS."""
+    """distilled - residual = (FSS(S, T) - FSS(B, T)) sqrt((1 + F) / (1 - F)); beyond the labels, with R(., T|G) for FSS."""
     generator = torch.Generator().manual_seed(seed)
     features = {name: torch.randn(n, d, generator=generator, dtype=torch.float64) for name in ("student", "base", "teacher")}
     features["student"] += features["teacher"]
