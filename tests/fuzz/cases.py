@@ -97,7 +97,7 @@ def _like(argument: str) -> Callable[[Any, dict[str, Any]], None]:
 
 
 def _rows(result: Any, given: dict[str, Any]) -> None:
-    assert all(row["value"] is None or -1 <= row["value"] <= 1 for row in result.rows)
+    assert all(row["value"] is None or -2 <= row["value"] <= 2 for row in result.rows)
     result.to_json(), result.to_csv(), str(result), result.to_markdown()
 
 
@@ -146,14 +146,17 @@ CASES: dict[str, Case] = {
         MODEL_ARGS,
     ),
     "captum_kd.UniCAM.attribute_transfer": Case(
-        UniCAM.attribute_transfer, lambda **given: unicam().attribute_transfer(**given), lambda: dict(ATTRIBUTE),
+        UniCAM.attribute_transfer, lambda **given: unicam().attribute_transfer(**given), lambda: dict(ATTRIBUTE, n_steps=3),
         _maps_of_inputs, MODEL_ARGS,
     ),
     "captum_kd.UniCAM.reference": Case(
         UniCAM.reference, lambda **given: unicam().reference(**given), lambda: dict(ATTRIBUTE),
         None, MODEL_ARGS,
     ),
-    "captum_kd.UniCAM.residual": Case(UniCAM.residual, lambda: unicam().residual(), dict),
+    "captum_kd.UniCAM.residual": Case(UniCAM.residual, lambda **given: unicam().residual(**given), dict),
+    "captum_kd.UniCAM.has_convergence_delta": Case(
+        UniCAM.has_convergence_delta, lambda: unicam().has_convergence_delta(), dict
+    ),
     "captum_kd.flatten": Case(captum_kd.flatten, captum_kd.flatten, lambda: dict(activations=IMAGES)),
     "captum_kd.flatten_to_unit_length": Case(
         captum_kd.flatten_to_unit_length, captum_kd.flatten_to_unit_length, lambda: dict(activations=IMAGES)
@@ -289,6 +292,9 @@ CASES: dict[str, Case] = {
     ),
     "captum_kd.metrics.inference.pair_scores": Case(
         inference.pair_scores, inference.pair_scores, lambda: dict(products=products(), models=["student", "base"])
+    ),
+    "captum_kd.metrics.inference.placebo_test": Case(
+        inference.placebo_test, inference.placebo_test, lambda: dict(share=0.5, placebo_shares=[0.1, 0.2, 0.3, 0.25])
     ),
     "captum_kd.metrics.inference.seed_control": Case(
         inference.seed_control, inference.seed_control, lambda: dict(scores={"layer": SCORES}, students=2, question="fss")
