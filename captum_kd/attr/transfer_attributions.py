@@ -27,6 +27,7 @@ class TransferAttributions(_Pair):
         distilled (Tensor, tuple or list): Maps of the Student, with the Base's representation removed.
         residual (Tensor, tuple or list): Maps of the Base model, with the Student's representation removed. With several
             Bases it is a list of such maps, one for each Base.
+        has_several_bases (bool): True if ``residual`` is such a list.
     """
 
     has_several_bases = False

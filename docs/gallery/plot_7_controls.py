@@ -46,10 +46,10 @@ figure = visualize_transfer(
 )
 
 # %%
-# The scenes are the first of each of five classes. The next numbers are means over 100 scenes, with their standard errors: the sum
-# of a net map is what the Student gains more than the Base. If Bases change places, this sum changes its sign, so its mean over
-# all pairs of Bases is 0. Single pairs stray: here, where Bases differ much in accuracy, nearly as far as Student and Base. More
-# scenes make the standard errors smaller and do not help against that. More networks do: :doc:`plot_5_seed_control`.
+# The scenes are the first of each of five classes. The next numbers are means over 100 scenes, with their standard errors: the
+# sum of a net map is what the Student gains more than the Base. If Bases change places, this sum changes its sign, so its mean
+# over all pairs of Bases is 0. Single pairs stray: here, where Bases differ much in accuracy, nearly as far as Student and
+# Base. More scenes make the standard errors smaller and do not help against that. More networks do: :doc:`plot_5_seed_control`.
 
 print("accuracy of the Students:", *(f"{accuracy(each):.3f}" for each in students))
 print("accuracy of the Bases:", *(f"{accuracy(each):.3f}" for each in bases))

@@ -294,7 +294,7 @@ def test_row_labels_may_be_numbers_and_names_may_hold_dollar_signs():
 def integrated(residual: Any = None) -> TransferAttributions:
     values = torch.randn(N, 1, 4, 4, generator=torch.Generator().manual_seed(4))
     found = TransferAttributions(values, values.flip(3) if residual is None else residual)
-    return found.with_unit(isinstance(residual, list), relu_attributions=False, attr_dim_summation=True)
+    return found._with_unit(isinstance(residual, list), relu_attributions=False, attr_dim_summation=True)
 
 
 def bar_labels(axis: Any) -> list[str]:
@@ -324,7 +324,7 @@ def test_several_bases_have_a_residual_column_each():
 
 def test_rectified_maps_have_no_net_column():
     values = maps()["distilled"]
-    rectified = TransferAttributions(values, values).with_unit(False, relu_attributions=True, attr_dim_summation=True)
+    rectified = TransferAttributions(values, values)._with_unit(False, relu_attributions=True, attr_dim_summation=True)
     axes = panels(visualize_transfer(pictures(), rectified), 3)
     assert [axis.get_title() for axis in axes[0]] == ["input", "distilled", "residual"]
 
