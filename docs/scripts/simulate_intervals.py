@@ -10,7 +10,7 @@ counts
 
 ::
 
-    python docs/scripts/simulate_intervals.py                # 8 to 10 minutes on two cores
+    python docs/scripts/simulate_intervals.py                # 7 to 8 minutes on two cores
     python docs/scripts/simulate_intervals.py --share 0.1    # a tenth of the replications
 
 writes ``docs/tables/intervals.csv`` (a row per scenario, sample size and score) and ``intervals.md``.
@@ -48,6 +48,7 @@ NOTHING_DISTILLED = {  # the Base's signal, size of what both see; the Student's
 VIEWS = 4
 DEPENDENT = {f"{name}, four views": signals for name, signals in SCENARIOS.items()}
 REPLICATIONS = {50: 1000, 200: 1000, 1000: 500}
+DEPENDENT_SHARE = 0.25  # of these replications, for views
 BOOTSTRAPPED = {50: 400, 200: 400, 1000: 100}
 Row = dict[str, Any]
 
@@ -205,8 +206,8 @@ def markdown(rows: list[Row]) -> str:
         lines.append(f"| {scenario} | {labels} | {n} | {' | '.join(cells)} | {undefined} |")
     lines += [
         "",
-        f"Inputs that are {VIEWS} views of each of n / {VIEWS} sources: coverage of nominal .95 jackknife intervals (true value -> "
-        "mean estimate).",
+        f"Inputs that are {VIEWS} views of each of n / {VIEWS} sources: coverage of nominal .95 jackknife intervals "
+        "(true value -> mean estimate).",
         "",
         "| scenario | classes | n | FSS | RS Student | RS Base | distilled | residual | not defined |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
@@ -256,10 +257,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         jobs = []
         for place, (population, truth) in enumerate(prepared):
             for n in options.sizes:
-                full = REPLICATIONS[n], BOOTSTRAPPED[n]
-                count, bootstrapped = (max(2, round(options.share * number)) for number in full)
-                if population.name not in SCENARIOS:
-                    bootstrapped = 0
+                share = options.share * (DEPENDENT_SHARE if population.name in DEPENDENT else 1)
+                count = max(2, round(share * REPLICATIONS[n]))
+                bootstrapped = max(2, round(share * BOOTSTRAPPED[n])) if population.name in SCENARIOS else 0
                 seed = 1_000_000 * (n + place + 10_000 * options.seed)
                 job = pool.submit(replicate, population, truth, n, count, bootstrapped, seed)
                 jobs.append((population, truth, n, job))
