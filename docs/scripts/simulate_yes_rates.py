@@ -24,20 +24,18 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import time
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, Iterator, NamedTuple, Optional, Sequence
 
 import torch
 from scipy.stats import binomtest
-from scipy.stats import t as student_t
 from small_networks import Recipe, digits, outputs, train
 
 from captum_kd.distance import euclidean_distances
-from captum_kd.metrics.inference import Products, Score, geometry_products, pair_scores, seed_test
+from captum_kd.metrics.inference import Products, Score, geometry_products, pair_scores, placebo_test, seed_test
 
 LEVEL = 0.05
 MODELS, PLACEBOS = 4, 6
@@ -180,18 +178,12 @@ def p_values(products: Products, case: Case) -> Row:
         "nearer": p_share if similarity(students) > similarity(bases) else 1.0,
         "placebos": p_value(own - torch.stack(placebos).mean(0)),
         "one_placebo": p_value(own - placebos[0]),
-        "t_test": prediction_p_value(share(own), shares),
+        "t_test": placebo_test(share(own), shares).p_value,
         "relevance": p_value(pair_scores(products, models, "labels")),
         "share_of_teacher": share(own),
         "share_of_placebos": mean(shares),
         "share_of_bases": float(own[MODELS:, MODELS:].sum() / (MODELS * (MODELS - 1))),
     }
-
-
-def prediction_p_value(value: float, others: Sequence[float]) -> float:
-    """One-sided t test of the hypothesis that a value is one more draw from the others' normal distribution."""
-    k = len(others)
-    return float(student_t.sf((value - mean(others)) / (stdev(others) * math.sqrt(1 + 1 / k)), k - 1))
 
 
 def finished(path: Path) -> list[Row]:

@@ -7,7 +7,6 @@ from types import ModuleType
 
 import pytest
 import torch
-from scipy.stats import ttest_ind
 from torch import nn
 from torch.nn import functional
 
@@ -131,12 +130,6 @@ def test_an_interrupted_run_goes_on_with_the_same_numbers(
     for name in ("yes_rates.csv", "yes_rates.md"):
         assert (tmp_path / "first" / name).read_text() == (tmp_path / "second" / name).read_text()
     assert len(rows(tmp_path / "parts" / "yes_rates_0.csv")) == 2 * len(some)
-
-
-def test_p_value_of_one_teacher_among_others_is_that_of_two_samples(simulation: ModuleType) -> None:
-    others = [0.20, 0.23, 0.19, 0.26, 0.21, 0.22]
-    expected = ttest_ind([0.27], others, equal_var=True, alternative="greater").pvalue
-    assert simulation.prediction_p_value(0.27, others) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_page_shows_the_published_rates(simulation: ModuleType) -> None:
