@@ -33,7 +33,7 @@ CHANGING = (
     *("captum_kd/_utils/fast_path.py", "captum_kd/_models/hooks.py"),
     *("precision.py", "contextlib.py", "grad_mode.py", "hooks.py", "random.py", "warnings.py", "signal.py", "decorators.py"),
     *("captum_kd/metrics/_geometry_metric.py", "metrics/report/transfer_report.py", "torchmetrics/metric.py", "tempfile.py"),
-    "captum_kd/metrics/randomization.py",
+    "captum_kd/metrics/_random_weights.py",
 )
 
 
