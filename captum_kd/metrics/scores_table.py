@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
 STUDENT, BASE, TEACHER, LABELS = "student", "base", "teacher", "labels"
+BASES = "bases"
+"""The span of all Bases."""
+ALL_BASES = "all Bases"
+"""The Base in the rows of scores given all Bases. Their names tell them apart, even from a model of this name."""
 LAST_LAYER = "last layer"
 
 SIMILARITY = "Feature similarity (FSS)"
@@ -13,7 +17,7 @@ RELEVANCE = "Relevance (RS)"
 TEACHERS_SHARE = "Teacher's share"
 PROGRESSION = "Progression"
 
-_SYMBOLS = {STUDENT: "S", BASE: "B", TEACHER: "T", LABELS: "G", LAST_LAYER: "last layer"}
+_SYMBOLS = {STUDENT: "S", BASE: "B", BASES: "all B", TEACHER: "T", LABELS: "G", LAST_LAYER: "last layer"}
 
 
 class Question(NamedTuple):
@@ -70,6 +74,11 @@ class ReportScore:
         return len(self.x) > 1
 
     @property
+    def needs_all_bases(self) -> bool:
+        """True for scores of a Student given all Bases at once."""
+        return BASES in self.x
+
+    @property
     def formula(self) -> str:
         """The formula as in the documentation, for example R(S|B, G)."""
         x, y = ("|".join(_SYMBOLS[name] for name in side) for side in (self.x, self.y))
@@ -78,6 +87,8 @@ class ReportScore:
 
 _UNIQUE_PART = "the part that Students have and Bases lack"
 _THAN_BETWEEN_BASES = "than the part that one Base has and another lacks"
+_BEYOND_BASES = "the part that Students have and all Bases but one lack"
+_THAN_LEFT_OUT = "than the part that the Base left out has and the others lack"
 
 SCORES = (
     ReportScore(
@@ -134,6 +145,21 @@ SCORES = (
         "teacher_only_residual", (BASE, STUDENT), (TEACHER, LABELS), TEACHERS_SHARE, "r. beyond", "residual, beyond the labels",
         "the same share of the part that only the Base has",
     ),
+    ReportScore(
+        "rs_distilled_all", (STUDENT, BASES), (LABELS,), RELEVANCE, "distilled", "distilled, given all Bases",
+        "how well the part that the Student has and no Base has follows the labels", "jackknife",
+        _question(f"{_BEYOND_BASES} follows the labels", f"more closely {_THAN_LEFT_OUT}"),
+    ),
+    ReportScore(
+        "teacher_distilled_all", (STUDENT, BASES), (TEACHER,), TEACHERS_SHARE, "T. share", "distilled, given all Bases",
+        "the Teacher's share of the part that the Student has and no Base has",
+        question=_question(f"{_BEYOND_BASES} follows the Teacher", f"more closely {_THAN_LEFT_OUT}"),
+    ),
+    ReportScore(
+        "teacher_only_distilled_all", (STUDENT, BASES), (TEACHER, LABELS), TEACHERS_SHARE, "beyond",
+        "given all Bases, beyond the labels", "the same share beyond the labels, which are removed from the Teacher first",
+        question=_question(f"{_BEYOND_BASES} follows the Teacher beyond the labels", f"more closely {_THAN_LEFT_OUT}"),
+    ),
     *(
         ReportScore(
             f"progression_{role}", (role,), (LAST_LAYER,), PROGRESSION, role.capitalize(), role.capitalize(),
@@ -147,6 +173,10 @@ SCORES = (
 BY_NAME = {score.name: score for score in SCORES}
 
 
-def scores_of_pair(has_teacher: bool) -> list[ReportScore]:
-    """The scores of a Student and a Base at one layer, without progression."""
-    return [score for score in SCORES if score.kind != PROGRESSION and (has_teacher or not score.needs_teacher)]
+def scores_of_pair(has_teacher: bool, all_bases: bool = False) -> list[ReportScore]:
+    """The scores of a Student and a Base, or of a Student and all Bases, at one layer, without progression."""
+    return [
+        score
+        for score in SCORES
+        if score.kind != PROGRESSION and score.needs_all_bases == all_bases and (has_teacher or not score.needs_teacher)
+    ]

@@ -31,7 +31,7 @@ class ReportPlan(NamedTuple):
 
     Attributes:
         labels (sequence of str): the layers' labels.
-        pairs (sequence of Pair): the pairs of a Student and a Base.
+        pairs (sequence of Pair): the pairs of a Student and a Base, or all Bases.
         sets (sequence of FeatureSet): the feature sets of all pairs and of the Teacher.
         compared (sequence of str): keys of the models that seed control compares, Students first; empty without seed control.
         settings (Settings): the checked arguments.
@@ -239,14 +239,10 @@ class BatchMeanScores(Aggregator):
         sizes = [size for size, _ in self._batches]
         for place in range(len(self._plan.labels)):
             summaries = [of_layers[place] for _, of_layers in self._batches]
-            names = list(dict.fromkeys(name for each in summaries for name in each.estimates[0]))
             questions = list(dict.fromkeys(name for each in summaries for name in each.matrices))
             pairs = range(len(self._plan.pairs))
             yield LayerSummary(
-                [
-                    {name: self._mean(sizes, [each.estimates[pair].get(name) for each in summaries]) for name in names}
-                    for pair in pairs
-                ],
+                [self._means(sizes, [each.estimates[pair] for each in summaries]) for pair in pairs],
                 [_mean_or_none([each.unique_shares[pair] for each in summaries]) for pair in pairs],
                 {
                     key: self._mean(sizes, [each.progressions[key] for each in summaries])
@@ -268,6 +264,10 @@ class BatchMeanScores(Aggregator):
         self._batches = [batch for batches in self._group.gather(self._batches) for batch in batches]
         numbers = (self.left_out, self.left_out_of_removal, self.used)
         self.left_out, self.left_out_of_removal, self.used = (sum(each) for each in zip(*self._group.gather(numbers)))
+
+    def _means(self, sizes: Sequence[int], estimates: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
+        names = dict.fromkeys(name for each in estimates for name in each)
+        return {name: self._mean(sizes, [each.get(name) for each in estimates]) for name in names}
 
     def _mean(self, sizes: Sequence[int], estimates: Sequence[Optional[Estimate]]) -> Estimate:
         """The mean over the batches that define the score. None stands for a batch without this score."""

@@ -10,7 +10,7 @@ from captum_kd.metrics.inference import QUESTIONS
 from captum_kd.metrics.report.aggregation import Aggregator, LayerSummary, ReportPlan
 from captum_kd.metrics.report.models import Pair
 from captum_kd.metrics.report.scores import TEACHER_KEY, Estimate
-from captum_kd.metrics.scores_table import BASE, PROGRESSION, SCORES, STUDENT, TEACHER, ReportScore
+from captum_kd.metrics.scores_table import BASE, BASES, PROGRESSION, SCORES, STUDENT, TEACHER, ReportScore
 
 
 def report_rows(
@@ -20,7 +20,7 @@ def report_rows(
     summaries = dict(zip(plan.labels, aggregator.layers()))
     n = sum(aggregator.counts.values())
     has_teacher = any(each.of.role == TEACHER for each in plan.sets)
-    scores = [
+    known = [
         each
         for each in SCORES
         if (has_teacher or not each.needs_teacher) and (plan.progression or each.kind != PROGRESSION)
@@ -28,13 +28,14 @@ def report_rows(
     rows: list[dict[str, Any]] = []
     undefined: list[str] = []
     for place, pair in enumerate(plan.pairs):
+        scores = [each for each in known if each.needs_all_bases == pair.has_all_bases]
         for label, summary in summaries.items():
             for score in scores:
                 estimate = _estimate(summary, place, pair, score)
                 rows.append(
                     {
                         "student": pair.student.of.name,
-                        "base": pair.base.of.name,
+                        "base": pair.base_name,
                         "layer": label,
                         "score": score.name,
                         "value": None if estimate is None else estimate.value,
@@ -58,12 +59,12 @@ def _estimate(summary: LayerSummary, place: int, pair: Pair, score: ReportScore)
     """None for a score that is defined in no mini-batch."""
     if score.kind != PROGRESSION:
         return summary.estimates[place].get(score.name)
-    keys = {STUDENT: pair.student.key, BASE: pair.base.key, TEACHER: TEACHER_KEY}
+    keys = {STUDENT: pair.student.key, BASE: pair.bases[0].key, TEACHER: TEACHER_KEY}
     return summary.progressions[keys[score.x[0]]]
 
 
 def _of_models(score: ReportScore, pair: Pair) -> str:
     """The Student and the Base in parentheses, or only the model that the score describes."""
-    names = {STUDENT: pair.student.of.name, BASE: pair.base.of.name}
+    names = {STUDENT: pair.student.of.name, BASE: pair.base_name, BASES: pair.base_name}
     models = [name for role, name in names.items() if role in score.x + score.y]
     return f" ({', '.join(models)})" if models else ""

@@ -80,17 +80,17 @@ class LayerScores:
         return TEACHER_KEY in self._sources
 
     def of_pair(self, pair: Pair) -> dict[str, Estimate]:
-        """The five scores of a Student and a Base, or twelve with a Teacher."""
+        """The five scores of a Student and a Base, or twelve with a Teacher; one or three of a Student and all Bases."""
         teacher = TEACHER_KEY if self.has_teacher else None
-        scores = transfer_scores(pair.student.key, pair.base.key, labels=LABELS, teacher=teacher)
+        scores = transfer_scores(pair.student.key, pair.base, labels=LABELS, teacher=teacher)
         return {name: self._estimate(score, BY_NAME[name].kind, BY_NAME[name].test) for name, score in scores.items()}
 
     def unique_share(self, pair: Pair) -> Optional[float]:
-        """1 - FSS^2, by the unbiased estimator: the share of one geometry that is left when the other is removed.
+        """The share of the Student's geometry that is left after removal, by the unbiased estimator: 1 - FSS^2 for one Base.
 
         None if one of the two has no geometry.
         """
-        return self.products.unique_share(pair.student.key, pair.base.key)
+        return self.products.unique_share(pair.student.key, *(base.key for base in pair.bases))
 
     def progression(self, key: str) -> Estimate:
         """Similarity of this layer and the model's last layer, for one set of features."""

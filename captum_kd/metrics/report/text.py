@@ -10,33 +10,39 @@ from captum_kd.metrics.report.notes import percent
 from captum_kd.metrics.scores_table import PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
+GIVEN_ALL_BASES = scores_of_pair(has_teacher=True, all_bases=True)
 Row = Mapping[str, Any]
 
 # Title of each table; its scores with their column headings.
 TABLES: dict[str, dict[str, str]] = {
     "Similarity and relevance": {each.name: each.heading for each in scores_of_pair(has_teacher=False)},
     "The Teacher": {each.name: each.heading for each in scores_of_pair(has_teacher=True) if each.needs_teacher},
+    "Students given all Bases": {each.name: each.heading for each in GIVEN_ALL_BASES},
     "Progression: similarity with the model's own last layer": {
         each.name: each.heading for each in SCORES if each.kind == PROGRESSION
     },
 }
 SUBTITLES = {
     "The Teacher": "the Teacher's share of distilled and residual features; beyond: with the labels removed from the Teacher",
+    "Students given all Bases": "the part that no combination of Bases has: its RS, the Teacher's share, and beyond the labels",
 }
 UNIQUE = "unique"
+HAVE_UNIQUE = ("rs_distilled", "rs_distilled_all")
 
 
 def plain(report: Mapping[str, Any]) -> str:
     """The text of ``print(report)``. It shows the mean and range over several pairs of models."""
     rows: Sequence[Row] = report["rows"]
-    pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows))
+    given_all = {each.name for each in GIVEN_ALL_BASES}
+    pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows if row["score"] not in given_all))
     lines = _heading(report, pairs)
     for title, columns in TABLES.items():
         shown = [score for score in columns if any(row["score"] == score for row in rows)]
         if shown:
             lines += ["", title + (f" ({SUBTITLES[title]})" if title in SUBTITLES else "")]
             lines[-1:] = textwrap.wrap(lines[-1], WIDTH)
-            lines += _table(rows, {score: columns[score] for score in shown}, len(pairs))
+            in_table = {(row["student"], row["base"]) for row in rows if row["score"] in shown}
+            lines += _table(rows, {score: columns[score] for score in shown}, len(in_table))
     if report["seed_control"] is not None:
         lines += ["", "Seed control: would another training run give the same result?"]
         lines += _wrapped(_verdicts(report["seed_control"]["tests"]))
@@ -75,8 +81,8 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
 
 
 def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int) -> list[str]:
-    has_unique = "rs_distilled" in columns
-    heads = [*columns.values(), *([UNIQUE] if has_unique else [])]
+    with_unique = [score for score in columns if score in HAVE_UNIQUE]
+    heads = [*columns.values(), *(UNIQUE for _ in with_unique)]
     width = 12
     first = WIDTH - width * len(heads)
     layers = list(dict.fromkeys(row["layer"] for row in rows))
@@ -85,8 +91,8 @@ def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int) -> list[
     lines = ["layer".ljust(first) + "".join(head.rjust(width) for head in heads)]
     for layer in layers:
         cells = [_cell([row for row in rows if row["layer"] == layer and row["score"] == score], pairs) for score in columns]
-        if has_unique:
-            shares = [row["unique_share"] for row in rows if row["layer"] == layer and row["score"] == "rs_distilled"]
+        for score in with_unique:
+            shares = [row["unique_share"] for row in rows if row["layer"] == layer and row["score"] == score]
             cells.append(_cell([{"value": share} for share in shares], pairs))
         for number in range(max(len(cell) for cell in cells)):
             start = shown[layers.index(layer)] if number == 0 else ""
@@ -183,19 +189,19 @@ def markdown(report: Mapping[str, Any]) -> str:
         shown = {score: head for score, head in columns.items() if any(row["score"] == score for row in rows)}
         if not shown:
             continue
-        unique = [UNIQUE] if "rs_distilled" in shown else []
-        heads = ["Student", "Base", "layer", *shown.values(), *unique]
+        unique = [score for score in shown if score in HAVE_UNIQUE]
+        heads = ["Student", "Base", "layer", *shown.values(), *(UNIQUE for _ in unique)]
         lines += [f"**{title}**" + (f" ({SUBTITLES[title]})" if title in SUBTITLES else ""), ""]
         lines += ["| " + " | ".join(heads) + " |", "|---|---|---" + "|--:" * (len(heads) - 3) + "|"]
-        for student, base, layer in dict.fromkeys((row["student"], row["base"], row["layer"]) for row in rows):
+        in_table = [row for row in rows if row["score"] in shown]
+        for student, base, layer in dict.fromkeys((row["student"], row["base"], row["layer"]) for row in in_table):
             own = {
                 row["score"]: row
-                for row in rows
+                for row in in_table
                 if (row["student"], row["base"], row["layer"]) == (student, base, layer)
             }
             cells = [" ".join(_cell([own[score]] if score in own else [], 1)) for score in shown]
-            if unique:
-                cells.append(_optional(own["rs_distilled"]["unique_share"]))
+            cells += [_optional(own[score]["unique_share"]) for score in unique]
             lines.append("| " + " | ".join([*map(as_markdown, (student, base, layer)), *cells]) + " |")
         lines.append("")
     if report["seed_control"] is not None:

@@ -31,7 +31,8 @@ class TransferReport:
         rows (list of dict): a record for each Student, Base, layer and score, with the keys ``student``, ``base``,
             ``layer``, ``score``, ``value`` (None if no mini-batch could be scored), ``low``, ``high``,
             ``p_value`` (None if not requested or undefined), ``n`` and ``unique_share`` (1 - FSS^2, on the rows of
-            distilled and residual features).
+            distilled and residual features). With several Bases there are also rows of each Student given all Bases at once:
+            ``base`` is "all Bases", and the score's name ends in ``_all``.
         seed_control (dict or None): ``tests``, one for each question, group and layer (see
             :class:`captum_kd.metrics.inference.SeedVerdict`); ``groups``, the tested models with their
             ``shared_seeds``; and ``pairs``, the scores of all tested pairs of models: ``score`` of ``model`` after the
@@ -114,7 +115,8 @@ class TransferReport:
         return plain(self.to_dict())
 
     def __repr__(self) -> str:
-        students, bases, layers = (len({row.get(key) for row in self.rows}) for key in ("student", "base", "layer"))
+        in_pairs = [row for row in self.rows if not str(row.get("score")).endswith("_all")]
+        students, bases, layers = (len({row.get(key) for row in in_pairs}) for key in ("student", "base", "layer"))
         return (
             f"TransferReport({students} Student(s), {bases} Base(s), {layers} layer(s), {self.settings.get('n')} inputs; "
             f"{len(self.rows)} rows)"
