@@ -7,12 +7,14 @@ difference between Students and Bases exceeds the differences between models of 
 
 from captum_kd.metrics.inference.gram_matrices import Products, Score, geometry_products, pair_scores, transfer_scores
 from captum_kd.metrics.inference.jackknife import JackknifeEstimate, jackknife
+from captum_kd.metrics.inference.left_out_bases import LeftOutScores, left_out_scores
 from captum_kd.metrics.inference.permutation import label_permutation_p_value
 from captum_kd.metrics.inference.seed_tests import SeedTest, holm, seed_test
 from captum_kd.metrics.inference.verdicts import QUESTIONS, SeedVerdict, seed_control, single_pair_sentence
 
 __all__ = [
     "JackknifeEstimate",
+    "LeftOutScores",
     "Products",
     "QUESTIONS",
     "Score",
@@ -22,6 +24,7 @@ __all__ = [
     "holm",
     "jackknife",
     "label_permutation_p_value",
+    "left_out_scores",
     "pair_scores",
     "seed_control",
     "seed_test",

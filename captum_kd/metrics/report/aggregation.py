@@ -17,8 +17,10 @@ from captum_kd._models.feature_transforms import FeatureTransform, global_averag
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS
 from captum_kd.distance.labels import check_label_geometry
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
+from captum_kd.metrics.inference import LeftOutScores
 from captum_kd.metrics.report.models import FeatureSet, Pair
 from captum_kd.metrics.report.scores import Estimate, LayerScores
+from captum_kd.metrics.report.seed_groups import SeedGroup, SeedScores
 from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.report.sharding import ReportSharding, all_reduce_counts
 from captum_kd.metrics.report.storage import FeatureStore, Placement, place_distances
@@ -34,6 +36,7 @@ class ReportPlan(NamedTuple):
         pairs (sequence of Pair): the pairs of a Student and a Base, or all Bases.
         sets (sequence of FeatureSet): the feature sets of all pairs and of the Teacher.
         compared (sequence of str): keys of the models that seed control compares, Students first; empty without seed control.
+        seed_groups (sequence of SeedGroup): the groups that seed control compares.
         settings (Settings): the checked arguments.
     """
 
@@ -41,6 +44,7 @@ class ReportPlan(NamedTuple):
     pairs: Sequence[Pair]
     sets: Sequence[FeatureSet]
     compared: Sequence[str]
+    seed_groups: Sequence[SeedGroup]
     settings: Settings
 
     @property
@@ -55,13 +59,13 @@ class LayerSummary(NamedTuple):
         estimates (list of dict): the estimates of each pair, by the score's name.
         unique_shares (list of float or None): the unique share of each pair.
         progressions (dict): similarity with the last layer, by the feature set's key; empty without progression.
-        matrices (dict): scores of all ordered pairs of models, by question.
+        matrices (dict): by question, scores of all ordered pairs of models, or of Students given several Bases by group.
     """
 
     estimates: list[dict[str, Estimate]]
     unique_shares: list[Optional[float]]
     progressions: dict[str, Estimate]
-    matrices: dict[str, Tensor]
+    matrices: dict[str, SeedScores]
 
 
 class Aggregator:
@@ -195,7 +199,7 @@ def _summary(scores: LayerScores, plan: ReportPlan, last: Mapping[str, DistanceS
         [scores.of_pair(pair) for pair in plan.pairs],
         [scores.unique_share(pair) for pair in plan.pairs],
         {key: scores.progression(key) for key in last},
-        scores.pair_matrices(list(plan.compared)) if plan.compared else {},
+        {**scores.pair_matrices(list(plan.compared)), **scores.left_out(plan.seed_groups)} if plan.compared else {},
     )
 
 
@@ -250,7 +254,7 @@ class BatchMeanScores(Aggregator):
                 },
                 # A pair of models that is undefined in all batches stays NaN.
                 {
-                    name: torch.stack([each.matrices[name] for each in summaries if name in each.matrices]).nanmean(0)
+                    name: _mean_scores([each.matrices[name] for each in summaries if name in each.matrices])
                     for name in questions
                 },
             )
@@ -291,6 +295,13 @@ def _without_removal(summary: LayerSummary) -> LayerSummary:
     estimates = [{name: e for name, e in each.items() if not BY_NAME[name].has_removal} for each in summary.estimates]
     matrices = {name: each for name, each in summary.matrices.items() if not BY_NAME[name].has_removal}
     return summary._replace(estimates=estimates, unique_shares=[None] * len(estimates), matrices=matrices)
+
+
+def _mean_scores(scores: Sequence[SeedScores]) -> SeedScores:
+    if isinstance(scores[0], Tensor):
+        return torch.stack([each for each in scores if isinstance(each, Tensor)]).nanmean(0)
+    by_group = zip(*(each for each in scores if not isinstance(each, Tensor)))
+    return [LeftOutScores(*(torch.stack(values).nanmean(0) for values in zip(*of_batches))) for of_batches in by_group]
 
 
 def _can_be_scored(labels: Tensor, class_embeddings: Optional[Tensor]) -> bool:

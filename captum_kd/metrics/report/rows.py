@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from torch import Tensor
-
 from captum_kd.metrics.inference import QUESTIONS
 from captum_kd.metrics.report.aggregation import Aggregator, LayerSummary, ReportPlan
 from captum_kd.metrics.report.models import Pair
 from captum_kd.metrics.report.scores import TEACHER_KEY, Estimate
+from captum_kd.metrics.report.seed_groups import SeedScores
 from captum_kd.metrics.scores_table import BASE, BASES, PROGRESSION, SCORES, STUDENT, TEACHER, ReportScore
 
 
 def report_rows(
     plan: ReportPlan, aggregator: Aggregator
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]], list[str]]:
-    """The report's records, the score matrices of seed control by question and layer, and the undefined scores."""
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, SeedScores]], list[str]]:
+    """The report's records, the scores of seed control by question and layer, and the undefined scores."""
     summaries = dict(zip(plan.labels, aggregator.layers()))
     n = sum(aggregator.counts.values())
     has_teacher = any(each.of.role == TEACHER for each in plan.sets)

@@ -6,7 +6,7 @@ Every score, interval and p-value is a function of the inner products of the dis
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Mapping, NamedTuple, Optional
+from typing import Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -15,9 +15,19 @@ from captum_kd.distance.block_sums import LocalTiles, TileIterator, population_s
 from captum_kd.distance.gram import partial_correlation
 from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry, label_distances
 from captum_kd.distance.sources import DistanceSource
-from captum_kd.metrics.inference import Products, Score, jackknife, label_permutation_p_value, pair_scores, transfer_scores
+from captum_kd.metrics.inference import (
+    Products,
+    Score,
+    jackknife,
+    label_permutation_p_value,
+    left_out_scores,
+    pair_scores,
+    transfer_scores,
+)
 from captum_kd.metrics.inference.gram_matrices import products_of
+from captum_kd.metrics.inference.left_out_bases import LEAST_BASES
 from captum_kd.metrics.report.models import Pair
+from captum_kd.metrics.report.seed_groups import SeedGroup, SeedScores
 from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.scores_table import BY_NAME, LABELS, SIMILARITY, TEACHER, scores_of_pair
 
@@ -109,6 +119,17 @@ class LayerScores:
                 found[score.name] = pair_scores(self.products, keys)
             else:
                 found[score.name] = self._similarities(keys)
+        return found
+
+    def left_out(self, groups: Sequence[SeedGroup]) -> dict[str, SeedScores]:
+        """The scores of Students given several Bases that seed control compares, by question and group."""
+        found: dict[str, SeedScores] = {}
+        for score in scores_of_pair(self.has_teacher, all_bases=True) if groups[0].bases >= LEAST_BASES else ():
+            target = tuple({TEACHER: TEACHER_KEY}.get(name, name) for name in score.y)
+            found[score.name] = [
+                left_out_scores(self.products, group.keys, group.students, target, shared_seeds=group.shared_seeds)
+                for group in groups
+            ]
         return found
 
     def _estimate(self, score: Score, kind: str, test: Optional[str] = None) -> Estimate:

@@ -36,7 +36,9 @@ class TransferReport:
         seed_control (dict or None): ``tests``, one for each question, group and layer (see
             :class:`captum_kd.metrics.inference.SeedVerdict`); ``groups``, the tested models with their
             ``shared_seeds``; and ``pairs``, the scores of all tested pairs of models: ``score`` of ``model`` after the
-            features of ``given`` are removed. Pairs of two Bases are the null. None with fewer than two Bases.
+            features of ``given`` are removed. Pairs of two Bases are the null. With at least three Bases there are tests of
+            Students given several Bases; ``left_out`` holds the scores of ``model`` given all Bases but ``left_out``, and those
+            of the Base left out itself are the null. None with fewer than two Bases.
         notes (list of str): cautions first, then how to read the scores.
         settings (dict): everything that the numbers depend on, with class counts and versions.
 

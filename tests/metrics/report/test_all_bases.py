@@ -53,9 +53,8 @@ def test_rows_are_those_of_a_regression_on_all_bases(report, student, layer):
 def test_intervals_and_p_values_are_those_of_the_jackknife(report):
     x, y = data()
     features = {name: hooked(model, "conv2", x) for name, model in {**STUDENTS, **BASES, "teacher": TEACHER}.items()}
-    products = geometry_products(
-        {name: euclidean_distances(each) for name, each in {**features, "labels": torch.nn.functional.one_hot(y).double()}.items()}
-    )
+    features["labels"] = torch.nn.functional.one_hot(y).double()
+    products = geometry_products({name: euclidean_distances(each) for name, each in features.items()})
     for name, row in by_score(report, "conv2", "kd 2", "all Bases").items():
         expected = jackknife(products, transfer_scores("kd 2", list(BASES), teacher="teacher")[name], 0.9)
         assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high), abs=1e-6)
