@@ -5,6 +5,7 @@ Nothing here is shared with the package.
 
 from typing import Callable, Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,13 @@ def without(p: Tensor, q: Tensor) -> Tensor:
     return p - inner(p, q) / inner(q, q) * q
 
 
+def without_all(p: Tensor, others: list[Tensor]) -> Tensor:
+    """The residual of least squares over all pairs of inputs."""
+    columns = torch.stack([q.flatten() for q in others], 1).detach()
+    coefficients = torch.linalg.solve(columns.T @ columns, columns.T @ p.flatten())
+    return p - (columns @ coefficients).view_as(p)
+
+
 def embedded(labels: Tensor, embeddings: Optional[Tensor]) -> Tensor:
     if embeddings is None:
         embeddings = torch.eye(int(labels.max()) + 1)
@@ -63,6 +71,12 @@ def added_objective(
         return objective(own, other, labels, embeddings)
     rest = without(u_centered(distances(own)), u_centered(distances(other)))
     return rest[0, 1:].max()
+
+
+def several_bases_objective(own: Tensor, others: list[Tensor], target: Optional[Tensor]) -> Tensor:
+    """Of an input that is the first row, with all other models removed and a target given by its points."""
+    rest = without_all(u_centered(distances(own)), [u_centered(distances(other)) for other in others])
+    return rest[0, 1:].max() if target is None else r(rest, u_centered(distances(target)))
 
 
 def weighted_map(activations: Tensor, gradient: Tensor) -> Tensor:
@@ -135,3 +149,39 @@ def teacher_reference_map(
         )
         maps.append(weighted_map(a.detach(), torch.autograd.grad(j, a)[0]))
     return torch.cat(maps)
+
+
+def gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
+    """Nodes and weights on [0, 1]."""
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    return [(1 + node) / 2 for node in nodes.tolist()], [weight / 2 for weight in weights.tolist()]
+
+
+def integrated_gradients(
+    features: Tensor, baselines: Tensor, objective_of: Callable[[int, Tensor], Tensor], steps: int
+) -> tuple[Tensor, Tensor]:
+    """For each input: the mean gradient of its objective from its baseline to its features, and J(x) - J(b).
+
+    ``objective_of(i, z)`` is the objective with input i at features z, all others where they are.
+    """
+    mean_gradients, gains = [], []
+    for i in range(len(features)):
+        x, b = features[i].detach().double(), baselines[i].detach().double()
+        total = torch.zeros_like(x)
+        for node, weight in zip(*gauss_legendre(steps)):
+            z = (b + node * (x - b)).requires_grad_()
+            total = total + weight * torch.autograd.grad(objective_of(i, z), z)[0]
+        mean_gradients.append(total)
+        gains.append(objective_of(i, x) - objective_of(i, b))
+    return torch.stack(mean_gradients), torch.stack(gains)
+
+
+def replaced(features: Tensor, i: int, row: Tensor) -> Tensor:
+    return torch.cat([features[:i], row[None], features[i + 1 :]])
+
+
+def pooled_map(activations: Tensor, gradients: Tensor, baselines: Tensor) -> Tensor:
+    """Of activations (N, C, h, w), mean gradients (N, C) at their averages and baselines (N, C): the sum over the
+    positions is the gradient times the way from the baseline."""
+    positions = activations[0, 0].numel()
+    return torch.einsum("nk,nkhw->nhw", gradients / positions, activations - baselines[..., None, None])[:, None]
