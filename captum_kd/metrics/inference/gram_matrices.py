@@ -59,9 +59,7 @@ def transfer_scores(
         >>> transfer_scores("kd seed 1", "base seed 1")["rs_distilled"]
         Score(x=('kd seed 1', 'base seed 1'), y='labels')
     """
-    bases, has_several = ((base,), False) if isinstance(base, str) else (base, True)
-    if not isinstance(bases, (list, tuple)) or not bases:
-        raise TypeError(f"base must be a name, or a list of the names of several Bases, got {short_repr(base)}.")
+    bases = as_names(base, "base")
     for argument, name in (("student", student), *(("base", each) for each in bases), ("labels", labels)):
         check_str(name, argument, or_none=False)
     check_str(teacher, "teacher")
@@ -71,7 +69,7 @@ def transfer_scores(
         chosen = tuple(name for role in roles for name in names[role])
         return chosen if len(chosen) > 1 else chosen[0]
 
-    scores = scores_of_pair(teacher is not None, all_bases=has_several)
+    scores = scores_of_pair(teacher is not None, all_bases=not isinstance(base, str))
     return {each.name: Score(side(each.x), side(each.y)) for each in scores}
 
 
@@ -112,15 +110,16 @@ class Products(NamedTuple):
                     defined = defined & (self.without[:, place, place] > noise[place])
         return values, bool(defined.all())
 
-    def unique_share(self, of: str, given: str, *further: str) -> Optional[float]:
+    def unique_share(self, of: str, given: Union[str, Sequence[str]]) -> Optional[float]:
         """Unique share: the fraction of a geometry's squared norm that is left after removal of others.
 
         It is 1 - FSS^2 for one removed geometry. Each further one takes the squared partial correlation off what is left.
         None if the geometry, or all of the removed ones, are constant.
         """
-        for argument, name in (("of", of), *(("given", each) for each in (given, *further))):
+        removed = as_names(given, "given")
+        for argument, name in (("of", of), *(("given", each) for each in removed)):
             check_score(self, Score(check_str(name, argument, or_none=False) or "", name), argument)
-        removed, share, is_known = (given, *further), 1.0, False
+        share, is_known = 1.0, False
         for place, name in enumerate(removed):
             correlation, defined = self.score(Score((of, *removed[:place]), (name, *removed[:place])))
             share, is_known = share * (1.0 - correlation**2), is_known or defined
@@ -196,6 +195,18 @@ def products_of(names: tuple[str, ...], sources: Sequence[DistanceSource], sums:
     pairs, k = sums.n * (sums.n - 3), len(names)
     without = sums.products.new_empty((0, k, k)) if sums.by_row is None else sums.without_each()
     return Products(names, sums.gram() / pairs, without, noise / pairs)
+
+
+def as_names(given: Union[str, Sequence[str]], argument: str) -> tuple[str, ...]:
+    """One name or several as a tuple.
+
+    Raises:
+        TypeError: neither a string nor a list of them.
+    """
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{argument} must be a name (str) or a list of names, got {short_repr(given)}.")
+    return tuple(names)
 
 
 def check_products(products: object) -> None:

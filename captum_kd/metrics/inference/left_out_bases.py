@@ -16,8 +16,9 @@ from typing import NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
+from captum_kd._utils.validation import check_int
 from captum_kd.distance.gram import correlations_given, remainder
-from captum_kd.metrics.inference.gram_matrices import Products, Score, Side, check_products, check_score
+from captum_kd.metrics.inference.gram_matrices import Products, Score, Side, as_names, check_products, check_score
 from captum_kd.metrics.inference.seed_tests import SeedTest, check_models, relabelings_of, test_of
 
 __all__ = ["LeftOutScores", "left_out_scores"]
@@ -84,8 +85,10 @@ def left_out_scores(
         SeedTest(statistic=0.019, p_value=0.004, smallest_p_value=0.004, relabelings=252)
     """
     check_products(products)
-    for name in models:
-        check_score(products, Score(name, target), "models and target")
+    check_score(products, Score(target, target), "target")
+    for name in as_names(models, "models"):
+        check_score(products, Score(name, name), "models")
+    students = check_int(students, "students")
     bases = len(models) - students
     check_models(students, bases, shared_seeds, least_bases=LEAST_BASES)
     gram, noise = _gram_with_target(products, models, target)

@@ -100,7 +100,7 @@ class LayerScores:
 
         None if one of the two has no geometry.
         """
-        return self.products.unique_share(pair.student.key, *(base.key for base in pair.bases))
+        return self.products.unique_share(pair.student.key, pair.base)
 
     def progression(self, key: str) -> Estimate:
         """Similarity of this layer and the model's last layer, for one set of features."""

@@ -170,7 +170,8 @@ def without_seed_control(models: Sequence[ComparedModel], explained_in_pairs: bo
     """A note about the limits of a report without seed control."""
     if explained_in_pairs:
         return (
-            'There is no seed control, because the features of a model differ between its pairs with localize="unicam". '
+            "There is no seed control and no score given all Bases, because the features of a model differ between its pairs "
+            'with localize="unicam". '
             "These rows hold for these trained models only. Use whole images or Grad-CAM to test whether another seed would "
             "have given the same result."
         )

@@ -71,7 +71,8 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
         students, bases = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
         models = (
             f"Students: {', '.join(students)}. Bases: {', '.join(bases)}. The tables show the mean over their {len(pairs)} pairs "
-            "and, below it, the range. The report's rows have the scores and intervals of each pair."
+            "(given all Bases: over the Students) and, below it, the range. The report's rows have the scores and intervals of "
+            "each pair."
         )
     return [
         *textwrap.wrap(one_line(about), WIDTH),
