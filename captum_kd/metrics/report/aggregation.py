@@ -34,7 +34,7 @@ class ReportPlan(NamedTuple):
     Attributes:
         labels (sequence of str): the layers' labels.
         pairs (sequence of Pair): the pairs of a Student and a Base, or all Bases.
-        sets (sequence of FeatureSet): the feature sets of all pairs and of the Teacher.
+        sets (sequence of FeatureSet): the feature sets of all pairs, of the Teacher and of the placebo Teachers.
         compared (sequence of str): keys of the models that seed control compares, Students first; empty without seed control.
         seed_groups (sequence of SeedGroup): the groups that seed control compares.
         settings (Settings): the checked arguments.
@@ -60,12 +60,15 @@ class LayerSummary(NamedTuple):
         unique_shares (list of float or None): the unique share of each pair.
         progressions (dict): similarity with the last layer, by the feature set's key; empty without progression.
         matrices (dict): by question, scores of all ordered pairs of models, or of Students given several Bases by group.
+        placebo_shares (list of Tensor): shares of the placebo Teachers for each pair with one Base, (scores, placebos); NaN if
+            undefined.
     """
 
     estimates: list[dict[str, Estimate]]
     unique_shares: list[Optional[float]]
     progressions: dict[str, Estimate]
     matrices: dict[str, SeedScores]
+    placebo_shares: list[Tensor]
 
 
 class Aggregator:
@@ -200,6 +203,7 @@ def _summary(scores: LayerScores, plan: ReportPlan, last: Mapping[str, DistanceS
         [scores.unique_share(pair) for pair in plan.pairs],
         {key: scores.progression(key) for key in last},
         {**scores.pair_matrices(list(plan.compared)), **scores.left_out(plan.seed_groups)} if plan.compared else {},
+        [scores.placebo_shares(pair) for pair in plan.pairs if not pair.has_all_bases],
     )
 
 
@@ -257,6 +261,7 @@ class BatchMeanScores(Aggregator):
                     name: _mean_scores([each.matrices[name] for each in summaries if name in each.matrices])
                     for name in questions
                 },
+                [torch.stack(of_pair).nanmean(0) for of_pair in zip(*(each.placebo_shares for each in summaries))],
             )
 
     def recorded(self) -> dict[str, Any]:
@@ -294,7 +299,8 @@ class BatchMeanScores(Aggregator):
 def _without_removal(summary: LayerSummary) -> LayerSummary:
     estimates = [{name: e for name, e in each.items() if not BY_NAME[name].has_removal} for each in summary.estimates]
     matrices = {name: each for name, each in summary.matrices.items() if not BY_NAME[name].has_removal}
-    return summary._replace(estimates=estimates, unique_shares=[None] * len(estimates), matrices=matrices)
+    shares = [torch.full_like(each, float("nan")) for each in summary.placebo_shares]
+    return LayerSummary(estimates, [None] * len(estimates), summary.progressions, matrices, shares)
 
 
 def _mean_scores(scores: Sequence[SeedScores]) -> SeedScores:

@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
+
+from torch import Tensor
 
 from captum_kd.metrics.inference import QUESTIONS
 from captum_kd.metrics.report.aggregation import Aggregator, LayerSummary, ReportPlan
 from captum_kd.metrics.report.models import Pair
 from captum_kd.metrics.report.scores import TEACHER_KEY, Estimate
 from captum_kd.metrics.report.seed_groups import SeedScores
-from captum_kd.metrics.scores_table import BASE, BASES, PROGRESSION, SCORES, STUDENT, TEACHER, ReportScore
+from captum_kd.metrics.scores_table import (
+    BASE,
+    BASES,
+    PLACEBO,
+    PROGRESSION,
+    SCORES,
+    STUDENT,
+    TEACHER,
+    ReportScore,
+    scores_of_pair,
+)
 
 
-def report_rows(
-    plan: ReportPlan, aggregator: Aggregator
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, SeedScores]], list[str]]:
-    """The report's records, the scores of seed control by question and layer, and the undefined scores."""
+class ReportRows(NamedTuple):
+    """The contents of a report.
+
+    Attributes:
+        rows (list of dict): the records.
+        matrices (dict): the scores of seed control, by question and layer.
+        undefined (list of str): the undefined scores.
+        placebo_shares (dict): by layer, the shares of the placebo Teachers: (scores, placebos) for each pair with one Base.
+    """
+
+    rows: list[dict[str, Any]]
+    matrices: dict[str, dict[str, SeedScores]]
+    undefined: list[str]
+    placebo_shares: dict[str, list[Tensor]]
+
+
+def report_rows(plan: ReportPlan, aggregator: Aggregator) -> ReportRows:
+    """The report's contents from its layers' summaries."""
     summaries = dict(zip(plan.labels, aggregator.layers()))
     n = sum(aggregator.counts.values())
-    has_teacher = any(each.of.role == TEACHER for each in plan.sets)
-    known = [
-        each
-        for each in SCORES
-        if (has_teacher or not each.needs_teacher) and (plan.progression or each.kind != PROGRESSION)
-    ]
+    has_teacher, has_placebos = (any(each.of.role == role for each in plan.sets) for role in (TEACHER, PLACEBO))
+    of_pair = scores_of_pair(has_teacher, has_placebos)
+    if plan.progression:
+        of_pair += [each for each in SCORES if each.kind == PROGRESSION and (has_teacher or not each.needs_teacher)]
+    given_all = scores_of_pair(has_teacher, all_bases=True)
     rows: list[dict[str, Any]] = []
     undefined: list[str] = []
     for place, pair in enumerate(plan.pairs):
-        scores = [each for each in known if each.needs_all_bases == pair.has_all_bases]
+        scores = given_all if pair.has_all_bases else of_pair
         for label, summary in summaries.items():
             for score in scores:
                 estimate = _estimate(summary, place, pair, score)
@@ -51,7 +76,9 @@ def report_rows(
         name: {label: summary.matrices[name] for label, summary in summaries.items() if name in summary.matrices}
         for name in QUESTIONS
     }
-    return rows, {name: by_layer for name, by_layer in matrices.items() if by_layer}, list(dict.fromkeys(undefined))
+    matrices = {name: by_layer for name, by_layer in matrices.items() if by_layer}
+    shares = {label: summary.placebo_shares for label, summary in summaries.items()}
+    return ReportRows(rows, matrices, list(dict.fromkeys(undefined)), shares)
 
 
 def _estimate(summary: LayerSummary, place: int, pair: Pair, score: ReportScore) -> Optional[Estimate]:

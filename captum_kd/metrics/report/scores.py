@@ -25,11 +25,12 @@ from captum_kd.metrics.inference import (
     transfer_scores,
 )
 from captum_kd.metrics.inference.gram_matrices import products_of
+from captum_kd.metrics.inference.jackknife import difference
 from captum_kd.metrics.inference.left_out_bases import LEAST_BASES
 from captum_kd.metrics.report.models import Pair
 from captum_kd.metrics.report.seed_groups import SeedGroup, SeedScores
 from captum_kd.metrics.report.settings import Settings
-from captum_kd.metrics.scores_table import BY_NAME, LABELS, SIMILARITY, TEACHER, scores_of_pair
+from captum_kd.metrics.scores_table import BY_NAME, LABELS, PLACEBO, PLACEBO_SHARES, SIMILARITY, TEACHER, scores_of_pair
 
 _LAST = "\0last:"
 TEACHER_KEY = f"{TEACHER}:{TEACHER}"
@@ -89,11 +90,40 @@ class LayerScores:
     def has_teacher(self) -> bool:
         return TEACHER_KEY in self._sources
 
+    @cached_property
+    def placebos(self) -> list[str]:
+        """The keys of the placebo Teachers."""
+        return [key for key in self._sources if key.startswith(f"{PLACEBO}:")]
+
     def of_pair(self, pair: Pair) -> dict[str, Estimate]:
-        """The five scores of a Student and a Base, or twelve with a Teacher; one or three of a Student and all Bases."""
-        teacher = TEACHER_KEY if self.has_teacher else None
-        scores = transfer_scores(pair.student.key, pair.base, labels=LABELS, teacher=teacher)
-        return {name: self._estimate(score, BY_NAME[name].kind, BY_NAME[name].test) for name, score in scores.items()}
+        """The five scores of a Student and a Base, twelve with a Teacher, sixteen with placebo Teachers.
+
+        A Student and all Bases have one, or three with a Teacher.
+        """
+        return {
+            name: self._estimate(score, BY_NAME[name].kind, BY_NAME[name].test, minus)
+            for name, (score, minus) in self.sides(pair).items()
+        }
+
+    def sides(self, pair: Pair) -> dict[str, tuple[Score, list[Score]]]:
+        """The sides of each score of a pair, and those of the scores whose mean is subtracted."""
+        scores = self._sides(pair, TEACHER_KEY if self.has_teacher else None)
+        found: dict[str, tuple[Score, list[Score]]] = {name: (score, []) for name, score in scores.items()}
+        of_placebos = [self._sides(pair, placebo) for placebo in self.placebos]
+        for each in scores_of_pair(self.has_teacher, bool(of_placebos), pair.has_all_bases):
+            if each.share is not None:
+                found[each.name] = scores[each.share], [of_placebo[each.share] for of_placebo in of_placebos]
+        return found
+
+    def placebo_shares(self, pair: Pair) -> Tensor:
+        """The shares of each placebo Teacher, (scores of PLACEBO_SHARES, placebos) float64; NaN if undefined."""
+        of_placebos = [self._sides(pair, placebo) for placebo in self.placebos]
+        found = [[self.products.score(of_placebo[name]) for of_placebo in of_placebos] for name in PLACEBO_SHARES]
+        values = [[value if defined else float("nan") for value, defined in row] for row in found]
+        return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+    def _sides(self, pair: Pair, teacher: Optional[str]) -> dict[str, Score]:
+        return transfer_scores(pair.student.key, pair.base, labels=LABELS, teacher=teacher)
 
     def unique_share(self, pair: Pair) -> Optional[float]:
         """The share of the Student's geometry that is left after removal, by the unbiased estimator: 1 - FSS^2 for one Base.
@@ -108,12 +138,17 @@ class LayerScores:
 
     def pair_matrices(self, keys: list[str]) -> dict[str, Tensor]:
         """The scores of all ordered pairs of models that seed control compares, by question."""
-        found = {}
-        for score in scores_of_pair(self.has_teacher):
+        found: dict[str, Tensor] = {}
+        for score in scores_of_pair(self.has_teacher, bool(self.placebos)):
             if score.question is None:
                 continue
             target = tuple({TEACHER: TEACHER_KEY}.get(name, name) for name in score.y)
-            if score.has_removal:
+            if score.share is not None:
+                of_teacher = found[score.share]
+                targets = [tuple({TEACHER: placebo}.get(name, name) for name in score.y) for placebo in self.placebos]
+                differences = [of_teacher - pair_scores(self.products, keys, each) for each in targets]
+                found[score.name] = torch.stack(differences).mean(0)
+            elif score.has_removal:
                 found[score.name] = pair_scores(self.products, keys, target)
             elif self._settings.estimator == "unbiased":
                 found[score.name] = pair_scores(self.products, keys)
@@ -132,14 +167,14 @@ class LayerScores:
             ]
         return found
 
-    def _estimate(self, score: Score, kind: str, test: Optional[str] = None) -> Estimate:
+    def _estimate(self, score: Score, kind: str, test: Optional[str] = None, minus: Sequence[Score] = ()) -> Estimate:
         settings = self._settings
         if kind == SIMILARITY and settings.estimator != "unbiased":
             return self._similarity(str(score.x), str(score.y))
-        value, is_defined = self.products.score(score)
+        value, is_defined = difference(self.products, score, minus)
         if settings.confidence is None:
             return Estimate(value, is_defined=is_defined)
-        interval = jackknife(self.products, score, settings.confidence)
+        interval = jackknife(self.products, score, settings.confidence, minus=minus)
         p_value = None
         if is_defined and not settings.maps_use_labels:  # relevance is above 0 even under the null hypothesis
             if test == "permutation":

@@ -125,3 +125,49 @@ def test_text_has_a_table_of_its_own(report):
     markdown = report.to_markdown()
     assert "| kd 1 | all Bases | conv2 |" in markdown and "**Students given all Bases**" in markdown
     assert "all Bases" in report.to_csv() and "2 Student(s), 3 Base(s)" in repr(report)
+
+
+@pytest.mark.parametrize("score", JOINT)
+def test_seed_control_compares_students_with_the_base_left_out(report, score):
+    control = report.seed_control
+    records = [row for row in control["left_out"] if (row["score"], row["layer"]) == (score, "conv3")]
+    own, null = ([row["value"] for row in records if row["model"] in models] for models in (STUDENTS, BASES))
+    assert len(own) == 2 * 3 and len(null) == 3
+    assert all(row["model"] == row["left_out"] for row in records if row["model"] in BASES)
+    (test,) = (test for test in control["tests"] if (test["score"], test["layer"]) == (score, "conv3"))
+    assert test["statistic"] == pytest.approx(sum(own) / 6 - sum(null) / 3, abs=1e-9)
+    assert test["smallest_p_value"] == pytest.approx(1 / 10)
+    x, y = data()
+    bases = [hooked(BASES[name], "conv3", x) for name in ("base 1", "base 3")]
+    one_hot = torch.nn.functional.one_hot(y)
+    expected = joint_scores(hooked(BASES["base 2"], "conv3", x), bases, one_hot, hooked(TEACHER, "conv3", x))
+    found = {row["model"]: row["value"] for row in records if row["left_out"] == "base 2"}
+    assert found["base 2"] == pytest.approx(expected[score], abs=1e-6)
+
+
+def test_two_bases_have_rows_but_no_further_seed_control():
+    two = {name: BASES[name] for name in ("base 1", "base 2")}
+    found = quiet(STUDENTS, two, "conv2", batches(11))
+    assert joint_rows(found) and found.seed_control["left_out"] == []
+    assert {test["score"] for test in found.seed_control["tests"]} == {"fss", "rs_distilled"}
+
+
+def test_groups_and_shared_seeds_apply():
+    groups, shared = {"a": ["kd 1"], "b": ["kd 2"]}, [("kd 1", "base 3")]
+    found = quiet(STUDENTS, BASES, "conv2", batches(11), groups=groups, shared_seeds=shared).seed_control
+    tests = [test for test in found["tests"] if test["score"] == "rs_distilled_all"]
+    assert [(test["group"], round(1 / test["smallest_p_value"])) for test in tests] == [("a", 2), ("b", 4)]
+    values = {(row["model"], row["left_out"]): row["value"] for row in found["left_out"]}
+    # Given its own Base, a Student is not scored.
+    assert values["kd 1", "base 1"] is None and values["kd 1", "base 3"] is not None and len(values) == 2 * 3 + 3
+
+
+def test_mini_batches_have_seed_control_of_their_mean_scores():
+    found, whole = (quiet(STUDENTS, BASES, "conv2", batches(size), population=population).seed_control
+                    for size, population in ((33, "batch"), (33, "all")))  # fmt: skip
+    statistics = [test["statistic"] for test in whole["tests"]]
+    assert [test["statistic"] for test in found["tests"]] == pytest.approx(statistics, abs=1e-9)
+    several = quiet(STUDENTS, BASES, "conv2", batches(11), population="batch").seed_control
+    own, null = ([row["value"] for row in several["left_out"] if row["model"] in models] for models in (STUDENTS, BASES))
+    (test,) = (test for test in several["tests"] if test["score"] == "rs_distilled_all")
+    assert test["statistic"] == pytest.approx(sum(own) / 6 - sum(null) / 3, abs=1e-9)
