@@ -188,8 +188,9 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
         (
             any(row["score"] == "rs_distilled_all" for row in rows),
             "Given all Bases, the span of their representations is removed. The more Bases, the less is left (unique), so "
-            "compare such scores only with the same number of Bases, and not with those of pairs. A Base given the other Bases "
-            "has such scores too; with three Bases or more, seed control compares Students with it.",
+            "compare such scores only with the same number of Bases, and not with those of pairs. With three Bases or more, "
+            "the row \"null\" is a Base given the other Bases, from which one Base less is removed; seed control removes as many "
+            "from Students.",
         ),
         (True, "RS depends on the class frequencies, so compare scores on identical inputs only."),
         (
