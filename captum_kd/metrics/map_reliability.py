@@ -111,7 +111,7 @@ def map_reliability(maps: Mapping[Hashable, Tensor]) -> MapReliability:
         raise ValueError(f"maps has {len(maps)} set(s) of maps; pass those of at least two independently trained networks.")
     names = tuple(maps)
     networks = [set(name) if isinstance(name, tuple) else {name} for name in names]
-    is_disjoint = torch.tensor([[not (one & other) for other in networks] for one in networks])
+    is_disjoint = torch.tensor([[not (one & other) for other in networks] for one in networks], device="cpu")
     if not bool(is_disjoint.any()):
         raise ValueError(
             f"Every two of the names {list(names)} share an entry, so that no two sets of maps are independent; add maps of "
@@ -136,7 +136,7 @@ def map_reliability(maps: Mapping[Hashable, Tensor]) -> MapReliability:
     of_pairs = matrix[pairs]
     null = None
     if values.shape[2] > 1:
-        nulls = torch.tensor([[of_others for _, of_others in row] for row in found], dtype=torch.float64)
+        nulls = torch.tensor([[of_others for _, of_others in row] for row in found], dtype=torch.float64, device="cpu")
         null = float(nulls[pairs].mean())
     return MapReliability(
         names,

@@ -51,16 +51,17 @@ def plot_randomization(test: RandomizationTest, *, title: Optional[str] = None) 
     for i, (label, values, null) in enumerate(measures):
         style = cycled_style(i)
         each = np.concatenate([np.ones((1, test.n)), values.numpy()])
-        axis.plot(at, each.mean(1), label=f"{label}, mean of {test.n} inputs", zorder=3, **style.artist())
+        axis.plot(at, each.mean(1), label=f"{label}: mean and quartiles of {test.n} inputs", zorder=3, **style.artist())
         low, high = np.quantile(each, (0.25, 0.75), axis=1)
         axis.fill_between(at, low, high, color=style.color, alpha=0.15, linewidth=0.0, zorder=1)
         if null is not None:
             line = {"color": style.color, "linestyle": ":", "linewidth": 1.0}
-            axis.plot(at[1:], null.numpy(), label=f"{label}, maps of other inputs", zorder=2, **line)
+            axis.plot(at[1:], null.numpy(), label=f"{label}: maps of other inputs", zorder=2, **line)
     axis.axhline(0.0, color="0.5", linewidth=0.8, zorder=1)
     legend_below(below, axis.lines[:-1], 1)
     axis.set_xticks(list(shown), labels=labels, rotation=90)
-    axis.set_xlabel(f"randomized up to this module ({test.randomized})", fontsize=LABEL_SIZE)
+    models = {"student": "Student", "base": "Base", "both": "Student and Base"}[test.randomized]
+    axis.set_xlabel(f"{models} randomized up to this module", fontsize=LABEL_SIZE)
     axis.set_ylabel("similarity to the original maps", fontsize=LABEL_SIZE)
     prepare_axis(axis)
     if heading is not None:

@@ -54,6 +54,8 @@ def seed_comparisons(record: Record) -> Iterator[SeedComparison]:
             for view in (WHOLE, SALIENT):
                 control = scores[view]["seed_control"] or {"tests": [], "pairs": []}
                 for test in control["tests"]:
+                    if test["score"].endswith("_all"):  # of Students given several Bases, which are no pairs
+                        continue
                     # A report of one group does not name it.
                     group = test["group"] or next(
                         name for name, each in groups.items() if each["teacher"] == scores["teacher"]

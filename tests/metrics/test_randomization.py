@@ -59,6 +59,12 @@ def test_modules_behind_the_layer_leave_maps_as_they_are():
     torch.testing.assert_close(found.absolute_spearman, torch.ones(1, N, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
+def test_models_in_bfloat16():
+    student, base = (ConvNet(seed=seed).eval().bfloat16() for seed in (1, 2))
+    found = randomization_test(UniCAM(student, "conv2", base), images(N).bfloat16(), labels(N))
+    assert found.spearman.dtype == torch.float64 and student.conv1.weight.dtype == torch.bfloat16
+
+
 class Scaled(nn.Module):
     """Multiplies channels. If the factors are equal, a permutation changes nothing."""
 

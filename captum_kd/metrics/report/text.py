@@ -6,42 +6,66 @@ import textwrap
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from captum_kd._utils.text import as_markdown, one_line
-from captum_kd.metrics.report.notes import percent
-from captum_kd.metrics.scores_table import PROGRESSION, SCORES, scores_of_pair
+from captum_kd.metrics.inference.verdicts import short_p
+from captum_kd.metrics.report.notes import near_chance, no_gain, percent
+from captum_kd.metrics.scores_table import OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
+GIVEN_ALL_BASES = scores_of_pair(has_teacher=True, all_bases=True)
 Row = Mapping[str, Any]
 
 # Title of each table; its scores with their column headings.
 TABLES: dict[str, dict[str, str]] = {
     "Similarity and relevance": {each.name: each.heading for each in scores_of_pair(has_teacher=False)},
     "The Teacher": {each.name: each.heading for each in scores_of_pair(has_teacher=True) if each.needs_teacher},
+    "The Teacher's share over placebo Teachers": {each.name: each.heading for each in SCORES if each.kind == OVER_PLACEBOS},
+    "Students given all Bases": {each.name: each.heading for each in GIVEN_ALL_BASES},
     "Progression: similarity with the model's own last layer": {
         each.name: each.heading for each in SCORES if each.kind == PROGRESSION
     },
 }
 SUBTITLES = {
     "The Teacher": "the Teacher's share of distilled and residual features; beyond: with the labels removed from the Teacher",
+    "The Teacher's share over placebo Teachers": "minus the mean share of networks of its recipe that taught nobody",
+    "Students given all Bases": "the part that no combination of Bases has: its RS, the Teacher's share, and beyond the labels",
 }
 UNIQUE = "unique"
+HAVE_UNIQUE = ("rs_distilled", "rs_distilled_all")
+NULL = "null"
+NULL_ROW = (
+    'Rows "null": the same score of a Base given another Base, or given the other Bases, mean over the Bases: compare with it, '
+    "not with 0."
+)
+PLACEBO_TESTS = "Placebo Teachers: is the share larger than that of another Teacher of this recipe would be?"
 
 
 def plain(report: Mapping[str, Any]) -> str:
     """The text of ``print(report)``. It shows the mean and range over several pairs of models."""
     rows: Sequence[Row] = report["rows"]
-    pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows))
-    lines = _heading(report, pairs)
+    given_all = {each.name for each in GIVEN_ALL_BASES}
+    pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows if row["score"] not in given_all))
+    first = [*near_chance(rows, report["settings"]), *no_gain(rows)]
+    lines = [*_wrapped(first), *([""] * bool(first)), *_heading(report, pairs)]
+    nulls = _nulls(report["seed_control"])
+    if nulls:
+        lines += textwrap.wrap(NULL_ROW, WIDTH)
     for title, columns in TABLES.items():
         shown = [score for score in columns if any(row["score"] == score for row in rows)]
         if shown:
             lines += ["", title + (f" ({SUBTITLES[title]})" if title in SUBTITLES else "")]
             lines[-1:] = textwrap.wrap(lines[-1], WIDTH)
-            lines += _table(rows, {score: columns[score] for score in shown}, len(pairs))
+            in_table = {(row["student"], row["base"]) for row in rows if row["score"] in shown}
+            lines += _table(rows, {score: columns[score] for score in shown}, len(in_table), nulls)
     if report["seed_control"] is not None:
         lines += ["", "Seed control: would another training run give the same result?"]
         lines += _wrapped(_verdicts(report["seed_control"]["tests"]))
+    if report["placebos"] is not None:
+        lines += ["", PLACEBO_TESTS]
+        tests = report["placebos"]["tests"]
+        lines += _wrapped([_bare(test) for test in tests if test["decision"] is not None])
+        lines += _wrapped(dict.fromkeys(caveat for test in tests for caveat in test["caveats"]))
     lines += ["", "How to read this"]
-    lines += _wrapped(report["notes"])
+    lines += _wrapped(note for note in report["notes"] if note not in first)
     return "\n".join(lines)
 
 
@@ -65,7 +89,8 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
         students, bases = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
         models = (
             f"Students: {', '.join(students)}. Bases: {', '.join(bases)}. The tables show the mean over their {len(pairs)} pairs "
-            "and, below it, the range. The report's rows have the scores and intervals of each pair."
+            "(given all Bases: over the Students) and, below it, the range. The report's rows have the scores and intervals of "
+            "each pair."
         )
     return [
         *textwrap.wrap(one_line(about), WIDTH),
@@ -74,9 +99,25 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
     ]
 
 
-def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int) -> list[str]:
-    has_unique = "rs_distilled" in columns
-    heads = [*columns.values(), *([UNIQUE] if has_unique else [])]
+def _nulls(seed_control: Optional[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+    """By score and layer, the mean score of a Base given another Base, or given all others."""
+    if seed_control is None:
+        return {}
+    bases = {name for group in seed_control.get("groups", ()) for name in group["bases"]}
+    nulls = [row for row in seed_control.get("pairs", ()) if row["model"] in bases and row["given"] in bases]
+    nulls += [row for row in seed_control.get("left_out", ()) if row["model"] == row["left_out"]]
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in nulls:
+        if row["value"] is not None:
+            found.setdefault((row["score"], row["layer"]), []).append(row["value"])
+    return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+def _table(
+    rows: Sequence[Row], columns: Mapping[str, str], pairs: int, nulls: Mapping[tuple[str, str], float]
+) -> list[str]:
+    with_unique = [score for score in columns if score in HAVE_UNIQUE]
+    heads = [*columns.values(), *(UNIQUE for _ in with_unique)]
     width = 12
     first = WIDTH - width * len(heads)
     layers = list(dict.fromkeys(row["layer"] for row in rows))
@@ -85,13 +126,16 @@ def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int) -> list[
     lines = ["layer".ljust(first) + "".join(head.rjust(width) for head in heads)]
     for layer in layers:
         cells = [_cell([row for row in rows if row["layer"] == layer and row["score"] == score], pairs) for score in columns]
-        if has_unique:
-            shares = [row["unique_share"] for row in rows if row["layer"] == layer and row["score"] == "rs_distilled"]
+        for score in with_unique:
+            shares = [row["unique_share"] for row in rows if row["layer"] == layer and row["score"] == score]
             cells.append(_cell([{"value": share} for share in shares], pairs))
         for number in range(max(len(cell) for cell in cells)):
             start = shown[layers.index(layer)] if number == 0 else ""
             parts = [cell[number] if number < len(cell) else "" for cell in cells]
             lines.append((start.ljust(first) + "".join(part.rjust(width) for part in parts)).rstrip())
+        if any((score, layer) in nulls for score in columns):
+            parts = [_number(nulls[score, layer]) if (score, layer) in nulls else "" for score in columns]
+            lines.append((NULL.ljust(first) + "".join(part.rjust(width) for part in parts)).rstrip())
     return lines
 
 
@@ -150,21 +194,51 @@ def _shortened(labels: Sequence[str], width: int) -> list[str]:
 
 
 def _verdicts(tests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence per test, or one for all layers if no layer decides a question."""
-    families: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    """The answers, then the caveats that they share, then one sentence for all undecided questions of the same reason."""
+    decided = [test for test in tests if test["decision"] is not None]
+    answers: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for test in decided:
+        answers.setdefault((test["group"], _statement(test)), []).append(test)
+    caveats = list(dict.fromkeys(caveat for test in decided for caveat in test["caveats"]))
+    undecided: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for test in tests:
-        families.setdefault((test["group"], test["score"]), []).append(test)
+        if test["decision"] is None:
+            undecided.setdefault((test["group"], test["score"], *test["caveats"]), []).append(test)
+    alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for (group, _, *reasons), of_score in undecided.items():
+        alike.setdefault((group, *reasons, *(test["layer"] for test in of_score)), []).extend(of_score)
     sentences = []
-    for family in families.values():
-        if len(family) == 1 or any(test["decision"] is not None or test["statistic"] is None for test in family):
-            sentences += [test["sentence"] for test in family]
-            continue
-        first = family[0]
-        names = ", ".join(test["layer"] for test in family)
-        differences = ", ".join(f"{test['statistic']:+.3f}" for test in family)
-        sentence = first["sentence"].replace(f"{first['layer']}:", f"{names}:", 1)
-        sentences.append(sentence.replace(f"(difference {first['statistic']:+.3f})", f"(differences {differences})"))
-    return sentences
+    for of_reason in alike.values():
+        group = of_reason[0]["group"]
+        layers, scores = (", ".join(dict.fromkeys(test[key] for test in of_reason)) for key in ("layer", "score"))
+        is_all = len(of_reason) == sum(test["group"] == group for test in tests)
+        where = "for every score and layer" if is_all else f"at {layers} for {scores}"
+        sentence = f"{'' if group is None else f'{group}: '}Undecided {where}. {' '.join(of_reason[0]['caveats'])}"
+        sentences.append(of_reason[0]["sentence"] if len(of_reason) == 1 else sentence)
+    return [*map(_answer, answers.values()), *caveats, *sentences]
+
+
+def _statement(test: Mapping[str, Any]) -> str:
+    """An answer without its layer, caveats and numbers, which are in the last parentheses."""
+    start = f"{test['layer']}: " if test["group"] is None else f"{test['group']}, {test['layer']}: "
+    return _bare(test).removeprefix(start).rsplit(" (", 1)[0]
+
+
+def _bare(test: Mapping[str, Any]) -> str:
+    """A test's sentence without its caveats."""
+    return str(test["sentence"].removesuffix(" " + " ".join(test["caveats"])))
+
+
+def _answer(tests: Sequence[Mapping[str, Any]]) -> str:
+    """One sentence for the layers with the same answer."""
+    first = tests[0]
+    if len(tests) == 1:
+        return _bare(first)
+    group = "" if first["group"] is None else f"{first['group']}, "
+    layers = ", ".join(test["layer"] for test in tests)
+    differences = ", ".join(f"{test['statistic']:+.3f}" for test in tests)
+    p_values = ", ".join(short_p(test["adjusted_p_value"]) for test in tests)
+    return f"{group}{layers}: {_statement(first)} (differences {differences}; p = {p_values}, corrected over the layers)."
 
 
 def _wrapped(sentences: Iterable[str]) -> list[str]:
@@ -183,23 +257,24 @@ def markdown(report: Mapping[str, Any]) -> str:
         shown = {score: head for score, head in columns.items() if any(row["score"] == score for row in rows)}
         if not shown:
             continue
-        unique = [UNIQUE] if "rs_distilled" in shown else []
-        heads = ["Student", "Base", "layer", *shown.values(), *unique]
+        unique = [score for score in shown if score in HAVE_UNIQUE]
+        heads = ["Student", "Base", "layer", *shown.values(), *(UNIQUE for _ in unique)]
         lines += [f"**{title}**" + (f" ({SUBTITLES[title]})" if title in SUBTITLES else ""), ""]
         lines += ["| " + " | ".join(heads) + " |", "|---|---|---" + "|--:" * (len(heads) - 3) + "|"]
-        for student, base, layer in dict.fromkeys((row["student"], row["base"], row["layer"]) for row in rows):
+        in_table = [row for row in rows if row["score"] in shown]
+        for student, base, layer in dict.fromkeys((row["student"], row["base"], row["layer"]) for row in in_table):
             own = {
                 row["score"]: row
-                for row in rows
+                for row in in_table
                 if (row["student"], row["base"], row["layer"]) == (student, base, layer)
             }
             cells = [" ".join(_cell([own[score]] if score in own else [], 1)) for score in shown]
-            if unique:
-                cells.append(_optional(own["rs_distilled"]["unique_share"]))
+            cells += [_optional(own[score]["unique_share"]) for score in unique]
             lines.append("| " + " | ".join([*map(as_markdown, (student, base, layer)), *cells]) + " |")
         lines.append("")
-    if report["seed_control"] is not None:
-        lines += ["**Seed control**", "", *(f"- {as_markdown(test['sentence'])}" for test in report["seed_control"]["tests"]), ""]
+    for title, part in (("Seed control", "seed_control"), (PLACEBO_TESTS, "placebos")):
+        if report[part] is not None:
+            lines += [f"**{title}**", "", *(f"- {as_markdown(test['sentence'])}" for test in report[part]["tests"]), ""]
     lines += ["**Notes**", "", *(f"- {as_markdown(note)}" for note in report["notes"]), ""]
     return "\n".join(lines)
 
