@@ -258,7 +258,7 @@ def markdown(about: dict[str, Any], values: dict[Row, dict[str, list[float]]]) -
     """The table of a run, a row for each map."""
     shown = {name: title for name, title in MEASURES.items() if all(name in of_row for of_row in values.values())}
     accuracy = ", ".join(f"{name} {spread(each)}" for name, each in about["accuracy"].items())
-    chance = "" if about["chance"] is None else f" The object's share of the image is {about['chance']:.3f}."
+    chance = "" if about["chance"] is None else f" The object has {about['chance']:.1%} of the pixels."
     lines = [
         f"## {about['data']}", "",
         f"{about['pairs']} pairs of Student and Base, {about['images']} images, {about['references']} references, layer "

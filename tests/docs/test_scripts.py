@@ -98,6 +98,13 @@ def test_tables_of_a_page_are_those_of_its_script(page: str, table: str) -> None
     assert not set(shown) - set((DOCS / "tables" / table).read_text().splitlines())
 
 
+def test_maps_on_the_page_are_those_of_the_script() -> None:
+    kinds = ("| paper's gradient |", "| integrated |", "| net |", "| Grad-CAM |", "| random |")
+    shown = [line for line in (DOCS / "maps.md").read_text().splitlines() if line.startswith(kinds) and line.count("|") > 8]
+    assert len(shown) > 40
+    assert not set(shown) - set((DOCS / "tables" / "maps.md").read_text().splitlines())
+
+
 def test_the_page_on_inference_shows_every_scenario() -> None:
     page = (DOCS / "inference.md").read_text()
     published = (DOCS / "tables" / "intervals.md").read_text().splitlines()
