@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import torch
 from matplotlib.figure import Figure
@@ -13,11 +13,12 @@ from captum_kd.perturb import keep_relevant
 from captum_kd.visualization import plot_keep_curve, plot_layer_scores, visualize_transfer
 from distillation.drawing import COLORS, NULL, SMALL, WIDTH, draw_values, prepare_axis
 from distillation.explaining import BASE as BASE_MAP
-from distillation.explaining import DISTILLED, FROM_TEACHER, RESIDUAL
+from distillation.explaining import DISTILLED, NET, POINT, RESIDUAL
+from distillation.explaining import NULL as NULL_MAP
 from distillation.explaining import STUDENT as STUDENT_MAP
 from distillation.measuring import Measurements, PairMaps
-from distillation.outcomes import SALIENT, WHOLE, Record, seed_comparisons
-from distillation.plan import BASE, Plan
+from distillation.outcomes import SALIENT, WHOLE, Record, members_of, seed_comparisons
+from distillation.plan import Plan
 from distillation.task import Task, first_of_each_class
 
 __all__ = ["Picture", "picture_names", "pictures_of"]
@@ -77,10 +78,8 @@ def curves(record: Record) -> Figure:
     """Accuracy over the epochs: the Teacher and other guides thin, Bases and groups of Students with bands."""
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axis = figure.subplots()
-    plan = record["plan"]
-    members = {guide["name"]: [guide["name"]] for guide in plan["guides"] if guide["trained"]}
-    members[BASE] = plan["bases"]
-    members |= {group["name"]: group["students"] for group in plan["groups"]}
+    untrained = [guide["name"] for guide in record["plan"]["guides"] if not guide["trained"]]
+    members = {title: names for title, names in members_of(record["plan"]).items() if title not in untrained}
     for i, (title, names) in enumerate(members.items()):
         runs = torch.tensor(
             [
@@ -129,28 +128,26 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
             for row in shown.tolist()
         ]
 
-    if len(pairs) > 1:
-        columns = {f"Grad-CAM {pairs[0].base}": pairs[0].maps[BASE_MAP][shown]}
-        columns |= {f"Grad-CAM {pair.student}": pair.maps[STUDENT_MAP][shown] for pair in pairs}
-        yield (
-            "gradcam",
-            "Grad-CAM of the first Base and of the first Student of each group, each of its own prediction.",
-            visualize_transfer(
-                images, columns, masks=chosen.masks, scale="map", row_labels=labels_of([]), title="Grad-CAM"
-            ),
-        )
+    columns = {f"Grad-CAM {pairs[0].base}": pairs[0].maps[BASE_MAP][shown]}
+    columns |= {f"Grad-CAM {pair.student}": pair.maps[STUDENT_MAP][shown] for pair in pairs}
+    yield (
+        "gradcam",
+        "Grad-CAM of the first Base and of the first Student of each group, each of its own prediction.",
+        visualize_transfer(images, columns, masks=chosen.masks, scale="map", row_labels=labels_of([]), title="Grad-CAM"),
+    )
     for pair in pairs:
-        order = (BASE_MAP, STUDENT_MAP, DISTILLED, RESIDUAL, FROM_TEACHER)
         yield (
             f"maps_{_slug(pair.group.name)}",
-            f"{pair.student} and {pair.base}: Grad-CAM of each, distilled and residual features, and where the Student looks "
-            "for what it has from the Teacher. The first test image of each class, nobody's choice; each map on its own scale.",
+            f"{pair.student} and {pair.base}: net map (distilled minus residual), net map of two Bases for comparison, "
+            "distilled and residual features, Grad-CAM of the Student, and the paper's gradient. Positive values of the first "
+            "test image of each class, not cherry-picked. In each row all net, distilled and residual maps share one color "
+            "scale; Grad-CAM and the paper's gradient each have their own.",
             visualize_transfer(
                 images,
-                {title: pair.maps[title][shown] for title in order},
+                _in_colors(pair.maps, shown),
                 masks=chosen.masks,
-                # Maps of some images are far weaker than of others; the figure is to show where, the tables how much.
-                scale="map",
+                scale="shared",
+                outlier_perc=0.0,
                 row_labels=labels_of([pair.student, pair.base]),
             ),
         )
@@ -161,10 +158,23 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
         )
 
 
+def _in_colors(maps: Mapping[str, Tensor], shown: Tensor) -> dict[str, Tensor]:
+    """The maps of some images, in parts of the largest value: of all integrated maps of an image, or of the map alone.
+
+    Maps of some images are far weaker than of others; the figure is to show where, the tables how much.
+    """
+    integrated = [title for title in (NET, NULL_MAP, DISTILLED, RESIDUAL) if title in maps]
+    scaled: dict[str, Tensor] = {}
+    for together in (integrated, [STUDENT_MAP], [POINT]):
+        tops = torch.stack([maps[title][shown].flatten(1).amax(1) for title in together]).amax(0).clamp_min(1e-30)
+        scaled |= {title: maps[title][shown] / tops[:, None, None, None] for title in together}
+    return scaled
+
+
 def _kept(images: Tensor, pair: PairMaps, shown: Tensor, row_labels: list[str]) -> Figure:
     kept = {
         title: keep_relevant(images, pair.maps[title][shown], keep=KEPT, generator=torch.Generator().manual_seed(0))
-        for title in (BASE_MAP, STUDENT_MAP, DISTILLED, RESIDUAL)
+        for title in (NET, DISTILLED, RESIDUAL, STUDENT_MAP, BASE_MAP)
     }
     return visualize_transfer(images, {}, kept=kept, row_labels=row_labels)
 

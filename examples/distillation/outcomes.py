@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Iterator, NamedTuple
 
-__all__ = ["SALIENT", "WHOLE", "Record", "SeedComparison", "score_rows", "seed_comparisons"]
+from distillation.plan import BASE, PLACEBO
+
+__all__ = ["SALIENT", "WHOLE", "Record", "SeedComparison", "members_of", "score_rows", "seed_comparisons"]
 
 Record = dict[str, Any]
 
@@ -30,6 +32,14 @@ class SeedComparison(NamedTuple):
     test: Record
     students: list[float]
     null: list[float]
+
+
+def members_of(plan: Record) -> dict[str, list[str]]:
+    """Names of the networks by what they are: each guide, the placebo Teachers together, Bases, groups of Students."""
+    members: dict[str, list[str]] = {}
+    for guide in plan["guides"]:
+        members.setdefault(f"{PLACEBO}s" if guide["is_placebo"] else guide["name"], []).append(guide["name"])
+    return {**members, BASE: plan["bases"], **{group["name"]: group["students"] for group in plan["groups"]}}
 
 
 def score_rows(record: Record) -> Iterator[Record]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Callable, Iterator, Optional, Sequence, Union
 
-from distillation.outcomes import SALIENT, WHOLE, Record, score_rows, seed_comparisons
+from distillation.outcomes import SALIENT, WHOLE, Record, members_of, score_rows, seed_comparisons
 from distillation.plan import BASE
 from distillation.text import as_markdown, as_spreadsheet_text
 
@@ -100,9 +100,7 @@ def _spread(values: Sequence[float]) -> tuple[Optional[float], Optional[float]]:
 
 
 def _accuracy(record: Record) -> Table:
-    members = {guide["name"]: [guide["name"]] for guide in record["plan"]["guides"]}
-    members[BASE] = record["plan"]["bases"]
-    members |= {group["name"]: group["students"] for group in record["plan"]["groups"]}
+    members = members_of(record["plan"])
     rows: list[list[Cell]] = []
     of_bases = _spread([fold["accuracy"][name] for fold in record["folds"] for name in members[BASE]])[0]
     for title, names in members.items():
@@ -229,10 +227,8 @@ def _localization(record: Record) -> Table:
                 for name, values in each["localization"]["maps"].items():
                     energy, hit = values["energy_share"], values["pointing_game"]
                     rows.append([each["student"], each["base"], name, *energy, *hit, values["empty_maps"]])
-                rows.append(
-                    [each["student"], each["base"], "distilled - residual",
-                     *each["localization"]["distilled_minus_residual"], None, None, None]
-                )  # fmt: skip
+                for name, difference in each["localization"]["differences"].items():
+                    rows.append([each["student"], each["base"], name, *difference, None, None, None])
     return Table(
         "localization",
         "Maps on the object",

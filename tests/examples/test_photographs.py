@@ -123,7 +123,8 @@ def test_seed_control_compares_each_group_with_the_bases(written, report):
 def test_keep_curves_are_of_every_map_and_chance(report):
     for each in report["folds"][0]["maps"]:
         assert list(each["keep_curves"]) == [
-            "Grad-CAM Student", "UniCAM distilled", "UniCAM residual", "UniCAM from the Teacher", "random",
+            "net", "distilled", "residual", "net by the Teacher", "Grad-CAM Student", "paper's gradient", "net of two Bases",
+            "random",
         ]  # fmt: skip
         for curve in each["keep_curves"].values():
             assert min(curve["accuracy"]) <= curve["area"] <= max(curve["accuracy"])
