@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import mean
 from typing import Any, Iterator, Mapping, Sequence
 
 import torch
@@ -34,7 +35,12 @@ KEPT = 0.5
 
 def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], rows: int) -> Iterator[Picture]:
     """All pictures, in the order of reading. Maps are those of the first fold's first Student of each group."""
-    yield "accuracy", "Accuracy on held-out images over the epochs: means and one SD over seeds and folds.", curves(record)
+    yield (
+        "accuracy",
+        "Accuracy on held-out images over the epochs: means and one SD over seeds and folds. Dotted: a network that always names "
+        "the most frequent class.",
+        curves(record),
+    )
     first = measured[0]
     shown = first_of_each_class(first.shown.labels, rows)
     yield from _maps(task, first, shown)
@@ -96,7 +102,7 @@ def curves(record: Record) -> Figure:
         if len(runs) > 1:
             spread = runs.std(0)
             axis.fill_between(epochs, middle - spread, middle + spread, color=color, alpha=0.15, linewidth=0)
-    axis.axhline(1 / len(record["classes"]), color="0.5", linewidth=0.8, linestyle=(0, (1, 2)))
+    axis.axhline(mean(fold["chance"] for fold in record["folds"]), color="0.5", linewidth=0.8, linestyle=(0, (1, 2)))
     axis.set_xlabel("epoch", fontsize=SMALL)
     axis.set_ylabel("accuracy, held out", fontsize=SMALL)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -6,12 +6,15 @@ from typing import Any, Iterator, NamedTuple
 
 from distillation.plan import BASE, PLACEBO
 
-__all__ = ["SALIENT", "WHOLE", "Record", "SeedComparison", "members_of", "score_rows", "seed_comparisons"]
+__all__ = ["SALIENT", "SECOND", "WHOLE", "Record", "SeedComparison", "members_of", "score_rows", "seed_comparisons"]
 
 Record = dict[str, Any]
 
 WHOLE, SALIENT = "whole", "salient"
 """The views: whole images, and each network's images reduced to the half that its own map calls salient."""
+
+SECOND = "second_teacher"
+"""Whole images, with the Students of a second Teacher in the Bases' place."""
 
 
 class SeedComparison(NamedTuple):
@@ -20,10 +23,10 @@ class SeedComparison(NamedTuple):
     Attributes:
         fold: from 1.
         group: of the Students.
-        view: of the images.
+        view: of the images, or ``SECOND``.
         test: its outcome, as reports hold it.
         students: scores of the pairs of Student and Base.
-        null: scores of the pairs of Bases.
+        null: scores of the pairs of Bases. With ``SECOND``, the Students of a second Teacher are the Bases.
     """
 
     fold: int
@@ -57,12 +60,14 @@ def score_rows(record: Record) -> Iterator[Record]:
 
 def seed_comparisons(record: Record) -> Iterator[SeedComparison]:
     """All tests of seed control with the scores that they compare; none where there is one Base."""
-    bases = set(record["plan"]["bases"])
     groups = {group["name"]: group for group in record["plan"]["groups"]}
     for number, fold in enumerate(record["folds"], start=1):
         for scores in fold["scores"]:
-            for view in (WHOLE, SALIENT):
-                control = scores[view]["seed_control"] or {"tests": [], "pairs": []}
+            for view in (WHOLE, SALIENT, SECOND):
+                control = scores[view] and scores[view]["seed_control"]
+                if not control:
+                    continue
+                bases = set(control["groups"][0]["bases"])
                 for test in control["tests"]:
                     # A report of one group does not name it.
                     group = test["group"] or next(

@@ -136,6 +136,11 @@ class Plan:
     def groups_of(self, teacher: str) -> list[Group]:
         return [group for group in self.groups if group.teacher == teacher]
 
+    @property
+    def second(self) -> Optional[Group]:
+        """Students of a second Teacher, if there are any."""
+        return next((group for group in self.groups if group.guide == OTHER), None)
+
     def bases(self, seeds: int) -> list[str]:
         """Names of the Bases."""
         return _numbered(BASE, seeds)
