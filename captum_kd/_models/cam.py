@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -18,11 +18,19 @@ def precise(value: Tensor) -> Tensor:
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
 
 
-def weighted_activations(gradient: Tensor, activations: Tensor, attr_dim_summation: bool) -> Tensor:
-    """Grad-CAM: activations (N, C, ...) weighted by their gradient's means over positions, summed over channels."""
+def weighted_activations(
+    gradient: Tensor, activations: Tensor, attr_dim_summation: bool, baselines: Optional[Tensor] = None
+) -> Tensor:
+    """Grad-CAM: activations (N, C, ...) weighted by their gradient's means over positions, summed over channels.
+
+    Baselines (N, C) are subtracted from the activations first.
+    """
     if gradient.dim() > 2:
         gradient = gradient.mean(tuple(range(2, gradient.dim())), keepdim=True)
-    weighted = gradient * activations
+    if baselines is None:
+        weighted = gradient * activations
+    else:
+        weighted = (activations - baselines.to(activations).reshape(gradient.shape)).mul_(gradient)
     return weighted.sum(1, keepdim=True) if attr_dim_summation else weighted
 
 

@@ -33,11 +33,18 @@ class LayerOutput(NamedTuple):
         """The output with tensors that have no graph replaced by leaves, in float32 at least."""
         return self._replace(tensors=tuple(a if a.requires_grad else _recordable(precise(a)) for a in self.tensors))
 
-    def maps(self, gradients: Sequence[Tensor], attr_dim_summation: bool) -> list[Tensor]:
-        return [
-            weighted_activations(layout.to_channels_first(g), layout.to_channels_first(a.detach()), attr_dim_summation)
-            for g, a, layout in zip(gradients, self.tensors, self.layouts)
-        ]
+    def maps(
+        self, gradients: Sequence[Tensor], attr_dim_summation: bool, baselines: Optional[Tensor] = None
+    ) -> list[Tensor]:
+        """Maps of all tensors; ``baselines`` (N, d) are the channels of all tensors, one after the other."""
+        found, start = [], 0
+        for gradient, tensor, layout in zip(gradients, self.tensors, self.layouts):
+            gradient, activations = layout.to_channels_first(gradient), layout.to_channels_first(tensor.detach())
+            stop = start + activations.shape[1]
+            own = None if baselines is None else baselines[:, start:stop]
+            found.append(weighted_activations(gradient, activations, attr_dim_summation, own))
+            start = stop
+        return found
 
 
 class ForwardPass(NamedTuple):
@@ -79,6 +86,7 @@ class LayerActivations:
         self,
         grad_features: Sequence[Tensor],
         *,
+        baselines: Optional[Sequence[Tensor]] = None,
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
         grad_kwargs: Optional[dict[str, Any]] = None,
@@ -89,6 +97,8 @@ class LayerActivations:
             grad_features (sequence of Tensor): for each layer pair the gradient of the objective
                 with respect to :attr:`features`, (n, d). Pairs with the same feature layer that are
                 given the same tensor share one backward pass.
+            baselines (sequence of Tensor, optional): for each layer pair features (n, d). If the features are the
+                averages of the map layer's channels, they are subtracted from the activations.
             relu_attributions (bool): keep positive attributions only.
             attr_dim_summation (bool): sum over channels.
             grad_kwargs (dict, optional): passed to :func:`torch.autograd.grad`, save for
@@ -109,7 +119,8 @@ class LayerActivations:
                 gradients = self._gradients(numbers, forward, grad_features[numbers[0]][rows], grad_kwargs)
                 for number, of_layer in zip(numbers, gradients):
                     output = forward.outputs[self.pairs[number].map_layer.module]
-                    maps = output.maps(of_layer, attr_dim_summation)
+                    own = None if baselines is None or not self._are_averages(number) else baselines[number][rows]
+                    maps = output.maps(of_layer, attr_dim_summation, own)
                     if relu_attributions:
                         maps = [single.relu() for single in maps]
                     typed = list(zip(maps, output.dtypes))
@@ -118,6 +129,10 @@ class LayerActivations:
         for pair, magnitudes in zip(self.pairs, largest):
             warn_of_lost_digits(magnitudes, str(pair.map_layer))
         return [tuple(concatenated(tensors) for tensors in zip(*of_pair)) for of_pair in pieces]
+
+    def _are_averages(self, number: int) -> bool:
+        """Whether the features of a pair are the averages of its map layer's channels."""
+        return not self.pairs[number].is_deeper and self.feature_transform is global_average_pool
 
     def _passes_in_order(self) -> Iterator[tuple[slice, ForwardPass]]:
         """Every pass and the rows of its inputs; warns if repeated passes give other features."""

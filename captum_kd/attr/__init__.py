@@ -1,6 +1,7 @@
 """Attribution methods for a pair of models, with the interface of captum.attr."""
 
 from captum_kd.attr.reference_population import ReferencePopulation
-from captum_kd.attr.unicam import TransferAttributions, UniCAM
+from captum_kd.attr.transfer_attributions import TransferAttributions
+from captum_kd.attr.unicam import UniCAM
 
 __all__ = ["ReferencePopulation", "TransferAttributions", "UniCAM"]

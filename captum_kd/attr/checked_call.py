@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Mapping, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -11,13 +11,26 @@ from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.layer_activations import LayerActivations, Layouts
 from captum_kd._utils.arguments import Target, as_forward_args, as_grad_kwargs, as_inputs, as_labels, check_batch_size
 from captum_kd._utils.tensors import is_finite
-from captum_kd._utils.validation import check_bool
+from captum_kd._utils.validation import check_bool, check_dense, check_int, check_untransformed, short_repr
 from captum_kd._utils.warnings import warn_user
+from captum_kd.attr.feature_path import Baseline, Steps
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Geometry
 from captum_kd.distance.labels import WAYS_OUT_OF_POPULATION, label_geometry
 
 FEW_INPUTS = 30
 """Maps of populations smaller than this are mostly noise."""
+
+
+class Integration(NamedTuple):
+    """A request for mean gradients along paths of features.
+
+    Attributes:
+        steps (Steps): points of the paths.
+        baselines (sequence): for each explained model one baseline per entry of ``layer``.
+    """
+
+    steps: Steps
+    baselines: Sequence[Sequence[Baseline]]
 
 
 class CheckedCall(NamedTuple):
@@ -84,6 +97,61 @@ def checked_map_settings(relu_attributions: bool, attr_dim_summation: bool, grad
         "attr_dim_summation": check_bool(attr_dim_summation, "attr_dim_summation"),
         "grad_kwargs": as_grad_kwargs(grad_kwargs),
     }
+
+
+def checked_integration(
+    n_steps: Any, feature_baselines: Any, return_convergence_delta: Any, map_settings: Mapping[str, Any], shape: tuple[int, int]
+) -> Optional[Integration]:
+    """The mean gradients that a call asks for; None without ``n_steps``.
+
+    Args:
+        shape (tuple): numbers of explained models and of entries of ``layer``.
+
+    Raises:
+        ValueError, TypeError: as in :meth:`captum_kd.UniCAM.attribute`.
+    """
+    has_ends = check_bool(return_convergence_delta, "return_convergence_delta")
+    if n_steps is None:
+        for argument, is_given in (("feature_baselines", feature_baselines is not None), ("return_convergence_delta", has_ends)):
+            if is_given:
+                raise ValueError(f"{argument} belongs to maps with a unit: pass n_steps=16 with it.")
+        return None
+    check_int(n_steps, "n_steps", 1)
+    if has_ends and map_settings["relu_attributions"]:
+        raise ValueError(
+            "relu_attributions=True removes the negative part of the maps, so their sums are no gain of the objective; leave "
+            "out return_convergence_delta or relu_attributions."
+        )
+    models, layers = shape
+    if not isinstance(feature_baselines, tuple):
+        feature_baselines = (feature_baselines,) * models
+    if len(feature_baselines) != models:
+        raise ValueError(
+            f"feature_baselines has {len(feature_baselines)} entries for {models} explained model(s): a tuple has an entry for "
+            "the Student and one for each Base, a list one for each layer."
+        )
+    baselines = [_checked_baselines(each, layers) for each in feature_baselines]
+    return Integration(Steps.gauss_legendre(n_steps, has_ends), baselines)
+
+
+def _checked_baselines(given: Any, layers: int) -> list[Baseline]:
+    """One baseline for each entry of ``layer``."""
+    values = list(given) if isinstance(given, (list, tuple)) else [given] * layers
+    if len(values) != layers:
+        raise ValueError(f"feature_baselines has {len(values)} entries for {layers} layer(s); pass one for each.")
+    for value in values:
+        if value is None or (isinstance(value, str) and value == "zero"):
+            continue
+        if not isinstance(value, Tensor):
+            raise TypeError(f'feature_baselines must be None, "zero" or features (d,), got {short_repr(value)}.')
+        check_dense(value, "feature_baselines")
+        check_untransformed(value, "feature_baselines")
+        if value.dim() != 1 or not value.is_floating_point() or not is_finite(value):
+            raise ValueError(
+                "feature_baselines must be one finite floating point vector (d,) for each layer, with an entry per feature, got "
+                f"{short_repr(value)}."
+            )
+    return [value.detach() if isinstance(value, Tensor) else value for value in values]
 
 
 def check_batch_mode(

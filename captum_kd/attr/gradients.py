@@ -1,21 +1,27 @@
 """Gradients of UniCAM's objectives with respect to the features.
 
-Features are (N, d) tensors of one dtype on one device: first those of the explained model, then those of the model
-whose representation is removed. The result holds the gradient at the first model's features. With ``both`` it also
-holds, at the second model's features, the gradient of the objective in which the two models change places.
+Features are (N, d) tensors of one dtype on one device, one for each model. Each direction of removal has an explained
+model, and its result is the gradient at that model's features.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
+from captum_kd.attr.feature_path import Baseline, FeaturePath, Integrated, Steps, Surroundings, integrate
 from captum_kd.attr.layer_reference import AddedRows, LayerReference, ReferenceFeatures, added_rows
-from captum_kd.attr.objective import PAIR, population_objectives, reference_objectives
-from captum_kd.distance.centering import Geometry, noise_level, raw_scale, u_centered
+from captum_kd.attr.objective import (
+    Direction,
+    PopulationGram,
+    population_objectives,
+    reference_objectives,
+    warn_of_losses,
+)
+from captum_kd.distance.centering import CENTERINGS, Geometry, noise_level, raw_scale, u_centered
 from captum_kd.distance.pairwise import RowDistances, is_async_device, power_of_two, rows_to_center
 from captum_kd.distance.precision import widest
 
@@ -35,24 +41,56 @@ class ScaledFeatures(NamedTuple):
     rounding: Tensor = torch.zeros(())
 
 
+class Target(NamedTuple):
+    """What the remainder of the explained features is correlated with; without either, nothing.
+
+    Attributes:
+        teacher (ScaledFeatures, optional): (N, e) of the Teacher, whose representation replaces the labels' geometry.
+        labels (Geometry or AddedRows, optional): the labels' geometry in batch mode; their rows (N, 1, m) in reference mode.
+            On any device.
+    """
+
+    teacher: Optional[ScaledFeatures] = None
+    labels: Union[None, Geometry, AddedRows] = None
+
+    @property
+    def whose(self) -> str:
+        return "labels" if self.teacher is None else "Teacher"
+
+
+class Integral(NamedTuple):
+    """Replaces the gradients by their means along paths.
+
+    Attributes:
+        steps (Steps): points of the paths.
+        baselines (sequence): the baseline of each direction.
+    """
+
+    steps: Steps
+    baselines: Sequence[Baseline]
+
+
 def population_gradients(
-    features: tuple[ScaledFeatures, ScaledFeatures], teacher: Optional[ScaledFeatures], labels: Optional[Geometry], both: bool
-) -> list[Tensor]:
-    """Gradients in batch mode, where the inputs are the population.
+    features: Sequence[ScaledFeatures],
+    directions: Sequence[Direction],
+    target: Target,
+    integral: Optional[Integral] = None,
+) -> list[Integrated]:
+    """Gradients in batch mode, where the inputs are the population; on a path, the others are each input's population.
 
     Args:
-        features (tuple of ScaledFeatures): (N, d) of the two models.
-        teacher (ScaledFeatures, optional): (N, e) of the Teacher, whose representation replaces the labels' geometry.
-        labels (Geometry, optional): the labels' geometry, on any device.
-        both (bool): True for both directions of removal.
+        features (sequence of ScaledFeatures): (N, d) of the models.
+        directions (sequence of tuple): indices of the explained and of the removed models.
+        target (Target): of the objective.
+        integral (Integral, optional): asks for mean gradients.
 
     Returns:
-        list of Tensor: (N, d), one for each direction, in the features' dtype.
+        list of Integrated: one for each direction, in the features' dtype.
 
     Raises:
         ValueError: features that are so small that their dtype cannot hold the gradients.
     """
-    sets = [*features] if teacher is None else [*features, teacher]
+    sets = [*features] if target.teacher is None else [*features, target.teacher]
     first = features[0].values
     units = [power_of_two(each.largest) for each in sets]
     of_rows = _row_distances([(rows_to_center(each.values, unit), None) for each, unit in zip(sets, units)])
@@ -60,47 +98,56 @@ def population_gradients(
     rounding = torch.stack([_scaled(each.rounding, unit) for each, unit in zip(sets, units)])
     raw_norms = raw_scale(torch.linalg.vector_norm(distances, dim=(1, 2)), rounding.to(distances), len(first), first.dtype)
     geometries = u_centered(distances)
-    if teacher is None and labels is not None:
-        geometries = torch.cat([geometries, labels.matrix.to(geometries)[None]])
-        raw_norms = torch.cat([raw_norms, labels.raw_norm.to(raw_norms)[None]])
+    if isinstance(target.labels, Geometry):
+        geometries = torch.cat([geometries, target.labels.matrix.to(geometries)[None]])
+        raw_norms = torch.cat([raw_norms, target.labels.raw_norm.to(raw_norms)[None]])
     noise = (noise_level(first.dtype) * raw_norms).square()
-    target = 2 if len(geometries) == 3 else None
-    slopes = population_objectives(
-        geometries, noise, PAIR if both else PAIR[:1], target, _whose(teacher), first.dtype == geometries.dtype
-    ).slopes
-    gradients = [_at_features(*each) for each in zip(of_rows, slopes)]
-    if target is not None:  # the objective without a target is proportional to the features; a correlation is not
-        gradients = [_scaled(gradient, unit) for gradient, unit in zip(gradients, units)]
-    return _in_range(gradients, features)
+    place = len(features) if len(geometries) > len(features) else None
+    if integral is None:
+        found = population_objectives(geometries, noise, directions, place, first.dtype == geometries.dtype)
+        warn_of_losses(found, target.whose)
+        gradients = [Integrated(_at_features(of_rows[x], slope)) for (x, _), slope in zip(directions, found.slopes)]
+    else:
+        gradients = _leave_one_out(features, units, directions, target, integral, distances, geometries, noise, place)
+    if place is not None:  # the objective without a target is proportional to the features; a correlation is not
+        gradients = [
+            each._replace(gradients=_scaled(each.gradients, units[x])) for each, (x, _) in zip(gradients, directions)
+        ]
+    elif integral is not None:
+        gradients = [
+            each if each.gains is None else each._replace(gains=each.gains * units[x])
+            for each, (x, _) in zip(gradients, directions)
+        ]
+    return _in_range(gradients, [features[x] for x, _ in directions])
 
 
 def reference_gradients(
     layer: LayerReference,
-    direction: int,
-    features: tuple[ScaledFeatures, ScaledFeatures],
-    teacher: Optional[ScaledFeatures],
-    labels: Optional[AddedRows],
-    both: bool,
-) -> list[Tensor]:
+    models: Sequence[int],
+    features: Sequence[ScaledFeatures],
+    explained: Sequence[int],
+    target: Target,
+    integral: Optional[Integral] = None,
+) -> list[Integrated]:
     """Gradients in reference mode, where every input is added to the population on its own.
 
     Args:
         layer (LayerReference): the population, on any device.
-        direction (int): 0 if the first features are the Student's, 1 if they are the Base's.
-        features, teacher, both: as in :func:`population_gradients`.
-        labels (AddedRows, optional): rows (N, 1, m) of the inputs' labels, on any device.
+        models (sequence of int): the models' places in the population; the Student's is 0.
+        features (sequence of ScaledFeatures): (N, d) of these models.
+        explained (sequence of int): places in the population of the models that are explained, each with its direction.
+        target, integral: as in :func:`population_gradients`.
 
     Returns:
-        list of Tensor: as in :func:`population_gradients`.
+        list of Integrated: as in :func:`population_gradients`, one for each explained model.
 
     Raises:
         ValueError: as in :func:`population_gradients`; features of another width than the population's.
     """
     first = features[0].values
     layer = layer.to(first.device)
-    places = [direction, 1 - direction]
-    sides = [*layer.features] if layer.teacher is None else [*layer.features, layer.teacher]
-    sets = [*(features[place] for place in places), *([] if teacher is None else [teacher])]
+    sides = [*(layer.features[model] for model in models), *([] if target.teacher is None else [_teacher_of(layer)])]
+    sets = [*features, *([] if target.teacher is None else [target.teacher])]
     for side, each in zip(sides, sets):
         _check_widths(side, each.values)
     units = [power_of_two(max(side.largest, each.largest)) for side, each in zip(sides, sets)]
@@ -109,14 +156,89 @@ def reference_gradients(
     wide = widest(first.device)
     distances = torch.stack([_scaled(each.distances.to(wide), 1 / unit) for each, unit in zip(of_rows, units)])
     added = added_rows(sides, distances)
-    if teacher is None and labels is not None:
-        added = AddedRows(*(torch.cat([own, other.to(own)], 1) for own, other in zip(added, labels)))
+    if isinstance(target.labels, AddedRows):
+        added = AddedRows(*(torch.cat([own, other.to(own)], 1) for own, other in zip(added, target.labels)))
     # Labels are exact, but after removal they have the rounding of the removed features.
-    noise = noise_level(first.dtype) ** 2 * added.raw_squares
-    places = places if both else places[:1]
-    population = layer.gram.part(places, with_target=added.rows.shape[1] == 3)
-    slopes = reference_objectives(population, added.rows, noise, _whose(teacher)).slopes
-    return _in_range([_at_features(of_rows[place], slope) for place, slope in zip(places, slopes)], features)
+    share = noise_level(first.dtype) ** 2
+    geometries = [*models, *([len(layer.features)] if added.rows.shape[1] > len(models) else [])]
+    places = [models.index(model) for model in explained]
+    if integral is None:
+        found = reference_objectives(layer.gram.part(explained, geometries), added.rows, share * added.raw_squares)
+        warn_of_losses(found, target.whose)
+        gradients = [Integrated(_at_features(of_rows[place], slope)) for place, slope in zip(places, found.slopes)]
+    else:
+        gradients = []
+        for place, model, baseline in zip(places, explained, integral.baselines):
+            side, unit = sides[place], units[place]
+            around = Surroundings(points[place].to(wide), side.shift, side.raw_square)
+            path = FeaturePath.of(_scaled(features[place].values, unit), _scaled_baseline(baseline, unit), around)
+            mean, of_path = integrate(
+                path, integral.steps, layer.gram.part([model], geometries), added, place, share, unit
+            )
+            warn_of_losses(of_path, target.whose)
+            gradients.append(mean)
+    return _in_range(gradients, [features[place] for place in places])
+
+
+def _leave_one_out(
+    features: Sequence[ScaledFeatures],
+    units: Sequence[float],
+    directions: Sequence[Direction],
+    target: Target,
+    integral: Integral,
+    distances: Tensor,
+    geometries: Tensor,
+    noise: Tensor,
+    place: Optional[int],
+) -> list[Integrated]:
+    """Mean gradients in batch mode: every input is added to the population of all others.
+
+    Sums over the others are those over all inputs minus the input's own part, so that no loop over the inputs is needed.
+
+    Args:
+        distances (Tensor): (k, N, N) of the models and the Teacher, divided by ``units``.
+        geometries (Tensor): (k, N, N) centered distances, with the labels' if there are any.
+        noise (Tensor): (k,) squared norms that are rounding.
+        place (int, optional): index of the target.
+    """
+    n, share = distances.shape[1], noise_level(features[0].values.dtype) ** 2
+    m = n - 1
+    places = torch.arange(m, device=distances.device)
+    others = places + (places >= torch.arange(n, device=distances.device)[:, None])  # (N, m)
+    kept = [each.gather(1, others) for each in geometries]
+    rows = torch.stack([each - each.mean(1, keepdim=True) for each in kept], 1)
+    # From a row of the whole matrix to the row that is added to the others' matrix.
+    rows = rows * ((m - 1) / (m - 2))
+    raw_squares = (noise / share).expand(n, -1)
+    whole = PopulationGram.of(geometries, noise, directions, place)
+    sides = (whole.basis.flatten(0, 1) @ rows).reshape(n, *whole.gram.shape[:2], m)
+    gram = whole._replace(gram=torch.sub(whole.gram, sides @ sides.mT, alpha=2 * (m - 2) / (m - 1)))
+    gradients = []
+    for number, ((x, _), baseline) in enumerate(zip(directions, integral.baselines)):
+        of_rows = distances[x].sum(1, keepdim=True)
+        without = of_rows.T - distances[x]  # sums of the rows over the others
+        shift = CENTERINGS["unbiased"].shift(without.gather(1, others), of_rows.sum() - 2 * of_rows, m)
+        raw = raw_squares[:, x, None] - 2 * distances[x].square().sum(1, keepdim=True)
+        unit = units[x]
+        around = Surroundings(_scaled(features[x].values, unit).to(distances), shift, raw.clamp(min=0), others)
+        path = FeaturePath.of(_scaled(features[x].values, unit), _scaled_baseline(baseline, unit), around)
+        used = range(len(geometries))
+        mean, found = integrate(
+            path, integral.steps, gram.part([number], used), AddedRows(rows, raw_squares), x, share, 1.0
+        )
+        warn_of_losses(found, target.whose)
+        baselines = mean.baselines if mean.baselines is None else mean.baselines * unit
+        gradients.append(mean._replace(baselines=baselines))
+    return gradients
+
+
+def _scaled_baseline(baseline: Baseline, unit: float) -> Baseline:
+    return _scaled(baseline, unit) if isinstance(baseline, Tensor) else baseline
+
+
+def _teacher_of(layer: LayerReference) -> ReferenceFeatures:
+    assert layer.teacher is not None
+    return layer.teacher
 
 
 def _row_distances(rows: Sequence[tuple[Tensor, Optional[Tensor]]]) -> list[RowDistances]:
@@ -136,16 +258,18 @@ def _scaled(values: Tensor, unit: float) -> Tensor:
     return values if unit == 1 else values / unit
 
 
-def _in_range(gradients: Sequence[Tensor], features: Sequence[ScaledFeatures]) -> list[Tensor]:
+def _in_range(gradients: Sequence[Integrated], features: Sequence[ScaledFeatures]) -> list[Integrated]:
     """Gradients in the features' dtype; a ValueError if they are too large for it, as they are at very small features."""
-    found = [gradient.to(each.values.dtype) for gradient, each in zip(gradients, features)]
-    for gradient, each in zip(found, features):
+    found = []
+    for integrated, each in zip(gradients, features):
+        gradient = integrated.gradients.to(each.values.dtype)
         # The factor of 1000 leaves room for sums over positions.
         if each.largest < 2.0**-100 and not largest_of(gradient) < torch.finfo(gradient.dtype).max / 1000:
             raise ValueError(
                 f"The features are so small, {each.largest:.1e} at most, that {gradient.dtype} cannot hold gradients at them. "
                 "Explain the models in float64, model.double(), or choose a layer with larger activations."
             )
+        found.append(integrated._replace(gradients=gradient))
     return found
 
 
@@ -155,7 +279,3 @@ def _check_widths(side: ReferenceFeatures, features: Tensor) -> None:
             f"The inputs have {features.shape[1]} features, and the reference population has {side.points.shape[1]}. With "
             "a feature_transform that keeps positions, such as flatten, inputs and population must have the same size."
         )
-
-
-def _whose(teacher: Optional[ScaledFeatures]) -> str:
-    return "labels" if teacher is None else "Teacher"

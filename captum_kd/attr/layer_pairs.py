@@ -1,4 +1,4 @@
-"""Map and feature layers of Student, Base and Teacher.
+"""Map and feature layers of Student, Bases and Teacher.
 
 Arguments and errors are those of :class:`captum_kd.UniCAM`.
 """
@@ -13,36 +13,63 @@ from captum_kd._models.layer_names import Layer, LayerLike, LayerPair, counterpa
 from captum_kd._utils.arguments import as_layers
 
 Layers = Union[LayerLike, Sequence[LayerLike]]
+BaseLayers = Union[None, Layers, Sequence[Optional[Layers]]]
+"""With several Bases, one name for all of them or an entry for each."""
 
 
-def layer_pairs(
-    forward_func: Callable[..., Any],
-    layer: Layers,
+def student_layers(
+    forward_func: Callable[..., Any], layer: Layers, feature_layer: Optional[Layers]
+) -> tuple[LayerPair, ...]:
+    """Layers of the Student, in the order of ``layer``."""
+    layers = as_layers(layer, "layer")
+    pairs = []
+    for at_map, at_features in zip(layers, as_layers(feature_layer, "feature_layer", len(layers))):
+        first = resolve_layer(forward_func, at_map, model="forward_func", argument="layer")
+        deep = first
+        if at_features is not None:
+            deep = resolve_layer(forward_func, at_features, model="forward_func", argument="feature_layer")
+        pairs.append(LayerPair(first, deep))
+    return tuple(pairs)
+
+
+def base_layers(
     base_func: Callable[..., Any],
     base_layer: Optional[Layers],
     feature_layer: Optional[Layers],
     base_feature_layer: Optional[Layers],
-) -> tuple[tuple[LayerPair, ...], tuple[LayerPair, ...]]:
-    """Layers of the Student and of the Base, in the order of ``layer``."""
-    layers = as_layers(layer, "layer")
-    own: list[LayerPair] = []
-    other: list[LayerPair] = []
-    for at_map, base_at_map, at_features, base_at_features in zip(
-        layers,
-        as_layers(base_layer, "base_layer", len(layers)),
-        as_layers(feature_layer, "feature_layer", len(layers)),
-        as_layers(base_feature_layer, "base_feature_layer", len(layers)),
+    student: Sequence[LayerPair],
+) -> tuple[LayerPair, ...]:
+    """Layers of a Base, in the Student's order; ``feature_layer`` is the Student's."""
+    pairs = []
+    given = (as_layers(base_layer, "base_layer", len(student)), as_layers(feature_layer, "feature_layer", len(student)))
+    for own, at_map, own_features, at_features in zip(
+        student, *given, as_layers(base_feature_layer, "base_feature_layer", len(student))
     ):
-        first = resolve_layer(forward_func, at_map, model="forward_func", argument="layer")
-        second = _counterpart(first, base_at_map, base_func, "base_func", "base_layer")
-        deep, base_deep = first, second
-        if at_features is not None:
-            deep = resolve_layer(forward_func, at_features, model="forward_func", argument="feature_layer")
-        if at_features is not None or base_at_features is not None:
-            base_deep = _counterpart(deep, base_at_features, base_func, "base_func", "base_feature_layer")
-        own.append(LayerPair(first, deep))
-        other.append(LayerPair(second, base_deep))
-    return tuple(own), tuple(other)
+        second = _counterpart(own.map_layer, at_map, base_func, "base_func", "base_layer")
+        deep = second
+        if own_features is not None or at_features is not None:
+            deep = _counterpart(own.feature_layer, at_features, base_func, "base_func", "base_feature_layer")
+        pairs.append(LayerPair(second, deep))
+    return tuple(pairs)
+
+
+def of_each_base(layer: Any, bases: int, argument: str) -> list[Optional[Layers]]:
+    """The argument of each Base: with several Bases, a name or None for all of them, or a sequence with an entry for each.
+
+    Raises:
+        ValueError: a sequence of another length, or a module for several Bases.
+    """
+    if bases == 1:
+        return [layer]
+    if layer is None or isinstance(layer, str):
+        return [layer] * bases
+    if isinstance(layer, nn.Module) or len(layer) != bases:
+        given = "one module" if isinstance(layer, nn.Module) else f"{len(layer)} entries"
+        raise ValueError(
+            f"{argument} has {given} for {bases} Bases. With a sequence of Bases, pass one name for all of them, or a sequence "
+            "with an entry for each Base."
+        )
+    return list(layer)
 
 
 def teacher_layers(

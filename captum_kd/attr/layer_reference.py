@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
-from captum_kd.attr.objective import PAIR, PopulationGram
+from captum_kd.attr.objective import PopulationGram, directions_of
 from captum_kd.distance.centering import noise_level, raw_scale, u_centered, u_shift
 from captum_kd.distance.labels import MIN_LABEL_SHARE, WAYS_OUT_OF_REFERENCE, label_distances
 from captum_kd.distance.pairwise import safe_size, unchecked_distances
@@ -82,13 +82,13 @@ class LayerReference(NamedTuple):
     """A population at one entry of ``layer``.
 
     Attributes:
-        features (tuple of ReferenceFeatures): of the Student and of the Base.
+        features (tuple of ReferenceFeatures): of the Student and of the Bases.
         labels (ReferenceFeatures or None): of the labels, always on the CPU; None with a Teacher.
         teacher (ReferenceFeatures or None): of the Teacher.
-        gram (PopulationGram): of Student, Base and, if there is one, the target, for both directions of removal.
+        gram (PopulationGram): of Student, Bases and, if there is one, the target, for all directions of removal.
     """
 
-    features: tuple[ReferenceFeatures, ReferenceFeatures]
+    features: tuple[ReferenceFeatures, ...]
     labels: Optional[ReferenceFeatures]
     teacher: Optional[ReferenceFeatures]
     gram: PopulationGram
@@ -96,20 +96,20 @@ class LayerReference(NamedTuple):
     @classmethod
     def of(
         cls,
-        student: Tensor,
-        base: Tensor,
+        features: Sequence[Tensor],
         labels: Optional[Tensor],
         class_embeddings: Optional[Tensor],
         teacher: Optional[Tensor] = None,
-        rounding: Sequence[Optional[Tensor]] = (None, None, None),
+        rounding: Sequence[Optional[Tensor]] = (),
     ) -> "LayerReference":
-        """From (m, d) features of Student and Base, and (m,) labels or (m, e) features of a Teacher.
+        """From (m, d) features of the Student and of the Bases, and (m,) labels or (m, e) features of a Teacher.
 
-        ``rounding`` holds, for each of the three models, the largest distance by which rounding may have moved an input.
+        ``rounding`` holds, for each model, the largest distance by which rounding may have moved an input.
         """
-        points = [each.to(student.device) for each in (student, base, teacher) if each is not None]
+        student = features[0]
+        points = [each.to(student.device) for each in (*features, teacher) if each is not None]
         distances = [_distances(each) for each in points]
-        sides = [ReferenceFeatures.of(*each) for each in zip(points, distances, rounding)]
+        sides = [ReferenceFeatures.of(*each) for each in zip(points, distances, rounding or (None,) * len(points))]
         by_labels = None
         if teacher is None and labels is not None:
             labels = labels.cpu()
@@ -119,8 +119,9 @@ class LayerReference(NamedTuple):
         geometries = u_centered(torch.stack([each.to(distances[0]) for each in distances]))
         raw_squares = [side.raw_square.to(geometries) for side in (*sides, by_labels) if side is not None]
         noise = noise_level(student.dtype) ** 2 * torch.stack(raw_squares)
-        gram = PopulationGram.of(geometries, noise, PAIR, 2 if len(geometries) == 3 else None)
-        return cls((sides[0], sides[1]), by_labels, sides[2] if len(sides) == 3 else None, gram)
+        models = len(features)
+        gram = PopulationGram.of(geometries, noise, directions_of(models), models if len(geometries) > models else None)
+        return cls(tuple(sides[:models]), by_labels, None if teacher is None else sides[models], gram)
 
     def added_labels(self, target: Tensor, class_embeddings: Optional[Tensor]) -> AddedRows:
         """Adds labels (N,) of inputs: rows (N, 1, m) on the CPU.
@@ -144,9 +145,8 @@ class LayerReference(NamedTuple):
         return added
 
     def to(self, device: torch.device) -> "LayerReference":
-        first, second = self.features
         return LayerReference(
-            (first.to(device), second.to(device)),
+            tuple(side.to(device) for side in self.features),
             self.labels,
             None if self.teacher is None else self.teacher.to(device),
             self.gram.to(device),

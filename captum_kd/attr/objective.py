@@ -24,21 +24,27 @@ from captum_kd.distance.gram import correlation_slope, remainder
 Direction = tuple[int, tuple[int, ...]]
 """Index of the explained geometry, and indices of the geometries that are removed from it."""
 
-PAIR: tuple[Direction, Direction] = ((0, (1,)), (1, (0,)))
-"""Both directions of two models: the second is removed from the first, and the first from the second."""
+
+def directions_of(models: int) -> tuple[Direction, ...]:
+    """The directions of a Student and its Bases: all Bases are removed from the Student, the Student from each Base."""
+    return ((0, tuple(range(1, models))), *((base, (0,)) for base in range(1, models)))
 
 
 class Objectives(NamedTuple):
     """Objectives of the directions of removal, and their gradients.
 
     Attributes:
-        values (Tensor): (directions,) in batch mode, (directions, N) in reference mode.
+        values (Tensor): (directions,) in batch mode, (directions, N) in reference mode, (directions, N, s) on a path.
         slopes (Tensor): gradients with respect to the explained model's distances, (directions, N, N) in batch mode,
-            (directions, N, m) in reference mode.
+            (directions, N, m) in reference mode, (directions, N, s, m) on a path.
+        is_left (Tensor): booleans with the shape of ``values``: False if removal leaves nothing of the features.
+        has_target (Tensor): booleans: False if removal leaves nothing of the target; True without a target.
     """
 
     values: Tensor
     slopes: Tensor
+    is_left: Tensor
+    has_target: Tensor
 
 
 class Order(NamedTuple):
@@ -72,7 +78,7 @@ class PopulationGram(NamedTuple):
     Attributes:
         order (Order): order of the geometries.
         basis (Tensor): (directions, j, k) coefficients of the k geometries.
-        gram (Tensor): (directions, j, j) inner products.
+        gram (Tensor): (directions, j, j) inner products; (N, directions, j, j) if each input has its own population.
     """
 
     order: Order
@@ -89,13 +95,15 @@ class PopulationGram(NamedTuple):
         basis, sides = (_explained_replaced(each, coefficients) for each in (basis, sides))
         return cls(order, basis, sides @ sides.mT)
 
-    def part(self, directions: list[int], with_target: bool) -> "PopulationGram":
-        """Some directions only, or without the target."""
-        indices, basis, gram = self.order.indices[directions], self.basis[directions], self.gram[directions]
-        if self.order.target is None or with_target:
-            return PopulationGram(self.order._replace(indices=indices), basis, gram)
-        order = self.order._replace(indices=indices[:, :-1], target=None)
-        return PopulationGram(order, basis[:, :-1, :-1], gram[:, :-1, :-1])
+    def part(self, directions: Sequence[int], geometries: Sequence[int]) -> "PopulationGram":
+        """Some directions, and the geometries that they use; without the target if it is not among these."""
+        indices = self.order.indices[[*directions]]
+        basis, gram = self.basis[[*directions]], self.gram[..., [*directions], :, :]
+        target = self.order.target
+        if target is not None and int(indices[0, target]) not in geometries:
+            indices, basis, gram, target = indices[:, :-1], basis[:, :-1], gram[..., :-1, :-1], None
+        places = torch.tensor([[geometries.index(index) for index in row] for row in indices.tolist()], device="cpu")
+        return PopulationGram(Order(places, self.order.given, target), basis[:, :, [*geometries]], gram)
 
     def to(self, device: torch.device) -> "PopulationGram":
         return PopulationGram(self.order, self.basis.to(device), self.gram.to(device))
@@ -109,9 +117,8 @@ def _explained_replaced(sides: Tensor, coefficients: Tensor) -> Tensor:
 def population_objectives(
     geometries: Tensor,
     noise: Tensor,
-    directions: Sequence[Direction] = PAIR,
+    directions: Sequence[Direction],
     target: Optional[int] = None,
-    whose_target: str = "labels",
     all_digits: bool = True,
 ) -> Objectives:
     """The objectives of a batch that is its own population.
@@ -121,12 +128,11 @@ def population_objectives(
         noise (Tensor): (k,) squared norms that are rounding.
         directions (sequence of tuple): indices of the explained and of the removed geometries.
         target (int, optional): index of the target; None for the objective without a target.
-        whose_target (str): "labels" or "Teacher", for the warning.
         all_digits (bool): False if the features have half the digits of the geometries. Inner products of the whole
             geometries then keep the digits that the features have of a small difference between models.
 
     Returns:
-        Objectives: 0, with a gradient of 0 and a warning, if removal leaves nothing of the features or of the target.
+        Objectives: 0, with a gradient of 0, if removal leaves nothing of the features or of the target.
     """
     order, n = Order.of(directions, target), geometries.shape[1]
     sides = geometries.flatten(1)[order.indices]
@@ -139,12 +145,12 @@ def population_objectives(
         gram = (sides @ sides.mT).cpu()
     if order.target is not None:
         found = correlation_slope(gram, noise, 0, order.target, order.given)
-        _warn_of_losses(found.is_left, found.has_target, "the batch", whose_target)
         slopes = found.coefficients.to(sides)[:, None] @ sides
         # The combinations are centered up to rounding, which would add up over a row if distances are nearly equal.
-        return Objectives(found.values.to(sides), u_centered(slopes.reshape(-1, n, n)))
+        return Objectives(
+            found.values.to(sides), u_centered(slopes.reshape(-1, n, n)), found.is_left, found.has_target
+        )
     side = remainder(gram, noise, 0, order.given)
-    _warn_of_losses(side.defined, None, "the batch", whose_target)
     rest = (side.coefficients.to(sides)[:, None] @ sides).reshape(-1, n, n)
     strongest = rest.amax(2, keepdim=True)
     chosen = _share_of_largest(rest, strongest)
@@ -152,46 +158,63 @@ def population_objectives(
     chosen = ((chosen + chosen.mT) / 2).flatten(1)[:, None]
     slopes = torch.baddbmm(chosen, chosen @ sides.mT @ side.removal.to(sides), sides).reshape(-1, n, n)
     is_left = side.defined.to(rest)
-    return Objectives(strongest.sum((1, 2)) * is_left, u_centered(slopes) * is_left[:, None, None])
+    slopes = u_centered(slopes) * is_left[:, None, None]
+    return Objectives(strongest.sum((1, 2)) * is_left, slopes, side.defined, torch.ones_like(side.defined))
 
 
 def reference_objectives(
-    population: PopulationGram, rows: Tensor, noise: Tensor, whose_target: str = "labels"
+    population: PopulationGram,
+    rows: Tensor,
+    noise: Tensor,
+    path: Optional[tuple[Tensor, Tensor]] = None,
 ) -> Objectives:
-    r"""The objectives of inputs, each added alone to a reference population.
+    r"""The objectives of inputs, each added alone to a population.
 
     Args:
-        population (PopulationGram): of the reference population alone.
-        rows (Tensor): (N, k, m) centered distances of the inputs to the references.
+        population (PopulationGram): of the population alone.
+        rows (Tensor): (N, k, m) centered distances of the inputs to the population.
         noise (Tensor): (N, k) squared norms that are rounding.
-        whose_target: as in :func:`population_objectives`.
+        path (tuple of Tensor, optional): (N, s, m) and (N, s), the rows of the explained geometry, and their noise, if its
+            features move along a path of s points while all others stay. There is one direction then.
 
     Returns:
-        Objectives: as in :func:`population_objectives`, for each input. Slopes are gradients with respect to the rows of
-        distances.
+        Objectives: as in :func:`population_objectives`, for each input and each point of the path. Slopes are gradients with
+        respect to the rows of distances.
     """
     m = rows.shape[-1]
     row_weight = (m - 2) / (m - 1)  # from a centered row to the row of the U-centered matrix
     weight = 2 * row_weight  # of the product of two rows in an inner product
-    order, which = population.order, f"of {len(rows)} inputs"
-    sides = (population.basis.flatten(0, 1) @ rows).reshape(len(rows), *population.gram.shape[:2], m)
-    gram = torch.add(population.gram, sides @ sides.mT, alpha=weight)  # (N, directions, j, j)
-    noise = noise[:, order.indices]
+    order, (directions, j, _) = population.order, population.basis.shape
+    sides = (population.basis.flatten(0, 1) @ rows).reshape(len(rows), directions, j, m)
+    own, rest = sides[:, :, :1], sides[:, :, 1:]
+    noise = noise[:, order.indices][:, :, None]
+    if path is not None:
+        x = int(order.indices[0, 0])
+        own = own + (path[0] - rows[:, x, None])[:, None]
+        noise = torch.cat([path[1][:, None, :, None], noise[..., 1:].expand(-1, -1, own.shape[2], -1)], 3)
+    # The explained geometry alone moves along the path: (N, directions, s, ...).
+    products = torch.cat([own.square().sum(3, keepdim=True), own @ rest.mT], 3)
+    others = torch.cat([products[..., 1:, None], (rest @ rest.mT)[:, :, None].expand(-1, -1, own.shape[2], -1, -1)], 4)
+    gram = torch.cat([products[..., None, :], others], 3).mul_(weight).add_(population.gram[..., None, :, :])
     if order.target is not None:
-        found = correlation_slope(gram, noise, 0, order.target, order.given)
-        _warn_of_losses(found.is_left.T, found.has_target.T, which, whose_target)
-        values, slopes = found.values, (weight * found.coefficients)[:, :, None] @ sides
+        of_gram = correlation_slope(gram, noise, 0, order.target, order.given)
+        values, is_left, has_target = of_gram.values, of_gram.is_left, of_gram.has_target
+        slopes = weight * of_gram.coefficients
+        slopes = slopes[..., :1] * own + slopes[..., 1:] @ rest
     else:
         side = remainder(gram, noise, 0, order.given)
-        _warn_of_losses(side.defined.T, None, which, whose_target)
-        rest = side.coefficients[:, :, None] @ sides
-        strongest = rest.amax(3, keepdim=True)
-        chosen = _share_of_largest(rest, strongest)
-        scale = row_weight * side.defined.to(rest)[..., None, None]
-        values = (strongest * scale)[..., 0, 0]
-        slopes = (chosen + weight * (chosen @ sides.mT @ side.removal) @ sides) * scale
-    slopes = slopes[:, :, 0].transpose(0, 1)
-    return Objectives(values.T, slopes - slopes.mean(2, keepdim=True))
+        is_left, has_target = side.defined, torch.ones_like(side.defined)
+        left = side.coefficients[..., :1] * own + side.coefficients[..., 1:] @ rest
+        strongest = left.amax(3, keepdim=True)
+        chosen = _share_of_largest(left, strongest)
+        scale = row_weight * side.defined.to(left)[..., None]
+        values = (strongest * scale)[..., 0]
+        onto = torch.cat([(chosen * own).sum(3, keepdim=True), chosen @ rest.mT], 3)
+        onto = weight * (onto[..., None, :] @ side.removal)[..., 0, :]
+        slopes = (chosen + onto[..., :1] * own + onto[..., 1:] @ rest) * scale
+    slopes = slopes - slopes.mean(3, keepdim=True)
+    found = [each.transpose(0, 1) for each in (values, slopes, is_left, has_target)]
+    return Objectives(*(found if path is not None else (each[:, :, 0] for each in found)))
 
 
 def _share_of_largest(values: Tensor, largest: Tensor) -> Tensor:
@@ -200,17 +223,21 @@ def _share_of_largest(values: Tensor, largest: Tensor) -> Tensor:
     return chosen / chosen.sum(-1, keepdim=True)
 
 
-def _warn_of_losses(is_left: Tensor, has_target: Optional[Tensor], which: str, whose_target: str) -> None:
-    """Warns if removal leaves no features or no target, in a direction (directions,) or for its inputs (directions, N)."""
-    defined = is_left if has_target is None else is_left & has_target
+def warn_of_losses(found: Objectives, whose_target: str) -> None:
+    """Warns if removal leaves nothing of the features or of the target, of ``whose_target``: "labels" or "Teacher".
+
+    On a path an input is lost if nothing is left anywhere.
+    """
+    flags = torch.stack([found.is_left, found.is_left & found.has_target])  # (2, directions, ...)
+    flags = flags[..., None] if flags.dim() == 2 else flags if flags.dim() == 3 else flags.any(3)
+    n = flags.shape[2]
     # One transfer from the device.
-    counts = (~torch.stack([is_left, defined])).reshape(2, len(is_left), -1).sum(2)
-    for lost, undefined in zip(*counts.tolist()):
+    for lost, undefined in zip(*(~flags).sum(2).tolist()):
         if lost:
-            _warn_nothing_left(which if is_left.dim() == 1 else f"{lost} {which}")
+            _warn_nothing_left("the batch" if found.is_left.dim() == 1 else f"{lost} of {n} inputs")
         # An input without features and target is counted once.
         if undefined > lost:
-            _warn_no_target(which if is_left.dim() == 1 else f"{undefined - lost} {which}", whose_target)
+            _warn_no_target("the batch" if found.is_left.dim() == 1 else f"{undefined - lost} of {n} inputs", whose_target)
 
 
 def _warn_nothing_left(which: str) -> None:

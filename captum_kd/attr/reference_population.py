@@ -15,7 +15,12 @@ from captum_kd._models.reachable import modules_of
 from captum_kd._utils.checksums import checksum, checksum_of_modules
 from captum_kd.attr.layer_reference import LayerReference
 
-STUDENT, BASE, TEACHER = "Student", "Base model", "Teacher"
+STUDENT, TEACHER = "Student", "Teacher"
+
+
+def base_names(bases: int) -> list[str]:
+    return ["Base model"] if bases == 1 else [f"Base model {number + 1}" for number in range(bases)]
+
 
 # Settings that an error names without their values, which are checksums.
 _MODES = "modules, or their modes (train() or eval()),"
@@ -27,7 +32,7 @@ _WAY_OUT = "Make a population with reference() of this UniCAM."
 class ReferencePopulation:
     """A fixed population for :meth:`captum_kd.UniCAM.attribute`, made by :meth:`captum_kd.UniCAM.reference`.
 
-    It holds detached features of both models, and the labels or the Teacher's features, but no model. It can be
+    It holds detached features of all models, and the labels or the Teacher's features, but no model. It can be
     reused, copied and pickled. Distilled and residual maps can use the same population.
 
     A population belongs to the models and settings that it was made with. Other ones are a ValueError: changed weights,

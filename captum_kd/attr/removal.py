@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,38 @@ from torch import Tensor, nn
 from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_activations import LayerActivations, Layouts
+from captum_kd._models.token_layout import LayoutHints
+from captum_kd._utils.arguments import check_callable, check_device_ids, check_model
 from captum_kd._utils.interrupts import changed_state, interruptible
-from captum_kd.attr.checked_call import CheckedCall, check_batch_mode, check_references
-from captum_kd.attr.gradients import ScaledFeatures, population_gradients, reference_gradients
+from captum_kd._utils.validation import check_int
+from captum_kd.attr.checked_call import CheckedCall, Integration, check_batch_mode, check_references
+from captum_kd.attr.feature_path import Baseline, Integrated
+from captum_kd.attr.gradients import Integral, ScaledFeatures, Target, population_gradients, reference_gradients
+from captum_kd.attr.layer_pairs import (
+    BaseLayers,
+    Layers,
+    base_layers,
+    check_distinct,
+    of_each_base,
+    student_layers,
+    teacher_layers,
+)
 from captum_kd.attr.layer_reference import AddedRows, LayerReference
-from captum_kd.attr.reference_population import BASE, STUDENT, TEACHER, ReferencePopulation, settings_of
+from captum_kd.attr.objective import directions_of
+from captum_kd.attr.reference_population import STUDENT, TEACHER, ReferencePopulation, base_names, settings_of
+from captum_kd.embeddings import check_class_embeddings
+
+
+class ModelMaps(NamedTuple):
+    """Maps of one explained model.
+
+    Attributes:
+        maps (list of tuple): for each entry of ``layer`` the maps of the layer's tensors.
+        deltas (list of Tensor, optional): for each entry (N,), the sum of the maps minus the gain of the objective.
+    """
+
+    maps: list[tuple[Tensor, ...]]
+    deltas: Optional[list[Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,63 +51,147 @@ class Removal:
     """The models of a UniCAM: the one that is explained, and those whose representations are removed from its own.
 
     Attributes:
-        models (mapping): by name: the Student, the Base and, if there is one, the Teacher, in this order.
+        models (mapping): by name: the Student, the Bases and, if there is one, the Teacher, in this order.
         feature_transform (callable): of the UniCAM.
         class_embeddings (Tensor, optional): of the UniCAM.
         explained (str): name of the model that the maps explain.
-        removed (tuple of str): names of the models whose representations are removed.
     """
 
     models: Mapping[str, FeatureExtractor]
     feature_transform: FeatureTransform
     class_embeddings: Optional[Tensor]
     explained: str = STUDENT
-    removed: tuple[str, ...] = (BASE,)
+
+    @classmethod
+    def of(
+        cls,
+        forward_func: Callable[..., Any],
+        layer: Layers,
+        base_func: Any,
+        base_layer: BaseLayers,
+        feature_layer: Optional[Layers],
+        base_feature_layer: BaseLayers,
+        feature_transform: FeatureTransform,
+        class_embeddings: Optional[Tensor],
+        hints: LayoutHints,
+        device_ids: Optional[list[int]],
+        teacher_func: Optional[Callable[..., Any]],
+        teacher_layer: Optional[Layers],
+    ) -> Removal:
+        """Checks and combines the arguments of :class:`captum_kd.UniCAM`, whose errors it raises."""
+        bases = list(base_func) if isinstance(base_func, (list, tuple, nn.ModuleList)) else [base_func]
+        if not bases:
+            raise ValueError("base_func is an empty sequence; pass at least one Base.")
+        check_model(forward_func, "forward_func")
+        for place, base in enumerate(bases):
+            check_model(base, "base_func" if len(bases) == 1 else f"base_func[{place}]")
+        check_callable(feature_transform, "feature_transform")
+        if teacher_func is not None:
+            check_model(teacher_func, "teacher_func")
+        elif teacher_layer is not None:
+            raise ValueError("teacher_layer was given without teacher_func; pass both or neither.")
+        check_device_ids(device_ids)
+        own = student_layers(forward_func, layer, feature_layer)
+        models = {STUDENT: FeatureExtractor(forward_func, own, feature_transform, hints, device_ids)}
+        at_maps = of_each_base(base_layer, len(bases), "base_layer")
+        at_features = of_each_base(base_feature_layer, len(bases), "base_feature_layer")
+        for name, base, at_map, of_base in zip(base_names(len(bases)), bases, at_maps, at_features):
+            pairs = base_layers(base, at_map, feature_layer, of_base, own)
+            models[name] = FeatureExtractor(base, pairs, feature_transform, hints, device_ids)
+        if teacher_func is not None:
+            pairs = teacher_layers(teacher_func, teacher_layer, own)
+            hints = hints._replace(last_resort=True)
+            models[TEACHER] = FeatureExtractor(teacher_func, pairs, feature_transform, hints, device_ids)
+        check_distinct(*(extractor.pairs for extractor in models.values()))
+        return cls(models, feature_transform, check_class_embeddings(class_embeddings))
 
     @property
     def has_teacher(self) -> bool:
         return TEACHER in self.models
 
     @property
+    def bases(self) -> list[str]:
+        return [name for name in self.models if name not in (STUDENT, TEACHER)]
+
+    @property
+    def removed(self) -> list[str]:
+        """Names of the models whose representations are removed."""
+        return self.bases if self.explained == STUDENT else [STUDENT]
+
+    @property
     def map_modules(self) -> list[nn.Module]:
         return [pair.map_layer.module for pair in self.models[self.explained].pairs]
 
-    def swapped(self) -> Removal:
-        (explained,) = self.removed
-        return replace(self, explained=explained, removed=(self.explained,))
+    def swapped(self, base: Optional[int]) -> Removal:
+        """Explains a Base with the Student removed or, if a Base is explained, the Student with all Bases removed.
+
+        Raises:
+            ValueError: as :meth:`captum_kd.UniCAM.residual`.
+        """
+        if self.explained != STUDENT:
+            return replace(self, explained=STUDENT)
+        n = len(self.bases)
+        if base is None and n > 1:
+            raise ValueError(f"There are {n} Bases; say which one is to be explained: residual(0) explains the first.")
+        if base is not None and check_int(base, "base") >= n:
+            raise ValueError(f"base must be below {n}, the number of Bases, got {base}.")
+        return replace(self, explained=self.bases[base or 0])
 
     def maps(
-        self, batch: CheckedCall, reference: Optional[ReferencePopulation], map_settings: Mapping[str, Any], *, both: bool
-    ) -> list[list[tuple[Tensor, ...]]]:
-        """Maps of the explained model and, with ``both``, of the removed one: for each of them one tuple per layer."""
-        of_labels, rows = None, None
+        self,
+        batch: CheckedCall,
+        reference: Optional[ReferencePopulation],
+        map_settings: Mapping[str, Any],
+        integration: Optional[Integration] = None,
+        *,
+        both: bool,
+    ) -> list[ModelMaps]:
+        """Maps of the explained model and, with ``both``, of the removed ones."""
         if reference is None:
             labels = self._labels(batch)
             of_labels = check_batch_mode(batch.inputs, labels, self.class_embeddings, has_teacher=self.has_teacher)
+            rows = None
         else:
-            rows = self._label_rows(batch, reference)
+            of_labels, rows = None, self._label_rows(batch, reference)
         layouts: Mapping[str, Layouts] = {} if reference is None else reference.layouts
-        direction = list(self.models).index(self.explained)
-        teacher = [TEACHER] if self.has_teacher else []
         explained = [self.explained, *self.removed] if both else [self.explained]
+        # To explain a Base, the Student is removed, and the objective of the Student needs all Bases.
+        used = [name for name in self.models if name in (self.explained, *self.removed)]
+        if STUDENT in explained:
+            used = [STUDENT, *self.bases]
         observed: dict[str, LayerActivations] = {}
         # The Teacher runs first, when no activations of the other models take up memory.
-        for name in (*teacher, self.explained, *self.removed):
+        for name in (*([TEACHER] if self.has_teacher else []), *used):
             features_only = name not in explained
             observed[name] = batch.observe(self.models[name], features_only=features_only, known=layouts.get(name))
 
-        def gradients(number: int) -> list[Tensor]:
-            names = (self.explained, *self.removed, *teacher)
-            own, other, *target = _to_common_dtype([_scaled_features(observed[name], number) for name in names])
-            of_teacher = target[0] if target else None
+        def gradients(number: int) -> list[Integrated]:
+            names = [*used, *([TEACHER] if self.has_teacher else [])]
+            sets = _to_common_dtype([_scaled_features(observed[name], number) for name in names])
+            features, teacher = sets[: len(used)], sets[-1] if self.has_teacher else None
+            integral = None
+            if integration is not None:
+                baselines = [each[number] for each in integration.baselines]
+                integral = Integral(integration.steps, baselines)
             with changed_state(torch.inference_mode(False), torch.no_grad()), interruptible():
                 if reference is None:
-                    return population_gradients((own, other), of_teacher, of_labels, both)
+                    directions = [directions_of(len(used))[used.index(name)] for name in explained]
+                    return population_gradients(features, directions, Target(teacher, of_labels), integral)
+                order = list(self.models)
+                models, shown = ([order.index(name) for name in each] for each in (used, explained))
                 layer = reference.layers[number]
-                return reference_gradients(layer, direction, (own, other), of_teacher, rows, both)
+                return reference_gradients(layer, models, features, shown, Target(teacher, rows), integral)
 
-        found = self._at_each_layer(gradients)
-        return [observed[name].maps([each[i] for each in found], **map_settings) for i, name in enumerate(explained)]
+        found = self._at_each_layer(gradients, () if integration is None else integration.baselines)
+        results = []
+        for i, name in enumerate(explained):
+            of_model = [each[i] for each in found]
+            baselines = [each.baselines for each in of_model] if integration is not None else None
+            maps = observed[name].maps([each.gradients for each in of_model], baselines=baselines, **map_settings)
+            has_deltas = integration is not None and integration.steps.has_ends
+            deltas = [_delta(*each) for each in zip(maps, of_model)] if has_deltas else None
+            results.append(ModelMaps(maps, deltas))
+        return results
 
     def measure(self, batch: CheckedCall) -> ReferencePopulation:
         """Makes a reference population of the batch."""
@@ -89,10 +200,10 @@ class Removal:
         observed = {name: batch.observe(extractor, features_only=True) for name, extractor in self.models.items()}
 
         def measured(number: int) -> LayerReference:
-            features = [_scaled_features(each, number) for each in observed.values()]
-            student, base, *others = (each.values for each in features)
-            teacher, rounding = others[0] if others else None, [each.rounding for each in features]
-            return LayerReference.of(student, base, labels, self.class_embeddings, teacher, rounding)
+            measured = [_scaled_features(each, number) for each in observed.values()]
+            features, rounding = [each.values for each in measured], [each.rounding for each in measured]
+            teacher = features.pop() if self.has_teacher else None
+            return LayerReference.of(features, labels, self.class_embeddings, teacher, rounding)
 
         layouts = {name: each.layouts for name, each in observed.items()}
         return ReferencePopulation(
@@ -123,17 +234,24 @@ class Removal:
     def _settings(self, batch: CheckedCall) -> dict[str, Any]:
         return settings_of(self.models, self.feature_transform, self.class_embeddings, batch.at_input)
 
-    def _at_each_layer(self, compute: Callable[[int], Any]) -> list[Any]:
-        """Results for each entry of ``layer``, by its number. Entries with the same feature layers share one result."""
-        found: dict[tuple[nn.Module, ...], Any] = {}
+    def _at_each_layer(self, compute: Callable[[int], Any], baselines: Sequence[Sequence[Baseline]] = ()) -> list[Any]:
+        """Results for each entry of ``layer``, by its number. Entries with the same feature layers and baselines share one."""
+        found: dict[tuple[Any, ...], Any] = {}
         sources = [
-            tuple(pair.feature_layer.module for pair in pairs)
-            for pairs in zip(*(extractor.pairs for extractor in self.models.values()))
+            (*(pair.feature_layer.module for pair in pairs), *(id(each[number]) for each in baselines))
+            for number, pairs in enumerate(zip(*(extractor.pairs for extractor in self.models.values())))
         ]
         for number, source in enumerate(sources):
             if source not in found:
                 found[source] = compute(number)
         return [found[source] for source in sources]
+
+
+def _delta(maps: tuple[Tensor, ...], integrated: Integrated) -> Tensor:
+    """The sum of an input's maps minus the gain of its objective, (N,)."""
+    assert integrated.gains is not None
+    total = torch.stack([single.flatten(1).to(integrated.gains.dtype).sum(1) for single in maps]).sum(0)
+    return (total - integrated.gains.to(total.device)).to(integrated.gradients.dtype)
 
 
 def _scaled_features(observed: LayerActivations, number: int) -> ScaledFeatures:

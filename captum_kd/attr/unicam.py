@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, Optional, Sequence, Union
 
 from captum._utils.common import _format_output
 from captum.attr._utils.attribution import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.feature_transforms import FeatureTransform, global_average_pool
 from captum_kd._models.token_layout import as_layout_hints
 from captum_kd._models.training_mode import warn_of_modes
-from captum_kd._utils.arguments import Target, check_callable, check_device_ids, check_model
+from captum_kd._utils.arguments import Target
 from captum_kd._utils.interrupts import keeping_grad_mode
-from captum_kd.attr.checked_call import CheckedCall, checked_map_settings
-from captum_kd.attr.layer_pairs import Layers, check_distinct, layer_pairs, teacher_layers
-from captum_kd.attr.reference_population import BASE, STUDENT, TEACHER, ReferencePopulation
+from captum_kd.attr.checked_call import CheckedCall, Integration, checked_integration, checked_map_settings
+from captum_kd.attr.feature_path import Baseline
+from captum_kd.attr.layer_pairs import BaseLayers, Layers
+from captum_kd.attr.reference_population import ReferencePopulation
 from captum_kd.attr.removal import Removal
-from captum_kd.embeddings import check_class_embeddings
+from captum_kd.attr.transfer_attributions import TransferAttributions
 
 
-class TransferAttributions(NamedTuple):
-    """Distilled and residual maps of a pair of models.
-
-    Attributes:
-        distilled (Tensor, tuple or list): Maps of the Student, with the Base's representation removed.
-        residual (Tensor, tuple or list): Maps of the Base model, with the Student's representation removed.
-    """
-
-    distilled: Any
-    residual: Any
+FeatureBaselines = Union[Baseline, list[Baseline], tuple[Union[Baseline, list[Baseline]], ...]]
 
 
 class UniCAM(LayerAttribution):
@@ -58,6 +49,17 @@ class UniCAM(LayerAttribution):
     representation of the Teacher. The map shows activations behind structure that the Student shares
     with the Teacher and the Base lacks. ``target`` then has no effect. Its form is still checked, so
     Captum's tools and existing calls run unchanged.
+
+    The gradient at an input says what would raise J from there. If the Student has already placed the
+    input well, little is left to raise, and its map is weak. ``n_steps`` gives integrated maps: the
+    mean gradient over a straight path of features, from a baseline to the input's features, times the
+    way. With the default transform the positions of such a map add up to J at the input minus J at the
+    baseline, so that maps have a unit and can be compared and subtracted
+    (:attr:`TransferAttributions.net`). 16 steps cost hardly more than none, because no network runs
+    again. They are recommended; the default is the paper's map.
+
+    ``base_func`` may be a sequence of Bases that differ in their seed. The span of their
+    representations is then removed from the Student's: what is left is in none of them.
 
     A map is no evidence of transfer, with or without a Teacher. Two Bases that differ only in their
     seed also give a map, because networks trained on one task have much in common. Compare with such
@@ -95,11 +97,11 @@ class UniCAM(LayerAttribution):
         self,
         forward_func: Callable[..., Any],
         layer: Layers,
-        base_func: Callable[..., Any],
-        base_layer: Optional[Layers] = None,
+        base_func: Union[Callable[..., Any], Sequence[Callable[..., Any]]],
+        base_layer: BaseLayers = None,
         *,
         feature_layer: Optional[Layers] = None,
-        base_feature_layer: Optional[Layers] = None,
+        base_feature_layer: BaseLayers = None,
         feature_transform: FeatureTransform = global_average_pool,
         class_embeddings: Optional[Tensor] = None,
         grid: Optional[tuple[int, int]] = None,
@@ -116,15 +118,17 @@ class UniCAM(LayerAttribution):
             layer (str, torch.nn.Module or list of them): Layer for which attributions are computed:
                         a module of the Student or its dotted name, "layer4.1". A list gives a list
                         of results.
-            base_func (Callable): The Base model. Its architecture may differ.
+            base_func (Callable or sequence of them): The Base model. Its architecture may differ. A list
+                        or tuple of Bases removes all of them at once.
             base_layer (str, torch.nn.Module or list, optional): Counterpart of ``layer`` in the
-                        Base model, for which residual maps are computed.
+                        Base model, for which residual maps are computed. With several Bases, one
+                        name for all, or a sequence with an entry for each.
                         Default: the layer of the same dotted name
             feature_layer (str, torch.nn.Module or list, optional): Layer whose features give the
                         Student's distances: ``layer`` itself or a layer behind it.
                         Default: ``layer``
             base_feature_layer (str, torch.nn.Module or list, optional): Layer whose features give
-                        the Base's distances.
+                        the Base's distances; with several Bases as for ``base_layer``.
                         Default: the layer named as ``feature_layer``, or ``base_layer`` if there
                         is no ``feature_layer``
             feature_transform (Callable, optional): Function from a layer's output (N, C, ...),
@@ -165,29 +169,13 @@ class UniCAM(LayerAttribution):
                         ``teacher_layer`` without ``teacher_func``.
             TypeError: models that cannot be called, layers that are neither name nor module.
         """
-        check_model(forward_func, "forward_func")
-        check_model(base_func, "base_func")
-        check_callable(feature_transform, "feature_transform")
-        if teacher_func is not None:
-            check_model(teacher_func, "teacher_func")
-        elif teacher_layer is not None:
-            raise ValueError("teacher_layer was given without teacher_func; pass both or neither.")
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
-        check_device_ids(device_ids)
-        own, other = layer_pairs(forward_func, layer, base_func, base_layer, feature_layer, base_feature_layer)
-        models = {
-            STUDENT: FeatureExtractor(forward_func, own, feature_transform, hints, device_ids),
-            BASE: FeatureExtractor(base_func, other, feature_transform, hints, device_ids),
-        }
-        if teacher_func is not None:
-            at_features = teacher_layers(teacher_func, teacher_layer, own)
-            hints = hints._replace(last_resort=True)
-            models[TEACHER] = FeatureExtractor(teacher_func, at_features, feature_transform, hints, device_ids)
-        check_distinct(*(extractor.pairs for extractor in models.values()))
+        self._removal = Removal.of(
+            forward_func, layer, base_func, base_layer, feature_layer, base_feature_layer, feature_transform,
+            class_embeddings, hints, device_ids, teacher_func, teacher_layer,
+        )  # fmt: skip
         self.base_func, self.teacher_func = base_func, teacher_func
-        self.feature_transform = feature_transform
-        self.class_embeddings = check_class_embeddings(class_embeddings)
-        self._removal = Removal(models, feature_transform, self.class_embeddings)
+        self.feature_transform, self.class_embeddings = feature_transform, self._removal.class_embeddings
         self._several = not isinstance(layer, (str, nn.Module))
         self._warns_of_modes = True  # False in reports, which warn once for all calls
         modules = self._removal.map_modules
@@ -197,12 +185,20 @@ class UniCAM(LayerAttribution):
     def multiplies_by_inputs(self) -> bool:
         return True
 
-    def residual(self) -> "UniCAM":
-        """Returns a UniCAM with the two models swapped, whose maps show what the Base has and the Student lacks.
+    def residual(self, base: Optional[int] = None) -> "UniCAM":
+        """Returns a UniCAM with two models swapped, whose maps show what a Base has and the Student lacks.
+
+        Args:
+            base (int, optional): With several Bases, the place of the one to explain.
+                        Default: None, the only Base
 
         Returns:
             UniCAM: explains the Base model, with the Student's representation removed and the same
-            Teacher, if there is one. Both UniCAMs can use the same reference populations.
+            Teacher, if there is one. Both UniCAMs can use the same reference populations. Its own
+            ``residual()`` is the first UniCAM again.
+
+        Raises:
+            ValueError: several Bases and no place, or a place that does not exist.
 
         Examples::
 
@@ -210,8 +206,11 @@ class UniCAM(LayerAttribution):
             >>> residual = unicam.residual().attribute(images, labels)
         """
         swapped = copy.copy(self)
-        swapped._removal = self._removal.swapped()
-        swapped.forward_func, swapped.base_func = self.base_func, self.forward_func
+        swapped._removal = self._removal.swapped(base)
+        models = swapped._removal.models
+        others = [models[name].forward_func for name in swapped._removal.removed]
+        swapped.forward_func = models[swapped._removal.explained].forward_func
+        swapped.base_func = others[0] if len(others) == 1 else others
         modules = swapped._removal.map_modules
         swapped.layer = modules if self._several else modules[0]
         return swapped
@@ -230,6 +229,9 @@ class UniCAM(LayerAttribution):
         reference: Optional[ReferencePopulation] = None,
         internal_batch_size: Optional[int] = None,
         show_progress: bool = False,
+        n_steps: Optional[int] = None,
+        feature_baselines: FeatureBaselines = None,
+        return_convergence_delta: bool = False,
     ) -> Any:
         r"""
         Args:
@@ -263,6 +265,19 @@ class UniCAM(LayerAttribution):
                         Default: None, all inputs
             show_progress (bool, optional): Show a progress bar over forward passes.
                         Default: False
+            n_steps (int, optional): Number of Gauss-Legendre nodes of the mean gradient over a path of
+                        features; 16 are enough. In batch mode the other inputs are then the
+                        population of each input.
+                        Default: None, the gradient at the input, as in the paper
+            feature_baselines (str, Tensor or list, optional): Where the path begins: None for the mean
+                        features of the population, "zero", or features (d,); a list with one of
+                        these per layer if ``layer`` is a list.
+                        Default: None
+            return_convergence_delta (bool, optional): Also return, for each input, the sum of the map
+                        over positions minus the gain of J from baseline to input. It is near 0 if the
+                        features are averages of the map layer; elsewhere weights are mean gradients,
+                        the activations are weighted as they are, and the sum is no gain.
+                        Default: False
 
         Returns:
             *Tensor*, *tuple[Tensor, ...]* or *list* of **attributions**:
@@ -270,12 +285,15 @@ class UniCAM(LayerAttribution):
                         (N, 1, ...) with the layer's spatial shape, or (N, C, ...) without
                         summation; detached, in the layer's dtype and on its device. Attributions are
                         a tuple if the layer has several tensors, and a list if ``layer`` is a list.
+            - **delta** (*Tensor* or *list*, returned if ``return_convergence_delta=True``):
+                        (N,), float32 or float64, in a list if ``layer`` is a list.
 
         Raises:
             ValueError: fewer than 4 inputs (5 with labels or a Teacher), labels without geometry
                         or outside the embeddings, a reference population made with other models or
                         settings, a layer that is never reached, non-finite features, features that
-                        do not depend on the layer.
+                        do not depend on the layer, baselines of another width than the features,
+                        ``feature_baselines`` or ``return_convergence_delta`` without ``n_steps``.
             TypeError: labels that are not integers, inputs that are not tensors.
 
         Warns:
@@ -294,6 +312,9 @@ class UniCAM(LayerAttribution):
             >>> population = unicam.reference(images, labels)
             >>> attr = unicam.attribute(image, target=3, reference=population)
             >>> upsampled = LayerAttribution.interpolate(attr, (32, 32))
+            >>> # An integrated map: its positions add up to a gain of the correlation.
+            >>> attr, delta = unicam.attribute(
+            ...     image, target=3, reference=population, n_steps=16, return_convergence_delta=True)
             >>> # With a Teacher of another architecture.
             >>> unicam = UniCAM(student, "conv4", base, teacher_func=teacher, teacher_layer="layer4")
             >>> attr = unicam.attribute(images)
@@ -304,7 +325,9 @@ class UniCAM(LayerAttribution):
             inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
         map_settings = checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs)
-        return self._maps(batch, reference, map_settings, both=False)[0]
+        integration = self._integration(n_steps, feature_baselines, return_convergence_delta, map_settings, both=False)
+        maps, deltas = self._maps(batch, reference, map_settings, integration, both=False)[0]
+        return (maps, deltas) if return_convergence_delta else maps
 
     @log_usage()
     def attribute_transfer(
@@ -320,25 +343,41 @@ class UniCAM(LayerAttribution):
         reference: Optional[ReferencePopulation] = None,
         internal_batch_size: Optional[int] = None,
         show_progress: bool = False,
-    ) -> TransferAttributions:
+        n_steps: Optional[int] = None,
+        feature_baselines: FeatureBaselines = None,
+        return_convergence_delta: bool = False,
+    ) -> Any:
         """Computes distilled and residual maps from one forward pass of each model, the Teacher included.
 
-        Arguments, errors, warnings and shapes are those of :meth:`attribute`.
+        Arguments, errors, warnings and shapes are those of :meth:`attribute`. ``feature_baselines`` holds
+        for all models; a tuple has an entry for the Student and one for each Base.
 
         Returns:
             TransferAttributions: ``distilled`` is the result of :meth:`attribute`, ``residual`` that
-            of ``residual().attribute``.
+            of ``residual().attribute``; with several Bases a list of those of ``residual(0)``,
+            ``residual(1)``, ... With ``n_steps`` its ``net`` is the difference of the two. With
+            ``return_convergence_delta=True`` a tuple of the maps and a pair of their deltas.
 
         Examples::
 
             >>> # 64 images; the layer gives 64x512x7x7 in both models: two maps of 64x1x7x7.
             >>> distilled, residual = unicam.attribute_transfer(images, labels)
+            >>> # What the Student has beyond the Base, minus what the Base has beyond the Student.
+            >>> net = unicam.attribute_transfer(images, labels, n_steps=16).net
         """
         batch = CheckedCall.checked(
             inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
         map_settings = checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs)
-        return TransferAttributions(*self._maps(batch, reference, map_settings, both=True))
+        integration = self._integration(n_steps, feature_baselines, return_convergence_delta, map_settings, both=True)
+        found = self._maps(batch, reference, map_settings, integration, both=True)
+        has_several = len(found) > 2
+        maps, deltas = (
+            TransferAttributions(first, others if has_several else others[0]) for first, *others in zip(*found)
+        )
+        if integration is not None:
+            maps = maps.with_unit(has_several, **map_settings)
+        return (maps, tuple(deltas)) if return_convergence_delta else maps
 
     def reference(
         self,
@@ -387,12 +426,27 @@ class UniCAM(LayerAttribution):
         if self._warns_of_modes:
             warn_of_modes(forward_func=self.forward_func, base_func=self.base_func, teacher_func=self.teacher_func)
 
+    def _integration(
+        self, n_steps: Any, baselines: Any, has_delta: Any, map_settings: dict[str, Any], *, both: bool
+    ) -> Optional[Integration]:
+        models = 1 + len(self._removal.removed) * both
+        return checked_integration(n_steps, baselines, has_delta, map_settings, (models, len(self._removal.map_modules)))
+
     @keeping_grad_mode
     def _maps(
-        self, batch: CheckedCall, reference: Optional[ReferencePopulation], map_settings: dict[str, Any], *, both: bool
-    ) -> list[Any]:
-        """Maps of the explained model and, with ``both``, of the removed one, in Captum's format."""
+        self,
+        batch: CheckedCall,
+        reference: Optional[ReferencePopulation],
+        map_settings: dict[str, Any],
+        integration: Optional[Integration],
+        *,
+        both: bool,
+    ) -> list[tuple[Any, Any]]:
+        """Maps and deltas of the explained model and, with ``both``, of the removed ones, in Captum's format."""
         self._warn_of_modes()
-        found = self._removal.maps(batch, reference, map_settings, both=both)
-        formatted = [[_format_output(len(maps) > 1, maps) for maps in of_model] for of_model in found]
-        return formatted if self._several else [of_model[0] for of_model in formatted]
+        found = self._removal.maps(batch, reference, map_settings, integration, both=both)
+        results: list[tuple[Any, Any]] = []
+        for maps, deltas in found:
+            formatted = [_format_output(len(of_layer) > 1, of_layer) for of_layer in maps]
+            results.append((formatted, deltas) if self._several else (formatted[0], deltas and deltas[0]))
+        return results

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from feature_gradients import batch_gradients
 
 from captum_kd._utils.tensors import largest_of
-from captum_kd.attr.gradients import ScaledFeatures, population_gradients
+from captum_kd.attr.gradients import ScaledFeatures
 from captum_kd.distance.centering import Geometry
 from reference import literal
 
@@ -33,7 +34,7 @@ def test_gradients_of_wide_features_are_exact(target, n, bound):
     measured = [ScaledFeatures(each, largest_of(each)) for each in (own, other, teacher)]
     distances = literal.distances(literal.embedded(labels, None))
     geometry = Geometry(literal.u_centered(distances), distances.norm())
-    (found,) = population_gradients(
+    (found,) = batch_gradients(
         (measured[0], measured[1]),
         measured[2] if target == "teacher" else None,
         geometry if target == "labels" else None,

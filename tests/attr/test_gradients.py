@@ -4,11 +4,12 @@ from typing import Optional
 
 import pytest
 import torch
+from feature_gradients import added_gradients, batch_gradients
 from reference.geometries import correlation, remove
 from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
-from captum_kd.attr.gradients import ScaledFeatures, population_gradients, reference_gradients
+from captum_kd.attr.gradients import ScaledFeatures
 from captum_kd.attr.layer_reference import AddedRows, LayerReference
 from captum_kd.distance.centering import Geometry, center
 from captum_kd.distance.labels import label_geometry
@@ -57,7 +58,7 @@ def test_of_a_batch(target, both, size):
     own, other, teacher = random(N, 4, 1), random(N, 5, 2), random(N, 3, 3)
     labels = torch.arange(N) % 3
     aim = aims(target, labels, teacher)
-    found = population_gradients(
+    found = batch_gradients(
         measured(size * own, other / size),
         measured(size * teacher)[0] if target == "Teacher" else None,
         label_geometry(labels, None, F64) if target == "labels" else None,
@@ -82,8 +83,7 @@ def test_of_inputs_added_to_a_population(target, both, direction, size):
     teachers = random(M, 2, 5), random(3, 2, 6)
     known_labels, labels = torch.arange(M) % 3, torch.arange(3)
     layer = LayerReference.of(
-        size * references[0],
-        references[1] / size,
+        (size * references[0], references[1] / size),
         known_labels if target == "labels" else None,
         None,
         size * teachers[0] if target == "Teacher" else None,
@@ -92,7 +92,7 @@ def test_of_inputs_added_to_a_population(target, both, direction, size):
     rows = layer.added_labels(labels, None) if target == "labels" else None
     teacher = measured(size * teachers[1])[0] if target == "Teacher" else None
     pair = (sets[direction], sets[1 - direction])
-    found = reference_gradients(layer, direction, pair, teacher, rows, both)
+    found = added_gradients(layer, direction, pair, teacher, rows, both)
     assert len(found) == 1 + both
     for gradient, model in zip(found, (direction, 1 - direction)):
         expected = torch.zeros_like(inputs[model])
@@ -119,7 +119,7 @@ def test_of_few_inputs_in_float32_have_all_digits_of_float32(n, digits, monkeypa
     monkeypatch.setattr("captum_kd.distance.precision.MOST_DENSE", 64)
     own, other = random(n, 40, 1).float() + 30, random(n, 50, 2).float()
     labels = label_geometry(torch.arange(n) % 3, None, F64)
-    found = population_gradients(measured(own, other), None, labels, True)
+    found = batch_gradients(measured(own, other), None, labels, True)
     for gradient, expected in zip(found, (of_batch(own, other, labels), of_batch(other, own, labels))):
         assert gradient.dtype == torch.float32
         error = (gradient.double() - expected).norm() / expected.norm()
@@ -130,7 +130,7 @@ def test_of_a_population_that_has_no_geometry_of_the_other_model():
     """Inputs that are all equally far apart, up to rounding: nothing is taken away, and no rounding is magnified."""
     turned = torch.linalg.qr(random(M, M, 7))[0]
     assert 0 < float(geometry_of(turned).matrix.norm()) < 1e-14 * M
-    layer = LayerReference.of(random(M, 4, 1), turned, torch.arange(M) % 3, None)
+    layer = LayerReference.of((random(M, 4, 1), turned), torch.arange(M) % 3, None)
     (whole, other, _), (less, _, _) = layer.gram.basis[:, 0]
     assert whole == 1 and other == 0 and less != 0
 
@@ -139,15 +139,15 @@ def test_labels_may_be_elsewhere_in_another_type():
     own, other = random(N, 4, 1), random(N, 5, 2)
     labels = label_geometry(torch.arange(N) % 3, None, F64)
     rounded = Geometry(labels.matrix.float(), labels.raw_norm.float())
-    expected = population_gradients(measured(own, other), None, labels, True)
-    for found, known in zip(population_gradients(measured(own, other), None, rounded, True), expected):
+    expected = batch_gradients(measured(own, other), None, labels, True)
+    for found, known in zip(batch_gradients(measured(own, other), None, rounded, True), expected):
         assert found.dtype == F64
         torch.testing.assert_close(found, known, rtol=1e-5, atol=1e-7)
-    layer = LayerReference.of(random(M, 4, 1), random(M, 5, 2), torch.arange(M) % 3, None)
+    layer = LayerReference.of((random(M, 4, 1), random(M, 5, 2)), torch.arange(M) % 3, None)
     rows = layer.added_labels(torch.arange(3), None)
     few = measured(random(3, 4, 3), random(3, 5, 4))
-    precise = reference_gradients(layer, 0, few, None, rows, False)[0]
-    found = reference_gradients(layer, 0, few, None, AddedRows(*(each.float() for each in rows)), False)[0]
+    precise = added_gradients(layer, 0, few, None, rows, False)[0]
+    found = added_gradients(layer, 0, few, None, AddedRows(*(each.float() for each in rows)), False)[0]
     assert found.dtype == F64
     torch.testing.assert_close(found, precise, rtol=1e-4, atol=1e-6)
 
@@ -157,7 +157,7 @@ def test_a_population_of_float32_is_measured_in_float64(target):
     references, teacher = (random(M, 4, 1).float(), random(M, 5, 2).float()), random(M, 2, 5).float()
     labels = torch.arange(M) % 3
     layer = LayerReference.of(
-        *references, labels if target == "labels" else None, None, teacher if target == "Teacher" else None
+        references, labels if target == "labels" else None, None, teacher if target == "Teacher" else None
     )
     aim = layer.labels if target == "labels" else layer.teacher
     assert aim is not None
@@ -183,7 +183,7 @@ def test_devices_that_work_behind_the_host_give_the_same(monkeypatch, referenced
         each[:copies] = there[:copies] if referenced else each[copies : 2 * copies]
     aim = label_geometry(labels, None, F64) if target == "labels" else None
     layer = LayerReference.of(
-        *known[:2], torch.arange(M) % 3 if target == "labels" else None, None, known[2] if target == "Teacher" else None
+        known[:2], torch.arange(M) % 3 if target == "labels" else None, None, known[2] if target == "Teacher" else None
     )
     rows = layer.added_labels(labels, None) if target == "labels" else None
 
@@ -191,8 +191,8 @@ def test_devices_that_work_behind_the_host_give_the_same(monkeypatch, referenced
         last = measured(teacher)[0] if target == "Teacher" else None
         pair = measured(own, other)
         if referenced:
-            return reference_gradients(layer, 0, (pair[0], pair[1]), last, rows, True)
-        return population_gradients((pair[0], pair[1]), last, aim, True)
+            return added_gradients(layer, 0, (pair[0], pair[1]), last, rows, True)
+        return batch_gradients((pair[0], pair[1]), last, aim, True)
 
     expected = found()
     for module in ("attr.gradients", "distance.pairwise"):
@@ -204,7 +204,7 @@ def test_devices_that_work_behind_the_host_give_the_same(monkeypatch, referenced
 def test_a_population_of_labels_that_are_nearly_all_alike_gets_its_geometry_from_the_input():
     """All distinct and nearly as far from each other: what the added one brings counts, not what it takes."""
     embeddings = torch.eye(5, dtype=F64) + 1e-2 * random(5, 5, 1)
-    layer = LayerReference.of(random(5, 4, 1), random(5, 3, 2), torch.arange(5), embeddings)
+    layer = LayerReference.of((random(5, 4, 1), random(5, 3, 2)), torch.arange(5), embeddings)
     assert layer.labels is not None
     rows = layer.added_labels(torch.tensor([0, 3]), embeddings)
     assert bool((rows.rows.square().sum(2) > 10 * layer.gram.gram[0, 2, 2]).all())

@@ -1,20 +1,29 @@
 """Values of the objectives: those of the definition, written out over the population with the one input added to it."""
 
 import warnings
-from typing import Any, Optional, Sequence
+from typing import Optional, Sequence
 
 import pytest
 import torch
 from reference.geometries import correlation, remove
 from torch import Tensor
 
-from captum_kd.attr.objective import PAIR, Objectives, PopulationGram, population_objectives, reference_objectives
+from captum_kd.attr.objective import (
+    Direction,
+    Objectives,
+    PopulationGram,
+    directions_of,
+    population_objectives,
+    reference_objectives,
+    warn_of_losses,
+)
 from captum_kd.attr.layer_reference import AddedRows, LayerReference, ReferenceFeatures, added_rows
 from captum_kd.distance.centering import Geometry, center, noise_level
 from captum_kd.distance.labels import label_geometry
 
 M, N, CLASSES = 11, 3, 3
 F64 = torch.float64
+PAIR = directions_of(2)
 DIRECTIONS = pytest.mark.parametrize("direction", [0, 1], ids=["distilled", "residual"])
 
 
@@ -40,7 +49,7 @@ def values(
     teacher: tuple[Tensor, Tensor] = (TEACHER, TEACHERS_INPUTS),
 ) -> Tensor:
     layer = LayerReference.of(
-        *references, LABELS if target == "labels" else None, None, teacher[0] if target == "teacher" else None
+        references, LABELS if target == "labels" else None, None, teacher[0] if target == "teacher" else None
     )
     sides, sets = [*layer.features], [*inputs]
     if layer.teacher is not None:
@@ -58,7 +67,10 @@ def objectives(layer: LayerReference, added: AddedRows, target: str, directions:
         of_labels = layer.added_labels(MORE_LABELS, None)
         added = AddedRows(*(torch.cat(each, 1) for each in zip(added, of_labels)))
     noise = noise_level(F64) ** 2 * added.raw_squares
-    return reference_objectives(layer.gram.part([*directions], target != "none"), added.rows, noise)
+    population = layer.gram.part(directions, range(2 if target == "none" else 3))
+    found = reference_objectives(population, added.rows, noise)
+    warn_of_losses(found, "labels")
+    return found
 
 
 def literal(direction: int, target: str, place: int) -> Tensor:
@@ -113,11 +125,15 @@ def test_inputs_of_which_the_target_is_the_removed_geometry_are_counted():
     assert found[1:].tolist() == [0, 0] and abs(float(found[0])) > 1e-6
 
 
-def batch(own: Tensor, other: Tensor, aim: Optional[Geometry], **settings: Any) -> Objectives:
+def batch(
+    own: Tensor, other: Tensor, aim: Optional[Geometry], directions: Sequence[Direction] = PAIR, whose: str = "labels"
+) -> Objectives:
     sides = [geometry_of(own), geometry_of(other)]
     matrices, norms = zip(*(sides if aim is None else [*sides, aim]))
     noise = (noise_level(F64) * torch.stack(norms)).square()
-    return population_objectives(torch.stack(matrices), noise, target=None if aim is None else 2, **settings)
+    found = population_objectives(torch.stack(matrices), noise, directions, None if aim is None else 2)
+    warn_of_losses(found, whose)
+    return found
 
 
 def batch_literal(own: Tensor, other: Tensor, aim: Optional[Geometry]) -> Tensor:
@@ -165,10 +181,10 @@ def test_of_a_batch_of_which_nothing_is_left(target):
     assert found.values.tolist() == [0, 0] and found.slopes.count_nonzero() == 0
 
 
-@pytest.mark.parametrize(("settings", "whose"), [({}, "labels"), ({"whose_target": "Teacher"}, "Teacher")])
-def test_of_a_batch_whose_target_is_the_removed_geometry(settings, whose):
+@pytest.mark.parametrize("whose", ["labels", "Teacher"])
+def test_of_a_batch_whose_target_is_the_removed_geometry(whose):
     with pytest.warns(UserWarning, match=f"Nothing of the geometry of the {whose} is left for the batch"):
-        found = batch(*REFERENCES, geometry_of(3 * REFERENCES[1]), **settings)
+        found = batch(*REFERENCES, geometry_of(3 * REFERENCES[1]), whose=whose)
     assert float(found.values[0]) == 0 and found.slopes[0].count_nonzero() == 0
     # The removed geometry follows itself as closely as it can: its slope would be rounding.
     assert float(found.values[1]) > 0.1 and found.slopes[1].count_nonzero() == 0
@@ -187,7 +203,7 @@ def test_constant_features_of_the_other_model_take_nothing_from_a_batch(target):
 def test_slopes_of_added_inputs_are_those_of_their_values(target):
     """Finite differences: of an added row's distances, one after the other."""
     layer = LayerReference.of(
-        *REFERENCES, LABELS if target == "labels" else None, None, TEACHER if target == "teacher" else None
+        REFERENCES, LABELS if target == "labels" else None, None, TEACHER if target == "teacher" else None
     )
     distances = torch.stack([torch.cdist(x, y) for x, y in zip(INPUTS, REFERENCES)])
     sides = [*layer.features]
@@ -263,7 +279,7 @@ def test_models_that_hardly_differ_keep_their_digits(target, mode):
         inputs = (INPUTS[0], INPUTS[0] + difference * features(N, 4, 10))
         if mode == "batch":
             return batch(*references, label_geometry(LABELS, None, F64) if target == "labels" else None)
-        layer = LayerReference.of(*references, LABELS if target == "labels" else None, None)
+        layer = LayerReference.of(references, LABELS if target == "labels" else None, None)
         added = added_rows(layer.features, torch.stack([torch.cdist(x, side.points) for x, side in zip(inputs, layer.features)]))
         return objectives(layer, added, target)
 

@@ -5,10 +5,11 @@ from typing import Optional
 
 import pytest
 import torch
+from feature_gradients import added_gradients, batch_gradients
 from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
-from captum_kd.attr.gradients import ScaledFeatures, population_gradients, reference_gradients
+from captum_kd.attr.gradients import ScaledFeatures
 from captum_kd.attr.layer_reference import LayerReference
 from captum_kd.distance.labels import label_geometry
 
@@ -30,12 +31,12 @@ def gradients(own: Tensor, other: Tensor, teacher: Optional[Tensor], referenced:
     if not referenced:
         student, base, *third = (ScaledFeatures(each, largest_of(each)) for each in sets)
         labels = None if teacher is not None else label_geometry(CLASSES, None, torch.float64)
-        return population_gradients((student, base), third[0] if third else None, labels, both=False)[0]
+        return batch_gradients((student, base), third[0] if third else None, labels, both=False)[0]
     known = [each[ADDED:] for each in sets]
     student, base, *third = (ScaledFeatures(each[:ADDED], largest_of(each[:ADDED])) for each in sets)
-    layer = LayerReference.of(known[0], known[1], None if third else CLASSES[ADDED:], None, *known[2:])
+    layer = LayerReference.of(known[:2], None if third else CLASSES[ADDED:], None, *known[2:])
     rows = None if third else layer.added_labels(CLASSES[:ADDED], None)
-    return reference_gradients(layer, 0, (student, base), third[0] if third else None, rows, both=False)[0]
+    return added_gradients(layer, 0, (student, base), third[0] if third else None, rows, both=False)[0]
 
 
 @pytest.mark.parametrize("referenced", [False, True])

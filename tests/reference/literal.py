@@ -5,6 +5,7 @@ Nothing here is shared with the package.
 
 from typing import Callable, Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,3 +136,39 @@ def teacher_reference_map(
         )
         maps.append(weighted_map(a.detach(), torch.autograd.grad(j, a)[0]))
     return torch.cat(maps)
+
+
+def gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
+    """Nodes and weights on [0, 1]."""
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    return [(1 + node) / 2 for node in nodes.tolist()], [weight / 2 for weight in weights.tolist()]
+
+
+def integrated_gradients(
+    features: Tensor, baselines: Tensor, objective_of: Callable[[int, Tensor], Tensor], steps: int
+) -> tuple[Tensor, Tensor]:
+    """For each input: the mean gradient of its objective from its baseline to its features, and J(x) - J(b).
+
+    ``objective_of(i, z)`` is the objective with input i at features z, all others where they are.
+    """
+    mean_gradients, gains = [], []
+    for i in range(len(features)):
+        x, b = features[i].detach().double(), baselines[i].detach().double()
+        total = torch.zeros_like(x)
+        for node, weight in zip(*gauss_legendre(steps)):
+            z = (b + node * (x - b)).requires_grad_()
+            total = total + weight * torch.autograd.grad(objective_of(i, z), z)[0]
+        mean_gradients.append(total)
+        gains.append(objective_of(i, x) - objective_of(i, b))
+    return torch.stack(mean_gradients), torch.stack(gains)
+
+
+def replaced(features: Tensor, i: int, row: Tensor) -> Tensor:
+    return torch.cat([features[:i], row[None], features[i + 1 :]])
+
+
+def pooled_map(activations: Tensor, gradients: Tensor, baselines: Tensor) -> Tensor:
+    """Of activations (N, C, h, w), mean gradients (N, C) at their averages and baselines (N, C): the sum over the
+    positions is the gradient times the way from the baseline."""
+    positions = activations[0, 0].numel()
+    return torch.einsum("nk,nkhw->nhw", gradients / positions, activations - baselines[..., None, None])[:, None]

@@ -1,0 +1,204 @@
+r"""Straight paths of features from a baseline to where they are, and mean gradients along them.
+
+The gradient at the features themselves tells what would raise the objective from there. The mean gradient on the way from a
+baseline tells what raised it so far: multiplied by the way, it is the whole gain (Sundararajan et al. 2017, here between
+features, so that no pass of a network is added).
+
+At :math:`z = b + t (x - b)` the squared distance to a reference f is a quadratic in t. Its coefficients need the products
+of b and x - b with f, one matrix product for all points of the path. The gradient is
+:math:`\sum_j c_j (z - f_j)`, so that its mean needs the means of :math:`\sum_j c_j`, :math:`t \sum_j c_j` and c, and one more
+product. All else is elementwise.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Union
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_kd.attr.layer_reference import AddedRows
+from captum_kd.attr.objective import Objectives, PopulationGram, reference_objectives
+from captum_kd.distance.pairwise import CHUNK
+
+Baseline = Union[None, str, Tensor]
+"""Features at which a path begins: None for the population's mean, "zero", or (d,) features."""
+
+# Numbers held at once for a part of the inputs: 8 MB of float64 for each intermediate result.
+_PART = 2**20
+# Squared distances below this fraction of the squared norms are rounding of equal features.
+_EQUAL = 1e-13
+
+
+class Steps(NamedTuple):
+    """Points t in [0, 1] of the paths, and their weights in the mean.
+
+    Attributes:
+        points, weights (tuple of float): nodes and weights of the Gauss-Legendre quadrature.
+        has_ends (bool): True if t = 0 is the first point and t = 1 the last one, both with the weight 0.
+    """
+
+    points: tuple[float, ...]
+    weights: tuple[float, ...]
+    has_ends: bool
+
+    @classmethod
+    def gauss_legendre(cls, n_steps: int, has_ends: bool) -> "Steps":
+        nodes, weights = np.polynomial.legendre.leggauss(n_steps)
+        points, shares = (1 + nodes) / 2, weights / 2
+        ends = ((0.0,), (1.0,)) if has_ends else ((), ())
+        return cls((*ends[0], *points.tolist(), *ends[1]), (*ends[0], *shares.tolist(), *(0.0 for _ in ends[1])), has_ends)
+
+
+class Surroundings(NamedTuple):
+    """A population that inputs are added to, in the geometry in which they move.
+
+    Attributes:
+        points (Tensor): (m, d) features of the population, float64 if the device has it. In batch mode (N, d): the population
+            of each input are the others.
+        shift (Tensor): (m,) the vector that centers the population's distances; in batch mode (N, N - 1).
+        raw_square (Tensor): scalar, the square of the scale that separates rounding from structure; in batch mode (N, 1).
+        others (Tensor, optional): (N, N - 1) the indices of the other inputs, in batch mode.
+    """
+
+    points: Tensor
+    shift: Tensor
+    raw_square: Tensor
+    others: Optional[Tensor] = None
+
+
+class Integrated(NamedTuple):
+    """Gradients at features, or the mean gradients on the way to them.
+
+    Attributes:
+        gradients (Tensor): (N, d).
+        baselines (Tensor, optional): (N, d) or (1, d), the beginnings of the paths.
+        gains (Tensor, optional): (N,) objectives at the features minus objectives at the baselines.
+    """
+
+    gradients: Tensor
+    baselines: Optional[Tensor] = None
+    gains: Optional[Tensor] = None
+
+
+class FeaturePath(NamedTuple):
+    """Paths of N inputs, with features relative to the population's mean.
+
+    Attributes:
+        start (Tensor): (N, d) baselines.
+        way (Tensor): (N, d) from the baselines to the features.
+        squares (tuple of Tensor): (N, m), (N, m), (N, 1): squared distances to the population are the first, plus t times
+            the second, plus the square of t times the third.
+        least (Tensor): (N, m) squared distances that are rounding.
+        around (Surroundings): the population, its points relative to their mean.
+        mean (Tensor): (1, d) that mean.
+    """
+
+    start: Tensor
+    way: Tensor
+    squares: tuple[Tensor, Tensor, Tensor]
+    least: Tensor
+    around: Surroundings
+    mean: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, baseline: Baseline, around: Surroundings) -> "FeaturePath":
+        mean = around.points.mean(0, keepdim=True)
+        points, x = around.points - mean, features.to(mean) - mean
+        if isinstance(baseline, Tensor):
+            if len(baseline) != x.shape[1]:
+                raise ValueError(
+                    f"feature_baselines has {len(baseline)} entries, and the inputs have {x.shape[1]} features at this layer; "
+                    "pass one entry for each feature."
+                )
+            start = (baseline.to(mean) - mean).expand_as(x)
+        elif baseline == "zero":
+            start = (-mean).expand_as(x)
+        else:  # the mean of the population or, in batch mode, of the others
+            start = torch.zeros_like(x) if around.others is None else -x / (len(x) - 1)
+        way = x - start
+        both = torch.cat([start, way])
+        products = sum(a @ b.T for a, b in zip(both.split(CHUNK, 1), points.split(CHUNK, 1)))
+        by_start, by_way = products[: len(x)], products[len(x) :]
+        norms, at_start, of_way = points.square().sum(1), start.square().sum(1, keepdim=True), way.square().sum(1, keepdim=True)
+        between = (start * way).sum(1, keepdim=True)
+        constant, slope, least = at_start + norms - 2 * by_start, 2 * (between - by_way), _EQUAL * (at_start + norms + of_way)
+        if around.others is not None:
+            constant, slope, least = (each.gather(1, around.others) for each in (constant, slope, least))
+        return cls(start, way, (constant, slope, of_way), least, around._replace(points=points), mean)
+
+    def distances(self, rows: slice, points: Tensor) -> Tensor:
+        """Distances (n, s, m) of some inputs at all points (s,) of their paths; rounding is set to 0."""
+        constant, slope, curve = (each[rows, None] for each in self.squares)
+        t = points[:, None]
+        squares = torch.addcmul(constant + curve * t.square(), slope, t)
+        return torch.where(squares > self.least[rows, None], squares, 0.0).sqrt_()
+
+    def mean_gradients(self, pulls: Tensor, totals: Tensor, points: Tensor) -> Tensor:
+        """Mean gradients (N, d).
+
+        Args:
+            pulls (Tensor): (N, m) weighted sums over the path of the gradients with respect to the distances, divided by the
+                distances.
+            totals (Tensor): (N, s) sums of the same over the population.
+            points (Tensor): (s,) points of the path.
+        """
+        if self.around.others is not None:
+            pulls = pulls.new_zeros(len(pulls), len(pulls)).scatter_(1, self.around.others, pulls)
+        found = totals.sum(1, keepdim=True) * self.start + (totals @ points)[:, None] * self.way
+        for columns, chunk in zip(found.split(CHUNK, 1), self.around.points.split(CHUNK, 1)):
+            columns.sub_(pulls @ chunk)
+        return found
+
+
+def integrate(
+    path: FeaturePath,
+    steps: Steps,
+    population: PopulationGram,
+    added: AddedRows,
+    explained: int,
+    noise_share: float,
+    unit: float,
+) -> tuple[Integrated, Objectives]:
+    """Mean gradients of one direction's objective along the paths of the explained features; all other features stay.
+
+    Args:
+        path (FeaturePath): the paths, with features and distances divided by ``unit``.
+        steps (Steps): points of the paths.
+        population (PopulationGram): of the direction.
+        added (AddedRows): the inputs where they are.
+        explained (int): index of the explained geometry in ``added``.
+        noise_share (float): squared norms up to this fraction of the raw squares are rounding.
+        unit (float): a power of two.
+
+    Returns:
+        tuple: the gradients with respect to features that are divided by ``unit``, with baselines in the features' own unit;
+        and the objectives without their slopes, for :func:`~captum_kd.attr.objective.warn_of_losses`.
+    """
+    like, (n, _, m) = added.rows, added.rows.shape
+    points, weights = (torch.tensor(each, dtype=like.dtype, device=like.device) for each in steps[:2])
+    pulls, totals, found = [], [], []
+    around = path.around
+    for rows in _parts(n, max(1, _PART // (len(points) * m))):
+        distances = path.distances(rows, points)
+        own = distances * unit if unit != 1 else distances
+        raw = (around.raw_square if around.others is None else around.raw_square[rows]) + 2 * own.square().sum(2)
+        own = own - (around.shift if around.others is None else around.shift[rows, None])
+        own = own - own.mean(2, keepdim=True)
+        gram = population if population.gram.dim() == 3 else population._replace(gram=population.gram[rows])
+        objectives = reference_objectives(
+            gram, added.rows[rows], noise_share * added.raw_squares[rows], (own, noise_share * raw)
+        )
+        pull = torch.where(distances > 0, objectives.slopes[0] / distances, 0.0).mul_(weights[:, None])
+        pulls.append(pull.sum(1))
+        totals.append(pull.sum(2))
+        found.append(objectives._replace(slopes=objectives.values))
+    joined = Objectives(*(torch.cat(each, 1) for each in zip(*found)))
+    gradients = path.mean_gradients(torch.cat(pulls), torch.cat(totals), points)
+    gains = joined.values[0, :, -1] - joined.values[0, :, 0] if steps.has_ends else None
+    return Integrated(gradients, (path.start + path.mean) * unit, gains), joined
+
+
+def _parts(n: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
