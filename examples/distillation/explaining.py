@@ -62,14 +62,13 @@ def maps_of(
     options: dict[str, Any] = {"internal_batch_size": BATCH, "show_progress": progress}
 
     unicam, population = _unicam(student, base, layer, reference, images)
-    integrated = unicam.attribute_transfer(images, of_student, reference=population, **options)
+    integrated = unicam.attribute_transfer(images, of_student, reference=population, n_steps=N_STEPS, **options)
     by_teacher, of_teacher = _unicam(student, base, layer, reference, images, teacher)
-    shares = by_teacher.attribute_transfer(images, reference=of_teacher, **options)
     maps = {
-        NET: integrated.distilled - integrated.residual,
+        NET: integrated.net,
         DISTILLED: integrated.distilled,
         RESIDUAL: integrated.residual,
-        BY_TEACHER: shares.distilled - shares.residual,
+        BY_TEACHER: by_teacher.attribute_transfer(images, reference=of_teacher, n_steps=N_STEPS, **options).net,
         STUDENT: _grad_cam(student, layer, images, of_student),
         BASE: _grad_cam(base, layer, images, of_base),
         POINT: unicam.attribute(images, of_student, reference=population, **options),
@@ -103,10 +102,10 @@ def net_maps_of_bases(
         device = next(bases[base].parameters()).device
         unicam, population = _unicam(bases[other], bases[base], layer, reference, images.to(device))
         integrated = unicam.attribute_transfer(
-            images.to(device), predictions[other].to(device), reference=population,
+            images.to(device), predictions[other].to(device), reference=population, n_steps=N_STEPS,
             internal_batch_size=BATCH, show_progress=progress,
         )  # fmt: skip
-        found[base] = (integrated.distilled - integrated.residual).detach().cpu()
+        found[base] = integrated.net.detach().cpu()
     return found
 
 

@@ -6,6 +6,7 @@ from statistics import mean
 from typing import Any, Iterator, Mapping, Sequence
 
 import torch
+from captum.attr import LayerAttribution
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -144,15 +145,16 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
     for pair in pairs:
         yield (
             f"maps_{_slug(pair.group.name)}",
-            f"{pair.student} and {pair.base}: net map (distilled minus residual), net map of two Bases for comparison, "
-            "distilled and residual features, Grad-CAM of the Student, and the paper's gradient. Positive values of the first "
-            "test image of each class, not cherry-picked. In each row all net, distilled and residual maps share one color "
-            "scale; Grad-CAM and the paper's gradient each have their own.",
+            f"{pair.student} and {pair.base}: net map (distilled minus residual), distilled and residual features, a net map of "
+            "two Bases for comparison, Grad-CAM of the Student, and the paper's gradient, for the first test image of each class, "
+            "not cherry-picked. Red is for, blue against. In each row the integrated maps (net, distilled, residual) share one "
+            "color scale; Grad-CAM and the paper's gradient each have their own.",
             visualize_transfer(
                 images,
-                _in_colors(pair.maps, shown),
+                _in_colors(pair.maps, shown, images.shape[-1]),
                 masks=chosen.masks,
                 scale="shared",
+                sign="all",
                 outlier_perc=0.0,
                 row_labels=labels_of([pair.student, pair.base]),
             ),
@@ -164,16 +166,17 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
         )
 
 
-def _in_colors(maps: Mapping[str, Tensor], shown: Tensor) -> dict[str, Tensor]:
-    """The maps of some images, in parts of the largest value: of all integrated maps of an image, or of the map alone.
+def _in_colors(maps: Mapping[str, Tensor], shown: Tensor, size: int) -> dict[str, Tensor]:
+    """The maps of some images, enlarged, in parts of the largest value: of an image's integrated maps, or of the map alone.
 
     Maps of some images are far weaker than of others; the figure is to show where, the tables how much.
     """
-    integrated = [title for title in (NET, NULL_MAP, DISTILLED, RESIDUAL) if title in maps]
+    integrated = [title for title in (NET, DISTILLED, RESIDUAL, NULL_MAP) if title in maps]
     scaled: dict[str, Tensor] = {}
-    for together in (integrated, [STUDENT_MAP], [POINT]):
-        tops = torch.stack([maps[title][shown].flatten(1).amax(1) for title in together]).amax(0).clamp_min(1e-30)
-        scaled |= {title: maps[title][shown] / tops[:, None, None, None] for title in together}
+    for titles in (integrated, [STUDENT_MAP], [POINT]):
+        together = torch.stack([LayerAttribution.interpolate(maps[title][shown], size, "bilinear") for title in titles])
+        tops = together.abs().amax((0, 2, 3, 4)).clamp_min(1e-30)
+        scaled |= dict(zip(titles, together / tops[:, None, None, None]))
     return scaled
 
 

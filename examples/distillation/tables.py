@@ -242,21 +242,26 @@ def _keep_curves(record: Record) -> Table:
 
 def _localization(record: Record) -> Table:
     rows: list[list[Cell]] = []
-    area = None
-    for fold in record["folds"]:
-        for each in fold["maps"]:
-            if each["localization"] is not None:
-                area = each["localization"]["mask_area"]
-                for name, values in each["localization"]["maps"].items():
-                    energy, hit = values["energy_share"], values["pointing_game"]
-                    rows.append([each["student"], each["base"], name, *energy, *hit, values["empty_maps"]])
-                for name, difference in each["localization"]["differences"].items():
-                    rows.append([each["student"], each["base"], name, *difference, None, None, None])
+    area = 0.0
+    for group in record["plan"]["groups"]:
+        every = [each["localization"] for fold in record["folds"] for each in fold["maps"] if each["group"] == group["name"]]
+        found = [each for each in every if each is not None]
+        if not found:
+            continue
+        area = found[0]["mask_area"]
+        for name in found[0]["maps"]:
+            energy, hit = ([each["maps"][name][score][0] for each in found] for score in ("energy_share", "pointing_game"))
+            empty = sum(each["maps"][name]["empty_maps"] for each in found)
+            rows.append([group["name"], name, len(found), *_spread(energy), *_spread(hit), empty])
+        for name in found[0]["differences"]:
+            rows.append(
+                [group["name"], name, len(found), *_spread([each["differences"][name][0] for each in found]), None, None, None]
+            )
     return Table(
         "localization",
         "Maps on the object",
-        f"Share of a map's positive values on the object, which covers {0.0 if area is None else area:.1%} of an image, and "
-        "how often its maximum is there; standard errors over images.",
-        ["Student", "Base", "map", "energy", "energy SE", "maximum", "maximum SE", "empty maps"],
+        f"Share of a map's positive values on the object, which covers {area:.1%} of an image, and how often its maximum is "
+        "there. Means and SD over pairs of a Student and a Base; report.json has the standard errors over images.",
+        ["group", "map", "pairs", "energy", "energy SD", "maximum", "maximum SD", "maps without positive values"],
         rows,
     )
