@@ -110,14 +110,14 @@ def checked_integration(
     Raises:
         ValueError, TypeError: as in :meth:`captum_kd.UniCAM.attribute`.
     """
-    has_ends = check_bool(return_convergence_delta, "return_convergence_delta")
+    has_delta = check_bool(return_convergence_delta, "return_convergence_delta")
     if n_steps is None:
-        for argument, is_given in (("feature_baselines", feature_baselines is not None), ("return_convergence_delta", has_ends)):
+        for argument, is_given in (("feature_baselines", feature_baselines is not None), ("return_convergence_delta", has_delta)):
             if is_given:
                 raise ValueError(f"{argument} belongs to maps with a unit: pass n_steps=16 with it.")
         return None
     check_int(n_steps, "n_steps", 1)
-    if has_ends and map_settings["relu_attributions"]:
+    if has_delta and map_settings["relu_attributions"]:
         raise ValueError(
             "relu_attributions=True removes the negative part of the maps, so their sums are no gain of the objective; leave "
             "out return_convergence_delta or relu_attributions."
@@ -131,7 +131,7 @@ def checked_integration(
             "the Student and one for each Base, a list one for each layer."
         )
     baselines = [_checked_baselines(each, layers) for each in feature_baselines]
-    return Integration(Steps.gauss_legendre(n_steps, has_ends), baselines)
+    return Integration(Steps.gauss_legendre(n_steps, has_delta), baselines)
 
 
 def _checked_baselines(given: Any, layers: int) -> list[Baseline]:

@@ -35,20 +35,20 @@ class Steps(NamedTuple):
     """Points t in [0, 1] of the paths, and their weights in the mean.
 
     Attributes:
-        points, weights (tuple of float): nodes and weights of the Gauss-Legendre quadrature.
-        has_ends (bool): True if t = 0 is the first point and t = 1 the last one, both with the weight 0.
+        points, weights (tuple of float): nodes and weights of the Gauss-Legendre quadrature, and t = 1 with the weight 0, where
+            the objective must be defined.
+        has_start (bool): True if t = 0 is the first point, with the weight 0.
     """
 
     points: tuple[float, ...]
     weights: tuple[float, ...]
-    has_ends: bool
+    has_start: bool
 
     @classmethod
-    def gauss_legendre(cls, n_steps: int, has_ends: bool) -> "Steps":
+    def gauss_legendre(cls, n_steps: int, has_start: bool) -> "Steps":
         nodes, weights = np.polynomial.legendre.leggauss(n_steps)
-        points, shares = (1 + nodes) / 2, weights / 2
-        ends = ((0.0,), (1.0,)) if has_ends else ((), ())
-        return cls((*ends[0], *points.tolist(), *ends[1]), (*ends[0], *shares.tolist(), *(0.0 for _ in ends[1])), has_ends)
+        start = (0.0,) if has_start else ()
+        return cls((*start, *((1 + nodes) / 2).tolist(), 1.0), (*start, *(weights / 2).tolist(), 0.0), has_start)
 
 
 class Surroundings(NamedTuple):
@@ -174,7 +174,7 @@ def integrate(
 
     Returns:
         tuple: the gradients with respect to features that are divided by ``unit``, with baselines in the features' own unit;
-        and the objectives without their slopes, for :func:`~captum_kd.attr.objective.warn_of_losses`.
+        and the objectives at the features themselves, without slopes. Where they are not defined, gradients and gains are 0.
     """
     like, (n, _, m) = added.rows, added.rows.shape
     points, weights = (torch.tensor(each, dtype=like.dtype, device=like.device) for each in steps[:2])
@@ -195,9 +195,11 @@ def integrate(
         totals.append(pull.sum(2))
         found.append(objectives._replace(slopes=objectives.values))
     joined = Objectives(*(torch.cat(each, 1) for each in zip(*found)))
-    gradients = path.mean_gradients(torch.cat(pulls), torch.cat(totals), points)
-    gains = joined.values[0, :, -1] - joined.values[0, :, 0] if steps.has_ends else None
-    return Integrated(gradients, (path.start + path.mean) * unit, gains), joined
+    at_features = Objectives(*(each[..., -1] for each in joined))
+    is_defined = (at_features.is_left & at_features.has_target)[0]
+    gradients = path.mean_gradients(torch.cat(pulls), torch.cat(totals), points) * is_defined[:, None]
+    gains = (joined.values[0, :, -1] - joined.values[0, :, 0]) * is_defined if steps.has_start else None
+    return Integrated(gradients, (path.start + path.mean) * unit, gains), at_features
 
 
 def _parts(n: int, size: int) -> list[slice]:

@@ -224,12 +224,9 @@ def _share_of_largest(values: Tensor, largest: Tensor) -> Tensor:
 
 
 def warn_of_losses(found: Objectives, whose_target: str) -> None:
-    """Warns if removal leaves nothing of the features or of the target, of ``whose_target``: "labels" or "Teacher".
-
-    On a path an input is lost if nothing is left anywhere.
-    """
+    """Warns if removal leaves nothing of the features or of the target, of ``whose_target``: "labels" or "Teacher"."""
     flags = torch.stack([found.is_left, found.is_left & found.has_target])  # (2, directions, ...)
-    flags = flags[..., None] if flags.dim() == 2 else flags if flags.dim() == 3 else flags.any(3)
+    flags = flags[..., None] if flags.dim() == 2 else flags
     n = flags.shape[2]
     # One transfer from the device.
     for lost, undefined in zip(*(~flags).sum(2).tolist()):

@@ -188,7 +188,7 @@ class Removal:
             of_model = [each[i] for each in found]
             baselines = [each.baselines for each in of_model] if integration is not None else None
             maps = observed[name].maps([each.gradients for each in of_model], baselines=baselines, **map_settings)
-            has_deltas = integration is not None and integration.steps.has_ends
+            has_deltas = integration is not None and integration.steps.has_start
             deltas = [_delta(*each) for each in zip(maps, of_model)] if has_deltas else None
             results.append(ModelMaps(maps, deltas))
         return results

@@ -15,7 +15,7 @@ from captum_kd._models.token_layout import as_layout_hints
 from captum_kd._models.training_mode import warn_of_modes
 from captum_kd._utils.arguments import Target
 from captum_kd._utils.interrupts import keeping_grad_mode
-from captum_kd.attr.checked_call import CheckedCall, Integration, checked_integration, checked_map_settings
+from captum_kd.attr.checked_call import CheckedCall, checked_integration, checked_map_settings
 from captum_kd.attr.feature_path import Baseline
 from captum_kd.attr.layer_pairs import BaseLayers, Layers
 from captum_kd.attr.reference_population import ReferencePopulation
@@ -28,66 +28,56 @@ FeatureBaselines = Union[Baseline, list[Baseline], tuple[Union[Baseline, list[Ba
 
 class UniCAM(LayerAttribution):
     r"""
-    Computes UniCAM attributions for a layer of a Student, given its Base model: the same
-    architecture trained without the Teacher.
+    Computes UniCAM attributions for a layer of a Student, given its Base model: the same architecture trained without the
+    Teacher.
 
-    A representation is the set of distances between the inputs' features. UniCAM removes the
-    Base's representation from the Student's, as in
-    :func:`captum_kd.distance.semipartial_distance_correlation`. The map shows the activations on
-    which the remainder depends. With P the U-centered Euclidean distances between the features, the
-    objective is
+    A representation is the set of distances between the inputs' features. UniCAM removes the Base's representation from the
+    Student's, as in :func:`captum_kd.distance.semipartial_distance_correlation`. The map shows the activations on which the
+    remainder depends. With P the U-centered Euclidean distances between the features, the objective is
 
     .. math:: J = R(P_{S|B}, G), \qquad
               P_{S|B} = P_S - \frac{\langle P_S, P_B\rangle}{\langle P_B, P_B\rangle} P_B,
 
-    the distance correlation of the remainder with the labels' geometry G. Without labels it is
-    :math:`J = \sum_i \max_j (P_{S|B})_{ij}`. As in Grad-CAM, the activations are weighted by the
-    gradient of J, averaged over positions. :meth:`residual` swaps the two models: its map shows what
-    the Base has and the Student lacks.
+    the distance correlation of the remainder with the labels' geometry G. Without labels it is :math:`J = \sum_i \max_j
+    (P_{S|B})_{ij}`. As in Grad-CAM, the activations are weighted by the gradient of J, averaged over positions.
+    :meth:`residual` swaps the two models: its map shows what the Base has and the Student lacks.
 
-    With a Teacher (``teacher_func``) the objective is :math:`J = R(P_{S|B}, P_T)`, where P_T is the
-    representation of the Teacher. The map shows activations behind structure that the Student shares
-    with the Teacher and the Base lacks. ``target`` then has no effect. Its form is still checked, so
-    Captum's tools and existing calls run unchanged.
+    With a Teacher (``teacher_func``) the objective is :math:`J = R(P_{S|B}, P_T)`, where P_T is the representation of the
+    Teacher. The map shows activations behind structure that the Student shares with the Teacher and the Base lacks. ``target``
+    then has no effect. Its form is still checked, so Captum's tools and existing calls run unchanged.
 
-    The gradient at an input says what would raise J from there. If the Student has already placed the
-    input well, little is left to raise, and its map is weak. ``n_steps`` gives integrated maps: the
-    mean gradient over a straight path of features, from a baseline to the input's features, times the
-    way. With the default transform the positions of such a map add up to J at the input minus J at the
-    baseline, so that maps have a unit and can be compared and subtracted
-    (:attr:`TransferAttributions.net`). 16 steps cost hardly more than none, because no network runs
-    again. They are recommended; the default is the paper's map.
+    The gradient at an input says what would raise J from there. If the Student has already placed the input well, little is
+    left to raise, and its map is weak. ``n_steps`` gives integrated maps: the mean gradient over a straight path of features,
+    from a baseline to the input's features, times the way. With the default transform the positions of such a map add up to J
+    at the input minus J at the baseline, so that maps have a unit and can be compared and subtracted
+    (:attr:`TransferAttributions.net`). 16 steps cost hardly more than none, because no network runs again. They are
+    recommended; the default is the paper's map.
 
-    ``base_func`` may be a sequence of Bases that differ in their seed. The span of their
-    representations is then removed from the Student's: what is left is in none of them.
+    ``base_func`` may be a sequence of Bases that differ in their seed. The span of their representations is then removed from
+    the Student's: what is left is in none of them.
 
-    A map is no evidence of transfer, with or without a Teacher. Two Bases that differ only in their
-    seed also give a map, because networks trained on one task have much in common. Compare with such
-    maps, over several seeds.
+    A map is no evidence of transfer, with or without a Teacher. Two Bases that differ only in their seed also give a map,
+    because networks trained on one task have much in common. Compare with such maps, over several seeds.
 
-    In batch mode, as in the paper, the inputs are the population, and the map of an input depends on
-    the other inputs. In reference mode (``reference=``) every input is added on its own to a fixed
-    population, and its map is the same whatever else is in the batch. Single images, ``NoiseTunnel``,
-    ``infidelity`` and :func:`captum_kd.metrics.sensitivity_max` need reference mode. Maps of fewer
-    than 30 inputs are mostly noise; use a reference population of 64 or more.
+    In batch mode, as in the paper, the inputs are the population, and the map of an input depends on the other inputs. In
+    reference mode (``reference=``) every input is added on its own to a fixed population, and its map is the same whatever
+    else is in the batch. Single images, ``NoiseTunnel``, ``infidelity`` and :func:`captum_kd.metrics.sensitivity_max` need
+    reference mode. Maps of fewer than 30 inputs are mostly noise; use a reference population of 64 or more.
 
-    ``layer`` may be a list. One pass of each model then gives a list of results. Layers with the same
-    ``feature_layer`` share one backward pass. Captum's visualization, ``LayerAttribution.interpolate``
-    and this package's metrics take single entries of the list. ``NoiseTunnel``, ``infidelity`` and
-    ``sensitivity_max`` accept only tensors and tuples: use one UniCAM per layer with them.
+    ``layer`` may be a list. One pass of each model then gives a list of results. Layers with the same ``feature_layer`` share
+    one backward pass. Captum's visualization, ``LayerAttribution.interpolate`` and this package's metrics take single entries
+    of the list. ``NoiseTunnel``, ``infidelity`` and ``sensitivity_max`` accept only tensors and tuples: use one UniCAM per
+    layer with them.
 
-    Models may be in half precision, run under autocast, be compiled or use channels-last memory.
-    Distances are computed in float32 or float64. Maps have the layer's dtype, as in LayerGradCam; a
-    warning tells of maps that float16 cannot hold, where bfloat16 can. Compiled models run
-    uncompiled, because compiled code skips hooks.
+    Models may be in half precision, run under autocast, be compiled or use channels-last memory. Distances are computed in
+    float32 or float64. Maps have the layer's dtype, as in LayerGradCam; a warning tells of maps that float16 cannot hold,
+    where bfloat16 can. Compiled models run uncompiled, because compiled code skips hooks.
 
-    As in Captum, there is no ReLU by default. UniCAM differs from LayerGradCam in two ways, both for
-    images: token layers of transformers give a map on their grid, (N, 1, h, w), and channels-last
-    layers are recognized.
+    As in Captum, there is no ReLU by default. UniCAM differs from LayerGradCam in two ways, both for images: token layers of
+    transformers give a map on their grid, (N, 1, h, w), and channels-last layers are recognized.
 
-    Models run in the mode they are in. In training mode batch normalization couples the inputs and
-    updates its statistics, as with any Captum attribution, and dropout draws random numbers. UniCAM
-    warns in this case; call ``eval()`` first.
+    Models run in the mode they are in. In training mode batch normalization couples the inputs and updates its statistics, as
+    with any Captum attribution, and dropout draws random numbers. UniCAM warns in this case; call ``eval()`` first.
 
     Source: Adhane et al., "On Explaining Knowledge Distillation: Measuring and Visualising the
     Knowledge Transfer Process", WACV 2025, https://arxiv.org/abs/2412.13943.
@@ -115,58 +105,51 @@ class UniCAM(LayerAttribution):
         Args:
 
             forward_func (Callable): The Student: a module or any function that runs it.
-            layer (str, torch.nn.Module or list of them): Layer for which attributions are computed:
-                        a module of the Student or its dotted name, "layer4.1". A list gives a list
-                        of results.
-            base_func (Callable or sequence of them): The Base model. Its architecture may differ. A list
-                        or tuple of Bases removes all of them at once.
-            base_layer (str, torch.nn.Module or list, optional): Counterpart of ``layer`` in the
-                        Base model, for which residual maps are computed. With several Bases, one
-                        name for all, or a sequence with an entry for each.
+            layer (str, torch.nn.Module or list of them): Layer for which attributions are computed: a module of the Student or
+                        its dotted name, "layer4.1". A list gives a list of results.
+            base_func (Callable or sequence of them): The Base model. Its architecture may differ. A list or tuple of Bases
+                        removes all of them at once.
+            base_layer (str, torch.nn.Module or list, optional): Counterpart of ``layer`` in the Base model, for which residual
+                        maps are computed. With several Bases, one name for all, or a sequence with an entry for each.
                         Default: the layer of the same dotted name
-            feature_layer (str, torch.nn.Module or list, optional): Layer whose features give the
-                        Student's distances: ``layer`` itself or a layer behind it.
+            feature_layer (str, torch.nn.Module or list, optional): Layer whose features give the Student's distances:
+                        ``layer`` itself or a layer behind it.
                         Default: ``layer``
-            base_feature_layer (str, torch.nn.Module or list, optional): Layer whose features give
-                        the Base's distances; with several Bases as for ``base_layer``.
+            base_feature_layer (str, torch.nn.Module or list, optional): Layer whose features give the Base's distances; with
+                        several Bases as for ``base_layer``.
                         Default: the layer named as ``feature_layer``, or ``base_layer`` if there
                         is no ``feature_layer``
-            feature_transform (Callable, optional): Function from a layer's output (N, C, ...),
-                        without prefix tokens, to features (N, d). Outputs of several tensors are
-                        transformed one by one and concatenated. The map weighs channels by means
-                        over positions, so the default takes distances between such means. Scores
-                        have another default, :func:`captum_kd.flatten`.
+            feature_transform (Callable, optional): Function from a layer's output (N, C, ...), without prefix tokens, to
+                        features (N, d). Outputs of several tensors are transformed one by one and concatenated. The map weighs
+                        channels by means over positions, so the default takes distances between such means. Scores have
+                        another default, :func:`captum_kd.flatten`.
                         Default: :func:`captum_kd.global_average_pool`
-            class_embeddings (Tensor, optional): (num_classes, e), a point for each class. The
-                        distances between these points are the labels' geometry. Has no effect with
-                        a Teacher.
+            class_embeddings (Tensor, optional): (num_classes, e), a point for each class. The distances between these points
+                        are the labels' geometry. Has no effect with a Teacher.
                         Default: None, one-hot
             grid (tuple[int, int], optional): (h, w) of a layer's tokens.
                         Default: None, inferred
             prefix_tokens (int, optional): Number of class or register tokens in front of the grid.
                         Default: None, inferred
-            channels_last (bool, optional): True if outputs are (N, h, w, C) or (N, t, h, w, C). For
-                        three axes True means tokens, (N, T, C), and False means (N, C, L).
+            channels_last (bool, optional): True if outputs are (N, h, w, C) or (N, t, h, w, C). For three axes True means
+                        tokens, (N, T, C), and False means (N, C, L).
                         Default: None, inferred
-            device_ids (list[int], optional): Device ID list of a DataParallel model, necessary only
-                        if ``forward_func`` is a function that runs it.
+            device_ids (list[int], optional): Device ID list of a DataParallel model, necessary only if ``forward_func`` is a
+                        function that runs it.
                         Default: None
-            teacher_func (Callable, optional): The Teacher, of any architecture. Its representation
-                        takes the place of the labels' geometry. It runs once per call, without
-                        gradients.
+            teacher_func (Callable, optional): The Teacher, of any architecture. Its representation takes the place of the
+                        labels' geometry. It runs once per call, without gradients.
                         Default: None, the objective uses the labels
-            teacher_layer (str, torch.nn.Module or list, optional): Layer whose features give the
-                        Teacher's distances, with the same ``feature_transform``. Width, resolution
-                        and layout may differ from the Student's. ``grid``, ``prefix_tokens`` and
-                        ``channels_last`` are used for the Teacher only if its own layout cannot be
+            teacher_layer (str, torch.nn.Module or list, optional): Layer whose features give the Teacher's distances, with the
+                        same ``feature_transform``. Width, resolution and layout may differ from the Student's. ``grid``,
+                        ``prefix_tokens`` and ``channels_last`` are used for the Teacher only if its own layout cannot be
                         inferred.
                         Default: the layer named as the Student's feature layer
 
         Raises:
-            ValueError: a layer name that does not exist (with close matches) or has no
-                        counterpart, a module that is not part of its model, lists of different
-                        lengths, the same layers twice in a list, malformed class embeddings, a
-                        ``teacher_layer`` without ``teacher_func``.
+            ValueError: a layer name that does not exist (with close matches) or has no counterpart, a module that is not part
+                        of its model, lists of different lengths, the same layers twice in a list, malformed class embeddings,
+                        a ``teacher_layer`` without ``teacher_func``.
             TypeError: models that cannot be called, layers that are neither name nor module.
         """
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
@@ -185,6 +168,10 @@ class UniCAM(LayerAttribution):
     def multiplies_by_inputs(self) -> bool:
         return True
 
+    def has_convergence_delta(self) -> bool:
+        """True: Captum's tools then know that ``return_convergence_delta`` adds a second result."""
+        return True
+
     def residual(self, base: Optional[int] = None) -> "UniCAM":
         """Returns a UniCAM with two models swapped, whose maps show what a Base has and the Student lacks.
 
@@ -194,8 +181,8 @@ class UniCAM(LayerAttribution):
 
         Returns:
             UniCAM: explains the Base model, with the Student's representation removed and the same
-            Teacher, if there is one. Both UniCAMs can use the same reference populations. Its own
-            ``residual()`` is the first UniCAM again.
+            Teacher, if there is one. Both UniCAMs can use the same reference populations. Its own ``residual()`` is the first
+            UniCAM again.
 
         Raises:
             ValueError: several Bases and no place, or a place that does not exist.
@@ -236,71 +223,62 @@ class UniCAM(LayerAttribution):
         r"""
         Args:
 
-            inputs (Tensor or tuple[Tensor, ...]): Inputs of both models, with the examples along
-                        dimension 0.
-            target (int, list or Tensor, optional): Labels of the inputs, (N,) integers. A single
-                        label applies to all inputs. Has no effect with a Teacher.
+            inputs (Tensor or tuple[Tensor, ...]): Inputs of both models, with the examples along dimension 0.
+            target (int, list or Tensor, optional): Labels of the inputs, (N,) integers. A single label applies to all inputs.
+                        Has no effect with a Teacher.
                         Default: None, the objective without labels
-            additional_forward_args (Any, optional): Additional arguments of both models, as in
-                        Captum. Tensors with one row per input are divided into batches together
-                        with the inputs.
+            additional_forward_args (Any, optional): Additional arguments of both models, as in Captum. Tensors with one row
+                        per input are divided into batches together with the inputs.
                         Default: None
-            attribute_to_layer_input (bool, optional): Use the inputs of the layers instead of their
-                        outputs, for map and feature layers alike.
+            attribute_to_layer_input (bool, optional): Use the inputs of the layers instead of their outputs, for map and
+                        feature layers alike.
                         Default: False
             relu_attributions (bool, optional): Return non-negative attributions only.
                         Default: False
             attr_dim_summation (bool, optional): Sum attributions over channels.
                         Default: True
-            grad_kwargs (dict[str, Any], optional): Additional keyword arguments for
-                        torch.autograd.grad. ``retain_graph`` has no effect, because graphs are
-                        freed at the end of the call.
+            grad_kwargs (dict[str, Any], optional): Additional keyword arguments for torch.autograd.grad. ``retain_graph`` has
+                        no effect, because graphs are freed at the end of the call.
                         Default: None
-            reference (ReferencePopulation, optional): Population made by :meth:`reference`, to
-                        which every input is added on its own.
+            reference (ReferencePopulation, optional): Population made by :meth:`reference`, to which every input is added on
+                        its own.
                         Default: None, the inputs are the population
-            internal_batch_size (int, optional): Number of inputs in one forward pass. This bounds
-                        memory; the population is still all of ``inputs``. With a deeper
-                        ``feature_layer`` every forward pass is made twice.
+            internal_batch_size (int, optional): Number of inputs in one forward pass. This bounds memory; the population is
+                        still all of ``inputs``. With a deeper ``feature_layer`` every forward pass is made twice.
                         Default: None, all inputs
             show_progress (bool, optional): Show a progress bar over forward passes.
                         Default: False
-            n_steps (int, optional): Number of Gauss-Legendre nodes of the mean gradient over a path of
-                        features; 16 are enough. In batch mode the other inputs are then the
-                        population of each input.
+            n_steps (int, optional): Number of Gauss-Legendre nodes of the mean gradient over a path of features; 16 are
+                        enough. In batch mode the other inputs are then the population of each input.
                         Default: None, the gradient at the input, as in the paper
-            feature_baselines (str, Tensor or list, optional): Where the path begins: None for the mean
-                        features of the population, "zero", or features (d,); a list with one of
-                        these per layer if ``layer`` is a list.
+            feature_baselines (str, Tensor or list, optional): Where the path begins: None for the mean features of the
+                        population, "zero", or features (d,); a list with one of these per layer if ``layer`` is a list.
                         Default: None
-            return_convergence_delta (bool, optional): Also return, for each input, the sum of the map
-                        over positions minus the gain of J from baseline to input. It is near 0 if the
-                        features are averages of the map layer; elsewhere weights are mean gradients,
-                        the activations are weighted as they are, and the sum is no gain.
+            return_convergence_delta (bool, optional): Also return, for each input, the sum of the map over positions minus the
+                        gain of J from baseline to input. It is near 0 if the features are averages of the map layer; elsewhere
+                        weights are mean gradients, the activations are weighted as they are, and the sum is no gain.
                         Default: False
 
         Returns:
             *Tensor*, *tuple[Tensor, ...]* or *list* of **attributions**:
             - **attributions** (*Tensor*, *tuple[Tensor, ...]* or *list*):
-                        (N, 1, ...) with the layer's spatial shape, or (N, C, ...) without
-                        summation; detached, in the layer's dtype and on its device. Attributions are
-                        a tuple if the layer has several tensors, and a list if ``layer`` is a list.
+                        (N, 1, ...) with the layer's spatial shape, or (N, C, ...) without summation; detached, in the layer's
+                        dtype and on its device. Attributions are a tuple if the layer has several tensors, and a list if
+                        ``layer`` is a list.
             - **delta** (*Tensor* or *list*, returned if ``return_convergence_delta=True``):
                         (N,), float32 or float64, in a list if ``layer`` is a list.
 
         Raises:
-            ValueError: fewer than 4 inputs (5 with labels or a Teacher), labels without geometry
-                        or outside the embeddings, a reference population made with other models or
-                        settings, a layer that is never reached, non-finite features, features that
-                        do not depend on the layer, baselines of another width than the features,
+            ValueError: fewer than 4 inputs (5 with labels or a Teacher), labels without geometry or outside the embeddings, a
+                        reference population made with other models or settings, a layer that is never reached, non-finite
+                        features, features that do not depend on the layer, baselines of another width than the features,
                         ``feature_baselines`` or ``return_convergence_delta`` without ``n_steps``.
             TypeError: labels that are not integers, inputs that are not tensors.
 
         Warns:
-            UserWarning: models with batch normalization or dropout in training mode, a population
-                        of fewer than 30 inputs or of near-copies, features of which removal leaves
-                        nothing, maps that float16 cannot hold, a model that gave other features in
-                        its second pass (``internal_batch_size``).
+            UserWarning: models with batch normalization or dropout in training mode, a population of fewer than 30 inputs or
+                        of near-copies, features of which removal leaves nothing, maps that float16 cannot hold, a model that
+                        gave other features in its second pass (``internal_batch_size``).
 
         Examples::
 
@@ -325,9 +303,9 @@ class UniCAM(LayerAttribution):
             inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
         map_settings = checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs)
-        integration = self._integration(n_steps, feature_baselines, return_convergence_delta, map_settings, both=False)
-        maps, deltas = self._maps(batch, reference, map_settings, integration, both=False)[0]
-        return (maps, deltas) if return_convergence_delta else maps
+        path = n_steps, feature_baselines, return_convergence_delta
+        ((maps, delta),) = self._maps(batch, reference, map_settings, path, both=False)
+        return (maps, delta) if return_convergence_delta else maps
 
     @log_usage()
     def attribute_transfer(
@@ -349,14 +327,14 @@ class UniCAM(LayerAttribution):
     ) -> Any:
         """Computes distilled and residual maps from one forward pass of each model, the Teacher included.
 
-        Arguments, errors, warnings and shapes are those of :meth:`attribute`. ``feature_baselines`` holds
-        for all models; a tuple has an entry for the Student and one for each Base.
+        Arguments, errors, warnings and shapes are those of :meth:`attribute`. ``feature_baselines`` holds for all models; a
+        tuple has an entry for the Student and one for each Base.
 
         Returns:
             TransferAttributions: ``distilled`` is the result of :meth:`attribute`, ``residual`` that
-            of ``residual().attribute``; with several Bases a list of those of ``residual(0)``,
-            ``residual(1)``, ... With ``n_steps`` its ``net`` is the difference of the two. With
-            ``return_convergence_delta=True`` a tuple of the maps and a pair of their deltas.
+            of ``residual().attribute``; with several Bases a list of those of ``residual(0)``, ``residual(1)``, ... With
+            ``n_steps`` its ``net`` is the difference of the two. With ``return_convergence_delta=True`` a tuple of the maps
+            and a pair of their deltas.
 
         Examples::
 
@@ -369,13 +347,13 @@ class UniCAM(LayerAttribution):
             inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
         )
         map_settings = checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs)
-        integration = self._integration(n_steps, feature_baselines, return_convergence_delta, map_settings, both=True)
-        found = self._maps(batch, reference, map_settings, integration, both=True)
+        path = n_steps, feature_baselines, return_convergence_delta
+        found = self._maps(batch, reference, map_settings, path, both=True)
         has_several = len(found) > 2
         maps, deltas = (
             TransferAttributions(first, others if has_several else others[0]) for first, *others in zip(*found)
         )
-        if integration is not None:
+        if n_steps is not None:
             maps = maps.with_unit(has_several, **map_settings)
         return (maps, tuple(deltas)) if return_convergence_delta else maps
 
@@ -393,9 +371,8 @@ class UniCAM(LayerAttribution):
 
         Args:
             inputs (Tensor or tuple[Tensor, ...]): At least 4 inputs; use 64 or more.
-            target (int, list or Tensor, optional): Labels of the inputs. A population without labels
-                        can be used only for the objective without labels. Has no effect with a
-                        Teacher.
+            target (int, list or Tensor, optional): Labels of the inputs. A population without labels can be used only for the
+                        objective without labels. Has no effect with a Teacher.
                         Default: None
             additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress:
                         As in :meth:`attribute`.
@@ -426,27 +403,22 @@ class UniCAM(LayerAttribution):
         if self._warns_of_modes:
             warn_of_modes(forward_func=self.forward_func, base_func=self.base_func, teacher_func=self.teacher_func)
 
-    def _integration(
-        self, n_steps: Any, baselines: Any, has_delta: Any, map_settings: dict[str, Any], *, both: bool
-    ) -> Optional[Integration]:
-        models = 1 + len(self._removal.removed) * both
-        return checked_integration(n_steps, baselines, has_delta, map_settings, (models, len(self._removal.map_modules)))
-
     @keeping_grad_mode
     def _maps(
         self,
         batch: CheckedCall,
         reference: Optional[ReferencePopulation],
         map_settings: dict[str, Any],
-        integration: Optional[Integration],
+        path: tuple[Any, Any, Any],
         *,
         both: bool,
     ) -> list[tuple[Any, Any]]:
         """Maps and deltas of the explained model and, with ``both``, of the removed ones, in Captum's format."""
+        explained = 1 + len(self._removal.removed) * both
+        integration = checked_integration(*path, map_settings, (explained, len(self._removal.map_modules)))
         self._warn_of_modes()
-        found = self._removal.maps(batch, reference, map_settings, integration, both=both)
         results: list[tuple[Any, Any]] = []
-        for maps, deltas in found:
+        for maps, deltas in self._removal.maps(batch, reference, map_settings, integration, both=both):
             formatted = [_format_output(len(of_layer) > 1, of_layer) for of_layer in maps]
             results.append((formatted, deltas) if self._several else (formatted[0], deltas and deltas[0]))
         return results

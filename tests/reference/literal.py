@@ -38,6 +38,13 @@ def without(p: Tensor, q: Tensor) -> Tensor:
     return p - inner(p, q) / inner(q, q) * q
 
 
+def without_all(p: Tensor, others: list[Tensor]) -> Tensor:
+    """The residual of least squares over all pairs of inputs."""
+    columns = torch.stack([q.flatten() for q in others], 1).detach()
+    coefficients = torch.linalg.solve(columns.T @ columns, columns.T @ p.flatten())
+    return p - (columns @ coefficients).view_as(p)
+
+
 def embedded(labels: Tensor, embeddings: Optional[Tensor]) -> Tensor:
     if embeddings is None:
         embeddings = torch.eye(int(labels.max()) + 1)
@@ -64,6 +71,12 @@ def added_objective(
         return objective(own, other, labels, embeddings)
     rest = without(u_centered(distances(own)), u_centered(distances(other)))
     return rest[0, 1:].max()
+
+
+def several_bases_objective(own: Tensor, others: list[Tensor], target: Optional[Tensor]) -> Tensor:
+    """Of an input that is the first row, with all other models removed and a target given by its points."""
+    rest = without_all(u_centered(distances(own)), [u_centered(distances(other)) for other in others])
+    return rest[0, 1:].max() if target is None else r(rest, u_centered(distances(target)))
 
 
 def weighted_map(activations: Tensor, gradient: Tensor) -> Tensor:
