@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
-STUDENT, BASE, TEACHER, LABELS = "student", "base", "teacher", "labels"
+STUDENT, BASE, TEACHER, LABELS, PLACEBO = "student", "base", "teacher", "labels", "placebo"
 LAST_LAYER = "last layer"
 
 SIMILARITY = "Feature similarity (FSS)"
 RELEVANCE = "Relevance (RS)"
 TEACHERS_SHARE = "Teacher's share"
+OVER_PLACEBOS = "Share over placebos"
 PROGRESSION = "Progression"
 
-_SYMBOLS = {STUDENT: "S", BASE: "B", TEACHER: "T", LABELS: "G", LAST_LAYER: "last layer"}
+_SYMBOLS = {STUDENT: "S", BASE: "B", TEACHER: "T", LABELS: "G", PLACEBO: "T'", LAST_LAYER: "last layer"}
 
 
 class Question(NamedTuple):
@@ -48,6 +49,8 @@ class ReportScore:
         test (str, optional): "permutation" of the labels or "jackknife". None for scores of two models: features of the same
             inputs are never independent, so 0 is not a null hypothesis.
         question (Question, optional): the question of seed control that the score answers.
+        share (str, optional): the Teacher's share from which the mean share of the placebo Teachers is subtracted; None for a
+            score that is one correlation.
     """
 
     name: str
@@ -59,6 +62,7 @@ class ReportScore:
     description: str
     test: Optional[str] = None
     question: Optional[Question] = None
+    share: Optional[str] = None
 
     @property
     def needs_teacher(self) -> bool:
@@ -73,11 +77,14 @@ class ReportScore:
     def formula(self) -> str:
         """The formula as in the documentation, for example R(S|B, G)."""
         x, y = ("|".join(_SYMBOLS[name] for name in side) for side in (self.x, self.y))
-        return f"R({x}, {y})"
+        mean_of_placebos = f" - mean R({x}, {y.replace(_SYMBOLS[TEACHER], _SYMBOLS[PLACEBO])})"
+        return f"R({x}, {y})" + (mean_of_placebos if self.share else "")
 
 
 _UNIQUE_PART = "the part that Students have and Bases lack"
 _THAN_BETWEEN_BASES = "than the part that one Base has and another lacks"
+_AS_TEACHER = f"{_UNIQUE_PART} is arranged as the Teacher arranges it"
+_AS_THIS_TEACHER = f"{_UNIQUE_PART} is arranged as this Teacher, rather than placebo Teachers, arranges it"
 
 SCORES = (
     ReportScore(
@@ -119,7 +126,7 @@ SCORES = (
     ReportScore(
         "teacher_distilled", (STUDENT, BASE), (TEACHER,), TEACHERS_SHARE, "distilled", "distilled",
         "the Teacher's share of the gain: how well the part that only the Student has follows the Teacher",
-        question=_question(f"{_UNIQUE_PART} follows the Teacher", f"more closely {_THAN_BETWEEN_BASES}"),
+        question=_question(_AS_TEACHER, f"more {_THAN_BETWEEN_BASES}"),
     ),
     ReportScore(
         "teacher_residual", (BASE, STUDENT), (TEACHER,), TEACHERS_SHARE, "residual", "residual",
@@ -128,11 +135,32 @@ SCORES = (
     ReportScore(
         "teacher_only_distilled", (STUDENT, BASE), (TEACHER, LABELS), TEACHERS_SHARE, "d. beyond", "distilled, beyond the labels",
         "the Teacher's share of the gain beyond the labels, which are removed from the Teacher first",
-        question=_question(f"{_UNIQUE_PART} follows the Teacher beyond the labels", f"more closely {_THAN_BETWEEN_BASES}"),
+        question=_question(f"{_AS_TEACHER} beyond the labels", f"more {_THAN_BETWEEN_BASES}"),
     ),
     ReportScore(
         "teacher_only_residual", (BASE, STUDENT), (TEACHER, LABELS), TEACHERS_SHARE, "r. beyond", "residual, beyond the labels",
         "the same share of the part that only the Base has",
+    ),
+    ReportScore(
+        "teacher_distilled_over_placebos", (STUDENT, BASE), (TEACHER,), OVER_PLACEBOS, "distilled", "distilled",
+        "the Teacher's share of the gain, minus the mean share of the placebo Teachers",
+        question=_question(_AS_THIS_TEACHER, f"more {_THAN_BETWEEN_BASES}"), share="teacher_distilled",
+    ),
+    ReportScore(
+        "teacher_residual_over_placebos", (BASE, STUDENT), (TEACHER,), OVER_PLACEBOS, "residual", "residual",
+        "the same difference for the part that only the Base has", share="teacher_residual",
+    ),
+    ReportScore(
+        "teacher_only_distilled_over_placebos", (STUDENT, BASE), (TEACHER, LABELS), OVER_PLACEBOS, "d. beyond",
+        "distilled, beyond the labels",
+        "the same difference for the share of the gain beyond the labels, which are removed from each Teacher",
+        question=_question(f"{_AS_THIS_TEACHER} beyond the labels", f"more {_THAN_BETWEEN_BASES}"),
+        share="teacher_only_distilled",
+    ),
+    ReportScore(
+        "teacher_only_residual_over_placebos", (BASE, STUDENT), (TEACHER, LABELS), OVER_PLACEBOS, "r. beyond",
+        "residual, beyond the labels", "the same difference for the share of the part that only the Base has, beyond the labels",
+        share="teacher_only_residual",
     ),
     *(
         ReportScore(
@@ -146,7 +174,11 @@ SCORES = (
 
 BY_NAME = {score.name: score for score in SCORES}
 
+PLACEBO_SHARES = tuple(score.share for score in SCORES if score.share and score.question)
+"""The Teacher's shares that are compared with those of the placebo Teachers by seed control and by a t test."""
 
-def scores_of_pair(has_teacher: bool) -> list[ReportScore]:
+
+def scores_of_pair(has_teacher: bool, has_placebos: bool = False) -> list[ReportScore]:
     """The scores of a Student and a Base at one layer, without progression."""
-    return [score for score in SCORES if score.kind != PROGRESSION and (has_teacher or not score.needs_teacher)]
+    of_pair = [score for score in SCORES if score.kind != PROGRESSION and (has_placebos or not score.share)]
+    return [score for score in of_pair if has_teacher or not score.needs_teacher]

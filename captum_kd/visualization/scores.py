@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from captum_kd._utils.validation import check_str
 from captum_kd.metrics import scores_table
-from captum_kd.metrics.scores_table import PROGRESSION, RELEVANCE, SIMILARITY, TEACHERS_SHARE
+from captum_kd.metrics.scores_table import OVER_PLACEBOS, PROGRESSION, RELEVANCE, SIMILARITY, TEACHERS_SHARE
 from captum_kd.visualization._rows import Estimate, checked_rows
 from captum_kd.visualization._style import (
     BLACK,
@@ -55,6 +55,10 @@ LINES = {
     "teacher_residual": LineStyle(BLACK, "v", "-"),
     "teacher_only_distilled": LineStyle(GREEN, "D", "--"),
     "teacher_only_residual": LineStyle(BLACK, "s", ":"),
+    "teacher_distilled_over_placebos": LineStyle(GREEN, "^", "-"),
+    "teacher_residual_over_placebos": LineStyle(BLACK, "v", "-"),
+    "teacher_only_distilled_over_placebos": LineStyle(GREEN, "D", "--"),
+    "teacher_only_residual_over_placebos": LineStyle(BLACK, "s", ":"),
     "progression_student": LineStyle(BLUE, "o", "-"),
     "progression_base": LineStyle(ORANGE, "s", "--"),
     "progression_teacher": LineStyle(SKY, "D", "-."),
@@ -62,7 +66,7 @@ LINES = {
 
 SCORES: dict[str, dict[str, tuple[str, LineStyle]]] = {
     kind: {score.name: (score.label, LINES[score.name]) for score in scores_table.SCORES if score.kind == kind}
-    for kind in (SIMILARITY, RELEVANCE, TEACHERS_SHARE, PROGRESSION)
+    for kind in (SIMILARITY, RELEVANCE, TEACHERS_SHARE, OVER_PLACEBOS, PROGRESSION)
 }
 """Kind of score -> score -> label and style. Scores of one kind share a panel."""
 
@@ -77,7 +81,8 @@ ONE_BASE: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.6, "marker": "_", "mark
 def plot_layer_scores(rows: Any, *, title: Optional[str] = None) -> Figure:
     """Draws scores over the layers, with intervals where there are any.
 
-    There is one panel for each kind of score (similarity, relevance, the Teacher's share, progression) and Student.
+    There is one panel for each Student and kind of score: similarity, relevance, the Teacher's share, its difference from that of
+    placebo Teachers, progression.
     Panels of one kind share a scale. With several Bases each score has a thin line for each Base, with that pair's
     interval, and a bold line for their mean. The mean has no interval; the spread of the thin lines shows how much the
     score depends on the Base. A score that is the same for all Bases is drawn once. To distinguish the Bases, pass the

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from captum_kd.metrics.inference import QUESTIONS, transfer_scores
-from captum_kd.metrics.scores_table import SCORES, scores_of_pair
+from captum_kd.metrics.scores_table import PLACEBO_SHARES, SCORES, scores_of_pair
 
 REPORT_PAGE = Path(__file__).parents[2] / "docs" / "report.md"
 
@@ -33,4 +33,6 @@ def test_scores_of_a_pair_are_those_of_the_table(has_teacher):
 def test_only_what_is_left_after_removal_is_tested_by_jackknife():
     assert {score.name for score in SCORES if score.test == "jackknife"} == {"rs_distilled", "rs_residual"}
     assert {score.name for score in SCORES if score.test == "permutation"} == {"rs_student", "rs_base", "rs_teacher"}
-    assert list(QUESTIONS) == ["fss", "rs_distilled", "teacher_distilled", "teacher_only_distilled"]
+    shares = ["teacher_distilled", "teacher_only_distilled"]
+    assert list(QUESTIONS) == ["fss", "rs_distilled", *shares, *(f"{share}_over_placebos" for share in shares)]
+    assert list(PLACEBO_SHARES) == shares

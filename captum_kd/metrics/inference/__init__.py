@@ -2,17 +2,20 @@
 
 :mod:`.jackknife` computes intervals and tests over inputs from the leave-one-out Gram matrices of :mod:`.gram_matrices`.
 :mod:`.permutation` needs only distances and labels. Seed control (:mod:`.seed_tests`, :mod:`.verdicts`) tests whether a
-difference between Students and Bases exceeds the differences between models of other random seeds.
+difference between Students and Bases exceeds the differences between models of other random seeds. :mod:`.placebo_tests` tests
+whether a Teacher's share exceeds the shares of other Teachers of its recipe.
 """
 
 from captum_kd.metrics.inference.gram_matrices import Products, Score, geometry_products, pair_scores, transfer_scores
 from captum_kd.metrics.inference.jackknife import JackknifeEstimate, jackknife
 from captum_kd.metrics.inference.permutation import label_permutation_p_value
+from captum_kd.metrics.inference.placebo_tests import PlaceboTest, placebo_test
 from captum_kd.metrics.inference.seed_tests import SeedTest, holm, seed_test
 from captum_kd.metrics.inference.verdicts import QUESTIONS, SeedVerdict, seed_control, single_pair_sentence
 
 __all__ = [
     "JackknifeEstimate",
+    "PlaceboTest",
     "Products",
     "QUESTIONS",
     "Score",
@@ -23,6 +26,7 @@ __all__ = [
     "jackknife",
     "label_permutation_p_value",
     "pair_scores",
+    "placebo_test",
     "seed_control",
     "seed_test",
     "single_pair_sentence",

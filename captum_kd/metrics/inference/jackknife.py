@@ -6,9 +6,11 @@ would give the same result; seed control tests that (:mod:`captum_kd.metrics.inf
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Sequence
 
-from captum_kd._utils.validation import check_float
+import torch
+
+from captum_kd._utils.validation import check_float, short_repr
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL
 from captum_kd.metrics.inference.gram_matrices import Products, Score, check_products, check_score
 
@@ -21,7 +23,7 @@ class JackknifeEstimate(NamedTuple):
     Attributes:
         value (float): the score over all inputs.
         standard_error (float): jackknife standard error; None if not defined.
-        low, high (float): the interval's ends, within [-1, 1]; None if not defined.
+        low, high (float): the interval's ends, within [-1, 1] ([-2, 2] for a difference); None if not defined.
         p_value (float): two-sided, for the null hypothesis that the score is 0; None if not defined. Do not use it for
             FSS, for which 0 is not a null hypothesis since both networks see the same inputs. For the RS of a whole
             model, use :func:`~captum_kd.metrics.inference.label_permutation_p_value` instead.
@@ -34,8 +36,10 @@ class JackknifeEstimate(NamedTuple):
     p_value: Optional[float]
 
 
-def jackknife(products: Products, score: Score, confidence: float = 0.95) -> JackknifeEstimate:
-    r"""Delete-one jackknife interval and t test of a score.
+def jackknife(
+    products: Products, score: Score, confidence: float = 0.95, *, minus: Sequence[Score] = ()
+) -> JackknifeEstimate:
+    r"""Delete-one jackknife interval and t test of a score, or of its difference from the mean of others.
 
     .. math::
         SE^2 = \frac{n-1}{n} \sum_k \bigl(\theta_{(k)} - \bar\theta\bigr)^2, \qquad
@@ -49,6 +53,7 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
         products (Products): products with leave-one-out values, n >= 5.
         score (Score): the score.
         confidence (float): nominal coverage of the interval, in (0, 1).
+        minus (sequence of Score): scores whose mean is subtracted, for example those of placebo Teachers.
 
     Returns:
         JackknifeEstimate: Python floats.
@@ -66,14 +71,21 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
     """
     check_products(products)
     check_score(products, score)
-    score = Score(*score)
+    if not isinstance(minus, (list, tuple)):
+        raise TypeError(f"minus must be a list of scores, got {short_repr(minus)}.")
+    for each in minus:
+        check_score(products, each, "minus")
     confidence = check_float(confidence, "confidence", "between 0 and 1 (say 0.95)", 0, 1)
     n = products.without.shape[0]
     if n == 0:
         raise ValueError("products has no leave-one-out values; make it by geometry_products(..., leave_one_out=True).")
-    value, defined = products.score(score)
-    values, all_defined = products.leave_one_out(score)
-    has_removal = any(not isinstance(side, str) for side in score)
+    value, defined = difference(products, score, minus)
+    of_scores, each_defined = zip(*(products.leave_one_out(each) for each in (score, *minus)))
+    # The mean of differences, not the difference of means: equal scores then differ by exactly 0.
+    values = torch.stack([of_scores[0] - each for each in of_scores[1:]]).mean(0) if minus else of_scores[0]
+    all_defined = all(each_defined)
+    has_removal = any(not isinstance(side, str) for each in (score, *minus) for side in each)
+    bound = 2.0 if minus else 1.0
     if not (defined and all_defined) or (has_removal and n - 1 < LEAST_WITH_REMOVAL):
         return JackknifeEstimate(value, None, None, None, None)
     # Imported here so that import captum_kd stays fast.
@@ -81,7 +93,15 @@ def jackknife(products: Products, score: Score, confidence: float = 0.95) -> Jac
 
     error = float((values - values.mean()).square().sum().mul((n - 1) / n).sqrt())
     reach = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
-    low, high = max(-1.0, value - reach), min(1.0, value + reach)
+    low, high = max(-bound, value - reach), min(bound, value + reach)
     # Without a standard error there is no test, for example for the FSS of a model with itself.
     p_value = 2 * float(stdtr(n - 1, -abs(value) / error)) if error > 0 else None
     return JackknifeEstimate(value, error, low, high, p_value)
+
+
+def difference(products: Products, score: Score, minus: Sequence[Score] = ()) -> tuple[float, bool]:
+    """A score minus the mean of others, and whether all of them are defined; 0 if not."""
+    (value, *others), defined = zip(*(products.score(each) for each in (score, *minus)))
+    if not all(defined):
+        return 0.0, False
+    return (sum(value - other for other in others) / len(others) if others else value), True

@@ -6,9 +6,16 @@ from typing import Mapping, NamedTuple, Optional, Sequence
 
 from torch import Tensor
 
-from captum_kd._utils.validation import check_int, check_float, check_str, check_choice, check_mapping
-from captum_kd.metrics.inference.seed_tests import check_roles, has_every_score, holm, relabeling_count, seed_test
-from captum_kd.metrics.scores_table import SCORES, Question
+from captum_kd._utils.validation import check_bool, check_choice, check_float, check_int, check_mapping, check_str, short_repr
+from captum_kd.metrics.inference.seed_tests import (
+    MOST_RELABELINGS,
+    check_roles,
+    has_every_score,
+    holm,
+    relabeling_count,
+    seed_test,
+)
+from captum_kd.metrics.scores_table import BY_NAME, SCORES, Question
 
 __all__ = ["QUESTIONS", "Question", "SeedVerdict", "seed_control", "single_pair_sentence"]
 
@@ -33,7 +40,8 @@ class SeedVerdict(NamedTuple):
         smallest_p_value (float): the smallest possible p-value with these seeds, before correction.
         smallest_adjusted_p_value (float): the same after correction.
         decision (bool): the answer; None if it cannot be decided.
-        sentence (str): the result in words.
+        sentence (str): the result in words, followed by the caveats.
+        caveats (list of str): other explanations of the answer, or the limits of these seeds.
     """
 
     score: str
@@ -45,6 +53,7 @@ class SeedVerdict(NamedTuple):
     smallest_adjusted_p_value: float
     decision: Optional[bool]
     sentence: str
+    caveats: list[str]
 
 
 def seed_control(
@@ -54,6 +63,8 @@ def seed_control(
     *,
     shared_seeds: Sequence[tuple[int, int]] = (),
     level: float = 0.05,
+    likeness: Optional[Mapping[str, tuple[float, float]]] = None,
+    has_placebos: bool = False,
 ) -> list[SeedVerdict]:
     """Answers one question at every layer by an exact test over seeds.
 
@@ -64,6 +75,10 @@ def seed_control(
         question (str): a key of :data:`QUESTIONS`, the score that the matrices hold.
         shared_seeds (sequence of (int, int)): see :func:`seed_test`.
         level (float): the largest adjusted p-value for which the answer is yes.
+        likeness (mapping of str to (float, float), optional): by layer, the mean FSS of Students and Teacher, and of Bases and
+            Teacher. The share can rise at equal likeness to the Teacher, so with a likeness "yes" also needs the first
+            number to be larger. For questions about the Teacher.
+        has_placebos (bool): True if the Teacher is also compared with placebo Teachers; caveats are then shorter.
 
     Returns:
         list of SeedVerdict: one per layer, in the mapping's order. A layer cannot be decided if the smallest possible
@@ -71,7 +86,7 @@ def seed_control(
         of the correction, which does not depend on which models are called Students.
 
     Raises:
-        ValueError: an unknown question, or an error of :func:`seed_test`.
+        ValueError: an unknown question, a layer without likeness, or an error of :func:`seed_test`.
 
     Source: docs/inference.md (seed control); Holm 1979.
 
@@ -79,13 +94,14 @@ def seed_control(
 
         >>> seed_control({"layer4": matrix}, 3, "rs_distilled")[0].sentence
         'layer4: the part that Students have and Bases lack follows the labels more closely than the part
-        that one Base has and another lacks (by 0.032, p = 0.05).'
+        that one Base has and another lacks (by 0.032, p = 0.05). Differences ...'
     """
     check_choice(question, "question", list(QUESTIONS))
     check_mapping(scores, "scores", "a mapping from layers to square tensors")
     level = check_float(level, "level", "between 0 and 1 (say 0.05)", 0, 1)
     for layer in scores:
         check_str(layer, "Each layer in scores", or_none=False)
+    has_placebos, likeness = check_bool(has_placebos, "has_placebos"), _checked(likeness, scores)
     asked = QUESTIONS[question]
     for matrix in scores.values():
         check_roles(matrix, students, shared_seeds)
@@ -98,54 +114,112 @@ def seed_control(
     verdicts = []
     for layer, matrix in scores.items():
         bases = matrix.shape[0] - students
-        if layer in tests:
-            test, p_value = tests[layer], adjusted[layer]
-            # Holm multiplies the smallest p by the number of layers, and lets no other fall below it.
-            smallest = min(1.0, test.smallest_p_value * len(tests))
-            decision = None if smallest > level + _ROUNDING else p_value <= level + _ROUNDING
-            seeds = _seeds(students, bases, len(shared_seeds))
-            sentence = _sentence(asked, test.statistic, decision, p_value, smallest, seeds, len(tests))
-            verdicts.append(
-                SeedVerdict(
-                    question, layer, test.statistic, test.p_value, p_value,
-                    test.smallest_p_value, smallest, decision, f"{layer}: {sentence}",
-                )
-            )
-        else:
+        if layer not in tests:
             least = 1 / relabeling_count(students, bases, len(shared_seeds))
-            sentence = (
-                f"cannot be decided whether {asked.yes}: some pairs of models have no score, because "
-                "features are constant or one model's features are a copy of another's."
+            sentence = f"{layer}: undecided whether {asked.yes}. {_NO_SCORE}"
+            verdicts.append(SeedVerdict(question, layer, None, None, None, least, least, None, sentence, [_NO_SCORE]))
+            continue
+        test, p_value = tests[layer], adjusted[layer]
+        # Holm multiplies the smallest p by the number of layers, and lets no other fall below it.
+        smallest = min(1.0, test.smallest_p_value * len(tests))
+        decision = None if smallest > level + _ROUNDING else p_value <= level + _ROUNDING
+        corrected = f" after correction over {len(tests)} layers" if len(tests) > 1 else ""
+        numbers = f"difference {test.statistic:+.3f}, p = {short_p(p_value)}{corrected}"
+        if decision is None:
+            sentence = f"undecided whether {asked.yes} (difference {test.statistic:+.3f})."
+            caveats = [_too_few(students, bases, len(shared_seeds), len(tests), level, smallest)]
+        elif decision and likeness is not None and not likeness[layer][0] > likeness[layer][1]:
+            decision, caveats = False, _caveats(question, False, has_placebos)
+            sentence = _without_likeness(asked, numbers, *likeness[layer])
+        elif decision:
+            sentence = f"{asked.yes} (by {test.statistic:.3f}, p = {short_p(p_value)}{corrected})."
+            caveats = _caveats(question, True, has_placebos)
+        else:
+            sentence, caveats = f"{asked.no} ({numbers}).", _caveats(question, False, has_placebos)
+        whole = " ".join([f"{layer}: {sentence}", *caveats])
+        verdicts.append(
+            SeedVerdict(
+                question, layer, test.statistic, test.p_value, p_value,
+                test.smallest_p_value, smallest, decision, whole, caveats,
             )
-            verdicts.append(
-                SeedVerdict(question, layer, None, None, None, least, least, None, f"{layer}: {sentence}")
-            )
+        )
     return verdicts
 
 
-def _seeds(students: int, bases: int, shared: int) -> str:
+_NO_SCORE = "Some pairs of models have no score, because features are constant or one model's features are a copy of another's."
+_SAME_RECIPE = "Students and Bases must share epochs, data, augmentation, first weights and pretraining."
+_NO_TRANSFER = (
+    "Differences in geometry and relevance are no evidence of transfer by themselves: nearly any change of recipe causes them, "
+    "such as longer training or other data."
+)
+_OTHER_REASONS = (
+    "A Teacher's share above that of other seeds can also come from longer training, other data, a recipe shared with the "
+    "Teacher, or another Teacher. To exclude these, pass placebo_teachers=, or as Bases the Students of a second Teacher."
+)
+_SEE_PLACEBOS = "Any Teacher may raise the share; its difference from the placebo Teachers' tells whether it is this Teacher's."
+FIRST_WEIGHTS = (
+    "The share also rises above the placebo Teachers' without distillation if Students share their first weights with the "
+    "Teacher."
+)
+
+
+def _caveats(question: str, is_yes: bool, has_placebos: bool) -> list[str]:
+    """Other explanations of an answer."""
+    score = BY_NAME[question]
+    if score.share is not None:
+        reasons = FIRST_WEIGHTS
+    elif not score.needs_teacher:
+        reasons = _NO_TRANSFER
+    else:
+        reasons = _SEE_PLACEBOS if has_placebos else _OTHER_REASONS
+    return [reasons] * is_yes + [_SAME_RECIPE] * (not has_placebos)
+
+
+def _too_few(students: int, bases: int, shared: int, layers: int, level: float, smallest: float) -> str:
+    """The limit of these seeds, and the number of seeds that would decide."""
     pairs = f" ({shared} pair{'s' * (shared > 1)} of one seed)" if shared else ""
-    return f"{students} Student{'s' * (students > 1)} and {bases} Bases{pairs}"
-
-
-def _sentence(
-    asked: Question,
-    statistic: float,
-    decision: Optional[bool],
-    p_value: float,
-    smallest: float,
-    seeds: str,
-    layers: int,
-) -> str:
     corrected = f" after correction over {layers} layers" if layers > 1 else ""
-    if decision is None:
-        return (
-            f"cannot be decided whether {asked.yes}: with {seeds} the smallest possible p is "
-            f"{_short(smallest)}{corrected} (difference {statistic:+.3f})."
-        )
-    if decision:
-        return f"{asked.yes} (by {statistic:.3f}, p = {_short(p_value)}{corrected})."
-    return f"{asked.no} (difference {statistic:+.3f}, p = {_short(p_value)}{corrected})."
+    enough = _enough(students, bases, shared, layers, level)
+    more = "there are too many layers for any number of seeds" if enough is None else f"{enough[0]} and {enough[1]} would decide"
+    models = f"{students} Student{'s' * (students > 1)} and {bases} Bases{pairs}"
+    return f"With {models} no p-value can be below {short_p(smallest)}{corrected}; {more}."
+
+
+def _enough(students: int, bases: int, shared: int, layers: int, level: float) -> Optional[tuple[int, int]]:
+    """The least numbers of Students and Bases, as equal as possible, with which the smallest p-value is within the level."""
+    all_shared = shared and shared == students == bases
+    for number in range(min(students, bases) + 1, 64):
+        wanted = max(students, number), max(bases, number)
+        relabelings = relabeling_count(*wanted, number if all_shared else shared)
+        if layers / relabelings <= level + _ROUNDING:
+            return wanted if relabelings <= MOST_RELABELINGS else None
+    return None
+
+
+def _without_likeness(asked: Question, numbers: str, of_students: float, of_bases: float) -> str:
+    return (
+        f"{asked.no}: the share is larger ({numbers}), but Students are not more similar to the Teacher than Bases are (mean FSS "
+        f"{of_students:.3f} and {of_bases:.3f}), and a share can rise without that."
+    )
+
+
+def _checked(
+    likeness: Optional[Mapping[str, tuple[float, float]]], scores: Mapping[str, Tensor]
+) -> Optional[dict[str, tuple[float, float]]]:
+    if likeness is None:
+        return None
+    check_mapping(likeness, "likeness", "a mapping from layers to pairs of numbers")
+    found = {}
+    for layer, pair in likeness.items():
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise TypeError(f"likeness[{short_repr(layer)}] must be a pair of numbers, got {short_repr(pair)}.")
+        name = f"likeness[{short_repr(layer)}]"
+        first, second = (check_float(each, name, "between -1 and 1", -1, 1, closed=True) for each in pair)
+        found[layer] = first, second
+    absent = [layer for layer in scores if layer not in found]
+    if absent:
+        raise ValueError(f"likeness must have a pair of numbers for each layer in scores, but {absent[0]!r} has none.")
+    return found
 
 
 def single_pair_sentence(students: int, bases: int) -> str:
@@ -169,5 +243,6 @@ def single_pair_sentence(students: int, bases: int) -> str:
     )
 
 
-def _short(p_value: float) -> str:
+def short_p(p_value: float) -> str:
+    """A p-value with three decimals, or one digit below .001."""
     return f"{p_value:.3f}" if p_value >= 0.001 else f"{p_value:.1g}"

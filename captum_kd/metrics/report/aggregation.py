@@ -32,7 +32,7 @@ class ReportPlan(NamedTuple):
     Attributes:
         labels (sequence of str): the layers' labels.
         pairs (sequence of Pair): the pairs of a Student and a Base.
-        sets (sequence of FeatureSet): the feature sets of all pairs and of the Teacher.
+        sets (sequence of FeatureSet): the feature sets of all pairs, of the Teacher and of the placebo Teachers.
         compared (sequence of str): keys of the models that seed control compares, Students first; empty without seed control.
         settings (Settings): the checked arguments.
     """
@@ -56,12 +56,14 @@ class LayerSummary(NamedTuple):
         unique_shares (list of float or None): the unique share of each pair.
         progressions (dict): similarity with the last layer, by the feature set's key; empty without progression.
         matrices (dict): scores of all ordered pairs of models, by question.
+        placebo_shares (list of Tensor): shares of the placebo Teachers for each pair, (scores, placebos); NaN if undefined.
     """
 
     estimates: list[dict[str, Estimate]]
     unique_shares: list[Optional[float]]
     progressions: dict[str, Estimate]
     matrices: dict[str, Tensor]
+    placebo_shares: list[Tensor]
 
 
 class Aggregator:
@@ -196,6 +198,7 @@ def _summary(scores: LayerScores, plan: ReportPlan, last: Mapping[str, DistanceS
         [scores.unique_share(pair) for pair in plan.pairs],
         {key: scores.progression(key) for key in last},
         scores.pair_matrices(list(plan.compared)) if plan.compared else {},
+        [scores.placebo_shares(pair) for pair in plan.pairs],
     )
 
 
@@ -257,6 +260,7 @@ class BatchMeanScores(Aggregator):
                     name: torch.stack([each.matrices[name] for each in summaries if name in each.matrices]).nanmean(0)
                     for name in questions
                 },
+                [torch.stack([each.placebo_shares[pair] for each in summaries]).nanmean(0) for pair in pairs],
             )
 
     def recorded(self) -> dict[str, Any]:
@@ -290,7 +294,8 @@ class BatchMeanScores(Aggregator):
 def _without_removal(summary: LayerSummary) -> LayerSummary:
     estimates = [{name: e for name, e in each.items() if not BY_NAME[name].has_removal} for each in summary.estimates]
     matrices = {name: each for name, each in summary.matrices.items() if not BY_NAME[name].has_removal}
-    return summary._replace(estimates=estimates, unique_shares=[None] * len(estimates), matrices=matrices)
+    shares = [torch.full_like(each, float("nan")) for each in summary.placebo_shares]
+    return LayerSummary(estimates, [None] * len(estimates), summary.progressions, matrices, shares)
 
 
 def _can_be_scored(labels: Tensor, class_embeddings: Optional[Tensor]) -> bool:

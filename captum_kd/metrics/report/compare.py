@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Optional, Union
+from typing import Any, Callable, Iterable, Mapping, Optional, Union
 
 from captum.log import log_usage
 from torch import Tensor
@@ -22,7 +22,8 @@ from captum_kd.metrics.report.aggregation import Aggregator, BatchMeanScores, Po
 from captum_kd.metrics.report.agreement import check_models, shared_arguments
 from captum_kd.metrics.report.collect import FeatureCollector, read_data
 from captum_kd.metrics.report.models import Layers, Model, Models, as_compared_models, feature_sets_of, pairs_of
-from captum_kd.metrics.report.notes import cautions, explanations
+from captum_kd.metrics.report.notes import cautions, explanations, near_chance
+from captum_kd.metrics.report.placebos import control_placebos
 from captum_kd.metrics.report.rows import report_rows
 from captum_kd.metrics.report.salient import Localizer
 from captum_kd.metrics.report.seed_groups import as_seed_groups, control_seeds, without_seed_control
@@ -37,7 +38,7 @@ from captum_kd.metrics.report.settings import (
 )
 from captum_kd.metrics.report.sharding import announced_inputs, begin_noise, repeated_by_sampler, sampler_replicas
 from captum_kd.metrics.report.transfer_report import TransferReport
-from captum_kd.metrics.scores_table import TEACHER
+from captum_kd.metrics.scores_table import BASE, PLACEBO, STUDENT
 
 COVERAGE = "between 0 and 1 (for example 0.95) or None"
 
@@ -50,6 +51,7 @@ def compare_transfer(
     data: Iterable[Any],
     *,
     teacher: Optional[Model] = None,
+    placebo_teachers: Optional[Mapping[str, Model]] = None,
     class_embeddings: Optional[Tensor] = None,
     localize: Union[None, str, Callable[..., Tensor], Localization] = None,
     keep: float = 0.5,
@@ -81,6 +83,10 @@ def compare_transfer(
     tests the technique rather than these trained models. Its exact p-values come from relabelings of the trained models and are
     corrected over layers by Holm's method.
 
+    A Teacher's share above that of other seeds need not be this Teacher's: longer training or another Teacher can raise it too.
+    Placebo Teachers are networks of the Teacher's recipe, from other seeds, that taught no Student. With them, the report has the
+    Teacher's share minus the mean of their shares, its seed control, and with at least 4 of them a t test of this Teacher.
+
     Source: Adhane et al., WACV 2025; Szekely & Rizzo 2014; the Teacher's share: docs/report.md; inference:
     docs/inference.md.
 
@@ -90,9 +96,12 @@ def compare_transfer(
         base (Callable or dict): The Base model, or several by name.
         layers (str, list of str or dict): Dotted names of layers that all models have; or {label: name}; or
                     {label: {model name: layer}} if architectures differ. In the last form, "student", "base" and "teacher"
-                    stand for all models of that role, and layers may be modules.
+                    stand for all models of that role, and layers may be modules. Placebo Teachers without a
+                    layer of their own have the Teacher's.
         data (Iterable): DataLoader or other iterable of batches; read once.
         teacher (Callable, optional): The Teacher. Called "teacher" in ``layers``.
+        placebo_teachers (dict, optional): {name: model}, networks of the Teacher's recipe that taught nobody. Needs
+                    ``teacher``; 4 or more allow the t test.
         class_embeddings (Tensor, optional): (num_classes, e).
                     Default: None, one-hot. With two classes, all embeddings give the same scores.
         localize (str, Callable or Localization, optional): Take features on each model's images reduced to their salient
@@ -156,12 +165,12 @@ def compare_transfer(
             comparisons=comparisons,
             compute=compute,
         )
-        labels, models = as_compared_models(student, base, teacher, layers)
+        labels, models = as_compared_models(student, base, teacher, placebo_teachers, layers)
         check_models(models, group)
         localizer = None if settings.localize is None else Localizer(settings.localize, settings, labels)
         pairs = pairs_of(models, explained_in_pairs=settings.in_pairs)
         seed_groups = as_seed_groups(models, settings)
-        compared = [each.key for each in models if each.role != TEACHER] if seed_groups else []
+        compared = [each.key for each in models if each.role in (STUDENT, BASE)] if seed_groups else []
         plan = ReportPlan(labels, pairs, feature_sets_of(models, pairs), compared, settings)
         collector = FeatureCollector(plan.sets, localizer, settings)
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
@@ -178,7 +187,7 @@ def compare_transfer(
         duplicates.all_reduce(group)
         if duplicates.seen == 0:
             raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
-        rows, matrices, undefined = report_rows(plan, aggregator)
+        rows, matrices, undefined, placebo_shares = report_rows(plan, aggregator)
     finally:
         aggregator.close()
     empty_maps = 0 if localizer is None else localizer.empty
@@ -187,6 +196,7 @@ def compare_transfer(
     modes = {name: Modes(*map(any, zip(*(each[name] for each in modes_of_ranks)))) for name in modes}
     n = sum(aggregator.counts.values())
     warnings = [
+        *near_chance(rows, settings.recorded()),
         *mode_notes(modes),
         *cautions(
             rows,
@@ -203,7 +213,8 @@ def compare_transfer(
     ]
     for warning in warnings if group.rank == 0 else []:
         warn_user(warning)
-    control = control_seeds(matrices, seed_groups, compared)
+    placebos = [each.name for each in models if each.role == PLACEBO]
+    control = control_seeds(matrices, seed_groups, compared, rows, bool(placebos))
     notes = [*warnings, *explanations(rows, settings)]
     if aggregator.verification is not None:
         notes.append(aggregator.verification.sentence(n))
@@ -223,4 +234,4 @@ def compare_transfer(
         "processes": None if settings.compute.process_group is None else list(inputs),
         **settings.recorded(),
     }
-    return TransferReport(rows, control, notes, recorded)
+    return TransferReport(rows, control, notes, recorded, control_placebos(rows, placebo_shares, plan.pairs, placebos, settings))

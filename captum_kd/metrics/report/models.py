@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from captum_kd._models.layer_names import Layer, LayerLike, resolve_layer
 from captum_kd._models.token_layout import LayoutHints
 from captum_kd._utils.arguments import check_model
-from captum_kd.metrics.scores_table import BASE, STUDENT, TEACHER
+from captum_kd.metrics.scores_table import BASE, PLACEBO, STUDENT, TEACHER
 
 Model = Callable[..., Any]
 Models = Union[Model, Mapping[str, Model]]
@@ -24,7 +24,7 @@ class ComparedModel(NamedTuple):
 
     Attributes:
         name (str): the name that the user gave.
-        role (str): "student", "base" or "teacher".
+        role (str): "student", "base", "teacher" or "placebo" (a placebo Teacher).
         model (callable): the model.
         layers (tuple of Layer): one layer for each label, in the labels' order.
     """
@@ -40,7 +40,8 @@ class ComparedModel(NamedTuple):
         return f"{self.role}:{self.name}"
 
     def __str__(self) -> str:
-        return self.role if self.name == self.role else f"{self.role} {self.name!r}"
+        role = "placebo Teacher" if self.role == PLACEBO else self.role
+        return role if self.name == role else f"{role} {self.name!r}"
 
 
 class FeatureSet(NamedTuple):
@@ -79,15 +80,16 @@ def pairs_of(models: Sequence[ComparedModel], *, explained_in_pairs: bool) -> li
 
 
 def feature_sets_of(models: Sequence[ComparedModel], pairs: Sequence[Pair]) -> list[FeatureSet]:
-    """The sets of all pairs and of the Teacher, without repetition."""
-    sets = [each for pair in pairs for each in pair] + [FeatureSet(each) for each in models if each.role == TEACHER]
+    """The sets of all pairs, of the Teacher and of the placebo Teachers, without repetition."""
+    teachers = [FeatureSet(each) for each in models if each.role in (TEACHER, PLACEBO)]
+    sets = [each for pair in pairs for each in pair] + teachers
     return list({each.key: each for each in sets}.values())
 
 
 def as_compared_models(
-    student: Models, base: Models, teacher: Optional[Model], layers: Layers
+    student: Models, base: Models, teacher: Optional[Model], placebo_teachers: Optional[Mapping[str, Model]], layers: Layers
 ) -> tuple[list[str], list[ComparedModel]]:
-    """The layers' labels and the models, Students first, then Bases, then the Teacher."""
+    """The layers' labels and the models: Students, Bases, the Teacher, placebo Teachers."""
     named: list[tuple[str, str, Model]] = []
     for role, models in ((STUDENT, student), (BASE, base)):
         _check_form(models, role)
@@ -104,14 +106,18 @@ def as_compared_models(
         )
     if teacher is not None:
         named.append((TEACHER, TEACHER, teacher))
+    if placebo_teachers is not None:
+        _check_placebos(placebo_teachers, teacher)
+        named += [(name, PLACEBO, model) for name, model in placebo_teachers.items()]
     for name, role, model in named:
+        argument = "placebo_teachers" if role == PLACEBO else role
         if not isinstance(name, str):
-            raise TypeError(f"The names in {role} must be strings, got {name!r}.")
-        check_model(model, role if name == role else f"{role}[{name!r}]")
+            raise TypeError(f"The names in {argument} must be strings, got {name!r}.")
+        check_model(model, argument if name == role != PLACEBO else f"{argument}[{name!r}]")
     names = [name for name, _, _ in named]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"Two models are called {twice[0]!r}; give every Student and Base its own name.")
+        raise ValueError(f"Two models are called {twice[0]!r}; give every model its own name.")
     entries = _by_label(layers)
     known = {*names, STUDENT, BASE, TEACHER}
     for label, entry in entries.items():
@@ -136,14 +142,27 @@ def _check_form(models: object, role: str) -> None:
     _check_weights(models, role)
 
 
+def _check_placebos(placebos: object, teacher: Optional[Model]) -> None:
+    if not isinstance(placebos, Mapping):
+        raise TypeError(
+            f"placebo_teachers must be a dict of models by name, got {type(placebos).__name__}; pass networks of the Teacher's "
+            "recipe and other seeds as {'placebo 1': first, 'placebo 2': second}."
+        )
+    _check_weights(placebos, "placebo_teachers")
+    if not placebos:
+        raise ValueError("placebo_teachers is an empty mapping; leave it out, or name at least one network.")
+    if teacher is None:
+        raise ValueError("placebo_teachers are compared with the Teacher, but there is none; pass teacher=.")
+
+
 def _check_weights(models: object, role: str) -> None:
     if isinstance(models, Mapping) and any(isinstance(each, (Tensor, Mapping)) for each in models.values()):
         check_model(models, role)
 
 
 def hints_for(model: ComparedModel, hints: LayoutHints) -> LayoutHints:
-    """Layout hints describe Student and Base. For the Teacher they are used only if its layout cannot be inferred."""
-    return hints._replace(last_resort=True) if model.role == TEACHER else hints
+    """Layout hints describe Student and Base. For Teachers they are used only if the layout cannot be inferred."""
+    return hints._replace(last_resort=True) if model.role in (TEACHER, PLACEBO) else hints
 
 
 def _by_label(layers: Layers) -> dict[str, Union[str, Mapping[str, LayerLike]]]:
@@ -173,11 +192,12 @@ def _layer_of(model: ComparedModel, label: str, entry: Union[str, Mapping[str, L
             return resolve_layer(model.model, entry, model=str(model), argument=f"layers[{label!r}]")
         except ValueError as error:
             raise ValueError(f"{error} {LAYERS_BY_MODEL}") from None
-    # An entry for a role stands for all of its models, which may share an architecture.
-    layer = entry.get(model.name, entry.get(model.role))
+    # An entry for a role stands for all of its models, which may share an architecture. Placebos have the Teacher's.
+    role = TEACHER if model.role == PLACEBO else model.role
+    layer = entry.get(model.name, entry.get(role))
     if layer is None:
         raise ValueError(
             f"layers[{label!r}] has no layer for {model}: it names {', '.join(map(str, entry))}. Add an entry for "
-            f"{model.name!r}, or for {model.role!r} if all models of that role share it."
+            f"{model.name!r}, or for {role!r} if all models of that role share it."
         )
     return resolve_layer(model.model, layer, model=str(model), argument=f"layers[{label!r}]")

@@ -14,6 +14,56 @@ TIGHT = 0.9
 """At and above this similarity, differences of RS are magnified more than fourfold."""
 
 
+def near_chance(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
+    """A caution that comes first: networks that do not follow the labels.
+
+    A network is near chance if at no layer its RS is distinguishable from 0: by its p-value or interval, or, without them, if RS
+    is at most two standard deviations of RS under permuted labels, sqrt(2 / (n (n - 3))).
+    """
+    if settings.get("localize_target") == "label":  # features that carry the labels
+        return []
+    pooled = settings["population"] == "all"
+    by_model: dict[str, list[bool]] = {}
+    for row in rows:
+        name = {"rs_student": row["student"], "rs_base": row["base"], "rs_teacher": "the Teacher"}.get(row["score"])
+        if name is not None:
+            by_model.setdefault(name, []).append(_is_near_chance(row, pooled))
+    models = [name for name, of_layers in by_model.items() if all(of_layers)]
+    if not models:
+        return []
+    return [
+        f"Near chance: RS of {_listed(models)} cannot be told from 0 at any layer, so there is no sign that "
+        f"{'these networks separate' if len(models) > 1 else 'this network separates'} the classes. Scores that involve "
+        f"{'them' if len(models) > 1 else 'it'}, the Teacher's share included, do not show that a task was taught."
+    ]
+
+
+def no_gain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A note that comes first if Students nowhere follow the labels more closely than Bases."""
+    layers = list(dict.fromkeys(row["layer"] for row in rows if row["score"] == "rs_student"))
+    means = [tuple(_mean(rows, score, layer) for score in ("rs_student", "rs_base")) for layer in layers]
+    known = [(student, base) for student, base in means if student is not None and base is not None]
+    if not known or any(student > base for student, base in known):
+        return []
+    return [
+        f"No gain: Students do not follow the labels more closely than Bases at any layer (at {layers[-1]}, mean RS is "
+        f"{known[-1][0]:.3f} and {known[-1][1]:.3f}). Distilled scores then describe a difference, not an improvement."
+    ]
+
+
+def _is_near_chance(row: Mapping[str, Any], pooled: bool) -> bool:
+    if row["p_value"] is not None:
+        return bool(row["p_value"] > 0.05)
+    if row["low"] is not None:
+        return bool(row["low"] <= 0)
+    return pooled and row["value"] is not None and bool(row["value"] <= 2 * (2 / (row["n"] * (row["n"] - 3))) ** 0.5)
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], score: str, layer: str) -> Optional[float]:
+    values = [row["value"] for row in rows if row["score"] == score and row["layer"] == layer and row["value"] is not None]
+    return sum(values) / len(values) if values else None
+
+
 def cautions(
     rows: Sequence[Mapping[str, Any]],
     *,
@@ -96,10 +146,12 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
     is_biased = settings.estimator == "biased"
     is_pooled, is_unbiased = settings.population == "all", settings.estimator == "unbiased"
     has_removal = any(row["score"] == "rs_distilled" and row["value"] is not None for row in rows)
+    has_teacher = has_removal and any(row["score"] == "teacher_distilled" for row in rows)
     inputs = "of the same inputs" if is_pooled else "of the mini-batch; the equation does not hold for means over mini-batches"
     coverage = "" if settings.confidence is None else percent(settings.confidence)
     magnified = _magnified(rows) if is_pooled and is_unbiased else ""
     found = [
+        *((True, sentence) for sentence in no_gain(rows)),
         (
             not is_pooled,
             "Scores are means over mini-batches. They depend on the size and order of the batches, and are not comparable with "
@@ -115,6 +167,16 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
             "The difference of distilled and residual follows from that of RS Student and RS Base, so read all four scores "
             "together: distilled - residual = (RS Student - RS Base) sqrt((1 + F) / (1 - F)), where F is the unbiased FSS "
             f"{inputs}.",
+        ),
+        (
+            has_teacher,
+            "So does the difference of the Teacher's shares: distilled - residual = (FSS Student - FSS Base) "
+            "sqrt((1 + F) / (1 - F)), with the unbiased FSS of Student and Teacher, and of Base and Teacher.",
+        ),
+        (
+            has_teacher,
+            "The Teacher's share is a correlation, not a fraction of the gain. Two Bases that no Teacher taught have one too; "
+            "compare it with theirs (null), not with 0.",
         ),
         (magnified, magnified),
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from torch import Tensor
 
@@ -10,21 +10,33 @@ from captum_kd.metrics.inference import QUESTIONS
 from captum_kd.metrics.report.aggregation import Aggregator, LayerSummary, ReportPlan
 from captum_kd.metrics.report.models import Pair
 from captum_kd.metrics.report.scores import TEACHER_KEY, Estimate
-from captum_kd.metrics.scores_table import BASE, PROGRESSION, SCORES, STUDENT, TEACHER, ReportScore
+from captum_kd.metrics.scores_table import BASE, PLACEBO, PROGRESSION, SCORES, STUDENT, TEACHER, ReportScore, scores_of_pair
 
 
-def report_rows(
-    plan: ReportPlan, aggregator: Aggregator
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]], list[str]]:
-    """The report's records, the score matrices of seed control by question and layer, and the undefined scores."""
+class ReportRows(NamedTuple):
+    """The contents of a report.
+
+    Attributes:
+        rows (list of dict): the records.
+        matrices (dict): the score matrices of seed control, by question and layer.
+        undefined (list of str): the undefined scores.
+        placebo_shares (dict): by layer, the shares of the placebo Teachers: (scores, placebos) for each pair.
+    """
+
+    rows: list[dict[str, Any]]
+    matrices: dict[str, dict[str, Tensor]]
+    undefined: list[str]
+    placebo_shares: dict[str, list[Tensor]]
+
+
+def report_rows(plan: ReportPlan, aggregator: Aggregator) -> ReportRows:
+    """The report's contents from its layers' summaries."""
     summaries = dict(zip(plan.labels, aggregator.layers()))
     n = sum(aggregator.counts.values())
-    has_teacher = any(each.of.role == TEACHER for each in plan.sets)
-    scores = [
-        each
-        for each in SCORES
-        if (has_teacher or not each.needs_teacher) and (plan.progression or each.kind != PROGRESSION)
-    ]
+    has_teacher, has_placebos = (any(each.of.role == role for each in plan.sets) for role in (TEACHER, PLACEBO))
+    scores = scores_of_pair(has_teacher, has_placebos)
+    if plan.progression:
+        scores += [each for each in SCORES if each.kind == PROGRESSION and (has_teacher or not each.needs_teacher)]
     rows: list[dict[str, Any]] = []
     undefined: list[str] = []
     for place, pair in enumerate(plan.pairs):
@@ -51,7 +63,9 @@ def report_rows(
         name: {label: summary.matrices[name] for label, summary in summaries.items() if name in summary.matrices}
         for name in QUESTIONS
     }
-    return rows, {name: by_layer for name, by_layer in matrices.items() if by_layer}, list(dict.fromkeys(undefined))
+    matrices = {name: by_layer for name, by_layer in matrices.items() if by_layer}
+    shares = {label: summary.placebo_shares for label, summary in summaries.items()}
+    return ReportRows(rows, matrices, list(dict.fromkeys(undefined)), shares)
 
 
 def _estimate(summary: LayerSummary, place: int, pair: Pair, score: ReportScore) -> Optional[Estimate]:

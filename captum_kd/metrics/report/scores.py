@@ -6,7 +6,7 @@ Every score, interval and p-value is a function of the inner products of the dis
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Mapping, NamedTuple, Optional
+from typing import Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_l
 from captum_kd.distance.sources import DistanceSource
 from captum_kd.metrics.inference import Products, Score, jackknife, label_permutation_p_value, pair_scores, transfer_scores
 from captum_kd.metrics.inference.gram_matrices import products_of
+from captum_kd.metrics.inference.jackknife import difference
 from captum_kd.metrics.report.models import Pair
 from captum_kd.metrics.report.settings import Settings
-from captum_kd.metrics.scores_table import BY_NAME, LABELS, SIMILARITY, TEACHER, scores_of_pair
+from captum_kd.metrics.scores_table import BY_NAME, LABELS, PLACEBO, PLACEBO_SHARES, SIMILARITY, TEACHER, scores_of_pair
 
 _LAST = "\0last:"
 TEACHER_KEY = f"{TEACHER}:{TEACHER}"
@@ -79,11 +80,37 @@ class LayerScores:
     def has_teacher(self) -> bool:
         return TEACHER_KEY in self._sources
 
+    @cached_property
+    def placebos(self) -> list[str]:
+        """The keys of the placebo Teachers."""
+        return [key for key in self._sources if key.startswith(f"{PLACEBO}:")]
+
     def of_pair(self, pair: Pair) -> dict[str, Estimate]:
-        """The five scores of a Student and a Base, or twelve with a Teacher."""
-        teacher = TEACHER_KEY if self.has_teacher else None
-        scores = transfer_scores(pair.student.key, pair.base.key, labels=LABELS, teacher=teacher)
-        return {name: self._estimate(score, BY_NAME[name].kind, BY_NAME[name].test) for name, score in scores.items()}
+        """The five scores of a Student and a Base, twelve with a Teacher, sixteen with placebo Teachers."""
+        return {
+            name: self._estimate(score, BY_NAME[name].kind, BY_NAME[name].test, minus)
+            for name, (score, minus) in self.sides(pair).items()
+        }
+
+    def sides(self, pair: Pair) -> dict[str, tuple[Score, list[Score]]]:
+        """The sides of each score of a pair, and those of the scores whose mean is subtracted."""
+        scores = self._sides(pair, TEACHER_KEY if self.has_teacher else None)
+        found: dict[str, tuple[Score, list[Score]]] = {name: (score, []) for name, score in scores.items()}
+        of_placebos = [self._sides(pair, placebo) for placebo in self.placebos]
+        for each in scores_of_pair(self.has_teacher, bool(of_placebos)):
+            if each.share is not None:
+                found[each.name] = scores[each.share], [of_placebo[each.share] for of_placebo in of_placebos]
+        return found
+
+    def placebo_shares(self, pair: Pair) -> Tensor:
+        """The shares of each placebo Teacher, (scores of PLACEBO_SHARES, placebos) float64; NaN if undefined."""
+        of_placebos = [self._sides(pair, placebo) for placebo in self.placebos]
+        found = [[self.products.score(of_placebo[name]) for of_placebo in of_placebos] for name in PLACEBO_SHARES]
+        values = [[value if defined else float("nan") for value, defined in row] for row in found]
+        return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+    def _sides(self, pair: Pair, teacher: Optional[str]) -> dict[str, Score]:
+        return transfer_scores(pair.student.key, pair.base.key, labels=LABELS, teacher=teacher)
 
     def unique_share(self, pair: Pair) -> Optional[float]:
         """1 - FSS^2, by the unbiased estimator: the share of one geometry that is left when the other is removed.
@@ -98,12 +125,17 @@ class LayerScores:
 
     def pair_matrices(self, keys: list[str]) -> dict[str, Tensor]:
         """The scores of all ordered pairs of models that seed control compares, by question."""
-        found = {}
-        for score in scores_of_pair(self.has_teacher):
+        found: dict[str, Tensor] = {}
+        for score in scores_of_pair(self.has_teacher, bool(self.placebos)):
             if score.question is None:
                 continue
             target = tuple({TEACHER: TEACHER_KEY}.get(name, name) for name in score.y)
-            if score.has_removal:
+            if score.share is not None:
+                of_teacher = found[score.share]
+                targets = [tuple({TEACHER: placebo}.get(name, name) for name in score.y) for placebo in self.placebos]
+                differences = [of_teacher - pair_scores(self.products, keys, each) for each in targets]
+                found[score.name] = torch.stack(differences).mean(0)
+            elif score.has_removal:
                 found[score.name] = pair_scores(self.products, keys, target)
             elif self._settings.estimator == "unbiased":
                 found[score.name] = pair_scores(self.products, keys)
@@ -111,14 +143,14 @@ class LayerScores:
                 found[score.name] = self._similarities(keys)
         return found
 
-    def _estimate(self, score: Score, kind: str, test: Optional[str] = None) -> Estimate:
+    def _estimate(self, score: Score, kind: str, test: Optional[str] = None, minus: Sequence[Score] = ()) -> Estimate:
         settings = self._settings
         if kind == SIMILARITY and settings.estimator != "unbiased":
             return self._similarity(str(score.x), str(score.y))
-        value, is_defined = self.products.score(score)
+        value, is_defined = difference(self.products, score, minus)
         if settings.confidence is None:
             return Estimate(value, is_defined=is_defined)
-        interval = jackknife(self.products, score, settings.confidence)
+        interval = jackknife(self.products, score, settings.confidence, minus=minus)
         p_value = None
         if is_defined and not settings.maps_use_labels:  # relevance is above 0 even under the null hypothesis
             if test == "permutation":

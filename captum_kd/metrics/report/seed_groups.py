@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from math import isnan
+from statistics import mean
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 import torch
@@ -14,7 +15,7 @@ from captum_kd.metrics.inference import seed_control, single_pair_sentence
 from captum_kd.metrics.inference.seed_tests import MOST_RELABELINGS, relabeling_count
 from captum_kd.metrics.report.models import ComparedModel
 from captum_kd.metrics.report.settings import Settings
-from captum_kd.metrics.scores_table import BASE, STUDENT
+from captum_kd.metrics.scores_table import BASE, BY_NAME, STUDENT
 
 LEAST_BASES = 2
 """Under the null hypothesis, Students differ from Bases as Bases differ from each other."""
@@ -93,11 +94,15 @@ def _check_seeds(shared_seeds: Sequence[tuple[str, str]], students: list[str], b
 
 
 def control_seeds(
-    matrices: Mapping[str, Mapping[str, Tensor]], groups: Sequence[SeedGroup], compared: Sequence[str]
+    matrices: Mapping[str, Mapping[str, Tensor]],
+    groups: Sequence[SeedGroup],
+    compared: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    has_placebos: bool = False,
 ) -> Optional[dict[str, Any]]:
     """The tests of all groups and the scores that they compare, or None without groups.
 
-    The matrices hold the scores of all ordered pairs of the compared models, by question and layer.
+    The matrices hold the scores of all ordered pairs of the compared models, by question and layer; the rows are the report's.
     """
     if not groups:
         return None
@@ -106,7 +111,15 @@ def control_seeds(
         places = torch.tensor([compared.index(key) for key in group.keys], device="cpu")
         for name, by_layer in matrices.items():
             scores = {label: matrix[places][:, places] for label, matrix in by_layer.items()}
-            for verdict in seed_control(scores, group.students, name, shared_seeds=group.shared_seeds):
+            verdicts = seed_control(
+                scores,
+                group.students,
+                name,
+                shared_seeds=group.shared_seeds,
+                likeness=_likeness(rows, group, list(scores)) if BY_NAME[name].needs_teacher else None,
+                has_placebos=has_placebos,
+            )
+            for verdict in verdicts:
                 sentence = verdict.sentence if group.name is None else f"{group.name}, {verdict.sentence}"
                 tests.append({"group": group.name, **verdict._asdict(), "sentence": sentence})
     return {
@@ -114,6 +127,17 @@ def control_seeds(
         "groups": [group.recorded() for group in groups],
         "pairs": _pair_rows(matrices, groups, compared),
     }
+
+
+def _likeness(rows: Sequence[Mapping[str, Any]], group: SeedGroup, layers: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """By layer, the mean FSS of the group's Students and the Teacher, and of the Bases and the Teacher, over all pairs."""
+    students = {model.name for model in group.models[: group.students]}
+
+    def similarity(score: str, layer: str) -> float:
+        own = [row for row in rows if row["score"] == score and row["layer"] == layer and row["student"] in students]
+        return float(mean([row["value"] for row in own if row["value"] is not None] or [0.0]))
+
+    return {layer: (similarity("fss_student_teacher", layer), similarity("fss_base_teacher", layer)) for layer in layers}
 
 
 def _pair_rows(

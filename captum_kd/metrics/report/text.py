@@ -6,8 +6,9 @@ import textwrap
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from captum_kd._utils.text import as_markdown, one_line
-from captum_kd.metrics.report.notes import percent
-from captum_kd.metrics.scores_table import PROGRESSION, SCORES, scores_of_pair
+from captum_kd.metrics.inference.verdicts import short_p
+from captum_kd.metrics.report.notes import near_chance, no_gain, percent
+from captum_kd.metrics.scores_table import OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
 Row = Mapping[str, Any]
@@ -16,32 +17,46 @@ Row = Mapping[str, Any]
 TABLES: dict[str, dict[str, str]] = {
     "Similarity and relevance": {each.name: each.heading for each in scores_of_pair(has_teacher=False)},
     "The Teacher": {each.name: each.heading for each in scores_of_pair(has_teacher=True) if each.needs_teacher},
+    "The Teacher's share over placebo Teachers": {each.name: each.heading for each in SCORES if each.kind == OVER_PLACEBOS},
     "Progression: similarity with the model's own last layer": {
         each.name: each.heading for each in SCORES if each.kind == PROGRESSION
     },
 }
 SUBTITLES = {
     "The Teacher": "the Teacher's share of distilled and residual features; beyond: with the labels removed from the Teacher",
+    "The Teacher's share over placebo Teachers": "minus the mean share of networks of its recipe that taught nobody",
 }
 UNIQUE = "unique"
+NULL = "null"
+NULL_ROW = 'Rows "null": the same score of a Base given another Base, mean over all pairs of Bases; no Teacher taught them.'
+PLACEBO_TESTS = "Placebo Teachers: is the share larger than that of another Teacher of this recipe would be?"
 
 
 def plain(report: Mapping[str, Any]) -> str:
     """The text of ``print(report)``. It shows the mean and range over several pairs of models."""
     rows: Sequence[Row] = report["rows"]
     pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows))
-    lines = _heading(report, pairs)
+    first = [*near_chance(rows, report["settings"]), *no_gain(rows)]
+    lines = [*_wrapped(first), *([""] * bool(first)), *_heading(report, pairs)]
+    nulls = _nulls(report["seed_control"])
+    if nulls:
+        lines += textwrap.wrap(NULL_ROW, WIDTH)
     for title, columns in TABLES.items():
         shown = [score for score in columns if any(row["score"] == score for row in rows)]
         if shown:
             lines += ["", title + (f" ({SUBTITLES[title]})" if title in SUBTITLES else "")]
             lines[-1:] = textwrap.wrap(lines[-1], WIDTH)
-            lines += _table(rows, {score: columns[score] for score in shown}, len(pairs))
+            lines += _table(rows, {score: columns[score] for score in shown}, len(pairs), nulls)
     if report["seed_control"] is not None:
         lines += ["", "Seed control: would another training run give the same result?"]
         lines += _wrapped(_verdicts(report["seed_control"]["tests"]))
+    if report["placebos"] is not None:
+        lines += ["", PLACEBO_TESTS]
+        tests = report["placebos"]["tests"]
+        lines += _wrapped([_bare(test) for test in tests if test["decision"] is not None])
+        lines += _wrapped(dict.fromkeys(caveat for test in tests for caveat in test["caveats"]))
     lines += ["", "How to read this"]
-    lines += _wrapped(report["notes"])
+    lines += _wrapped(note for note in report["notes"] if note not in first)
     return "\n".join(lines)
 
 
@@ -74,7 +89,21 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
     ]
 
 
-def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int) -> list[str]:
+def _nulls(seed_control: Optional[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+    """By score and layer, the mean score of a Base given another Base."""
+    if seed_control is None:
+        return {}
+    bases = {name for group in seed_control.get("groups", ()) for name in group["bases"]}
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in seed_control.get("pairs", ()):
+        if row["model"] in bases and row["given"] in bases and row["value"] is not None:
+            found.setdefault((row["score"], row["layer"]), []).append(row["value"])
+    return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+def _table(
+    rows: Sequence[Row], columns: Mapping[str, str], pairs: int, nulls: Mapping[tuple[str, str], float]
+) -> list[str]:
     has_unique = "rs_distilled" in columns
     heads = [*columns.values(), *([UNIQUE] if has_unique else [])]
     width = 12
@@ -92,6 +121,9 @@ def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int) -> list[
             start = shown[layers.index(layer)] if number == 0 else ""
             parts = [cell[number] if number < len(cell) else "" for cell in cells]
             lines.append((start.ljust(first) + "".join(part.rjust(width) for part in parts)).rstrip())
+        if any((score, layer) in nulls for score in columns):
+            parts = [_number(nulls[score, layer]) if (score, layer) in nulls else "" for score in columns]
+            lines.append((NULL.ljust(first) + "".join(part.rjust(width) for part in parts)).rstrip())
     return lines
 
 
@@ -150,21 +182,49 @@ def _shortened(labels: Sequence[str], width: int) -> list[str]:
 
 
 def _verdicts(tests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence per test, or one for all layers if no layer decides a question."""
-    families: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    """The answers, then the caveats that they share, then one sentence for all undecided questions of the same reason."""
+    decided = [test for test in tests if test["decision"] is not None]
+    answers: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for test in decided:
+        answers.setdefault((test["group"], _statement(test)), []).append(test)
+    caveats = list(dict.fromkeys(caveat for test in decided for caveat in test["caveats"]))
+    undecided: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for test in tests:
-        families.setdefault((test["group"], test["score"]), []).append(test)
+        if test["decision"] is None:
+            undecided.setdefault((test["group"], test["score"], *test["caveats"]), []).append(test)
+    alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for (group, _, *reasons), of_score in undecided.items():
+        alike.setdefault((group, *reasons, *(test["layer"] for test in of_score)), []).extend(of_score)
     sentences = []
-    for family in families.values():
-        if len(family) == 1 or any(test["decision"] is not None or test["statistic"] is None for test in family):
-            sentences += [test["sentence"] for test in family]
-            continue
-        first = family[0]
-        names = ", ".join(test["layer"] for test in family)
-        differences = ", ".join(f"{test['statistic']:+.3f}" for test in family)
-        sentence = first["sentence"].replace(f"{first['layer']}:", f"{names}:", 1)
-        sentences.append(sentence.replace(f"(difference {first['statistic']:+.3f})", f"(differences {differences})"))
-    return sentences
+    for of_reason in alike.values():
+        layers, scores = (", ".join(dict.fromkeys(test[key] for test in of_reason)) for key in ("layer", "score"))
+        group = "" if of_reason[0]["group"] is None else f"{of_reason[0]['group']}: "
+        sentence = f"{group}undecided at {layers} for {scores}. {' '.join(of_reason[0]['caveats'])}"
+        sentences.append(of_reason[0]["sentence"] if len(of_reason) == 1 else sentence[0].upper() + sentence[1:])
+    return [*map(_answer, answers.values()), *caveats, *sentences]
+
+
+def _statement(test: Mapping[str, Any]) -> str:
+    """An answer without its layer, caveats and numbers, which are in the last parentheses."""
+    start = f"{test['layer']}: " if test["group"] is None else f"{test['group']}, {test['layer']}: "
+    return _bare(test).removeprefix(start).rsplit(" (", 1)[0]
+
+
+def _bare(test: Mapping[str, Any]) -> str:
+    """A test's sentence without its caveats."""
+    return str(test["sentence"].removesuffix(" " + " ".join(test["caveats"])))
+
+
+def _answer(tests: Sequence[Mapping[str, Any]]) -> str:
+    """One sentence for the layers with the same answer."""
+    first = tests[0]
+    if len(tests) == 1:
+        return _bare(first)
+    group = "" if first["group"] is None else f"{first['group']}, "
+    layers = ", ".join(test["layer"] for test in tests)
+    differences = ", ".join(f"{test['statistic']:+.3f}" for test in tests)
+    p_values = ", ".join(short_p(test["adjusted_p_value"]) for test in tests)
+    return f"{group}{layers}: {_statement(first)} (differences {differences}; p = {p_values}, corrected over the layers)."
 
 
 def _wrapped(sentences: Iterable[str]) -> list[str]:
@@ -198,8 +258,9 @@ def markdown(report: Mapping[str, Any]) -> str:
                 cells.append(_optional(own["rs_distilled"]["unique_share"]))
             lines.append("| " + " | ".join([*map(as_markdown, (student, base, layer)), *cells]) + " |")
         lines.append("")
-    if report["seed_control"] is not None:
-        lines += ["**Seed control**", "", *(f"- {as_markdown(test['sentence'])}" for test in report["seed_control"]["tests"]), ""]
+    for title, part in (("Seed control", "seed_control"), (PLACEBO_TESTS, "placebos")):
+        if report[part] is not None:
+            lines += [f"**{title}**", "", *(f"- {as_markdown(test['sentence'])}" for test in report[part]["tests"]), ""]
     lines += ["**Notes**", "", *(f"- {as_markdown(note)}" for note in report["notes"]), ""]
     return "\n".join(lines)
 

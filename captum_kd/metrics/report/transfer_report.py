@@ -38,6 +38,10 @@ class TransferReport:
             features of ``given`` are removed. Pairs of two Bases are the null. None with fewer than two Bases.
         notes (list of str): cautions first, then how to read the scores.
         settings (dict): everything that the numbers depend on, with class counts and versions.
+        placebos (dict or None): ``tests``, the t test of this Teacher against at least 4 placebo Teachers for each group, score
+            and layer, with ``share`` (the Teacher's, mean over pairs of models), ``mean`` and ``standard_deviation`` of the
+            placebos' shares, ``statistic``, ``p_value``, ``adjusted_p_value`` (Holm, over layers), ``decision`` and
+            ``sentence``; and ``shares``, the share of each placebo for each pair, score and layer. None without placebo Teachers.
 
     Example::
 
@@ -53,11 +57,14 @@ class TransferReport:
         seed_control: Optional[Mapping[str, Any]],
         notes: Sequence[str],
         settings: Mapping[str, Any],
+        placebos: Optional[Mapping[str, Any]] = None,
     ) -> None:
         if not isinstance(rows, (list, tuple)) or not all(isinstance(row, Mapping) for row in rows):
             raise TypeError(f"rows must be a list of records (dicts), got {short_repr(rows)}.")
         if seed_control is not None:
             check_mapping(seed_control, "seed_control", "a mapping or None")
+        if placebos is not None:
+            check_mapping(placebos, "placebos", "a mapping or None")
         if not isinstance(notes, (list, tuple)) or not all(isinstance(note, str) for note in notes):
             raise TypeError(f"notes must be a list of sentences (str), got {short_repr(notes)}.")
         check_mapping(settings, "settings", "a mapping")
@@ -65,12 +72,12 @@ class TransferReport:
         self.seed_control = None if seed_control is None else dict(seed_control)
         self.notes = list(notes)
         self.settings = dict(settings)
+        self.placebos = None if placebos is None else dict(placebos)
 
     def to_dict(self) -> dict[str, Any]:
-        """A copy of ``rows``, ``seed_control``, ``notes`` and ``settings`` in plain Python types."""
-        return copy.deepcopy(
-            {"rows": self.rows, "seed_control": self.seed_control, "notes": self.notes, "settings": self.settings}
-        )
+        """A copy of ``rows``, ``seed_control``, ``placebos``, ``notes`` and ``settings`` in plain Python types."""
+        names = ("rows", "seed_control", "placebos", "notes", "settings")
+        return copy.deepcopy({name: getattr(self, name) for name in names})
 
     def to_json(self, path: Union[None, str, "os.PathLike[str]"] = None) -> str:
         """The report as JSON (RFC 8259). Also writes it to ``path`` if given.

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance.sources import FeatureDistances, TensorFeatures
-from captum_kd.metrics.inference import transfer_scores
-from captum_kd.metrics.inference.gram_matrices import Side
+from captum_kd.metrics.inference.gram_matrices import Score, Side
 from captum_kd.metrics.report.models import Pair
-from captum_kd.metrics.report.scores import TEACHER_KEY, LayerScores
+from captum_kd.metrics.report.scores import LayerScores
 from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.scores_table import BY_NAME, LABELS, SIMILARITY
 
@@ -77,18 +76,20 @@ def verify_layer(features: Mapping[str, Tensor], labels: Tensor, pairs: Sequence
             matrix = dcor.u_complementary_projection(centered[removed])(matrix)
         return matrix
 
+    def correlation(score: Score) -> float:
+        p, q = left(score.x), left(score.y)
+        return float(dcor.u_product(p, q) / np.sqrt(dcor.u_product(p, p) * dcor.u_product(q, q)))
+
     differences = [0.0]
     for pair in pairs:
-        teacher = TEACHER_KEY if ours.has_teacher else None
-        sides = transfer_scores(pair.student.key, pair.base.key, labels=LABELS, teacher=teacher)
+        sides = ours.sides(pair)
         for name, estimate in ours.of_pair(pair).items():
             if not estimate.is_defined:
                 continue
-            x, y = sides[name]
+            score, minus = sides[name]
             if BY_NAME[name].kind == SIMILARITY and settings.estimator == "biased":
-                expected = dcor.distance_correlation_sqr(points[str(x)], points[str(y)])
+                expected = float(dcor.distance_correlation_sqr(points[str(score.x)], points[str(score.y)]))
             else:
-                p, q = left(x), left(y)
-                expected = dcor.u_product(p, q) / np.sqrt(dcor.u_product(p, p) * dcor.u_product(q, q))
+                expected = correlation(score) - (np.mean([correlation(each) for each in minus]) if minus else 0.0)
             differences.append(abs(estimate.value - float(expected)))
     return Verification(len(labels), len(differences) - 1, max(differences))

@@ -1,10 +1,12 @@
 """Seed control in words."""
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
 
-from captum_kd.metrics.inference.verdicts import QUESTIONS, seed_control, single_pair_sentence
+from captum_kd.metrics.inference.verdicts import QUESTIONS, SeedVerdict, seed_control, single_pair_sentence
 
 
 def separated(students: int, bases: int, gap: float = 0.2) -> Tensor:
@@ -18,15 +20,18 @@ def test_yes_with_difference_and_p() -> None:
     assert verdict.decision is True
     assert verdict.sentence == (
         "layer4: the part that Students have and Bases lack follows the labels more closely than the part that one Base has "
-        "and another lacks (by 0.200, p = 0.004)."
+        "and another lacks (by 0.200, p = 0.004). Differences in geometry and relevance are no evidence of transfer by themselves: "
+        "nearly any change of recipe causes them, such as longer training or other data. Students and Bases must share epochs, "
+        "data, augmentation, first weights and pretraining."
     )
 
 
 def test_no_evidence_is_not_called_a_no() -> None:
     verdict = seed_control({"layer1": separated(5, 5, gap=0.0)}, 5, "teacher_distilled")[0]
     assert verdict.decision is False
-    no_evidence = "layer1: no evidence that the part that Students have and Bases lack follows the Teacher"
+    no_evidence = "layer1: no evidence that the part that Students have and Bases lack is arranged as the Teacher"
     assert verdict.sentence.startswith(no_evidence)
+    assert verdict.caveats == ["Students and Bases must share epochs, data, augmentation, first weights and pretraining."]
     assert "p = 1.000" in verdict.sentence
 
 
@@ -37,8 +42,10 @@ def test_three_and_three_seeds_decide_one_layer_but_not_two() -> None:
     assert [v.decision for v in two] == [None, None]
     assert two[0].smallest_p_value == pytest.approx(0.05)
     assert two[0].smallest_adjusted_p_value == pytest.approx(0.1)
-    assert "cannot be decided" in two[0].sentence
-    assert "0.100 after correction over 2 layers" in two[0].sentence
+    assert two[0].sentence.startswith("a: undecided whether ") and two[0].sentence.endswith(f"). {two[0].caveats[0]}")
+    assert two[0].caveats == [
+        "With 3 Students and 3 Bases no p-value can be below 0.100 after correction over 2 layers; 4 and 4 would decide."
+    ]
 
 
 def test_holm_runs_over_the_layers() -> None:
@@ -66,10 +73,79 @@ def test_similarity_asks_for_smaller_scores() -> None:
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_every_verdict_is_one_plain_sentence(question: str) -> None:
+@pytest.mark.parametrize("has_placebos", [False, True])
+def test_every_verdict_is_one_plain_sentence_and_its_caveats(question: str, has_placebos: bool) -> None:
     for gap, students in ((0.3, 5), (-0.3, 5), (0.3, 2)):
-        sentence = seed_control({"x": separated(students, students, gap)}, students, question)[0].sentence
-        assert sentence.endswith(".") and sentence.count(". ") == 0 and sentence.startswith("x: ")
+        scores = {"x": separated(students, students, gap)}
+        verdict = seed_control(scores, students, question, has_placebos=has_placebos)[0]
+        alone = verdict.sentence.removesuffix(" " + " ".join(verdict.caveats))
+        assert alone.endswith(".") and alone.count(". ") == 0 and alone.startswith("x: ")
+        same_recipe = "Students and Bases must share epochs, data, augmentation, first weights and pretraining."
+        if verdict.decision is not None:
+            assert (same_recipe in verdict.caveats) is not has_placebos
+            assert len(verdict.caveats) == verdict.decision + (not has_placebos)
+
+
+def test_other_explanations_of_a_share_are_named_until_placebos_were_given() -> None:
+    (alone,) = seed_control({"x": separated(5, 5)}, 5, "teacher_distilled")
+    assert all(reason in alone.sentence for reason in ("longer training", "other data", "recipe shared", "another Teacher"))
+    assert "placebo_teachers=" in alone.sentence and "Students of a second Teacher" in alone.sentence
+    (beside,) = seed_control({"x": separated(5, 5)}, 5, "teacher_distilled", has_placebos=True)
+    assert "longer training" not in beside.sentence and "its difference from the placebo Teachers'" in beside.sentence
+    (over,) = seed_control({"x": separated(5, 5)}, 5, "teacher_distilled_over_placebos", has_placebos=True)
+    assert "as this Teacher, rather than placebo Teachers, arranges it" in over.sentence
+    assert "share their first weights with the Teacher" in over.sentence
+
+
+@pytest.mark.parametrize(("of_students", "of_bases", "decision"), [(0.5, 0.4, True), (0.4, 0.4, False), (0.3, 0.4, False)])
+def test_a_yes_needs_students_more_similar_to_the_teacher_than_bases(of_students, of_bases, decision) -> None:
+    likeness = {"x": (of_students, of_bases)}
+    (verdict,) = seed_control({"x": separated(5, 5)}, 5, "teacher_distilled", likeness=likeness)
+    assert verdict.decision is decision and verdict.p_value == pytest.approx(1 / 252)
+    said = f"Students are not more similar to the Teacher than Bases are (mean FSS {of_students:.3f} and 0.400)"
+    assert (said in verdict.sentence) is not decision
+    assert verdict.sentence.startswith("x: no evidence that ") is not decision
+    (undecided,) = seed_control({"x": separated(2, 2)}, 2, "teacher_distilled", likeness=likeness)
+    assert undecided.decision is None
+
+
+@pytest.mark.parametrize(
+    ("likeness", "error", "words"),
+    [
+        (0.5, TypeError, "likeness must be a mapping"),
+        ({"x": 0.5}, TypeError, "must be a pair of numbers"),
+        ({"x": (0.5, 2.0)}, ValueError, "between -1 and 1"),
+        ({"y": (0.5, 0.5)}, ValueError, "'x' has none"),
+    ],
+)
+def test_likeness_that_cannot_be(likeness, error, words) -> None:
+    with pytest.raises(error, match=words):
+        seed_control({"x": separated(3, 3)}, 3, "teacher_distilled", likeness=likeness)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 5])
+@pytest.mark.parametrize(("students", "bases", "shared"), [(2, 2, 0), (1, 2, 0), (1, 5, 0), (2, 2, 2), (3, 3, 1), (2, 4, 2)])
+def test_the_number_of_seeds_that_would_decide_is_the_least(students, bases, shared, layers) -> None:
+    def decision(m: int, k: int, pairs: int) -> SeedVerdict:
+        scores = {str(place): separated(m, k) for place in range(layers)}
+        return seed_control(scores, m, "rs_distilled", shared_seeds=[(i, i) for i in range(pairs)])[0]
+
+    verdict = decision(students, bases, shared)
+    if verdict.decision is not None:
+        return
+    more = re.search(r"; (\d+) and (\d+) would decide", verdict.caveats[0])
+    assert more is not None
+    enough = int(more[1]), int(more[2])
+    paired = shared == students == bases
+    assert decision(*enough, enough[0] if paired else shared).decision is True
+    fewer = max(students, min(enough) - 1), max(bases, min(enough) - 1)
+    assert decision(*fewer, fewer[0] if paired else shared).decision is None
+
+
+def test_layers_may_be_too_many_for_any_number_of_seeds() -> None:
+    scores = {str(place): separated(2, 2) for place in range(600)}
+    verdict = seed_control(scores, 2, "rs_distilled", level=1e-4)[0]
+    assert "too many layers for any number of seeds" in verdict.sentence
 
 
 def test_levels_are_reached_whatever_the_last_digit() -> None:
@@ -85,13 +161,13 @@ def test_a_layer_where_a_pair_has_no_score_cannot_be_decided_and_does_not_cost_t
     without[4, 5] = float("nan")
     copied, decided = seed_control({"a": without, "b": separated(3, 3)}, 3, "rs_distilled")
     assert (copied.statistic, copied.p_value, copied.adjusted_p_value, copied.decision) == (None,) * 4
-    assert "cannot be decided" in copied.sentence and "a copy of another's" in copied.sentence
+    assert "undecided" in copied.sentence and "a copy of another's" in copied.sentence
     assert decided.decision is True and decided.adjusted_p_value == pytest.approx(0.05)
 
 
 def test_shared_seeds_are_named_where_they_make_the_answer_impossible() -> None:
     verdict = seed_control({"a": separated(3, 3)}, 3, "rs_distilled", shared_seeds=[(0, 0), (1, 1), (2, 2)])[0]
-    said = "with 3 Students and 3 Bases (3 pairs of one seed) the smallest possible p is 0.125"
+    said = "With 3 Students and 3 Bases (3 pairs of one seed) no p-value can be below 0.125; 5 and 5 would decide."
     assert verdict.decision is None and said in verdict.sentence
 
 

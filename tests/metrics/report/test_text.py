@@ -33,7 +33,7 @@ def row(name: str, layer: str = "layer", value: float = -0.25) -> dict[str, Any]
 
 def report(name: str) -> TransferReport:
     settings = dict(n=33, class_counts={"0": 33}, localize=None, population="all", estimator="unbiased", confidence=None)
-    control = {"tests": [dict(group=None, score="fss", layer=name, statistic=None, decision=None, sentence=f"{name}: yes")]}
+    control = {"tests": [dict(group=None, score="fss", layer=name, statistic=None, decision=None, sentence=f"{name}: yes", caveats=[])]}
     return TransferReport([row(name, name)], control, [name, f"A note on {name}."], settings)
 
 
