@@ -58,4 +58,4 @@ def _at_chance(record: Record, title: str, names: Sequence[str]) -> list[str]:
 
 
 def _mean_accuracy(record: Record, names: Sequence[str]) -> float:
-    return mean(fold["accuracy"][name] for fold in record["folds"] for name in names)
+    return float(mean(fold["accuracy"][name] for fold in record["folds"] for name in names))

@@ -50,8 +50,8 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
         yield (
             "seed_control",
             "The part that a Student has and a Base lacks (colored), and the part that one Base has and another lacks (gray). "
-            "Each point is a pair of networks; bars are means. Top row: how closely the part follows the labels. Middle: "
-            "the Teacher. Bottom: the Teacher beyond the labels.",
+            "Each point is a pair of networks; bars are means. Rows: how closely the part follows the labels, the Teacher, the "
+            "Teacher beyond the labels, and, if there are placebo Teachers, the Teacher more closely than these.",
             seeds(record),
         )
     for pair in first.first_pairs():
@@ -146,9 +146,9 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
         yield (
             f"maps_{_slug(pair.group.name)}",
             f"{pair.student} and {pair.base}: net map (distilled minus residual), distilled and residual features, a net map of "
-            "two Bases for comparison, Grad-CAM of the Student, and the paper's gradient, for the first test image of each class, "
-            "not cherry-picked. Red is for, blue against. In each row the integrated maps (net, distilled, residual) share one "
-            "color scale; Grad-CAM and the paper's gradient each have their own.",
+            "two Bases for comparison, Grad-CAM of the Student, and the paper's gradient. The images are the first of each "
+            "class, not cherry-picked. Red is for, blue against. In each row the integrated maps (net, distilled, residual) "
+            "share one color scale; Grad-CAM and the paper's gradient each have their own.",
             visualize_transfer(
                 images,
                 _in_colors(pair.maps, shown, images.shape[-1]),
@@ -231,6 +231,8 @@ def seeds(record: Record) -> Figure:
         "teacher_distilled": "Teacher's share",
         "teacher_only_distilled": "beyond the labels",
     }
+    if any(guide["is_placebo"] for guide in record["plan"]["guides"]):
+        questions["teacher_distilled_over_placebos"] = "over placebos"
     layers, groups = record["plan"]["layers"], record["plan"]["groups"]
     figure = Figure(figsize=(WIDTH, 1.9 * len(questions) + 0.6), layout="constrained")
     panels = figure.subplots(len(questions), len(layers), sharey="row", squeeze=False)

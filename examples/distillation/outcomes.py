@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple, Sequence
 
 from distillation.plan import BASE, PLACEBO
 
-__all__ = ["SALIENT", "SECOND", "WHOLE", "Record", "SeedComparison", "members_of", "score_rows", "seed_comparisons"]
+__all__ = [
+    "SALIENT", "SECOND", "WHOLE", "Record", "SeedComparison", "members_of", "placebo_tests", "score_rows",
+    "seed_comparisons",
+]  # fmt: skip
 
 Record = dict[str, Any]
 
@@ -60,29 +63,46 @@ def score_rows(record: Record) -> Iterator[Record]:
 
 def seed_comparisons(record: Record) -> Iterator[SeedComparison]:
     """All tests of seed control with the scores that they compare; none where there is one Base."""
-    groups = {group["name"]: group for group in record["plan"]["groups"]}
+    members = {group["name"]: group["students"] for group in record["plan"]["groups"]}
+    for number, scores, view in _reports(record, (WHOLE, SALIENT, SECOND)):
+        control = scores[view]["seed_control"]
+        if control is None:
+            continue
+        bases = set(control["groups"][0]["bases"])
+        for test in control["tests"]:
+            group = _group(record, scores, test)
+            asked = [
+                row
+                for row in control["pairs"]
+                if (row["score"], row["layer"]) == (test["score"], test["layer"]) and row["value"] is not None
+            ]
+            yield SeedComparison(
+                number,
+                group,
+                view,
+                test,
+                [row["value"] for row in asked if row["model"] in members[group]],
+                [row["value"] for row in asked if {row["model"], row["given"]} <= bases],
+            )
+
+
+def placebo_tests(record: Record) -> Iterator[tuple[int, str, str, Record]]:
+    """All tests of the Teacher against placebo Teachers: fold (from 1), group, view, outcome as reports hold it."""
+    for number, scores, view in _reports(record, (WHOLE, SALIENT)):
+        for test in (scores[view]["placebos"] or {"tests": []})["tests"]:
+            yield number, _group(record, scores, test), view, test
+
+
+def _reports(record: Record, views: Sequence[str]) -> Iterator[tuple[int, Record, str]]:
+    """Fold (from 1), scores of a Teacher, view."""
     for number, fold in enumerate(record["folds"], start=1):
         for scores in fold["scores"]:
-            for view in (WHOLE, SALIENT, SECOND):
-                control = scores[view] and scores[view]["seed_control"]
-                if not control:
-                    continue
-                bases = set(control["groups"][0]["bases"])
-                for test in control["tests"]:
-                    # A report of one group does not name it.
-                    group = test["group"] or next(
-                        name for name, each in groups.items() if each["teacher"] == scores["teacher"]
-                    )
-                    asked = [
-                        row
-                        for row in control["pairs"]
-                        if (row["score"], row["layer"]) == (test["score"], test["layer"]) and row["value"] is not None
-                    ]
-                    yield SeedComparison(
-                        number,
-                        group,
-                        view,
-                        test,
-                        [row["value"] for row in asked if row["model"] in groups[group]["students"]],
-                        [row["value"] for row in asked if {row["model"], row["given"]} <= bases],
-                    )
+            for view in views:
+                if scores[view] is not None:
+                    yield number, scores, view
+
+
+def _group(record: Record, scores: Record, test: Record) -> str:
+    """A test's group of Students; a report of one group does not name it."""
+    names = [group["name"] for group in record["plan"]["groups"] if group["teacher"] == scores["teacher"]]
+    return str(test["group"] or names[0])

@@ -73,7 +73,7 @@ def print_results(record: Record, tables: Sequence[Table]) -> None:
     for note in record["notes"]:
         print(f"- {printable(note)}")
     for table in tables:
-        if table.name in ("accuracy", "seed_control", "second_teacher", "keep_curves", "localization"):
+        if table.name in ("accuracy", "seed_control", "placebos", "second_teacher", "keep_curves", "localization"):
             print(f"\n{table.title}\n{table.note}")
             _print(table)
         elif table.name.startswith(("scores_", "teacher_share_")):

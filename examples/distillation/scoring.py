@@ -85,19 +85,22 @@ def _compare(
     bases: list[str],
     localize: Optional[str] = None,
 ) -> TransferReport:
-    """Our scores of groups of Students against networks in the Bases' place."""
-    return compare_transfer(
+    """Our scores of groups of Students against networks in the Bases' place, with the placebo Teachers, if there are any."""
+    placebos = {name: networks[name] for name in plan.placebos}
+    report: TransferReport = compare_transfer(
         {name: networks[name] for names in groups.values() for name in names},
         {name: networks[name] for name in bases},
         list(plan.layers),
         _Batches(examples, settings.image_size),
         teacher=networks[teacher],
+        placebo_teachers=placebos or None,
         localize=localize,
         comparisons=Comparisons(groups=groups if len(bases) > 1 and len(groups) > 1 else None),
         confidence=CONFIDENCE,
         seed=settings.seed,
         show_progress=progress,
     )
+    return report
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ import csv
 import io
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Callable, Iterator, Optional, Sequence, Union
+from typing import Callable, Iterable, Iterator, Optional, Sequence, Union
 
-from distillation.outcomes import SALIENT, SECOND, WHOLE, Record, SeedComparison, members_of, score_rows, seed_comparisons
+from distillation.outcomes import (
+    SALIENT, SECOND, WHOLE, Record, SeedComparison, members_of, placebo_tests, score_rows, seed_comparisons,
+)  # fmt: skip
 from distillation.plan import BASE
 from distillation.text import as_markdown, as_spreadsheet_text
 
@@ -32,6 +34,10 @@ SHARES = {
     "teacher_only_residual": "residual, beyond the labels",
     "fss_student_teacher": "FSS Student, Teacher",
     "fss_base_teacher": "FSS Base, Teacher",
+    "teacher_distilled_over_placebos": "distilled, over placebos",
+    "teacher_residual_over_placebos": "residual, over placebos",
+    "teacher_only_distilled_over_placebos": "distilled, beyond the labels, over placebos",
+    "teacher_only_residual_over_placebos": "residual, beyond the labels, over placebos",
 }
 """What the paper has no formula for."""
 
@@ -42,15 +48,17 @@ QUESTIONS = {
     "rs_distilled": "RS distilled",
     "teacher_distilled": "Teacher's share",
     "teacher_only_distilled": "Teacher's share beyond the labels",
+    "teacher_distilled_over_placebos": "Teacher's share over placebos",
+    "teacher_only_distilled_over_placebos": "Teacher's share beyond the labels over placebos",
 }
 
 TABLES = (
-    "accuracy", *(f"{kind}_{view}" for kind in ("scores", "teacher_share") for view in VIEWS), "seed_control", "second_teacher",
-    "keep_curves", "localization",
+    "accuracy", *(f"{kind}_{view}" for kind in ("scores", "teacher_share") for view in VIEWS), "seed_control", "placebos",
+    "second_teacher", "keep_curves", "localization",
 )  # fmt: skip
 """Names of all tables that a run can have."""
 
-ANSWERS = {True: "yes", False: "no evidence", None: "cannot be decided"}
+ANSWERS = {True: "yes", False: "no evidence", None: "undecided"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,8 @@ class Table:
 def tables_of(record: Record) -> list[Table]:
     """All tables of a run, in the order of reading."""
     found = [_accuracy(record), *_paper_scores(record), *_teacher_shares(record)]
-    for optional in (_seed_control(record), _second_teacher(record), _keep_curves(record), _localization(record)):
+    every = (_seed_control(record), _placebos(record), _second_teacher(record), _keep_curves(record), _localization(record))
+    for optional in every:
         if optional.rows:
             found.append(optional)
     return found
@@ -162,18 +171,21 @@ def _paper_scores(record: Record) -> Iterator[Table]:
 def _teacher_shares(record: Record) -> Iterator[Table]:
     for view, words in VIEWS.items():
         ours = _means(record, view, "unbiased")
+        has_placebos = any(guide["is_placebo"] for guide in record["plan"]["guides"])
+        scores = {score: title for score, title in SHARES.items() if has_placebos or "placebos" not in score}
         rows: list[list[Cell]] = []
         for group, layer in _places(record):
             row: list[Cell] = [group, layer]
-            for score in SHARES:
+            for score in scores:
                 row += ours(group, layer, score)
             rows.append(row)
         yield Table(
             f"teacher_share_{view}",
             f"The Teacher's share on {words}",
             "How closely the part that the Student has and the Base lacks (distilled), and the reverse (residual), follow the "
-            "Teacher, and how similar each network is to the Teacher. Means and SD over pairs.",
-            ["group", "layer", *(part for title in SHARES.values() for part in (title, f"{title} SD"))],
+            "Teacher, and how similar each network is to the Teacher. Means and SD over pairs."
+            + " Over placebos: minus the mean share of the placebo Teachers." * has_placebos,
+            ["group", "layer", *(part for title in scores.values() for part in (title, f"{title} SD"))],
             rows,
         )
 
@@ -181,17 +193,41 @@ def _teacher_shares(record: Record) -> Iterator[Table]:
 def _seed_control(record: Record) -> Table:
     return Table(
         "seed_control",
-        "Would another seed have shown the same?",
+        "Seed control: is it more than another seed shows?",
         "Means and SD over pairs of Student and Base, and over pairs of Bases, the null; their difference (for FSS the null "
-        "less the Students); p: exact, over all relabelings; corrected: by Holm over the layers.",
+        "less the Students); p: exact, over all relabelings; corrected: by Holm over the layers. "
+        + " ".join(_caveats(each.test for each in seed_comparisons(record) if each.view != SECOND)),
         *_seed_comparisons(record, "Bases", lambda each: each.view != SECOND),
     )
+
+
+def _placebos(record: Record) -> Table:
+    tests = list(placebo_tests(record))
+    fold = ["fold"] if len(record["folds"]) > 1 else []
+    rows: list[list[Cell]] = [
+        [
+            *([number] if fold else []), group, view, QUESTIONS[test["score"]], test["layer"], test["share"], test["mean"],
+            test["standard_deviation"], test["statistic"], test["p_value"], test["adjusted_p_value"], ANSWERS[test["decision"]],
+        ]
+        for number, group, view, test in tests
+    ]  # fmt: skip
+    return Table(
+        "placebos",
+        "Placebo Teachers: is it more than another Teacher of this recipe would have?",
+        "The Teacher's share, the mean and SD of the placebo Teachers' shares (each a mean over pairs of Student and Base), "
+        "and a t test of the Teacher as one draw of Teachers, corrected by Holm over the layers. "
+        + " ".join(_caveats(test for *_, test in tests)),
+        [
+            *fold, "group", "view", "score", "layer", "Teacher", "placebos", "placebos SD", "t", "p", "p corrected", "answer",
+        ],
+        rows,
+    )  # fmt: skip
 
 
 def _second_teacher(record: Record) -> Table:
     return Table(
         "second_teacher",
-        "Would another Teacher have given the same?",
+        "Second Teacher: is it more than Students of another Teacher show?",
         "The Teacher's share with Students of a second Teacher in the Bases' place, on whole images: means and SD over pairs of "
         "a Student and a Student of the second Teacher, and over pairs of the latter, the null. All of them had a Teacher. The "
         "second Teacher's Students learned by responses, so for other techniques the technique is another explanation. "
@@ -200,6 +236,11 @@ def _second_teacher(record: Record) -> Table:
             record, "second Teacher's", lambda each: each.view == SECOND and each.test["score"].startswith("teacher")
         ),
     )
+
+
+def _caveats(tests: Iterable[Record]) -> list[str]:
+    """The caveats of some tests, each once."""
+    return list(dict.fromkeys(caveat for test in tests for caveat in test["caveats"]))
 
 
 def _seed_comparisons(

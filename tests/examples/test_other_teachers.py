@@ -50,6 +50,19 @@ def test_their_table_holds_the_teachers_share(report: dict[str, Any], output: Pa
     assert {row["view"] for row in in_seed_control} == {"whole", "salient"}
 
 
+def test_the_teachers_share_stands_beside_that_of_placebos(report: dict[str, Any], output: Path) -> None:
+    rows = rows_of(output / "tables" / "placebos.csv")
+    assert len(rows) == 2 * 2 * 2 * 3  # groups, views, scores, layers
+    assert {row["answer"] for row in rows} == {"undecided"}  # two placebos; the t test needs four
+    shares = {(row["group"], row["layer"]): row for row in rows_of(output / "tables" / "teacher_share_whole.csv")}
+    for row in rows:
+        if (row["view"], row["score"]) == ("whole", "Teacher's share"):
+            over = float(shares[row["group"], row["layer"]]["distilled, over placebos"])
+            assert over == pytest.approx(float(row["Teacher"]) - float(row["placebos"]), abs=1e-9)
+    asked = {row["score"] for row in rows_of(output / "tables" / "seed_control.csv")}
+    assert {"Teacher's share over placebos", "Teacher's share beyond the labels over placebos"} <= asked
+
+
 def test_placebo_teachers_share_a_row_of_the_accuracies(report: dict[str, Any], output: Path) -> None:
     rows = {row["network"]: row for row in rows_of(output / "tables" / "accuracy.csv")}
     assert list(rows) == ["Teacher", "Other Teacher", "Placebo Teachers", "Base", "Response", "Control: another Teacher"]
