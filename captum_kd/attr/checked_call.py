@@ -114,7 +114,7 @@ def checked_integration(
     if n_steps is None:
         for argument, is_given in (("feature_baselines", feature_baselines is not None), ("return_convergence_delta", has_delta)):
             if is_given:
-                raise ValueError(f"{argument} belongs to maps with a unit: pass n_steps=16 with it.")
+                raise ValueError(f"{argument} was given without n_steps; pass n_steps=16 with it for integrated maps.")
         return None
     check_int(n_steps, "n_steps", 1)
     if has_delta and map_settings["relu_attributions"]:

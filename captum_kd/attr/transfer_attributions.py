@@ -32,7 +32,7 @@ class TransferAttributions(_Pair):
     _why_no_net: Optional[str] = _WITHOUT_UNIT
     _has_several_bases = False
 
-    def with_unit(
+    def _with_unit(
         self, has_several_bases: bool, *, relu_attributions: bool, attr_dim_summation: bool, **_: Any
     ) -> TransferAttributions:
         """The same maps, made with ``n_steps`` and with these settings."""

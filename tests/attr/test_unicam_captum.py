@@ -21,7 +21,7 @@ def test_is_a_layer_attribution():
     unicam = UniCAM(student, "conv2", base, device_ids=[0])
     assert isinstance(unicam, LayerAttribution)
     assert (unicam.forward_func, unicam.layer, unicam.device_ids) == (student, student.conv2, [0])
-    assert not unicam.has_convergence_delta()
+    assert unicam.has_convergence_delta()
     assert unicam.multiplies_by_inputs
 
 

@@ -44,6 +44,7 @@ def main() -> None:
     for build, n, side, repeats in ON_GPU if device.type == "cuda" else SIZES:
         against_grad_cam(build, n, side, repeats, device)
     trainable_and_taught(device)
+    integrated_maps(device)
     several_layers(device)
     types_and_formats(device)
 
@@ -85,6 +86,23 @@ def trainable_and_taught(device: torch.device) -> None:
             unicam = UniCAM(student, student.layer4, base)
             value = ratio(lambda: unicam.attribute_transfer(x, y), both, 11)
             print(at_most(f"attribute_transfer / 2 x LayerGradCam, {state}", value, 1.05), flush=True)
+
+
+def integrated_maps(device: torch.device) -> None:
+    """16 steps of integrated maps beside the gradient at the input: no network runs again."""
+    student, base = frozen_pair(resnet18, device)
+    unicam = UniCAM(student, "layer4", base)
+    x, y = batch(64, 96, device)
+    population = unicam.reference(torch.randn(REFERENCES, 3, 96, 96, device=device), torch.arange(REFERENCES) % 10)
+    for n, reference, most in ((32, population, 1.05), (64, None, 1.10)):
+        inputs, labels = x[:n], y[:n]
+        value = ratio(
+            lambda: unicam.attribute_transfer(inputs, labels, reference=reference, n_steps=16),
+            lambda: unicam.attribute_transfer(inputs, labels, reference=reference),
+            15,
+        )
+        where = f"beside {REFERENCES} references" if reference is not None else "in batch mode"
+        print(at_most(f"n_steps=16 / n_steps=None, {where}, resnet18, {n} x 96 px", value, most), flush=True)
 
 
 def several_layers(device: torch.device) -> None:

@@ -146,14 +146,17 @@ CASES: dict[str, Case] = {
         MODEL_ARGS,
     ),
     "captum_kd.UniCAM.attribute_transfer": Case(
-        UniCAM.attribute_transfer, lambda **given: unicam().attribute_transfer(**given), lambda: dict(ATTRIBUTE),
+        UniCAM.attribute_transfer, lambda **given: unicam().attribute_transfer(**given), lambda: dict(ATTRIBUTE, n_steps=3),
         _maps_of_inputs, MODEL_ARGS,
     ),
     "captum_kd.UniCAM.reference": Case(
         UniCAM.reference, lambda **given: unicam().reference(**given), lambda: dict(ATTRIBUTE),
         None, MODEL_ARGS,
     ),
-    "captum_kd.UniCAM.residual": Case(UniCAM.residual, lambda: unicam().residual(), dict),
+    "captum_kd.UniCAM.residual": Case(UniCAM.residual, lambda **given: unicam().residual(**given), dict),
+    "captum_kd.UniCAM.has_convergence_delta": Case(
+        UniCAM.has_convergence_delta, lambda: unicam().has_convergence_delta(), dict
+    ),
     "captum_kd.flatten": Case(captum_kd.flatten, captum_kd.flatten, lambda: dict(activations=IMAGES)),
     "captum_kd.flatten_to_unit_length": Case(
         captum_kd.flatten_to_unit_length, captum_kd.flatten_to_unit_length, lambda: dict(activations=IMAGES)

@@ -113,7 +113,8 @@ class Localizer:
             alone, classes = inputs[0] if len(inputs) == 1 else inputs, classes.to(inputs[0].device)
             return [method(model, layer.module, alone, classes) for layer in layers]
         unicam, population = self._unicam(features, args)
-        maps: list[Tensor] = unicam.attribute(inputs, classes, args, at_input, reference=population)
+        n_steps = self._localize.n_steps
+        maps: list[Tensor] = unicam.attribute(inputs, classes, args, at_input, reference=population, n_steps=n_steps)
         return maps
 
     def _unicam(self, features: FeatureSet, args: tuple[Any, ...]) -> tuple[UniCAM, ReferencePopulation]:

@@ -45,9 +45,12 @@ class Localization:
                     Default: None, each layer uses its own map
         reference (tuple, optional): (inputs, labels), the reference population of "unicam".
         noise (float, optional): Standard deviation of the imputed pixels' noise, in input units.
+        n_steps (int, optional): Number of steps of integrated "unicam" maps; 16 are enough.
+                    Default: None, the gradient at the input
 
     Raises:
-        ValueError: an unknown method or target, "unicam" without a reference or another method with one, negative noise.
+        ValueError: an unknown method or target, "unicam" without a reference or another method with one, negative noise,
+            steps of another method.
         TypeError: arguments of the wrong type.
 
     Example::
@@ -61,6 +64,7 @@ class Localization:
     layer: Optional[str] = None
     reference: Optional[tuple[Any, Any]] = None
     noise: float = 0.01
+    n_steps: Optional[int] = None
 
     def __post_init__(self) -> None:
         if not callable(self.method):
@@ -80,6 +84,10 @@ class Localization:
                 f"out, got {short_repr(self.reference)}."
             )
         _set(self, noise=check_noise(self.noise))
+        if self.n_steps is not None:
+            check_int(self.n_steps, "n_steps of Localization", 1, or_none=True)
+            if self.method != "unicam":
+                raise ValueError(f'n_steps belongs to Localization("unicam"), but the method is {short_repr(self.method)}.')
 
     @property
     def name(self) -> str:
@@ -292,6 +300,7 @@ class Settings:
             "localize": None if localize is None else localize.name,
             "localize_target": None if localize is None else localize.target,
             "localize_layer": None if localize is None else localize.layer,
+            "n_steps": None if localize is None else localize.n_steps,
             "keep": None if localize is None else self.keep,
             "noise": None if localize is None else localize.noise,
             "confidence": self.confidence,

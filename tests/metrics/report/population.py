@@ -38,7 +38,9 @@ def batches(size: int, n: int = N) -> list[tuple[Tensor, Tensor]]:
 
 
 OPTIONS = {"model_options": ModelOptions, "comparisons": Comparisons, "compute": Compute}
-LOCALIZATION = {"localize_target": "target", "localize_layer": "layer", "reference": "reference", "noise": "noise"}
+LOCALIZATION = {
+    "localize_target": "target", "localize_layer": "layer", "reference": "reference", "noise": "noise", "n_steps": "n_steps",
+}  # fmt: skip
 
 
 def compare(*args: Any, **kwargs: Any) -> Any:

@@ -103,18 +103,20 @@ def test_a_function_of_the_users_own_explains():
     assert own.settings["localize"].endswith("explain")
 
 
-def test_unicam_reduces_the_student_by_distilled_and_the_base_by_residual_maps():
+@pytest.mark.parametrize("n_steps", [None, 8])
+def test_unicam_reduces_the_student_by_distilled_and_the_base_by_residual_maps(n_steps):
     """And the Teacher, which is beside no other model, by Grad-CAM."""
     student, base, teacher = related(1), related(2), related(3)
     x, y = data()
     reference = (images(40, seed=5) + 0.8 * labels(40)[:, None, None, None], labels(40))
     report = compare(
         student, base, LAYERS, [(x, y)], localize="unicam", localize_target="label", reference=reference, noise=0.0,
-        teacher=teacher,
+        teacher=teacher, n_steps=n_steps,
     )  # fmt: skip
     for layer in LAYERS:
         unicam = UniCAM(student, layer, base)
-        distilled, residual = unicam.attribute_transfer(x, y, reference=unicam.reference(*reference))
+        population = unicam.reference(*reference)
+        distilled, residual = unicam.attribute_transfer(x, y, reference=population, n_steps=n_steps)
         features = [
             hooked(model, layer, keep_relevant(x, maps, noise=0.0))
             for model, maps in ((student, distilled), (base, residual), (teacher, gradcam(teacher, layer, x, y)))
@@ -247,6 +249,8 @@ def test_localized_settings_are_in_the_report():
         ({"localize": "gradcam", "keep": 1.0}, ValueError, "keep"),
         ({"localize": "gradcam", "keep": 0}, ValueError, "keep"),
         ({"localize": "gradcam", "noise": -1.0}, ValueError, "noise"),
+        ({"localize": "gradcam", "n_steps": 4}, ValueError, "n_steps belongs to"),
+        ({"localize": "unicam", "reference": (images(5), labels(5)), "n_steps": 0}, ValueError, "n_steps of Localization"),
         ({"localize": "gradcam", "localize_layer": "conv9"}, ValueError, "none of the layers"),
         ({"localize": "gradcam", "localize_layer": 3}, TypeError, "layer of Localization"),
     ],
