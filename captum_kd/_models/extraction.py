@@ -11,6 +11,7 @@ import torch
 from captum._utils.progress import progress
 from torch import Tensor, nn
 
+from captum_kd._models.early_end import LayerCalls, layer_calls
 from captum_kd._models.feature_transforms import FeatureTransform, flatten, flatten_to_unit_length
 from captum_kd._models.features import features_of
 from captum_kd._models.hooks import Captured
@@ -26,7 +27,13 @@ from captum_kd._utils.tensors import largest_of
 # Bound the cache of layouts; inputs of varying shape would grow it without limit.
 _MOST_SHAPES = 64
 
-_Found = dict[nn.Module, tuple[tuple[torch.Size, ...], tuple[Layout, ...]]]
+
+class _Found(NamedTuple):
+    """What an earlier pass over inputs of the same shapes showed: shapes and layouts of each layer, and whether the next passes
+    may end early."""
+
+    layers: dict[nn.Module, tuple[tuple[torch.Size, ...], tuple[Layout, ...]]]
+    may_stop: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +41,8 @@ class FeatureExtractor:
     """A model, the layers whose features are taken, and the transform that makes the features.
 
     Layouts are inferred once for each shape of the inputs and then cached, since inferring them needs hooks on all modules,
-    which take up to a third of a small model's pass on a GPU.
+    which take up to a third of a small model's pass on a GPU. With ``stop_early`` passes over inputs of a known shape end once
+    all layers are captured (:mod:`captum_kd._models.early_end`).
     """
 
     forward_func: Callable[..., Any]
@@ -42,6 +50,7 @@ class FeatureExtractor:
     feature_transform: FeatureTransform
     hints: LayoutHints = LayoutHints()
     device_ids: Optional[Sequence[int]] = None
+    stop_early: bool = True
     _found: dict[Hashable, _Found] = field(default_factory=dict, init=False)
 
     def observe(
@@ -166,23 +175,34 @@ class FeatureExtractor:
         )
         key = self._key(batch, at_input, features_only, known)
         found = None if key is None else self._found.get(key)
-        captured = capture(trace=found is None)
+        calls = self._calls(layers, found) if key is not None else None
+        captured = capture(trace=found is None, calls=calls)
+        if found is not None and calls is not None and calls.was_caught:
+            self._found[key] = found._replace(may_stop=False)
         # State outside of modules may have changed which modules run; the shapes show that.
-        if found is not None and (len(captured) > 1 or _shapes(captured[0]) != {m: shapes for m, (shapes, _) in found.items()}):
-            found, captured = None, capture(trace=True)
+        if found is not None and (len(captured) > 1 or _shapes(captured[0]) != {m: each[0] for m, each in found.layers.items()}):
+            found, captured, calls = None, capture(trace=True), None
         if found is not None:
-            layouts = [{module: of_layer for module, (_, of_layer) in found.items()}]
+            layouts = [{module: of_layer for module, (_, of_layer) in found.layers.items()}]
         else:
+            may_stop = calls is not None and calls.allow_early_end()
             optional = self._without_need(batch, features_only)
             layouts = find_layouts(*args, captured, hints=self.hints, at_input=at_input, known=known, optional=optional)
             if key is not None and len(captured) == 1:
                 if len(self._found) >= _MOST_SHAPES:
                     self._found.clear()
-                self._found[key] = {module: (shapes, layouts[0][module]) for module, shapes in _shapes(captured[0]).items()}
+                of_layers = {module: (shapes, layouts[0][module]) for module, shapes in _shapes(captured[0]).items()}
+                self._found[key] = _Found(of_layers, may_stop)
         return [
             {module: LayerOutput.of(each.tensors, of_device[module]) for module, each in device.items()}
             for device, of_device in zip(captured, layouts)
         ]
+
+    def _calls(self, layers: Sequence[Layer], found: Optional[_Found]) -> Optional[LayerCalls]:
+        if not self.stop_early:
+            return None
+        may_stop = None if found is None else found.may_stop
+        return layer_calls(self.forward_func, [layer.module for layer in layers], may_stop)
 
     def _key(
         self, batch: _Batch, at_input: bool, features_only: bool, known: Mapping[nn.Module, tuple[Layout, ...]]

@@ -20,6 +20,7 @@ from captum._utils.common import _sort_key_list
 from torch import Tensor, nn
 
 from captum_kd._models.channel_axis import Trace
+from captum_kd._models.early_end import EndOfPass, LayerCalls
 from captum_kd._models.layer_names import Layer
 from captum_kd._models.reachable import model_of
 from captum_kd._utils.context import Overlapping
@@ -47,6 +48,7 @@ def capture_layers(
     trace: bool = False,
     device_ids: Optional[Sequence[int]] = None,
     returned: Optional[list[Any]] = None,
+    calls: Optional[LayerCalls] = None,
 ) -> list[dict[nn.Module, Captured]]:
     """Runs one forward pass and copies the outputs of layers.
 
@@ -61,6 +63,7 @@ def capture_layers(
         trace (bool): also record all outputs of three to five axes, from which layouts are inferred.
         device_ids (sequence of int, optional): order of devices for DataParallel.
         returned (list, optional): the model's output is appended to it.
+        calls (LayerCalls, optional): counts the layers' calls and may end the pass after the last one. There is then no output.
 
     Returns:
         list of dict: one dictionary from module to :class:`Captured` for each device, in the order
@@ -69,7 +72,7 @@ def capture_layers(
     Raises:
         ValueError: a layer that was never reached or that returned no floating point tensor.
     """
-    capture = _Capture(at_input, {layer.module for layer in differentiate_from})
+    capture = _Capture(at_input, {layer.module for layer in differentiate_from}, calls)
     contexts: list[ContextManager[Any]] = [
         torch.inference_mode(False),
         torch.enable_grad() if differentiate_from else torch.no_grad(),
@@ -79,8 +82,20 @@ def capture_layers(
         *([capture.tracing()] if trace else []),
         *(capture.capturing(module) for module in dict.fromkeys(layer.module for layer in layers)),
     ]
-    with changed_state(*contexts), interruptible():
-        output = forward_func(*_copies((*inputs, *additional_forward_args)))
+    output = None
+    try:
+        with changed_state(*contexts), interruptible():
+            output = forward_func(*_copies((*inputs, *additional_forward_args)))
+        if calls is not None:
+            calls.was_caught = calls.is_over
+    except EndOfPass as end:
+        if end.layers is not calls:
+            raise
+    except Exception:
+        # The model replaced the end of the pass by an error of its own. All layers were captured before.
+        if calls is None or not calls.is_over:
+            raise
+        calls.was_caught = True
     if returned is not None:
         returned.append(output)
     for layer in layers:
@@ -119,9 +134,10 @@ def changes_buffers(forward_func: Callable[..., Any], seen: Iterable[Trace]) -> 
 class _Capture:
     """The hooks of one forward pass and the tensors that they captured."""
 
-    def __init__(self, at_input: bool, roots: set[nn.Module]) -> None:
+    def __init__(self, at_input: bool, roots: set[nn.Module], calls: Optional[LayerCalls]) -> None:
         self.at_input = at_input
         self.roots = roots
+        self.calls = calls
         self.captured: dict[nn.Module, dict[torch.device, Captured]] = defaultdict(dict)
         self.seen: dict[torch.device, list[Trace]] = defaultdict(list)
         self.last: dict[torch.device, Any] = {}
@@ -186,11 +202,22 @@ class _Capture:
                 handle.remove()
 
     def _is_of_this_pass(self, running: nn.Module) -> bool:
-        """Other threads may run the same model meanwhile; a data-parallel model runs replicas in threads of its own."""
+        """Other threads may run the same model meanwhile; a data-parallel model runs replicas in threads of its own.
+
+        What a model runs after it caught the end of the pass does not count.
+        """
+        if self.calls is not None and self.calls.is_over:
+            return False
         return threading.get_ident() == self.thread or getattr(running, "_is_replica", False)
 
     def _take(self, module: nn.Module, value: Any) -> Any:
-        """Keeps copies of the tensors in ``value``; returns the value that the model continues with."""
+        """Keeps copies of the tensors in ``value``; returns the value that the model continues with, or ends the pass."""
+        value = self._keep(module, value)
+        if self.calls is not None:
+            self.calls.reached(module)
+        return value
+
+    def _keep(self, module: nn.Module, value: Any) -> Any:
         tensors = tensors_in(value)
         if not tensors:
             with self.lock:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from captum_kd._models.batch_axis import check_batch_axis
 from captum_kd._models.channel_axis import Size
+from captum_kd._models.early_end import LayerCalls
 from captum_kd._models.hooks import Captured, capture_layers
 from captum_kd._models.layer_names import Layer
 from captum_kd._models.patch_order import is_row_by_row
@@ -26,6 +27,7 @@ def capture_outputs(
     differentiate_from: Sequence[Layer] = (),
     trace: bool = True,
     returned: Optional[list[Any]] = None,
+    calls: Optional[LayerCalls] = None,
 ) -> list[dict[nn.Module, Captured]]:
     """Captures layers as :func:`capture_layers` does, and checks that their first dimension is the batch.
 
@@ -44,6 +46,7 @@ def capture_outputs(
         trace=trace,
         device_ids=device_ids,
         returned=returned,
+        calls=calls,
     )
     for layer in layers:
         _check_rows(layer, [device[layer.module] for device in captured], inputs[0].shape[0])

@@ -15,7 +15,7 @@ from captum_kd._models.layer_activations import LayerActivations, Layouts
 from captum_kd._models.token_layout import LayoutHints
 from captum_kd._utils.arguments import check_callable, check_device_ids, check_model
 from captum_kd._utils.interrupts import changed_state, interruptible
-from captum_kd._utils.validation import check_int
+from captum_kd._utils.validation import check_bool, check_int
 from captum_kd.attr.checked_call import CheckedCall, Integration, check_batch_mode, check_references
 from captum_kd.attr.feature_path import Baseline, Integrated
 from captum_kd.attr.gradients import Integral, ScaledFeatures, Target, population_gradients, reference_gradients
@@ -77,6 +77,7 @@ class Removal:
         device_ids: Optional[list[int]],
         teacher_func: Optional[Callable[..., Any]],
         teacher_layer: Optional[Layers],
+        stop_early: bool,
     ) -> Removal:
         """Checks and combines the arguments of :class:`captum_kd.UniCAM`, whose errors it raises."""
         bases = list(base_func) if isinstance(base_func, (list, tuple, nn.ModuleList)) else [base_func]
@@ -91,17 +92,18 @@ class Removal:
         elif teacher_layer is not None:
             raise ValueError("teacher_layer was given without teacher_func; pass both or neither.")
         check_device_ids(device_ids)
+        check_bool(stop_early, "stop_early")
         own = student_layers(forward_func, layer, feature_layer)
-        models = {STUDENT: FeatureExtractor(forward_func, own, feature_transform, hints, device_ids)}
+        models = {STUDENT: FeatureExtractor(forward_func, own, feature_transform, hints, device_ids, stop_early)}
         at_maps = of_each_base(base_layer, len(bases), "base_layer")
         at_features = of_each_base(base_feature_layer, len(bases), "base_feature_layer")
         for name, base, at_map, of_base in zip(base_names(len(bases)), bases, at_maps, at_features):
             pairs = base_layers(base, at_map, feature_layer, of_base, own)
-            models[name] = FeatureExtractor(base, pairs, feature_transform, hints, device_ids)
+            models[name] = FeatureExtractor(base, pairs, feature_transform, hints, device_ids, stop_early)
         if teacher_func is not None:
             pairs = teacher_layers(teacher_func, teacher_layer, own)
             hints = hints._replace(last_resort=True)
-            models[TEACHER] = FeatureExtractor(teacher_func, pairs, feature_transform, hints, device_ids)
+            models[TEACHER] = FeatureExtractor(teacher_func, pairs, feature_transform, hints, device_ids, stop_early)
         check_distinct(*(extractor.pairs for extractor in models.values()))
         return cls(models, feature_transform, check_class_embeddings(class_embeddings))
 

@@ -100,6 +100,7 @@ class UniCAM(LayerAttribution):
         device_ids: Optional[list[int]] = None,
         teacher_func: Optional[Callable[..., Any]] = None,
         teacher_layer: Optional[Layers] = None,
+        stop_early: bool = True,
     ) -> None:
         r"""
         Args:
@@ -145,6 +146,14 @@ class UniCAM(LayerAttribution):
                         ``prefix_tokens`` and ``channels_last`` are used for the Teacher only if its own layout cannot be
                         inferred.
                         Default: the layer named as the Student's feature layer
+            stop_early (bool, optional): End forward passes once all layers of interest have run. What the model runs behind
+                        them is skipped: modules, prints and other side effects. Results are the same. The first pass over inputs
+                        of a shape is complete. Later ones end early if every layer ran once, the model's code cannot run it
+                        again, and no module changed its attributes. All passes are complete in training mode, for models with
+                        hooks, plain functions and data-parallel models on several devices, and with ``additional_forward_args``.
+                        False makes all passes complete; needed only if the model changes state outside of modules, such as
+                        global variables or files.
+                        Default: True
 
         Raises:
             ValueError: a layer name that does not exist (with close matches) or has no counterpart, a module that is not part
@@ -155,7 +164,7 @@ class UniCAM(LayerAttribution):
         hints = as_layout_hints(grid, prefix_tokens, channels_last)
         self._removal = Removal.of(
             forward_func, layer, base_func, base_layer, feature_layer, base_feature_layer, feature_transform,
-            class_embeddings, hints, device_ids, teacher_func, teacher_layer,
+            class_embeddings, hints, device_ids, teacher_func, teacher_layer, stop_early,
         )  # fmt: skip
         self.base_func, self.teacher_func = base_func, teacher_func
         self.feature_transform, self.class_embeddings = feature_transform, self._removal.class_embeddings

@@ -46,6 +46,7 @@ def main() -> None:
     trainable_and_taught(device)
     integrated_maps(device)
     several_layers(device)
+    against_bare_passes(device)
     types_and_formats(device)
 
 
@@ -122,6 +123,30 @@ def several_layers(device: torch.device) -> None:
         cams = [grad_cams(student, base, stage, x, y) for stage in stages]
         value = ratio(lambda: at_once.attribute_transfer(x, y), lambda: [cam() for cam in cams], 5)
         print(at_most(f"four layers / four times 2 x LayerGradCam, {where}", value, 0.35), flush=True)
+
+
+def against_bare_passes(device: torch.device) -> None:
+    """Maps beside the passes of both models that end at their layer.
+
+    The passes are those that the maps need: evaluation mode, frozen parameters, and so no graph. The second figure is for the
+    first call for inputs of a shape, whose passes are complete.
+    """
+    student, base = frozen_pair(resnet50, device)
+    for n, side in ((8, 128), (16, 96)):
+        x, y = batch(n, side, device)
+        for stage in ("layer1", "layer2", "layer3"):
+            names = list(student._modules)
+            ahead = [nn.Sequential(*(m._modules[name] for name in names[: names.index(stage) + 1])) for m in (student, base)]
+
+            def bare() -> None:
+                for model in ahead:
+                    model(x)
+
+            unicam, where = UniCAM(student, stage, base), f"resnet50, {n} x {side} px, {stage}"
+            value = ratio(lambda: unicam.attribute_transfer(x, y), bare, 11)
+            print(at_most(f"attribute_transfer / passes up to the layer, {where}", value, 1.15), flush=True)
+            value = ratio(lambda: UniCAM(student, stage, base).attribute_transfer(x, y), bare, 5)
+            print(f"{'the first call / passes up to the layer, ' + where:<84} {value:8.3f}", flush=True)
 
 
 def types_and_formats(device: torch.device) -> None:

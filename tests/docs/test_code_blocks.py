@@ -31,7 +31,8 @@ def everything() -> dict[str, Any]:
     labels = torch.arange(ROWS) % CLASSES
     images = pictures(labels, seed=0)
     loader = DataLoader(TensorDataset(images, labels), batch_size=16)
-    names = ("student", "student_1", "student_2", "student_3", "base", "base_1", "base_2", "base_3", "teacher")
+    names = ["student", "student_1", "student_2", "student_3", "base", "base_1", "base_2", "base_3", "teacher"]
+    names += [f"placebo_{place}" for place in range(1, 5)]
     masks = torch.zeros(ROWS, SIDE, SIDE, dtype=torch.bool)
     masks[:, 8:24, 8:24] = True
     return {

@@ -97,7 +97,7 @@ def _like(argument: str) -> Callable[[Any, dict[str, Any]], None]:
 
 
 def _rows(result: Any, given: dict[str, Any]) -> None:
-    assert all(row["value"] is None or -1 <= row["value"] <= 1 for row in result.rows)
+    assert all(row["value"] is None or -2 <= row["value"] <= 2 for row in result.rows)
     result.to_json(), result.to_csv(), str(result), result.to_markdown()
 
 
@@ -292,6 +292,9 @@ CASES: dict[str, Case] = {
     ),
     "captum_kd.metrics.inference.pair_scores": Case(
         inference.pair_scores, inference.pair_scores, lambda: dict(products=products(), models=["student", "base"])
+    ),
+    "captum_kd.metrics.inference.placebo_test": Case(
+        inference.placebo_test, inference.placebo_test, lambda: dict(share=0.5, placebo_shares=[0.1, 0.2, 0.3, 0.25])
     ),
     "captum_kd.metrics.inference.seed_control": Case(
         inference.seed_control, inference.seed_control, lambda: dict(scores={"layer": SCORES}, students=2, question="fss")

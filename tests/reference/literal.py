@@ -3,7 +3,7 @@
 Nothing here is shared with the package.
 """
 
-from typing import Callable, Optional
+from typing import Callable, Optional, Sequence
 
 import numpy as np
 import torch
@@ -149,6 +149,19 @@ def teacher_reference_map(
         )
         maps.append(weighted_map(a.detach(), torch.autograd.grad(j, a)[0]))
     return torch.cat(maps)
+
+
+def share_over_placebos(
+    own: Tensor, other: Tensor, teacher: Tensor, placebos: Sequence[Tensor], labels: Optional[Tensor] = None
+) -> Tensor:
+    """The Teacher's share of own given other, minus the mean share of the placebos; with labels, beyond the labels."""
+    rest = without(u_centered(distances(own)), u_centered(distances(other)))
+
+    def share(features: Tensor) -> Tensor:
+        target = u_centered(distances(features))
+        return r(rest, target if labels is None else without(target, u_centered(distances(embedded(labels, None)))))
+
+    return share(teacher) - torch.stack([share(each) for each in placebos]).mean()
 
 
 def gauss_legendre(steps: int) -> tuple[list[float], list[float]]:

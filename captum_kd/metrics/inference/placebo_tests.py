@@ -16,6 +16,9 @@ __all__ = ["PlaceboTest", "placebo_test"]
 LEAST_PLACEBOS = 4
 """Fewer placebos say too little about the spread of Teachers: with 3 the t distribution has two degrees of freedom."""
 
+_SAME = 1e-12
+"""Shares of copies of one network differ by rounding."""
+
 
 class PlaceboTest(NamedTuple):
     """Outcome of a test of the Teacher's share against those of placebo Teachers.
@@ -70,7 +73,7 @@ def placebo_test(share: float, placebo_shares: Sequence[float]) -> PlaceboTest:
     named = [("share", share), *((f"placebo_shares[{place}]", each) for place, each in enumerate(placebo_shares))]
     own, *others = (check_float(each, name, "between -1 and 1", -1, 1, closed=True) for name, each in named)
     center, spread = mean(others), stdev(others)
-    if spread == 0:
+    if spread <= _SAME:
         return PlaceboTest(None, None, center, spread, k - 1)
     from scipy.special import stdtr  # imported here so that import captum_kd stays fast
 

@@ -36,6 +36,7 @@ class FeatureCollector:
                 hints=hints_for(each.of, self._options.hints),
                 feature_transform=settings.feature_transform,
                 device_ids=self._options.device_ids,
+                stop_early=self._options.stop_early,
             )
             for each in sets
         }

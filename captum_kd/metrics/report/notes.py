@@ -175,8 +175,8 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
         ),
         (
             has_teacher,
-            "The Teacher's share is a correlation, not a fraction of the gain. Two Bases that no Teacher taught have one too; "
-            "compare it with theirs (null), not with 0.",
+            "The Teacher's share is a correlation, not a fraction of the gain. A Base given another Base has one too "
+            '(row "null" if there are two Bases), so 0 is not what chance gives.',
         ),
         (magnified, magnified),
         (

@@ -26,7 +26,7 @@ MAPS = ("gradcam", "hirescam", "unicam")
 TARGETS = ("predicted", "label")
 
 # Settings that may differ between ranks.
-_BY_RANK = ("show_progress", "process_group", "memory_limit", "feature_device", "device_ids")
+_BY_RANK = ("show_progress", "process_group", "memory_limit", "feature_device", "device_ids", "stop_early")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +109,9 @@ class ModelOptions:
         grid, prefix_tokens, channels_last: Layout of token and channels-last layers if it cannot be inferred, as for
                     :class:`captum_kd.UniCAM`.
         device_ids (list[int], optional): Device order of DataParallel models.
+        stop_early (bool, optional): End forward passes once all layers have run, if that changes nothing else, as for
+                    :class:`captum_kd.UniCAM`. Passes whose logits are needed are complete.
+                    Default: True
 
     Raises:
         ValueError: a grid that is not a pair of positive integers, a negative number of prefix tokens.
@@ -125,8 +128,10 @@ class ModelOptions:
     prefix_tokens: Optional[int] = None
     channels_last: Optional[bool] = None
     device_ids: Optional[list[int]] = None
+    stop_early: bool = True
 
     def __post_init__(self) -> None:
+        check_bool(self.stop_early, "stop_early")
         at_input = check_bool(self.attribute_to_layer_input, "attribute_to_layer_input")
         _set(self, attribute_to_layer_input=at_input, grid=self.hints.grid, prefix_tokens=self.hints.prefix_tokens)
         check_device_ids(self.device_ids)

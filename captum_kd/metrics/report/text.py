@@ -28,7 +28,7 @@ SUBTITLES = {
 }
 UNIQUE = "unique"
 NULL = "null"
-NULL_ROW = 'Rows "null": the same score of a Base given another Base, mean over all pairs of Bases; no Teacher taught them.'
+NULL_ROW = 'Rows "null": the same score of a Base given another Base, mean over all pairs of Bases: compare with it, not with 0.'
 PLACEBO_TESTS = "Placebo Teachers: is the share larger than that of another Teacher of this recipe would be?"
 
 
@@ -197,10 +197,12 @@ def _verdicts(tests: Sequence[Mapping[str, Any]]) -> list[str]:
         alike.setdefault((group, *reasons, *(test["layer"] for test in of_score)), []).extend(of_score)
     sentences = []
     for of_reason in alike.values():
+        group = of_reason[0]["group"]
         layers, scores = (", ".join(dict.fromkeys(test[key] for test in of_reason)) for key in ("layer", "score"))
-        group = "" if of_reason[0]["group"] is None else f"{of_reason[0]['group']}: "
-        sentence = f"{group}undecided at {layers} for {scores}. {' '.join(of_reason[0]['caveats'])}"
-        sentences.append(of_reason[0]["sentence"] if len(of_reason) == 1 else sentence[0].upper() + sentence[1:])
+        is_all = len(of_reason) == sum(test["group"] == group for test in tests)
+        where = "for every score and layer" if is_all else f"at {layers} for {scores}"
+        sentence = f"{'' if group is None else f'{group}: '}Undecided {where}. {' '.join(of_reason[0]['caveats'])}"
+        sentences.append(of_reason[0]["sentence"] if len(of_reason) == 1 else sentence)
     return [*map(_answer, answers.values()), *caveats, *sentences]
 
 

@@ -20,9 +20,9 @@ def test_yes_with_difference_and_p() -> None:
     assert verdict.decision is True
     assert verdict.sentence == (
         "layer4: the part that Students have and Bases lack follows the labels more closely than the part that one Base has "
-        "and another lacks (by 0.200, p = 0.004). Differences in geometry and relevance are no evidence of transfer by themselves: "
-        "nearly any change of recipe causes them, such as longer training or other data. Students and Bases must share epochs, "
-        "data, augmentation, first weights and pretraining."
+        "and another lacks (by 0.200, p = 0.004). Differences in geometry and relevance are no evidence of transfer by "
+        "themselves: nearly any change of recipe causes them, such as longer training or other data. Students and Bases must "
+        "share epochs, data, augmentation, first weights and pretraining."
     )
 
 

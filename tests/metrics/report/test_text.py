@@ -33,8 +33,8 @@ def row(name: str, layer: str = "layer", value: float = -0.25) -> dict[str, Any]
 
 def report(name: str) -> TransferReport:
     settings = dict(n=33, class_counts={"0": 33}, localize=None, population="all", estimator="unbiased", confidence=None)
-    control = {"tests": [dict(group=None, score="fss", layer=name, statistic=None, decision=None, sentence=f"{name}: yes", caveats=[])]}
-    return TransferReport([row(name, name)], control, [name, f"A note on {name}."], settings)
+    answer = dict(group=None, score="fss", layer=name, statistic=None, decision=None, sentence=f"{name}: yes", caveats=[])
+    return TransferReport([row(name, name)], {"tests": [answer]}, [name, f"A note on {name}."], settings)
 
 
 def is_harmless(text: str) -> bool:

@@ -1,0 +1,342 @@
+"""Placebo Teachers in the report: their rows, seed control, t test and words."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import warnings
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from population import batches, by_score, compare, data, hooked, related
+from reference import literal
+from scipy import stats
+from torch import Tensor
+
+from captum_kd.metrics import TransferReport
+from captum_kd.metrics.inference import seed_control
+from captum_kd.metrics.report import seed_groups
+
+STUDENTS = {f"kd {seed}": related(seed) for seed in range(3)}
+BASES = {f"base {seed}": related(10 + seed) for seed in range(3)}
+PLACEBOS = {f"placebo {seed}": related(20 + seed) for seed in range(4)}
+TEACHER = related(30)
+OVER = {
+    "teacher_distilled_over_placebos": (False, False), "teacher_residual_over_placebos": (True, False),
+    "teacher_only_distilled_over_placebos": (False, True), "teacher_only_residual_over_placebos": (True, True),
+}  # fmt: skip
+
+
+def quiet(*args: Any, **kwargs: Any) -> TransferReport:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return compare(*args, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def report() -> TransferReport:
+    return quiet(
+        STUDENTS, BASES, ["conv2", "conv3"], batches(11), teacher=TEACHER, placebo_teachers=PLACEBOS, confidence=0.9,
+        n_permutations=0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def features() -> dict[str, Tensor]:
+    x = data()[0]
+    return {name: hooked(model, "conv3", x) for name, model in {**STUDENTS, **BASES, **PLACEBOS, "teacher": TEACHER}.items()}
+
+
+def rendered(features: dict[str, Tensor], own: str, other: str, only: bool, rows: slice | list[int] = slice(None)) -> float:
+    x = {name: each[rows] for name, each in features.items()}
+    y = data()[1][rows] if only else None
+    return float(literal.share_over_placebos(x[own], x[other], x["teacher"], [x[name] for name in PLACEBOS], y))
+
+
+@pytest.mark.parametrize("score", OVER)
+def test_rows_are_the_share_minus_the_mean_share_of_the_placebos(report, features, score) -> None:
+    is_residual, only = OVER[score]
+    for student, base in (("kd 0", "base 2"), ("kd 2", "base 0")):
+        pair = (base, student) if is_residual else (student, base)
+        row = by_score(report, "conv3", student, base)[score]
+        assert row["value"] == pytest.approx(rendered(features, *pair, only), abs=1e-6)
+        assert row["p_value"] is None and row["n"] == 33 and 0 < row["unique_share"] < 1
+
+
+@pytest.mark.parametrize("score", OVER)
+def test_intervals_are_those_of_the_difference_with_each_input_left_out(report, features, score) -> None:
+    is_residual, only = OVER[score]
+    pair = ("base 1", "kd 1") if is_residual else ("kd 1", "base 1")
+    n = 33
+    values = torch.tensor([rendered(features, *pair, only, [i for i in range(n) if i != out]) for out in range(n)])
+    error = float(((n - 1) / n * (values - values.mean()).square().sum()).sqrt())
+    low, high = stats.t.interval(0.9, n - 1, rendered(features, *pair, only), error)
+    row = by_score(report, "conv3", "kd 1", "base 1")[score]
+    assert (row["low"], row["high"]) == pytest.approx((low, high), abs=1e-5)
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_seed_control_is_exact(report, features, only) -> None:
+    """All 20 ways to call three of the six models Students, by loops."""
+    names = [*STUDENTS, *BASES]
+    value = {(a, b): rendered(features, a, b, only) for a in names for b in names if a != b}
+
+    def statistic(students: tuple[str, ...]) -> float:
+        bases = [name for name in names if name not in students]
+        across = [value[s, b] for s in students for b in bases]
+        within = [value[a, b] for a in bases for b in bases if a != b]
+        return sum(across) / len(across) - sum(within) / len(within)
+
+    every = [statistic(students) for students in combinations(names, 3)]
+    score = "teacher_only_distilled_over_placebos" if only else "teacher_distilled_over_placebos"
+    (test,) = (t for t in report.seed_control["tests"] if (t["score"], t["layer"]) == (score, "conv3"))
+    assert test["statistic"] == pytest.approx(every[0], abs=1e-6)
+    assert test["p_value"] == sum(each >= every[0] - 1e-7 for each in every) / 20
+    rows = [row for row in report.seed_control["pairs"] if (row["score"], row["layer"]) == (score, "conv3")]
+    pairs = {(row["model"], row["given"]): row["value"] for row in rows}
+    assert pairs["base 0", "base 1"] == pytest.approx(value["base 0", "base 1"], abs=1e-6)
+
+
+@pytest.mark.parametrize("score", ["teacher_distilled", "teacher_only_distilled"])
+def test_the_teacher_is_tested_against_the_spread_of_the_placebos(report, score) -> None:
+    assert report.placebos is not None
+    for layer in ("conv2", "conv3"):
+        own = [row["value"] for row in report.rows if (row["score"], row["layer"]) == (score, layer)]
+        found = [each for each in report.placebos["shares"] if (each["score"], each["layer"]) == (score, layer)]
+        assert len(own) == 9 and len(found) == 36
+        of_placebos = [sum(each["value"] for each in found if each["placebo"] == name) / 9 for name in PLACEBOS]
+        expected = stats.ttest_ind([sum(own) / 9], of_placebos, alternative="greater")
+        (test,) = (t for t in report.placebos["tests"] if (t["score"], t["layer"]) == (score, layer))
+        assert test["statistic"] == pytest.approx(expected.statistic) and test["p_value"] == pytest.approx(expected.pvalue)
+        assert min(1, 2 * test["p_value"]) >= test["adjusted_p_value"] >= test["p_value"]
+        assert test["decision"] is (test["adjusted_p_value"] <= 0.05)
+        row = by_score(report, layer, "kd 1", "base 2")
+        shares = [each["value"] for each in found if (each["student"], each["base"]) == ("kd 1", "base 2")]
+        over = row[score]["value"] - sum(shares) / 4
+        assert over == pytest.approx(row[f"{score}_over_placebos"]["value"], abs=1e-12)
+
+
+@pytest.mark.parametrize("copies", [1, 3, 5])
+def test_a_placebo_equal_to_the_teacher_does_not_differ_from_it(copies) -> None:
+    placebos = {str(place): TEACHER for place in range(copies)}
+    students = {name: STUDENTS[name] for name in ("kd 0", "kd 1")}
+    found = quiet(students, BASES, "conv3", batches(11), teacher=TEACHER, placebo_teachers=placebos, confidence=0.9)
+    for row in found.rows:
+        if row["score"] in OVER:
+            assert max(abs(row[key]) for key in ("value", "low", "high")) < 1e-14  # sums of products differ by rounding
+    assert max(abs(t["statistic"]) for t in found.seed_control["tests"] if t["score"] in OVER) < 1e-14
+    assert {t["p_value"] for t in found.placebos["tests"]} == {None}
+    assert ("are they copies of one network?" in str(found)) is (copies >= 4)
+    assert {t["p_value"] for t in found.seed_control["tests"] if t["score"] in OVER} == {1.0}
+
+
+@pytest.mark.parametrize("option", [{"block_size": 5}, {"memory_limit": 10_000, "block_size": 7}, {"verify": 20}])
+def test_blocks_and_files_give_the_same(report, option) -> None:
+    found = quiet(
+        STUDENTS, BASES, ["conv2", "conv3"], batches(8), teacher=TEACHER, placebo_teachers=PLACEBOS, confidence=0.9,
+        n_permutations=0, **option,
+    )  # fmt: skip
+    for one, other in zip(found.rows, report.rows):
+        assert one["score"] == other["score"]
+        for key in ("value", "low", "high"):
+            assert one[key] == pytest.approx(other[key], abs=1e-5)
+    for one, other in zip(found.placebos["shares"], report.placebos["shares"]):
+        assert one["value"] == pytest.approx(other["value"], abs=1e-5)
+    if "verify" in option:
+        checked = found.settings["verification"]
+        assert checked["scores"] == 16 * 18 and checked["largest_difference"] < 1e-5
+
+
+def test_mini_batches_have_mean_differences() -> None:
+    loader = batches(11)
+    arguments = dict(teacher=TEACHER, placebo_teachers=PLACEBOS)
+    pooled = quiet(STUDENTS, BASES, "conv3", loader, population="batch", **arguments)
+    single = [quiet(STUDENTS, BASES, "conv3", [batch], **arguments) for batch in loader]
+    for score in OVER:
+        of_batches = [by_score(each, "conv3", "kd 0", "base 0")[score]["value"] for each in single]
+        assert by_score(pooled, "conv3", "kd 0", "base 0")[score]["value"] == pytest.approx(sum(of_batches) / 3, abs=1e-9)
+    assert pooled.placebos["tests"][0]["mean"] == pytest.approx(sum(each.placebos["tests"][0]["mean"] for each in single) / 3)
+
+
+def test_one_pair_has_the_t_test_and_no_seed_control() -> None:
+    found = quiet(STUDENTS["kd 0"], BASES["base 0"], "conv3", batches(11), teacher=TEACHER, placebo_teachers=PLACEBOS)
+    assert found.seed_control is None and found.placebos["tests"][0]["p_value"] is not None
+
+
+def test_fewer_than_four_placebos_have_no_t_test_and_the_report_says_so_once() -> None:
+    few = dict(list(PLACEBOS.items())[:3])
+    found = quiet(STUDENTS, BASES, ["conv2", "conv3"], batches(11), teacher=TEACHER, placebo_teachers=few)
+    for test in found.placebos["tests"]:
+        assert (test["p_value"], test["statistic"], test["decision"]) == (None, None, None)
+        assert "needs at least 4 placebo Teachers, got 3" in test["sentence"]
+    assert str(found).count("needs at least 4") == 1
+
+
+def test_groups_are_tested_each_by_itself(report) -> None:
+    groups = {"one": ["kd 0", "kd 1"], "other": ["kd 2"]}
+    found = quiet(STUDENTS, BASES, "conv3", batches(11), teacher=TEACHER, placebo_teachers=PLACEBOS, groups=groups)
+    tests = {test["group"]: test for test in found.placebos["tests"] if test["score"] == "teacher_distilled"}
+    assert set(tests) == set(groups) and tests["one"]["sentence"].startswith("one, conv3: ")
+    values = [by_score(found, "conv3", "kd 2", base)["teacher_distilled"]["value"] for base in BASES]
+    assert tests["other"]["share"] == pytest.approx(sum(values) / 3)
+
+
+def test_layers_are_the_teachers_unless_a_placebo_has_its_own() -> None:
+    layers = {"x": {"student": "conv2", "base": "conv2", "teacher": "conv3", "placebo 1": "conv2"}}
+    found = quiet(STUDENTS, BASES, layers, batches(11), teacher=TEACHER, placebo_teachers=PLACEBOS)
+    of_models = found.settings["layers"]["x"]
+    assert [of_models[name] for name in ("teacher", *PLACEBOS)] == ["conv3", "conv3", "conv2", "conv3", "conv3"]
+    assert found.settings["models"]["placebo 1"] == "placebo"
+
+
+@pytest.mark.parametrize("localize", ["gradcam", "unicam"])
+def test_their_images_are_reduced_as_the_teachers_are(localize) -> None:
+    x, y = data(65)
+    options: dict[str, Any] = {"reference": (x, y)} if localize == "unicam" else {}
+    placebos = {"same": TEACHER, "other": PLACEBOS["placebo 0"]}
+    found = quiet(
+        STUDENTS, BASES["base 0"], "conv3", batches(11), teacher=TEACHER, placebo_teachers=placebos, localize=localize, **options
+    )
+    for each in found.placebos["shares"]:
+        if each["placebo"] == "same":
+            row = by_score(found, "conv3", each["student"])[each["score"]]
+            assert each["value"] == pytest.approx(row["value"], abs=1e-12)
+
+
+def test_tables_hold_them(report) -> None:
+    read = list(csv.DictReader(io.StringIO(report.to_csv(), newline="")))
+    assert sum(row["score"] in OVER for row in read) == 4 * 18
+    assert json.loads(report.to_json())["placebos"] == report.to_dict()["placebos"]
+    for text in (str(report), report.to_markdown()):
+        assert "The Teacher's share over placebo Teachers" in text and "is the share larger than that of another Teacher" in text
+    assert max(map(len, str(report).splitlines())) <= 100
+    assert len(report.plot().axes) > 4
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"teacher": None}, ValueError, "but there is none; pass teacher="),
+        ({"placebo_teachers": {}}, ValueError, "placebo_teachers is an empty mapping"),
+        ({"placebo_teachers": TEACHER}, TypeError, "placebo_teachers must be a dict of models by name, got ConvNet"),
+        ({"placebo_teachers": [TEACHER]}, TypeError, "got list"),
+        ({"placebo_teachers": TEACHER.state_dict()}, TypeError, "placebo_teachers must be"),
+        ({"placebo_teachers": {"a": 3}}, TypeError, r"placebo_teachers\['a'\] must be callable"),
+        ({"placebo_teachers": {1: TEACHER}}, TypeError, "names in placebo_teachers must be strings"),
+        ({"placebo_teachers": {"kd 0": TEACHER}}, ValueError, "Two models are called 'kd 0'"),
+        ({"placebo_teachers": {"teacher": TEACHER}}, ValueError, "Two models are called 'teacher'"),
+        ({"layers": {"x": {"student": "conv2", "base": "conv2"}}}, ValueError, "has no layer for teacher"),
+    ],
+)
+def test_placebos_that_cannot_be(change, error, words) -> None:
+    arguments = dict(student=STUDENTS, base=BASES, layers="conv2", data=batches(11), teacher=TEACHER, placebo_teachers=PLACEBOS)
+    with pytest.raises(error, match=words):
+        compare(**{**arguments, **change})
+
+
+# ------------------------------------------------------------------------- words
+
+
+def taught(seed: int, share: float) -> torch.nn.Module:
+    """A network whose weights are partly the Teacher's, in place of distillation."""
+    model = related(seed)
+    with torch.no_grad():
+        for own, teachers in zip(model.parameters(), TEACHER.parameters()):
+            own.lerp_(teachers, share)
+    return model
+
+
+def test_the_verdict_on_the_share_is_given_the_similarities_to_the_teacher(monkeypatch) -> None:
+    given = {}
+
+    def recorded(scores: Any, students: int, question: str, **options: Any) -> Any:
+        given[question] = options["likeness"]
+        return seed_control(scores, students, question, **options)
+
+    monkeypatch.setattr(seed_groups, "seed_control", recorded)
+    groups = {"two": ["kd 0", "kd 2"]}
+    found = quiet(STUDENTS, BASES, "conv2", batches(11), teacher=TEACHER, placebo_teachers=PLACEBOS, groups=groups)
+    mean = {
+        score: sum(by_score(found, "conv2", s, b)[score]["value"] for s in groups["two"] for b in BASES) / 6
+        for score in ("fss_student_teacher", "fss_base_teacher")
+    }
+    assert given["fss"] is given["rs_distilled"] is None
+    for question in ("teacher_distilled", "teacher_only_distilled", "teacher_distilled_over_placebos"):
+        assert given[question]["conv2"] == pytest.approx(tuple(mean.values()))
+
+
+def test_students_that_took_from_the_teacher_are_told_and_their_other_explanations_with_them() -> None:
+    students = {f"kd {seed}": taught(seed, 0.5) for seed in range(4)}
+    bases = {f"base {seed}": related(10 + seed) for seed in range(4)}
+    alone = quiet(students, bases, "conv2", batches(11), teacher=TEACHER)
+    beside = quiet(students, bases, "conv2", batches(11), teacher=TEACHER, placebo_teachers=PLACEBOS)
+    decisions = {test["score"]: test["decision"] for test in beside.seed_control["tests"]}
+    assert decisions["teacher_distilled"] and decisions["teacher_distilled_over_placebos"]
+    texts = [" ".join(str(each).split()) for each in (alone, beside)]
+    for text in texts:
+        assert text.count("the part that Students have and Bases lack is arranged as the Teacher arranges it more than") == 1
+    assert texts[0].count("Students and Bases must share epochs, data, augmentation") == 1
+    assert texts[0].count("can also come from longer training") == 1 and "longer training" not in texts[1]
+    assert "as this Teacher, rather than placebo Teachers, arranges it more than" in texts[1]
+
+
+def test_answers_of_several_layers_share_a_sentence() -> None:
+    names = [f"{role} {seed}" for role in ("kd", "base") for seed in range(5)]
+    models = {name: related(seed) for seed, name in enumerate(names)}
+    students, bases = ({name: model for name, model in models.items() if name.startswith(role)} for role in ("kd", "base"))
+    found = quiet(students, bases, ["conv2", "conv3"], batches(11))
+    first, second = (test for test in found.seed_control["tests"] if test["score"] == "rs_distilled")
+    assert first["decision"] is second["decision"] is False
+    text = " ".join(str(found).split())
+    assert "- conv2, conv3: no evidence that the part that Students have and Bases lack follows the labels" in text
+    assert f"(differences {first['statistic']:+.3f}, {second['statistic']:+.3f}; p = " in text
+
+
+def test_the_null_stands_below_each_score_that_has_one(report) -> None:
+    lines = str(report).splitlines()
+    nulls = [line for line in lines if line.startswith("null ")]
+    assert len(nulls) == 6  # two layers in three tables
+    pairs = [p["value"] for p in report.seed_control["pairs"] if (p["score"], p["layer"]) == ("teacher_distilled", "conv2")
+             and p["model"] in BASES and p["given"] in BASES]  # fmt: skip
+    assert len(pairs) == 6 and f"{sum(pairs) / 6:.3f}" in nulls[2]
+
+
+def shuffled(n: int = 66) -> list[tuple[Tensor, Tensor]]:
+    """Images whose labels were drawn at random."""
+    x, y = data(n)
+    return [(x, y[torch.randperm(n, generator=torch.Generator().manual_seed(3))])]
+
+
+@pytest.mark.parametrize("options", [{}, {"confidence": 0.95}, {"confidence": 0.95, "n_permutations": 0}])
+def test_networks_near_chance_come_first(options) -> None:
+    with pytest.warns(UserWarning, match="Near chance"):
+        found = compare(related(1), related(2), ["conv2", "conv3"], shuffled(), teacher=TEACHER, **options)
+    assert found.notes[0].startswith("Near chance: RS of student; base; the Teacher cannot be told from 0 at any layer")
+    assert str(found).startswith("- Near chance: RS of student; base; the Teacher")
+    assert str(found).count("Near chance") == found.to_markdown().count("Near chance") == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"confidence": 0.95}, {"population": "batch"}])
+def test_networks_that_follow_the_labels_are_not_near_chance(options) -> None:
+    found = quiet(related(1), related(2), ["conv2", "conv3"], batches(11), teacher=TEACHER, **options)
+    assert not any("Near chance" in note for note in found.notes)
+
+
+def test_maps_of_the_label_hide_chance_and_no_one_is_called_near_it() -> None:
+    found = quiet(related(1), related(2), "conv2", shuffled(33), localize="gradcam", localize_target="label")
+    assert not any("Near chance" in note for note in found.notes)
+
+
+def test_students_without_a_gain_are_told_first() -> None:
+    weak, strong = sorted((related(1), related(2)), key=lambda model: rs(model))
+    assert quiet(strong, weak, "conv2", batches(11)).notes[0].startswith("The difference of distilled and residual")
+    found = quiet(weak, strong, "conv2", batches(11))
+    assert found.notes[0].startswith("No gain: Students do not follow the labels more closely than Bases at any layer (at conv2,")
+    assert str(found).startswith("- No gain") and str(found).count("No gain") == 1
+
+
+def rs(model: torch.nn.Module) -> float:
+    return by_score(quiet(model, BASES["base 0"], "conv2", batches(11)), "conv2", base="base")["rs_student"]["value"]
