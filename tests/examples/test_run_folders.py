@@ -62,8 +62,9 @@ def test_a_run_lists_all_that_it_writes_and_writes_nothing_else(finished):
     listed = json.loads((finished / "run.json").read_text())["files"]
     written = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     assert written - set(listed) == {"run.json"}
-    missing = {"tables/seed_control.csv", "tables/seed_control.md", "figures/seed_control.png"}  # one Base only
-    assert set(listed) - written == missing
+    # One Base only, no placebo Teachers, no second Teacher.
+    tables = [f"tables/{name}.{kind}" for name in ("seed_control", "placebos", "second_teacher") for kind in ("csv", "md")]
+    assert set(listed) - written == {"figures/seed_control.png", *tables}
 
 
 def test_files_of_others_are_left_alone_and_named(tmp_path, capsys, monkeypatch):
