@@ -70,6 +70,8 @@ def seed_comparisons(record: Record) -> Iterator[SeedComparison]:
             continue
         bases = set(control["groups"][0]["bases"])
         for test in control["tests"]:
+            if test["score"].endswith("_all"):  # of Students given several Bases, which are no pairs
+                continue
             group = _group(record, scores, test)
             asked = [
                 row

@@ -45,7 +45,10 @@ def test_report_holds_every_score_of_every_pair_and_layer_in_range(fold, view):
     rows = fold["scores"][0][view]["rows"]
     found = [(row["student"], row["base"], row["layer"], row["score"]) for row in rows]
     pairs = [(f"Student {i}", f"Base {j}") for i in (1, 2) for j in (1, 2)]
-    assert found == [(*pair, layer, score) for pair in pairs for layer in STAGES for score in SCORES]
+    in_pairs = [(*pair, layer, score) for pair in pairs for layer in STAGES for score in SCORES]
+    given_all = ("rs_distilled_all", "teacher_distilled_all", "teacher_only_distilled_all")
+    students = ("Student 1", "Student 2")
+    assert found == in_pairs + [(name, "all Bases", layer, score) for name in students for layer in STAGES for score in given_all]
     assert all(-1 <= row["value"] <= 1 and row["n"] == 40 for row in rows)
 
 
@@ -53,7 +56,7 @@ def test_report_holds_intervals_and_p_values(fold):
     rows = fold["scores"][0]["whole"]["rows"]
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
     tested = {row["score"] for row in rows if row["p_value"] is not None}
-    assert tested == {"rs_student", "rs_base", "rs_teacher", "rs_distilled", "rs_residual"}
+    assert tested == {"rs_student", "rs_base", "rs_teacher", "rs_distilled", "rs_residual", "rs_distilled_all"}
 
 
 def test_two_pairs_of_seeds_cannot_decide_and_the_report_says_so(fold):

@@ -24,7 +24,7 @@ from captum_kd.metrics import inference
 
 from fuzz.values import (
     BASE, DISTANCES, FEATURES, IMAGES, LABELS, MAPS, MASKS, N, OTHERS, ROWS, SCORES, STUDENT, TABLE, TEACHER, Net,
-    products, unicam, written,
+    products, several_products, unicam, written,
 )  # fmt: skip
 
 __all__ = ["CASES", "Case", "public_names"]
@@ -289,6 +289,13 @@ CASES: dict[str, Case] = {
             distances=DISTANCES["student"], labels=LABELS, class_distances=torch.cdist(TABLE, TABLE), permutations=20
         ),
         _p_value,
+    ),
+    "captum_kd.metrics.inference.left_out_scores": Case(
+        inference.left_out_scores, lambda **given: inference.left_out_scores(**given).statistics,
+        lambda: dict(products=several_products(), models=["s", "b", "c", "d"], students=1, target="labels"),
+    ),
+    "captum_kd.metrics.inference.LeftOutScores.test": Case(
+        inference.LeftOutScores.test, lambda: inference.LeftOutScores(SCORES[:, 2:], SCORES[0]).test(), dict
     ),
     "captum_kd.metrics.inference.pair_scores": Case(
         inference.pair_scores, inference.pair_scores, lambda: dict(products=products(), models=["student", "base"])
