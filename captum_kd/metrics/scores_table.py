@@ -97,7 +97,7 @@ _THAN_BETWEEN_BASES = "than the part that one Base has and another lacks"
 _BEYOND_BASES = "the part that Students have and all Bases but one lack"
 _THAN_LEFT_OUT = "than the part that the Base left out has and the others lack"
 _AS_TEACHER = "is arranged as the Teacher arranges it"
-_AS_THIS_TEACHER = f"{_UNIQUE_PART} is arranged as this Teacher, rather than placebo Teachers, arranges it"
+_AS_THIS_TEACHER = f"{_UNIQUE_PART} is arranged as this Teacher, rather than these placebo Teachers, arranges it"
 
 SCORES = (
     ReportScore(

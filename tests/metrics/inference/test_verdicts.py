@@ -100,7 +100,7 @@ def test_other_explanations_of_a_share_are_named_until_placebos_were_given() -> 
     (beside,) = seed_control({"x": separated(5, 5)}, 5, "teacher_distilled", has_placebos=True)
     assert "longer training" not in beside.sentence and "its difference from the placebo Teachers'" in beside.sentence
     (over,) = seed_control({"x": separated(5, 5)}, 5, "teacher_distilled_over_placebos", has_placebos=True)
-    assert "as this Teacher, rather than placebo Teachers, arranges it" in over.sentence
+    assert "as this Teacher, rather than these placebo Teachers, arranges it" in over.sentence
     assert "share their first weights with the Teacher" in over.sentence
 
 

@@ -280,7 +280,7 @@ def test_students_that_took_from_the_teacher_are_told_and_their_other_explanatio
         assert text.count("the part that Students have and Bases lack is arranged as the Teacher arranges it more than") == 1
     assert texts[0].count("Students and Bases must share epochs, data, augmentation") == 1
     assert texts[0].count("can also come from longer training") == 1 and "longer training" not in texts[1]
-    assert "as this Teacher, rather than placebo Teachers, arranges it more than" in texts[1]
+    assert "as this Teacher, rather than these placebo Teachers, arranges it more than" in texts[1]
 
 
 def test_answers_of_several_layers_share_a_sentence() -> None:
