@@ -17,7 +17,10 @@ SCORES = (
     "fss", "rs_student", "rs_base", "rs_distilled", "rs_residual", "rs_teacher", "fss_student_teacher",
     "fss_base_teacher", "teacher_distilled", "teacher_residual", "teacher_only_distilled", "teacher_only_residual",
 )  # fmt: skip
-MAPS = ["Grad-CAM Student", "Grad-CAM Base", "UniCAM distilled", "UniCAM residual", "UniCAM from the Teacher"]
+MAPS = [
+    "net", "net of two Bases", "net by the Teacher", "distilled", "residual", "Grad-CAM Student", "Grad-CAM Base",
+    "paper's gradient",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +89,11 @@ def test_report_says_how_much_of_each_map_is_on_the_digit(fold, written):
         assert set(where["maps"]) == set(MAPS)
         for values in where["maps"].values():
             for mean, error in (values["energy_share"], values["pointing_game"]):
-                assert 0 <= mean <= 1 and error > 0
-        means = [where["maps"][name]["energy_share"][0] for name in ("UniCAM distilled", "UniCAM residual")]
-        assert where["distilled_minus_residual"][0] == pytest.approx(means[0] - means[1], abs=1e-6)
+                assert 0 <= mean <= 1 and error >= 0
+        assert set(where["differences"]) == {"distilled - residual", "net - net of two Bases"}
+        for title, (difference, _) in where["differences"].items():
+            one, other = (where["maps"][name]["energy_share"][0] for name in title.split(" - "))
+            assert difference == pytest.approx(one - other, abs=1e-6)
     assert (written / "tables" / "localization.csv").is_file()
 
 
