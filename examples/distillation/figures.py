@@ -147,8 +147,8 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
             f"maps_{_slug(pair.group.name)}",
             f"{pair.student} and {pair.base}: net map (distilled minus residual), distilled and residual features, a net map of "
             "two Bases for comparison, Grad-CAM of the Student, and the paper's gradient. The images are the first of each "
-            "class, not cherry-picked. Red: positive, blue: negative. In each row the integrated maps (net, distilled, residual) "
-            "share one color scale; Grad-CAM and the paper's gradient each have their own.",
+            "class, not cherry-picked. Red: positive, blue: negative. In each row the first four maps share one color scale; "
+            "Grad-CAM and the paper's gradient each have their own.",
             visualize_transfer(
                 images,
                 _in_colors(pair.maps, shown, images.shape[-1]),
