@@ -85,7 +85,8 @@ def write_tables(rows: Sequence[Record], tests: Sequence[Record], folder: Path) 
     ]
     for data in dict.fromkeys(row["data"] for row in rows):
         headings = [*(q.replace("\n", " ") for q in QUESTIONS.values()), "second Teacher", "t test"]
-        lines += [f"### {data}", "", "| group | layer | " + " | ".join(headings) + " |", "|" + " --- |" * (2 + len(headings))]
+        lines += [f"### {data}", "", "| group | layer | " + " | ".join(headings) + " |"]
+        lines += ["|" + " --- |" * (2 + len(headings))]
         of_data = [row for row in rows if row["data"] == data]
         for group, layer in dict.fromkeys((row["group"], row["layer"]) for row in of_data):
             here = [row for row in of_data if (row["group"], row["layer"]) == (group, layer)]
