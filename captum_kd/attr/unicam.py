@@ -111,7 +111,8 @@ class UniCAM(LayerAttribution):
             base_func (Callable or sequence of them): The Base model. Its architecture may differ. A list or tuple of Bases
                         removes all of them at once.
             base_layer (str, torch.nn.Module or list, optional): Counterpart of ``layer`` in the Base model, for which residual
-                        maps are computed. With several Bases, one name for all, or a sequence with an entry for each.
+                        maps are computed. With several Bases, one name for all, or a sequence with an entry for each, which is a
+                        list of names if ``layer`` is a list.
                         Default: the layer of the same dotted name
             feature_layer (str, torch.nn.Module or list, optional): Layer whose features give the Student's distances:
                         ``layer`` itself or a layer behind it.
