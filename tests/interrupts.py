@@ -22,7 +22,7 @@ from captum_kd._models import hooks
 from captum_kd._utils.fast_path import without_fast_path
 from captum_kd.distance import precision
 from captum_kd.embeddings import class_prototypes
-from captum_kd.metrics import compare_transfer, feature_similarity_score, keep_curve
+from captum_kd.metrics import compare_transfer, feature_similarity_score, keep_curve, randomization_test
 
 __all__ = ["CALLS", "MODELS", "Interrupted", "at_operation", "at_random_moments", "everything", "operations"]
 
@@ -33,6 +33,7 @@ CHANGING = (
     *("captum_kd/_utils/fast_path.py", "captum_kd/_models/hooks.py"),
     *("precision.py", "contextlib.py", "grad_mode.py", "hooks.py", "random.py", "warnings.py", "signal.py", "decorators.py"),
     *("captum_kd/metrics/_geometry_metric.py", "metrics/report/transfer_report.py", "torchmetrics/metric.py", "tempfile.py"),
+    "captum_kd/metrics/_random_weights.py",
 )
 
 
@@ -103,6 +104,9 @@ CALLS: dict[str, Call] = {
     ),
     "compare_transfer of the salient part": lambda models, layer, x: compare_transfer(
         {"student": models[0]}, {"base": models[1]}, layer, [(x, labels(N))], show_progress=False, localize="gradcam"
+    ),
+    "randomization_test": lambda models, layer, x: randomization_test(
+        _unicam(models, layer), x, labels(N), modules=[layer], reference=(x, labels(N))
     ),
     "class_prototypes": lambda models, layer, x: class_prototypes(models[0], [(x, labels(N))]),
 }

@@ -1,4 +1,4 @@
-"""Checks of the attributions that a metric takes, and their interpolation to the size of the images."""
+"""Checks of the attributions that a metric takes, their interpolation, and correlations of maps."""
 
 from __future__ import annotations
 
@@ -74,3 +74,30 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
         return maps
     upsampled: Tensor = LayerAttribution.interpolate(maps, tuple(size), interpolate_mode="bilinear")
     return upsampled
+
+
+def unit_maps(values: Tensor) -> Tensor:
+    """(N, p) values of maps minus their means, at length 1, in float64 on the CPU; 0 for constant maps.
+
+    The product of two rows is then their correlation, and 0 if one of the maps is constant.
+    """
+    wide = values.detach().cpu().double()
+    means = wide.mean(1, keepdim=True)
+    centered = wide - means
+    size = centered.abs().amax(1, keepdim=True)
+    has_shape = size > 32 * torch.finfo(wide.dtype).eps * means.abs()
+    centered = torch.where(has_shape, centered / torch.where(has_shape, size, 1.0), 0.0)  # no overflow of squares
+    return centered / torch.where(has_shape, centered.norm(dim=1, keepdim=True), 1.0)
+
+
+def correlations(first: Tensor, second: Tensor) -> tuple[Tensor, Optional[float]]:
+    """Correlations of :func:`unit_maps` of the same inputs, (N,), and their null: the mean over maps of different inputs.
+
+    The null is what remains of the correlation if the maps are dealt to the wrong inputs: the part that all inputs share, such as
+    a common place of the objects. It is None for a single input.
+    """
+    n = len(first)
+    same = (first * second).sum(1).clamp(-1.0, 1.0)
+    if n == 1:
+        return same, None
+    return same, float((first.sum(0) @ second.sum(0) - same.sum()) / (n * (n - 1)))

@@ -28,17 +28,23 @@ class TransferAttributions(_Pair):
         distilled (Tensor, tuple or list): Maps of the Student, with the Base's representation removed.
         residual (Tensor, tuple or list): Maps of the Base model, with the Student's representation removed. With several
             Bases it is a list of such maps, one for each Base.
+        has_several_bases (bool): True if ``residual`` is such a list.
     """
 
+    has_several_bases = False
     _why_no_net: Optional[str] = _WITHOUT_UNIT
-    _has_several_bases = False
+
+    @property
+    def has_net(self) -> bool:
+        """Whether there is a net map."""
+        return self._why_no_net is None
 
     def _with_unit(
         self, has_several_bases: bool, *, relu_attributions: bool, attr_dim_summation: bool, **_: Any
     ) -> TransferAttributions:
         """The same maps, made with ``n_steps`` and with these settings."""
         maps = type(self)(*self)
-        maps._has_several_bases, maps._why_no_net = has_several_bases, None
+        maps.has_several_bases, maps._why_no_net = has_several_bases, None
         if relu_attributions:
             maps._why_no_net = (
                 "relu_attributions=True removed the negative part of both maps, so their difference has no unit; leave it out."
@@ -73,7 +79,7 @@ class TransferAttributions(_Pair):
         """
         if self._why_no_net is not None:
             raise ValueError(self._why_no_net)
-        return _net(self.distilled, self.residual if self._has_several_bases else [self.residual])
+        return _net(self.distilled, self.residual if self.has_several_bases else [self.residual])
 
 
 def _net(distilled: Any, residuals: Sequence[Any]) -> Any:

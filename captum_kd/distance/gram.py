@@ -90,9 +90,26 @@ def partial_correlation(
         right = remainder(gram, noise, used.index(y), [used.index(z) for z in y_given])
         product = ((gram @ right.coefficients[..., None])[..., 0] * left.coefficients).sum(-1)
         squares, defined = (left.square, right.square), left.defined & right.defined
-    # Square roots first: the product of the two squares may overflow.
-    norms = torch.where(defined, squares[0], 1.0).sqrt() * torch.where(defined, squares[1], 1.0).sqrt()
-    return torch.where(defined, product / norms, 0.0).clamp(-1, 1), defined
+    return _ratio(product, *squares, defined), defined
+
+
+def correlations_given(gram: Tensor, noise: Tensor, y: int, given: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Correlations of geometry y with all geometries, after the span of some was removed from each of them, but not from y.
+
+    Args:
+        gram, noise: as for :func:`partial_correlation`.
+        y (int): index of a geometry that is not removed.
+        given (sequence of int): indices of the geometries that are removed.
+
+    Returns:
+        tuple: values (..., k) in [-1, 1] and booleans (..., k), True if the value is defined. It is undefined, and 0, for the
+        removed geometries.
+    """
+    least = _least(gram, noise)
+    left = _without(gram, least, given)
+    squares, target = left.diagonal(dim1=-2, dim2=-1), gram[..., y, y, None]
+    defined = (squares > least[..., 0, :]) & (target > least[..., 0, y, None])
+    return _ratio(left[..., y], squares, target, defined), defined
 
 
 def correlation_slope(
@@ -134,6 +151,13 @@ def remainder(gram: Tensor, noise: Tensor, x: int, given: Sequence[int]) -> Rema
     table = _without(torch.nn.functional.pad(gram, (0, k, 0, k)) + others, least, given)
     row = table[..., x, :]
     return Remainder(row[..., k:], row[..., x], row[..., x] > least[..., 0, x], table[..., k:, k:])
+
+
+def _ratio(product: Tensor, x_square: Tensor, y_square: Tensor, defined: Tensor) -> Tensor:
+    """The correlation; 0 if it is undefined."""
+    # Square roots first: the product of the two squares may overflow.
+    norms = torch.where(defined, x_square, 1.0).sqrt() * torch.where(defined, y_square, 1.0).sqrt()
+    return torch.where(defined, product / norms, 0.0).clamp(-1, 1)
 
 
 def _least(gram: Tensor, noise: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from captum_kd.metrics.keep_curve import KeepCurve, keep_curve
 from captum_kd.metrics.localization import LocalizationScores, localization_score
+from captum_kd.metrics.map_reliability import MapReliability, map_reliability
 from captum_kd.metrics.random_attributions import random_attributions
+from captum_kd.metrics.randomization import RandomizationTest, randomization_test
 from captum_kd.metrics.relevance import relevance_score
 from captum_kd.metrics.report import Comparisons, Compute, Localization, ModelOptions, TransferReport, compare_transfer
 from captum_kd.metrics.sensitivity import sensitivity_max
@@ -17,10 +19,14 @@ __all__ = [
     "compare_transfer",
     "KeepCurve",
     "LocalizationScores",
+    "MapReliability",
+    "RandomizationTest",
     "feature_similarity_score",
     "keep_curve",
     "localization_score",
+    "map_reliability",
     "random_attributions",
+    "randomization_test",
     "relevance_score",
     "sensitivity_max",
 ]

@@ -17,7 +17,7 @@ from captum_kd.perturb import keep_relevant
 
 PerturbFunc = Callable[[Tensor, Tensor], Tensor]
 
-_SEED = 0
+_SEED = 0  # for all models, so that their images get the same noise
 
 
 class InputReducer(NamedTuple):
@@ -34,7 +34,7 @@ class InputReducer(NamedTuple):
             TypeError, ValueError: perturb_func does not return finite images of the same shape.
         """
         images = inputs[self.place]
-        with changed_state(torch.no_grad(), _seeded(images)), interruptible():
+        with changed_state(torch.no_grad(), seeded(images, _SEED)), interruptible():
             # A copy, since perturb_func may work in place.
             reduced = self.perturb_func(images.clone(), self.maps.to(images.device))
         if not isinstance(reduced, Tensor):
@@ -84,11 +84,11 @@ def as_reducers(
 
 
 @contextmanager
-def _seeded(images: Tensor) -> Iterator[None]:
-    """Seeds the global generators, so that two models' images get the same noise; restores them afterwards."""
-    with same_random_state((images,)):
-        torch.default_generator.manual_seed(_SEED)
-        if images.device.type == "cuda":
-            with torch.cuda.device(images.device):
-                torch.cuda.manual_seed(_SEED)
+def seeded(like: Tensor, seed: int) -> Iterator[None]:
+    """Seeds the global generators of the CPU and of a tensor's device; restores them afterwards."""
+    with same_random_state((like,)):
+        torch.default_generator.manual_seed(seed)
+        if like.device.type == "cuda":
+            with torch.cuda.device(like.device):
+                torch.cuda.manual_seed(seed)
         yield

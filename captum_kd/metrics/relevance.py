@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Optional, Sequence, Union
 
 from captum.log import log_usage
 from torch import Tensor
@@ -22,6 +22,8 @@ from captum_kd.metrics._salient import PerturbFunc, as_reducers
 
 __all__ = ["relevance_score"]
 
+Given = tuple[Callable[..., Any], LayerLike]
+
 
 @log_usage()
 def relevance_score(
@@ -32,10 +34,10 @@ def relevance_score(
     class_embeddings: Optional[Tensor] = None,
     additional_forward_args: Any = None,
     *,
-    given: Optional[tuple[Callable[..., Any], LayerLike]] = None,
+    given: Union[None, Given, list[Given]] = None,
     remove_from: str = "x",
     attributions: Optional[Tensor] = None,
-    base_attributions: Optional[Tensor] = None,
+    base_attributions: Union[None, Tensor, Sequence[Tensor]] = None,
     perturb_func: Optional[PerturbFunc] = None,
     feature_transform: FeatureTransform = flatten,
     estimator: Estimator = "unbiased",
@@ -69,15 +71,18 @@ def relevance_score(
                     the same score.
                     Default: None, one-hot
         additional_forward_args (Any, optional): Further arguments of the models, as in Captum.
-        given (tuple, optional): (base_func, base_layer), the model whose features are removed.
+        given (tuple or list of them, optional): (base_func, base_layer), the model whose features are
+                    removed. A list removes the span of several models: what is left is in no combination
+                    of them.
         remove_from (str, optional): "x" removes them from the features only, as in the paper;
                     "both" also from the labels' geometry (partial distance correlation).
         attributions (Tensor, optional): (N, 1, h, w) maps of ``forward_func``; the score is then
                     the score of features around the salient region. Maps of the inputs' own labels reveal
                     the labels to the features, and the score is above 0 even for untrained models and
                     random labels. Explain predictions instead.
-        base_attributions (Tensor, optional): Maps of the model in ``given``, required with
-                    ``attributions`` and ``given``: each model's images are reduced by its own maps.
+        base_attributions (Tensor or list, optional): Maps of the model in ``given``, required with
+                    ``attributions`` and ``given``: each model's images are reduced by its own maps. With a
+                    list of models, a list of their maps.
         perturb_func, feature_transform, estimator, max_examples_per_batch, grid, prefix_tokens,
         channels_last, attribute_to_layer_input, device_ids, block_size: As for
                     :func:`captum_kd.metrics.feature_similarity_score`. ``given`` needs the
@@ -98,6 +103,7 @@ def relevance_score(
 
         >>> whole = relevance_score(student, "layer3", images, labels)
         >>> distilled = relevance_score(student, "layer3", images, labels, given=(base, "layer3"))
+        >>> in_no_base = relevance_score(student, "layer3", images, labels, given=[(base_1, "layer3"), (base_2, "layer3")])
         >>> residual = relevance_score(base, "layer3", images, labels, given=(student, "layer3"))
     """
     values = as_inputs(inputs)
@@ -105,13 +111,21 @@ def relevance_score(
     check_estimator(estimator)
     check_choice(remove_from, "remove_from", ("x", "both"))
     check_block_size(block_size)
-    if given is not None and (not isinstance(given, tuple) or len(given) != 2):
-        raise TypeError(f"given must be a pair (base_func, base_layer), got {short_repr(given)}.")
+    removed = _as_given(given)
     if given is not None and estimator != "unbiased":
         raise ValueError("given needs estimator='unbiased': removal is defined for U-centered distances.")
-    reducer, base_reducer = as_reducers(
-        attributions, base_attributions, perturb_func, values, has_base=given is not None
-    )
+    several = isinstance(given, list)
+    base_maps: Sequence[Any] = [base_attributions]
+    if several and base_attributions is None:
+        base_maps = [None] * len(removed)
+    elif several:
+        base_maps = base_attributions if isinstance(base_attributions, (list, tuple)) else []
+        if len(base_maps) != len(removed):
+            raise ValueError(
+                f"base_attributions must be a list of maps, one for each of the {len(removed)} models in given, got "
+                f"{short_repr(base_attributions)}."
+            )
+    reducers = [as_reducers(attributions, maps, perturb_func, values, has_base=bool(removed)) for maps in base_maps]
     labels = as_labels(target, values[0].shape[0])
     if labels is None:
         raise TypeError(
@@ -130,16 +144,27 @@ def relevance_score(
         device_ids,
     )
     extractor = layer_extractor(forward_func, layer, settings, model="forward_func", argument="layer")
-    base_extractor = given and layer_extractor(*given, settings, model="given[0]", argument="given[1]")
-    warn_of_modes(**{"forward_func": forward_func, "given[0]": given and given[0]})
-    features = layer_features(extractor, values, additional_forward_args, settings, reducer)
-    removed = None
-    if base_extractor is not None:
-        removed = layer_features(base_extractor, values, additional_forward_args, settings, base_reducer)
+    names = [f"given[{place}]" if several else "given" for place in range(len(removed))]
+    base_extractors = [
+        layer_extractor(*each, settings, model=f"{name}[0]", argument=f"{name}[1]") for name, each in zip(names, removed)
+    ]
+    warn_of_modes(**{"forward_func": forward_func, **{f"{name}[0]": each[0] for name, each in zip(names, removed)}})
+    features = layer_features(extractor, values, additional_forward_args, settings, reducers[0][0])
     sources: list[DistanceSource] = [FeatureDistances(features), LabelDistances(labels, embeddings, features.device)]
-    places: tuple[int, ...] = ()
-    if removed is not None:
-        sources.append(FeatureDistances(removed.to(features.device)))
-        places = (2,)
+    for base_extractor, (_, reducer) in zip(base_extractors, reducers):
+        of_base = layer_features(base_extractor, values, additional_forward_args, settings, reducer)
+        sources.append(FeatureDistances(of_base.to(features.device)))
+    places = range(2, len(sources))
     score = source_correlation(sources, estimator, block_size, places, places if remove_from == "both" else ())
     return score.to(features.dtype)
+
+
+def _as_given(given: Any) -> list[Given]:
+    """The models whose features are removed, each with its layer."""
+    pairs = [] if given is None else given if isinstance(given, list) else [given]
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise TypeError(f"given must be a pair (base_func, base_layer) or a list of such pairs, got {short_repr(given)}.")
+    if given is not None and not pairs:
+        raise ValueError("given is an empty list; name at least one model to remove, or leave it out.")
+    return list(pairs)

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
 STUDENT, BASE, TEACHER, LABELS, PLACEBO = "student", "base", "teacher", "labels", "placebo"
+BASES = "bases"
+"""The span of all Bases."""
+ALL_BASES = "all Bases"
+"""The Base in the rows of scores given all Bases. Their names tell them apart, even from a model of this name."""
 LAST_LAYER = "last layer"
 
 SIMILARITY = "Feature similarity (FSS)"
@@ -14,7 +18,9 @@ TEACHERS_SHARE = "Teacher's share"
 OVER_PLACEBOS = "Share over placebos"
 PROGRESSION = "Progression"
 
-_SYMBOLS = {STUDENT: "S", BASE: "B", TEACHER: "T", LABELS: "G", PLACEBO: "T'", LAST_LAYER: "last layer"}
+_SYMBOLS = {
+    STUDENT: "S", BASE: "B", BASES: "all B", TEACHER: "T", LABELS: "G", PLACEBO: "T'", LAST_LAYER: "last layer",
+}  # fmt: skip
 
 
 class Question(NamedTuple):
@@ -74,6 +80,11 @@ class ReportScore:
         return len(self.x) > 1
 
     @property
+    def needs_all_bases(self) -> bool:
+        """True for scores of a Student given all Bases at once."""
+        return BASES in self.x
+
+    @property
     def formula(self) -> str:
         """The formula as in the documentation, for example R(S|B, G)."""
         x, y = ("|".join(_SYMBOLS[name] for name in side) for side in (self.x, self.y))
@@ -83,8 +94,10 @@ class ReportScore:
 
 _UNIQUE_PART = "the part that Students have and Bases lack"
 _THAN_BETWEEN_BASES = "than the part that one Base has and another lacks"
-_AS_TEACHER = f"{_UNIQUE_PART} is arranged as the Teacher arranges it"
-_AS_THIS_TEACHER = f"{_UNIQUE_PART} is arranged as this Teacher, rather than placebo Teachers, arranges it"
+_BEYOND_BASES = "the part that Students have and all Bases but one lack"
+_THAN_LEFT_OUT = "than the part that the Base left out has and the others lack"
+_AS_TEACHER = "is arranged as the Teacher arranges it"
+_AS_THIS_TEACHER = f"{_UNIQUE_PART} is arranged as this Teacher, rather than these placebo Teachers, arranges it"
 
 SCORES = (
     ReportScore(
@@ -126,7 +139,7 @@ SCORES = (
     ReportScore(
         "teacher_distilled", (STUDENT, BASE), (TEACHER,), TEACHERS_SHARE, "distilled", "distilled",
         "the Teacher's share of the gain: how well the part that only the Student has follows the Teacher",
-        question=_question(_AS_TEACHER, f"more {_THAN_BETWEEN_BASES}"),
+        question=_question(f"{_UNIQUE_PART} {_AS_TEACHER}", f"more {_THAN_BETWEEN_BASES}"),
     ),
     ReportScore(
         "teacher_residual", (BASE, STUDENT), (TEACHER,), TEACHERS_SHARE, "residual", "residual",
@@ -135,7 +148,7 @@ SCORES = (
     ReportScore(
         "teacher_only_distilled", (STUDENT, BASE), (TEACHER, LABELS), TEACHERS_SHARE, "d. beyond", "distilled, beyond the labels",
         "the Teacher's share of the gain beyond the labels, which are removed from the Teacher first",
-        question=_question(f"{_AS_TEACHER} beyond the labels", f"more {_THAN_BETWEEN_BASES}"),
+        question=_question(f"{_UNIQUE_PART} {_AS_TEACHER} beyond the labels", f"more {_THAN_BETWEEN_BASES}"),
     ),
     ReportScore(
         "teacher_only_residual", (BASE, STUDENT), (TEACHER, LABELS), TEACHERS_SHARE, "r. beyond", "residual, beyond the labels",
@@ -162,6 +175,21 @@ SCORES = (
         "residual, beyond the labels", "the same difference for the share of the part that only the Base has, beyond the labels",
         share="teacher_only_residual",
     ),
+    ReportScore(
+        "rs_distilled_all", (STUDENT, BASES), (LABELS,), RELEVANCE, "distilled", "distilled, given all Bases",
+        "how well the part that the Student has and no Base has follows the labels", "jackknife",
+        _question(f"{_BEYOND_BASES} follows the labels", f"more closely {_THAN_LEFT_OUT}"),
+    ),
+    ReportScore(
+        "teacher_distilled_all", (STUDENT, BASES), (TEACHER,), TEACHERS_SHARE, "T. share", "distilled, given all Bases",
+        "the Teacher's share of the part that the Student has and no Base has",
+        question=_question(f"{_BEYOND_BASES} {_AS_TEACHER}", f"more {_THAN_LEFT_OUT}"),
+    ),
+    ReportScore(
+        "teacher_only_distilled_all", (STUDENT, BASES), (TEACHER, LABELS), TEACHERS_SHARE, "beyond",
+        "given all Bases, beyond the labels", "the same share beyond the labels, which are removed from the Teacher first",
+        question=_question(f"{_BEYOND_BASES} {_AS_TEACHER} beyond the labels", f"more {_THAN_LEFT_OUT}"),
+    ),
     *(
         ReportScore(
             f"progression_{role}", (role,), (LAST_LAYER,), PROGRESSION, role.capitalize(), role.capitalize(),
@@ -178,7 +206,7 @@ PLACEBO_SHARES = tuple(score.share for score in SCORES if score.share and score.
 """The Teacher's shares that are compared with those of the placebo Teachers by seed control and by a t test."""
 
 
-def scores_of_pair(has_teacher: bool, has_placebos: bool = False) -> list[ReportScore]:
-    """The scores of a Student and a Base at one layer, without progression."""
+def scores_of_pair(has_teacher: bool, has_placebos: bool = False, all_bases: bool = False) -> list[ReportScore]:
+    """The scores of a Student and a Base, or of a Student and all Bases, at one layer, without progression."""
     of_pair = [score for score in SCORES if score.kind != PROGRESSION and (has_placebos or not score.share)]
-    return [score for score in of_pair if has_teacher or not score.needs_teacher]
+    return [score for score in of_pair if score.needs_all_bases == all_bases and (has_teacher or not score.needs_teacher)]

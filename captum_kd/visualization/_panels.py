@@ -12,7 +12,7 @@ that maps can be compared (Captum 0.9):
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -91,10 +91,12 @@ def draw_outline(axis: Axes, mask: Array) -> None:
     axis.set_ylim(mask.shape[0] - 0.5, -0.5)
 
 
-def draw_bar(figure: Figure, axis: Axes, top: str, sign: str, cmap: str) -> None:
+def draw_bar(figure: Figure, axis: Axes, top: Optional[float], sign: str, cmap: str) -> None:
+    """A color bar up to ``top``, or up to each map's own maximum."""
     low = -1.0 if sign == "all" else 0.0
     bar = figure.colorbar(ScalarMappable(Normalize(low, 1.0), cmap=cmap), cax=axis, orientation="horizontal")
-    ends = {"all": (f"-{top}", top), "negative": ("0", f"-{top}")}.get(sign, ("0", top))
+    end = "own max." if top is None else _short(top)
+    ends = {"all": (f"-{end}", end), "negative": ("0", f"-{end}")}.get(sign, ("0", end))
     ticks = {low: ends[0], 0.0: "0", 1.0: ends[1]}
     bar.set_ticks(list(ticks), labels=list(ticks.values()))
     bar.outline.set_linewidth(0.6)
@@ -105,14 +107,27 @@ def draw_bar(figure: Figure, axis: Axes, top: str, sign: str, cmap: str) -> None
     labels[-1].set_horizontalalignment("right")
 
 
+def _short(value: float) -> str:
+    """Two digits, short enough for both ends of a narrow color bar."""
+    if 0.01 <= value < 10_000:
+        return f"{value:.2g}"
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits}e{int(exponent)}"
+
+
 def of_sign(values: Array, sign: str) -> Array:
     if sign == "positive":
         return np.maximum(values, 0.0)
     return np.minimum(values, 0.0) if sign == "negative" else values
 
 
-def scale_tops(panels: Mapping[str, Array], scale: str, sign: str, outlier_perc: float) -> dict[str, list[float]]:
-    """The value that gets the last color, for each map; 1 for maps with nothing to show."""
+def scale_tops(
+    panels: Mapping[str, Array], groups: Optional[Sequence[Sequence[str]]], sign: str, outlier_perc: float
+) -> dict[str, list[float]]:
+    """The value that gets the last color, for each map; 1 for maps with nothing to show.
+
+    Maps of the columns of a group share it. If ``groups`` is None, every map has its own.
+    """
 
     def top(values: Array) -> float:
         ordered = np.sort(np.abs(of_sign(values, sign)), axis=None)
@@ -120,12 +135,14 @@ def scale_tops(panels: Mapping[str, Array], scale: str, sign: str, outlier_perc:
         # Captum's threshold for one map, here for all maps that share a scale.
         return float(ordered[np.argmax(sums >= sums[-1] * (1.0 - 0.01 * outlier_perc))]) or 1.0
 
-    if scale == "map":
+    if groups is None:
         return {name: [top(one) for one in values] for name, values in panels.items()}
-    if scale == "column":
-        return {name: [top(values)] * len(values) for name, values in panels.items()}
-    everything = top(np.concatenate(list(panels.values()))) if panels else 1.0
-    return {name: [everything] * len(values) for name, values in panels.items()}
+    tops = {}
+    for group in groups:
+        shown = [name for name in group if name in panels]
+        of_group = top(np.concatenate([panels[name] for name in shown])) if shown else 1.0
+        tops.update({name: [of_group] * len(panels[name]) for name in shown})
+    return tops
 
 
 def hatched(pictures: Array) -> Array:

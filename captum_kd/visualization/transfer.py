@@ -14,12 +14,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from captum_kd._utils.maps import as_maps, upsample
-from captum_kd._utils.validation import check_float, check_str, check_choice, check_dense, short_repr
+from captum_kd._utils.validation import check_choice, check_dense, check_float, check_mapping, check_str, short_repr
 from captum_kd.attr import TransferAttributions
 from captum_kd.visualization._panels import (
     SIGNS, draw_bar, draw_caption, draw_map, draw_outline, draw_picture, hatched, of_sign, scale_tops,
 )  # fmt: skip
-from captum_kd.visualization._style import LABEL_SIZE, PAGE_WIDTH, TITLE_SIZE, text_width, wrapped
+from captum_kd.visualization._style import LABEL_SIZE, LINE_HEIGHT, PAGE_WIDTH, TEXT_SIZE, TITLE_SIZE, text_width, wrapped
 
 __all__ = ["visualize_transfer"]
 
@@ -30,6 +30,9 @@ INPUT = "input"
 
 METHODS = ("heat_map", "blended_heat_map")
 SCALES = ("map", "column", "shared")
+
+UNIT = "gain of J per position"
+"""Unit of integrated maps."""
 
 OVERSHOOT = 0.25
 """Perturbed images may exceed [0, 1] by this much, since imputation adds noise; they are clipped."""
@@ -43,8 +46,9 @@ def visualize_transfer(
     columns: Optional[Sequence[str]] = None,
     masks: Optional[Tensor] = None,
     row_labels: Optional[Sequence[str]] = None,
-    scale: str = "column",
-    sign: str = "positive",
+    scale: Union[None, str, Sequence[Sequence[str]]] = None,
+    sign: Optional[str] = None,
+    units: Optional[Mapping[str, str]] = None,
     method: str = "blended_heat_map",
     alpha_overlay: float = 0.75,
     outlier_perc: float = 2.0,
@@ -62,8 +66,10 @@ def visualize_transfer(
         images (Tensor or sequence of PIL.Image.Image): N images of one size. As a tensor (N, C, H, W) with C = 1 or 3 and
             values between 0 and 1, as for ``imshow``; undo the network's normalization first.
         maps (mapping of str to Tensor, or TransferAttributions): column title -> maps (N, 1, h, w), one for each
-            image, of any resolution. The result of ``attribute_transfer`` for one layer becomes the columns
-            "distilled" and "residual". Long titles are wrapped. May be empty.
+            image, of any resolution, in the order in which they are shown. Long titles are wrapped. May be empty.
+            The result of ``attribute_transfer`` for one layer becomes the columns "distilled" and "residual". If it
+            was made with ``n_steps``, "net" comes first, all have both signs and one scale, and their unit stands
+            below the color bars. With several Bases there is a residual column for each.
         kept (mapping of str to Tensor, optional): column title -> the part of the images that a perturbation keeps.
             Boolean masks (N, H, W) or (N, 1, H, W) are drawn as the image with removed pixels (False) pale and
             hatched; floating-point images (N, C, H, W), as ``keep_relevant`` returns them, are drawn like
@@ -73,9 +79,14 @@ def visualize_transfer(
         masks (Tensor, optional): (N, H, W) or (N, 1, H, W), true or positive on the object. Its outline is drawn
             into every panel.
         row_labels (sequence of str, optional): N texts to the left of the rows, wrapped if they are long.
-        scale (str): "column" (one color scale for each column, to compare rows), "shared" (one for the whole
-            figure, for maps in the same unit) or "map" (one for each map, as in Captum). Default: "column"
-        sign (str): "positive", "all", "absolute_value" or "negative", as in Captum. Default: "positive"
+        scale (str or sequence of sequences of str, optional): "column" (one color scale for each column, to compare
+            rows), "shared" (one for the whole figure, for maps in the same unit) or "map" (one for each map, as in
+            Captum). Groups of titles, ``[["net", "net of two Bases"]]``, share a scale within each group, so that
+            a weak null looks weak; every other column has its own. Default: "column"
+        sign (str, optional): "positive", "all", "absolute_value" or "negative", as in Captum. "all" has a diverging
+            color map, white at 0, whose scale is symmetric. Default: "positive"
+        units (mapping of str to str, optional): column title -> unit of its maps, below the color bar. The unit of
+            integrated and of net maps is a gain of the objective J per position of the layer. Default: none
         method (str): "blended_heat_map" (over the image in gray) or "heat_map" (the map alone, better for gray
             print, which does not distinguish map and image). Default: "blended_heat_map"
         alpha_overlay (float): opacity of the blended map at full color; it decreases with the value.
@@ -103,8 +114,22 @@ def visualize_transfer(
         >>> kept = {"kept by distilled": keep_relevant(images, transfer.distilled)}
         >>> figure = visualize_transfer(images, transfer, kept=kept)
         >>> figure.savefig("transfer.png", dpi=150)
+        >>> # The net map first, and as its null the net map of two Bases on the same scale.
+        >>> transfer, null = (
+        ...     each.attribute_transfer(images, labels, n_steps=16)
+        ...     for each in (UniCAM(student, "layer4", base), UniCAM(base_2, "layer4", base)))
+        >>> unit = "gain of J per position"
+        >>> figure = visualize_transfer(
+        ...     images,
+        ...     {"net": transfer.net, "net of two Bases": null.net, "Grad-CAM": gradcam},
+        ...     scale=[["net", "net of two Bases"]], sign="all", units={"net": unit, "net of two Bases": unit})
     """
-    check_choice(scale, "scale", SCALES)
+    has_unit = isinstance(maps, TransferAttributions) and maps.has_net
+    given_maps: Mapping[str, Tensor] = _columns_of(maps) if isinstance(maps, TransferAttributions) else maps
+    scale = ("shared" if has_unit else "column") if scale is None else scale
+    sign = ("all" if has_unit else "positive") if sign is None else sign
+    if isinstance(scale, str):
+        check_choice(scale, "scale", SCALES)
     check_choice(sign, "sign", tuple(SIGNS))
     check_choice(method, "method", METHODS)
     outlier_perc = check_float(outlier_perc, "outlier_perc", "a percentage from 0 to below 100", -1e-300, 100.0)
@@ -120,9 +145,14 @@ def visualize_transfer(
         raise ValueError(f"images must have shape (N, 1 or 3, H, W) with N >= 1, got {tuple(images.shape)}.")
     pictures = _as_pictures("images", images, 1e-3)
     n, height, width = pictures.shape[:3]
-    given_maps: Mapping[str, Tensor] = maps._asdict() if isinstance(maps, TransferAttributions) else maps
     given_kept: Mapping[str, Tensor] = {} if kept is None else kept
     names = _checked_columns(columns, given_maps, given_kept)
+    groups = _checked_groups(scale, list(given_maps))
+    if units is None:
+        units = dict.fromkeys(given_maps, UNIT) if has_unit else {}
+    check_mapping(units, "units", "a mapping from column titles to texts, or None")
+    if not all(isinstance(text, str) for text in units.values()) or not set(units) <= set(given_maps):
+        raise ValueError(f"units must map titles of maps, some of {list(given_maps)}, to texts, got {short_repr(units)}.")
     outlines = None if masks is None else _as_masks("masks", masks, n, height, width)
     if row_labels is not None and (
         not isinstance(row_labels, (list, tuple)) or not all(isinstance(text, (str, int)) for text in row_labels)
@@ -141,18 +171,21 @@ def visualize_transfer(
     titles = [wrapped(name, panel_size, LABEL_SIZE) for name in names]
     title = None if title is None else wrapped(title, room_left + panel_size * len(names), TITLE_SIZE)
     title_lines = max(text.count("\n") + 1 for text in titles)
+    unit_texts = {name: wrapped(units[name], panel_size, TEXT_SIZE) for name in names if name in units}
+    unit_lines = max((text.count("\n") + 1 for text in unit_texts.values()), default=0)
     row_height = panel_size * min(max(height / width, 0.4), 2.5)
     figure = Figure(
         figsize=(
             (panel_size + 0.06) * len(names) + room_left,
-            (row_height + 0.06) * n + 0.4 + 0.14 * title_lines + (0.0 if title is None else 0.2 + 0.15 * title.count("\n")),
+            (row_height + 0.06) * n + 0.4 + 0.14 * title_lines + LINE_HEIGHT * unit_lines
+            + (0.0 if title is None else 0.2 + 0.15 * title.count("\n")),
         ),
         layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0),
     )
     # The bars have their own row, so that all columns keep the same size.
     axes = figure.subplots(n + 1, len(names), squeeze=False, height_ratios=[row_height] * n + [0.08])
 
-    tops = scale_tops(panels, scale, sign, outlier_perc)
+    tops = scale_tops(panels, groups, sign, outlier_perc)
     colors = cmap or SIGNS[sign]
     for column, name in enumerate(names):
         for row, axis in enumerate(axes[:n, column]):
@@ -168,7 +201,8 @@ def visualize_transfer(
                 axis.set_ylabel(row_texts[row], rotation=0, ha="right", va="center", fontsize=LABEL_SIZE)
         axes[0, column].set_title(titles[column], fontsize=LABEL_SIZE, pad=3.0)
         if name in panels and any(np.any(of_sign(values, sign)) for values in panels[name]):
-            draw_bar(figure, axes[n, column], "own max." if scale == "map" else f"{tops[name][0]:.2g}", sign, colors)
+            draw_bar(figure, axes[n, column], None if groups is None else tops[name][0], sign, colors)
+            axes[n, column].set_xlabel(unit_texts.get(name, ""), fontsize=TEXT_SIZE, labelpad=2.0)
         else:
             axes[n, column].set_axis_off()
     if title is not None:
@@ -201,6 +235,29 @@ def _checked_columns(
             + (f", of which {unknown} are in neither maps nor kept." if unknown else ".")
         )
     return names
+
+
+def _columns_of(maps: TransferAttributions) -> dict[str, Any]:
+    net = {"net": maps.net} if maps.has_net else {}
+    if not maps.has_several_bases:
+        return {**net, **maps._asdict()}
+    residuals = {f"residual of Base {number + 1}": each for number, each in enumerate(maps.residual)}
+    return {**net, "distilled": maps.distilled, **residuals}
+
+
+def _checked_groups(scale: Any, titles: list[str]) -> Optional[list[list[str]]]:
+    """Titles of maps that share a scale; None if each map has its own."""
+    if isinstance(scale, str):
+        return {"map": None, "column": [[title] for title in titles], "shared": [titles]}[scale]
+    is_groups = isinstance(scale, (list, tuple)) and all(isinstance(group, (list, tuple)) for group in scale)
+    if not is_groups or not all(isinstance(title, str) for group in scale for title in group):
+        raise TypeError(
+            f"scale must be 'map', 'column', 'shared' or groups of titles such as [['net', 'null']], got {short_repr(scale)}."
+        )
+    grouped = [title for group in scale for title in group]
+    if not set(grouped) <= set(titles) or len(set(grouped)) < len(grouped):
+        raise ValueError(f"The groups of scale must hold titles of maps, some of {titles}, each once; got {grouped}.")
+    return [*map(list, scale), *([title] for title in titles if title not in grouped)]
 
 
 def _from_pillow(images: object) -> Tensor:

@@ -4,13 +4,13 @@ Draws populations whose true scores are known (see ``simulated_models.py``) agai
 counts
 
 - coverage of the nominal .95 intervals: delete-one jackknife, and the ordinary (percentile)
-  bootstrap for comparison;
+  bootstrap for comparison, for independent inputs; the jackknife alone for four views of each source;
 - false positives at the 5 % level of (a) label permutation for the relevance of a whole model, (b)
   label permutation misused for distilled scores, (c) the jackknife-t test of distilled scores.
 
 ::
 
-    python docs/scripts/simulate_intervals.py                # 5 to 6 minutes on two cores
+    python docs/scripts/simulate_intervals.py                # 7 to 8 minutes on two cores
     python docs/scripts/simulate_intervals.py --share 0.1    # a tenth of the replications
 
 writes ``docs/tables/intervals.csv`` (a row per scenario, sample size and score) and ``intervals.md``.
@@ -45,7 +45,10 @@ NOTHING_DISTILLED = {  # the Base's signal, size of what both see; the Student's
     "no distilled": (5.0, 1.0),
     "no distilled, similar": (6.0, 3.0),
 }
+VIEWS = 4
+DEPENDENT = {f"{name}, four views": signals for name, signals in SCENARIOS.items()}
 REPLICATIONS = {50: 1000, 200: 1000, 1000: 500}
+DEPENDENT_SHARE = 0.25  # of these replications, for views
 BOOTSTRAPPED = {50: 400, 200: 400, 1000: 100}
 Row = dict[str, Any]
 
@@ -135,11 +138,13 @@ def prepare(name: str, labeling: str, inputs: int, seed: int) -> tuple[Populatio
     torch.set_num_threads(1)
     if name in SCENARIOS:
         population = Population(name, labeling, *SCENARIOS[name])
+    elif name in DEPENDENT:
+        population = Population(name, labeling, *DEPENDENT[name], views=VIEWS)
     else:
         base, shared = NOTHING_DISTILLED[name]
         population = without_distilled(Population(name, labeling, base, base, shared), inputs, seed=2 * seed + 1)
     truth = true_values(population, inputs, seed=2 * seed + 2)
-    if name == "independent":
+    if name.startswith("independent"):
         truth = dict.fromkeys(truth, 0.0)
     elif name in NOTHING_DISTILLED:
         truth["rs_distilled"] = 0.0
@@ -172,7 +177,7 @@ def summarize(population: Population, truth: dict[str, float], n: int, records: 
 
 
 def markdown(rows: list[Row]) -> str:
-    """Coverage of every score, and false positives where the true value is 0."""
+    """Coverage of every score for independent inputs and for views, and false positives where the true value is 0."""
 
     def text(value: Optional[float], digits: int = 2) -> str:
         if value is None:
@@ -190,6 +195,8 @@ def markdown(rows: list[Row]) -> str:
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for (scenario, labels, n), by_score in cases.items():
+        if scenario in DEPENDENT:
+            continue
         cells = []
         for row in (by_score[name] for name in scores):
             bootstrap = row["bootstrap_coverage"]
@@ -197,6 +204,22 @@ def markdown(rows: list[Row]) -> str:
             cells.append(f"{both} ({text(row['true_value'])})")
         undefined = text(by_score["rs_distilled"]["undefined"])
         lines.append(f"| {scenario} | {labels} | {n} | {' | '.join(cells)} | {undefined} |")
+    lines += [
+        "",
+        f"Inputs that are {VIEWS} views of each of n / {VIEWS} sources: coverage of nominal .95 jackknife intervals "
+        "(true value -> mean estimate).",
+        "",
+        "| scenario | classes | n | FSS | RS Student | RS Base | distilled | residual | not defined |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for (scenario, labels, n), by_score in cases.items():
+        if scenario in DEPENDENT:
+            cells = [
+                f"{text(row['jackknife_coverage'])} ({text(row['true_value'])} -> {text(row['mean'])})"
+                for row in (by_score[name] for name in scores)
+            ]
+            undefined = text(by_score["rs_distilled"]["undefined"])
+            lines.append(f"| {scenario} | {labels} | {n} | {' | '.join(cells)} | {undefined} |")
     lines += [
         "",
         "False positives at the 5 % level where the true value is 0.",
@@ -228,17 +251,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     start = time.time()
     rows: list[Row] = []
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        names = (*SCENARIOS, *NOTHING_DISTILLED)
-        cases = [(name, labeling) for name in names for labeling in LABELINGS]
+        cases = [(name, labeling) for name in (*SCENARIOS, *NOTHING_DISTILLED, *DEPENDENT) for labeling in LABELINGS]
         prepared = list(pool.map(prepare, *zip(*cases), [options.inputs] * len(cases), [options.seed] * len(cases)))
         print(f"true values after {time.time() - start:.0f} s", flush=True)
         jobs = []
         for place, (population, truth) in enumerate(prepared):
             for n in options.sizes:
-                full = REPLICATIONS[n], BOOTSTRAPPED[n]
-                count, bootstrapped = (max(2, round(options.share * number)) for number in full)
-                if population.name in NOTHING_DISTILLED:
-                    bootstrapped = 0
+                share = options.share * (DEPENDENT_SHARE if population.name in DEPENDENT else 1)
+                count = max(2, round(share * REPLICATIONS[n]))
+                bootstrapped = max(2, round(share * BOOTSTRAPPED[n])) if population.name in SCENARIOS else 0
                 seed = 1_000_000 * (n + place + 10_000 * options.seed)
                 job = pool.submit(replicate, population, truth, n, count, bootstrapped, seed)
                 jobs.append((population, truth, n, job))

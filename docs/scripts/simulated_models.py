@@ -1,7 +1,8 @@
 """Populations of inputs as seen by two simulated models, and the true values of their scores.
 
 An input has a label and a nuisance; each model sees the label's class mean, the nuisance and noise
-of its own. What the two share makes them similar, what each takes from the label relevant.
+of its own. What the two share makes them similar, what each takes from the label relevant. Inputs
+are independent, or views of the same sources, as crops of one image are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from captum_kd.distance import euclidean_distances
 from captum_kd.metrics.inference import Products, geometry_products, transfer_scores
 
 DIMENSIONS = 16
+SOURCE_SHARE = 0.5
+"""The share of the noise's variance that all views of a source have in common."""
 LABELINGS: dict[str, tuple[float, ...]] = {
     "2 balanced": (0.5, 0.5),
     "2 unbalanced": (0.9, 0.1),
@@ -32,6 +35,8 @@ class Population:
         labeling (str): a key of :data:`LABELINGS`, the class shares.
         student_signal, base_signal (float): how far class means lie apart in each model's features.
         shared (float): size of the nuisance that both models see, beside their own noise of size 1.
+        views (int): inputs of one source. They have its label, its nuisance and part of their noise in common. Each input
+            on its own is distributed as with one view.
     """
 
     name: str
@@ -39,15 +44,24 @@ class Population:
     student_signal: float
     base_signal: float
     shared: float
+    views: int = 1
 
     def draw(self, n: int, draw: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         """Distance matrices (n, n) of student, base and labels, float64, and the labels (n,)."""
         shares = torch.tensor(LABELINGS[self.labeling], dtype=torch.float64)
-        labels = torch.multinomial(shares, n, replacement=True, generator=draw)
-        signal, nuisance = self._means(len(shares))[labels], _normal(n, draw)
+        source = torch.arange(n) // self.views
+        sources = int(source[-1]) + 1
+        labels = torch.multinomial(shares, sources, replacement=True, generator=draw)[source]
+        signal, nuisance = self._means(len(shares))[labels], _normal(sources, draw)[source]
+
+        def noise() -> Tensor:
+            if self.views == 1:
+                return _normal(n, draw)
+            return SOURCE_SHARE**0.5 * _normal(sources, draw)[source] + (1 - SOURCE_SHARE) ** 0.5 * _normal(n, draw)
+
         features = {
-            "student": self.student_signal * signal + self.shared * nuisance + _normal(n, draw),
-            "base": self.base_signal * signal + self.shared * nuisance + _normal(n, draw),
+            "student": self.student_signal * signal + self.shared * nuisance + noise(),
+            "base": self.base_signal * signal + self.shared * nuisance + noise(),
         }
         distances = {name: euclidean_distances(value) for name, value in features.items()}
         distances["labels"] = (labels[:, None] != labels).double()
@@ -65,12 +79,12 @@ def _normal(n: int, draw: torch.Generator) -> Tensor:
 
 
 def true_values(population: Population, inputs: int, seed: int) -> dict[str, float]:
-    """The scores of the whole population.
+    """The scores of the whole population, whose inputs are independent.
 
     Inner products of small samples are unbiased; their mean over many samples has hardly more
     error than that of one sample of all inputs, and takes time linear in their number.
     """
-    draw, size = torch.Generator().manual_seed(seed), 200
+    draw, size, population = torch.Generator().manual_seed(seed), 200, replace(population, views=1)
     mean: Tensor | float = 0.0
     samples = max(1, inputs // size)
     for _ in range(samples):

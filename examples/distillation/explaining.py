@@ -9,29 +9,23 @@ import torch
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
-from captum_kd import UniCAM
+from captum_kd import ReferencePopulation, UniCAM
 from captum_kd.metrics import KeepCurve, keep_curve, localization_score, random_attributions
 from distillation.task import Examples
 
 __all__ = [
-    "BASE",
-    "DISTILLED",
-    "FROM_TEACHER",
-    "RANDOM",
-    "RESIDUAL",
-    "STUDENT",
-    "keep_curves",
-    "localization",
-    "maps_of",
-    "mean_and_error",
-]
+    "BASE", "BY_TEACHER", "DISTILLED", "NET", "NULL", "POINT", "RANDOM", "RESIDUAL", "STUDENT", "keep_curves", "localization",
+    "maps_of", "mean_and_error", "net_maps_of_bases",
+]  # fmt: skip
 
 BATCH = 64
 """Images in one forward pass; no result depends on it."""
 
-STUDENT, BASE = "Grad-CAM Student", "Grad-CAM Base"
-DISTILLED, RESIDUAL, FROM_TEACHER = "UniCAM distilled", "UniCAM residual", "UniCAM from the Teacher"
-RANDOM = "random"
+N_STEPS = 16
+"""Steps of the integral from the population's mean features to an image's."""
+
+NET, DISTILLED, RESIDUAL, NULL, BY_TEACHER = "net", "distilled", "residual", "net of two Bases", "net by the Teacher"
+STUDENT, BASE, POINT, RANDOM = "Grad-CAM Student", "Grad-CAM Base", "paper's gradient", "random"
 
 
 def maps_of(
@@ -44,11 +38,15 @@ def maps_of(
     reference: Examples,
     progress: bool,
 ) -> dict[str, Tensor]:
-    """Five kinds of maps of the same images at one layer, each (N, 1, h, w) and signed, on the CPU.
+    """Maps of the same images at one layer, each (N, 1, h, w) and signed, on the CPU.
 
-    All explain what each network itself predicts: a map of the true label would tell the label to whoever looks at
-    the pixels that it keeps. UniCAM's maps are of what one network has and the other lacks, measured against the
-    reference population one image at a time: as far as it follows the labels, and as far as it is the Teacher's.
+    UniCAM's maps compare each image with the reference population. Integrated maps of the distilled features (Student given
+    Base) and of the residual features (Base given Student) add up to the part of the objective that an image contributes; the
+    net map is their difference. The objective is the relevance for the labels or, for the last net map, the Teacher's share.
+    The paper's gradient is the distilled map without the integral.
+
+    No map knows the true label, because a map of the true label would tell it to whoever looks at the pixels that are kept.
+    All explain what the Student predicts; the Base's Grad-CAM explains what the Base predicts.
 
     Args:
         student, base, teacher: the networks, in evaluation mode.
@@ -60,31 +58,79 @@ def maps_of(
     """
     device = next(student.parameters()).device
     images = images.to(device)
-    known = reference.inputs(images.shape[-1]).to(device), reference.labels.to(device)
     of_student, of_base = (labels.to(device) for labels in answers)
-    maps = {
-        name: torch.cat(
-            [
-                LayerGradCam(network, network.get_submodule(layer)).attribute(batch, target)
-                for batch, target in zip(images.split(BATCH), labels.split(BATCH))
-            ]
-        )
-        for name, network, labels in ((STUDENT, student, of_student), (BASE, base, of_base))
-    }
     options: dict[str, Any] = {"internal_batch_size": BATCH, "show_progress": progress}
-    distilling = UniCAM(student, layer, base)
-    population = distilling.reference(*known, internal_batch_size=BATCH)
-    maps[DISTILLED] = distilling.attribute(images, of_student, reference=population, **options)
-    maps[RESIDUAL] = distilling.residual().attribute(images, of_base, reference=population, **options)
-    for_teacher = UniCAM(student, layer, base, teacher_func=teacher)
-    population = for_teacher.reference(known[0], internal_batch_size=BATCH)
-    maps[FROM_TEACHER] = for_teacher.attribute(images, reference=population, **options)
+
+    unicam, population = _unicam(student, base, layer, reference, images)
+    integrated = unicam.attribute_transfer(images, of_student, reference=population, n_steps=N_STEPS, **options)
+    by_teacher, of_teacher = _unicam(student, base, layer, reference, images, teacher)
+    maps = {
+        NET: integrated.net,
+        DISTILLED: integrated.distilled,
+        RESIDUAL: integrated.residual,
+        BY_TEACHER: by_teacher.attribute_transfer(images, reference=of_teacher, n_steps=N_STEPS, **options).net,
+        STUDENT: _grad_cam(student, layer, images, of_student),
+        BASE: _grad_cam(base, layer, images, of_base),
+        POINT: unicam.attribute(images, of_student, reference=population, **options),
+    }
     return {name: values.detach().cpu() for name, values in maps.items()}
 
 
+def net_maps_of_bases(
+    bases: Mapping[str, nn.Module],
+    layer: str,
+    images: Tensor,
+    predictions: Mapping[str, Tensor],
+    reference: Examples,
+    progress: bool,
+) -> dict[str, Tensor]:
+    """For each Base its net map with the next Base in the Student's place: what net maps show without a Teacher.
+
+    Made as the net maps of :func:`maps_of`; empty if there is one Base.
+
+    Args:
+        bases: by name, in evaluation mode.
+        layer: dotted name of a layer.
+        images: (N, 3, H, W), the images that are explained.
+        predictions: by network, (N,) labels that it predicts for them.
+        reference: labeled images that are none of these.
+        progress: whether to draw bars.
+    """
+    names = list(bases)
+    found = {}
+    for base, other in zip(names, names[1:] + names[:1]) if len(names) > 1 else ():
+        device = next(bases[base].parameters()).device
+        unicam, population = _unicam(bases[other], bases[base], layer, reference, images.to(device))
+        integrated = unicam.attribute_transfer(
+            images.to(device), predictions[other].to(device), reference=population, n_steps=N_STEPS,
+            internal_batch_size=BATCH, show_progress=progress,
+        )  # fmt: skip
+        found[base] = integrated.net.detach().cpu()
+    return found
+
+
+def _unicam(
+    student: nn.Module,
+    base: nn.Module,
+    layer: str,
+    reference: Examples,
+    images: Tensor,
+    teacher: Optional[nn.Module] = None,
+) -> tuple[UniCAM, ReferencePopulation]:
+    """A UniCAM and its population, of the images' size and on their device."""
+    unicam = UniCAM(student, layer, base, teacher_func=teacher)
+    known = reference.inputs(images.shape[-1]).to(images.device), reference.labels.to(images.device)
+    return unicam, unicam.reference(*known, internal_batch_size=BATCH)
+
+
+def _grad_cam(network: nn.Module, layer: str, images: Tensor, labels: Tensor) -> Tensor:
+    grad_cam = LayerGradCam(network, network.get_submodule(layer))
+    return torch.cat([grad_cam.attribute(*batch) for batch in zip(images.split(BATCH), labels.split(BATCH))])
+
+
 def localization(maps: Mapping[str, Tensor], masks: Tensor) -> dict[str, Any]:
-    """How far the maps lie on the objects: means over images with standard errors, what chance would give, and the
-    difference of distilled and residual maps, image by image."""
+    """How far the maps lie on the objects: means over images with standard errors, what chance would give, and
+    differences between two kinds of maps, image by image."""
     found: dict[str, Any] = {"mask_area": float(masks.float().mean()), "maps": {}}
     shares = {}
     for name, values in maps.items():
@@ -96,7 +142,8 @@ def localization(maps: Mapping[str, Tensor], masks: Tensor) -> dict[str, Any]:
             "pointing_game": mean_and_error(scores.pointing_game),
             "empty_maps": int((values.flatten(1).amax(1) <= 0).sum()),
         }
-    found["distilled_minus_residual"] = mean_and_error(shares[DISTILLED] - shares[RESIDUAL])
+    pairs = [(DISTILLED, RESIDUAL), *([(NET, NULL)] if NULL in maps else [])]
+    found["differences"] = {f"{one} - {other}": mean_and_error(shares[one] - shares[other]) for one, other in pairs}
     return found
 
 

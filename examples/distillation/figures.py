@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Sequence
+from statistics import mean
+from typing import Any, Iterator, Mapping, Sequence
 
 import torch
+from captum.attr import LayerAttribution
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -13,11 +15,12 @@ from captum_kd.perturb import keep_relevant
 from captum_kd.visualization import plot_keep_curve, plot_layer_scores, visualize_transfer
 from distillation.drawing import COLORS, NULL, SMALL, WIDTH, draw_values, prepare_axis
 from distillation.explaining import BASE as BASE_MAP
-from distillation.explaining import DISTILLED, FROM_TEACHER, RESIDUAL
+from distillation.explaining import DISTILLED, NET, POINT, RESIDUAL
+from distillation.explaining import NULL as NULL_MAP
 from distillation.explaining import STUDENT as STUDENT_MAP
 from distillation.measuring import Measurements, PairMaps
-from distillation.outcomes import SALIENT, WHOLE, Record, seed_comparisons
-from distillation.plan import BASE, Plan
+from distillation.outcomes import SALIENT, WHOLE, Record, members_of, seed_comparisons
+from distillation.plan import Plan
 from distillation.task import Task, first_of_each_class
 
 __all__ = ["Picture", "picture_names", "pictures_of"]
@@ -33,7 +36,12 @@ KEPT = 0.5
 
 def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], rows: int) -> Iterator[Picture]:
     """All pictures, in the order of reading. Maps are those of the first fold's first Student of each group."""
-    yield "accuracy", "Accuracy on held-out images over the epochs: means and one SD over seeds and folds.", curves(record)
+    yield (
+        "accuracy",
+        "Accuracy on held-out images over the epochs: means and one SD over seeds and folds. Dotted: a network that always names "
+        "the most frequent class.",
+        curves(record),
+    )
     first = measured[0]
     shown = first_of_each_class(first.shown.labels, rows)
     yield from _maps(task, first, shown)
@@ -42,8 +50,8 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
         yield (
             "seed_control",
             "The part that a Student has and a Base lacks (colored), and the part that one Base has and another lacks (gray). "
-            "Each point is a pair of networks; bars are means. Top row: how closely the part follows the labels. Middle: "
-            "the Teacher. Bottom: the Teacher beyond the labels.",
+            "Each point is a pair of networks; bars are means. Rows: how closely the part follows the labels, the Teacher, the "
+            "Teacher beyond the labels, and, if there are placebo Teachers, the Teacher more closely than these.",
             seeds(record),
         )
     for pair in first.first_pairs():
@@ -77,10 +85,8 @@ def curves(record: Record) -> Figure:
     """Accuracy over the epochs: the Teacher and other guides thin, Bases and groups of Students with bands."""
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axis = figure.subplots()
-    plan = record["plan"]
-    members = {guide["name"]: [guide["name"]] for guide in plan["guides"] if guide["trained"]}
-    members[BASE] = plan["bases"]
-    members |= {group["name"]: group["students"] for group in plan["groups"]}
+    untrained = [guide["name"] for guide in record["plan"]["guides"] if not guide["trained"]]
+    members = {title: names for title, names in members_of(record["plan"]).items() if title not in untrained}
     for i, (title, names) in enumerate(members.items()):
         runs = torch.tensor(
             [
@@ -97,7 +103,7 @@ def curves(record: Record) -> Figure:
         if len(runs) > 1:
             spread = runs.std(0)
             axis.fill_between(epochs, middle - spread, middle + spread, color=color, alpha=0.15, linewidth=0)
-    axis.axhline(1 / len(record["classes"]), color="0.5", linewidth=0.8, linestyle=(0, (1, 2)))
+    axis.axhline(mean(fold["chance"] for fold in record["folds"]), color="0.5", linewidth=0.8, linestyle=(0, (1, 2)))
     axis.set_xlabel("epoch", fontsize=SMALL)
     axis.set_ylabel("accuracy, held out", fontsize=SMALL)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -129,28 +135,27 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
             for row in shown.tolist()
         ]
 
-    if len(pairs) > 1:
-        columns = {f"Grad-CAM {pairs[0].base}": pairs[0].maps[BASE_MAP][shown]}
-        columns |= {f"Grad-CAM {pair.student}": pair.maps[STUDENT_MAP][shown] for pair in pairs}
-        yield (
-            "gradcam",
-            "Grad-CAM of the first Base and of the first Student of each group, each of its own prediction.",
-            visualize_transfer(
-                images, columns, masks=chosen.masks, scale="map", row_labels=labels_of([]), title="Grad-CAM"
-            ),
-        )
+    columns = {f"Grad-CAM {pairs[0].base}": pairs[0].maps[BASE_MAP][shown]}
+    columns |= {f"Grad-CAM {pair.student}": pair.maps[STUDENT_MAP][shown] for pair in pairs}
+    yield (
+        "gradcam",
+        "Grad-CAM of the first Base and of the first Student of each group, each of its own prediction.",
+        visualize_transfer(images, columns, masks=chosen.masks, scale="map", row_labels=labels_of([]), title="Grad-CAM"),
+    )
     for pair in pairs:
-        order = (BASE_MAP, STUDENT_MAP, DISTILLED, RESIDUAL, FROM_TEACHER)
         yield (
             f"maps_{_slug(pair.group.name)}",
-            f"{pair.student} and {pair.base}: Grad-CAM of each, distilled and residual features, and where the Student looks "
-            "for what it has from the Teacher. The first test image of each class, nobody's choice; each map on its own scale.",
+            f"{pair.student} and {pair.base}: net map (distilled minus residual), distilled and residual features, a net map of "
+            "two Bases for comparison, Grad-CAM of the Student, and the paper's gradient. The images are the first of each "
+            "class, not cherry-picked. Red: positive, blue: negative. In each row the first four maps share one color scale; "
+            "Grad-CAM and the paper's gradient each have their own.",
             visualize_transfer(
                 images,
-                {title: pair.maps[title][shown] for title in order},
+                _in_colors(pair.maps, shown, images.shape[-1]),
                 masks=chosen.masks,
-                # Maps of some images are far weaker than of others; the figure is to show where, the tables how much.
-                scale="map",
+                scale="shared",
+                sign="all",
+                outlier_perc=0.0,
                 row_labels=labels_of([pair.student, pair.base]),
             ),
         )
@@ -161,10 +166,24 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
         )
 
 
+def _in_colors(maps: Mapping[str, Tensor], shown: Tensor, size: int) -> dict[str, Tensor]:
+    """The maps of some images, enlarged, in parts of the largest value: of an image's integrated maps, or of the map alone.
+
+    Maps of some images are far weaker than of others; the figure is to show where, the tables how much.
+    """
+    integrated = [title for title in (NET, DISTILLED, RESIDUAL, NULL_MAP) if title in maps]
+    scaled: dict[str, Tensor] = {}
+    for titles in (integrated, [STUDENT_MAP], [POINT]):
+        together = torch.stack([LayerAttribution.interpolate(maps[title][shown], size, "bilinear") for title in titles])
+        tops = together.abs().amax((0, 2, 3, 4)).clamp_min(1e-30)
+        scaled |= dict(zip(titles, together / tops[:, None, None, None]))
+    return scaled
+
+
 def _kept(images: Tensor, pair: PairMaps, shown: Tensor, row_labels: list[str]) -> Figure:
     kept = {
         title: keep_relevant(images, pair.maps[title][shown], keep=KEPT, generator=torch.Generator().manual_seed(0))
-        for title in (BASE_MAP, STUDENT_MAP, DISTILLED, RESIDUAL)
+        for title in (NET, DISTILLED, RESIDUAL, STUDENT_MAP, BASE_MAP)
     }
     return visualize_transfer(images, {}, kept=kept, row_labels=row_labels)
 
@@ -212,6 +231,8 @@ def seeds(record: Record) -> Figure:
         "teacher_distilled": "Teacher's share",
         "teacher_only_distilled": "beyond the labels",
     }
+    if any(guide["is_placebo"] for guide in record["plan"]["guides"]):
+        questions["teacher_distilled_over_placebos"] = "over placebos"
     layers, groups = record["plan"]["layers"], record["plan"]["groups"]
     figure = Figure(figsize=(WIDTH, 1.9 * len(questions) + 0.6), layout="constrained")
     panels = figure.subplots(len(questions), len(layers), sharey="row", squeeze=False)

@@ -8,7 +8,7 @@ from typing import Any, Mapping, Optional
 from torch import Tensor, nn
 
 from captum_kd.metrics import KeepCurve
-from distillation.explaining import keep_curves, localization, maps_of
+from distillation.explaining import NULL, keep_curves, localization, maps_of, net_maps_of_bases
 from distillation.plan import Group, Plan
 from distillation.scoring import Scores, score
 from distillation.settings import Settings
@@ -71,6 +71,9 @@ def measure(
     examples = fold.test[: settings.test_images]
     shown = examples[: settings.map_images]
     images = shown.inputs(settings.image_size)
+    answers = {name: labels[: len(shown)] for name, labels in predictions.items()}
+    bases = {name: networks[name] for name in plan.bases(settings.seeds)}
+    nulls = net_maps_of_bases(bases, plan.layers[-1], images, answers, fold.reference, progress)
     return Measurements(
         examples,
         shown,
@@ -78,9 +81,9 @@ def measure(
         {name: float((labels == fold.test.labels).float().mean()) for name, labels in predictions.items()},
         score(networks, plan, examples, settings, progress),
         [
-            _explain(networks, plan, group, (student, base), images, shown, predictions, fold.reference, progress)
+            _explain(networks, plan, group, (student, base), images, shown, answers, nulls.get(base), fold.reference, progress)
             for group in plan.groups
-            for student, base in zip(group.students(settings.seeds), plan.bases(settings.seeds))
+            for student, base in zip(group.students(settings.seeds), bases)
         ],
     )
 
@@ -92,14 +95,16 @@ def _explain(
     pair: tuple[str, str],
     images: Tensor,
     shown: Examples,
-    predictions: Mapping[str, Tensor],
+    answers: Mapping[str, Tensor],
+    null: Optional[Tensor],
     reference: Examples,
     progress: bool,
 ) -> PairMaps:
     student, base = pair
-    answers = predictions[student][: len(shown)], predictions[base][: len(shown)]
     trio = networks[student], networks[base], networks[group.teacher]
-    maps = maps_of(*trio, plan.layers[-1], images, answers, reference, progress)
+    maps = maps_of(*trio, plan.layers[-1], images, (answers[student], answers[base]), reference, progress)
+    if null is not None:
+        maps[NULL] = null
     curves = keep_curves(networks[student], images, shown.labels, maps, progress)
     return PairMaps(
         group, student, base, maps, curves, None if shown.masks is None else localization(maps, shown.masks)

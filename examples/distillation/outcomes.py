@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple, Sequence
 
-__all__ = ["SALIENT", "WHOLE", "Record", "SeedComparison", "score_rows", "seed_comparisons"]
+from distillation.plan import BASE, PLACEBO
+
+__all__ = [
+    "SALIENT", "SECOND", "WHOLE", "Record", "SeedComparison", "members_of", "placebo_tests", "score_rows",
+    "seed_comparisons",
+]  # fmt: skip
 
 Record = dict[str, Any]
 
 WHOLE, SALIENT = "whole", "salient"
 """The views: whole images, and each network's images reduced to the half that its own map calls salient."""
+
+SECOND = "second_teacher"
+"""Whole images, with the Students of a second Teacher in the Bases' place."""
 
 
 class SeedComparison(NamedTuple):
@@ -18,10 +26,10 @@ class SeedComparison(NamedTuple):
     Attributes:
         fold: from 1.
         group: of the Students.
-        view: of the images.
+        view: of the images, or ``SECOND``.
         test: its outcome, as reports hold it.
         students: scores of the pairs of Student and Base.
-        null: scores of the pairs of Bases.
+        null: scores of the pairs of Bases. With ``SECOND``, the Students of a second Teacher are the Bases.
     """
 
     fold: int
@@ -30,6 +38,14 @@ class SeedComparison(NamedTuple):
     test: Record
     students: list[float]
     null: list[float]
+
+
+def members_of(plan: Record) -> dict[str, list[str]]:
+    """Names of the networks by what they are: each guide, the placebo Teachers together, Bases, groups of Students."""
+    members: dict[str, list[str]] = {}
+    for guide in plan["guides"]:
+        members.setdefault(f"{PLACEBO}s" if guide["is_placebo"] else guide["name"], []).append(guide["name"])
+    return {**members, BASE: plan["bases"], **{group["name"]: group["students"] for group in plan["groups"]}}
 
 
 def score_rows(record: Record) -> Iterator[Record]:
@@ -47,27 +63,48 @@ def score_rows(record: Record) -> Iterator[Record]:
 
 def seed_comparisons(record: Record) -> Iterator[SeedComparison]:
     """All tests of seed control with the scores that they compare; none where there is one Base."""
-    bases = set(record["plan"]["bases"])
-    groups = {group["name"]: group for group in record["plan"]["groups"]}
+    members = {group["name"]: group["students"] for group in record["plan"]["groups"]}
+    for number, scores, view in _reports(record, (WHOLE, SALIENT, SECOND)):
+        control = scores[view]["seed_control"]
+        if control is None:
+            continue
+        bases = set(control["groups"][0]["bases"])
+        for test in control["tests"]:
+            if test["score"].endswith("_all"):  # of Students given several Bases, which are no pairs
+                continue
+            group = _group(record, scores, test)
+            asked = [
+                row
+                for row in control["pairs"]
+                if (row["score"], row["layer"]) == (test["score"], test["layer"]) and row["value"] is not None
+            ]
+            yield SeedComparison(
+                number,
+                group,
+                view,
+                test,
+                [row["value"] for row in asked if row["model"] in members[group]],
+                [row["value"] for row in asked if {row["model"], row["given"]} <= bases],
+            )
+
+
+def placebo_tests(record: Record) -> Iterator[tuple[int, str, str, Record]]:
+    """All tests of the Teacher against placebo Teachers: fold (from 1), group, view, outcome as reports hold it."""
+    for number, scores, view in _reports(record, (WHOLE, SALIENT)):
+        for test in (scores[view]["placebos"] or {"tests": []})["tests"]:
+            yield number, _group(record, scores, test), view, test
+
+
+def _reports(record: Record, views: Sequence[str]) -> Iterator[tuple[int, Record, str]]:
+    """Fold (from 1), scores of a Teacher, view."""
     for number, fold in enumerate(record["folds"], start=1):
         for scores in fold["scores"]:
-            for view in (WHOLE, SALIENT):
-                control = scores[view]["seed_control"] or {"tests": [], "pairs": []}
-                for test in control["tests"]:
-                    # A report of one group does not name it.
-                    group = test["group"] or next(
-                        name for name, each in groups.items() if each["teacher"] == scores["teacher"]
-                    )
-                    asked = [
-                        row
-                        for row in control["pairs"]
-                        if (row["score"], row["layer"]) == (test["score"], test["layer"]) and row["value"] is not None
-                    ]
-                    yield SeedComparison(
-                        number,
-                        group,
-                        view,
-                        test,
-                        [row["value"] for row in asked if row["model"] in groups[group]["students"]],
-                        [row["value"] for row in asked if {row["model"], row["given"]} <= bases],
-                    )
+            for view in views:
+                if scores[view] is not None:
+                    yield number, scores, view
+
+
+def _group(record: Record, scores: Record, test: Record) -> str:
+    """A test's group of Students; a report of one group does not name it."""
+    names = [group["name"] for group in record["plan"]["groups"] if group["teacher"] == scores["teacher"]]
+    return str(test["group"] or names[0])

@@ -9,6 +9,7 @@ from typing import Sequence
 
 from jinja2 import Environment, FileSystemLoader
 
+from distillation.cautions import cautions
 from distillation.outcomes import SALIENT, WHOLE, Record
 from distillation.tables import Table
 from distillation.text import printable
@@ -37,7 +38,7 @@ def page(record: Record, tables: Sequence[Table], pictures: Sequence[tuple[str, 
         {"name": name, "caption": caption, "data": base64.b64encode(path.read_bytes()).decode("ascii")}
         for name, caption, path in pictures
     ]
-    cautions = list(
+    notes = list(
         dict.fromkeys(
             note
             for fold in record["folds"]
@@ -51,6 +52,7 @@ def page(record: Record, tables: Sequence[Table], pictures: Sequence[tuple[str, 
         tables=[{"title": table.title, "note": table.note, "columns": table.columns, "rows": list(table.shown())}
                 for table in tables],
         pictures=shown,
-        cautions=cautions,
+        first_cautions=cautions(record),
+        notes=notes,
         settings=json.dumps({key: record[key] for key in ("settings", "plan", "versions", "machine", "seconds")}, indent=2),
     )  # fmt: skip

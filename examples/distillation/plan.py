@@ -8,9 +8,10 @@ from typing import Optional, Sequence
 from distillation.networks import stages
 from distillation.settings import Settings
 
-__all__ = ["BASE", "Group", "Guide", "Plan", "PlanError", "Training", "capacity_plan", "technique_plan"]
+__all__ = ["BASE", "PLACEBO", "Group", "Guide", "Plan", "PlanError", "Training", "capacity_plan", "technique_plan"]
 
 TEACHER, UNTRAINED, OTHER, BASE = "Teacher", "Untrained Teacher", "Other Teacher", "Base"
+PLACEBO = "Placebo Teacher"
 
 TITLES = {
     "response": "Response",
@@ -32,19 +33,21 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Guide:
-    """A network that teaches.
+    """A network that is trained as a Teacher.
 
     Attributes:
         name: of the network.
         network: its architecture.
         taught_by: the guide that it learns from itself, by responses: an assistant. None: from labels alone.
         trained: false for a network that stays at its random weights.
+        is_placebo: whether it has the Teacher's recipe and another seed, and teaches nobody.
     """
 
     name: str
     network: str
     taught_by: Optional[str] = None
     trained: bool = True
+    is_placebo: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,18 @@ class Plan:
         """The networks whose share is asked for."""
         return list(dict.fromkeys(group.teacher for group in self.groups))
 
+    @property
+    def placebos(self) -> list[str]:
+        """Names of the placebo Teachers."""
+        return [guide.name for guide in self.guides if guide.is_placebo]
+
     def groups_of(self, teacher: str) -> list[Group]:
         return [group for group in self.groups if group.teacher == teacher]
+
+    @property
+    def second(self) -> Optional[Group]:
+        """Students of a second Teacher, if there are any."""
+        return next((group for group in self.groups if group.guide == OTHER), None)
 
     def bases(self, seeds: int) -> list[str]:
         """Names of the Bases."""
@@ -154,7 +167,7 @@ def _numbered(name: str, seeds: int) -> list[str]:
 
 
 def technique_plan(settings: Settings) -> Plan:
-    """One Teacher, a group of Students for each technique and control."""
+    """One Teacher, its placebos, and a group of Students for each technique and control."""
     guides = [Guide(TEACHER, settings.teacher)]
     only = len(settings.techniques) == 1 and not settings.controls
     groups = [Group("Student" if only else TITLES[each], each, TEACHER, TEACHER) for each in settings.techniques]
@@ -165,6 +178,8 @@ def technique_plan(settings: Settings) -> Plan:
             technique, guide = "response", GUIDES[control]
             guides.append(Guide(guide, settings.teacher, trained=control != "random-teacher"))
         groups.append(Group(TITLES[control], technique, guide, TEACHER, is_control=True))
+    # Always with a number: a finished run with one placebo can be given more.
+    guides += [Guide(f"{PLACEBO} {number + 1}", settings.teacher, is_placebo=True) for number in range(settings.placebos)]
     return Plan(guides, groups, settings.student)
 
 

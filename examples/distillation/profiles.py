@@ -25,6 +25,7 @@ QUICK = Settings(
     folds=1,
     techniques=TECHNIQUES,
     controls=(),
+    placebos=0,
     teacher="resnet-l",
     student="resnet-s",
     weights="none",

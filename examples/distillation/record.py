@@ -13,7 +13,7 @@ import torch
 
 from captum_kd.metrics import KeepCurve
 from distillation.measuring import Measurements
-from distillation.outcomes import Record
+from distillation.outcomes import SECOND, Record
 from distillation.plan import Plan
 from distillation.run_folder import plain
 from distillation.settings import Settings
@@ -64,12 +64,15 @@ def record_of(
                     "scored": found.examples.count,
                     "explained": found.shown.count,
                 },
+                # Of a network that always names the most frequent class.
+                "chance": float(fold.test.labels.bincount().max() / len(fold.test)),
                 "accuracy": dict(found.accuracy),
                 "history": {name: list(each) for name, each in history.items()},
                 "scores": [
                     {
                         "teacher": each.teacher,
                         **{view: report.to_dict() for view, report in each.reports.items()},
+                        SECOND: None if each.second is None else each.second.to_dict(),
                         "published": each.published,
                     }
                     for each in found.scores

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Sequence
 
+from distillation.cautions import cautions
 from distillation.figures import picture_names, pictures_of
 from distillation.files import whole_file, write_text
 from distillation.measuring import Measurements
@@ -67,10 +68,12 @@ def _scores_csv(record: Record) -> str:
 def print_results(record: Record, tables: Sequence[Table]) -> None:
     """The tables that fit a terminal, and where the rest is."""
     print(f"\n{printable(record['task'])}")
+    for caution in cautions(record):
+        print(f"CAUTION. {printable(caution)}")
     for note in record["notes"]:
         print(f"- {printable(note)}")
     for table in tables:
-        if table.name in ("accuracy", "seed_control", "keep_curves", "localization"):
+        if table.name in ("accuracy", "seed_control", "placebos", "second_teacher", "keep_curves", "localization"):
             print(f"\n{table.title}\n{table.note}")
             _print(table)
         elif table.name.startswith(("scores_", "teacher_share_")):

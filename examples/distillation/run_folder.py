@@ -22,7 +22,7 @@ __all__ = ["RunFolderError", "begin", "claimed", "is_begun", "plain"]
 RUN, LOCK = "run.json", ".captum_kd.lock"
 """What a run is, written before anything is trained; and the lock of the process that writes into the folder."""
 
-VERSION = 1
+VERSION = 2
 """Of run.json; to be raised when another version of these examples could not go on with the run."""
 
 FOLDERS = ("checkpoints", "tables", "figures")
@@ -32,19 +32,20 @@ MOST_BYTES = 1 << 26
 
 OWN = re.compile(
     r"report\.json|scores\.csv|index\.html|"
-    r"checkpoints/(fold_\d+_)?(teacher|untrained_teacher|other_teacher|assistant|base|student|response|attention|feature|"
+    r"checkpoints/(fold_\d+_)?((untrained_|other_|placebo_)?teacher|assistant|base|student|response|attention|feature|"
     r"control|from)(_[a-z0-9_]+)?\.(ckpt|json)|"
-    r"tables/(accuracy|(scores|teacher_share)_(whole|salient)|seed_control|keep_curves|localization)\.(csv|md)|"
+    r"tables/(accuracy|(scores|teacher_share)_(whole|salient)|seed_control|second_teacher|placebos|keep_curves|localization)"
+    r"\.(csv|md)|"
     r"figures/(accuracy|gradcam|seed_control|(maps|kept|keep_curve|layers_whole|layers_salient)_[a-z0-9_]+)\.png"
 )
 """Names that a run gives to its files. Nothing else is ever removed, whatever run.json says."""
 
 FREE_TO_CHANGE = {
     "output", "rows", "test_images", "map_images", "threads", "accelerator", "devices", "strategy",
-    "seeds", "techniques", "controls",
+    "seeds", "techniques", "controls", "placebos",
 }  # fmt: skip
 """Settings that a resumed run may have anew: none of them says how a network is trained on what. So a finished run can
-be given further seeds, techniques and controls."""
+be given further seeds, techniques, controls and placebo Teachers."""
 
 
 class RunFolderError(RuntimeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Iterator, Mapping, Optional
 
 import torch
@@ -36,18 +37,21 @@ class Scores:
     Attributes:
         teacher: its name.
         reports: by view, our scores of all groups that this Teacher is behind.
+        second: our scores on whole images with the Students of a second Teacher in the Bases' place; None without them.
         published: tidy records by the published formula: those of a report's rows and the ``view``.
     """
 
     teacher: str
     reports: Mapping[str, TransferReport]
+    second: Optional[TransferReport]
     published: list[dict[str, Any]]
 
 
 def score(
     networks: Mapping[str, nn.Module], plan: Plan, examples: Examples, settings: Settings, progress: bool
 ) -> list[Scores]:
-    """Scores every Student against every Base, with seed control of each group where there is more than one Base.
+    """Scores every Student against every Base, with seed control of each group where there is more than one Base. Then
+    Students of the techniques are also scored against Students of a second Teacher, if these were trained.
 
     Args:
         networks: by name, in evaluation mode.
@@ -59,26 +63,44 @@ def score(
     found = []
     for teacher in plan.teachers:
         groups = {group.name: group.students(settings.seeds) for group in plan.groups_of(teacher)}
-        students = {name: networks[name] for names in groups.values() for name in names}
-        bases = {name: networks[name] for name in plan.bases(settings.seeds)}
-        in_groups = groups if len(bases) > 1 and len(groups) > 1 else None
-        reports = {
-            view: compare_transfer(
-                students,
-                bases,
-                list(plan.layers),
-                _Batches(examples, settings.image_size),
-                teacher=networks[teacher],
-                localize=localize,
-                comparisons=Comparisons(groups=in_groups),
-                confidence=CONFIDENCE,
-                seed=settings.seed,
-                show_progress=progress,
-            )
-            for view, localize in ((WHOLE, None), (SALIENT, "gradcam"))
-        }
-        found.append(Scores(teacher, reports, _published(students, bases, plan, groups, examples, settings)))
+        bases = plan.bases(settings.seeds)
+        compare = partial(_compare, networks, plan, teacher, examples, settings, progress)
+        reports = {view: compare(groups, bases, localize) for view, localize in ((WHOLE, None), (SALIENT, "gradcam"))}
+        taught = {group.name: groups[group.name] for group in plan.groups_of(teacher) if not group.is_control}
+        second = None
+        if plan.second is not None and taught and len(bases) > 1:
+            second = compare(taught, plan.second.students(settings.seeds))
+        found.append(Scores(teacher, reports, second, _published(networks, bases, plan, groups, examples, settings)))
     return found
+
+
+def _compare(
+    networks: Mapping[str, nn.Module],
+    plan: Plan,
+    teacher: str,
+    examples: Examples,
+    settings: Settings,
+    progress: bool,
+    groups: Mapping[str, list[str]],
+    bases: list[str],
+    localize: Optional[str] = None,
+) -> TransferReport:
+    """Our scores of groups of Students against networks in the Bases' place, with the placebo Teachers, if there are any."""
+    placebos = {name: networks[name] for name in plan.placebos}
+    report: TransferReport = compare_transfer(
+        {name: networks[name] for names in groups.values() for name in names},
+        {name: networks[name] for name in bases},
+        list(plan.layers),
+        _Batches(examples, settings.image_size),
+        teacher=networks[teacher],
+        placebo_teachers=placebos or None,
+        localize=localize,
+        comparisons=Comparisons(groups=groups if len(bases) > 1 and len(groups) > 1 else None),
+        confidence=CONFIDENCE,
+        seed=settings.seed,
+        show_progress=progress,
+    )
+    return report
 
 
 @dataclass(frozen=True)
@@ -94,8 +116,8 @@ class _Batches:
 
 
 def _published(
-    students: Mapping[str, nn.Module],
-    bases: Mapping[str, nn.Module],
+    networks: Mapping[str, nn.Module],
+    bases: list[str],
     plan: Plan,
     groups: Mapping[str, list[str]],
     examples: Examples,
@@ -118,8 +140,8 @@ def _published(
                     # That such scores are noisy and biased is what the column is there to show; the report says so.
                     warnings.simplefilter("ignore", UserWarning)
                     report = compare_transfer(
-                        {student: students[student]},
-                        {base: bases[base]},
+                        {student: networks[student]},
+                        {base: networks[base]},
                         list(plan.layers),
                         batches,
                         population="batch",

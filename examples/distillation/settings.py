@@ -109,6 +109,11 @@ class Settings:
         f"further Students, to whom nothing of this Teacher's should be transferred: {', '.join(CONTROLS)}, or none",
         _some_of(*CONTROLS),
     )
+    placebos: int = _option(
+        "placebo Teachers: networks of the Teacher's recipe with other seeds, which teach nobody; the Teacher's share is "
+        "compared with theirs",
+        _at_least(0, 100),
+    )
     teacher: str = _option(f"the Teacher's network: {', '.join(NETWORKS)}", _one_of(*NETWORKS))
     student: str = _option("the Students' and Bases' network, of the same names", _one_of(*NETWORKS))
     weights: str = _option('where training starts: "none" (random weights) or "imagenet"', _one_of(*WEIGHTS))

@@ -6,9 +6,11 @@ import csv
 import io
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Callable, Iterator, Optional, Sequence, Union
+from typing import Callable, Iterable, Iterator, Optional, Sequence, Union
 
-from distillation.outcomes import SALIENT, WHOLE, Record, score_rows, seed_comparisons
+from distillation.outcomes import (
+    SALIENT, SECOND, WHOLE, Record, SeedComparison, members_of, placebo_tests, score_rows, seed_comparisons,
+)  # fmt: skip
 from distillation.plan import BASE
 from distillation.text import as_markdown, as_spreadsheet_text
 
@@ -32,6 +34,10 @@ SHARES = {
     "teacher_only_residual": "residual, beyond the labels",
     "fss_student_teacher": "FSS Student, Teacher",
     "fss_base_teacher": "FSS Base, Teacher",
+    "teacher_distilled_over_placebos": "distilled, over placebos",
+    "teacher_residual_over_placebos": "residual, over placebos",
+    "teacher_only_distilled_over_placebos": "distilled, beyond the labels, over placebos",
+    "teacher_only_residual_over_placebos": "residual, beyond the labels, over placebos",
 }
 """What the paper has no formula for."""
 
@@ -42,15 +48,17 @@ QUESTIONS = {
     "rs_distilled": "RS distilled",
     "teacher_distilled": "Teacher's share",
     "teacher_only_distilled": "Teacher's share beyond the labels",
+    "teacher_distilled_over_placebos": "Teacher's share over placebos",
+    "teacher_only_distilled_over_placebos": "Teacher's share beyond the labels over placebos",
 }
 
 TABLES = (
-    "accuracy", *(f"{kind}_{view}" for kind in ("scores", "teacher_share") for view in VIEWS), "seed_control", "keep_curves",
-    "localization",
+    "accuracy", *(f"{kind}_{view}" for kind in ("scores", "teacher_share") for view in VIEWS), "seed_control", "placebos",
+    "second_teacher", "keep_curves", "localization",
 )  # fmt: skip
 """Names of all tables that a run can have."""
 
-ANSWERS = {True: "yes", False: "no evidence", None: "cannot be decided"}
+ANSWERS = {True: "yes", False: "no evidence", None: "undecided"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,8 @@ class Table:
 def tables_of(record: Record) -> list[Table]:
     """All tables of a run, in the order of reading."""
     found = [_accuracy(record), *_paper_scores(record), *_teacher_shares(record)]
-    for optional in (_seed_control(record), _keep_curves(record), _localization(record)):
+    every = (_seed_control(record), _placebos(record), _second_teacher(record), _keep_curves(record), _localization(record))
+    for optional in every:
         if optional.rows:
             found.append(optional)
     return found
@@ -100,9 +109,7 @@ def _spread(values: Sequence[float]) -> tuple[Optional[float], Optional[float]]:
 
 
 def _accuracy(record: Record) -> Table:
-    members = {guide["name"]: [guide["name"]] for guide in record["plan"]["guides"]}
-    members[BASE] = record["plan"]["bases"]
-    members |= {group["name"]: group["students"] for group in record["plan"]["groups"]}
+    members = members_of(record["plan"])
     rows: list[list[Cell]] = []
     of_bases = _spread([fold["accuracy"][name] for fold in record["folds"] for name in members[BASE]])[0]
     for title, names in members.items():
@@ -113,7 +120,8 @@ def _accuracy(record: Record) -> Table:
     return Table(
         "accuracy",
         "Accuracy",
-        f"On held-out images; chance is {1 / len(record['classes']):.3f}. SD: over networks of different seeds"
+        "On held-out images; always naming the most frequent class would give "
+        f"{mean(fold['chance'] for fold in record['folds']):.3f}. SD: over networks of different seeds"
         f"{' and folds' if len(record['folds']) > 1 else ''}.",
         ["network", "number", "mean", "SD", "lowest", "highest", "over Base"],
         rows,
@@ -163,43 +171,97 @@ def _paper_scores(record: Record) -> Iterator[Table]:
 def _teacher_shares(record: Record) -> Iterator[Table]:
     for view, words in VIEWS.items():
         ours = _means(record, view, "unbiased")
+        has_placebos = any(guide["is_placebo"] for guide in record["plan"]["guides"])
+        scores = {score: title for score, title in SHARES.items() if has_placebos or "placebos" not in score}
         rows: list[list[Cell]] = []
         for group, layer in _places(record):
             row: list[Cell] = [group, layer]
-            for score in SHARES:
+            for score in scores:
                 row += ours(group, layer, score)
             rows.append(row)
         yield Table(
             f"teacher_share_{view}",
             f"The Teacher's share on {words}",
             "How closely the part that the Student has and the Base lacks (distilled), and the reverse (residual), follow the "
-            "Teacher, and how similar each network is to the Teacher. Means and SD over pairs.",
-            ["group", "layer", *(part for title in SHARES.values() for part in (title, f"{title} SD"))],
+            "Teacher, and how similar each network is to the Teacher. Means and SD over pairs."
+            + " Over placebos: minus the mean share of the placebo Teachers." * has_placebos,
+            ["group", "layer", *(part for title in scores.values() for part in (title, f"{title} SD"))],
             rows,
         )
 
 
 def _seed_control(record: Record) -> Table:
-    folds = record["folds"]
-    rows: list[list[Cell]] = [
-        [
-            *([each.fold] if len(folds) > 1 else []), each.group, each.view, QUESTIONS[each.test["score"]],
-            each.test["layer"], *_spread(each.students), *_spread(each.null), each.test["statistic"],
-            each.test["p_value"], each.test["adjusted_p_value"], ANSWERS[each.test["decision"]],
-        ]
-        for each in seed_comparisons(record)
-    ]  # fmt: skip
     return Table(
         "seed_control",
-        "Would another seed have shown the same?",
+        "Seed control: is it more than another seed shows?",
         "Means and SD over pairs of Student and Base, and over pairs of Bases, the null; their difference (for FSS the null "
-        "less the Students); p: exact, over all relabelings; corrected: by Holm over the layers.",
+        "less the Students); p: exact, over all relabelings; corrected: by Holm over the layers. "
+        + " ".join(_caveats(each.test for each in seed_comparisons(record) if each.view != SECOND)),
+        *_seed_comparisons(record, "Bases", lambda each: each.view != SECOND),
+    )
+
+
+def _placebos(record: Record) -> Table:
+    tests = list(placebo_tests(record))
+    fold = ["fold"] if len(record["folds"]) > 1 else []
+    rows: list[list[Cell]] = [
         [
-            *(["fold"] if len(folds) > 1 else []), "group", "view", "score", "layer", "Students", "Students SD", "Bases",
-            "Bases SD", "difference", "p", "p corrected", "answer",
+            *([number] if fold else []), group, view, QUESTIONS[test["score"]], test["layer"], test["share"], test["mean"],
+            test["standard_deviation"], test["statistic"], test["p_value"], test["adjusted_p_value"], ANSWERS[test["decision"]],
+        ]
+        for number, group, view, test in tests
+    ]  # fmt: skip
+    return Table(
+        "placebos",
+        "Placebo Teachers: is it more than another Teacher of this recipe would have?",
+        "The Teacher's share, the mean and SD of the placebo Teachers' shares (each a mean over pairs of Student and Base), "
+        "and a t test of the Teacher as one draw of Teachers, corrected by Holm over the layers. "
+        + " ".join(_caveats(test for *_, test in tests)),
+        [
+            *fold, "group", "view", "score", "layer", "Teacher", "placebos", "placebos SD", "t", "p", "p corrected", "answer",
         ],
         rows,
     )  # fmt: skip
+
+
+def _second_teacher(record: Record) -> Table:
+    return Table(
+        "second_teacher",
+        "Second Teacher: is it more than Students of another Teacher show?",
+        "The Teacher's share with Students of a second Teacher in the Bases' place, on whole images: means and SD over pairs of "
+        "a Student and a Student of the second Teacher, and over pairs of the latter, the null. All of them had a Teacher. The "
+        "second Teacher's Students learned by responses, so for other techniques the technique is another explanation. "
+        "p: exact, over all relabelings; corrected: by Holm over the layers.",
+        *_seed_comparisons(
+            record, "second Teacher's", lambda each: each.view == SECOND and each.test["score"].startswith("teacher")
+        ),
+    )
+
+
+def _caveats(tests: Iterable[Record]) -> list[str]:
+    """The caveats of some tests, each once."""
+    return list(dict.fromkeys(caveat for test in tests for caveat in test["caveats"]))
+
+
+def _seed_comparisons(
+    record: Record, null: str, is_shown: Callable[[SeedComparison], bool]
+) -> tuple[list[str], list[list[Cell]]]:
+    """Columns and rows of a table of seed comparisons, whose null has the heading ``null``."""
+    fold = ["fold"] if len(record["folds"]) > 1 else []
+    columns = [
+        *fold, "group", "view", "score", "layer", "Students", "Students SD", null, f"{null} SD", "difference", "p", "p corrected",
+        "answer",
+    ]  # fmt: skip
+    rows: list[list[Cell]] = [
+        [
+            *([each.fold] if fold else []), each.group, WHOLE if each.view == SECOND else each.view,
+            QUESTIONS[each.test["score"]], each.test["layer"], *_spread(each.students), *_spread(each.null),
+            each.test["statistic"], each.test["p_value"], each.test["adjusted_p_value"], ANSWERS[each.test["decision"]],
+        ]
+        for each in seed_comparisons(record)
+        if is_shown(each)
+    ]  # fmt: skip
+    return columns, rows
 
 
 def _keep_curves(record: Record) -> Table:
@@ -221,23 +283,26 @@ def _keep_curves(record: Record) -> Table:
 
 def _localization(record: Record) -> Table:
     rows: list[list[Cell]] = []
-    area = None
-    for fold in record["folds"]:
-        for each in fold["maps"]:
-            if each["localization"] is not None:
-                area = each["localization"]["mask_area"]
-                for name, values in each["localization"]["maps"].items():
-                    energy, hit = values["energy_share"], values["pointing_game"]
-                    rows.append([each["student"], each["base"], name, *energy, *hit, values["empty_maps"]])
-                rows.append(
-                    [each["student"], each["base"], "distilled - residual",
-                     *each["localization"]["distilled_minus_residual"], None, None, None]
-                )  # fmt: skip
+    area = 0.0
+    for group in record["plan"]["groups"]:
+        every = [each["localization"] for fold in record["folds"] for each in fold["maps"] if each["group"] == group["name"]]
+        found = [each for each in every if each is not None]
+        if not found:
+            continue
+        area = found[0]["mask_area"]
+        for name in found[0]["maps"]:
+            energy, hit = ([each["maps"][name][score][0] for each in found] for score in ("energy_share", "pointing_game"))
+            empty = sum(each["maps"][name]["empty_maps"] for each in found)
+            rows.append([group["name"], name, len(found), *_spread(energy), *_spread(hit), empty])
+        for name in found[0]["differences"]:
+            rows.append(
+                [group["name"], name, len(found), *_spread([each["differences"][name][0] for each in found]), None, None, None]
+            )
     return Table(
         "localization",
         "Maps on the object",
-        f"Share of a map's positive values on the object, which covers {0.0 if area is None else area:.1%} of an image, and "
-        "how often its maximum is there; standard errors over images.",
-        ["Student", "Base", "map", "energy", "energy SE", "maximum", "maximum SE", "empty maps"],
+        f"Share of a map's positive values on the object, which covers {area:.1%} of an image, and how often its maximum is "
+        "there. Means and SD over pairs of a Student and a Base; report.json has the standard errors over images.",
+        ["group", "map", "pairs", "energy", "energy SD", "maximum", "maximum SD", "maps without positive values"],
         rows,
     )

@@ -8,7 +8,7 @@ from reference.geometries import correlation, inner_product, remove
 from torch import Tensor
 
 from captum_kd.distance.centering import Geometry, center
-from captum_kd.distance.gram import correlation_slope, partial_correlation
+from captum_kd.distance.gram import correlation_slope, correlations_given, partial_correlation
 
 N = 12
 NO_NOISE = torch.zeros(4, dtype=torch.float64)
@@ -169,3 +169,21 @@ def test_a_slope_that_is_rounding_is_zero(target):
     found = correlation_slope(sides @ sides.T, NO_NOISE[:3], 0, 1, [2])
     assert found.coefficients.count_nonzero() == 0
     assert bool(found.is_left) and bool(found.has_target) == (target == "own")
+
+
+def test_correlations_given_are_partial_correlations_of_every_geometry() -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(7, 40, generator=draw, dtype=torch.float64)
+    rows[5] = rows[0] - 2 * rows[1]  # in the span of the removed ones
+    gram, noise = rows @ rows.mT, torch.full((7,), 1e-20, dtype=torch.float64)
+    values, defined = correlations_given(gram.expand(2, 7, 7), noise, 6, [0, 1, 2])
+    assert defined[0].tolist() == [False, False, False, True, True, False, True]
+    for x in (3, 4, 6):
+        expected, _ = partial_correlation(gram, noise, x, 6, [0, 1, 2])
+        assert values[:, x].tolist() == pytest.approx([float(expected)] * 2, abs=1e-12)
+    assert values[0, ~defined[0]].tolist() == [0] * 4
+
+
+def test_correlations_with_a_geometry_of_rounding_are_undefined() -> None:
+    gram = torch.eye(3, dtype=torch.float64)
+    assert not correlations_given(gram, torch.tensor([0.0, 0.0, 2.0]), 2, [0])[1].any()

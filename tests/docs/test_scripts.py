@@ -56,9 +56,34 @@ def test_intervals_script_writes_a_row_for_every_scenario_and_score(tmp_path: Pa
     assert (tmp_path / "intervals.md").read_text().startswith("Coverage of nominal .95 intervals")
 
 
+def test_map_scripts_write_their_tables_and_figure(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    few = "teacher-images=60 train-images=60 test-images=24 map-images=4 references=24 epochs=1 teacher-epochs=1 seeds=2"
+    folder = tmp_path / "run"
+    run(
+        str(DOCS.parent / "examples" / "quickstart.py"), *(f"--{option}" for option in few.split()), "--no-progress",
+        f"--output={folder}",
+    )  # fmt: skip
+    run("compare_maps.py", f"--quickstart={folder}", "--images=6", f"--output={tmp_path}")
+    found = rows(tmp_path / "maps.csv")
+    assert {row["pairs"] for row in found} == {"2"} and {row["images"] for row in found} == {"6"}
+    assert {row["measure"] for row in found} == {"energy", "pointing", "auc", "keep", "deletion", "agreement", "block", "network"}
+    null = [row["mean"] for row in found if (row["of"], row["measure"]) == ("null", "agreement")]
+    assert null == [""] * 6, "two null pairs share both Bases, so they are not independent"
+    run("hue_control.py", str(folder), f"--networks={tmp_path / 'hue'}", "--images=6", f"--docs={tmp_path}")
+    assert matplotlib.image.imread(tmp_path / "images" / "hue_control.png").shape[1] > 1000
+    values = [float(row["auc"]) for row in rows(tmp_path / "tables" / "hue_control.csv")]
+    assert len(values) == 15 * 2 and all(0 <= value <= 1 for value in values)
+
+
 def test_published_tables_come_from_full_runs() -> None:
-    replications = {row["n"]: row["replications"] for row in rows(DOCS / "tables" / "intervals.csv")}
-    assert replications == {"50": "1000", "200": "1000", "1000": "500"}
+    for views, replications in (False, (1000, 1000, 500)), (True, (250, 250, 125)):
+        found = {
+            int(row["n"]): int(row["replications"])
+            for row in rows(DOCS / "tables" / "intervals.csv")
+            if views == row["scenario"].endswith("four views")
+        }
+        assert found == dict(zip((50, 200, 1000), replications))
     labels = {(row["scenario"], row["labels"]) for row in rows(DOCS / "tables" / "intervals.csv")}
     asked = {"independent", "weak", "strong"}, {"2 balanced", "2 unbalanced", "10 balanced"}
     assert labels >= {(scenario, classes) for scenario in asked[0] for classes in asked[1]}
@@ -67,10 +92,17 @@ def test_published_tables_come_from_full_runs() -> None:
 @pytest.mark.parametrize(("page", "table"), [("inference.md", "intervals.md"), ("estimators.md", "estimators.md")])
 def test_tables_of_a_page_are_those_of_its_script(page: str, table: str) -> None:
     """Rows of numbers that a script wrote are on the page as it wrote them."""
-    written = re.compile(r"^\| ((independent|weak|strong|no distilled.*?) \| \d+ (un)?balanced|\d+ \| \d+ \| \w+) \|")
+    written = re.compile(r"^\| (((?:independent|weak|strong|no distilled).*?) \| \d+ (un)?balanced|\d+ \| \d+ \| \w+) \|")
     shown = [line for line in (DOCS / page).read_text().splitlines() if written.match(line)]
     assert len(shown) > 10
     assert not set(shown) - set((DOCS / "tables" / table).read_text().splitlines())
+
+
+def test_maps_on_the_page_are_those_of_the_script() -> None:
+    kinds = ("| paper's gradient |", "| integrated |", "| net |", "| Grad-CAM |", "| random |")
+    shown = [line for line in (DOCS / "maps.md").read_text().splitlines() if line.startswith(kinds) and line.count("|") > 8]
+    assert len(shown) > 40
+    assert not set(shown) - set((DOCS / "tables" / "maps.md").read_text().splitlines())
 
 
 def test_the_page_on_inference_shows_every_scenario() -> None:

@@ -20,6 +20,7 @@ def settings(output: Path, **changes: Any) -> Settings:
         "folds": 1,
         "techniques": ("response",),
         "controls": (),
+        "placebos": 0,
         "teacher": "resnet-m",
         "student": "resnet-s",
         "weights": "none",

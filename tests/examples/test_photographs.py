@@ -26,6 +26,7 @@ SCORES = {
     "fss", "rs_student", "rs_base", "rs_distilled", "rs_residual", "rs_teacher", "fss_student_teacher", "fss_base_teacher",
     "teacher_distilled", "teacher_residual", "teacher_only_distilled", "teacher_only_residual",
 }  # fmt: skip
+GIVEN_ALL_BASES = {"rs_distilled_all", "teacher_distilled_all", "teacher_only_distilled_all"}
 PUBLISHED = {"fss", "rs_student", "rs_base", "rs_distilled", "rs_residual"}
 GROUPS = ["Response", "Attention", "Feature"]
 TABLES = {
@@ -79,8 +80,10 @@ def test_every_pair_has_every_score_in_range(written):
     groups = {row["group"] for row in ours}
     assert groups == {*GROUPS, "Control: untrained Teacher", "Control: shuffled soft labels"}
     keys = [tuple(row[key] for key in ("view", "student", "base", "layer", "score")) for row in ours]
-    assert len(set(keys)) == len(keys) == 2 * 10 * 2 * 3 * len(SCORES)
-    assert {row["score"] for row in ours} == SCORES
+    # 2 views of 10 Students at 3 layers, each beside 2 Bases and given both.
+    assert len(set(keys)) == len(keys) == 2 * 10 * 3 * (2 * len(SCORES) + len(GIVEN_ALL_BASES))
+    assert {row["score"] for row in ours} == SCORES | GIVEN_ALL_BASES
+    assert {row["base"] for row in ours if row["score"] in GIVEN_ALL_BASES} == {"all Bases"}
     for row in ours:
         assert -1 <= float(row["value"]) <= 1 and int(row["n"]) == 24
         if row["low"]:
@@ -114,7 +117,7 @@ def test_tables_come_as_csv_and_markdown(written):
 def test_seed_control_compares_each_group_with_the_bases(written, report):
     rows = rows_of(written / "tables" / "seed_control.csv")
     assert len(rows) == 5 * 2 * 4 * 3
-    assert {row["answer"] for row in rows} == {"cannot be decided"}  # two seeds each
+    assert {row["answer"] for row in rows} == {"undecided"}  # two seeds each
     for row in rows:
         sign = -1 if row["score"] == "FSS" else 1
         assert sign * (float(row["Students"]) - float(row["Bases"])) == pytest.approx(float(row["difference"]), abs=1e-6)
@@ -123,7 +126,8 @@ def test_seed_control_compares_each_group_with_the_bases(written, report):
 def test_keep_curves_are_of_every_map_and_chance(report):
     for each in report["folds"][0]["maps"]:
         assert list(each["keep_curves"]) == [
-            "Grad-CAM Student", "UniCAM distilled", "UniCAM residual", "UniCAM from the Teacher", "random",
+            "net", "distilled", "residual", "net by the Teacher", "Grad-CAM Student", "paper's gradient", "net of two Bases",
+            "random",
         ]  # fmt: skip
         for curve in each["keep_curves"].values():
             assert min(curve["accuracy"]) <= curve["area"] <= max(curve["accuracy"])

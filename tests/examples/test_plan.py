@@ -42,6 +42,20 @@ def test_another_teacher_is_trained_like_the_first():
     assert [(guide.trained, guide.network) for guide in plan.guides] == [(True, QUICK.teacher)] * 2
 
 
+def test_placebo_teachers_have_the_teachers_recipe_and_teach_nobody():
+    plan = technique_plan(replace(QUICK, controls=("other-teacher",), placebos=2))
+    assert plan.placebos == ["Placebo Teacher 1", "Placebo Teacher 2"]
+    assert not {group.guide for group in plan.groups} & set(plan.placebos)
+    trainings = {each.name: each for each in plan.trainings(1)}
+    for name in plan.placebos:
+        assert trainings[name] == replace(trainings["Teacher"], name=name)
+
+
+def test_one_placebo_keeps_its_name_when_there_are_more():
+    names = [technique_plan(replace(QUICK, placebos=count)).placebos for count in (0, 1, 3)]
+    assert names[0] == [] and names[1] == names[2][:1]
+
+
 def test_an_assistant_learns_from_the_largest_teacher():
     plan = capacity_plan(replace(QUICK, techniques=("response",)), ("resnet-m", "resnet-xl"), "resnet-l")
     assert [(guide.network, guide.taught_by) for guide in plan.guides] == [

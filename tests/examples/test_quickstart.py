@@ -17,7 +17,10 @@ SCORES = (
     "fss", "rs_student", "rs_base", "rs_distilled", "rs_residual", "rs_teacher", "fss_student_teacher",
     "fss_base_teacher", "teacher_distilled", "teacher_residual", "teacher_only_distilled", "teacher_only_residual",
 )  # fmt: skip
-MAPS = ["Grad-CAM Student", "Grad-CAM Base", "UniCAM distilled", "UniCAM residual", "UniCAM from the Teacher"]
+MAPS = [
+    "net", "net of two Bases", "net by the Teacher", "distilled", "residual", "Grad-CAM Student", "Grad-CAM Base",
+    "paper's gradient",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,10 @@ def test_report_holds_every_score_of_every_pair_and_layer_in_range(fold, view):
     rows = fold["scores"][0][view]["rows"]
     found = [(row["student"], row["base"], row["layer"], row["score"]) for row in rows]
     pairs = [(f"Student {i}", f"Base {j}") for i in (1, 2) for j in (1, 2)]
-    assert found == [(*pair, layer, score) for pair in pairs for layer in STAGES for score in SCORES]
+    in_pairs = [(*pair, layer, score) for pair in pairs for layer in STAGES for score in SCORES]
+    given_all = ("rs_distilled_all", "teacher_distilled_all", "teacher_only_distilled_all")
+    students = ("Student 1", "Student 2")
+    assert found == in_pairs + [(name, "all Bases", layer, score) for name in students for layer in STAGES for score in given_all]
     assert all(-1 <= row["value"] <= 1 and row["n"] == 40 for row in rows)
 
 
@@ -50,7 +56,7 @@ def test_report_holds_intervals_and_p_values(fold):
     rows = fold["scores"][0]["whole"]["rows"]
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
     tested = {row["score"] for row in rows if row["p_value"] is not None}
-    assert tested == {"rs_student", "rs_base", "rs_teacher", "rs_distilled", "rs_residual"}
+    assert tested == {"rs_student", "rs_base", "rs_teacher", "rs_distilled", "rs_residual", "rs_distilled_all"}
 
 
 def test_two_pairs_of_seeds_cannot_decide_and_the_report_says_so(fold):
@@ -83,9 +89,11 @@ def test_report_says_how_much_of_each_map_is_on_the_digit(fold, written):
         assert set(where["maps"]) == set(MAPS)
         for values in where["maps"].values():
             for mean, error in (values["energy_share"], values["pointing_game"]):
-                assert 0 <= mean <= 1 and error > 0
-        means = [where["maps"][name]["energy_share"][0] for name in ("UniCAM distilled", "UniCAM residual")]
-        assert where["distilled_minus_residual"][0] == pytest.approx(means[0] - means[1], abs=1e-6)
+                assert 0 <= mean <= 1 and error >= 0
+        assert set(where["differences"]) == {"distilled - residual", "net - net of two Bases"}
+        for title, (difference, _) in where["differences"].items():
+            one, other = (where["maps"][name]["energy_share"][0] for name in title.split(" - "))
+            assert difference == pytest.approx(one - other, abs=1e-6)
     assert (written / "tables" / "localization.csv").is_file()
 
 

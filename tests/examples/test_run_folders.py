@@ -62,8 +62,9 @@ def test_a_run_lists_all_that_it_writes_and_writes_nothing_else(finished):
     listed = json.loads((finished / "run.json").read_text())["files"]
     written = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     assert written - set(listed) == {"run.json"}
-    assert set(listed) - written == {f"{name}.{kind}" for name, kind in (("tables/seed_control", "csv"),
-                                     ("tables/seed_control", "md"), ("figures/seed_control", "png"), ("figures/gradcam", "png"))}
+    # One Base only, no placebo Teachers, no second Teacher.
+    tables = [f"tables/{name}.{kind}" for name in ("seed_control", "placebos", "second_teacher") for kind in ("csv", "md")]
+    assert set(listed) - written == {"figures/seed_control.png", *tables}
 
 
 def test_files_of_others_are_left_alone_and_named(tmp_path, capsys, monkeypatch):
@@ -359,6 +360,21 @@ def test_what_is_missing_or_is_written_again_does_not_change_the_results(copy, f
     assert reports[0] == reports[1] and set(before) == set(after)
     same = [name for name in before if name.suffix in (".csv", ".md", ".png") or name.parts[-1] == "teacher.json"]
     assert len(same) > 10 and all(before[name] == after[name] for name in same)
+
+
+def test_a_finished_run_is_given_placebo_teachers(copy, finished, monkeypatch):
+    """Also one of the first version, which knew of no placebos."""
+    path = copy / "run.json"
+    content = json.loads(path.read_text())
+    content["version"] = 1
+    del content["settings"]["placebos"]
+    path.write_text(json.dumps(content))
+    report = run(copy, "--resume", "--placebos", "1")
+    before, after = contents(finished), contents(copy)
+    kept = [name for name in before if name.suffix == ".ckpt"]
+    assert len(kept) == 3 and all(before[name] == after[name] for name in kept)
+    assert Path("checkpoints/placebo_teacher_1.ckpt") in after and "Placebo Teacher 1" in report["folds"][0]["accuracy"]
+    assert "checkpoints/placebo_teacher_1.json" in json.loads(path.read_text())["files"]
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path, capsys, untrained):

@@ -24,7 +24,7 @@ from captum_kd.metrics import inference
 
 from fuzz.values import (
     BASE, DISTANCES, FEATURES, IMAGES, LABELS, MAPS, MASKS, N, OTHERS, ROWS, SCORES, STUDENT, TABLE, TEACHER, Net,
-    products, unicam, written,
+    products, several_products, unicam, written,
 )  # fmt: skip
 
 __all__ = ["CASES", "Case", "public_names"]
@@ -122,6 +122,14 @@ def _p_value(result: Any, given: dict[str, Any]) -> None:
 
 def _drawn(result: Any, given: dict[str, Any]) -> None:
     result.canvas.draw()
+
+
+def _correlation(result: Any, given: dict[str, Any]) -> None:
+    assert -1 <= result.mean <= 1
+
+
+def _similarities(result: Any, given: dict[str, Any]) -> None:
+    assert bool((result.spearman.abs() <= 1).all()) and result.n == len(result.spearman[0])
 
 
 def _curve(result: Any, given: dict[str, Any]) -> None:
@@ -268,6 +276,19 @@ CASES: dict[str, Case] = {
         captum_kd.metrics.localization_score, captum_kd.metrics.localization_score,
         lambda: dict(attributions=MAPS, masks=MASKS), _scores, {"masks": ("mask",)},
     ),
+    "captum_kd.metrics.map_reliability": Case(
+        captum_kd.metrics.map_reliability, captum_kd.metrics.map_reliability,
+        lambda: dict(maps={"a": MAPS, "b": MAPS.flip(0)}), _correlation,
+    ),
+    "captum_kd.metrics.randomization_test": Case(
+        captum_kd.metrics.randomization_test, captum_kd.metrics.randomization_test,
+        lambda: dict(unicam=unicam(), inputs=IMAGES, target=LABELS, modules=["conv2"]), _similarities, MODEL_ARGS,
+    ),
+    "captum_kd.metrics.RandomizationTest.plot": Case(
+        captum_kd.metrics.RandomizationTest.plot,
+        lambda **given: captum_kd.metrics.randomization_test(unicam(), IMAGES, LABELS, modules=["conv2"]).plot(**given),
+        dict, _drawn,
+    ),
     "captum_kd.metrics.random_attributions": Case(
         captum_kd.metrics.random_attributions, captum_kd.metrics.random_attributions, lambda: dict(like=MAPS), _like("like")
     ),
@@ -289,6 +310,13 @@ CASES: dict[str, Case] = {
             distances=DISTANCES["student"], labels=LABELS, class_distances=torch.cdist(TABLE, TABLE), permutations=20
         ),
         _p_value,
+    ),
+    "captum_kd.metrics.inference.left_out_scores": Case(
+        inference.left_out_scores, lambda **given: inference.left_out_scores(**given).statistics,
+        lambda: dict(products=several_products(), models=["s", "b", "c", "d"], students=1, target="labels"),
+    ),
+    "captum_kd.metrics.inference.LeftOutScores.test": Case(
+        inference.LeftOutScores.test, lambda: inference.LeftOutScores(SCORES[:, 2:], SCORES[0]).test(), dict
     ),
     "captum_kd.metrics.inference.pair_scores": Case(
         inference.pair_scores, inference.pair_scores, lambda: dict(products=products(), models=["student", "base"])
@@ -347,8 +375,9 @@ CASES: dict[str, Case] = {
 
 
 def _is_record(value: object) -> bool:
-    """A named tuple holds what it is given; functions that take one check it."""
-    return isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields")
+    """A record holds what it is given; functions that take one check it."""
+    is_result = value in (captum_kd.metrics.MapReliability, captum_kd.metrics.RandomizationTest)
+    return is_result or isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields")
 
 
 def public_names() -> dict[str, Any]:

@@ -91,5 +91,12 @@ def written(method: str, **given: Any) -> str:
     return text
 
 
+def several_products() -> inference.Products:
+    draw = torch.Generator().manual_seed(6)
+    of_models = {name: torch.randn(N, 5, generator=draw) for name in "sbcd"}
+    distances = {name: torch.cdist(features, features) for name, features in of_models.items()}
+    return inference.geometry_products({**distances, "labels": DISTANCES["labels"]})
+
+
 def products() -> inference.Products:
     return inference.geometry_products(DISTANCES)

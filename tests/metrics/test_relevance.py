@@ -8,10 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import Columns, ConvNet, Untouched, activations, forbidden, images, labels
+from reference.literal import r
+from reference.several_bases import centered, left_of
 from torch import Tensor, nn
 
 from captum_kd import global_average_pool
 from captum_kd.metrics import feature_similarity_score, relevance_score
+from captum_kd.perturb import keep_relevant
 
 N = 20
 F64 = torch.float64
@@ -355,3 +358,59 @@ def test_non_finite_features_name_layer_and_model(pair, which):
     with pytest.raises(ValueError, match=f"layer 'conv2' of {which} gives non-finite features"):
         relevance_score(pair[0], "conv2", inputs(), labels(N), given=(pair[1], "conv2"))
     assert not broken.conv2._forward_hooks
+
+
+# --------------------------------------------------------------------- several models
+
+
+@pytest.mark.parametrize("remove_from", ["x", "both"])
+def test_what_no_model_has_is_left_by_a_regression_on_all(pair, remove_from):
+    x, y, third = inputs(), labels(N), ConvNet(seed=3).double()
+    own, *others = (centered(activations(model, "conv2", x)) for model in (*pair, third))
+    goal = centered(torch.eye(3)[y])
+    expected = r(left_of(own, others), left_of(goal, others) if remove_from == "both" else goal)
+    given = [(pair[1], "conv2"), (third, third.conv2)]
+    found = relevance_score(pair[0], "conv2", x, y, given=given, remove_from=remove_from)
+    assert float(found) == pytest.approx(float(expected), abs=1e-9)
+    for same in (given[::-1], [*given, given[0]]):
+        again = relevance_score(pair[0], "conv2", x, y, given=same, remove_from=remove_from)
+        assert float(again) == pytest.approx(float(expected), abs=1e-9)
+
+
+def test_a_list_of_one_model_is_that_model(pair):
+    one, listed = (relevance_score(pair[0], "conv2", inputs(), labels(N), given=each)
+                   for each in ((pair[1], "conv2"), [(pair[1], "conv2")]))  # fmt: skip
+    assert float(one) == float(listed)
+
+
+def test_each_of_several_models_has_its_own_maps(pair):
+    x, y, third = inputs(), labels(N), ConvNet(seed=3).double()
+    maps = torch.rand(3, N, 1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    given = [(pair[1], "conv2"), (third, "conv2")]
+    found = relevance_score(pair[0], "conv2", x, y, given=given, attributions=maps[0], base_attributions=[maps[1], maps[2]])
+    own, *others = (
+        centered(activations(model, "conv2", keep_reduced(x, each))) for model, each in zip((*pair, third), maps)
+    )
+    assert float(found) == pytest.approx(float(r(left_of(own, others), centered(torch.eye(3)[y]))), abs=1e-9)
+
+
+def keep_reduced(x: Tensor, maps: Tensor) -> Tensor:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return keep_relevant(x, maps)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"given": []}, ValueError, "given is an empty list"),
+        ({"given": [ConvNet(seed=2)]}, TypeError, "a list of such pairs"),
+        ({"given": [(ConvNet(seed=2), "conv9")]}, ValueError, r"given\[0\]\[1\]"),
+        ({"attributions": torch.ones(N, 1, 3, 3), "base_attributions": torch.ones(N, 1, 3, 3)}, ValueError, "a list of maps"),
+        ({"attributions": torch.ones(N, 1, 3, 3)}, ValueError, "without base_attributions"),
+    ],
+)
+def test_several_models_that_cannot_be(pair, change, error, said):
+    given = [(pair[1], "conv2"), (ConvNet(seed=3).double(), "conv2")]
+    with pytest.raises(error, match=said):
+        relevance_score(pair[0], "conv2", inputs(), labels(N), **{"given": given, **change})

@@ -26,13 +26,18 @@ def test_scores_of_a_pair_are_those_of_the_table(has_teacher):
     assert list(found) == [score.name for score in scores_of_pair(has_teacher)]
     assert len(found) == (12 if has_teacher else 5)
     assert found["rs_distilled"] == (("s", "b"), "l")
+    several = transfer_scores("s", ["b", "c"], labels="l", teacher="t" if has_teacher else None)
+    assert list(several) == [score.name for score in scores_of_pair(has_teacher, all_bases=True)]
+    assert several["rs_distilled_all"] == (("s", "b", "c"), "l")
     if has_teacher:
+        assert several["teacher_only_distilled_all"] == (("s", "b", "c"), ("t", "l"))
         assert found["teacher_only_residual"] == (("b", "s"), ("t", "l"))
 
 
 def test_only_what_is_left_after_removal_is_tested_by_jackknife():
-    assert {score.name for score in SCORES if score.test == "jackknife"} == {"rs_distilled", "rs_residual"}
+    assert {score.name for score in SCORES if score.test == "jackknife"} == {"rs_distilled", "rs_residual", "rs_distilled_all"}
     assert {score.name for score in SCORES if score.test == "permutation"} == {"rs_student", "rs_base", "rs_teacher"}
     shares = ["teacher_distilled", "teacher_only_distilled"]
-    assert list(QUESTIONS) == ["fss", "rs_distilled", *shares, *(f"{share}_over_placebos" for share in shares)]
+    questions = ["fss", "rs_distilled", *shares, *(f"{share}_over_placebos" for share in shares)]
+    assert list(QUESTIONS) == questions + [f"{score}_all" for score in ("rs_distilled", *shares)]
     assert list(PLACEBO_SHARES) == shares

@@ -76,10 +76,12 @@ def test_intervals_stand_at_their_points():
 
 
 def test_intervals_of_different_scores_do_not_cover_each_other():
-    axis = panels(plot_layer_scores(grid("S", "abc", scores=tuple(SCORES["Relevance (RS)"]))))[0]
+    given_one = tuple(score for score in SCORES["Relevance (RS)"] if score != "rs_distilled_all")
+    given_all = grid("S", ["all Bases"], scores=["rs_distilled_all"])
+    axis = panels(plot_layer_scores(grid("S", "abc", scores=given_one) + given_all))[0]
     places = [segment[0, 0] for lines in axis.collections for segment in lines.get_segments()]
-    # rs_student is one for all Bases, the other four scores have three each.
-    assert len(places) == len(set(np.round(places, 6))) == 4 * 13
+    # rs_student is one for all Bases, and so is the score given all of them. The other four scores have three each.
+    assert len(places) == len(set(np.round(places, 6))) == 4 * 14
     assert np.abs(np.array(places) - np.round(places)).max() < 0.45
 
 

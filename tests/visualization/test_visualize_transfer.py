@@ -1,5 +1,7 @@
 """Maps side by side, tested by their artists and data, and against Captum's own visualizer."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -287,3 +289,92 @@ def test_figure_fits_a_page_by_default_and_follows_a_panel_size():
 def test_row_labels_may_be_numbers_and_names_may_hold_dollar_signs():
     images, maps = torch.rand(2, 3, 8, 8), torch.rand(2, 1, 4, 4)
     visualize_transfer(images, {"a $x^ b$": maps}, row_labels=[3, 5]).draw_without_rendering()
+
+
+def integrated(residual: Any = None) -> TransferAttributions:
+    values = torch.randn(N, 1, 4, 4, generator=torch.Generator().manual_seed(4))
+    found = TransferAttributions(values, values.flip(3) if residual is None else residual)
+    return found._with_unit(isinstance(residual, list), relu_attributions=False, attr_dim_summation=True)
+
+
+def bar_labels(axis: Any) -> list[str]:
+    return [text.get_text() for text in axis.get_xticklabels()]
+
+
+def test_integrated_maps_show_net_first_with_both_signs_one_scale_and_a_unit():
+    transfer = integrated()
+    axes = panels(visualize_transfer(pictures(), transfer, method="heat_map", outlier_perc=0.0), 4)
+    assert [axis.get_title() for axis in axes[0]] == ["input", "net", "distilled", "residual"]
+    assert len({tuple(bar_labels(axis)) for axis in axes[N, 1:]}) == 1
+    assert [axis.get_xlabel().replace("\n", " ") for axis in axes[N, 1:]] == ["gain of J per position"] * 3
+    top = max(float(LayerAttribution.interpolate(each, (16, 16), "bilinear").abs().max()) for each in (transfer.net, *transfer))
+    large = LayerAttribution.interpolate(transfer.net, (16, 16), "bilinear")[0, 0]
+    np.testing.assert_allclose(heat(axes[0, 1]), large / top, atol=1e-5)
+    # Zero is white.
+    image = axes[0, 1].images[-1]
+    assert min(image.cmap(image.norm(0.0))) > 0.95
+
+
+def test_several_bases_have_a_residual_column_each():
+    residuals = [torch.rand(N, 1, 4, 4), torch.rand(N, 1, 2, 2)]
+    axes = panels(visualize_transfer(pictures(), integrated(residuals), panel_size=2.0), 5)
+    titles = [axis.get_title() for axis in axes[0]]
+    assert titles == ["input", "net", "distilled", "residual of Base 1", "residual of Base 2"]
+
+
+def test_rectified_maps_have_no_net_column():
+    values = maps()["distilled"]
+    rectified = TransferAttributions(values, values)._with_unit(False, relu_attributions=True, attr_dim_summation=True)
+    axes = panels(visualize_transfer(pictures(), rectified), 3)
+    assert [axis.get_title() for axis in axes[0]] == ["input", "distilled", "residual"]
+
+
+def test_groups_share_a_scale_so_that_a_weak_null_looks_weak():
+    net = maps()["distilled"]
+    given = {"net": net, "null": 0.1 * net, "Grad-CAM": 50.0 * net}
+    figure = visualize_transfer(
+        pictures(), given, scale=[["net", "null"]], method="heat_map", outlier_perc=0.0, units={"null": "a unit"}
+    )
+    axes = panels(figure, 4)
+    assert heat(axes[0, 2]).max() == pytest.approx(0.1 * heat(axes[0, 1]).max(), rel=1e-5)
+    alone = panels(visualize_transfer(pictures(), {"Grad-CAM": net}, method="heat_map", outlier_perc=0.0), 2)
+    np.testing.assert_allclose(heat(axes[0, 3]), heat(alone[0, 1]), atol=1e-6)
+    assert bar_labels(axes[N, 1]) == bar_labels(axes[N, 2]) != bar_labels(axes[N, 3])
+    assert [axis.get_xlabel() for axis in axes[N]] == ["", "", "a unit", ""]
+
+
+def test_a_group_is_scaled_by_the_columns_that_are_drawn():
+    given = {"net": maps()["distilled"], "null": 10.0 * maps()["distilled"]}
+    both, alone = (
+        panels(visualize_transfer(pictures(), given, scale=[["net", "null"]], columns=columns), len(columns))
+        for columns in (["net", "null"], ["net"])
+    )
+    assert bar_labels(both[N, 0]) != bar_labels(alone[N, 0])
+
+
+@pytest.mark.parametrize(
+    ("value", "label"), [(0.00066, "6.6e-4"), (0.0011, "1.1e-3"), (0.012, "0.012"), (64.0, "64"), (2.0e6, "2.0e6")]
+)
+def test_labels_of_bars_are_short(value, label):
+    values = torch.zeros(N, 1, 16, 16)
+    values[..., 3, 3] = value
+    figure = visualize_transfer(pictures(), {"m": values}, sign="all", panel_size=0.8, units={"m": "gain of J per position"})
+    assert bar_labels(panels(figure, 2)[N, 1]) == [f"-{label}", "0", label]
+    assert_legible(figure)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"scale": 3}, TypeError, r"or groups of titles such as \[\['net', 'null'\]\], got 3"),
+        ({"scale": ["net"]}, TypeError, "or groups of titles"),
+        ({"scale": [["net"]]}, ValueError, r"some of \['Grad-CAM', 'distilled'\], each once; got \['net'\]"),
+        ({"scale": [["distilled"], ["distilled"]]}, ValueError, "each once"),
+        ({"units": "gain"}, TypeError, "units must be a mapping"),
+        ({"units": {"net": "gain"}}, ValueError, "units must map titles of maps"),
+        ({"units": {"distilled": 3}}, ValueError, "units must map titles of maps"),
+    ],
+)
+def test_wrong_groups_and_units_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        visualize_transfer(pictures(), maps(), **arguments)

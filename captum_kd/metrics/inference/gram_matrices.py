@@ -19,7 +19,7 @@ from captum_kd.distance.blockwise import noise_squares
 from captum_kd.distance.gram import partial_correlation
 from captum_kd.distance.sources import DistanceSource
 from captum_kd.metrics.inference.matrices import as_sources
-from captum_kd.metrics.scores_table import scores_of_pair
+from captum_kd.metrics.scores_table import BASE, BASES, LABELS, STUDENT, TEACHER, scores_of_pair
 
 __all__ = ["Products", "Score", "Side", "geometry_products", "pair_scores", "products_of", "transfer_scores"]
 
@@ -39,34 +39,38 @@ class Score(NamedTuple):
 
 
 def transfer_scores(
-    student: str = "student", base: str = "base", *, labels: str = "labels", teacher: str | None = None
+    student: str = "student", base: str | Sequence[str] = "base", *, labels: str = "labels", teacher: str | None = None
 ) -> dict[str, Score]:
-    """The scores of one pair of models in the report, with the names of their geometries.
+    """The scores of one pair of models in the report, or of a Student and several Bases, with the names of their geometries.
 
     Args:
         student (str): name of the Student's geometry in the products.
-        base (str): name of the Base model's geometry.
+        base (str or sequence of str): name of the Base model's geometry; or names of several, whose span is removed from the
+            Student's geometry.
         labels (str): name of the labels' geometry.
         teacher (str, optional): name of the Teacher's geometry; without it, scores with the Teacher are left out.
 
     Returns:
-        dict of str to Score: the five scores of a pair, or twelve with a Teacher.
+        dict of str to Score: the five scores of a pair, or twelve with a Teacher. With a sequence of Bases the scores of the
+        Student given all of them: one, or three with a Teacher.
 
     Example::
 
         >>> transfer_scores("kd seed 1", "base seed 1")["rs_distilled"]
         Score(x=('kd seed 1', 'base seed 1'), y='labels')
     """
-    for argument, name in (("student", student), ("base", base), ("labels", labels)):
+    bases = as_names(base, "base")
+    for argument, name in (("student", student), *(("base", each) for each in bases), ("labels", labels)):
         check_str(name, argument, or_none=False)
     check_str(teacher, "teacher")
-    names = {"student": student, "base": base, "labels": labels, "teacher": teacher or ""}
+    names = {STUDENT: (student,), BASE: bases, BASES: bases, LABELS: (labels,), TEACHER: (teacher or "",)}
 
     def side(roles: tuple[str, ...]) -> Side:
-        chosen = tuple(names[role] for role in roles)
+        chosen = tuple(name for role in roles for name in names[role])
         return chosen if len(chosen) > 1 else chosen[0]
 
-    return {each.name: Score(side(each.x), side(each.y)) for each in scores_of_pair(has_teacher=teacher is not None)}
+    scores = scores_of_pair(teacher is not None, all_bases=not isinstance(base, str))
+    return {each.name: Score(side(each.x), side(each.y)) for each in scores}
 
 
 class Products(NamedTuple):
@@ -106,12 +110,20 @@ class Products(NamedTuple):
                     defined = defined & (self.without[:, place, place] > noise[place])
         return values, bool(defined.all())
 
-    def unique_share(self, of: str, given: str) -> Optional[float]:
-        """Unique share: the fraction of a geometry's squared norm left after removal, 1 - FSS^2; None if one has no geometry."""
-        for argument, name in (("of", of), ("given", given)):
+    def unique_share(self, of: str, given: Union[str, Sequence[str]]) -> Optional[float]:
+        """Unique share: the fraction of a geometry's squared norm that is left after removal of others.
+
+        It is 1 - FSS^2 for one removed geometry. Each further one takes the squared partial correlation off what is left.
+        None if the geometry, or all of the removed ones, are constant.
+        """
+        removed = as_names(given, "given")
+        for argument, name in (("of", of), *(("given", each) for each in removed)):
             check_score(self, Score(check_str(name, argument, or_none=False) or "", name), argument)
-        similarity, defined = self.score(Score(of, given))
-        return 1.0 - similarity**2 if defined else None
+        share, is_known = 1.0, False
+        for place, name in enumerate(removed):
+            correlation, defined = self.score(Score((of, *removed[:place]), (name, *removed[:place])))
+            share, is_known = share * (1.0 - correlation**2), is_known or defined
+        return share if is_known else None
 
     def _correlation(self, gram: Tensor, noise: Tensor, score: Score) -> tuple[Tensor, Tensor]:
         x, *x_given = self._places(score.x)
@@ -183,6 +195,18 @@ def products_of(names: tuple[str, ...], sources: Sequence[DistanceSource], sums:
     pairs, k = sums.n * (sums.n - 3), len(names)
     without = sums.products.new_empty((0, k, k)) if sums.by_row is None else sums.without_each()
     return Products(names, sums.gram() / pairs, without, noise / pairs)
+
+
+def as_names(given: Union[str, Sequence[str]], argument: str) -> tuple[str, ...]:
+    """One name or several as a tuple.
+
+    Raises:
+        TypeError: neither a string nor a list of them.
+    """
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{argument} must be a name (str) or a list of names, got {short_repr(given)}.")
+    return tuple(names)
 
 
 def check_products(products: object) -> None:

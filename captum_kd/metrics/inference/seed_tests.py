@@ -94,16 +94,19 @@ def seed_test(
     counted = torch.ones(models, models, dtype=torch.float64, device="cpu").fill_diagonal_(0)
     for s, b in shared_seeds:
         counted[s, students + b] = counted[students + b, s] = 0
-    number = relabeling_count(students, models - students, len(shared_seeds))
-    relabelings = _relabelings(students, models, shared_seeds)
+    relabelings = relabelings_of(students, models, shared_seeds)
     statistics = []
     while batch := list(islice(relabelings, _BATCH)):
         role = torch.zeros(len(batch), models, dtype=torch.float64, device="cpu")
         role.scatter_(1, torch.tensor(batch, device="cpu"), 1.0)
         statistics.append(_statistics(values, counted, role, larger))
-    every = torch.cat(statistics)
-    observed = float(every[0])  # the true labels come first
-    at_least = int((every >= observed - _TIE).sum())
+    return test_of(torch.cat(statistics))
+
+
+def test_of(statistics: Tensor) -> SeedTest:
+    """The test from the statistics of all relabelings, the true labels first."""
+    observed, number = float(statistics[0]), len(statistics)
+    at_least = int((statistics >= observed - _TIE).sum())
     return SeedTest(observed, at_least / number, 1 / number, number)
 
 
@@ -155,8 +158,8 @@ def _statistics(values: Tensor, counted: Tensor, role: Tensor, larger: bool) -> 
     return across - within if larger else within - across
 
 
-def _relabelings(
-    students: int, models: int, shared: Sequence[tuple[int, int]]
+def relabelings_of(
+    students: int, models: int, shared: Sequence[Sequence[int]]
 ) -> Iterator[tuple[int, ...]]:
     """The Students under each relabeling, the true one first."""
     pairs = [(s, students + b) for s, b in shared]
@@ -187,16 +190,24 @@ def check_roles(scores: Tensor, students: int, shared: Sequence[tuple[int, int]]
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         raise TypeError(f"scores must be a floating point tensor, got {short_repr(scores)}.")
     check_dense(scores, "scores")
+    models = scores.shape[0] if scores.dim() else 0
+    if tuple(scores.shape) != (models, models):
+        raise ValueError(f"scores must be square, with one row and one column per model; got shape {tuple(scores.shape)}.")
+    check_models(students, models - check_int(students, "students"), shared)
+
+
+def check_models(students: int, bases: int, shared: Sequence[tuple[int, int]], *, least_bases: int = 2) -> None:
+    """Checks that Students, Bases and shared seeds match and can be relabeled.
+
+    Raises:
+        ValueError: as :func:`seed_test`, except for the scores.
+    """
     students = check_int(students, "students")
     if not isinstance(shared, (list, tuple)) or not all(_is_pair(pair) for pair in shared):
         raise TypeError(f"shared_seeds must be a list of pairs (Student, Base) of integers, got {short_repr(shared)}.")
-    models = scores.shape[0] if scores.dim() else 0
-    bases = models - students
-    if tuple(scores.shape) != (models, models):
-        raise ValueError(f"scores must be square, with one row and one column per model; got shape {tuple(scores.shape)}.")
-    if students < 1 or bases < 2:
+    if students < 1 or bases < least_bases:
         raise ValueError(
-            f"Seed control compares Bases with each other, so it needs at least 1 Student and 2 Bases, got "
+            f"Seed control compares Bases with each other, so it needs at least 1 Student and {least_bases} Bases, got "
             f"students={students} and {bases} Bases. Train a Base with another seed."
         )
     for place, count in ((0, students), (1, bases)):

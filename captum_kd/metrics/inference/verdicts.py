@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Mapping, NamedTuple, Optional, Sequence
+from typing import Mapping, NamedTuple, Optional, Sequence, Union
 
 from torch import Tensor
 
 from captum_kd._utils.validation import check_bool, check_choice, check_float, check_int, check_mapping, check_str, short_repr
+from captum_kd.metrics.inference.left_out_bases import LeftOutScores
 from captum_kd.metrics.inference.seed_tests import (
     MOST_RELABELINGS,
+    SeedTest,
     check_roles,
     has_every_score,
     holm,
@@ -57,7 +59,7 @@ class SeedVerdict(NamedTuple):
 
 
 def seed_control(
-    scores: Mapping[str, Tensor],
+    scores: Mapping[str, Union[Tensor, LeftOutScores]],
     students: int,
     question: str,
     *,
@@ -69,8 +71,9 @@ def seed_control(
     """Answers one question at every layer by an exact test over seeds.
 
     Args:
-        scores (mapping of str to Tensor): by layer, the (M + K, M + K) scores of all ordered pairs,
-            Students first (:func:`~captum_kd.metrics.inference.pair_scores`); NaN if a pair has none.
+        scores (mapping of str to Tensor or LeftOutScores): by layer, the (M + K, M + K) scores of all ordered pairs,
+            Students first (:func:`~captum_kd.metrics.inference.pair_scores`); NaN if a pair has none. For questions about
+            Students given several Bases, the results of :func:`~captum_kd.metrics.inference.left_out_scores`.
         students (int): M, the number of Students.
         question (str): a key of :data:`QUESTIONS`, the score that the matrices hold.
         shared_seeds (sequence of (int, int)): see :func:`seed_test`.
@@ -103,17 +106,21 @@ def seed_control(
         check_str(layer, "Each layer in scores", or_none=False)
     has_placebos, likeness = check_bool(has_placebos, "has_placebos"), _checked(likeness, scores)
     asked = QUESTIONS[question]
-    for matrix in scores.values():
-        check_roles(matrix, students, shared_seeds)
+    for each in scores.values():
+        if isinstance(each, LeftOutScores) != BY_NAME[question].needs_all_bases:
+            maker = "left_out_scores" if BY_NAME[question].needs_all_bases else "pair_scores"
+            raise TypeError(f"For {question}, scores must hold results of {maker}(), got {short_repr(each)}.")
+        if not isinstance(each, LeftOutScores):
+            check_roles(each, students, shared_seeds)
     tests = {
-        layer: seed_test(matrix, students, larger=asked.larger, shared_seeds=shared_seeds)
-        for layer, matrix in scores.items()
-        if has_every_score(matrix)
+        layer: test
+        for layer, each in scores.items()
+        if (test := _test(each, students, asked.larger, shared_seeds)) is not None
     }
     adjusted = dict(zip(tests, holm([test.p_value for test in tests.values()])))
     verdicts = []
-    for layer, matrix in scores.items():
-        bases = matrix.shape[0] - students
+    for layer, each in scores.items():
+        bases = len(each.scores if isinstance(each, LeftOutScores) else each) - students
         if layer not in tests:
             least = 1 / relabeling_count(students, bases, len(shared_seeds))
             sentence = f"{layer}: undecided whether {asked.yes}. {_NO_SCORE}"
@@ -146,6 +153,15 @@ def seed_control(
     return verdicts
 
 
+def _test(
+    scores: Union[Tensor, LeftOutScores], students: int, larger: bool, shared_seeds: Sequence[tuple[int, int]]
+) -> Optional[SeedTest]:
+    """None if a pair of models has no score."""
+    if isinstance(scores, LeftOutScores):
+        return scores.test()
+    return seed_test(scores, students, larger=larger, shared_seeds=shared_seeds) if has_every_score(scores) else None
+
+
 _NO_SCORE = "Some pairs of models have no score, because features are constant or one model's features are a copy of another's."
 _SAME_RECIPE = "Students and Bases must share epochs, data, augmentation, first weights and pretraining."
 _NO_TRANSFER = (
@@ -156,10 +172,14 @@ _OTHER_REASONS = (
     "A Teacher's share above that of other seeds can also come from longer training, other data, a recipe shared with the "
     "Teacher, or another Teacher. To exclude these, pass placebo_teachers=, or as Bases the Students of a second Teacher."
 )
-_SEE_PLACEBOS = "Any Teacher may raise the share; its difference from the placebo Teachers' tells whether it is this Teacher's."
+_SEE_PLACEBOS = "Any Teacher may raise the share; its difference from the placebo Teachers' tells whether it is more than theirs."
 FIRST_WEIGHTS = (
     "The share also rises above the placebo Teachers' without distillation if Students share their first weights with the "
     "Teacher."
+)
+_THESE_PLACEBOS = (
+    "This test speaks of these placebo Teachers only, and in simulations it says yes somewhat too often; the t test against the "
+    "spread of at least 4 placebos keeps its level."
 )
 
 
@@ -167,7 +187,7 @@ def _caveats(question: str, is_yes: bool, has_placebos: bool) -> list[str]:
     """Other explanations of an answer."""
     score = BY_NAME[question]
     if score.share is not None:
-        reasons = FIRST_WEIGHTS
+        reasons = f"{_THESE_PLACEBOS} {FIRST_WEIGHTS}"
     elif not score.needs_teacher:
         reasons = _NO_TRANSFER
     else:
@@ -204,7 +224,7 @@ def _without_likeness(asked: Question, numbers: str, of_students: float, of_base
 
 
 def _checked(
-    likeness: Optional[Mapping[str, tuple[float, float]]], scores: Mapping[str, Tensor]
+    likeness: Optional[Mapping[str, tuple[float, float]]], scores: Mapping[str, Union[Tensor, LeftOutScores]]
 ) -> Optional[dict[str, tuple[float, float]]]:
     if likeness is None:
         return None

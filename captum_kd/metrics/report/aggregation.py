@@ -17,8 +17,10 @@ from captum_kd._models.feature_transforms import FeatureTransform, global_averag
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS
 from captum_kd.distance.labels import check_label_geometry
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
+from captum_kd.metrics.inference import LeftOutScores
 from captum_kd.metrics.report.models import FeatureSet, Pair
 from captum_kd.metrics.report.scores import Estimate, LayerScores
+from captum_kd.metrics.report.seed_groups import SeedGroup, SeedScores
 from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.report.sharding import ReportSharding, all_reduce_counts
 from captum_kd.metrics.report.storage import FeatureStore, Placement, place_distances
@@ -31,9 +33,10 @@ class ReportPlan(NamedTuple):
 
     Attributes:
         labels (sequence of str): the layers' labels.
-        pairs (sequence of Pair): the pairs of a Student and a Base.
+        pairs (sequence of Pair): the pairs of a Student and a Base, or all Bases.
         sets (sequence of FeatureSet): the feature sets of all pairs, of the Teacher and of the placebo Teachers.
         compared (sequence of str): keys of the models that seed control compares, Students first; empty without seed control.
+        seed_groups (sequence of SeedGroup): the groups that seed control compares.
         settings (Settings): the checked arguments.
     """
 
@@ -41,6 +44,7 @@ class ReportPlan(NamedTuple):
     pairs: Sequence[Pair]
     sets: Sequence[FeatureSet]
     compared: Sequence[str]
+    seed_groups: Sequence[SeedGroup]
     settings: Settings
 
     @property
@@ -55,14 +59,15 @@ class LayerSummary(NamedTuple):
         estimates (list of dict): the estimates of each pair, by the score's name.
         unique_shares (list of float or None): the unique share of each pair.
         progressions (dict): similarity with the last layer, by the feature set's key; empty without progression.
-        matrices (dict): scores of all ordered pairs of models, by question.
-        placebo_shares (list of Tensor): shares of the placebo Teachers for each pair, (scores, placebos); NaN if undefined.
+        matrices (dict): by question, scores of all ordered pairs of models, or of Students given several Bases by group.
+        placebo_shares (list of Tensor): shares of the placebo Teachers for each pair with one Base, (scores, placebos); NaN if
+            undefined.
     """
 
     estimates: list[dict[str, Estimate]]
     unique_shares: list[Optional[float]]
     progressions: dict[str, Estimate]
-    matrices: dict[str, Tensor]
+    matrices: dict[str, SeedScores]
     placebo_shares: list[Tensor]
 
 
@@ -197,8 +202,8 @@ def _summary(scores: LayerScores, plan: ReportPlan, last: Mapping[str, DistanceS
         [scores.of_pair(pair) for pair in plan.pairs],
         [scores.unique_share(pair) for pair in plan.pairs],
         {key: scores.progression(key) for key in last},
-        scores.pair_matrices(list(plan.compared)) if plan.compared else {},
-        [scores.placebo_shares(pair) for pair in plan.pairs],
+        {**scores.pair_matrices(list(plan.compared)), **scores.left_out(plan.seed_groups)} if plan.compared else {},
+        [scores.placebo_shares(pair) for pair in plan.pairs if not pair.has_all_bases],
     )
 
 
@@ -242,14 +247,10 @@ class BatchMeanScores(Aggregator):
         sizes = [size for size, _ in self._batches]
         for place in range(len(self._plan.labels)):
             summaries = [of_layers[place] for _, of_layers in self._batches]
-            names = list(dict.fromkeys(name for each in summaries for name in each.estimates[0]))
             questions = list(dict.fromkeys(name for each in summaries for name in each.matrices))
             pairs = range(len(self._plan.pairs))
             yield LayerSummary(
-                [
-                    {name: self._mean(sizes, [each.estimates[pair].get(name) for each in summaries]) for name in names}
-                    for pair in pairs
-                ],
+                [self._means(sizes, [each.estimates[pair] for each in summaries]) for pair in pairs],
                 [_mean_or_none([each.unique_shares[pair] for each in summaries]) for pair in pairs],
                 {
                     key: self._mean(sizes, [each.progressions[key] for each in summaries])
@@ -257,10 +258,10 @@ class BatchMeanScores(Aggregator):
                 },
                 # A pair of models that is undefined in all batches stays NaN.
                 {
-                    name: torch.stack([each.matrices[name] for each in summaries if name in each.matrices]).nanmean(0)
+                    name: _mean_scores([each.matrices[name] for each in summaries if name in each.matrices])
                     for name in questions
                 },
-                [torch.stack([each.placebo_shares[pair] for each in summaries]).nanmean(0) for pair in pairs],
+                [torch.stack(of_pair).nanmean(0) for of_pair in zip(*(each.placebo_shares for each in summaries))],
             )
 
     def recorded(self) -> dict[str, Any]:
@@ -272,6 +273,10 @@ class BatchMeanScores(Aggregator):
         self._batches = [batch for batches in self._group.gather(self._batches) for batch in batches]
         numbers = (self.left_out, self.left_out_of_removal, self.used)
         self.left_out, self.left_out_of_removal, self.used = (sum(each) for each in zip(*self._group.gather(numbers)))
+
+    def _means(self, sizes: Sequence[int], estimates: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
+        names = dict.fromkeys(name for each in estimates for name in each)
+        return {name: self._mean(sizes, [each.get(name) for each in estimates]) for name in names}
 
     def _mean(self, sizes: Sequence[int], estimates: Sequence[Optional[Estimate]]) -> Estimate:
         """The mean over the batches that define the score. None stands for a batch without this score."""
@@ -296,6 +301,13 @@ def _without_removal(summary: LayerSummary) -> LayerSummary:
     matrices = {name: each for name, each in summary.matrices.items() if not BY_NAME[name].has_removal}
     shares = [torch.full_like(each, float("nan")) for each in summary.placebo_shares]
     return LayerSummary(estimates, [None] * len(estimates), summary.progressions, matrices, shares)
+
+
+def _mean_scores(scores: Sequence[SeedScores]) -> SeedScores:
+    if isinstance(scores[0], Tensor):
+        return torch.stack([each for each in scores if isinstance(each, Tensor)]).nanmean(0)
+    by_group = zip(*(each for each in scores if not isinstance(each, Tensor)))
+    return [LeftOutScores(*(torch.stack(values).nanmean(0) for values in zip(*of_batches))) for of_batches in by_group]
 
 
 def _can_be_scored(labels: Tensor, class_embeddings: Optional[Tensor]) -> bool:

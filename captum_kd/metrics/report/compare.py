@@ -171,7 +171,7 @@ def compare_transfer(
         pairs = pairs_of(models, explained_in_pairs=settings.in_pairs)
         seed_groups = as_seed_groups(models, settings)
         compared = [each.key for each in models if each.role in (STUDENT, BASE)] if seed_groups else []
-        plan = ReportPlan(labels, pairs, feature_sets_of(models, pairs), compared, settings)
+        plan = ReportPlan(labels, pairs, feature_sets_of(models, pairs), compared, seed_groups, settings)
         collector = FeatureCollector(plan.sets, localizer, settings)
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
         modes = {str(each): modes_of(each.model) for each in models}

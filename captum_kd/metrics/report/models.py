@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from captum_kd._models.layer_names import Layer, LayerLike, resolve_layer
 from captum_kd._models.token_layout import LayoutHints
 from captum_kd._utils.arguments import check_model
-from captum_kd.metrics.scores_table import BASE, PLACEBO, STUDENT, TEACHER
+from captum_kd.metrics.scores_table import ALL_BASES, BASE, PLACEBO, STUDENT, TEACHER
 
 Model = Callable[..., Any]
 Models = Union[Model, Mapping[str, Model]]
@@ -65,24 +65,45 @@ class FeatureSet(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """The feature sets of a Student and a Base that are compared."""
+    """The feature sets of a Student and of the Base that it is compared with, or of all Bases, which are removed at once."""
 
     student: FeatureSet
-    base: FeatureSet
+    bases: tuple[FeatureSet, ...]
+
+    @property
+    def has_all_bases(self) -> bool:
+        return len(self.bases) > 1
+
+    @property
+    def base_name(self) -> str:
+        """The name in the rows."""
+        return ALL_BASES if self.has_all_bases else self.bases[0].of.name
+
+    @property
+    def base(self) -> Union[str, list[str]]:
+        """The key of the Base's feature set, or those of all Bases."""
+        keys = [each.key for each in self.bases]
+        return keys if self.has_all_bases else keys[0]
 
 
 def pairs_of(models: Sequence[ComparedModel], *, explained_in_pairs: bool) -> list[Pair]:
-    """All pairs of a Student and a Base, ordered by Student."""
+    """All pairs of a Student and a Base, ordered by Student, then each Student with all Bases if there are several.
+
+    If maps depend on both models of a pair, a Student has other images for each Base, so there is nothing to remove at once.
+    """
     students, bases = ([each for each in models if each.role == role] for role in (STUDENT, BASE))
     if explained_in_pairs:
-        return [Pair(FeatureSet(s, b), FeatureSet(b, s)) for s in students for b in bases]
-    return [Pair(FeatureSet(s), FeatureSet(b)) for s in students for b in bases]
+        return [Pair(FeatureSet(s, b), (FeatureSet(b, s),)) for s in students for b in bases]
+    pairs = [Pair(FeatureSet(s), (FeatureSet(b),)) for s in students for b in bases]
+    if len(bases) > 1:
+        pairs += [Pair(FeatureSet(s), tuple(map(FeatureSet, bases))) for s in students]
+    return pairs
 
 
 def feature_sets_of(models: Sequence[ComparedModel], pairs: Sequence[Pair]) -> list[FeatureSet]:
     """The sets of all pairs, of the Teacher and of the placebo Teachers, without repetition."""
     teachers = [FeatureSet(each) for each in models if each.role in (TEACHER, PLACEBO)]
-    sets = [each for pair in pairs for each in pair] + teachers
+    sets = [each for pair in pairs for each in (pair.student, *pair.bases)] + teachers
     return list({each.key: each for each in sets}.values())
 
 

@@ -78,7 +78,8 @@ def cautions(
     noise_by_rank: bool,
 ) -> list[str]:
     """Cautions about the numbers of this report, which are also raised as warnings."""
-    little = [row for row in rows if row["score"] == "rs_distilled" and _below(row["unique_share"], LITTLE_LEFT)]
+    distilled = ("rs_distilled", "rs_distilled_all")
+    little = [row for row in rows if row["score"] in distilled and _below(row["unique_share"], LITTLE_LEFT)]
     places = _listed(dict.fromkeys(f"{row['layer']} ({row['student']}, {row['base']})" for row in little))
     found = [
         (
@@ -183,6 +184,13 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
             has_removal,
             "A positive distilled score is no evidence of transfer by itself: any second network of equal relevance has a "
             "positive one.",
+        ),
+        (
+            any(row["score"] == "rs_distilled_all" for row in rows),
+            "Given all Bases, the span of their representations is removed. The more Bases, the less is left (unique), so "
+            "compare such scores only with the same number of Bases, and not with those of pairs. With three Bases or more, "
+            "the row \"null\" is a Base given the other Bases, from which one Base less is removed; seed control removes as many "
+            "from Students.",
         ),
         (True, "RS depends on the class frequencies, so compare scores on identical inputs only."),
         (

@@ -29,7 +29,7 @@ def control_placebos(
     Args:
         rows (sequence of dict): the report's rows.
         shares (mapping): by layer, the placebos' shares for each pair, (scores of PLACEBO_SHARES, placebos).
-        pairs (sequence of Pair): the pairs of a Student and a Base.
+        pairs (sequence of Pair): the pairs of a Student and a Base, then those of a Student and all Bases, which are not used.
         placebos (sequence of str): the placebos' names, in the order of the shares.
         settings (Settings): the settings, for the groups of Students.
     """
@@ -38,14 +38,14 @@ def control_placebos(
     records = [
         {
             "student": pair.student.of.name,
-            "base": pair.base.of.name,
+            "base": pair.base_name,
             "layer": layer,
             "score": score,
             "placebo": name,
             "value": None if value != value else value,
         }
         for layer, of_layer in shares.items()
-        for pair, of_pair in zip(pairs, of_layer)
+        for pair, of_pair in zip(pairs, of_layer)  # pairs with one Base come first
         for score, of_score in zip(PLACEBO_SHARES, of_pair.tolist())
         for name, value in zip(placebos, of_score)
     ]

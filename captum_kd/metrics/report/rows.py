@@ -10,7 +10,18 @@ from captum_kd.metrics.inference import QUESTIONS
 from captum_kd.metrics.report.aggregation import Aggregator, LayerSummary, ReportPlan
 from captum_kd.metrics.report.models import Pair
 from captum_kd.metrics.report.scores import TEACHER_KEY, Estimate
-from captum_kd.metrics.scores_table import BASE, PLACEBO, PROGRESSION, SCORES, STUDENT, TEACHER, ReportScore, scores_of_pair
+from captum_kd.metrics.report.seed_groups import SeedScores
+from captum_kd.metrics.scores_table import (
+    BASE,
+    BASES,
+    PLACEBO,
+    PROGRESSION,
+    SCORES,
+    STUDENT,
+    TEACHER,
+    ReportScore,
+    scores_of_pair,
+)
 
 
 class ReportRows(NamedTuple):
@@ -18,13 +29,13 @@ class ReportRows(NamedTuple):
 
     Attributes:
         rows (list of dict): the records.
-        matrices (dict): the score matrices of seed control, by question and layer.
+        matrices (dict): the scores of seed control, by question and layer.
         undefined (list of str): the undefined scores.
-        placebo_shares (dict): by layer, the shares of the placebo Teachers: (scores, placebos) for each pair.
+        placebo_shares (dict): by layer, the shares of the placebo Teachers: (scores, placebos) for each pair with one Base.
     """
 
     rows: list[dict[str, Any]]
-    matrices: dict[str, dict[str, Tensor]]
+    matrices: dict[str, dict[str, SeedScores]]
     undefined: list[str]
     placebo_shares: dict[str, list[Tensor]]
 
@@ -34,19 +45,21 @@ def report_rows(plan: ReportPlan, aggregator: Aggregator) -> ReportRows:
     summaries = dict(zip(plan.labels, aggregator.layers()))
     n = sum(aggregator.counts.values())
     has_teacher, has_placebos = (any(each.of.role == role for each in plan.sets) for role in (TEACHER, PLACEBO))
-    scores = scores_of_pair(has_teacher, has_placebos)
+    of_pair = scores_of_pair(has_teacher, has_placebos)
     if plan.progression:
-        scores += [each for each in SCORES if each.kind == PROGRESSION and (has_teacher or not each.needs_teacher)]
+        of_pair += [each for each in SCORES if each.kind == PROGRESSION and (has_teacher or not each.needs_teacher)]
+    given_all = scores_of_pair(has_teacher, all_bases=True)
     rows: list[dict[str, Any]] = []
     undefined: list[str] = []
     for place, pair in enumerate(plan.pairs):
+        scores = given_all if pair.has_all_bases else of_pair
         for label, summary in summaries.items():
             for score in scores:
                 estimate = _estimate(summary, place, pair, score)
                 rows.append(
                     {
                         "student": pair.student.of.name,
-                        "base": pair.base.of.name,
+                        "base": pair.base_name,
                         "layer": label,
                         "score": score.name,
                         "value": None if estimate is None else estimate.value,
@@ -72,12 +85,12 @@ def _estimate(summary: LayerSummary, place: int, pair: Pair, score: ReportScore)
     """None for a score that is defined in no mini-batch."""
     if score.kind != PROGRESSION:
         return summary.estimates[place].get(score.name)
-    keys = {STUDENT: pair.student.key, BASE: pair.base.key, TEACHER: TEACHER_KEY}
+    keys = {STUDENT: pair.student.key, BASE: pair.bases[0].key, TEACHER: TEACHER_KEY}
     return summary.progressions[keys[score.x[0]]]
 
 
 def _of_models(score: ReportScore, pair: Pair) -> str:
     """The Student and the Base in parentheses, or only the model that the score describes."""
-    names = {STUDENT: pair.student.of.name, BASE: pair.base.of.name}
+    names = {STUDENT: pair.student.of.name, BASE: pair.base_name, BASES: pair.base_name}
     models = [name for role, name in names.items() if role in score.x + score.y]
     return f" ({', '.join(models)})" if models else ""

@@ -15,10 +15,20 @@ from captum_kd.distance.block_sums import LocalTiles, TileIterator, population_s
 from captum_kd.distance.gram import partial_correlation
 from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry, label_distances
 from captum_kd.distance.sources import DistanceSource
-from captum_kd.metrics.inference import Products, Score, jackknife, label_permutation_p_value, pair_scores, transfer_scores
+from captum_kd.metrics.inference import (
+    Products,
+    Score,
+    jackknife,
+    label_permutation_p_value,
+    left_out_scores,
+    pair_scores,
+    transfer_scores,
+)
 from captum_kd.metrics.inference.gram_matrices import products_of
 from captum_kd.metrics.inference.jackknife import difference
+from captum_kd.metrics.inference.left_out_bases import LEAST_BASES
 from captum_kd.metrics.report.models import Pair
+from captum_kd.metrics.report.seed_groups import SeedGroup, SeedScores
 from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.scores_table import BY_NAME, LABELS, PLACEBO, PLACEBO_SHARES, SIMILARITY, TEACHER, scores_of_pair
 
@@ -86,7 +96,10 @@ class LayerScores:
         return [key for key in self._sources if key.startswith(f"{PLACEBO}:")]
 
     def of_pair(self, pair: Pair) -> dict[str, Estimate]:
-        """The five scores of a Student and a Base, twelve with a Teacher, sixteen with placebo Teachers."""
+        """The five scores of a Student and a Base, twelve with a Teacher, sixteen with placebo Teachers.
+
+        A Student and all Bases have one, or three with a Teacher.
+        """
         return {
             name: self._estimate(score, BY_NAME[name].kind, BY_NAME[name].test, minus)
             for name, (score, minus) in self.sides(pair).items()
@@ -97,7 +110,7 @@ class LayerScores:
         scores = self._sides(pair, TEACHER_KEY if self.has_teacher else None)
         found: dict[str, tuple[Score, list[Score]]] = {name: (score, []) for name, score in scores.items()}
         of_placebos = [self._sides(pair, placebo) for placebo in self.placebos]
-        for each in scores_of_pair(self.has_teacher, bool(of_placebos)):
+        for each in scores_of_pair(self.has_teacher, bool(of_placebos), pair.has_all_bases):
             if each.share is not None:
                 found[each.name] = scores[each.share], [of_placebo[each.share] for of_placebo in of_placebos]
         return found
@@ -110,14 +123,14 @@ class LayerScores:
         return torch.tensor(values, dtype=torch.float64, device="cpu")
 
     def _sides(self, pair: Pair, teacher: Optional[str]) -> dict[str, Score]:
-        return transfer_scores(pair.student.key, pair.base.key, labels=LABELS, teacher=teacher)
+        return transfer_scores(pair.student.key, pair.base, labels=LABELS, teacher=teacher)
 
     def unique_share(self, pair: Pair) -> Optional[float]:
-        """1 - FSS^2, by the unbiased estimator: the share of one geometry that is left when the other is removed.
+        """The share of the Student's geometry that is left after removal, by the unbiased estimator: 1 - FSS^2 for one Base.
 
         None if one of the two has no geometry.
         """
-        return self.products.unique_share(pair.student.key, pair.base.key)
+        return self.products.unique_share(pair.student.key, pair.base)
 
     def progression(self, key: str) -> Estimate:
         """Similarity of this layer and the model's last layer, for one set of features."""
@@ -141,6 +154,17 @@ class LayerScores:
                 found[score.name] = pair_scores(self.products, keys)
             else:
                 found[score.name] = self._similarities(keys)
+        return found
+
+    def left_out(self, groups: Sequence[SeedGroup]) -> dict[str, SeedScores]:
+        """The scores of Students given several Bases that seed control compares, by question and group."""
+        found: dict[str, SeedScores] = {}
+        for score in scores_of_pair(self.has_teacher, all_bases=True) if groups[0].bases >= LEAST_BASES else ():
+            target = tuple({TEACHER: TEACHER_KEY}.get(name, name) for name in score.y)
+            found[score.name] = [
+                left_out_scores(self.products, group.keys, group.students, target, shared_seeds=group.shared_seeds)
+                for group in groups
+            ]
         return found
 
     def _estimate(self, score: Score, kind: str, test: Optional[str] = None, minus: Sequence[Score] = ()) -> Estimate:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from itertools import product
 from math import isnan
 from statistics import mean
-from typing import Any, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Mapping, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
 from captum_kd._utils.validation import short_repr
-from captum_kd.metrics.inference import seed_control, single_pair_sentence
+from captum_kd.metrics.inference import LeftOutScores, seed_control, single_pair_sentence
 from captum_kd.metrics.inference.seed_tests import MOST_RELABELINGS, relabeling_count
 from captum_kd.metrics.report.models import ComparedModel
 from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.scores_table import BASE, BY_NAME, STUDENT
+
+SeedScores = Union[Tensor, list[LeftOutScores]]
+"""Scores that seed control compares: of all ordered pairs of models, or of Students given several Bases by group."""
 
 LEAST_BASES = 2
 """Under the null hypothesis, Students differ from Bases as Bases differ from each other."""
@@ -39,6 +42,10 @@ class SeedGroup(NamedTuple):
     @property
     def keys(self) -> list[str]:
         return [model.key for model in self.models]
+
+    @property
+    def bases(self) -> int:
+        return len(self.models) - self.students
 
     def recorded(self) -> dict[str, Any]:
         names = [model.name for model in self.models]
@@ -94,7 +101,7 @@ def _check_seeds(shared_seeds: Sequence[tuple[str, str]], students: list[str], b
 
 
 def control_seeds(
-    matrices: Mapping[str, Mapping[str, Tensor]],
+    matrices: Mapping[str, Mapping[str, SeedScores]],
     groups: Sequence[SeedGroup],
     compared: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
@@ -102,15 +109,18 @@ def control_seeds(
 ) -> Optional[dict[str, Any]]:
     """The tests of all groups and the scores that they compare, or None without groups.
 
-    The matrices hold the scores of all ordered pairs of the compared models, by question and layer; the rows are the report's.
+    The matrices hold, by question and layer, the scores of all ordered pairs of the compared models, or those of Students given
+    several Bases by group; the rows are the report's.
     """
     if not groups:
         return None
     tests = []
-    for group in groups:
+    for number, group in enumerate(groups):
         places = torch.tensor([compared.index(key) for key in group.keys], device="cpu")
         for name, by_layer in matrices.items():
-            scores = {label: matrix[places][:, places] for label, matrix in by_layer.items()}
+            scores = {
+                label: each[places][:, places] if isinstance(each, Tensor) else each[number] for label, each in by_layer.items()
+            }
             verdicts = seed_control(
                 scores,
                 group.students,
@@ -126,7 +136,26 @@ def control_seeds(
         "tests": tests,
         "groups": [group.recorded() for group in groups],
         "pairs": _pair_rows(matrices, groups, compared),
+        "left_out": _left_out_rows(matrices, groups),
     }
+
+
+def _left_out_rows(
+    matrices: Mapping[str, Mapping[str, SeedScores]], groups: Sequence[SeedGroup]
+) -> list[dict[str, Any]]:
+    """One record for each question, layer, Base left out, and model that is scored given the other Bases."""
+    rows: dict[tuple[str, str, str, str], float] = {}
+    for score, by_layer in matrices.items():
+        for layer, each in by_layer.items():
+            for group, found in zip(groups, [] if isinstance(each, Tensor) else each):
+                names = [model.name for model in group.models]
+                for (place, name), base in product(enumerate(names), range(group.bases)):
+                    if place < group.students or place == group.students + base:
+                        rows[score, layer, name, names[group.students + base]] = float(found.scores[place, base])
+    return [
+        {"score": score, "layer": layer, "model": model, "left_out": base, "value": None if isnan(value) else value}
+        for (score, layer, model, base), value in rows.items()
+    ]
 
 
 def _likeness(rows: Sequence[Mapping[str, Any]], group: SeedGroup, layers: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -141,7 +170,7 @@ def _likeness(rows: Sequence[Mapping[str, Any]], group: SeedGroup, layers: Seque
 
 
 def _pair_rows(
-    matrices: Mapping[str, Mapping[str, Tensor]], groups: Sequence[SeedGroup], compared: Sequence[str]
+    matrices: Mapping[str, Mapping[str, SeedScores]], groups: Sequence[SeedGroup], compared: Sequence[str]
 ) -> list[dict[str, Any]]:
     """One record for each question, layer and ordered pair of models that a test compares."""
     compared_names: dict[tuple[str, str], tuple[str, str]] = {}
@@ -152,6 +181,8 @@ def _pair_rows(
     rows = []
     for score, by_layer in matrices.items():
         for layer, matrix in by_layer.items():
+            if not isinstance(matrix, Tensor):
+                continue
             for (key, given_key), (name, given_name) in compared_names.items():
                 value = float(matrix[compared.index(key), compared.index(given_key)])
                 found = None if isnan(value) else value
@@ -163,7 +194,8 @@ def without_seed_control(models: Sequence[ComparedModel], explained_in_pairs: bo
     """A note about the limits of a report without seed control."""
     if explained_in_pairs:
         return (
-            'There is no seed control, because the features of a model differ between its pairs with localize="unicam". '
+            "There is no seed control and no score given all Bases, because the features of a model differ between its pairs "
+            'with localize="unicam". '
             "These rows hold for these trained models only. Use whole images or Grad-CAM to test whether another seed would "
             "have given the same result."
         )

@@ -11,6 +11,7 @@ from captum_kd.metrics.report.notes import near_chance, no_gain, percent
 from captum_kd.metrics.scores_table import OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
+GIVEN_ALL_BASES = scores_of_pair(has_teacher=True, all_bases=True)
 Row = Mapping[str, Any]
 
 # Title of each table; its scores with their column headings.
@@ -18,6 +19,7 @@ TABLES: dict[str, dict[str, str]] = {
     "Similarity and relevance": {each.name: each.heading for each in scores_of_pair(has_teacher=False)},
     "The Teacher": {each.name: each.heading for each in scores_of_pair(has_teacher=True) if each.needs_teacher},
     "The Teacher's share over placebo Teachers": {each.name: each.heading for each in SCORES if each.kind == OVER_PLACEBOS},
+    "Students given all Bases": {each.name: each.heading for each in GIVEN_ALL_BASES},
     "Progression: similarity with the model's own last layer": {
         each.name: each.heading for each in SCORES if each.kind == PROGRESSION
     },
@@ -25,17 +27,23 @@ TABLES: dict[str, dict[str, str]] = {
 SUBTITLES = {
     "The Teacher": "the Teacher's share of distilled and residual features; beyond: with the labels removed from the Teacher",
     "The Teacher's share over placebo Teachers": "minus the mean share of networks of its recipe that taught nobody",
+    "Students given all Bases": "the part that no combination of Bases has: its RS, the Teacher's share, and beyond the labels",
 }
 UNIQUE = "unique"
+HAVE_UNIQUE = ("rs_distilled", "rs_distilled_all")
 NULL = "null"
-NULL_ROW = 'Rows "null": the same score of a Base given another Base, mean over all pairs of Bases: compare with it, not with 0.'
+NULL_ROW = (
+    'Rows "null": the same score of a Base given another Base, or given the other Bases, mean over the Bases: compare with it, '
+    "not with 0."
+)
 PLACEBO_TESTS = "Placebo Teachers: is the share larger than that of another Teacher of this recipe would be?"
 
 
 def plain(report: Mapping[str, Any]) -> str:
     """The text of ``print(report)``. It shows the mean and range over several pairs of models."""
     rows: Sequence[Row] = report["rows"]
-    pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows))
+    given_all = {each.name for each in GIVEN_ALL_BASES}
+    pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows if row["score"] not in given_all))
     first = [*near_chance(rows, report["settings"]), *no_gain(rows)]
     lines = [*_wrapped(first), *([""] * bool(first)), *_heading(report, pairs)]
     nulls = _nulls(report["seed_control"])
@@ -46,7 +54,8 @@ def plain(report: Mapping[str, Any]) -> str:
         if shown:
             lines += ["", title + (f" ({SUBTITLES[title]})" if title in SUBTITLES else "")]
             lines[-1:] = textwrap.wrap(lines[-1], WIDTH)
-            lines += _table(rows, {score: columns[score] for score in shown}, len(pairs), nulls)
+            in_table = {(row["student"], row["base"]) for row in rows if row["score"] in shown}
+            lines += _table(rows, {score: columns[score] for score in shown}, len(in_table), nulls)
     if report["seed_control"] is not None:
         lines += ["", "Seed control: would another training run give the same result?"]
         lines += _wrapped(_verdicts(report["seed_control"]["tests"]))
@@ -80,7 +89,8 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
         students, bases = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
         models = (
             f"Students: {', '.join(students)}. Bases: {', '.join(bases)}. The tables show the mean over their {len(pairs)} pairs "
-            "and, below it, the range. The report's rows have the scores and intervals of each pair."
+            "(given all Bases: over the Students) and, below it, the range. The report's rows have the scores and intervals of "
+            "each pair."
         )
     return [
         *textwrap.wrap(one_line(about), WIDTH),
@@ -90,13 +100,15 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
 
 
 def _nulls(seed_control: Optional[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
-    """By score and layer, the mean score of a Base given another Base."""
+    """By score and layer, the mean score of a Base given another Base, or given all others."""
     if seed_control is None:
         return {}
     bases = {name for group in seed_control.get("groups", ()) for name in group["bases"]}
+    nulls = [row for row in seed_control.get("pairs", ()) if row["model"] in bases and row["given"] in bases]
+    nulls += [row for row in seed_control.get("left_out", ()) if row["model"] == row["left_out"]]
     found: dict[tuple[str, str], list[float]] = {}
-    for row in seed_control.get("pairs", ()):
-        if row["model"] in bases and row["given"] in bases and row["value"] is not None:
+    for row in nulls:
+        if row["value"] is not None:
             found.setdefault((row["score"], row["layer"]), []).append(row["value"])
     return {key: sum(values) / len(values) for key, values in found.items()}
 
@@ -104,8 +116,8 @@ def _nulls(seed_control: Optional[Mapping[str, Any]]) -> dict[tuple[str, str], f
 def _table(
     rows: Sequence[Row], columns: Mapping[str, str], pairs: int, nulls: Mapping[tuple[str, str], float]
 ) -> list[str]:
-    has_unique = "rs_distilled" in columns
-    heads = [*columns.values(), *([UNIQUE] if has_unique else [])]
+    with_unique = [score for score in columns if score in HAVE_UNIQUE]
+    heads = [*columns.values(), *(UNIQUE for _ in with_unique)]
     width = 12
     first = WIDTH - width * len(heads)
     layers = list(dict.fromkeys(row["layer"] for row in rows))
@@ -114,8 +126,8 @@ def _table(
     lines = ["layer".ljust(first) + "".join(head.rjust(width) for head in heads)]
     for layer in layers:
         cells = [_cell([row for row in rows if row["layer"] == layer and row["score"] == score], pairs) for score in columns]
-        if has_unique:
-            shares = [row["unique_share"] for row in rows if row["layer"] == layer and row["score"] == "rs_distilled"]
+        for score in with_unique:
+            shares = [row["unique_share"] for row in rows if row["layer"] == layer and row["score"] == score]
             cells.append(_cell([{"value": share} for share in shares], pairs))
         for number in range(max(len(cell) for cell in cells)):
             start = shown[layers.index(layer)] if number == 0 else ""
@@ -245,19 +257,19 @@ def markdown(report: Mapping[str, Any]) -> str:
         shown = {score: head for score, head in columns.items() if any(row["score"] == score for row in rows)}
         if not shown:
             continue
-        unique = [UNIQUE] if "rs_distilled" in shown else []
-        heads = ["Student", "Base", "layer", *shown.values(), *unique]
+        unique = [score for score in shown if score in HAVE_UNIQUE]
+        heads = ["Student", "Base", "layer", *shown.values(), *(UNIQUE for _ in unique)]
         lines += [f"**{title}**" + (f" ({SUBTITLES[title]})" if title in SUBTITLES else ""), ""]
         lines += ["| " + " | ".join(heads) + " |", "|---|---|---" + "|--:" * (len(heads) - 3) + "|"]
-        for student, base, layer in dict.fromkeys((row["student"], row["base"], row["layer"]) for row in rows):
+        in_table = [row for row in rows if row["score"] in shown]
+        for student, base, layer in dict.fromkeys((row["student"], row["base"], row["layer"]) for row in in_table):
             own = {
                 row["score"]: row
-                for row in rows
+                for row in in_table
                 if (row["student"], row["base"], row["layer"]) == (student, base, layer)
             }
             cells = [" ".join(_cell([own[score]] if score in own else [], 1)) for score in shown]
-            if unique:
-                cells.append(_optional(own["rs_distilled"]["unique_share"]))
+            cells += [_optional(own[score]["unique_share"]) for score in unique]
             lines.append("| " + " | ".join([*map(as_markdown, (student, base, layer)), *cells]) + " |")
         lines.append("")
     for title, part in (("Seed control", "seed_control"), (PLACEBO_TESTS, "placebos")):

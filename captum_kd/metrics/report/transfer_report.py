@@ -31,11 +31,14 @@ class TransferReport:
         rows (list of dict): a record for each Student, Base, layer and score, with the keys ``student``, ``base``,
             ``layer``, ``score``, ``value`` (None if no mini-batch could be scored), ``low``, ``high``,
             ``p_value`` (None if not requested or undefined), ``n`` and ``unique_share`` (1 - FSS^2, on the rows of
-            distilled and residual features).
+            distilled and residual features). With several Bases there are also rows of each Student given all Bases at once:
+            ``base`` is "all Bases", and the score's name ends in ``_all``.
         seed_control (dict or None): ``tests``, one for each question, group and layer (see
             :class:`captum_kd.metrics.inference.SeedVerdict`); ``groups``, the tested models with their
             ``shared_seeds``; and ``pairs``, the scores of all tested pairs of models: ``score`` of ``model`` after the
-            features of ``given`` are removed. Pairs of two Bases are the null. None with fewer than two Bases.
+            features of ``given`` are removed. Pairs of two Bases are the null. With at least three Bases there are tests of
+            Students given several Bases; ``left_out`` holds the scores of ``model`` given all Bases but ``left_out``, and those
+            of the Base left out itself are the null. None with fewer than two Bases.
         notes (list of str): cautions first, then how to read the scores.
         settings (dict): everything that the numbers depend on, with class counts and versions.
         placebos (dict or None): ``tests``, the t test of this Teacher against at least 4 placebo Teachers for each group, score
@@ -121,7 +124,8 @@ class TransferReport:
         return plain(self.to_dict())
 
     def __repr__(self) -> str:
-        students, bases, layers = (len({row.get(key) for row in self.rows}) for key in ("student", "base", "layer"))
+        in_pairs = [row for row in self.rows if not str(row.get("score")).endswith("_all")]
+        students, bases, layers = (len({row.get(key) for row in in_pairs}) for key in ("student", "base", "layer"))
         return (
             f"TransferReport({students} Student(s), {bases} Base(s), {layers} layer(s), {self.settings.get('n')} inputs; "
             f"{len(self.rows)} rows)"

@@ -72,8 +72,12 @@ def verify_layer(features: Mapping[str, Tensor], labels: Tensor, pairs: Sequence
     def left(side: Side) -> Array:
         name, *given = (side,) if isinstance(side, str) else side
         matrix: Array = centered[name]
-        for removed in given:
-            matrix = dcor.u_complementary_projection(centered[removed])(matrix)
+        removed = [centered[each] for each in given]
+        while removed:
+            without = dcor.u_complementary_projection(removed.pop(0))
+            matrix, rest = without(matrix), [(each, without(each)) for each in removed]
+            # What is in the span of earlier ones is only rounding now.
+            removed = [left for each, left in rest if np.linalg.norm(left) > 1e-5 * np.linalg.norm(each)]
         return matrix
 
     def correlation(score: Score) -> float:

@@ -1,12 +1,16 @@
 """Seed control in words."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from captum_kd.metrics.inference.left_out_bases import LeftOutScores
+from captum_kd.metrics.inference.seed_tests import relabeling_count
 from captum_kd.metrics.inference.verdicts import QUESTIONS, SeedVerdict, seed_control, single_pair_sentence
+from captum_kd.metrics.scores_table import BY_NAME
 
 
 def separated(students: int, bases: int, gap: float = 0.2) -> Tensor:
@@ -76,8 +80,11 @@ def test_similarity_asks_for_smaller_scores() -> None:
 @pytest.mark.parametrize("has_placebos", [False, True])
 def test_every_verdict_is_one_plain_sentence_and_its_caveats(question: str, has_placebos: bool) -> None:
     for gap, students in ((0.3, 5), (-0.3, 5), (0.3, 2)):
-        scores = {"x": separated(students, students, gap)}
-        verdict = seed_control(scores, students, question, has_placebos=has_placebos)[0]
+        scores: Any = separated(students, students, gap)
+        if BY_NAME[question].needs_all_bases:
+            statistics = torch.linspace(gap, 0, relabeling_count(students, students)).double()
+            scores = LeftOutScores(scores[:, students:], statistics)
+        verdict = seed_control({"x": scores}, students, question, has_placebos=has_placebos)[0]
         alone = verdict.sentence.removesuffix(" " + " ".join(verdict.caveats))
         assert alone.endswith(".") and alone.count(". ") == 0 and alone.startswith("x: ")
         same_recipe = "Students and Bases must share epochs, data, augmentation, first weights and pretraining."
@@ -93,7 +100,7 @@ def test_other_explanations_of_a_share_are_named_until_placebos_were_given() -> 
     (beside,) = seed_control({"x": separated(5, 5)}, 5, "teacher_distilled", has_placebos=True)
     assert "longer training" not in beside.sentence and "its difference from the placebo Teachers'" in beside.sentence
     (over,) = seed_control({"x": separated(5, 5)}, 5, "teacher_distilled_over_placebos", has_placebos=True)
-    assert "as this Teacher, rather than placebo Teachers, arranges it" in over.sentence
+    assert "as this Teacher, rather than these placebo Teachers, arranges it" in over.sentence
     assert "share their first weights with the Teacher" in over.sentence
 
 
@@ -174,6 +181,18 @@ def test_shared_seeds_are_named_where_they_make_the_answer_impossible() -> None:
 def test_arguments_are_checked_where_no_pair_has_a_score() -> None:
     with pytest.raises(ValueError, match="Train a Base with another seed"):
         seed_control({"a": torch.full((2, 2), float("nan"))}, 1, "rs_distilled")
+
+
+@pytest.mark.parametrize(
+    ("question", "scores", "said"),
+    [
+        ("rs_distilled_all", separated(3, 3), "left_out_scores"),
+        ("rs_distilled", LeftOutScores(separated(3, 3)[:, 3:], torch.zeros(20)), "pair_scores"),
+    ],
+)
+def test_scores_of_pairs_and_of_several_bases_answer_their_own_questions(question: str, scores: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=f"results of {said}"):
+        seed_control({"a": scores}, 3, question)
 
 
 def test_an_unknown_question() -> None:

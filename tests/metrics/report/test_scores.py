@@ -55,7 +55,8 @@ def test_rows_are_every_student_with_every_base_at_every_layer():
     bases = {"base 1": related(3), "base 2": related(4), "base 3": related(5)}
     report = compare(students, bases, ["conv2", "conv1"], batches(10))
     keys = [(row["student"], row["base"], row["layer"], row["score"]) for row in report.rows]
-    assert keys == [(s, b, layer, score) for s in students for b in bases for layer in ("conv2", "conv1") for score in PAIR]
+    in_pairs = [(s, b, layer, score) for s in students for b in bases for layer in ("conv2", "conv1") for score in PAIR]
+    assert keys == in_pairs + [(s, "all Bases", layer, "rs_distilled_all") for s in students for layer in ("conv2", "conv1")]
     x, y = data()
     expected = dcor_scores(hooked(students["kd 2"], "conv1", x), hooked(bases["base 3"], "conv1", x), y)
     found = by_score(report, "conv1", "kd 2", "base 3")

@@ -19,7 +19,8 @@ def report():
 
 def test_there_is_a_test_for_each_question_and_layer(report):
     found = [(test["score"], test["layer"]) for test in report.seed_control["tests"]]
-    questions = ("fss", "rs_distilled", "teacher_distilled", "teacher_only_distilled")
+    questions = ["fss", "rs_distilled", "teacher_distilled", "teacher_only_distilled"]
+    questions += [f"{question}_all" for question in questions[1:]]
     assert found == [(question, layer) for question in questions for layer in ("conv1", "conv2")]
     assert all(test["smallest_p_value"] == pytest.approx(1 / 20) for test in report.seed_control["tests"])
 
