@@ -55,9 +55,9 @@ class Surroundings(NamedTuple):
     """A population that inputs are added to, in the geometry in which they move.
 
     Attributes:
-        points (Tensor): (m, d) features of the population, float64 if the device has it. In batch mode (N, d): the population
-            of each input are the others.
-        shift (Tensor): (m,) the vector that centers the population's distances; in batch mode (N, N - 1).
+        points (Tensor): (m, d) features of the population. In batch mode (N, d): the population of each input are the others.
+        shift (Tensor): (m,) the vector that centers the population's distances, float64 if the device has it; in batch mode
+            (N, N - 1).
         raw_square (Tensor): scalar, the square of the scale that separates rounding from structure; in batch mode (N, 1).
         others (Tensor, optional): (N, N - 1) the indices of the other inputs, in batch mode.
     """
@@ -91,8 +91,8 @@ class FeaturePath(NamedTuple):
         squares (tuple of Tensor): (N, m), (N, m), (N, 1): squared distances to the population are the first, plus s times
             the second, plus the square of s times the third, with s = 1 - t.
         least (Tensor): (N, m) squared distances that are rounding at s = 0.
-        around (Surroundings): the population, its points relative to their mean.
-        start (Tensor): (N, d) the baselines, in the origin of the features.
+        around (Surroundings): the population.
+        mean (Tensor): (1, d) the mean of its points.
     """
 
     end: Tensor
@@ -100,12 +100,13 @@ class FeaturePath(NamedTuple):
     squares: tuple[Tensor, Tensor, Tensor]
     least: Tensor
     around: Surroundings
-    start: Tensor
+    mean: Tensor
 
     @classmethod
     def of(cls, features: Tensor, baseline: Baseline, around: Surroundings) -> "FeaturePath":
-        mean = around.points.mean(0, keepdim=True)
-        points, x = around.points - mean, features.to(mean) - mean
+        like, columns = around.shift, around.points.split(CHUNK, 1)
+        mean = torch.cat([chunk.to(like).mean(0, keepdim=True) for chunk in columns], 1)
+        x = features.to(like) - mean
         if isinstance(baseline, Tensor):
             if len(baseline) != x.shape[1]:
                 raise ValueError(
@@ -118,15 +119,16 @@ class FeaturePath(NamedTuple):
         else:  # the mean of the population or, in batch mode, of the others
             start = torch.zeros_like(x) if around.others is None else -x / (len(x) - 1)
         way = x - start
-        both = torch.cat([x, way])
-        products = sum(a @ b.T for a, b in zip(both.split(CHUNK, 1), points.split(CHUNK, 1)))
-        by_end, by_way = products[: len(x)], products[len(x) :]
-        norms = points.square().sum(1) + x.square().sum(1, keepdim=True)
+        by_end, by_way, norms = 0.0, 0.0, x.square().sum(1, keepdim=True)
+        for chunk, center, *parts in zip(columns, *(each.split(CHUNK, 1) for each in (mean, x, way))):
+            points = chunk.to(like) - center
+            of_end, of_way = (torch.cat(parts) @ points.T).chunk(2)
+            by_end, by_way, norms = by_end + of_end, by_way + of_way, norms + points.square().sum(1)
         between, of_way = (x * way).sum(1, keepdim=True), way.square().sum(1, keepdim=True)
         constant, slope, least = norms - 2 * by_end, 2 * (by_way - between), _EQUAL * norms
         if around.others is not None:
             constant, slope, least = (each.gather(1, around.others) for each in (constant, slope, least))
-        return cls(x, way, (constant, slope, of_way), least, around._replace(points=points), start + mean)
+        return cls(x, way, (constant, slope, of_way), least, around, mean)
 
     def distances(self, rows: slice, points: Tensor) -> Tensor:
         """Distances (n, s, m) of some inputs at all points (s,) of their paths; rounding is set to 0."""
@@ -148,8 +150,8 @@ class FeaturePath(NamedTuple):
         if self.around.others is not None:
             pulls = pulls.new_zeros(len(pulls), len(pulls)).scatter_(1, self.around.others, pulls)
         found = totals.sum(1, keepdim=True) * self.end - (totals @ (1 - points))[:, None] * self.way
-        for columns, chunk in zip(found.split(CHUNK, 1), self.around.points.split(CHUNK, 1)):
-            columns.sub_(pulls @ chunk)
+        for columns, chunk, center in zip(*(each.split(CHUNK, 1) for each in (found, self.around.points, self.mean))):
+            columns.sub_(pulls @ (chunk.to(center) - center))
         return found
 
 
@@ -200,7 +202,7 @@ def integrate(
     is_defined = (at_features.is_left & at_features.has_target)[0]
     gradients = path.mean_gradients(torch.cat(pulls), torch.cat(totals), points) * is_defined[:, None]
     gains = (joined.values[0, :, -1] - joined.values[0, :, 0]) * is_defined if steps.has_start else None
-    return Integrated(gradients, path.start * unit, gains), at_features
+    return Integrated(gradients, (path.end - path.way + path.mean) * unit, gains), at_features
 
 
 def _parts(n: int, size: int) -> list[slice]:

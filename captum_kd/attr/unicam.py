@@ -260,7 +260,8 @@ class UniCAM(LayerAttribution):
                         Default: False
             n_steps (int, optional): Number of Gauss-Legendre nodes of the mean gradient over a path of features; 16 are
                         enough from the mean. Baselines far from all features, and the objective without labels, a maximum
-                        that changes its place on the path, may need more: the delta shows it. In batch mode the other inputs are then the population of each input.
+                        that changes its place on the path, may need more; the delta shows it. In batch mode the other
+                        inputs are then the population of each input.
                         Default: None, the gradient at the input, as in the paper
             feature_baselines (str, Tensor or list, optional): Where the path begins: None for the mean features of the
                         population, "zero", or features (d,); a list with one of these per layer if ``layer`` is a list.

@@ -12,7 +12,7 @@ from reference import literal
 from torch import Tensor, nn
 
 from captum_kd import UniCAM, flatten, global_average_pool
-from captum_kd.attr.feature_path import Steps
+from captum_kd.attr.feature_path import FeaturePath, Steps
 
 STEPS = 6
 TARGETS = ["labels", "none", "Teacher"]
@@ -333,6 +333,17 @@ def test_features_of_which_nothing_is_left_are_counted_once(mode):
     assert float(maps.distilled.abs().max()) == 0 == float(maps.net.abs().max())
     texts = [str(each.message) for each in caught if "Nothing of the features" in str(each.message)]
     assert len(texts) == 2 and all(f"{N} of {N} inputs" in text for text in texts)
+
+
+def test_a_population_of_wide_features_is_not_copied(monkeypatch):
+    """Its columns are centered and widened part by part."""
+    wanted = explained(made("labels", BASE), "reference", "labels").net
+    paths = []
+    monkeypatch.setattr("captum_kd.attr.feature_path.CHUNK", 4)
+    whole = FeaturePath.of.__func__
+    monkeypatch.setattr(FeaturePath, "of", lambda *given: paths.append((given, whole(FeaturePath, *given))) or paths[-1][1])
+    torch.testing.assert_close(explained(made("labels", BASE), "reference", "labels").net, wanted, rtol=1e-12, atol=1e-15)
+    assert len(paths) == 2 and all(path.around.points is given[2].points for given, path in paths)
 
 
 def test_parts_of_many_inputs_are_joined(monkeypatch):
