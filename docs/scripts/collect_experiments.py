@@ -22,15 +22,16 @@ DOCS = Path(__file__).parents[1]
 
 sys.path.insert(0, str(DOCS.parent / "examples"))
 from distillation.drawing import COLORS, NULL, SMALL, WIDTH, draw_values, prepare_axis  # noqa: E402
-from distillation.outcomes import Record, seed_comparisons  # noqa: E402
+from distillation.outcomes import SECOND, WHOLE, Record, placebo_tests, seed_comparisons  # noqa: E402
 
 QUESTIONS = {
     "fss": "FSS",
     "rs_distilled": "RS distilled",
     "teacher_distilled": "Teacher's share",
     "teacher_only_distilled": "Teacher's share\nbeyond the labels",
+    "teacher_distilled_over_placebos": "Teacher's share\nover placebos",
 }
-DRAWN = ("rs_distilled", "teacher_distilled", "teacher_only_distilled")
+DRAWN = ("rs_distilled", "teacher_distilled", "teacher_distilled_over_placebos")
 ANSWERS = {True: "yes", False: "no", None: "undecidable"}
 COLUMNS = (
     "data", "view", "group", "control", "layer", "score", "students", "students_sd", "null", "null_sd", "difference", "p",
@@ -63,26 +64,53 @@ def records(report: Record) -> Iterator[Record]:
             }
 
 
-def write_tables(rows: Sequence[Record], folder: Path) -> None:
+def teacher_tests(report: Record) -> Iterator[Record]:
+    """The t tests of the Teacher against the placebo Teachers, of whole images."""
+    for fold, group, view, test in placebo_tests(report):
+        if (fold, view, test["score"]) == (1, WHOLE, "teacher_distilled"):
+            yield {**test, "data": report["task"], "group": group}
+
+
+def write_tables(rows: Sequence[Record], tests: Sequence[Record], folder: Path) -> None:
     with open(folder / "experiments.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     lines = ["# Students and Bases beside their seed null", "", "## Whole images", ""]
-    lines += ["Mean over pairs / mean of the null, and p corrected over the layers; bold: above the null.", ""]
+    lines += [
+        "Mean over pairs / mean of the null, and p corrected over the layers; bold: above the null. Second Teacher: the Teacher's "
+        "share with Students of a second Teacher in the Bases' place. t test: the Teacher's share / mean (SD) of the placebo "
+        "Teachers' shares.",
+        "",
+    ]
     for data in dict.fromkeys(row["data"] for row in rows):
-        lines += [f"### {data}", "", "| group | layer | " + " | ".join(q.replace("\n", " ") for q in QUESTIONS.values()) + " |"]
-        lines += ["|" + " --- |" * (2 + len(QUESTIONS))]
-        of_data = [row for row in rows if row["data"] == data and row["view"] == "whole"]
+        headings = [*(q.replace("\n", " ") for q in QUESTIONS.values()), "second Teacher", "t test"]
+        lines += [f"### {data}", "", "| group | layer | " + " | ".join(headings) + " |", "|" + " --- |" * (2 + len(headings))]
+        of_data = [row for row in rows if row["data"] == data]
         for group, layer in dict.fromkeys((row["group"], row["layer"]) for row in of_data):
-            cells = []
-            for question in QUESTIONS:
-                (row,) = [r for r in of_data if (r["group"], r["layer"], r["score"]) == (group, layer, question)]
-                text = f"{row['students']:.3f} / {row['null']:.3f}, p {row['p_corrected']:.3f}"
-                cells.append(f"**{text}**" if row["answer"] == "yes" else text)
+            here = [row for row in of_data if (row["group"], row["layer"]) == (group, layer)]
+            chosen = [*((WHOLE, question) for question in QUESTIONS), (SECOND, "teacher_distilled")]
+            cells = [_cell([row for row in here if (row["view"], row["score"]) == each]) for each in chosen]
+            cells.append(_test([test for test in tests if (test["data"], test["group"], test["layer"]) == (data, group, layer)]))
             lines.append(f"| {group} | {layer} | " + " | ".join(cells) + " |")
         lines.append("")
     (folder / "experiments.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _cell(rows: Sequence[Record]) -> str:
+    if not rows:
+        return ""
+    (row,) = rows
+    text = f"{row['students']:.3f} / {row['null']:.3f}, p {row['p_corrected']:.3f}"
+    return f"**{text}**" if row["answer"] == "yes" else text
+
+
+def _test(tests: Sequence[Record]) -> str:
+    if not tests or tests[0]["adjusted_p_value"] is None:
+        return ""
+    (test,) = tests
+    text = f"{test['share']:.3f} / {test['mean']:.3f} ({test['standard_deviation']:.3f}), p {test['adjusted_p_value']:.3f}"
+    return f"**{text}**" if test["decision"] else text
 
 
 def draw(rows: Sequence[Record]) -> Figure:
@@ -90,8 +118,9 @@ def draw(rows: Sequence[Record]) -> Figure:
     data = list(dict.fromkeys(row["data"] for row in rows))
     groups = list(dict.fromkeys(row["group"] for row in rows))
     figure = Figure(figsize=(WIDTH, 6.2), layout="constrained")
-    panels = figure.subplots(len(DRAWN), len(data), squeeze=False)
-    for number, (line, question) in enumerate(zip(panels, DRAWN)):
+    drawn = [question for question in DRAWN if any(row["score"] == question for row in rows)]
+    panels = figure.subplots(len(drawn), len(data), squeeze=False)
+    for number, (line, question) in enumerate(zip(panels, drawn)):
         for axis, name in zip(line, data):
             axis.axhline(0.0, color="0.7", linewidth=0.6)
             chosen = [r for r in rows if (r["data"], r["view"], r["score"]) == (name, "whole", question)]
@@ -124,10 +153,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="output folders of runs with two seeds or more")
     parser.add_argument("--docs", type=Path, default=DOCS, help="where to write; default: %(default)s")
     arguments = parser.parse_args(argv)
-    rows = [row for run in arguments.runs for row in records(json.loads((run / "report.json").read_text(encoding="utf-8")))]
+    reports = [json.loads((run / "report.json").read_text(encoding="utf-8")) for run in arguments.runs]
+    rows = [row for report in reports for row in records(report)]
+    tests = [test for report in reports for test in teacher_tests(report)]
     for folder in ("tables", "images"):
         (arguments.docs / folder).mkdir(parents=True, exist_ok=True)
-    write_tables(rows, arguments.docs / "tables")
+    write_tables(rows, tests, arguments.docs / "tables")
     draw(rows).savefig(arguments.docs / "images" / "experiments.png", dpi=200)
 
 

@@ -161,14 +161,21 @@ def made_report(task: str) -> dict[str, object]:
             ("fss", False), ("rs_distilled", None), ("teacher_distilled", True), ("teacher_only_distilled", True),
         )
     ]  # fmt: skip
-    view = {"seed_control": {"tests": tests, "pairs": pairs}}
+    of_teacher = {
+        "group": None, "score": "teacher_distilled", "layer": "stage1", "share": 0.6, "mean": 0.3, "standard_deviation": 0.05,
+        "adjusted_p_value": 0.02, "decision": True,
+    }  # fmt: skip
+    view = {
+        "seed_control": {"tests": tests, "pairs": pairs, "groups": [{"bases": names[2:]}]},
+        "placebos": {"tests": [of_teacher]},
+    }
     return {
         "task": task,
         "plan": {
             "bases": names[2:],
             "groups": [{"name": "Response", "students": names[:2], "teacher": "Teacher", "is_control": False}],
         },
-        "folds": [{"scores": [{"teacher": "Teacher", "whole": view, "salient": view}]}],
+        "folds": [{"scores": [{"teacher": "Teacher", "whole": view, "salient": view, "second_teacher": None}]}],
     }
 
 
@@ -185,4 +192,5 @@ def test_collecting_experiments_writes_one_figure_and_one_table(tmp_path: Path) 
     text = (tmp_path / "tables" / "experiments.md").read_text()
     assert "### first" in text and "| Response | stage1 | 0.600 / 0.200, p 0.100 |" in text
     assert "**0.600 / 0.200, p 0.100**" in text  # where the answer is yes
+    assert "**0.600 / 0.300 (0.050), p 0.020**" in text  # against the placebo Teachers
     assert matplotlib.image.imread(tmp_path / "images" / "experiments.png").shape[1] > 1000
