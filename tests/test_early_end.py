@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
+from types import MethodType, SimpleNamespace
 from typing import Any, Callable
 
 import pytest
@@ -196,6 +197,33 @@ class Numbering(Net):
         return self.end(x.mean((2, 3)))
 
 
+class NumberingDeeper(Net):
+    """Counts its passes in a list inside an object."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.counts = SimpleNamespace(passes=[[0]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.third(self.second(self.first(x)) * (1 + self.counts.passes[0][0]))
+        self.counts.passes[0][0] += 1
+        return self.end(x.mean((2, 3)))
+
+
+class SecondName(Net):
+    """Holds its second layer in an attribute that is no child."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.held = [self.second]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x))
+        if bool(x.mean() > 1e9):
+            x = self.held[0](x)
+        return self.end(self.third(x).mean((2, 3)))
+
+
 class Averaging(Net):
     """Updates a buffer behind its layers."""
 
@@ -232,7 +260,12 @@ class Named(Net):
         return self.end(x.mean((2, 3)))
 
 
-@pytest.mark.parametrize("kind", (Again, AgainIfBright, Recurrent, Inheriting, Keeping, Numbering, Averaging, Shared, Named))
+@pytest.mark.parametrize(
+    "kind",
+    (
+        Again, AgainIfBright, Recurrent, Inheriting, Keeping, Numbering, NumberingDeeper, SecondName, Averaging, Shared, Named,
+    ),  # fmt: skip
+)
 def test_passes_are_complete_where_they_could_differ(kind):
     check(lambda **more: pair(kind, **more), stops=False)
 
@@ -248,6 +281,24 @@ def test_a_layer_that_runs_more_often_later_gives_its_last_run():
     for times in (1, 2):
         for each in (complete, unicam):
             each.forward_func.times = each.base_func.times = times
+        assert_equal(unicam.attribute_transfer(images(N), labels(N)), complete.attribute_transfer(images(N), labels(N)))
+
+
+@pytest.mark.parametrize("on_class", (False, True))
+def test_a_replaced_forward_method_is_another_model(monkeypatch, on_class):
+    def forward(self: Net, x: Tensor) -> Tensor:
+        run = self.second
+        return self.third(run(run(self.first(x)))).mean((2, 3))
+
+    complete, unicam = pair(stop_early=False), pair()
+    for _ in range(2):
+        unicam.attribute_transfer(images(N), labels(N))
+    if on_class:
+        monkeypatch.setattr(Net, "forward", forward)
+    else:
+        for model in (complete.forward_func, unicam.forward_func):
+            model.forward = MethodType(forward, model)
+    for _ in range(2):
         assert_equal(unicam.attribute_transfer(images(N), labels(N)), complete.attribute_transfer(images(N), labels(N)))
 
 

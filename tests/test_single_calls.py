@@ -65,6 +65,65 @@ class Blocks(Model):
         return self.a(x)
 
 
+class Asking(Model):
+    def forward(self, x: Tensor) -> Tensor:
+        if getattr(self, "deep", None):
+            x = self.b(x)
+        return self.a(x)
+
+
+class InAVariable(Model):
+    def forward(self, x: Tensor) -> Tensor:
+        run = self.a
+        x = run(x)
+        return run(x) if x.mean() > 0 else x
+
+
+class InAList(Model):
+    def forward(self, x: Tensor) -> Tensor:
+        for run in [self.a] * (2 if x.mean() > 0 else 1):
+            x = run(x)
+        return x
+
+
+class ALoopThatMayRunItsVariableAgain(Model):
+    def forward(self, x: Tensor) -> Tensor:
+        for place, block in enumerate(self.blocks):
+            x = block(x)
+            if x.mean() > place:
+                x = block(x)
+        return x
+
+
+class Searching(Model):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return dict(self.named_children())["a"](x) if x.mean() > 0 else x
+
+
+class ByNameAgain(Model):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return getattr(self, "a")(x) if x.mean() > 0 else x
+
+
+def _again(model: Model, x: Tensor) -> Tensor:
+    return model.a(x) if x.mean() > 0 else x
+
+
+class GivesItselfToAFunction(Model):
+    def forward(self, x: Tensor) -> Tensor:
+        return _again(self, self.a(x))
+
+
+class OtherNameOfSelf(Model):
+    def forward(this, x: Tensor) -> Tensor:  # noqa: N805
+        return this.again(this.a(x))
+
+    def again(this, x: Tensor) -> Tensor:  # noqa: N805
+        return this.a(x) if x.mean() > 0 else x
+
+
 class MethodTwice(ByMethods):
     def forward(self, x: Tensor) -> Tensor:
         return self.features(self.features(x))
@@ -119,14 +178,18 @@ class ByName(Model):
         return getattr(self, "a")(x)
 
 
-@pytest.mark.parametrize("kind", (Straight, Branches, OneBranch, ByMethods, Blocks))
+@pytest.mark.parametrize("kind", (Straight, Branches, OneBranch, ByMethods, Blocks, Asking))
 def test_code_that_names_a_module_once_on_every_path(kind):
     model = kind()
     assert runs_once_at_most(model, model.a)
 
 
 @pytest.mark.parametrize(
-    "kind", (MethodTwice, Twice, BothBranches, InALoop, InALambda, InAComprehension, CallsItself, ByName)
+    "kind",
+    (
+        MethodTwice, Twice, BothBranches, InALoop, InALambda, InAComprehension, CallsItself, ByName, InAVariable, InAList,
+        Searching, ByNameAgain, GivesItselfToAFunction, OtherNameOfSelf,
+    ),  # fmt: skip
 )
 def test_code_that_may_run_a_module_again(kind):
     model = kind()
@@ -134,9 +197,10 @@ def test_code_that_may_run_a_module_again(kind):
 
 
 def test_lists_of_modules():
-    once, again = Blocks(), InALoopOfBlocks()
+    once = Blocks()
     assert runs_once_at_most(once, once.blocks[1])
-    assert not runs_once_at_most(again, again.blocks[1])
+    for again in (InALoopOfBlocks(), ALoopThatMayRunItsVariableAgain()):
+        assert not runs_once_at_most(again, again.blocks[1])
 
 
 def test_every_step_to_the_module_counts():

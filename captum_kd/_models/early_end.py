@@ -3,17 +3,21 @@
 A pass ends early only if it captures what a complete pass captures and leaves the model as a complete pass leaves it:
 
 - A complete pass over inputs of the same shapes ran every layer once, and the model's code cannot run a layer twice.
-- That pass changed no attribute and no buffer of a module, neither up to the last layer nor behind it.
+- That pass changed no attribute and no buffer of a module, neither up to the last layer nor behind it. Items of containers and
+  attributes of other objects count. No attribute holds a module under a second name.
 - No module but containers is in training mode, where dropout draws random numbers and batch normalization updates its
   statistics.
 - No hooks but those of this package are registered, since hooks of later modules would not run.
 
-State outside of modules, such as global variables and files, is not seen.
+Not seen are state outside of modules, such as global variables and files, and writes that PyTorch does not count: through
+``.data`` and NumPy, and in generators of random numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from itertools import islice
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Callable, Iterator, Optional, Sequence
 
 import torch
@@ -21,6 +25,14 @@ from torch import Tensor, nn
 
 from captum_kd._models.reachable import add_modules, model_of
 from captum_kd._models.single_calls import is_container, runs_once_at_most
+
+# Objects that hold no state of a pass, or are compared as they are.
+_WHOLE = (
+    Tensor, nn.Module, type, FunctionType, BuiltinFunctionType, MethodType, ModuleType,
+    str, bytes, int, float, complex, type(None),
+)  # fmt: skip
+# A model that holds more, such as a data set, runs complete passes.
+_MOST_ENTRIES = 200_000
 
 
 class EndOfPass(BaseException):
@@ -65,6 +77,8 @@ class LayerCalls:
         if self._missing or self._ran_again:
             return False
         first, *others = *self._states, _state_of(self._modules)
+        if len(first) > _MOST_ENTRIES or any(isinstance(value, nn.Module) for value, _ in first):
+            return False
         return all(len(each) == len(first) and all(map(_is_same, first, each)) for each in others)
 
 
@@ -101,22 +115,28 @@ def _has_global_hooks() -> bool:
 
 
 def _state_of(modules: Sequence[nn.Module]) -> list[tuple[Any, int]]:
-    """The attributes of modules, hooks left out, and the items of those that are containers, with the versions of tensors."""
-    return [
-        entry
-        for module in modules
-        for name, value in vars(module).items()
-        if "_hooks" not in name
-        for entry in _entries(value)
-    ]
+    """The attributes of modules, hooks and children left out, and what these hold, with the versions of tensors."""
+    seen: set[int] = set()
+    values = (
+        value for module in modules for name, value in vars(module).items() if "_hooks" not in name and name != "_modules"
+    )
+    entries = (entry for value in values for entry in _entries(value, seen))
+    return list(islice(entries, _MOST_ENTRIES + 1))
 
 
-def _entries(value: Any) -> Iterator[tuple[Any, int]]:
+def _entries(value: Any, seen: set[int]) -> Iterator[tuple[Any, int]]:
     yield value, _version(value)
-    if isinstance(value, Mapping):
-        yield from ((each, _version(each)) for item in value.items() for each in item)
-    elif isinstance(value, (list, set)) or type(value).__name__ == "deque":
-        yield from ((each, _version(each)) for each in value)
+    if isinstance(value, _WHOLE) or id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, dict):
+        parts = [each for item in value.items() for each in item]
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
+        parts = list(value)
+    else:
+        parts = list(getattr(value, "__dict__", {}).values())
+    for each in parts:
+        yield from _entries(each, seen)
 
 
 def _version(value: Any) -> int:

@@ -218,7 +218,8 @@ class FeatureExtractor:
         add_modules(model, modules)
         shapes = tuple(each.shape if isinstance(each, Tensor) else None for each in batch.inputs)
         settings = at_input, features_only, tuple(known.items()) if batch.size == 1 else ()
-        return settings, shapes, tuple(modules), tuple(module.training for module in modules)
+        # A replaced forward method is another model.
+        return settings, shapes, tuple(module.forward for module in modules), tuple(module.training for module in modules)
 
     def _without_need(self, batch: _Batch, features_only: bool) -> set[nn.Module]:
         """Layers that do not need a layout, so that it is no error if none can be inferred.

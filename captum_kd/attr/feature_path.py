@@ -4,10 +4,10 @@ The gradient at the features themselves tells what would raise the objective fro
 baseline tells what raised it so far: multiplied by the way, it is the whole gain (Sundararajan et al. 2017, here between
 features, so that no pass of a network is added).
 
-At :math:`z = b + t (x - b)` the squared distance to a reference f is a quadratic in t. Its coefficients need the products
-of b and x - b with f, one matrix product for all points of the path. The gradient is
-:math:`\sum_j c_j (z - f_j)`, so that its mean needs the means of :math:`\sum_j c_j`, :math:`t \sum_j c_j` and c, and one more
-product. All else is elementwise.
+At :math:`z = x - s (x - b)`, from s = 1 to s = 0, the squared distance to a reference f is a quadratic in s. Its coefficients
+need the products of x and x - b with f, one matrix product for all points of the path. Distances at the features themselves do
+not depend on b, so that a distant baseline costs them no digits. The gradient is :math:`\sum_j c_j (z - f_j)`, so that its mean
+needs the means of :math:`\sum_j c_j`, :math:`s \sum_j c_j` and c, and one more product. All else is elementwise.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Surroundings(NamedTuple):
     """A population that inputs are added to, in the geometry in which they move.
 
     Attributes:
-        points (Tensor): (m, d) features of the population, float64 if the device has it. In batch mode (N, d): the population
-            of each input are the others.
-        shift (Tensor): (m,) the vector that centers the population's distances; in batch mode (N, N - 1).
+        points (Tensor): (m, d) features of the population. In batch mode (N, d): the population of each input are the others.
+        shift (Tensor): (m,) the vector that centers the population's distances, float64 if the device has it; in batch mode
+            (N, N - 1).
         raw_square (Tensor): scalar, the square of the scale that separates rounding from structure; in batch mode (N, 1).
         others (Tensor, optional): (N, N - 1) the indices of the other inputs, in batch mode.
     """
@@ -86,16 +86,16 @@ class FeaturePath(NamedTuple):
     """Paths of N inputs, with features relative to the population's mean.
 
     Attributes:
-        start (Tensor): (N, d) baselines.
+        end (Tensor): (N, d) the features.
         way (Tensor): (N, d) from the baselines to the features.
-        squares (tuple of Tensor): (N, m), (N, m), (N, 1): squared distances to the population are the first, plus t times
-            the second, plus the square of t times the third.
-        least (Tensor): (N, m) squared distances that are rounding.
-        around (Surroundings): the population, its points relative to their mean.
-        mean (Tensor): (1, d) that mean.
+        squares (tuple of Tensor): (N, m), (N, m), (N, 1): squared distances to the population are the first, plus s times
+            the second, plus the square of s times the third, with s = 1 - t.
+        least (Tensor): (N, m) squared distances that are rounding at s = 0.
+        around (Surroundings): the population.
+        mean (Tensor): (1, d) the mean of its points.
     """
 
-    start: Tensor
+    end: Tensor
     way: Tensor
     squares: tuple[Tensor, Tensor, Tensor]
     least: Tensor
@@ -104,8 +104,9 @@ class FeaturePath(NamedTuple):
 
     @classmethod
     def of(cls, features: Tensor, baseline: Baseline, around: Surroundings) -> "FeaturePath":
-        mean = around.points.mean(0, keepdim=True)
-        points, x = around.points - mean, features.to(mean) - mean
+        like, columns = around.shift, around.points.split(CHUNK, 1)
+        mean = torch.cat([chunk.to(like).mean(0, keepdim=True) for chunk in columns], 1)
+        x = features.to(like) - mean
         if isinstance(baseline, Tensor):
             if len(baseline) != x.shape[1]:
                 raise ValueError(
@@ -118,22 +119,24 @@ class FeaturePath(NamedTuple):
         else:  # the mean of the population or, in batch mode, of the others
             start = torch.zeros_like(x) if around.others is None else -x / (len(x) - 1)
         way = x - start
-        both = torch.cat([start, way])
-        products = sum(a @ b.T for a, b in zip(both.split(CHUNK, 1), points.split(CHUNK, 1)))
-        by_start, by_way = products[: len(x)], products[len(x) :]
-        norms, at_start, of_way = points.square().sum(1), start.square().sum(1, keepdim=True), way.square().sum(1, keepdim=True)
-        between = (start * way).sum(1, keepdim=True)
-        constant, slope, least = at_start + norms - 2 * by_start, 2 * (between - by_way), _EQUAL * (at_start + norms + of_way)
+        by_end, by_way, norms = 0.0, 0.0, x.square().sum(1, keepdim=True)
+        for chunk, center, *parts in zip(columns, *(each.split(CHUNK, 1) for each in (mean, x, way))):
+            points = chunk.to(like) - center
+            of_end, of_way = (torch.cat(parts) @ points.T).chunk(2)
+            by_end, by_way, norms = by_end + of_end, by_way + of_way, norms + points.square().sum(1)
+        between, of_way = (x * way).sum(1, keepdim=True), way.square().sum(1, keepdim=True)
+        constant, slope, least = norms - 2 * by_end, 2 * (by_way - between), _EQUAL * norms
         if around.others is not None:
             constant, slope, least = (each.gather(1, around.others) for each in (constant, slope, least))
-        return cls(start, way, (constant, slope, of_way), least, around._replace(points=points), mean)
+        return cls(x, way, (constant, slope, of_way), least, around, mean)
 
     def distances(self, rows: slice, points: Tensor) -> Tensor:
         """Distances (n, s, m) of some inputs at all points (s,) of their paths; rounding is set to 0."""
         constant, slope, curve = (each[rows, None] for each in self.squares)
-        t = points[:, None]
-        squares = torch.addcmul(constant + curve * t.square(), slope, t)
-        return torch.where(squares > self.least[rows, None], squares, 0.0).sqrt_()
+        s = 1 - points[:, None]
+        behind = curve * s.square()
+        squares = torch.addcmul(constant + behind, slope, s)
+        return torch.where(squares > torch.add(self.least[rows, None], behind, alpha=_EQUAL), squares, 0.0).sqrt_()
 
     def mean_gradients(self, pulls: Tensor, totals: Tensor, points: Tensor) -> Tensor:
         """Mean gradients (N, d).
@@ -146,9 +149,9 @@ class FeaturePath(NamedTuple):
         """
         if self.around.others is not None:
             pulls = pulls.new_zeros(len(pulls), len(pulls)).scatter_(1, self.around.others, pulls)
-        found = totals.sum(1, keepdim=True) * self.start + (totals @ points)[:, None] * self.way
-        for columns, chunk in zip(found.split(CHUNK, 1), self.around.points.split(CHUNK, 1)):
-            columns.sub_(pulls @ chunk)
+        found = totals.sum(1, keepdim=True) * self.end - (totals @ (1 - points))[:, None] * self.way
+        for columns, chunk, center in zip(*(each.split(CHUNK, 1) for each in (found, self.around.points, self.mean))):
+            columns.sub_(pulls @ (chunk.to(center) - center))
         return found
 
 
@@ -199,7 +202,7 @@ def integrate(
     is_defined = (at_features.is_left & at_features.has_target)[0]
     gradients = path.mean_gradients(torch.cat(pulls), torch.cat(totals), points) * is_defined[:, None]
     gains = (joined.values[0, :, -1] - joined.values[0, :, 0]) * is_defined if steps.has_start else None
-    return Integrated(gradients, (path.start + path.mean) * unit, gains), at_features
+    return Integrated(gradients, (path.end - path.way + path.mean) * unit, gains), at_features
 
 
 def _parts(n: int, size: int) -> list[slice]:

@@ -170,7 +170,7 @@ def reference_gradients(
         gradients = []
         for place, model, baseline in zip(places, explained, integral.baselines):
             side, unit = sides[place], units[place]
-            around = Surroundings(points[place].to(wide), side.shift, side.raw_square)
+            around = Surroundings(points[place], side.shift, side.raw_square)
             path = FeaturePath.of(_scaled(features[place].values, unit), _scaled_baseline(baseline, unit), around)
             mean, of_path = integrate(
                 path, integral.steps, layer.gram.part([model], geometries), added, place, share, unit
@@ -220,7 +220,7 @@ def _leave_one_out(
         shift = CENTERINGS["unbiased"].shift(without.gather(1, others), of_rows.sum() - 2 * of_rows, m)
         raw = raw_squares[:, x, None] - 2 * distances[x].square().sum(1, keepdim=True)
         unit = units[x]
-        around = Surroundings(_scaled(features[x].values, unit).to(distances), shift, raw.clamp(min=0), others)
+        around = Surroundings(_scaled(features[x].values, unit), shift, raw.clamp(min=0), others)
         path = FeaturePath.of(_scaled(features[x].values, unit), _scaled_baseline(baseline, unit), around)
         used = range(len(geometries))
         mean, found = integrate(

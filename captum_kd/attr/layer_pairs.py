@@ -53,14 +53,16 @@ def base_layers(
     return tuple(pairs)
 
 
-def of_each_base(layer: Any, bases: int, argument: str) -> list[Optional[Layers]]:
+def of_each_base(layer: Any, bases: int, argument: str, layers: int) -> list[Optional[Layers]]:
     """The argument of each Base: with several Bases, a name or None for all of them, or a sequence with an entry for each.
 
     Raises:
-        ValueError: a sequence of another length, or a module for several Bases.
+        ValueError: a sequence of another length, a module for several Bases, or as many different names as there are Bases and
+            layers.
     """
     if bases == 1:
-        return [layer]
+        is_nested = isinstance(layer, (list, tuple)) and len(layer) == 1 and isinstance(layer[0], (list, tuple))
+        return list(layer) if is_nested else [layer]
     if layer is None or isinstance(layer, str):
         return [layer] * bases
     if isinstance(layer, nn.Module) or len(layer) != bases:
@@ -68,6 +70,11 @@ def of_each_base(layer: Any, bases: int, argument: str) -> list[Optional[Layers]
         raise ValueError(
             f"{argument} has {given} for {bases} Bases. With a sequence of Bases, pass one name for all of them, or a sequence "
             "with an entry for each Base."
+        )
+    if layers == bases and all(isinstance(each, str) for each in layer) and len(set(layer)) > 1:
+        raise ValueError(
+            f"{argument}={list(layer)} may be one name for each of the {bases} Bases or one for each of the {layers} entries of "
+            "layer. Pass a list of names for each Base, [[...], ...]."
         )
     return list(layer)
 

@@ -119,6 +119,7 @@ def settings_of(
     """The settings that a reference population and its calls must share, as small values that can be pickled."""
     has_teacher = TEACHER in models
     settings: dict[str, Any] = {
+        "number of Bases": len(models) - 1 - has_teacher,
         "teacher_func": "a Teacher" if has_teacher else None,
         "attribute_to_layer_input": attribute_to_layer_input,
         "feature_transform": _name_of(feature_transform),

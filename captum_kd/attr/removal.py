@@ -95,8 +95,8 @@ class Removal:
         check_bool(stop_early, "stop_early")
         own = student_layers(forward_func, layer, feature_layer)
         models = {STUDENT: FeatureExtractor(forward_func, own, feature_transform, hints, device_ids, stop_early)}
-        at_maps = of_each_base(base_layer, len(bases), "base_layer")
-        at_features = of_each_base(base_feature_layer, len(bases), "base_feature_layer")
+        at_maps = of_each_base(base_layer, len(bases), "base_layer", len(own))
+        at_features = of_each_base(base_feature_layer, len(bases), "base_feature_layer", len(own))
         for name, base, at_map, of_base in zip(base_names(len(bases)), bases, at_maps, at_features):
             pairs = base_layers(base, at_map, feature_layer, of_base, own)
             models[name] = FeatureExtractor(base, pairs, feature_transform, hints, device_ids, stop_early)

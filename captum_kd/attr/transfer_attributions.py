@@ -10,7 +10,8 @@ from torch import Tensor
 
 _WITHOUT_UNIT = (
     "The net map subtracts the residual map from the distilled map, so both need one unit. The gradient at the input has none: "
-    "call attribute_transfer with n_steps=16, which gives maps whose positions add up to a gain of the objective."
+    "call attribute_transfer with n_steps=16, which gives maps whose positions add up to a gain of the objective. A "
+    "TransferAttributions that you made yourself does not know how its maps were made; subtract these yourself."
 )
 _MODES = {3: "linear", 4: "bilinear", 5: "trilinear"}
 

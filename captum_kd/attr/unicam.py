@@ -111,7 +111,8 @@ class UniCAM(LayerAttribution):
             base_func (Callable or sequence of them): The Base model. Its architecture may differ. A list or tuple of Bases
                         removes all of them at once.
             base_layer (str, torch.nn.Module or list, optional): Counterpart of ``layer`` in the Base model, for which residual
-                        maps are computed. With several Bases, one name for all, or a sequence with an entry for each.
+                        maps are computed. With several Bases, one name for all, or a sequence with an entry for each, which is a
+                        list of names if ``layer`` is a list.
                         Default: the layer of the same dotted name
             feature_layer (str, torch.nn.Module or list, optional): Layer whose features give the Student's distances:
                         ``layer`` itself or a layer behind it.
@@ -151,8 +152,8 @@ class UniCAM(LayerAttribution):
                         of a shape is complete. Later ones end early if every layer ran once, the model's code cannot run it
                         again, and no module changed its attributes. All passes are complete in training mode, for models with
                         hooks, plain functions and data-parallel models on several devices, and with ``additional_forward_args``.
-                        False makes all passes complete; needed only if the model changes state outside of modules, such as
-                        global variables or files.
+                        False makes all passes complete; needed only if the model changes state that cannot be seen: global
+                        variables, files, generators of random numbers, or tensors through ``.data`` or NumPy.
                         Default: True
 
         Raises:
@@ -258,7 +259,9 @@ class UniCAM(LayerAttribution):
             show_progress (bool, optional): Show a progress bar over forward passes.
                         Default: False
             n_steps (int, optional): Number of Gauss-Legendre nodes of the mean gradient over a path of features; 16 are
-                        enough. In batch mode the other inputs are then the population of each input.
+                        enough from the mean. Baselines far from all features, and the objective without labels, a maximum
+                        that changes its place on the path, may need more; the delta shows it. In batch mode the other
+                        inputs are then the population of each input.
                         Default: None, the gradient at the input, as in the paper
             feature_baselines (str, Tensor or list, optional): Where the path begins: None for the mean features of the
                         population, "zero", or features (d,); a list with one of these per layer if ``layer`` is a list.

@@ -12,7 +12,7 @@ from reference import literal
 from torch import Tensor, nn
 
 from captum_kd import UniCAM, flatten, global_average_pool
-from captum_kd.attr.feature_path import Steps
+from captum_kd.attr.feature_path import FeaturePath, Steps
 
 STEPS = 6
 TARGETS = ["labels", "none", "Teacher"]
@@ -314,6 +314,17 @@ def test_inputs_of_the_population_and_baselines_at_its_points():
     assert float(found[3].sum().abs()) < 1e-12  # it does not move
 
 
+@on_targets
+@on_modes
+def test_a_distant_baseline_leaves_the_objective_at_the_features_exact(mode, target):
+    """Distances along the path are taken from its end, where a distant baseline would leave no digits."""
+    far = torch.full((6,), 1e7, dtype=torch.float64)
+    settings = {"feature_baselines": far, "return_convergence_delta": True}
+    maps, delta = explained(made(target, BASE), mode, target, both=False, **settings)
+    gains = expected(mode, target, STUDENT, [BASE], far)[2]
+    torch.testing.assert_close(maps.sum((1, 2, 3)) - delta, gains, rtol=1e-6, atol=1e-6)
+
+
 @on_modes
 def test_features_of_which_nothing_is_left_are_counted_once(mode):
     unicam = UniCAM(STUDENT, "conv2", conv(1))
@@ -322,6 +333,17 @@ def test_features_of_which_nothing_is_left_are_counted_once(mode):
     assert float(maps.distilled.abs().max()) == 0 == float(maps.net.abs().max())
     texts = [str(each.message) for each in caught if "Nothing of the features" in str(each.message)]
     assert len(texts) == 2 and all(f"{N} of {N} inputs" in text for text in texts)
+
+
+def test_a_population_of_wide_features_is_not_copied(monkeypatch):
+    """Its columns are centered and widened part by part."""
+    wanted = explained(made("labels", BASE), "reference", "labels").net
+    paths = []
+    monkeypatch.setattr("captum_kd.attr.feature_path.CHUNK", 4)
+    whole = FeaturePath.of.__func__
+    monkeypatch.setattr(FeaturePath, "of", lambda *given: paths.append((given, whole(FeaturePath, *given))) or paths[-1][1])
+    torch.testing.assert_close(explained(made("labels", BASE), "reference", "labels").net, wanted, rtol=1e-12, atol=1e-15)
+    assert len(paths) == 2 and all(path.around.points is given[2].points for given, path in paths)
 
 
 def test_parts_of_many_inputs_are_joined(monkeypatch):
@@ -393,11 +415,21 @@ def test_net_maps_that_do_not_exist():
         ({"base_func": [BASE, 3]}, r"base_func\[1\] must be callable"),
         ({"base_func": [BASE, SECOND], "base_layer": BASE.conv2}, "one module for 2 Bases"),
         ({"base_func": [BASE, SECOND], "base_layer": ["conv2"]}, "1 entries for 2 Bases"),
+        (
+            {"base_func": [BASE, SECOND], "layer": ["conv1", "conv2"], "base_layer": ["conv1", "conv2"]},
+            "one for each of the 2 entries of layer",
+        ),
     ],
 )
 def test_bases_that_do_not_fit(arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        UniCAM(STUDENT, "conv2", **arguments)
+        UniCAM(STUDENT, **{"layer": "conv2", **arguments})
+
+
+@pytest.mark.parametrize("bases", ([BASE], [BASE, SECOND]))
+def test_each_base_may_have_a_list_of_layers(bases):
+    unicam = UniCAM(STUDENT, ["conv1", "conv2"], bases, [["conv2", "conv1"]] * len(bases))
+    assert unicam.residual(0).layer == [BASE.conv2, BASE.conv1]
 
 
 def test_the_place_of_an_explained_base():
@@ -425,3 +457,5 @@ def test_a_population_serves_maps_with_and_without_steps():
     wanted = unicam.attribute_transfer(X, Y, reference=population, n_steps=4)
     torch.testing.assert_close(turned.distilled, wanted.residual[1])
     torch.testing.assert_close(turned.residual, wanted.distilled)
+    with pytest.raises(ValueError, match="made with number of Bases=2, but this call has 1"):
+        made("labels", BASE).attribute(X, Y, reference=population)
