@@ -34,6 +34,10 @@ from captum_kd.attr.reference_population import STUDENT, TEACHER, ReferencePopul
 from captum_kd.embeddings import check_class_embeddings
 
 
+SEVERAL = (list, tuple, nn.ModuleList)
+"""Types of a sequence of Bases."""
+
+
 class ModelMaps(NamedTuple):
     """Maps of one explained model.
 
@@ -80,7 +84,7 @@ class Removal:
         stop_early: bool,
     ) -> Removal:
         """Checks and combines the arguments of :class:`captum_kd.UniCAM`, whose errors it raises."""
-        bases = list(base_func) if isinstance(base_func, (list, tuple, nn.ModuleList)) else [base_func]
+        bases = list(base_func) if isinstance(base_func, SEVERAL) else [base_func]
         if not bases:
             raise ValueError("base_func is an empty sequence; pass at least one Base.")
         check_model(forward_func, "forward_func")

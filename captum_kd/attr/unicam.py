@@ -18,8 +18,8 @@ from captum_kd._utils.interrupts import keeping_grad_mode
 from captum_kd.attr.checked_call import CheckedCall, checked_integration, checked_map_settings
 from captum_kd.attr.feature_path import Baseline
 from captum_kd.attr.layer_pairs import BaseLayers, Layers
-from captum_kd.attr.reference_population import ReferencePopulation
-from captum_kd.attr.removal import Removal
+from captum_kd.attr.reference_population import STUDENT, ReferencePopulation
+from captum_kd.attr.removal import SEVERAL, Removal
 from captum_kd.attr.transfer_attributions import TransferAttributions
 
 
@@ -167,7 +167,8 @@ class UniCAM(LayerAttribution):
             forward_func, layer, base_func, base_layer, feature_layer, base_feature_layer, feature_transform,
             class_embeddings, hints, device_ids, teacher_func, teacher_layer, stop_early,
         )  # fmt: skip
-        self.base_func, self.teacher_func = base_func, teacher_func
+        self.base_func = self._given_bases = base_func
+        self.teacher_func = teacher_func
         self.feature_transform, self.class_embeddings = feature_transform, self._removal.class_embeddings
         self._several = not isinstance(layer, (str, nn.Module))
         self._warns_of_modes = True  # False in reports, which warn once for all calls
@@ -205,9 +206,9 @@ class UniCAM(LayerAttribution):
         swapped = copy.copy(self)
         swapped._removal = self._removal.swapped(base)
         models = swapped._removal.models
-        others = [models[name].forward_func for name in swapped._removal.removed]
         swapped.forward_func = models[swapped._removal.explained].forward_func
-        swapped.base_func = others[0] if len(others) == 1 else others
+        is_first_again = swapped._removal.explained == STUDENT
+        swapped.base_func = self._given_bases if is_first_again else models[STUDENT].forward_func
         modules = swapped._removal.map_modules
         swapped.layer = modules if self._several else modules[0]
         return swapped
@@ -361,7 +362,7 @@ class UniCAM(LayerAttribution):
         map_settings = checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs)
         path = n_steps, feature_baselines, return_convergence_delta
         found = self._maps(batch, reference, map_settings, path, both=True)
-        has_several = len(found) > 2
+        has_several = isinstance(self.base_func, SEVERAL)  # also if there is only one in it
         maps, deltas = (
             TransferAttributions(first, others if has_several else others[0]) for first, *others in zip(*found)
         )
@@ -413,7 +414,10 @@ class UniCAM(LayerAttribution):
 
     def _warn_of_modes(self) -> None:
         if self._warns_of_modes:
-            warn_of_modes(forward_func=self.forward_func, base_func=self.base_func, teacher_func=self.teacher_func)
+            bases = {"base_func": self.base_func}
+            if isinstance(self.base_func, SEVERAL):
+                bases = {f"base_func[{place}]": base for place, base in enumerate(self.base_func)}
+            warn_of_modes(forward_func=self.forward_func, **bases, teacher_func=self.teacher_func)
 
     @keeping_grad_mode
     def _maps(

@@ -78,9 +78,9 @@ def write_tables(rows: Sequence[Record], tests: Sequence[Record], folder: Path) 
         writer.writerows(rows)
     lines = ["# Students and Bases beside their seed null", "", "## Whole images", ""]
     lines += [
-        "Mean over pairs / mean of the null, and p corrected over the layers; bold: above the null. Second Teacher: the Teacher's "
-        "share with Students of a second Teacher in the Bases' place. t test: the Teacher's share / mean (SD) of the placebo "
-        "Teachers' shares.",
+        "Mean over pairs / mean of the null, and p corrected over the layers; bold: above the null. Second Teacher: the "
+        "Teacher's share with Students of a second Teacher in the Bases' place. t test: the Teacher's share / mean (SD) of the "
+        "placebo Teachers' shares.",
         "",
     ]
     for data in dict.fromkeys(row["data"] for row in rows):

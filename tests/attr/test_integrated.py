@@ -446,6 +446,24 @@ def test_the_place_of_an_explained_base():
     assert layers.residual(0).layer is BASE.conv1 and layers.residual(1).layer is SECOND.conv2
 
 
+def test_a_list_of_one_base_is_a_list():
+    """So that code for any number of Bases needs no special case."""
+    alone, listed = made("labels", BASE), UniCAM(STUDENT, "conv2", [BASE])
+    for settings in ({}, {"n_steps": 3}):
+        wanted, found = (unicam.attribute_transfer(X, Y, **settings) for unicam in (alone, listed))
+        assert isinstance(found.residual, list) and len(found.residual) == 1
+        torch.testing.assert_close(found.residual[0], wanted.residual, rtol=0, atol=0)
+    torch.testing.assert_close(found.net, wanted.net, rtol=0, atol=0)
+    assert listed.residual(0).residual().base_func == [BASE]
+
+
+def test_every_base_in_training_mode_is_named():
+    second = conv(3)
+    second.add_module("drop", nn.Dropout(0.5))
+    with pytest.warns(UserWarning, match=r"In training mode: base_func\[1\]\."):
+        UniCAM(conv(1).eval(), "conv2", [conv(2).eval(), second]).attribute(X, Y)
+
+
 def test_a_population_serves_maps_with_and_without_steps():
     unicam = made("labels", BASE, SECOND)
     population = unicam.reference(REFERENCES, REFERENCE_LABELS)
