@@ -45,7 +45,8 @@ class TransferReport:
             and layer, with ``share`` (the Teacher's, mean over pairs of models), ``mean`` and ``standard_deviation`` of the
             placebos' shares, ``statistic``, ``p_value``, ``adjusted_p_value`` (Holm, over layers), ``likeness``
             (mean FSS of Students and Teacher, and of Bases and Teacher), ``decision`` (yes needs the first of them to be larger)
-            and ``sentence``; and ``shares``, the share of each placebo for each pair, score and layer. None without placebo Teachers.
+            and ``sentence``; and ``shares``, the share of each placebo for each pair, score and layer. None without placebo
+            Teachers.
 
     Example::
 

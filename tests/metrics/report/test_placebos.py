@@ -326,7 +326,8 @@ def test_relevance_of_the_placebos_stands_beside_the_teachers(report) -> None:
     features = [*(hooked(model, "conv3", x).double().flatten(1) for model in models.values()), literal.embedded(y, None)]
     *own, g = (literal.u_centered(literal.distances(each)) for each in features)
     found = [f"{float(literal.r(each, g)):.3f}" for each in own]
-    assert f"RS at conv3 is {found[0]} for the Teacher and {', '.join(found[1:])} for the placebo Teachers." in " ".join(report.notes)
+    sentence = f"RS at conv3 is {found[0]} for the Teacher and {', '.join(found[1:])} for the placebo Teachers."
+    assert sentence in " ".join(report.notes)
 
 
 def test_copies_among_placebos_are_named_and_not_tested() -> None:
@@ -357,7 +358,8 @@ def test_a_larger_share_is_no_yes_if_students_are_less_similar_to_the_teacher_th
         rows[1]["value"] = likeness
         (test, _) = control_placebos(rows, shares, [pair], list("abcd"), settings)["tests"]
         assert test["p_value"] < 0.001 and test["decision"] is decision and test["likeness"] == [0.81, likeness]
-        assert ("but Students are not more similar to the Teacher than Bases are (mean FSS 0.810" in test["sentence"]) is not decision
+        said = "but Students are not more similar to the Teacher than Bases are (mean FSS 0.810" in test["sentence"]
+        assert said is not decision
 
 
 def shuffled(n: int = 66) -> list[tuple[Tensor, Tensor]]:
