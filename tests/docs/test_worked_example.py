@@ -115,6 +115,21 @@ def test_maps(shown: dict[str, Tensor], features: tuple[Tensor, Tensor]) -> None
     assert float(maps[4, 0, 0, 0]) == pytest.approx(0.871, abs=5e-4)
 
 
+def test_integrated_maps(shown: dict[str, Tensor], features: tuple[Tensor, Tensor]) -> None:
+    """By the literal path, whose positions are the two channels: each is active in one position, at twice its feature."""
+    student, base = features
+
+    def objective(i: int, z: Tensor) -> Tensor:
+        return literal.objective(literal.replaced(student, i, z), base, LABELS)
+
+    gradients, gains = literal.integrated_gradients(student, torch.zeros(5, 2, dtype=F64), objective, 64)
+    torch.testing.assert_close(shown["integrated map"], gradients * student, rtol=0, atol=5e-4)
+    assert float(gains[2]) == pytest.approx(1.021, abs=5e-4)
+    without = literal.replaced(student, 2, torch.zeros(2, dtype=F64))
+    assert float(literal.objective(without, base, LABELS)) == pytest.approx(-0.204, abs=5e-4)
+    assert float(literal.objective(student, base, LABELS)) == pytest.approx(0.816, abs=5e-4)
+
+
 def test_four_inputs_leave_the_student_the_sign_only() -> None:
     """Why the example has five."""
     base, labels = torch.randn(4, 3, dtype=F64, generator=torch.Generator().manual_seed(0)), torch.eye(2).double()[[0, 0, 1, 1]]
