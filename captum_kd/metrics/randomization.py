@@ -229,8 +229,8 @@ def randomization_test(
     same = [name for name, before, after in zip(steps, found, found[1:]) if torch.equal(before, after)]
     if same:
         warn_user(
-            f"Random weights of {', '.join(same)} changed no map: these modules run behind the feature layer, or a reset gave them "
-            "the weights that they had. Leave them out; a similarity that they leave as it is says nothing about the maps."
+            f"Random weights of {', '.join(same)} changed no map: these modules run behind the feature layer, or a reset gave "
+            "them the weights that they had. Leave them out; a similarity that they leave as it is says nothing about the maps."
         )
     (signed, null), (absolute, absolute_null) = _similarities(found), _similarities([each.abs() for each in found])
     return RandomizationTest(tuple(steps), signed, absolute, null, absolute_null, randomize)
