@@ -165,7 +165,8 @@ def randomization_test(
                     as for ``attribute``.
 
     Warns:
-        UserWarning: constant maps, whose similarity counts as 0; as for ``attribute``.
+        UserWarning: constant maps, whose similarity counts as 0; modules whose random weights change no map; as for
+                    ``attribute``.
 
     Examples::
 
@@ -179,8 +180,8 @@ def randomization_test(
         raise TypeError(f"unicam must be a UniCAM, got {short_repr(unicam)}.")
     removal = unicam._removal
     used = [removal.explained, *removal.removed]
-    if len(removal.map_modules) > 1:
-        raise ValueError("unicam has several layers, which depend on different modules; make a UniCAM of one layer.")
+    if unicam._several:
+        raise ValueError("unicam has a list of layers, which depend on different modules; make a UniCAM of one layer.")
     net = check_bool(net, "net")
     if randomize is None:
         randomize = "both" if net else "student" if removal.explained == STUDENT else "base"
@@ -225,6 +226,12 @@ def randomization_test(
     constant = sum(int((each.amax(1) == each.amin(1)).sum()) for each in found)
     if constant:
         warn_user(f"{constant} of {len(found) * len(found[0])} maps are constant. Their similarity to other maps counts as 0.")
+    same = [name for name, before, after in zip(steps, found, found[1:]) if torch.equal(before, after)]
+    if same:
+        warn_user(
+            f"Random weights of {', '.join(same)} changed no map. Modules behind the feature layer have no effect on maps; leave "
+            "them out, because a similarity that they leave as it is says nothing about the maps."
+        )
     (signed, null), (absolute, absolute_null) = _similarities(found), _similarities([each.abs() for each in found])
     return RandomizationTest(tuple(steps), signed, absolute, null, absolute_null, randomize)
 

@@ -53,7 +53,8 @@ def test_similarities_are_scipys():
 
 
 def test_modules_behind_the_layer_leave_maps_as_they_are():
-    found = randomization_test(pair(), images(N), labels(N), modules=["fc"])
+    with pytest.warns(UserWarning, match="Random weights of fc changed no map"):
+        found = randomization_test(pair(), images(N), labels(N), modules=["fc"])
     assert found.modules == ("fc",)
     torch.testing.assert_close(found.spearman, torch.ones(1, N, dtype=torch.float64), rtol=0, atol=1e-12)
     torch.testing.assert_close(found.absolute_spearman, torch.ones(1, N, dtype=torch.float64), rtol=0, atol=1e-12)
@@ -316,7 +317,8 @@ def test_repr_and_single_inputs():
     ("change", "error", "message"),
     [
         ({"unicam": "layer4"}, TypeError, "unicam must be a UniCAM, got 'layer4'"),
-        ({"unicam": pair(layer=["conv1", "conv2"])}, ValueError, "unicam has several layers"),
+        ({"unicam": pair(layer=["conv1", "conv2"])}, ValueError, "unicam has a list of layers"),
+        ({"unicam": pair(layer=["conv2"])}, ValueError, "unicam has a list of layers"),
         ({"unicam": pair(layer="fc", feature_layer=None)}, ValueError, "maps have a single position"),
         ({"randomize": "teacher"}, ValueError, "randomize must be 'student', 'base' or 'both', got 'teacher'"),
         ({"net": True}, ValueError, "pass n_steps=16"),

@@ -11,7 +11,6 @@ from typing import NamedTuple, Optional, Sequence
 import torch
 
 from captum_kd._utils.validation import check_float, short_repr
-from captum_kd.distance.centering import LEAST_WITH_REMOVAL
 from captum_kd.metrics.inference.gram_matrices import Products, Score, check_products, check_score
 
 __all__ = ["JackknifeEstimate", "jackknife"]
@@ -46,8 +45,9 @@ def jackknife(
         \theta \mp t_{n-1}\, SE
 
     The interval is not defined if the score or any leave-one-out score is not. Examples: constant features, a Student that is
-    a copy of the Base, labels that have no geometry without one of the inputs. Scores with removal need more than 5 inputs:
-    of the 4 inputs in a leave-one-out score, features determine only its sign.
+    a copy of the Base, labels that have no geometry without one of the inputs. With few inputs, removal leaves a single
+    dimension in which features determine only the sign of a leave-one-out score: removal of one geometry needs 6 inputs, of
+    four geometries 7.
 
     Args:
         products (Products): products with leave-one-out values, n >= 5.
@@ -84,9 +84,10 @@ def jackknife(
     # The mean of differences, not the difference of means: equal scores then differ by exactly 0.
     values = torch.stack([of_scores[0] - each for each in of_scores[1:]]).mean(0) if minus else of_scores[0]
     all_defined = all(each_defined)
-    has_removal = any(not isinstance(side, str) for each in (score, *minus) for side in each)
+    removed = max(0 if isinstance(side, str) else len(side) - 1 for each in (score, *minus) for side in each)
+    dimensions = (n - 1) * (n - 4) // 2 - removed  # of U-centered matrices of n - 1 inputs
     bound = 2.0 if minus else 1.0
-    if not (defined and all_defined) or (has_removal and n - 1 < LEAST_WITH_REMOVAL):
+    if not (defined and all_defined) or dimensions < 2:
         return JackknifeEstimate(value, None, None, None, None)
     # Imported here so that import captum_kd stays fast.
     from scipy.special import stdtr, stdtrit

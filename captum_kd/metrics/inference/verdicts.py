@@ -253,7 +253,7 @@ def single_pair_sentence(students: int, bases: int) -> str:
         str: the sentence.
     """
     students, bases = check_int(students, "students"), check_int(bases, "bases")
-    models = f"{'one' if students == 1 else students} Student{'s' * (students > 1)} and one Base"
+    models = f"{'One' if students == 1 else students} Student{'s' * (students > 1)} and one Base"
     return (
         f"{models}: these rows hold for these trained models; they do not show that the difference comes "
         "from distillation, since another seed of the Base may differ from this one as much (train a "

@@ -60,8 +60,8 @@ class LayerSummary(NamedTuple):
         unique_shares (list of float or None): the unique share of each pair.
         progressions (dict): similarity with the last layer, by the feature set's key; empty without progression.
         matrices (dict): by question, scores of all ordered pairs of models, or of Students given several Bases by group.
-        placebo_shares (list of Tensor): shares of the placebo Teachers for each pair with one Base, (scores, placebos); NaN if
-            undefined.
+        placebo_shares (list of Tensor): shares of the Teacher and of placebo Teachers for each pair with one Base, see
+            :meth:`LayerScores.placebo_shares`.
     """
 
     estimates: list[dict[str, Estimate]]

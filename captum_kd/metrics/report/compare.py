@@ -23,7 +23,7 @@ from captum_kd.metrics.report.agreement import check_models, shared_arguments
 from captum_kd.metrics.report.collect import FeatureCollector, read_data
 from captum_kd.metrics.report.models import Layers, Model, Models, as_compared_models, feature_sets_of, pairs_of
 from captum_kd.metrics.report.notes import cautions, explanations, near_chance
-from captum_kd.metrics.report.placebos import control_placebos
+from captum_kd.metrics.report.placebos import control_placebos, copied_teachers, relevance_of_placebos
 from captum_kd.metrics.report.rows import report_rows
 from captum_kd.metrics.report.salient import Localizer
 from captum_kd.metrics.report.seed_groups import as_seed_groups, control_seeds, without_seed_control
@@ -195,8 +195,10 @@ def compare_transfer(
     inputs, modes_of_ranks, empty, repeated, as_announced = zip(*of_ranks)
     modes = {name: Modes(*map(any, zip(*(each[name] for each in modes_of_ranks)))) for name in modes}
     n = sum(aggregator.counts.values())
+    placebos = [each.name for each in models if each.role == PLACEBO]
     warnings = [
         *near_chance(rows, settings.recorded()),
+        *copied_teachers(placebo_shares, placebos),
         *mode_notes(modes),
         *cautions(
             rows,
@@ -213,9 +215,10 @@ def compare_transfer(
     ]
     for warning in warnings if group.rank == 0 else []:
         warn_user(warning)
-    placebos = [each.name for each in models if each.role == PLACEBO]
     control = control_seeds(matrices, seed_groups, compared, rows, bool(placebos))
     notes = [*warnings, *explanations(rows, settings)]
+    if placebos:
+        notes.append(relevance_of_placebos(placebo_shares))
     if aggregator.verification is not None:
         notes.append(aggregator.verification.sentence(n))
     if control is None:

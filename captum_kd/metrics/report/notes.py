@@ -12,6 +12,8 @@ LITTLE_LEFT = 0.01
 """Below this unique share, hardly any geometry is left to score."""
 TIGHT = 0.9
 """At and above this similarity, differences of RS are magnified more than fourfold."""
+LEAST_PERMUTATIONS = 19
+"""With fewer, no p-value can be .05."""
 
 
 def near_chance(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
@@ -23,11 +25,12 @@ def near_chance(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) 
     if settings.get("localize_target") == "label":  # features that carry the labels
         return []
     pooled = settings["population"] == "all"
+    has_p_values = (settings.get("n_permutations") or 0) >= LEAST_PERMUTATIONS
     by_model: dict[str, list[bool]] = {}
     for row in rows:
         name = {"rs_student": row["student"], "rs_base": row["base"], "rs_teacher": "the Teacher"}.get(row["score"])
         if name is not None:
-            by_model.setdefault(name, []).append(_is_near_chance(row, pooled))
+            by_model.setdefault(name, []).append(_is_near_chance(row, pooled, has_p_values))
     models = [name for name, of_layers in by_model.items() if all(of_layers)]
     if not models:
         return []
@@ -51,8 +54,8 @@ def no_gain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _is_near_chance(row: Mapping[str, Any], pooled: bool) -> bool:
-    if row["p_value"] is not None:
+def _is_near_chance(row: Mapping[str, Any], pooled: bool, has_p_values: bool) -> bool:
+    if row["p_value"] is not None and has_p_values:
         return bool(row["p_value"] > 0.05)
     if row["low"] is not None:
         return bool(row["low"] <= 0)
@@ -189,8 +192,7 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
             any(row["score"] == "rs_distilled_all" for row in rows),
             "Given all Bases, the span of their representations is removed. The more Bases, the less is left (unique), so "
             "compare such scores only with the same number of Bases, and not with those of pairs. With three Bases or more, "
-            "the row \"null\" is a Base given the other Bases, from which one Base less is removed; seed control removes as many "
-            "from Students.",
+            'seed control compares Students given all Bases but one (row "but one") with the Base left out (row "null").',
         ),
         (True, "RS depends on the class frequencies, so compare scores on identical inputs only."),
         (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from statistics import mean
+from itertools import combinations
 from typing import Any, Mapping, Optional, Sequence
 
+import torch
 from torch import Tensor
 
 from captum_kd.metrics.inference import holm, placebo_test
@@ -15,6 +17,38 @@ from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.scores_table import PLACEBO_SHARES
 
 LEVEL = 0.05
+_SAME = 1e-9
+"""Scores of copies of one network differ by rounding."""
+
+
+def copied_teachers(shares: Mapping[str, Sequence[Tensor]], placebos: Sequence[str]) -> list[str]:
+    """A caution for each two of the Teacher and the placebo Teachers with the same scores everywhere. Arguments as below."""
+    if not placebos:
+        return []
+    columns = torch.cat([of_pair for of_layer in shares.values() for of_pair in of_layer]).T
+    found = []
+    for (name, one), (placebo, other) in combinations(zip(("", *placebos), columns), 2):
+        if bool(one.isfinite().any()) and torch.allclose(one, other, rtol=0, atol=_SAME, equal_nan=True):
+            whom = f"placebo Teacher {name}" if name else "the Teacher"
+            found.append(
+                f"Placebo Teacher {placebo} has the scores of {whom} everywhere, as a copy would. Leave it out: the t test "
+                "and the difference from the placebos need networks that were trained from other seeds."
+            )
+    return found
+
+
+def relevance_of_placebos(shares: Mapping[str, Sequence[Tensor]]) -> str:
+    """A note on RS of the Teacher and of the placebo Teachers at the last layer. Arguments as below."""
+    layer = list(shares)[-1]
+    teacher, *others = shares[layer][0][-1].tolist()
+    return (
+        f"RS at {layer} is {_shown(teacher)} for the Teacher and {', '.join(map(_shown, others))} for the placebo Teachers. "
+        "Networks that follow the labels less than the Teacher does are no control of it."
+    )
+
+
+def _shown(value: float) -> str:
+    return "undefined" if value != value else f"{value:.3f}"
 
 
 def control_placebos(
@@ -28,7 +62,8 @@ def control_placebos(
 
     Args:
         rows (sequence of dict): the report's rows.
-        shares (mapping): by layer, the placebos' shares for each pair, (scores of PLACEBO_SHARES, placebos).
+        shares (mapping): by layer, the shares of the Teacher and of the placebos for each pair with one Base, (scores of
+            PLACEBO_SHARES and RS, 1 + placebos).
         pairs (sequence of Pair): the pairs of a Student and a Base, then those of a Student and all Bases, which are not used.
         placebos (sequence of str): the placebos' names, in the order of the shares.
         settings (Settings): the settings, for the groups of Students.
@@ -41,29 +76,35 @@ def control_placebos(
             "base": pair.base_name,
             "layer": layer,
             "score": score,
-            "placebo": name,
+            "placebo": name,  # None for the Teacher
             "value": None if value != value else value,
         }
         for layer, of_layer in shares.items()
         for pair, of_pair in zip(pairs, of_layer)  # pairs with one Base come first
         for score, of_score in zip(PLACEBO_SHARES, of_pair.tolist())
-        for name, value in zip(placebos, of_score)
+        for name, value in zip((None, *placebos), of_score)
     ]
     students = list(dict.fromkeys(pair.student.of.name for pair in pairs))
     groups: Mapping[Optional[str], Sequence[str]] = settings.comparisons.groups or {None: students}  # type: ignore[assignment]
+    is_copied = bool(copied_teachers(shares, placebos))
     tests: list[dict[str, Any]] = []
     for group, members in groups.items():
         for score in PLACEBO_SHARES:
             family = []
             for layer in shares:
                 key = {"score": score, "layer": layer}
-                of_placebos = [_mean([each for each in records if each["placebo"] == name], key, members) for name in placebos]
-                family.append({"group": group, **key, **_test(_mean(rows, key, members), of_placebos)})
+                own, *others = (
+                    _mean([each for each in records if each["placebo"] == name], key, members) for name in (None, *placebos)
+                )
+                likeness = [_mean(rows, {**key, "score": each}, members) for each in ("fss_student_teacher", "fss_base_teacher")]
+                family.append({"group": group, **key, "likeness": likeness, **_test(own, others, is_copied)})
             tested = [test for test in family if test["p_value"] is not None]
             for test, adjusted in zip(tested, holm([test["p_value"] for test in tested])):
-                test |= {"adjusted_p_value": adjusted, "decision": adjusted <= LEVEL}
-            tests += [test | _in_words(test, len(tested), len(placebos)) for test in family]
-    return {"tests": tests, "shares": records}
+                of_students, of_bases = test["likeness"]
+                # A share can be large although Students are no more similar to the Teacher than Bases are.
+                test |= {"adjusted_p_value": adjusted, "decision": adjusted <= LEVEL and of_students > of_bases}
+            tests += [test | _in_words(test, len(tested), len(placebos), is_copied) for test in family]
+    return {"tests": tests, "shares": [each for each in records if each["placebo"] is not None]}
 
 
 def _mean(records: Sequence[Mapping[str, Any]], key: Mapping[str, str], students: Sequence[str]) -> Optional[float]:
@@ -72,23 +113,23 @@ def _mean(records: Sequence[Mapping[str, Any]], key: Mapping[str, str], students
     return mean(values) if values and None not in values else None
 
 
-def _test(share: Optional[float], of_placebos: Sequence[Optional[float]]) -> dict[str, Any]:
+def _test(share: Optional[float], of_placebos: Sequence[Optional[float]], is_copied: bool) -> dict[str, Any]:
     known = [value for value in of_placebos if value is not None]
     found: dict[str, Any] = dict.fromkeys(("statistic", "p_value", "mean", "standard_deviation"))
-    if len(known) == len(of_placebos) >= LEAST_PLACEBOS and share is not None:
+    if len(known) == len(of_placebos) >= LEAST_PLACEBOS and share is not None and not is_copied:
         found = dict(zip(found, placebo_test(share, known)))
     elif len(known) == len(of_placebos):
         found["mean"] = mean(known)
     return {"share": share, **found, "adjusted_p_value": None, "decision": None}
 
 
-def _in_words(test: Mapping[str, Any], layers: int, placebos: int) -> dict[str, Any]:
+def _in_words(test: Mapping[str, Any], layers: int, placebos: int, is_copied: bool) -> dict[str, Any]:
     start = f"{test['layer']}: " if test["group"] is None else f"{test['group']}, {test['layer']}: "
     beyond = " beyond the labels" if test["score"] == "teacher_only_distilled" else ""
-    answer = "is not tested" if test["decision"] is None else "is larger than that of another Teacher of its recipe would be"
-    if test["decision"] is False:
-        answer = "is not shown to be larger than that of another Teacher of its recipe would be"
-    numbers, caveats = "", []
+    is_larger = test["decision"] is not None and test["adjusted_p_value"] <= LEVEL
+    answer = "is larger" if is_larger else "is not shown to be larger"
+    answer = "is not tested" if test["decision"] is None else f"{answer} than that of another Teacher of its recipe would be"
+    numbers, caveats, end = "", [], "."
     if test["share"] is None or test["mean"] is None:
         caveats = ["Some pairs of models have no score."]
     else:
@@ -97,9 +138,18 @@ def _in_words(test: Mapping[str, Any], layers: int, placebos: int) -> dict[str, 
             corrected = f" after correction over {layers} layers" if layers > 1 else ""
             numbers += f", SD {test['standard_deviation']:.3f}, p = {short_p(test['adjusted_p_value'])}{corrected}"
             caveats = [FIRST_WEIGHTS] * test["decision"]
+            if is_larger and not test["decision"]:
+                of_students, of_bases = test["likeness"]
+                end = (
+                    f", but Students are not more similar to the Teacher than Bases are (mean FSS {of_students:.3f} and "
+                    f"{of_bases:.3f}), and a share can rise without that."
+                )
+        elif is_copied:
+            caveats = ["There is no t test of this Teacher, because some placebo Teachers are copies."]
         elif placebos < LEAST_PLACEBOS:
             caveats = [f"A t test of this Teacher needs at least {LEAST_PLACEBOS} placebo Teachers, got {placebos}."]
         else:
-            caveats = ["All placebo Teachers have the same share; are they copies of one network?"]
+            caveats = ["All placebo Teachers have the same share there, so there is no spread to test against."]
         numbers = f" ({numbers})"
-    return {"sentence": " ".join([f"{start}the share of this Teacher{beyond} {answer}{numbers}.", *caveats]), "caveats": caveats}
+    sentence = f"{start}the share of this Teacher{beyond} {answer}{numbers}{end}"
+    return {"sentence": " ".join([sentence, *caveats]), "caveats": caveats}

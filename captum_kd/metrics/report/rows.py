@@ -31,7 +31,8 @@ class ReportRows(NamedTuple):
         rows (list of dict): the records.
         matrices (dict): the scores of seed control, by question and layer.
         undefined (list of str): the undefined scores.
-        placebo_shares (dict): by layer, the shares of the placebo Teachers: (scores, placebos) for each pair with one Base.
+        placebo_shares (dict): by layer, the shares of the Teacher and of placebo Teachers for each pair with one Base, see
+            :meth:`LayerScores.placebo_shares`.
     """
 
     rows: list[dict[str, Any]]

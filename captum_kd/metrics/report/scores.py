@@ -116,9 +116,13 @@ class LayerScores:
         return found
 
     def placebo_shares(self, pair: Pair) -> Tensor:
-        """The shares of each placebo Teacher, (scores of PLACEBO_SHARES, placebos) float64; NaN if undefined."""
-        of_placebos = [self._sides(pair, placebo) for placebo in self.placebos]
-        found = [[self.products.score(of_placebo[name]) for of_placebo in of_placebos] for name in PLACEBO_SHARES]
+        """The shares of the Teacher and of each placebo Teacher, (scores of PLACEBO_SHARES and RS, 1 + placebos) float64.
+
+        NaN if undefined; without columns if there are no placebo Teachers.
+        """
+        of_teachers = [self._sides(pair, each) for each in ([TEACHER_KEY] * bool(self.placebos) + self.placebos)]
+        names = (*PLACEBO_SHARES, "rs_teacher")
+        found = [[self.products.score(of_teacher[name]) for of_teacher in of_teachers] for name in names]
         values = [[value if defined else float("nan") for value, defined in row] for row in found]
         return torch.tensor(values, dtype=torch.float64, device="cpu")
 

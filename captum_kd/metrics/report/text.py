@@ -13,6 +13,8 @@ from captum_kd.metrics.scores_table import OVER_PLACEBOS, PROGRESSION, SCORES, s
 WIDTH = 100
 GIVEN_ALL_BASES = scores_of_pair(has_teacher=True, all_bases=True)
 Row = Mapping[str, Any]
+Nulls = dict[str, dict[tuple[str, str], float]]
+"""By the name of a table's row, mean scores by score and layer."""
 
 # Title of each table; its scores with their column headings.
 TABLES: dict[str, dict[str, str]] = {
@@ -32,9 +34,11 @@ SUBTITLES = {
 UNIQUE = "unique"
 HAVE_UNIQUE = ("rs_distilled", "rs_distilled_all")
 NULL = "null"
-NULL_ROW = (
-    'Rows "null": the same score of a Base given another Base, or given the other Bases, mean over the Bases: compare with it, '
-    "not with 0."
+NULL_ROW = 'Rows "null": the same score of a Base given another Base, mean over the Bases: compare with it, not with 0.'
+BUT_ONE = "but one"
+BUT_ONE_ROW = (
+    'Rows "but one": Students given all Bases but one. Compare these, not the row above them, with their "null": the Base '
+    "left out, given the others."
 )
 PLACEBO_TESTS = "Placebo Teachers: is the share larger than that of another Teacher of this recipe would be?"
 
@@ -48,7 +52,7 @@ def plain(report: Mapping[str, Any]) -> str:
     lines = [*_wrapped(first), *([""] * bool(first)), *_heading(report, pairs)]
     nulls = _nulls(report["seed_control"])
     if nulls:
-        lines += textwrap.wrap(NULL_ROW, WIDTH)
+        lines += textwrap.wrap(f"{NULL_ROW} {BUT_ONE_ROW}" if BUT_ONE in nulls else NULL_ROW, WIDTH)
     for title, columns in TABLES.items():
         shown = [score for score in columns if any(row["score"] == score for row in rows)]
         if shown:
@@ -99,29 +103,45 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
     ]
 
 
-def _nulls(seed_control: Optional[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
-    """By score and layer, the mean score of a Base given another Base, or given all others."""
+def _nulls(seed_control: Optional[Mapping[str, Any]]) -> Nulls:
+    """The mean scores that seed control compares with each other, and for pairs only those of a Base given another Base."""
     if seed_control is None:
         return {}
     bases = {name for group in seed_control.get("groups", ()) for name in group["bases"]}
-    nulls = [row for row in seed_control.get("pairs", ()) if row["model"] in bases and row["given"] in bases]
-    nulls += [row for row in seed_control.get("left_out", ()) if row["model"] == row["left_out"]]
-    found: dict[tuple[str, str], list[float]] = {}
-    for row in nulls:
-        if row["value"] is not None:
-            found.setdefault((row["score"], row["layer"]), []).append(row["value"])
-    return {key: sum(values) / len(values) for key, values in found.items()}
+    left_out = seed_control.get("left_out", ())
+    rows = {
+        BUT_ONE: [row for row in left_out if row["model"] != row["left_out"]],
+        NULL: [row for row in seed_control.get("pairs", ()) if row["model"] in bases and row["given"] in bases]
+        + [row for row in left_out if row["model"] == row["left_out"]],
+    }
+    found: Nulls = {}
+    for name, of_name in rows.items():
+        values: dict[tuple[str, str], list[float]] = {}
+        for row in of_name:
+            if row["value"] is not None:
+                values.setdefault((row["score"], row["layer"]), []).append(row["value"])
+        if values:
+            found[name] = {key: sum(of_key) / len(of_key) for key, of_key in values.items()}
+    return found
 
 
-def _table(
-    rows: Sequence[Row], columns: Mapping[str, str], pairs: int, nulls: Mapping[tuple[str, str], float]
-) -> list[str]:
+def _null_rows(nulls: Nulls, columns: Iterable[str], layer: str) -> dict[str, list[str]]:
+    """By the row's name, its cells at a layer; without the rows that are empty."""
+    found = {
+        name: [_number(means[score, layer]) if (score, layer) in means else "" for score in columns]
+        for name, means in nulls.items()
+    }
+    return {name: cells for name, cells in found.items() if any(cells)}
+
+
+def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int, nulls: Nulls) -> list[str]:
     with_unique = [score for score in columns if score in HAVE_UNIQUE]
     heads = [*columns.values(), *(UNIQUE for _ in with_unique)]
     width = 12
     first = WIDTH - width * len(heads)
     layers = list(dict.fromkeys(row["layer"] for row in rows))
-    first = min(first, max(len("layer"), *(len(one_line(layer)) for layer in layers)) + 1)
+    starts = ["layer", *layers, *(name for layer in layers for name in _null_rows(nulls, columns, layer))]
+    first = min(first, max(len(one_line(start)) for start in starts) + 1)
     shown = _shortened([one_line(layer) for layer in layers], first - 1)
     lines = ["layer".ljust(first) + "".join(head.rjust(width) for head in heads)]
     for layer in layers:
@@ -133,9 +153,8 @@ def _table(
             start = shown[layers.index(layer)] if number == 0 else ""
             parts = [cell[number] if number < len(cell) else "" for cell in cells]
             lines.append((start.ljust(first) + "".join(part.rjust(width) for part in parts)).rstrip())
-        if any((score, layer) in nulls for score in columns):
-            parts = [_number(nulls[score, layer]) if (score, layer) in nulls else "" for score in columns]
-            lines.append((NULL.ljust(first) + "".join(part.rjust(width) for part in parts)).rstrip())
+        for name, parts in _null_rows(nulls, columns, layer).items():
+            lines.append((name.ljust(first) + "".join(part.rjust(width) for part in parts)).rstrip())
     return lines
 
 
@@ -252,7 +271,7 @@ def _wrapped(sentences: Iterable[str]) -> list[str]:
 def markdown(report: Mapping[str, Any]) -> str:
     """The whole report in Markdown: a table of every pair, seed control, notes."""
     rows: Sequence[Row] = report["rows"]
-    lines = []
+    lines, nulls = [], _nulls(report["seed_control"])
     for title, columns in TABLES.items():
         shown = {score: head for score, head in columns.items() if any(row["score"] == score for row in rows)}
         if not shown:
@@ -271,6 +290,10 @@ def markdown(report: Mapping[str, Any]) -> str:
             cells = [" ".join(_cell([own[score]] if score in own else [], 1)) for score in shown]
             cells += [_optional(own[score]["unique_share"]) for score in unique]
             lines.append("| " + " | ".join([*map(as_markdown, (student, base, layer)), *cells]) + " |")
+        for layer in dict.fromkeys(row["layer"] for row in in_table):
+            for name, cells in _null_rows(nulls, shown, layer).items():
+                cells = [f"*{name}*", "", as_markdown(layer), *cells, *("" for _ in unique)]
+                lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     for title, part in (("Seed control", "seed_control"), (PLACEBO_TESTS, "placebos")):
         if report[part] is not None:

@@ -43,8 +43,10 @@ class TransferReport:
         settings (dict): everything that the numbers depend on, with class counts and versions.
         placebos (dict or None): ``tests``, the t test of this Teacher against at least 4 placebo Teachers for each group, score
             and layer, with ``share`` (the Teacher's, mean over pairs of models), ``mean`` and ``standard_deviation`` of the
-            placebos' shares, ``statistic``, ``p_value``, ``adjusted_p_value`` (Holm, over layers), ``decision`` and
-            ``sentence``; and ``shares``, the share of each placebo for each pair, score and layer. None without placebo Teachers.
+            placebos' shares, ``statistic``, ``p_value``, ``adjusted_p_value`` (Holm, over layers), ``likeness``
+            (mean FSS of Students and Teacher, and of Bases and Teacher), ``decision`` (yes needs the first of them to be larger)
+            and ``sentence``; and ``shares``, the share of each placebo for each pair, score and layer. None without placebo
+            Teachers.
 
     Example::
 

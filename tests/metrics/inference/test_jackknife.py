@@ -73,6 +73,17 @@ def test_no_interval_of_a_remainder_of_five_inputs() -> None:
     assert jackknife(products, transfer_scores()["rs_student"]).low is not None
 
 
+@pytest.mark.parametrize(("n", "bases", "has_interval"), [(6, 3, True), (6, 4, False), (7, 4, True), (7, 8, False)])
+def test_no_interval_where_removal_leaves_a_sign(n: int, bases: int, has_interval: bool) -> None:
+    names = [f"base {place}" for place in range(bases)]
+    features = {name: normal(n, 5, seed) for seed, name in enumerate(["student", "labels", *names])}
+    products = geometry_products({name: euclidean_distances(value) for name, value in features.items()})
+    score = transfer_scores(base=names)["rs_distilled_all"]
+    values, defined = products.leave_one_out(score)
+    estimate = jackknife(products, score)
+    assert defined and (estimate.low is not None) is (estimate.p_value is not None) is has_interval
+
+
 def test_no_interval_where_what_is_removed_vanishes_with_an_input() -> None:
     """A class of two: without one of them labels have no geometry, and nothing is removed from the Teacher."""
     labels = torch.zeros(12, dtype=torch.long)

@@ -201,6 +201,6 @@ def test_an_unknown_question() -> None:
 
 
 def test_a_single_pair_is_told_what_it_does_not_show() -> None:
-    one = "one Student and one Base: these rows hold for these trained models"
+    one = "One Student and one Base: these rows hold for these trained models"
     assert single_pair_sentence(1, 1).startswith(one)
     assert single_pair_sentence(3, 1).startswith("3 Students and one Base")

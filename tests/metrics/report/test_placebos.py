@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
 import warnings
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from torch import Tensor
 from captum_kd.metrics import TransferReport
 from captum_kd.metrics.inference import seed_control
 from captum_kd.metrics.report import seed_groups
+from captum_kd.metrics.report.placebos import control_placebos
 
 STUDENTS = {f"kd {seed}": related(seed) for seed in range(3)}
 BASES = {f"base {seed}": related(10 + seed) for seed in range(3)}
@@ -112,7 +115,7 @@ def test_the_teacher_is_tested_against_the_spread_of_the_placebos(report, score)
         (test,) = (t for t in report.placebos["tests"] if (t["score"], t["layer"]) == (score, layer))
         assert test["statistic"] == pytest.approx(expected.statistic) and test["p_value"] == pytest.approx(expected.pvalue)
         assert min(1, 2 * test["p_value"]) >= test["adjusted_p_value"] >= test["p_value"]
-        assert test["decision"] is (test["adjusted_p_value"] <= 0.05)
+        assert test["decision"] is (test["adjusted_p_value"] <= 0.05 and test["likeness"][0] > test["likeness"][1])
         row = by_score(report, layer, "kd 1", "base 2")
         shares = [each["value"] for each in found if (each["student"], each["base"]) == ("kd 1", "base 2")]
         over = row[score]["value"] - sum(shares) / 4
@@ -129,7 +132,9 @@ def test_a_placebo_equal_to_the_teacher_does_not_differ_from_it(copies) -> None:
             assert max(abs(row[key]) for key in ("value", "low", "high")) < 1e-14  # sums of products differ by rounding
     assert max(abs(t["statistic"]) for t in found.seed_control["tests"] if t["score"] in OVER) < 1e-14
     assert {t["p_value"] for t in found.placebos["tests"]} == {None}
-    assert ("are they copies of one network?" in str(found)) is (copies >= 4)
+    assert found.notes[0].startswith("Placebo Teacher 0 has the scores of the Teacher everywhere, as a copy would.")
+    assert sum("as a copy would" in note for note in found.notes) == (copies + 1) * copies // 2
+    assert "no t test of this Teacher, because some placebo Teachers are copies" in " ".join(str(found).split())
     assert {t["p_value"] for t in found.seed_control["tests"] if t["score"] in OVER} == {1.0}
 
 
@@ -299,9 +304,62 @@ def test_the_null_stands_below_each_score_that_has_one(report) -> None:
     lines = str(report).splitlines()
     nulls = [line for line in lines if line.startswith("null ")]
     assert len(nulls) == 8  # two layers in four tables
-    pairs = [p["value"] for p in report.seed_control["pairs"] if (p["score"], p["layer"]) == ("teacher_distilled", "conv2")
-             and p["model"] in BASES and p["given"] in BASES]  # fmt: skip
-    assert len(pairs) == 6 and f"{sum(pairs) / 6:.3f}" in nulls[2]
+    (test,) = (t for t in report.seed_control["tests"] if (t["score"], t["layer"]) == ("rs_distilled_all", "conv2"))
+    own, null = (float(next(line for line in lines[at:] if line.startswith(name)).split()[-3])
+                 for at in [lines.index(next(line for line in lines if line.startswith("Students given all Bases")))]
+                 for name in ("but one", "null"))  # fmt: skip
+    assert own - null == pytest.approx(test["statistic"], abs=0.0011)
+    cells = [line.split(" | ") for line in report.to_markdown().splitlines() if line.startswith("| *null*")]
+    assert len(cells) == 8 and f"{sum(pairs(report)) / 6:.3f}" in cells[2]
+    assert len(pairs(report)) == 6 and f"{sum(pairs(report)) / 6:.3f}" in nulls[2]
+
+
+def pairs(report: TransferReport) -> list[float]:
+    """The Teacher's shares of a Base given another Base."""
+    return [p["value"] for p in report.seed_control["pairs"] if (p["score"], p["layer"]) == ("teacher_distilled", "conv2")
+            and p["model"] in BASES and p["given"] in BASES]  # fmt: skip
+
+
+def test_relevance_of_the_placebos_stands_beside_the_teachers(report) -> None:
+    x, y = data()
+    models = {"teacher": TEACHER, **PLACEBOS}
+    features = [*(hooked(model, "conv3", x).double().flatten(1) for model in models.values()), literal.embedded(y, None)]
+    *own, g = (literal.u_centered(literal.distances(each)) for each in features)
+    found = [f"{float(literal.r(each, g)):.3f}" for each in own]
+    sentence = f"RS at conv3 is {found[0]} for the Teacher and {', '.join(found[1:])} for the placebo Teachers."
+    assert sentence in " ".join(report.notes)
+
+
+def test_copies_among_placebos_are_named_and_not_tested() -> None:
+    placebos = {**PLACEBOS, "again": copy.deepcopy(PLACEBOS["placebo 2"])}
+    with pytest.warns(UserWarning, match="Placebo Teacher again has the scores of placebo Teacher placebo 2 everywhere"):
+        found = compare(STUDENTS, BASES["base 0"], "conv2", batches(11), teacher=TEACHER, placebo_teachers=placebos)
+    assert sum("as a copy would" in note for note in found.notes) == 1
+    assert {test["decision"] for test in found.placebos["tests"]} == {None}
+
+
+def test_a_teacher_without_geometry_is_not_tested() -> None:
+    flat = related(30)
+    torch.nn.init.zeros_(flat.conv1.weight)
+    found = quiet(STUDENTS, BASES["base 0"], "conv1", batches(11), teacher=flat, placebo_teachers=PLACEBOS)
+    for test in found.placebos["tests"]:
+        assert test["share"] is None and test["decision"] is None and "Some pairs of models have no score" in test["sentence"]
+
+
+def test_a_larger_share_is_no_yes_if_students_are_less_similar_to_the_teacher_than_bases() -> None:
+    rows = [
+        {"student": "s", "base": "b", "layer": "x", "score": score, "value": value}
+        for score, value in (("fss_student_teacher", 0.81), ("fss_base_teacher", 0.94))
+    ]
+    shares = {"x": [torch.tensor([[0.4, 0.1, 0.12, 0.11, 0.09], [0.4, 0.1, 0.12, 0.11, 0.09], [0.5] * 5])]}
+    pair = SimpleNamespace(student=SimpleNamespace(of=SimpleNamespace(name="s")), base_name="b")
+    settings = SimpleNamespace(comparisons=SimpleNamespace(groups=None))
+    for likeness, decision in ((0.94, False), (0.5, True)):
+        rows[1]["value"] = likeness
+        (test, _) = control_placebos(rows, shares, [pair], list("abcd"), settings)["tests"]
+        assert test["p_value"] < 0.001 and test["decision"] is decision and test["likeness"] == [0.81, likeness]
+        said = "but Students are not more similar to the Teacher than Bases are (mean FSS 0.810" in test["sentence"]
+        assert said is not decision
 
 
 def shuffled(n: int = 66) -> list[tuple[Tensor, Tensor]]:
@@ -319,7 +377,9 @@ def test_networks_near_chance_come_first(options) -> None:
     assert str(found).count("Near chance") == found.to_markdown().count("Near chance") == 1
 
 
-@pytest.mark.parametrize("options", [{}, {"confidence": 0.95}, {"population": "batch"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"confidence": 0.95}, {"confidence": 0.95, "n_permutations": 9}, {"population": "batch"}]
+)
 def test_networks_that_follow_the_labels_are_not_near_chance(options) -> None:
     found = quiet(related(1), related(2), ["conv2", "conv3"], batches(11), teacher=TEACHER, **options)
     assert not any("Near chance" in note for note in found.notes)
