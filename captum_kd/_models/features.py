@@ -13,6 +13,7 @@ from captum_kd._models.layer_names import Layer
 from captum_kd._models.token_layout import Layout
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.validation import check_features
+from captum_kd.distance.pairwise import is_async_device
 from captum_kd.distance.precision import widest
 
 # The relative error that all activations of a channel may have in common. It arises in norms that subtract a mean and is some
@@ -66,7 +67,7 @@ def _transformed(
     if positions <= 1:
         return features, torch.zeros(len(features), dtype=widest(features.device), device=features.device)
     values, share = activations.detach(), max(_SHARES[activations.dtype], _SHARES.get(dtype, 0.0))
-    if is_own and values.device.type == "cpu" and not bool(values.amin() < 0):
+    if is_own and not is_async_device(values.device) and not bool(values.amin() < 0):
         shift = features.detach().to(wide) * share  # behind a ReLU the mean absolute values are the means, which are known
     elif is_own:
         # Divide first, since sums of large values overflow. A 1-norm takes ten times as long.
