@@ -226,7 +226,7 @@ def _magnified(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     similarity, layer = max(tight)
     factor = ((1 + similarity) / (1 - similarity)) ** 0.5
-    return f"FSS is {similarity:.3f} at {layer}, so a difference of RS is magnified {factor:.1f} times there."
+    return f"FSS of a pair is up to {similarity:.3f} at {layer}, so a difference of RS is magnified {factor:.1f} times there."
 
 
 def percent(share: float) -> str:

@@ -80,7 +80,7 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
     inputs = "whole inputs"
     if settings["localize"] is not None:
         inputs = f"{percent(settings['keep'])} kept by {settings['localize']} of the {settings['localize_target']} class"
-    population = "pooled"
+    population = "all at once"
     if settings["population"] == "batch":
         used = settings["batches"]["used"]
         population = f"mean of {used} mini-batches" if used > 1 else "one mini-batch"

@@ -198,7 +198,7 @@ def test_magnification_is_told_of_the_layer_where_it_is_largest_and_something_is
     similarity = by_score(report, "conv2")["fss"]["value"]
     told = [note for note in report.notes if "magnified" in note]
     if similarity >= 0.9:
-        assert f"FSS is {similarity:.3f} at conv2" in told[0]
+        assert f"FSS of a pair is up to {similarity:.3f} at conv2" in told[0]
     else:
         assert not told
 
