@@ -429,10 +429,11 @@ def test_models_that_catch_exceptions_end_early():
     check(lambda **more: pair(Trying, **more), stops=True)
 
 
-def test_models_that_catch_everything_give_the_same_maps_and_are_not_stopped_again():
+@pytest.mark.parametrize("kind", (TryingAll, Replacing))
+def test_models_that_catch_or_replace_everything_give_the_same_maps_and_are_not_stopped_again(kind):
     x, y = images(N), labels(N)
-    expected = pair(TryingAll, stop_early=False).attribute_transfer(x, y)
-    unicam = pair(TryingAll)
+    expected = pair(kind, stop_early=False).attribute_transfer(x, y)
+    unicam = pair(kind)
     for _ in range(4):
         found, own = runs(lambda: unicam.attribute_transfer(x, y))
         assert_equal(found, expected)
@@ -447,16 +448,6 @@ def test_models_that_run_layers_again_when_they_catch_something_give_the_same_ma
     unicam = pair(kind, layer)
     for _ in range(3):
         assert_equal(unicam.attribute_transfer(x, y), expected)
-
-
-def test_models_that_replace_errors_give_the_same_maps():
-    x, y = images(N), labels(N)
-    expected = pair(Replacing, stop_early=False).attribute_transfer(x, y)
-    unicam = pair(Replacing)
-    for _ in range(4):
-        found, own = runs(lambda: unicam.attribute_transfer(x, y))
-        assert_equal(found, expected)
-    assert own == ["end", "end"]
 
 
 @pytest.mark.parametrize("error", (RuntimeError, KeyboardInterrupt, SystemExit, type("Own", (BaseException,), {})))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Mapping, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
@@ -13,24 +13,12 @@ from captum_kd._utils.arguments import Target, as_forward_args, as_grad_kwargs, 
 from captum_kd._utils.tensors import is_finite
 from captum_kd._utils.validation import check_bool, check_dense, check_int, check_untransformed, short_repr
 from captum_kd._utils.warnings import warn_user
-from captum_kd.attr.feature_path import Baseline, Steps
+from captum_kd.attr.feature_path import Baseline, Integral, Steps
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Geometry
 from captum_kd.distance.labels import WAYS_OUT_OF_POPULATION, label_geometry
 
 FEW_INPUTS = 30
 """Maps of populations smaller than this are mostly noise."""
-
-
-class Integration(NamedTuple):
-    """A request for mean gradients along paths of features.
-
-    Attributes:
-        steps (Steps): points of the paths.
-        baselines (sequence): for each explained model one baseline per entry of ``layer``.
-    """
-
-    steps: Steps
-    baselines: Sequence[Sequence[Baseline]]
 
 
 class CheckedCall(NamedTuple):
@@ -99,10 +87,10 @@ def checked_map_settings(relu_attributions: bool, attr_dim_summation: bool, grad
     }
 
 
-def checked_integration(
+def checked_integrals(
     n_steps: Any, feature_baselines: Any, return_convergence_delta: Any, map_settings: Mapping[str, Any], shape: tuple[int, int]
-) -> Optional[Integration]:
-    """The mean gradients that a call asks for; None without ``n_steps``.
+) -> Optional[list[Integral]]:
+    """The mean gradients that a call asks for, one request for each entry of ``layer``; None without ``n_steps``.
 
     Args:
         shape (tuple): numbers of explained models and of entries of ``layer``.
@@ -131,7 +119,8 @@ def checked_integration(
             "the Student and one for each Base, a list one for each layer."
         )
     baselines = [_checked_baselines(each, layers) for each in feature_baselines]
-    return Integration(Steps.gauss_legendre(n_steps, has_delta), baselines)
+    steps = Steps.gauss_legendre(n_steps, has_delta)
+    return [Integral(steps, of_layer) for of_layer in zip(*baselines)]
 
 
 def _checked_baselines(given: Any, layers: int) -> list[Baseline]:

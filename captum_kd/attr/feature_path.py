@@ -12,7 +12,7 @@ needs the means of :math:`\sum_j c_j`, :math:`s \sum_j c_j` and c, and one more 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -51,24 +51,35 @@ class Steps(NamedTuple):
         return cls((*start, *((1 + nodes) / 2).tolist(), 1.0), (*start, *(weights / 2).tolist(), 0.0), has_start)
 
 
+class Integral(NamedTuple):
+    """Replaces the gradients at one layer by their means along paths.
+
+    Attributes:
+        steps (Steps): points of the paths.
+        baselines (sequence): the baseline of each direction.
+    """
+
+    steps: Steps
+    baselines: Sequence[Baseline]
+
+
 class Surroundings(NamedTuple):
-    """A population that inputs are added to, in the geometry in which they move.
+    """The population that each of N inputs is added to, in the geometry in which they move.
 
     Attributes:
         points (Tensor): (m, d) features of the population. In batch mode (N, d): the population of each input are the others.
-        shift (Tensor): (m,) the vector that centers the population's distances, float64 if the device has it; in batch mode
-            (N, N - 1).
-        raw_square (Tensor): scalar, the square of the scale that separates rounding from structure; in batch mode (N, 1).
+        shifts (Tensor): (N, m) the vectors that center the populations' distances, float64 if the device has it.
+        raw_squares (Tensor): (N, 1) squares of the scales that separate rounding from structure.
         others (Tensor, optional): (N, N - 1) the indices of the other inputs, in batch mode.
     """
 
     points: Tensor
-    shift: Tensor
-    raw_square: Tensor
+    shifts: Tensor
+    raw_squares: Tensor
     others: Optional[Tensor] = None
 
 
-class Integrated(NamedTuple):
+class FeatureGradients(NamedTuple):
     """Gradients at features, or the mean gradients on the way to them.
 
     Attributes:
@@ -104,7 +115,7 @@ class FeaturePath(NamedTuple):
 
     @classmethod
     def of(cls, features: Tensor, baseline: Baseline, around: Surroundings) -> "FeaturePath":
-        like, columns = around.shift, around.points.split(CHUNK, 1)
+        like, columns = around.shifts, around.points.split(CHUNK, 1)
         mean = torch.cat([chunk.to(like).mean(0, keepdim=True) for chunk in columns], 1)
         x = features.to(like) - mean
         if isinstance(baseline, Tensor):
@@ -163,13 +174,13 @@ def integrate(
     explained: int,
     noise_share: float,
     unit: float,
-) -> tuple[Integrated, Objectives]:
+) -> tuple[FeatureGradients, Objectives]:
     """Mean gradients of one direction's objective along the paths of the explained features; all other features stay.
 
     Args:
         path (FeaturePath): the paths, with features and distances divided by ``unit``.
         steps (Steps): points of the paths.
-        population (PopulationGram): of the direction.
+        population (PopulationGram): of the direction, with one Gram matrix for each input.
         added (AddedRows): the inputs where they are.
         explained (int): index of the explained geometry in ``added``.
         noise_share (float): squared norms up to this fraction of the raw squares are rounding.
@@ -181,17 +192,18 @@ def integrate(
     """
     like, (n, _, m) = added.rows, added.rows.shape
     points, weights = (torch.tensor(each, dtype=like.dtype, device=like.device) for each in steps[:2])
-    pulls, totals, found = [], [], []
-    around = path.around
+    around, pulls, totals, found = path.around, [], [], []
     for rows in _parts(n, max(1, _PART // (len(points) * m))):
         distances = path.distances(rows, points)
         own = distances * unit if unit != 1 else distances
-        raw = (around.raw_square if around.others is None else around.raw_square[rows]) + 2 * own.square().sum(2)
-        own = own - (around.shift if around.others is None else around.shift[rows, None])
+        raw = around.raw_squares[rows] + 2 * own.square().sum(2)
+        own = own - around.shifts[rows, None]
         own = own - own.mean(2, keepdim=True)
-        gram = population if population.gram.dim() == 3 else population._replace(gram=population.gram[rows])
         objectives = reference_objectives(
-            gram, added.rows[rows], noise_share * added.raw_squares[rows], (own, noise_share * raw)
+            population._replace(gram=population.gram[rows]),
+            added.rows[rows],
+            noise_share * added.raw_squares[rows],
+            (own, noise_share * raw),
         )
         pull = torch.where(distances > 0, objectives.slopes[0] / distances, 0.0).mul_(weights[:, None])
         pulls.append(pull.sum(1))
@@ -202,7 +214,7 @@ def integrate(
     is_defined = (at_features.is_left & at_features.has_target)[0]
     gradients = path.mean_gradients(torch.cat(pulls), torch.cat(totals), points) * is_defined[:, None]
     gains = (joined.values[0, :, -1] - joined.values[0, :, 0]) * is_defined if steps.has_start else None
-    return Integrated(gradients, (path.end - path.way + path.mean) * unit, gains), at_features
+    return FeatureGradients(gradients, (path.end - path.way + path.mean) * unit, gains), at_features
 
 
 def _parts(n: int, size: int) -> list[slice]:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
-from captum_kd.attr.feature_path import Baseline, FeaturePath, Integrated, Steps, Surroundings, integrate
+from captum_kd.attr.feature_path import Baseline, FeatureGradients, FeaturePath, Integral, Surroundings, integrate
 from captum_kd.attr.layer_reference import AddedRows, LayerReference, ReferenceFeatures, added_rows
 from captum_kd.attr.objective import (
     Direction,
     PopulationGram,
     population_objectives,
     reference_objectives,
+    row_weight,
     warn_of_losses,
 )
 from captum_kd.distance.centering import CENTERINGS, Geometry, noise_level, raw_scale, u_centered
@@ -58,24 +59,12 @@ class Target(NamedTuple):
         return "labels" if self.teacher is None else "Teacher"
 
 
-class Integral(NamedTuple):
-    """Replaces the gradients by their means along paths.
-
-    Attributes:
-        steps (Steps): points of the paths.
-        baselines (sequence): the baseline of each direction.
-    """
-
-    steps: Steps
-    baselines: Sequence[Baseline]
-
-
 def population_gradients(
     features: Sequence[ScaledFeatures],
     directions: Sequence[Direction],
     target: Target,
     integral: Optional[Integral] = None,
-) -> list[Integrated]:
+) -> list[FeatureGradients]:
     """Gradients in batch mode, where the inputs are the population; on a path, the others are each input's population.
 
     Args:
@@ -85,7 +74,7 @@ def population_gradients(
         integral (Integral, optional): asks for mean gradients.
 
     Returns:
-        list of Integrated: one for each direction, in the features' dtype.
+        list of FeatureGradients: one for each direction, in the features' dtype.
 
     Raises:
         ValueError: features that are so small that their dtype cannot hold the gradients.
@@ -106,17 +95,12 @@ def population_gradients(
     if integral is None:
         found = population_objectives(geometries, noise, directions, place, first.dtype == geometries.dtype)
         warn_of_losses(found, target.whose)
-        gradients = [Integrated(_at_features(of_rows[x], slope)) for (x, _), slope in zip(directions, found.slopes)]
+        gradients = [FeatureGradients(_at_features(of_rows[x], slope)) for (x, _), slope in zip(directions, found.slopes)]
     else:
         gradients = _leave_one_out(features, units, directions, target, integral, distances, geometries, noise, place)
     if place is not None:  # the objective without a target is proportional to the features; a correlation is not
         gradients = [
             each._replace(gradients=_scaled(each.gradients, units[x])) for each, (x, _) in zip(gradients, directions)
-        ]
-    elif integral is not None:
-        gradients = [
-            each if each.gains is None else each._replace(gains=each.gains * units[x])
-            for each, (x, _) in zip(gradients, directions)
         ]
     return _in_range(gradients, [features[x] for x, _ in directions])
 
@@ -128,7 +112,7 @@ def reference_gradients(
     explained: Sequence[int],
     target: Target,
     integral: Optional[Integral] = None,
-) -> list[Integrated]:
+) -> list[FeatureGradients]:
     """Gradients in reference mode, where every input is added to the population on its own.
 
     Args:
@@ -139,7 +123,7 @@ def reference_gradients(
         target, integral: as in :func:`population_gradients`.
 
     Returns:
-        list of Integrated: as in :func:`population_gradients`, one for each explained model.
+        list of FeatureGradients: as in :func:`population_gradients`, one for each explained model.
 
     Raises:
         ValueError: as in :func:`population_gradients`; features of another width than the population's.
@@ -165,16 +149,16 @@ def reference_gradients(
     if integral is None:
         found = reference_objectives(layer.gram.part(explained, geometries), added.rows, share * added.raw_squares)
         warn_of_losses(found, target.whose)
-        gradients = [Integrated(_at_features(of_rows[place], slope)) for place, slope in zip(places, found.slopes)]
+        gradients = [FeatureGradients(_at_features(of_rows[place], slope)) for place, slope in zip(places, found.slopes)]
     else:
         gradients = []
         for place, model, baseline in zip(places, explained, integral.baselines):
             side, unit = sides[place], units[place]
-            around = Surroundings(points[place], side.shift, side.raw_square)
+            around = Surroundings(points[place], side.shift.expand(len(first), -1), side.raw_square.expand(len(first), 1))
             path = FeaturePath.of(_scaled(features[place].values, unit), _scaled_baseline(baseline, unit), around)
-            mean, of_path = integrate(
-                path, integral.steps, layer.gram.part([model], geometries), added, place, share, unit
-            )
+            population = layer.gram.part([model], geometries)
+            population = population._replace(gram=population.gram.expand(len(first), -1, -1, -1))
+            mean, of_path = integrate(path, integral.steps, population, added, place, share, unit)
             warn_of_losses(of_path, target.whose)
             gradients.append(mean)
     return _in_range(gradients, [features[place] for place in places])
@@ -190,7 +174,7 @@ def _leave_one_out(
     geometries: Tensor,
     noise: Tensor,
     place: Optional[int],
-) -> list[Integrated]:
+) -> list[FeatureGradients]:
     """Mean gradients in batch mode: every input is added to the population of all others.
 
     Sums over the others are those over all inputs minus the input's own part, so that no loop over the inputs is needed.
@@ -207,12 +191,11 @@ def _leave_one_out(
     others = places + (places >= torch.arange(n, device=distances.device)[:, None])  # (N, m)
     kept = [each.gather(1, others) for each in geometries]
     rows = torch.stack([each - each.mean(1, keepdim=True) for each in kept], 1)
-    # From a row of the whole matrix to the row that is added to the others' matrix.
-    rows = rows * ((m - 1) / (m - 2))
+    rows = rows / row_weight(m)
     raw_squares = (noise / share).expand(n, -1)
     whole = PopulationGram.of(geometries, noise, directions, place)
     sides = (whole.basis.flatten(0, 1) @ rows).reshape(n, *whole.gram.shape[:2], m)
-    gram = whole._replace(gram=torch.sub(whole.gram, sides @ sides.mT, alpha=2 * (m - 2) / (m - 1)))
+    gram = whole._replace(gram=torch.sub(whole.gram, sides @ sides.mT, alpha=2 * row_weight(m)))
     gradients = []
     for number, ((x, _), baseline) in enumerate(zip(directions, integral.baselines)):
         of_rows = distances[x].sum(1, keepdim=True)
@@ -227,8 +210,10 @@ def _leave_one_out(
             path, integral.steps, gram.part([number], used), AddedRows(rows, raw_squares), x, share, 1.0
         )
         warn_of_losses(found, target.whose)
-        baselines = mean.baselines if mean.baselines is None else mean.baselines * unit
-        gradients.append(mean._replace(baselines=baselines))
+        assert mean.baselines is not None
+        # Without a target the objective is proportional to the features.
+        gains = mean.gains if mean.gains is None or place is not None else mean.gains * unit
+        gradients.append(mean._replace(baselines=mean.baselines * unit, gains=gains))
     return gradients
 
 
@@ -258,7 +243,7 @@ def _scaled(values: Tensor, unit: float) -> Tensor:
     return values if unit == 1 else values / unit
 
 
-def _in_range(gradients: Sequence[Integrated], features: Sequence[ScaledFeatures]) -> list[Integrated]:
+def _in_range(gradients: Sequence[FeatureGradients], features: Sequence[ScaledFeatures]) -> list[FeatureGradients]:
     """Gradients in the features' dtype; a ValueError if they are too large for it, as they are at very small features."""
     found = []
     for integrated, each in zip(gradients, features):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
-from captum_kd.attr.objective import PopulationGram, directions_of
+from captum_kd.attr.objective import PopulationGram, directions_of, row_weight
 from captum_kd.distance.centering import noise_level, raw_scale, u_centered, u_shift
 from captum_kd.distance.labels import MIN_LABEL_SHARE, WAYS_OUT_OF_REFERENCE, label_distances
 from captum_kd.distance.pairwise import safe_size, unchecked_distances
@@ -134,7 +134,7 @@ class LayerReference(NamedTuple):
         distances = label_distances(target, self.labels.points, class_embeddings)
         added = added_rows([self.labels], distances[None])
         m = distances.shape[1]
-        squares = self.gram.gram[0, -1, -1].cpu() + 2 * (m - 2) / (m - 1) * added.rows[:, 0].square().sum(1)
+        squares = self.gram.gram[0, -1, -1].cpu() + 2 * row_weight(m) * added.rows[:, 0].square().sum(1)
         flat = squares <= MIN_LABEL_SHARE**2 * added.raw_squares[:, 0]
         if bool(flat.any()):
             index = int(flat.nonzero()[0])

@@ -162,6 +162,11 @@ def population_objectives(
     return Objectives(strongest.sum((1, 2)) * is_left, slopes, side.defined, torch.ones_like(side.defined))
 
 
+def row_weight(m: int) -> float:
+    """The factor from the centered row of an input that is added to m others to its row of the U-centered matrix."""
+    return (m - 2) / (m - 1)
+
+
 def reference_objectives(
     population: PopulationGram,
     rows: Tensor,
@@ -182,8 +187,7 @@ def reference_objectives(
         respect to the rows of distances.
     """
     m = rows.shape[-1]
-    row_weight = (m - 2) / (m - 1)  # from a centered row to the row of the U-centered matrix
-    weight = 2 * row_weight  # of the product of two rows in an inner product
+    weight = 2 * row_weight(m)  # of the product of two rows in an inner product
     order, (directions, j, _) = population.order, population.basis.shape
     sides = (population.basis.flatten(0, 1) @ rows).reshape(len(rows), directions, j, m)
     own, rest = sides[:, :, :1], sides[:, :, 1:]
@@ -207,7 +211,7 @@ def reference_objectives(
         left = side.coefficients[..., :1] * own + side.coefficients[..., 1:] @ rest
         strongest = left.amax(3, keepdim=True)
         chosen = _share_of_largest(left, strongest)
-        scale = row_weight * side.defined.to(left)[..., None]
+        scale = row_weight(m) * side.defined.to(left)[..., None]
         values = (strongest * scale)[..., 0]
         onto = torch.cat([(chosen * own).sum(3, keepdim=True), chosen @ rest.mT], 3)
         onto = weight * (onto[..., None, :] @ side.removal)[..., 0, :]

@@ -16,9 +16,9 @@ from captum_kd._models.token_layout import LayoutHints
 from captum_kd._utils.arguments import check_callable, check_device_ids, check_model
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.validation import check_bool, check_int
-from captum_kd.attr.checked_call import CheckedCall, Integration, check_batch_mode, check_references
-from captum_kd.attr.feature_path import Baseline, Integrated
-from captum_kd.attr.gradients import Integral, ScaledFeatures, Target, population_gradients, reference_gradients
+from captum_kd.attr.checked_call import CheckedCall, check_batch_mode, check_references
+from captum_kd.attr.feature_path import FeatureGradients, Integral
+from captum_kd.attr.gradients import ScaledFeatures, Target, population_gradients, reference_gradients
 from captum_kd.attr.layer_pairs import (
     BaseLayers,
     Layers,
@@ -148,7 +148,7 @@ class Removal:
         batch: CheckedCall,
         reference: Optional[ReferencePopulation],
         map_settings: Mapping[str, Any],
-        integration: Optional[Integration] = None,
+        integrals: Optional[Sequence[Integral]] = None,
         *,
         both: bool,
     ) -> list[ModelMaps]:
@@ -171,14 +171,11 @@ class Removal:
             features_only = name not in explained
             observed[name] = batch.observe(self.models[name], features_only=features_only, known=layouts.get(name))
 
-        def gradients(number: int) -> list[Integrated]:
+        def gradients(number: int) -> list[FeatureGradients]:
             names = [*used, *([TEACHER] if self.has_teacher else [])]
             sets = _to_common_dtype([_scaled_features(observed[name], number) for name in names])
             features, teacher = sets[: len(used)], sets[-1] if self.has_teacher else None
-            integral = None
-            if integration is not None:
-                baselines = [each[number] for each in integration.baselines]
-                integral = Integral(integration.steps, baselines)
+            integral = None if integrals is None else integrals[number]
             with changed_state(torch.inference_mode(False), torch.no_grad()), interruptible():
                 if reference is None:
                     directions = [directions_of(len(used))[used.index(name)] for name in explained]
@@ -188,13 +185,13 @@ class Removal:
                 layer = reference.layers[number]
                 return reference_gradients(layer, models, features, shown, Target(teacher, rows), integral)
 
-        found = self._at_each_layer(gradients, () if integration is None else integration.baselines)
+        found = self._at_each_layer(gradients, integrals)
         results = []
         for i, name in enumerate(explained):
             of_model = [each[i] for each in found]
-            baselines = [each.baselines for each in of_model] if integration is not None else None
+            baselines = [each.baselines for each in of_model] if integrals is not None else None
             maps = observed[name].maps([each.gradients for each in of_model], baselines=baselines, **map_settings)
-            has_deltas = integration is not None and integration.steps.has_start
+            has_deltas = integrals is not None and integrals[0].steps.has_start
             deltas = [_delta(*each) for each in zip(maps, of_model)] if has_deltas else None
             results.append(ModelMaps(maps, deltas))
         return results
@@ -240,11 +237,11 @@ class Removal:
     def _settings(self, batch: CheckedCall) -> dict[str, Any]:
         return settings_of(self.models, self.feature_transform, self.class_embeddings, batch.at_input)
 
-    def _at_each_layer(self, compute: Callable[[int], Any], baselines: Sequence[Sequence[Baseline]] = ()) -> list[Any]:
+    def _at_each_layer(self, compute: Callable[[int], Any], integrals: Optional[Sequence[Integral]] = None) -> list[Any]:
         """Results for each entry of ``layer``, by its number. Entries with the same feature layers and baselines share one."""
         found: dict[tuple[Any, ...], Any] = {}
         sources = [
-            (*(pair.feature_layer.module for pair in pairs), *(id(each[number]) for each in baselines))
+            (*(pair.feature_layer.module for pair in pairs), *(() if integrals is None else map(id, integrals[number].baselines)))
             for number, pairs in enumerate(zip(*(extractor.pairs for extractor in self.models.values())))
         ]
         for number, source in enumerate(sources):
@@ -253,7 +250,7 @@ class Removal:
         return [found[source] for source in sources]
 
 
-def _delta(maps: tuple[Tensor, ...], integrated: Integrated) -> Tensor:
+def _delta(maps: tuple[Tensor, ...], integrated: FeatureGradients) -> Tensor:
     """The sum of an input's maps minus the gain of its objective, (N,)."""
     assert integrated.gains is not None
     total = torch.stack([single.flatten(1).to(integrated.gains.dtype).sum(1) for single in maps]).sum(0)

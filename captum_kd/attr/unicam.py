@@ -15,7 +15,7 @@ from captum_kd._models.token_layout import as_layout_hints
 from captum_kd._models.training_mode import warn_of_modes
 from captum_kd._utils.arguments import Target
 from captum_kd._utils.interrupts import keeping_grad_mode
-from captum_kd.attr.checked_call import CheckedCall, checked_integration, checked_map_settings
+from captum_kd.attr.checked_call import CheckedCall, checked_integrals, checked_map_settings
 from captum_kd.attr.feature_path import Baseline
 from captum_kd.attr.layer_pairs import BaseLayers, Layers
 from captum_kd.attr.reference_population import STUDENT, ReferencePopulation
@@ -431,10 +431,10 @@ class UniCAM(LayerAttribution):
     ) -> list[tuple[Any, Any]]:
         """Maps and deltas of the explained model and, with ``both``, of the removed ones, in Captum's format."""
         explained = 1 + len(self._removal.removed) * both
-        integration = checked_integration(*path, map_settings, (explained, len(self._removal.map_modules)))
+        integrals = checked_integrals(*path, map_settings, (explained, len(self._removal.map_modules)))
         self._warn_of_modes()
         results: list[tuple[Any, Any]] = []
-        for maps, deltas in self._removal.maps(batch, reference, map_settings, integration, both=both):
+        for maps, deltas in self._removal.maps(batch, reference, map_settings, integrals, both=both):
             formatted = [_format_output(len(of_layer) > 1, of_layer) for of_layer in maps]
             results.append((formatted, deltas) if self._several else (formatted[0], deltas and deltas[0]))
         return results
