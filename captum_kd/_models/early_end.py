@@ -23,7 +23,6 @@ from typing import Any, Callable, Iterator, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
-from captum_kd._models.reachable import add_modules, model_of
 from captum_kd._models.single_calls import is_container, runs_once_at_most
 
 # Objects that hold no state of a pass, or are compared as they are.
@@ -83,30 +82,28 @@ class LayerCalls:
 
 
 def layer_calls(
-    forward_func: Callable[..., Any], layers: Sequence[nn.Module], may_stop: Optional[bool]
+    forward_func: Callable[..., Any], modules: Sequence[nn.Module], layers: Sequence[nn.Module], may_stop: Optional[bool]
 ) -> Optional[LayerCalls]:
     """The calls of layers in the next pass.
 
     Args:
         forward_func (callable): the model.
+        modules (sequence of nn.Module): all modules that it may run.
         layers (sequence of nn.Module): the layers that are captured.
         may_stop (bool, optional): what :meth:`LayerCalls.allow_early_end` returned after an earlier pass; None before.
 
     Returns:
         LayerCalls: stops the pass if ``may_stop``; otherwise observes it. None if no pass may end early.
     """
-    model = model_of(forward_func)
-    if may_stop is False or model is None:
+    if may_stop is False:
         return None
-    modules: dict[nn.Module, None] = {}
-    add_modules(model, modules)
     if any(each._forward_hooks or each._forward_pre_hooks for each in modules) or _has_global_hooks():
         return None
     if any(each.training and not is_container(each) for each in modules):
         return None
     if may_stop is None and not all(runs_once_at_most(forward_func, layer) for layer in layers):
         return None
-    return LayerCalls(list(modules), layers, stops=bool(may_stop))
+    return LayerCalls(modules, layers, stops=bool(may_stop))
 
 
 def _has_global_hooks() -> bool:

@@ -11,7 +11,7 @@ import torch
 from captum._utils.progress import progress
 from torch import Tensor, nn
 
-from captum_kd._models.early_end import LayerCalls, layer_calls
+from captum_kd._models.early_end import layer_calls
 from captum_kd._models.feature_transforms import FeatureTransform, flatten, flatten_to_unit_length
 from captum_kd._models.features import features_of
 from captum_kd._models.hooks import Captured
@@ -173,9 +173,13 @@ class FeatureExtractor:
             device_ids=self.device_ids,
             differentiate_from=[pair.map_layer for pair in self.pairs] if is_recorded else [],
         )
-        key = self._key(batch, at_input, features_only, known)
+        modules = self._modules_of_pass(batch)
+        key = None if modules is None else self._key(modules, batch, at_input, features_only, known)
         found = None if key is None else self._found.get(key)
-        calls = self._calls(layers, found) if key is not None else None
+        calls = None
+        if modules is not None and self.stop_early:
+            may_stop = None if found is None else found.may_stop
+            calls = layer_calls(self.forward_func, modules, [layer.module for layer in layers], may_stop)
         captured = capture(trace=found is None, calls=calls)
         if found is not None and calls is not None and calls.was_caught:
             self._found[key] = found._replace(may_stop=False)
@@ -185,29 +189,21 @@ class FeatureExtractor:
         if found is not None:
             layouts = [{module: of_layer for module, (_, of_layer) in found.layers.items()}]
         else:
-            may_stop = calls is not None and calls.allow_early_end()
+            allows_end = calls is not None and calls.allow_early_end()
             optional = self._without_need(batch, features_only)
             layouts = find_layouts(*args, captured, hints=self.hints, at_input=at_input, known=known, optional=optional)
             if key is not None and len(captured) == 1:
                 if len(self._found) >= _MOST_SHAPES:
                     self._found.clear()
                 of_layers = {module: (shapes, layouts[0][module]) for module, shapes in _shapes(captured[0]).items()}
-                self._found[key] = _Found(of_layers, may_stop)
+                self._found[key] = _Found(of_layers, allows_end)
         return [
             {module: LayerOutput.of(each.tensors, of_device[module]) for module, each in device.items()}
             for device, of_device in zip(captured, layouts)
         ]
 
-    def _calls(self, layers: Sequence[Layer], found: Optional[_Found]) -> Optional[LayerCalls]:
-        if not self.stop_early:
-            return None
-        may_stop = None if found is None else found.may_stop
-        return layer_calls(self.forward_func, [layer.module for layer in layers], may_stop)
-
-    def _key(
-        self, batch: _Batch, at_input: bool, features_only: bool, known: Mapping[nn.Module, tuple[Layout, ...]]
-    ) -> Optional[Hashable]:
-        """A key that determines which modules a pass runs and the shapes of their outputs; None if it is unknown.
+    def _modules_of_pass(self, batch: _Batch) -> Optional[list[nn.Module]]:
+        """The modules that a pass may run; None if these are unknown.
 
         A plain function may call any module, and further arguments may choose among modules.
         """
@@ -216,6 +212,17 @@ class FeatureExtractor:
             return None
         modules: dict[nn.Module, None] = {}
         add_modules(model, modules)
+        return list(modules)
+
+    @staticmethod
+    def _key(
+        modules: Sequence[nn.Module],
+        batch: _Batch,
+        at_input: bool,
+        features_only: bool,
+        known: Mapping[nn.Module, tuple[Layout, ...]],
+    ) -> Hashable:
+        """A key that determines which modules a pass runs and the shapes of their outputs."""
         shapes = tuple(each.shape if isinstance(each, Tensor) else None for each in batch.inputs)
         settings = at_input, features_only, tuple(known.items()) if batch.size == 1 else ()
         # A replaced forward method is another model.

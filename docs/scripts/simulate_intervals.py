@@ -45,6 +45,10 @@ NOTHING_DISTILLED = {  # the Base's signal, size of what both see; the Student's
     "no distilled": (5.0, 1.0),
     "no distilled, similar": (6.0, 3.0),
 }
+HEADING = (
+    "| scenario | classes | n | FSS | RS Student | RS Base | distilled | residual | not defined |",
+    "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+)
 VIEWS = 4
 DEPENDENT = {f"{name}, four views": signals for name, signals in SCENARIOS.items()}
 REPLICATIONS = {50: 1000, 200: 1000, 1000: 500}
@@ -191,8 +195,7 @@ def markdown(rows: list[Row]) -> str:
     lines = [
         "Coverage of nominal .95 intervals: delete-one jackknife / ordinary bootstrap (true value).",
         "",
-        "| scenario | classes | n | FSS | RS Student | RS Base | distilled | residual | not defined |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        *HEADING,
     ]
     for (scenario, labels, n), by_score in cases.items():
         if scenario in DEPENDENT:
@@ -209,8 +212,7 @@ def markdown(rows: list[Row]) -> str:
         f"Inputs that are {VIEWS} views of each of n / {VIEWS} sources: coverage of nominal .95 jackknife intervals "
         "(true value -> mean estimate).",
         "",
-        "| scenario | classes | n | FSS | RS Student | RS Base | distilled | residual | not defined |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        *HEADING,
     ]
     for (scenario, labels, n), by_score in cases.items():
         if scenario in DEPENDENT:
