@@ -41,12 +41,11 @@ def maps_of(
     """Maps of the same images at one layer, each (N, 1, h, w) and signed, on the CPU.
 
     UniCAM's maps compare each image with the reference population. Integrated maps of the distilled features (Student given
-    Base) and of the residual features (Base given Student) add up to the part of the objective that an image contributes; the
-    net map is their difference. The objective is the relevance for the labels or, for the last net map, the Teacher's share.
-    The paper's gradient is the distilled map without the integral.
+    Base) and of the residual features (Base given Student) add up to the change of the objective when an image moves from
+    the population's mean features to its own; the net map is their difference. The objective is the relevance for the labels
+    or, for the last net map, the Teacher's share. The paper's gradient is the distilled map without the integral.
 
-    No map knows the true label, because a map of the true label would tell it to whoever looks at the pixels that are kept.
-    All explain what the Student predicts; the Base's Grad-CAM explains what the Base predicts.
+    No map uses the true label, because the pixels that such a map keeps would carry the label. All explain what the Student predicts; the Base's Grad-CAM explains what the Base predicts.
 
     Args:
         student, base, teacher: the networks, in evaluation mode.

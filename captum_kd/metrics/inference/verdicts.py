@@ -178,7 +178,7 @@ FIRST_WEIGHTS = (
     "Teacher."
 )
 _THESE_PLACEBOS = (
-    "This test speaks of these placebo Teachers only, and in simulations it says yes somewhat too often; the t test against the "
+    "This test concerns these placebo Teachers only, and in simulations it says yes somewhat too often; the t test against the "
     "spread of at least 4 placebos keeps its level."
 )
 
