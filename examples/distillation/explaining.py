@@ -45,7 +45,8 @@ def maps_of(
     the population's mean features to its own; the net map is their difference. The objective is the relevance for the labels
     or, for the last net map, the Teacher's share. The paper's gradient is the distilled map without the integral.
 
-    No map uses the true label, because the pixels that such a map keeps would carry the label. All explain what the Student predicts; the Base's Grad-CAM explains what the Base predicts.
+    No map uses the true label, because the pixels that such a map keeps would carry the label. All explain
+    what the Student predicts; the Base's Grad-CAM explains what the Base predicts.
 
     Args:
         student, base, teacher: the networks, in evaluation mode.
