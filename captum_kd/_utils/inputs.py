@@ -114,8 +114,8 @@ def as_inputs(inputs: Any, argument: str = "inputs", token_mask: Any = None) -> 
         for value in values:
             if not isinstance(value, Tensor):
                 raise TypeError(
-                    f"{argument} must be a tensor, a tuple of tensors or a mapping of tensors by name, got "
-                    f"{type(value).__name__}."
+                    f"{argument} must be a tensor or a tuple of tensors, got {type(value).__name__}; tensors by name go "
+                    "into a mapping, as a tokenizer returns them."
                 )
         found = values if isinstance(values, ModelInputs) else ModelInputs(values)
     _check_rows(found, argument)

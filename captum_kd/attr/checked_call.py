@@ -152,7 +152,7 @@ def _checked_baselines(given: Any, layers: int) -> list[Baseline]:
 
 
 def check_batch_mode(
-    inputs: tuple[Tensor, ...], labels: Optional[Tensor], class_embeddings: Optional[Tensor], *, has_teacher: bool
+    inputs: ModelInputs, labels: Optional[Tensor], class_embeddings: Optional[Tensor], *, has_teacher: bool
 ) -> Optional[Geometry]:
     """Checks inputs that are their own population. Warns if they are few or near-copies of each other.
 
@@ -172,7 +172,7 @@ def check_batch_mode(
         )
     geometry = None if labels is None else label_geometry(labels, class_embeddings, torch.float64)
     _warn_of_few(n, "Pass more inputs or a reference population of 64 or more (reference=).")
-    if _are_repeated(inputs):
+    if not inputs.is_text and _are_repeated(inputs):  # ids have no distances
         warn_user(
             "Most inputs are near-copies of others, as NoiseTunnel and sensitivity metrics make them. In batch "
             "mode the copies become the population, and the maps lose their meaning. Pass a population made by "
@@ -204,8 +204,6 @@ def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:
     n = len(inputs[0])
     sampled = []
     for value in inputs:
-        if not (isinstance(value, Tensor) and value.is_floating_point()):
-            return False  # ids have no distances
         flat = value.detach().reshape(n, -1)
         flat = flat[:, :: max(1, flat.shape[1] // 1024)]
         sampled.append(flat.to("cpu", torch.float32))  # many small steps are slower on a GPU
