@@ -206,7 +206,8 @@ class FeatureExtractor:
         mask, names = batch.inputs.token_mask, {layer.module: str(layer) for layer in layers}
         outputs, start = [], 0
         for device, of_device in zip(captured, layouts):
-            stop = start + len(next(iter(device.values())).tensors[0])
+            first = next(iter(device))
+            stop = start + (of_device[first] or (Layout(),))[0].batch_size(device[first].tensors[0])
             own = None if mask is None else mask[start:stop]
             outputs.append({m: LayerOutput.of(each.tensors, of_device[m], own, names[m]) for m, each in device.items()})
             start = stop
