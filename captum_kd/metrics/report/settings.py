@@ -18,7 +18,7 @@ from captum_kd._models.logits import OutputTransform
 from captum_kd._models.token_layout import LayoutHints, as_layout_hints
 from captum_kd._utils.arguments import as_forward_args, as_labels, check_callable, check_device_ids
 from captum_kd._utils.batches import Unpack
-from captum_kd._utils.inputs import InputsByModel, as_inputs_by_model
+from captum_kd._utils.inputs import as_inputs_by_model
 from captum_kd._utils.validation import check_bool, check_choice, check_int, check_noise, check_str, short_repr
 from captum_kd.distance.blockwise import check_block_size
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, Estimator, check_estimator
@@ -38,16 +38,20 @@ class Localization:
         method (str or Callable): The maps that reduce each model's images: "gradcam"; "hirescam" (of the softmax output,
                     as in the authors' scores); "unicam" (distilled map for the Student, residual map for the Base,
                     Grad-CAM for the Teacher; needs ``reference``); or a function (model, layer module, inputs, classes)
-                    -> maps (N, 1, h, w).
+                    -> maps (N, 1, h, w), or (N, 1, T) of tokens. Inputs are those of the model: a tensor, a tuple or a mapping.
         target (str, optional): The class that maps explain: "predicted", each model's own prediction, or "label", as in the
                     authors' code. Maps of an input's own label carry the label into the features: relevance is then above 0
                     even for untrained models and random labels, and has no p-values.
         layer (str, optional): Use the map of this layer of the report for all layers.
                     Default: None, each layer uses its own map
         reference (tuple, optional): (inputs, labels), the reference population of "unicam".
-        noise (float, optional): Standard deviation of the imputed pixels' noise, in input units.
+        noise (float, optional): Standard deviation of the imputed pixels' noise, in input units. Tokens get none.
         n_steps (int, optional): Number of steps of integrated "unicam" maps; 16 are enough.
                     Default: None, the gradient at the input
+        mask_token_id (int or mapping, optional): The id that replaces tokens of text: ``tokenizer.mask_token_id``, or ids by
+                    role or name for models with their own tokenizers, {"student": 103, "base": 103, "teacher": 50264}.
+                    Default: None, tokens become padding, for which batches must be mappings with ``attention_mask``
+                    (:func:`captum_kd.perturb.keep_relevant_tokens`)
 
     Raises:
         ValueError: an unknown method or target, "unicam" without a reference or another method with one, negative noise,
@@ -66,6 +70,7 @@ class Localization:
     reference: Optional[tuple[Any, Any]] = None
     noise: float = 0.01
     n_steps: Optional[int] = None
+    mask_token_id: Union[None, int, Mapping[str, Optional[int]]] = None
 
     def __post_init__(self) -> None:
         if not callable(self.method):
@@ -89,6 +94,27 @@ class Localization:
             check_int(self.n_steps, "n_steps of Localization", 1, or_none=True)
             if self.method != "unicam":
                 raise ValueError(f'n_steps belongs to Localization("unicam"), but the method is {short_repr(self.method)}.')
+        ids = self.mask_token_id if isinstance(self.mask_token_id, Mapping) else {"": self.mask_token_id}
+        for name, each in ids.items():
+            if each is not None:
+                check_int(each, f"mask_token_id[{name!r}]" if name else "mask_token_id", or_none=True)
+
+    def mask_token_of(self, *names: str) -> Optional[int]:
+        """The id that replaces tokens of a model with these names, the most specific one first.
+
+        Raises:
+            ValueError: ids by name, but none for the model.
+        """
+        ids = self.mask_token_id
+        if not isinstance(ids, Mapping):
+            return ids
+        found = [ids[name] for name in names if name in ids]
+        if not found:
+            raise ValueError(
+                f"mask_token_id has the keys {sorted(ids)}, but none for the model {names[0]!r}; add one by its name or its role, "
+                f"{names[-1]!r}."
+            )
+        return found[0]
 
     @property
     def name(self) -> str:
@@ -315,6 +341,7 @@ class Settings:
             "n_steps": None if localize is None else localize.n_steps,
             "keep": None if localize is None else self.keep,
             "noise": None if localize is None else localize.noise,
+            "mask_token_id": None if localize is None else _plain(localize.mask_token_id),
             "confidence": self.confidence,
             "n_permutations": self.n_permutations if is_tested else None,
             "seed": self.seed,
@@ -353,6 +380,10 @@ def _set(option: object, **values: Any) -> None:
         object.__setattr__(option, name, value)
 
 
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 def _flat(settings: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in fields(settings):
@@ -364,7 +395,8 @@ def _flat(settings: Any) -> dict[str, Any]:
     return found
 
 
-def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[InputsByModel, Tensor]:
+def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[Any, Tensor]:
+    """Inputs as they were given, since the token mask of a report is a function of these, and checked labels."""
     if reference is None:
         raise ValueError(
             '"unicam" compares each input with a reference population. Pass localize=Localization("unicam", '
@@ -376,7 +408,7 @@ def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[InputsByModel, 
     labels = as_labels(reference[1], len(inputs.student[0]), "reference[1]")
     if labels is None:
         raise TypeError("reference must hold labels, got (inputs, None).")
-    return inputs, labels
+    return reference[0], labels
 
 
 def _check_device(device: Union[str, torch.device]) -> None:
