@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import ceil
 from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 from matplotlib import colormaps
@@ -36,58 +37,46 @@ class _Box(NamedTuple):
 
 
 def draw_sentences(figure: Figure, sentences: Sentences, titles: Optional[Sequence[str]], title: Optional[str]) -> None:
-    """Draws into an empty figure and gives it its height."""
-    room = PAGE_WIDTH - _NAMES - 2 * _MARGIN
-    paragraphs = [_laid_out(words, room) for words in sentences.words]
-    heads = None if titles is None else [wrapped(each, PAGE_WIDTH, LABEL_SIZE) for each in titles]
-    heading = None if title is None else wrapped(title, PAGE_WIDTH, TITLE_SIZE)
-    labels = {name: wrapped(name, _NAMES - 0.1, LABEL_SIZE) for name in sentences.maps}
-
-    rows: list[tuple[float, int, str]] = []  # top, sentence, name
-    tops_of_heads: list[float] = []
-    y = _MARGIN + (0.0 if heading is None else 0.06 + 0.16 * (1 + heading.count("\n")))
-    for i, boxes in enumerate(paragraphs):
-        tops_of_heads.append(y)
-        y += 0.0 if heads is None else 0.03 + 0.145 * (1 + heads[i].count("\n"))
-        for name, label in labels.items():
-            rows.append((y, i, name))
-            lines = 1 + max((box.line for box in boxes), default=0)
-            note = sentences.sums(name, i)
-            labeled = 0.135 * (1 + label.count("\n")) + (0.0 if note is None else LINE_HEIGHT * (1 + _note(note).count("\n")))
-            y += max(lines * _LINE, labeled) + 0.05
-        y += 0.1
-    legend = [(wrapped(text, _BAR, TEXT_SIZE), top) for text, top in sentences.scales()]
-    columns = min(3, len(legend))
-    bar_height = 0.3 + LINE_HEIGHT * max(1 + text.count("\n") for text, _ in legend)
-    height = y + bar_height * -(-len(legend) // columns) + _MARGIN
-    figure.set_size_inches(PAGE_WIDTH, height)
-    axis = figure.add_axes((0.0, 0.0, 1.0, 1.0), xlim=(0.0, PAGE_WIDTH), ylim=(height, 0.0))
+    """Draws into an empty figure from top to bottom, and gives it its height."""
+    figure.set_size_inches(PAGE_WIDTH, 1.0)
+    axis = figure.add_axes((0.0, 0.0, 1.0, 1.0))  # in inches from the upper left corner
     axis.set_axis_off()
-    if heading is not None:
-        axis.text(_MARGIN, _MARGIN, heading, fontsize=TITLE_SIZE, va="top")
-    for top, head in zip(tops_of_heads, heads or []):
-        axis.text(_MARGIN, top, head, fontsize=LABEL_SIZE, fontweight="bold", va="top")
-    for top, i, name in rows:
-        axis.text(_MARGIN, top + 0.02, labels[name], fontsize=LABEL_SIZE, va="top")
-        note = sentences.sums(name, i)
-        if note is not None:
-            below = top + 0.03 + 0.135 * (1 + labels[name].count("\n"))
-            axis.text(_MARGIN, below, _note(note), fontsize=TEXT_SIZE, color="0.35", va="top")
-        _draw_words(axis, sentences, paragraphs[i], i, name, top)
-    for place, (text, end) in enumerate(legend):
+    y = _MARGIN
+    if title is not None:
+        y = _draw_text(axis, y, wrapped(title, PAGE_WIDTH, TITLE_SIZE), TITLE_SIZE) + 0.06
+    for i, words in enumerate(sentences.words):
+        if titles is not None:
+            y = _draw_text(axis, y, wrapped(titles[i], 0.9 * PAGE_WIDTH, LABEL_SIZE), LABEL_SIZE, fontweight="bold") + 0.03
+        boxes = _laid_out(words, PAGE_WIDTH - _NAMES - 2 * _MARGIN)
+        for name in sentences.maps:
+            below = _draw_text(axis, y + 0.02, wrapped(name, _NAMES - 0.1, LABEL_SIZE), LABEL_SIZE)
+            note = sentences.sums(name, i)
+            if note is not None:
+                below = _draw_text(axis, below, note.replace(", ", ",\n"), TEXT_SIZE, color="0.35")
+            y = max(_draw_words(axis, sentences, boxes, i, name, y), below) + 0.05
+        y += 0.1
+    scales = [(wrapped(text, _BAR, TEXT_SIZE), top) for text, top in sentences.scales()]
+    columns = min(3, len(scales))
+    row_height = 0.3 + LINE_HEIGHT * max(1 + text.count("\n") for text, _ in scales)
+    height = y + row_height * ceil(len(scales) / columns) + _MARGIN
+    figure.set_size_inches(PAGE_WIDTH, height)
+    axis.set(xlim=(0.0, PAGE_WIDTH), ylim=(height, 0.0))
+    for place, (text, top) in enumerate(scales):
         row, column = divmod(place, columns)
-        bottom = height - y - bar_height * row - 0.1
-        left = _MARGIN + column * (_BAR + 0.25)
+        left, bottom = _MARGIN + column * (_BAR + 0.25), height - y - row_height * row - 0.1
         bar = figure.add_axes((left / PAGE_WIDTH, bottom / height, _BAR / PAGE_WIDTH, 0.08 / height))
-        draw_bar(figure, bar, end, "all", SIGNS["all"])
+        draw_bar(figure, bar, top, "all", SIGNS["all"])
         bar.set_xlabel(text, fontsize=TEXT_SIZE, labelpad=2.0)
 
 
-def _note(text: str) -> str:
-    return text.replace(", ", ",\n")
+def _draw_text(axis: Axes, y: float, text: str, size: float, **style: Any) -> float:
+    """Draws lines at the left margin; returns the height below them."""
+    axis.text(_MARGIN, y, text, fontsize=size, va="top", **style)
+    return y + LINE_HEIGHT * size / TEXT_SIZE * (1 + text.count("\n"))
 
 
-def _draw_words(axis: Axes, sentences: Sentences, boxes: Sequence[_Box], i: int, name: str, top: float) -> None:
+def _draw_words(axis: Axes, sentences: Sentences, boxes: Sequence[_Box], i: int, name: str, top: float) -> float:
+    """Draws the lines of a paragraph; returns the height below them."""
     values, words = sentences.values(name, i), sentences.words[i]
     for box in boxes:
         color = colormaps[SIGNS["all"]](0.5 + 0.5 * values[box.word] / sentences.tops[name][i])
@@ -97,6 +86,7 @@ def _draw_words(axis: Axes, sentences: Sentences, boxes: Sequence[_Box], i: int,
             x + box.width / 2, y + 0.115, box.text, ha="center", va="baseline", parse_math=False,
             color="white" if is_dark(to_rgb(color)) else "black", fontproperties=_font(words[box.word]),
         )  # fmt: skip
+    return top + (1 + max((box.line for box in boxes), default=0)) * _LINE
 
 
 def _font(word: Word) -> FontProperties:
