@@ -20,7 +20,6 @@ Rows = Union[slice, Tensor]
 Inputs = Union[Tensor, tuple[Tensor, ...], Mapping[str, Any]]
 """Inputs of a model by position or by name, or inputs of several models by role."""
 TokenMask = Union[None, Tensor, Mapping[str, Tensor]]
-Rows = Union[slice, Tensor]
 
 
 class ModelInputs(tuple[Any, ...]):
