@@ -200,6 +200,8 @@ def find_layout(
         found = find(hints)
     if found is None:
         raise ValueError(_unknown_layout(shape, where, image_size, said, is_last))
+    if hints.last_resort and hints.prefix_tokens and found.channels_last:  # no output shows what stands in front of a sentence
+        found = _row_of_tokens(shape, where, hints.prefix_tokens)
     return found._replace(time_first=time_first)
 
 

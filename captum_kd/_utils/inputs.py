@@ -16,10 +16,10 @@ ATTENTION_MASK = "attention_mask"
 SPECIAL_TOKENS_MASK = "special_tokens_mask"
 STUDENT_KEY = "student"
 
+Rows = Union[slice, Tensor]
 Inputs = Union[Tensor, tuple[Tensor, ...], Mapping[str, Any]]
 """Inputs of a model by position or by name, or inputs of several models by role."""
 TokenMask = Union[None, Tensor, Mapping[str, Tensor]]
-Rows = Union[slice, Tensor]
 
 
 class ModelInputs(tuple[Any, ...]):
@@ -106,7 +106,9 @@ def as_inputs(inputs: Any, argument: str = "inputs", token_mask: Any = None) -> 
         TypeError: something other than tensors.
         ValueError: no tensor, no rows, differing numbers of rows, masks of another shape, an input without tokens.
     """
-    if isinstance(inputs, Mapping):
+    if isinstance(inputs, ModelInputs):
+        found = inputs
+    elif isinstance(inputs, Mapping):
         found = _from_mapping(inputs, argument)
     else:
         values = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -118,7 +120,7 @@ def as_inputs(inputs: Any, argument: str = "inputs", token_mask: Any = None) -> 
                     f"{argument} must be a tensor or a tuple of tensors, got {type(value).__name__}; tensors by name go "
                     "into a mapping, as a tokenizer returns them."
                 )
-        found = values if isinstance(values, ModelInputs) else ModelInputs(values)
+        found = ModelInputs(values)
     _check_rows(found, argument)
     if token_mask is not None:
         return found.with_mask(as_token_mask(token_mask, len(found[0]), "token_mask"))
