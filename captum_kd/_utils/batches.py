@@ -18,26 +18,28 @@ INPUTS_KEY = "pixel_values"
 LABEL_KEYS = ("labels", "label")
 
 WAY_OUT = "Pass unpack=, a function from a batch to the pair (inputs, labels)."
+WITHOUT = "compare_transfer can do without labels if it gets comparisons=Comparisons(labels=False)."
 
 
 class Batch(NamedTuple):
-    """The inputs of a batch as a tuple of tensors, and its labels as (N,) int64 on the CPU."""
+    """The inputs of a batch as a tuple of tensors, and its labels as (N,) int64 on the CPU, if it has any."""
 
     inputs: tuple[Tensor, ...]
-    labels: Tensor
+    labels: Optional[Tensor]
 
 
-def unpack_batch(batch: Any, unpack: Optional[Unpack] = None) -> Batch:
+def unpack_batch(batch: Any, unpack: Optional[Unpack] = None, labeled: bool = True) -> Batch:
     """Inputs and labels of a loader's batch.
 
     Args:
         batch (Any): a tuple or list (inputs, labels, ...), or a mapping with ``pixel_values`` and ``labels`` (or
             ``label``), as Hugging Face datasets yield it.
         unpack (callable, optional): from a batch of any other kind to (inputs, labels).
+        labeled (bool): False for batches without labels: inputs alone, (inputs, None), or mappings, whose labels are not read.
 
     Raises:
-        TypeError: a batch without labels; inputs that are not tensors; labels that are not integers; an ``unpack``
-            that does not return a pair.
+        TypeError: a batch without labels, or with labels if it should have none; inputs that are not tensors; labels that are not
+            integers; an ``unpack`` that does not return a pair.
         ValueError: a mapping without the keys, no examples, or another number of labels than inputs.
     """
     if unpack is not None:
@@ -46,32 +48,44 @@ def unpack_batch(batch: Any, unpack: Optional[Unpack] = None) -> Batch:
             raise TypeError(f"unpack must return the pair (inputs, labels), got {_kind(pair)}.")
         inputs, labels = pair
     elif isinstance(batch, Mapping):
-        inputs, labels = _from_mapping(batch)
+        inputs, labels = _from_mapping(batch, labeled)
     elif isinstance(batch, (tuple, list)) and len(batch) >= 2:
         inputs, labels = batch[0], batch[1]
+    elif not labeled and (isinstance(batch, Tensor) or isinstance(batch, (tuple, list)) and batch):
+        inputs, labels = batch if isinstance(batch, Tensor) else batch[0], None
     else:
         raise TypeError(
             f"The loader yields {_kind(batch)}, in which no labels can be found; batches are pairs (inputs, labels) "
-            f"or mappings with {INPUTS_KEY!r} and {LABEL_KEYS[0]!r}. {WAY_OUT}"
+            f"or mappings with {INPUTS_KEY!r} and {LABEL_KEYS[0]!r}. {WAY_OUT} {WITHOUT}"
         )
     values = as_inputs(tuple(inputs) if isinstance(inputs, list) else inputs, "The inputs of a batch")
-    return Batch(values, _labels(labels, values[0].shape[0]))
+    if labeled:
+        return Batch(values, _labels(labels, values[0].shape[0]))
+    if labels is not None:
+        raise TypeError(
+            "The loader yields pairs whose second part is not None, but there are to be no labels (labels=False). Pass "
+            "unpack=lambda batch: (batch[0], None) if it holds labels, or unpack=lambda batch: (tuple(batch), None) if it is an "
+            "input of the models."
+        )
+    return Batch(values, None)
 
 
-def _from_mapping(batch: Mapping[Any, Any]) -> tuple[Any, Any]:
+def _from_mapping(batch: Mapping[Any, Any], labeled: bool) -> tuple[Any, Any]:
+    if not labeled and INPUTS_KEY in batch:
+        return batch[INPUTS_KEY], None
     label_key = next((key for key in LABEL_KEYS if key in batch), None)
     if INPUTS_KEY not in batch or label_key is None:
         missing = "labels" if INPUTS_KEY in batch else f"{INPUTS_KEY!r}"
         raise ValueError(
             f"The loader yields mappings with the keys {sorted(map(str, batch))}, without {missing}; expected "
-            f"{INPUTS_KEY!r} and {LABEL_KEYS[0]!r} (or {LABEL_KEYS[1]!r}). {WAY_OUT}"
+            f"{INPUTS_KEY!r} and {LABEL_KEYS[0]!r} (or {LABEL_KEYS[1]!r}). {WAY_OUT} {WITHOUT}"
         )
     return batch[INPUTS_KEY], batch[label_key]
 
 
 def _labels(labels: Any, n: int) -> Tensor:
     if labels is None:
-        raise TypeError(f"The loader yields None for labels. {WAY_OUT}")
+        raise TypeError(f"The loader yields None for labels. {WAY_OUT} {WITHOUT}")
     try:
         found = as_labels(labels, n, "labels")
     except (TypeError, ValueError) as error:

@@ -48,7 +48,7 @@ class FeatureCollector:
         # Layouts are kept, since they cannot always be inferred from a last batch of one input.
         self._layouts: dict[tuple[str, tuple[LayerPair, ...]], Layouts] = {}
 
-    def features(self, inputs: tuple[Tensor, ...], labels: Tensor) -> dict[str, list[TensorFeatures]]:
+    def features(self, inputs: tuple[Tensor, ...], labels: Optional[Tensor]) -> dict[str, list[TensorFeatures]]:
         """The features (N, d) of a batch: one tensor for each layer, by the set's key."""
         found: dict[str, list[TensorFeatures]] = {}
         for each in self._sets:
@@ -84,8 +84,8 @@ def read_data(
         )
     duplicates, table = DuplicateCounter(), settings.class_embeddings
     for batch in batches_of(data, "Comparing models", show_progress):
-        inputs, labels = unpack_batch(batch, settings.unpack)
-        if table is not None and int(labels.max()) >= len(table):
+        inputs, labels = unpack_batch(batch, settings.unpack, settings.comparisons.labels)
+        if table is not None and labels is not None and int(labels.max()) >= len(table):
             raise ValueError(
                 f"The data hold the label {int(labels.max())}, but class_embeddings has rows for the labels 0 to "
                 f"{len(table) - 1} only. Pass one row for each class."

@@ -118,13 +118,14 @@ def compare_transfer(
                     unbiased, as in the authors' code, since removal is defined for U-centered distances.
         feature_transform (Callable, optional): From (N, C, ...) to (N, d).
                     Default: :func:`captum_kd.flatten`
-        unpack (Callable, optional): From a batch to (inputs, labels).
+        unpack (Callable, optional): From a batch to (inputs, labels), or to (inputs, None) if ``comparisons`` say that there
+                    are no labels.
                     Default: pairs, or mappings with ``pixel_values`` and ``labels``
         output_transform (Callable, optional): From a model's output to logits (N, classes), for ``localize``.
                     Default: the output's ``.logits`` if it has them, else the output
         show_progress (bool, optional): Show a progress bar over the batches.
         model_options (ModelOptions, optional): Further arguments of the models, and the layouts of their layers.
-        comparisons (Comparisons, optional): Groups of seeds, shared seeds, progression over the layers.
+        comparisons (Comparisons, optional): Groups of seeds, shared seeds, progression over the layers, data without labels.
         compute (Compute, optional): Ranks, memory and device.
 
     Returns:
@@ -175,7 +176,7 @@ def compare_transfer(
         collector = FeatureCollector(plan.sets, localizer, settings)
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
         modes = {str(each): modes_of(each.model) for each in models}
-        announced = announced_inputs(data, unpack) if localizer is not None and group.size > 1 else None
+        announced = announced_inputs(data, unpack, comparisons.labels) if localizer is not None and group.size > 1 else None
         shared = {} if settings.compute.process_group is None else shared_arguments(models, labels, settings.compared())
     group.check_equal(shared)
     noise_by_rank = localizer is not None and not begin_noise(localizer, group, announced)
@@ -194,7 +195,7 @@ def compare_transfer(
     of_ranks = group.gather((own_inputs, modes, empty_maps, repeated_by_sampler(data), announced in (own_inputs, None)))
     inputs, modes_of_ranks, empty, repeated, as_announced = zip(*of_ranks)
     modes = {name: Modes(*map(any, zip(*(each[name] for each in modes_of_ranks)))) for name in modes}
-    n = sum(aggregator.counts.values())
+    n = aggregator.n
     placebos = [each.name for each in models if each.role == PLACEBO]
     warnings = [
         *near_chance(rows, settings.recorded()),
@@ -217,7 +218,7 @@ def compare_transfer(
         warn_user(warning)
     control = control_seeds(matrices, seed_groups, compared, rows, bool(placebos))
     notes = [*warnings, *explanations(rows, settings)]
-    if placebos:
+    if placebos and settings.comparisons.labels:
         notes.append(relevance_of_placebos(placebo_shares))
     if aggregator.verification is not None:
         notes.append(aggregator.verification.sentence(n))

@@ -81,8 +81,7 @@ def cautions(
     noise_by_rank: bool,
 ) -> list[str]:
     """Cautions about the numbers of this report, which are also raised as warnings."""
-    distilled = ("rs_distilled", "rs_distilled_all")
-    little = [row for row in rows if row["score"] in distilled and _below(row["unique_share"], LITTLE_LEFT)]
+    little = [row for row in rows if row["score"] in distilled_scores(rows) and _below(row["unique_share"], LITTLE_LEFT)]
     places = _listed(dict.fromkeys(f"{row['layer']} ({row['student']}, {row['base']})" for row in little))
     found = [
         (
@@ -120,7 +119,9 @@ def cautions(
         (
             aggregator.left_out,
             f"{aggregator.left_out} mini-batches were left out: they have fewer than 4 inputs, or fewer than two classes with "
-            "at least two inputs each and different class embeddings.",
+            "at least two inputs each and different class embeddings."
+            if aggregator.counts
+            else f"{aggregator.left_out} mini-batches were left out: they have fewer than 4 inputs.",
         ),
         (
             aggregator.left_out_of_removal,
@@ -149,13 +150,19 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
     """Advice for reading this report's numbers."""
     is_biased = settings.estimator == "biased"
     is_pooled, is_unbiased = settings.population == "all", settings.estimator == "unbiased"
-    has_removal = any(row["score"] == "rs_distilled" and row["value"] is not None for row in rows)
-    has_teacher = has_removal and any(row["score"] == "teacher_distilled" for row in rows)
+    scored = {row["score"] for row in rows if row["value"] is not None}
+    has_relevance, has_teacher = "rs_distilled" in scored, "teacher_distilled" in scored
     inputs = "of the same inputs" if is_pooled else "of the mini-batch; the equation does not hold for means over mini-batches"
     coverage = "" if settings.confidence is None else percent(settings.confidence)
-    magnified = _magnified(rows) if is_pooled and is_unbiased else ""
+    magnified = _magnified(rows, "RS" if has_relevance else "FSS with the Teacher") if is_pooled and is_unbiased else ""
+    has_labels = settings.comparisons.labels
     found = [
         *((True, sentence) for sentence in no_gain(rows)),
+        (
+            not has_labels,
+            "Without labels, no score shows whether these networks have learned their task. Compare their accuracy or their loss "
+            "first.",
+        ),
         (
             not is_pooled,
             "Scores are means over mini-batches. They depend on the size and order of the batches, and are not comparable with "
@@ -167,15 +174,21 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
             f"{' For few inputs or wide features, the biased estimator tends to 1 for any features.' * is_biased}",
         ),
         (
-            has_removal,
+            has_relevance,
             "The difference of distilled and residual follows from that of RS Student and RS Base, so read all four scores "
             "together: distilled - residual = (RS Student - RS Base) sqrt((1 + F) / (1 - F)), where F is the unbiased FSS "
             f"{inputs}.",
         ),
         (
-            has_teacher,
+            has_teacher and has_relevance,
             "So does the difference of the Teacher's shares: distilled - residual = (FSS Student - FSS Base) "
             "sqrt((1 + F) / (1 - F)), with the unbiased FSS of Student and Teacher, and of Base and Teacher.",
+        ),
+        (
+            has_teacher and not has_relevance,
+            "The difference of the Teacher's shares follows from the similarity with the Teacher, so read all four scores "
+            "together: distilled - residual = (FSS Student - FSS Base) sqrt((1 + F) / (1 - F)), with the unbiased FSS of Student "
+            f"and Teacher, and of Base and Teacher, where F is that of Student and Base {inputs}.",
         ),
         (
             has_teacher,
@@ -184,21 +197,21 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
         ),
         (magnified, magnified),
         (
-            has_removal,
+            has_relevance,
             "A positive distilled score is no evidence of transfer by itself: any second network of equal relevance has a "
             "positive one.",
         ),
         (
-            any(row["score"] == "rs_distilled_all" for row in rows),
+            any(row["score"] in ("rs_distilled_all", "teacher_distilled_all") for row in rows),
             "Given all Bases, the span of their representations is removed. The more Bases, the less is left (unique), so "
             "compare such scores only with the same number of Bases, and not with those of pairs. With three Bases or more, "
             'seed control compares Students given all Bases but one (row "but one") with the Base left out (row "null").',
         ),
-        (True, "RS depends on the class frequencies, so compare scores on identical inputs only."),
+        (has_labels, "RS depends on the class frequencies, so compare scores on identical inputs only."),
         (
             coverage and is_pooled,
-            f"Intervals ({coverage}) and p-values hold for these trained models over inputs like these, not for another "
-            "training run.",
+            f"Intervals ({coverage}){' and p-values' * has_labels} hold for these trained models over inputs like these, not for "
+            "another training run.",
         ),
         (
             coverage and not is_pooled and any(row["low"] is not None for row in rows),
@@ -209,24 +222,32 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
     return [sentence for applies, sentence in found if applies]
 
 
-def _magnified(rows: Sequence[Mapping[str, Any]]) -> str:
+def distilled_scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The scores of distilled features, for pairs and given all Bases: RS, or without labels the Teacher's share."""
+    relevance, share = (
+        [name for name in (f"{score}_distilled", f"{score}_distilled_all") if any(row["score"] == name for row in rows)]
+        for score in ("rs", "teacher")
+    )
+    return relevance or share
+
+
+def _magnified(rows: Sequence[Mapping[str, Any]], score: str) -> str:
     """A sentence about the largest magnification by similarity, among layers with enough geometry left to score."""
-    left = {
-        (row["student"], row["base"], row["layer"]): row["unique_share"] for row in rows if row["score"] == "rs_distilled"
-    }
+    left = {(row["student"], row["base"], row["layer"]): row["unique_share"] for row in rows if row["unique_share"] is not None}
     tight = [
         (row["value"], row["layer"])
         for row in rows
         if row["score"] == "fss"
         and row["value"] is not None
         and row["value"] >= TIGHT
-        and (left[row["student"], row["base"], row["layer"]] or 0.0) >= LITTLE_LEFT
+        and left.get((row["student"], row["base"], row["layer"]), 0.0) >= LITTLE_LEFT
     ]
     if not tight:
         return ""
     similarity, layer = max(tight)
     factor = ((1 + similarity) / (1 - similarity)) ** 0.5
-    return f"FSS of a pair is up to {similarity:.3f} at {layer}, so a difference of RS is magnified {factor:.1f} times there."
+    where = f"FSS of a pair is up to {similarity:.3f} at {layer}"
+    return f"{where}, so a difference of {score} is magnified {factor:.1f} times there."
 
 
 def percent(share: float) -> str:

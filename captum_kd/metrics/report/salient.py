@@ -59,7 +59,7 @@ class Localizer:
         self._seed = (self._seed + rank * 2**40) % 2**63
 
     def reduce(
-        self, features: FeatureSet, inputs: tuple[Tensor, ...], labels: Tensor, args: tuple[Any, ...]
+        self, features: FeatureSet, inputs: tuple[Tensor, ...], labels: Optional[Tensor], args: tuple[Any, ...]
     ) -> list[tuple[Tensor, ...]]:
         """The next batch with its images reduced for a set of features: one tuple for all layers, or one for each.
 

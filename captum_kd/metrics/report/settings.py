@@ -155,6 +155,10 @@ class Comparisons:
                     Default: None, all Students are one group
         shared_seeds (sequence of (str, str), optional): (Student, Base) that were trained from the same seed.
         progression (bool, optional): Also score the similarity of each layer and the model's last layer in ``layers``.
+        labels (bool, optional): False for data without labels. The report then has no relevance scores; it has FSS and, with a
+                    Teacher, the Teacher's share. Batches are inputs, (inputs,), (inputs, None), or mappings, whose labels
+                    are not read.
+                    Default: True, a batch without labels is an error
 
     Raises:
         ValueError: an empty mapping of groups.
@@ -168,6 +172,7 @@ class Comparisons:
     groups: Optional[Mapping[str, Sequence[str]]] = None
     shared_seeds: Sequence[tuple[str, str]] = ()
     progression: bool = False
+    labels: bool = True
 
     def __post_init__(self) -> None:
         if self.groups is not None:
@@ -186,7 +191,7 @@ class Comparisons:
         for pair in self.shared_seeds:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise TypeError(f"shared_seeds must hold pairs (name of a Student, name of a Base), got {short_repr(pair)}.")
-        _set(self, progression=check_bool(self.progression, "progression"))
+        _set(self, progression=check_bool(self.progression, "progression"), labels=check_bool(self.labels, "labels"))
 
 
 @dataclass(frozen=True)
@@ -268,12 +273,22 @@ class Settings:
                 check_callable(getattr(self, argument), argument)
         check_option(self.model_options, ModelOptions, "model_options")
         check_option(self.comparisons, Comparisons, "comparisons")
+        if not self.comparisons.labels:
+            self._check_without_labels()
         if self.population == "batch" and self.compute.verify:
             raise ValueError('verify belongs to population="all", but population is "batch"; leave out verify.')
         if self.population == "batch" and self.compute.block_size is not None:
             raise ValueError(
                 'block_size belongs to population="all", but population is "batch", which holds the distances of one mini-batch '
                 "only; leave out block_size."
+            )
+
+    def _check_without_labels(self) -> None:
+        if self.class_embeddings is not None:
+            raise ValueError("class_embeddings belong to labels, but Comparisons(labels=False) has none; leave out one of them.")
+        if self.maps_use_labels:
+            raise ValueError(
+                'Localization(target="label") needs labels, but Comparisons(labels=False) has none; pass target="predicted".'
             )
 
     @property
@@ -297,7 +312,7 @@ class Settings:
     def recorded(self) -> dict[str, Any]:
         """The settings that the report's numbers depend on, in plain types."""
         localize = self.localize
-        is_tested = self.confidence is not None and self.population == "all"
+        is_tested = self.confidence is not None and self.population == "all" and self.comparisons.labels
         return {
             "population": self.population,
             "estimator": self.estimator,
