@@ -149,7 +149,7 @@ X, Y = data()
         ([(X, None)], {}, TypeError, r"Comparisons\(labels=False\)"),
         ([X], {}, TypeError, r"Comparisons\(labels=False\)"),
         ([{"pixel_values": X}], {}, ValueError, r"Comparisons\(labels=False\)"),
-        ([{"images": X}], {"labels": False}, ValueError, "pixel_values"),
+        ([{"images": X}], {"labels": False}, ValueError, "has the key .images."),
         ([X[:4]], {"labels": False}, ValueError, "at least 5"),
         ([X[:3]], {"labels": False, "population": "batch"}, ValueError, "4 inputs or more"),
         ([X], {"labels": False, "class_embeddings": torch.eye(3)}, ValueError, "class_embeddings"),
