@@ -166,6 +166,8 @@ def find_layout(
         found = _sequence(shape, where, image_size, seen, hints, is_last, is_row_by_row)
     if found is None:
         raise ValueError(_unknown_layout(shape, where, image_size, said, is_last))
+    if found.grid is None and found.channels_last and hints.prefix_tokens:  # no output shows what stands in front of a sentence
+        found = found._replace(prefix_tokens=hints.prefix_tokens)
     return found
 
 

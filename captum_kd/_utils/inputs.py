@@ -105,7 +105,9 @@ def as_inputs(inputs: Any, argument: str = "inputs", token_mask: Any = None) -> 
         TypeError: something other than tensors.
         ValueError: no tensor, no rows, differing numbers of rows, masks of another shape, an input without tokens.
     """
-    if isinstance(inputs, Mapping):
+    if isinstance(inputs, ModelInputs):
+        found = inputs
+    elif isinstance(inputs, Mapping):
         found = _from_mapping(inputs, argument)
     else:
         values = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -117,7 +119,7 @@ def as_inputs(inputs: Any, argument: str = "inputs", token_mask: Any = None) -> 
                     f"{argument} must be a tensor or a tuple of tensors, got {type(value).__name__}; tensors by name go "
                     "into a mapping, as a tokenizer returns them."
                 )
-        found = values if isinstance(values, ModelInputs) else ModelInputs(values)
+        found = ModelInputs(values)
     _check_rows(found, argument)
     if token_mask is not None:
         return found.with_mask(as_token_mask(token_mask, len(found[0]), "token_mask"))

@@ -203,7 +203,7 @@ def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:
     """True if most inputs are much closer to another input than two inputs usually are."""
     n = len(inputs[0])
     sampled = []
-    for value in inputs:
+    for value in (value for value in inputs if isinstance(value, Tensor)):
         flat = value.detach().reshape(n, -1)
         flat = flat[:, :: max(1, flat.shape[1] // 1024)]
         sampled.append(flat.to("cpu", torch.float32))  # many small steps are slower on a GPU
