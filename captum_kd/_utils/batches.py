@@ -11,7 +11,8 @@ from captum._utils.progress import progress
 from torch import Tensor, nn
 
 from captum_kd._utils.arguments import as_labels
-from captum_kd._utils.inputs import LABEL_KEYS, InputsByModel, ModelInputs, as_inputs_by_model
+from captum_kd._utils.inputs import LABEL_KEYS, InputsByModel, ModelInputs, as_inputs_by_model, is_ids
+from captum_kd._utils.validation import short_repr
 
 Unpack = Callable[[Any], tuple[Any, Any]]
 
@@ -22,7 +23,7 @@ WITHOUT = "compare_transfer can do without labels if it gets comparisons=Compari
 
 
 class Batch(NamedTuple):
-    """The inputs of a batch, and its labels as (N,) int64 on the CPU, if it has any."""
+    """The inputs of a batch, and its labels as int64 on the CPU, if it has any: (N,), or (N, T) for tokens."""
 
     inputs: InputsByModel
     labels: Optional[Tensor]
@@ -33,6 +34,7 @@ def unpack_batch(
     unpack: Optional[Unpack] = None,
     token_mask: Optional[Callable[[Any], Tensor]] = None,
     labeled: bool = True,
+    by_token: bool = False,
 ) -> Batch:
     """Inputs and labels of a loader's batch.
 
@@ -42,6 +44,7 @@ def unpack_batch(
         unpack (callable, optional): from a batch of any other kind to (inputs, labels).
         token_mask (callable, optional): from the inputs to their token mask (N, T).
         labeled (bool): False for batches without labels: inputs alone, (inputs, None), or mappings, whose labels are not read.
+        by_token (bool): True for labels of tokens, (N, T).
 
     Raises:
         TypeError: a batch without labels, or with labels if it should have none; inputs that are not tensors; labels that are not
@@ -68,7 +71,7 @@ def unpack_batch(
     mask = None if token_mask is None else token_mask(inputs)
     values = as_inputs_by_model(inputs, "The inputs of a batch", mask)
     if labeled:
-        return Batch(values, _labels(labels, len(values.student[0])))
+        return Batch(values, (_token_labels if by_token else _labels)(labels, len(values.student[0])))
     if labels is not None:
         raise TypeError(
             "The loader yields pairs whose second part is not None, but there are to be no labels (labels=False). Pass "
@@ -106,6 +109,17 @@ def _labels(labels: Any, n: int) -> Tensor:
             f"The loader yields {given} label(s) for {n} inputs; one for each is expected. (A Dataset yields single "
             f"examples: put it into a DataLoader.) {WAY_OUT}"
         )
+    return found
+
+
+def _token_labels(labels: Any, n: int) -> Tensor:
+    if not is_ids(labels) or len(labels) != n:
+        raise ValueError(
+            f"TokenPositions needs one integer label for each token, ({n}, T), got labels {short_repr(labels)}. Pass "
+            "comparisons=Comparisons(labels=False) to compare tokens without labels, or leave out positions= to compare "
+            "sentences."
+        )
+    found: Tensor = labels.long().cpu()
     return found
 
 

@@ -80,9 +80,11 @@ class Aggregator:
         used, left_out (int): the numbers of mini-batches with and without scores.
         left_out_of_removal (int): the number of mini-batches without scores with removal.
         undefined (int): the number of undefined scores of single mini-batches, which are left out of the means.
+        groups (Tensor, optional): (n,), the group of each input; inputs of one group depend on each other.
         verification (Verification, optional): the recomputation by dcor.
     """
 
+    groups: Optional[Tensor] = None
     verification: Optional[Verification] = None
 
     def __init__(self, plan: ReportPlan, group: ProcessGroup) -> None:
@@ -164,7 +166,7 @@ class PooledScores(Aggregator):
         for place in range(len(plan.labels)):
             is_last = bool(last) and place == len(plan.labels) - 1
             sources = last if is_last else {key: sharding.source(key, place, stores, placed) for key in keys}
-            scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.tiles)
+            scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.tiles, self.groups)
             if plan.settings.compute.verify:
                 found = self._verified(place, labels)
                 self.verification = found if self.verification is None else self.verification + found

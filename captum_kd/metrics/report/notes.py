@@ -6,6 +6,7 @@ from typing import Any, Mapping, Optional, Sequence
 
 from captum_kd.attr.checked_call import FEW_INPUTS
 from captum_kd.metrics.report.aggregation import Aggregator
+from captum_kd.metrics.report.duplicates import DuplicateCounter
 from captum_kd.metrics.report.settings import Settings
 
 LITTLE_LEFT = 0.01
@@ -24,6 +25,9 @@ def near_chance(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) 
     """
     if settings.get("localize_target") == "label":  # features that carry the labels
         return []
+    positions = settings.get("positions")
+    if positions is not None:  # positions of one sentence are not independent
+        rows = [{**row, "n": positions["sentences"]} for row in rows]
     pooled = settings["population"] == "all"
     has_p_values = (settings.get("n_permutations") or 0) >= LEAST_PERMUTATIONS
     by_model: dict[str, list[bool]] = {}
@@ -71,7 +75,8 @@ def cautions(
     rows: Sequence[Mapping[str, Any]],
     *,
     n: int,
-    duplicates: int,
+    duplicates: DuplicateCounter,
+    positions: Optional[Mapping[str, Any]],
     aggregator: Aggregator,
     undefined: Sequence[str],
     maps_use_labels: bool,
@@ -97,10 +102,11 @@ def cautions(
         ),
         (n < FEW_INPUTS, f"Only {n} inputs: below {FEW_INPUTS}, scores are mostly noise. A few hundred inputs make them stable."),
         (
-            duplicates,
-            f"{duplicates} of {n} inputs are copies of others. Copies raise scores, even those of independent features. "
-            "Leave them out.",
+            duplicates.count,
+            f"{duplicates.count} of {n if positions is None else duplicates.seen} inputs are copies of others. Copies raise "
+            "scores, even those of independent features. Leave them out.",
         ),
+        (positions is not None and max(positions["copies"]), _copied_positions(positions, rows, n)),
         (
             repeated_by_sampler,
             f"The DistributedSampler gave {repeated_by_sampler} inputs a second time, to give all ranks the same number; "
@@ -146,7 +152,21 @@ def cautions(
     return [sentence for applies, sentence in found if applies]
 
 
-def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[str]:
+def _copied_positions(positions: Optional[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], n: int) -> str:
+    if positions is None:
+        return ""
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    most, layer = max((count, layer) for count, layer in zip(positions["copies"], layers))
+    return (
+        f"At {layer}, {most} of {n} token positions have the features of another one in the Student. In a decoder, positions "
+        "after the same words do; in an embedding layer, equal tokens do. Copies raise scores, even those of independent "
+        "features. Leave out such positions, for example the first ones, by the token mask."
+    )
+
+
+def explanations(
+    rows: Sequence[Mapping[str, Any]], settings: Settings, positions: Optional[Mapping[str, Any]] = None
+) -> list[str]:
     """Advice for reading this report's numbers."""
     is_biased = settings.estimator == "biased"
     is_pooled, is_unbiased = settings.population == "all", settings.estimator == "unbiased"
@@ -158,6 +178,7 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
     has_labels = settings.comparisons.labels
     found = [
         *((True, sentence) for sentence in no_gain(rows)),
+        (positions is not None, _of_positions(positions, bool(coverage))),
         (
             not has_labels,
             "Without labels, no score shows whether these networks have learned their task. Compare their accuracy or their loss "
@@ -220,6 +241,25 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
         ),
     ]
     return [sentence for applies, sentence in found if applies]
+
+
+def _of_positions(positions: Optional[Mapping[str, Any]], has_intervals: bool) -> str:
+    if positions is None:
+        return ""
+    reach = "Intervals treat each sentence as one unit, and labels are not permuted. " * has_intervals
+    return (
+        f"The inputs are {of_sample(positions)}, the same ones in every model. Positions of one sentence are not independent. "
+        f"{reach}Many positions of few sentences raise scores (docs/inference.md, inputs that are not independent), so pass many "
+        "sentences."
+    )
+
+
+def of_sample(positions: Mapping[str, Any]) -> str:
+    """The sample of token positions in words."""
+    scored, of, sentences, of_sentences = (positions[key] for key in ("scored", "of", "sentences", "of_sentences"))
+    if scored == of:
+        return f"all {scored} token positions of {sentences} sentences"
+    return f"{scored} of {of} token positions (drawn by seed {positions['seed']}) of {sentences} of {of_sentences} sentences"
 
 
 def distilled_scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:

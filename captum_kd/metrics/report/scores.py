@@ -59,7 +59,8 @@ class LayerScores:
     """Scores of one layer, from the distances of each set of features and, for progression, of the model's last layer.
 
     The estimator of the settings is used for similarity scores. Relevance is always unbiased, as in the authors' code. Without
-    labels there are no scores with them.
+    labels there are no scores with them. Inputs of one group depend on each other: intervals count groups, and labels are not
+    permuted, since that would need independent inputs.
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class LayerScores:
         settings: Settings,
         block_size: Optional[int] = None,
         tile_iterator: TileIterator = LocalTiles(),
+        groups: Optional[Tensor] = None,
     ) -> None:
         self._settings = settings
         self._labels = labels
+        self._groups = groups
         self._tile_iterator = tile_iterator
         self._sources = dict(sources)
         device = next(iter(sources.values())).device
@@ -183,7 +186,7 @@ class LayerScores:
         value, is_defined = difference(self.products, score, minus)
         if settings.confidence is None:
             return Estimate(value, is_defined=is_defined)
-        interval = jackknife(self.products, score, settings.confidence, minus=minus)
+        interval = jackknife(self.products, score, settings.confidence, minus=minus, groups=self._groups)
         p_value = None
         if is_defined and not settings.maps_use_labels:  # relevance is above 0 even under the null hypothesis
             if test == "permutation":
@@ -214,7 +217,7 @@ class LayerScores:
     def _permutation_p_value(self, key: str) -> Optional[float]:
         """Cached, since all pairs of a model share it."""
         settings = self._settings
-        if settings.n_permutations == 0 or self._labels is None:
+        if settings.n_permutations == 0 or self._labels is None or self._groups is not None:
             return None
         if key not in self._p_values:
             seen, places = torch.unique(self._labels, return_inverse=True)

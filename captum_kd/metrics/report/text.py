@@ -7,7 +7,7 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from captum_kd._utils.text import as_markdown, one_line
 from captum_kd.metrics.inference.verdicts import short_p
-from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, percent
+from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, of_sample, percent
 from captum_kd.metrics.scores_table import OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
@@ -87,7 +87,9 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
     if settings["population"] == "batch":
         used = settings["batches"]["used"]
         population = f"mean of {used} mini-batches" if used > 1 else "one mini-batch"
-    about = f"{settings['n']} inputs, {inputs}, {population}, {settings['estimator']}"
+    positions = settings.get("positions")
+    counted = f"{settings['n']} inputs, {inputs}" if positions is None else of_sample(positions)
+    about = f"{counted}, {population}, {settings['estimator']}"
     if any(row["low"] is not None for row in report["rows"]):
         about += f", {percent(settings['confidence'])} intervals"
     if len(pairs) == 1:
