@@ -102,6 +102,40 @@ def test_scores_of_time_first_layers_are_those_of_their_batch_first_twins(kind, 
     assert scores[0] == pytest.approx(scores[1], rel=1e-9)
 
 
+class Text(nn.Module):
+    """An encoder of padded sentences."""
+
+    def __init__(self, batch_first: bool, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embed, self.block = nn.Embedding(20, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first)
+        self.batch_first = batch_first
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        tokens = self.embed(input_ids) if self.batch_first else self.embed(input_ids.T)
+        tokens = self.block(tokens, src_key_padding_mask=attention_mask == 0)
+        return tokens[:, 0] if self.batch_first else tokens[0]
+
+
+@pytest.mark.parametrize("length", [N, 9])
+@pytest.mark.parametrize("layer", ["embed", "block"])
+def test_masks_of_padded_sentences_fit_time_first_layers(layer, length):
+    ids = torch.randint(1, 20, (N, length))
+    mask = (torch.arange(length) < torch.arange(N)[:, None] % 4 + length - 3).long()
+    maps, scores = [], []
+    for padding in (0, 3):
+        batch = {name: nn.functional.pad(each, (0, padding)) for name, each in (("input_ids", ids), ("attention_mask", mask))}
+        for student, base in twins(Text):
+            unicam = UniCAM(student, layer, base)
+            for settings in ({}, {"internal_batch_size": 3}):
+                maps.append(unicam.attribute(batch, labels(N), **settings)[..., :length])
+            scores.append(float(feature_similarity_score(student, layer, base, layer, batch)))
+    assert maps[0].shape == (N, 1, length) and maps[0].any() and not maps[0][:, 0][mask == 0].any()
+    for found in maps[1:]:
+        torch.testing.assert_close(found, maps[0])
+    assert scores == pytest.approx([scores[0]] * 4, rel=1e-9)
+
+
 def test_recurrent_layers_give_their_outputs_without_hidden_states():
     """Three layers and both directions: as many hidden states, (6, N, C), as there are inputs."""
 

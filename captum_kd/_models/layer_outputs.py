@@ -15,8 +15,7 @@ from captum_kd._models.hooks import Captured, capture_layers
 from captum_kd._models.layer_names import Layer
 from captum_kd._models.patch_order import is_row_by_row
 from captum_kd._models.token_layout import Layout, LayoutHints, find_layout
-
-_IDS = (torch.int64, torch.int32, torch.int16)
+from captum_kd._utils.inputs import is_ids
 
 
 def capture_outputs(
@@ -123,6 +122,6 @@ def image_size_of(inputs: tuple[Any, ...]) -> Optional[Size]:
 def token_count_of(inputs: tuple[Any, ...]) -> Optional[int]:
     """T of inputs that are sequences of tokens: they have a token mask or hold ids, (N, T)."""
     mask = getattr(inputs, "token_mask", None)
-    ids = (value for value in inputs if isinstance(value, Tensor) and value.dim() == 2 and value.dtype in _IDS)
+    ids = (value for value in inputs if is_ids(value) and value.dtype != torch.bool)
     first = mask if mask is not None else next(ids, None)
     return None if first is None else first.shape[1]

@@ -98,6 +98,10 @@ class Layout(NamedTuple):
     time_first: bool = False
     """Whether the output is (T, N, C)."""
 
+    def rows(self, output: Tensor) -> int:
+        """The number of inputs in an output."""
+        return output.shape[1 if self.time_first else 0]
+
     def to_channels_first(self, output: Tensor) -> Tensor:
         """The output, or a gradient of its shape, as (N, C, ...) without prefix tokens: a view."""
         if self.time_first:
@@ -107,9 +111,6 @@ class Layout(NamedTuple):
             return tokens.reshape(tokens.shape[:2] + self.grid)
         return output[:, self.prefix_tokens :].movedim(-1, 1) if self.channels_last else output
 
-    def batch_size(self, output: Tensor) -> int:
-        return output.shape[1 if self.time_first else 0]
-
     def mask_of(self, output: Tensor, token_mask: Optional[Tensor], where: str) -> Optional[Tensor]:
         """The mask (N, L) of the positions of :meth:`to_channels_first`; None for outputs without tokens.
 
@@ -118,7 +119,7 @@ class Layout(NamedTuple):
         """
         if token_mask is None or self.grid is not None or output.dim() != 3:
             return None
-        tokens = output.shape[0 if self.time_first else 1 if self.channels_last else 2]
+        tokens = self.prefix_tokens + self.to_channels_first(output).shape[2]
         if token_mask.shape[1] != tokens:
             if bool(token_mask.all()):
                 return None

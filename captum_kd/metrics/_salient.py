@@ -17,7 +17,7 @@ from captum_kd._utils.maps import mapped_place, maps_of
 from captum_kd._utils.tensors import is_finite
 from captum_kd._utils.validation import short_repr
 from captum_kd.perturb import keep_relevant, keep_relevant_tokens
-from captum_kd.perturb.keep_tokens import check_mask_token, tokens_of
+from captum_kd.perturb.keep_tokens import check_mask_token, token_mask_of
 
 PerturbFunc = Callable[..., Any]
 
@@ -52,7 +52,7 @@ class InputReducer(NamedTuple):
 
     def _reduce_text(self, inputs: ModelInputs) -> ModelInputs:
         """Tokens that become padding leave the token mask."""
-        tokens = tokens_of(inputs, self.place)
+        tokens = token_mask_of(inputs, self.place)
         copies = inputs.with_values(value.clone() if isinstance(value, Tensor) else value for value in inputs)
         mask = {"token_mask": tokens} if takes_mask(self.perturb_func) else {}
         with changed_state(torch.no_grad(), seeded(tokens, _SEED)), interruptible():

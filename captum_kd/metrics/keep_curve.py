@@ -28,7 +28,7 @@ from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.maps import mapped_place, maps_of
 from captum_kd._utils.validation import check_bool, check_noise, check_share, check_dense, check_generator, short_repr
 from captum_kd.perturb import keep_relevant
-from captum_kd.perturb.keep_tokens import check_mask_token, keep_tokens, tokens_of
+from captum_kd.perturb.keep_tokens import check_mask_token, keep_tokens, token_mask_of
 
 __all__ = ["SHARES", "KeepCurve", "keep_curve"]
 
@@ -204,7 +204,7 @@ def keep_curve(
     place = mapped_place(values, "keep_curve needs")
     if is_ids(values[place]):
         values = with_named_mask(forward_func, values, args)
-        tokens_of(values, place)
+        token_mask_of(values, place)
         check_mask_token(values, place, mask_token_id)
     elif mask_token_id is not None or token_mask is not None:
         raise ValueError("mask_token_id and token_mask belong to text, but the inputs are images; leave them out.")

@@ -77,7 +77,7 @@ def keep_tokens(
     inputs: ModelInputs, place: int, maps: Tensor, keep: float, mask_token_id: Optional[int]
 ) -> ModelInputs:
     """:func:`keep_relevant_tokens` with checked arguments, ids at ``place``; tokens that become padding leave the token mask."""
-    tokens = tokens_of(inputs, place)
+    tokens = token_mask_of(inputs, place)
     counts = [max(1, round(keep * n)) for n in tokens.sum(1).tolist()]
     ranked = maps[:, 0].masked_fill(~tokens, -torch.inf)
     replaced = tokens & ~highest(ranked, torch.tensor(counts, device=tokens.device), "tokens")
@@ -88,7 +88,7 @@ def keep_tokens(
     return inputs.with_value(at, inputs[at].masked_fill(replaced, 0)).with_mask(tokens & ~replaced)
 
 
-def tokens_of(inputs: ModelInputs, place: int) -> Tensor:
+def token_mask_of(inputs: ModelInputs, place: int) -> Tensor:
     """The token mask (N, T) of the ids at ``place``.
 
     Raises:

@@ -19,12 +19,13 @@ from captum_kd._utils.maps import mapped_place, maps_of
 from captum_kd.attr import UniCAM
 from captum_kd.attr.grad_cam import layer_gradcams
 from captum_kd.attr.reference_population import ReferencePopulation
+from captum_kd.metrics.report.localization import Localization
 from captum_kd.metrics.report.models import ComparedModel, FeatureSet, hints_for
-from captum_kd.metrics.report.settings import Localization, Settings
+from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.scores_table import STUDENT
 from captum_kd.perturb import keep_relevant
 from captum_kd.perturb.imputation import skip_noise
-from captum_kd.perturb.keep_tokens import check_mask_token, keep_tokens, tokens_of
+from captum_kd.perturb.keep_tokens import check_mask_token, keep_tokens, token_mask_of
 
 
 class Localizer:
@@ -62,7 +63,7 @@ class Localizer:
         self._seed = (self._seed + rank * 2**40) % 2**63
 
     def reduce(
-        self, features: FeatureSet, of_models: InputsByModel, labels: Tensor, args: tuple[Any, ...]
+        self, features: FeatureSet, of_models: InputsByModel, labels: Optional[Tensor], args: tuple[Any, ...]
     ) -> list[ModelInputs]:
         """The next batch with its inputs reduced for a set of features: one tuple for all layers, or one for each.
 
@@ -89,7 +90,7 @@ class Localizer:
         return inputs.with_value(at, image)
 
     def _reduce_text(self, features: FeatureSet, inputs: ModelInputs, at: int, place: int, values: Any) -> ModelInputs:
-        tokens = tokens_of(inputs, at)
+        tokens = token_mask_of(inputs, at)
         prefix = self._settings.model_options.hints.prefix_tokens or 0
         if prefix and isinstance(values, Tensor) and values.dim() == 3 and values.shape[2] == tokens.shape[1] - prefix:
             # Maps do not cover prefix tokens, which are kept.
