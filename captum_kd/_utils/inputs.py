@@ -47,8 +47,9 @@ class ModelInputs(tuple[Any, ...]):
 
     @property
     def is_text(self) -> bool:
-        """Whether the inputs are sequences of tokens: they have a mask, or ids (N, T)."""
-        return self.token_mask is not None or any(is_ids(value) for value in self)
+        """Whether the inputs are sequences of tokens: they have a mask, or ids (N, T), which are not beside an image."""
+        has_image = any(isinstance(value, Tensor) and value.dim() > 3 for value in self)
+        return self.token_mask is not None or (not has_image and any(is_ids(value) for value in self))
 
     def with_values(self, values: Iterable[Any]) -> ModelInputs:
         return ModelInputs(values, self.names, self.token_mask)
