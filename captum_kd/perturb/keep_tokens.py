@@ -32,8 +32,10 @@ def keep_relevant_tokens(
 
     Tokens do not move. With padding (``attention_mask`` 0, the same ids) kept tokens therefore keep their positions, also in
     models that number positions by ids, such as RoBERTa. Models that number positions by the attention mask, such as OPT,
-    move the kept tokens together: pass a ``mask_token_id`` for these. Also pass one for causal models that attend to nothing
-    at a first token that is padding.
+    move the kept tokens together: pass a ``mask_token_id`` for these. Also pass one for causal ``nn.TransformerEncoder`` models,
+    in which a first token that is padding attends to nothing and gives NaN.
+
+    A classifier that was fine-tuned on text without mask tokens may fail on these, whatever is kept; padding then tells more.
 
     This is the counterpart of :func:`keep_relevant` for text. It follows the authors of the paper, who keep half of the pixels
     (Adhane et al., WACV 2025).

@@ -133,7 +133,7 @@ def test_random_values_of_tokens_do_not_depend_on_padding(tokens):
     "change, words",
     [
         ({"attributions": torch.rand(N, 1, 9)}, "attributions has maps of 9 tokens for 10 ids"),
-        ({"attributions": {"own": torch.rand(N, 1, 4, 4)}}, r"attributions\['own'\] .* maps of images, but the inputs are tokens"),
+        ({"attributions": {"own": torch.rand(N, 1, 4, 4)}}, r"\['own'\] .* maps of images, but the inputs are tokens"),
         ({"inputs": images(N), "attributions": torch.rand(N, 1, 9)}, "maps of tokens, but the inputs are images"),
         ({"inputs": images(N), "attributions": torch.rand(N, 1, 4, 4), "mask_token_id": 3}, "belong to text, but the inputs are"),
         ({"inputs": X["input_ids"]}, "pass mask_token_id"),

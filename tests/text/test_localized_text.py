@@ -183,12 +183,12 @@ TOKENS = (X["attention_mask"] == 1) & (X["input_ids"] != 1)
 @pytest.mark.parametrize("mask_token", [None, MASK])
 @pytest.mark.parametrize("method", ["gradcam", "hirescam", "unicam", "integrated", "function"])
 def test_each_model_reads_text_reduced_by_its_own_maps(method, mask_token):
-    localize, classes = method, [model(**X).argmax(1) for model in (STUDENT, BASE)]
-    options = {"mask_token_id": mask_token}
+    classes = [model(**X).argmax(1) for model in (STUDENT, BASE)]
+    explain, options = method, {"mask_token_id": mask_token}
     if method in ("unicam", "integrated"):
         n_steps = 4 if method == "integrated" else None
         options |= {"reference": REFERENCE, "n_steps": n_steps}
-        localize = "unicam"
+        explain = "unicam"
         unicam = UniCAM(STUDENT, LAYER, BASE)
         population = unicam.reference(*REFERENCE)
         own = unicam.attribute(SPECIAL, classes[0], reference=population, n_steps=n_steps)
@@ -198,12 +198,13 @@ def test_each_model_reads_text_reduced_by_its_own_maps(method, mask_token):
     if method == "function":
         given = {id(STUDENT): own, id(BASE): other}
 
-        def localize(model, layer, inputs, target):
+        def own_function(model, layer, inputs, target):
             assert layer is model.get_submodule(LAYER) and set(inputs) == set(X)
             assert torch.equal(target, model(**inputs).argmax(1))
             return given[id(model)]
 
-    found, _ = report(batches(N), Localization(localize, **options))
+        explain = own_function
+    found, _ = report(batches(N), Localization(explain, **options))
     by_hand = [reduced(SPECIAL, each, TOKENS, 0.5, mask_token) for each in (own, other)]
     expected = scores(*by_hand)
     assert [found[score, "base"] for score in ("fss", "rs_student", "rs_distilled")] == pytest.approx(expected, abs=1e-5)
@@ -259,7 +260,7 @@ def test_models_with_their_own_inputs_are_reduced_by_maps_of_these(method):
 
 
 def test_mask_tokens_by_name_must_cover_all_models():
-    with pytest.raises(ValueError, match=r"mask_token_id has the keys \['student'\], but none for the model 'base'; add its name"):
+    with pytest.raises(ValueError, match=r"has the keys \['student'\], but none for the model 'base'; add its name"):
         report(batches(N), Localization("gradcam", mask_token_id={"student": MASK}))
 
 
@@ -314,7 +315,7 @@ def test_constant_maps_are_counted_and_sentences_of_one_token_are_not():
     ("data", "localize", "words"),
     [
         ([(X["input_ids"], Y)], "gradcam", "nothing to replace tokens by: pass mask_token_id"),
-        (batches(N), lambda model, layer, inputs, y: torch.rand(N, 1, 9), "The map of localize at .* maps of 9 tokens for 10 ids"),
+        (batches(N), lambda model, layer, inputs, y: torch.rand(N, 1, 9), "map of localize at .* 9 tokens for 10 ids"),
         (batches(N), lambda model, layer, inputs, y: torch.rand(N, 1, 3, 3), "maps of images, but the inputs are tokens"),
         ([({"inputs_embeds": torch.rand(N, T, 4), "attention_mask": X["attention_mask"]}, Y)], "gradcam", "inputs_embeds"),
     ],
