@@ -13,7 +13,6 @@ from torch.optim.swa_utils import update_bn
 
 from distillation.checkpoints import checkpoint_path
 from distillation.measuring import measure
-from distillation.networks import build
 from distillation.outcomes import Record
 from distillation.plan import Plan, Training
 from distillation.randomness import derived, own_randomness
@@ -99,9 +98,9 @@ def train(
             done = fit(setup, progress=progress, resume=resume)
             networks[training.name], histories[training.name] = done.network, done.history
         else:
-            network = seeded(derived(settings.seed, number, training.name), training.network, classes, "none")
+            network = seeded(plan, derived(settings.seed, number, training.name), training.network, classes, "none")
             device = _device_of(networks)
-            # Without statistics of its layers a deep network's outputs would be the same for all images, or immense.
+            # Without statistics of its batch normalization a deep network's outputs would be the same throughout, or immense.
             update_bn(fold.teacher_train[:CALIBRATION].batches(BATCH, settings.image_size), network.to(device), device)
             networks[training.name] = network.eval()
     return networks, histories
@@ -122,7 +121,7 @@ def check_checkpoints(task: Task, plan: Plan, settings: Settings) -> None:
                 setup = _setup(task, plan, number, training, networks, settings, "none")
                 digests[training.name] = check_checkpoint(setup, digests.get(training.guide or ""))
             if training.is_guide:
-                networks[training.name] = seeded(0, training.network, len(task.classes), "none")
+                networks[training.name] = seeded(plan, 0, training.network, len(task.classes), "none")
 
 
 def check_labels(task: Task, settings: Settings) -> None:
@@ -181,7 +180,7 @@ def check_space(task: Task, plan: Plan, settings: Settings) -> None:
             path = checkpoint_path(settings.output, full_name(task, number, training.name))
             if training.is_trained and not path.exists():
                 with torch.device("meta"):
-                    network = build(training.network, len(task.classes))
+                    network = plan.networks.build(training.network, len(task.classes))
                 numbers += sum(parameter.numel() for parameter in network.parameters())
     # Each weight in float32, with one number of the optimizer's beside it (sgd) or two.
     needed, free = 4 * numbers * (2 if settings.optimizer == "sgd" else 3), shutil.disk_usage(settings.output).free
@@ -222,12 +221,14 @@ def _setup(
     # Depends on the network, its fold and the run, but not on the other networks of the run.
     seed = derived(settings.seed, number, training.name)
     fold = task.folds[number]
-    network = seeded(seed, training.network, len(task.classes), weights)
+    weights = "none" if training.from_random else weights
+    network = seeded(plan, seed, training.network, len(task.classes), weights)
     technique = None
     if training.technique is not None and training.guide is not None:
         technique = make(
             training.technique, networks[training.guide], network,
-            layers=plan.layers, guide_layers=plan.layers, settings=settings, seed=seed,
+            layers=plan.layers, guide_layers=plan.guide_layers, settings=settings, seed=seed,
+            sample=fold.train[:1].inputs(settings.image_size),
         )  # fmt: skip
     return TrainingSetup(
         name=full_name(task, number, training.name),
@@ -238,13 +239,14 @@ def _setup(
         settings=settings,
         seed=seed,
         technique=technique,
+        learning_rate=settings.teacher_learning_rate or None if training.is_guide else None,
     )
 
 
-def seeded(seed: int, architecture: str, classes: int, weights: str) -> nn.Module:
+def seeded(plan: Plan, seed: int, architecture: str, classes: int, weights: str) -> nn.Module:
     """A new network whose random weights depend on the seed alone."""
     with own_randomness(seed, "weights"):
-        return build(architecture, classes, weights)
+        return plan.networks.build(architecture, classes, weights)
 
 
 def _device_of(networks: dict[str, nn.Module]) -> torch.device:

@@ -1,0 +1,162 @@
+"""Texts with labels: a folder of train.tsv and test.tsv, and the tokens of their texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from distillation.data.sources import Source
+from distillation.settings import Settings
+from distillation.task import DataError, Examples, Fold, Inputs, Task, in_turn
+from distillation.text import printable
+
+__all__ = ["TREC", "Texts", "questions_task", "read_table"]
+
+TREC = Source(
+    "TREC",
+    "trec",
+    "a folder of train.tsv and test.tsv, each with a first line label<TAB>text and one text a line",
+    "TREC's questions (Li & Roth 2002) are at https://cogcomp.seas.upenn.edu/Data/QA/QC/; texts of your own serve as well.",
+)
+
+LONGEST = 128
+"""Tokens of a text; the rest of a longer one is cut off."""
+
+
+class Texts(Examples):
+    """Labeled texts as tokens. A batch is padded to its longest text.
+
+    Attributes:
+        store (Tensor): (M, T), int64, token ids, filled up with the padding token.
+        lengths (Tensor): (M,), int64, tokens of each text in the store, the special ones included.
+        words (list): (M,) the texts.
+    """
+
+    def __init__(
+        self, store: Tensor, lengths: Tensor, words: Sequence[str], labels: Tensor, *, rows: Optional[Tensor] = None
+    ) -> None:
+        super().__init__(store, labels, rows=rows)
+        self.lengths, self.words = lengths, words
+
+    def __getitem__(self, rows: slice | Tensor) -> "Texts":
+        return Texts(self.store, self.lengths, self.words, self.labels[rows], rows=self.rows[rows])
+
+    def __getitems__(self, rows: Sequence[int]) -> tuple[Inputs, Tensor]:
+        """A batch, as torch's loaders ask for it: what the networks take, and labels."""
+        chosen = self[torch.as_tensor(rows)]
+        return chosen.stored, chosen.labels
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.words[row] for row in self.rows.tolist()]
+
+    @property
+    def stored(self) -> Inputs:
+        """``input_ids`` and ``attention_mask``, each (N, T), int64, where T are the tokens of the longest of these texts."""
+        lengths = self.lengths[self.rows]
+        places = torch.arange(int(lengths.max()))
+        return {
+            "input_ids": self.store[self.rows, : len(places)],
+            "attention_mask": (places < lengths[:, None]).long(),
+        }
+
+
+def read_table(path: Path) -> list[tuple[str, str]]:
+    """Pairs of label and text of a file with the columns ``label`` and ``text``, separated by a tab.
+
+    Raises:
+        DataError: there is no such file, it is not UTF-8, it has other columns, or a line is incomplete.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TREC.error(f"{path} cannot be read ({error}).") from error
+    rows = [line.split("\t") for line in lines]
+    if not rows or not {"label", "text"} <= set(rows[0]):
+        raise TREC.error(f"{path} must begin with a line that names the columns label and text.")
+    label, text = rows[0].index("label"), rows[0].index("text")
+    found = []
+    for number, row in enumerate(rows[1:], start=2):
+        if row == [""]:
+            continue
+        if len(row) != len(rows[0]) or not row[label].strip() or not row[text].strip():
+            raise TREC.error(
+                f"Line {number} of {path} should have {len(rows[0])} fields with a tab between, label and text not empty."
+            )
+        found.append((row[label].strip(), row[text].strip()))
+    return found
+
+
+def questions_task(given: Optional[Path], tokenizer: Any, settings: Settings) -> Task:
+    """An experiment on the texts in a folder: who gets which, and what a reader must know of it.
+
+    All of test.tsv is the test. The reference population is drawn from train.tsv, and nobody learns from it. Texts of the
+    training part that are in the test, or that occurred before, are left out; capitals make no difference.
+
+    Args:
+        given: the folder that holds train.tsv and test.tsv; None if nobody named one.
+        tokenizer: of transformers; all networks share it.
+        settings: seed and numbers of texts.
+
+    Raises:
+        DataError: files that are missing or laid out otherwise, too few texts, or classes without texts.
+    """
+    folder = TREC.existing(given)
+    parts = {name: read_table(folder / f"{name}.tsv") for name in ("train", "test")}
+    classes = sorted({label for label, _ in parts["train"]})
+    unknown = sorted({label for label, _ in parts["test"]} - set(classes))
+    if unknown:
+        raise DataError(f"test.tsv has labels that train.tsv lacks: {', '.join(unknown)}. Add texts of them to train.tsv.")
+    known = {text.lower() for _, text in parts["test"]}
+    training = []
+    for label, text in parts["train"]:
+        if text.lower() not in known:
+            known.add(text.lower())
+            training.append((label, text))
+    least = settings.references + len(classes)
+    if len(classes) < 2 or len(training) < least or not parts["test"]:
+        raise DataError(
+            f"{folder} holds {len(training)} different training texts of {len(classes)} classes and {len(parts['test'])} test "
+            f"texts. At least two classes are needed, a test text, and {least} training texts, {settings.references} of which "
+            "are the reference population (--references)."
+        )
+    every = _tokenized([*training, *parts["test"]], classes, tokenizer)
+    generator = torch.Generator().manual_seed(settings.seed)
+    learned, test = every[: len(training)], every[len(training) :]
+    # A random choice, so that the reference population and what is left have the same shares of the classes.
+    order = torch.randperm(len(learned), generator=generator)
+    reference, learned = learned[order[: settings.references]], learned[order[settings.references :]]
+    learned = learned[in_turn(learned.labels, generator)]
+    test = test[in_turn(test.labels, generator)]
+    fold = Fold(learned[: settings.train_images], learned[: settings.teacher_images], reference, test)
+    missing = [name for i, name in enumerate(classes) if not (fold.train.labels == i).any()]
+    if missing:
+        raise DataError(f"Nobody would learn from texts of {', '.join(missing)}. Add texts, or take more --train-questions.")
+    dropped = len(parts["train"]) - len(training)
+    cut = int((every.lengths == LONGEST).sum())
+    return Task(
+        name=printable(f"{folder.name}: questions" if folder.name != "trec" else "TREC questions"),
+        classes=[printable(each) for each in classes],
+        folds=[fold],
+        notes=[
+            f"{len(every):,} questions of {len(classes)} classes; all {test.count} of test.tsv are held out.",
+            f"{dropped} questions of train.tsv are in test.tsv too, or occurred before: left out.",
+            *([f"{cut} questions are longer than {LONGEST} tokens: cut."] if cut else []),
+            f"{reference.count} questions of train.tsv are UniCAM's reference population; nobody learns from them.",
+            f"Teachers learn from {fold.teacher_train.count:,} questions, Students and Bases from {fold.train.count:,}.",
+        ],
+        unit="questions",
+    )
+
+
+def _tokenized(rows: Sequence[tuple[str, str]], classes: Sequence[str], tokenizer: Any) -> Texts:
+    words = [text for _, text in rows]
+    ids = tokenizer(words, truncation=True, max_length=LONGEST)["input_ids"]
+    lengths = torch.tensor([len(each) for each in ids])
+    store = torch.full((len(ids), int(lengths.max())), tokenizer.pad_token_id)
+    for row, each in zip(store, ids):
+        row[: len(each)] = torch.tensor(each)
+    return Texts(store, lengths, words, torch.tensor([classes.index(label) for label, _ in rows]))
