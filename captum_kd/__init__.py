@@ -3,7 +3,13 @@
 :class:`UniCAM` maps the features that a Student has and its Base model lacks. :mod:`captum_kd.metrics` scores them.
 """
 
-from captum_kd._models.feature_transforms import flatten, flatten_to_unit_length, global_average_pool
+from captum_kd._models.feature_transforms import (
+    first_token,
+    flatten,
+    flatten_to_unit_length,
+    global_average_pool,
+    last_token,
+)
 from captum_kd.attr import ReferencePopulation, TransferAttributions, UniCAM
 
 __version__ = "1.0.0"
@@ -12,7 +18,9 @@ __all__ = [
     "ReferencePopulation",
     "TransferAttributions",
     "UniCAM",
+    "first_token",
     "flatten",
     "flatten_to_unit_length",
     "global_average_pool",
+    "last_token",
 ]

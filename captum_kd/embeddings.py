@@ -188,9 +188,9 @@ def class_prototypes(
                 f"Batch {number} holds the label {int(labels.max())}; expected 0 to {num_classes - 1}. Raise num_classes, or "
                 "leave out such inputs in unpack=."
             )
-        inputs = to_device(inputs, device)
-        with changed_state(same_random_state(inputs)), interruptible():
-            features = run_model(feature_func, inputs)
+        values = to_device(inputs.student, device)
+        with changed_state(same_random_state(values)), interruptible():
+            features = run_model(feature_func, values)
         directions = _unit_rows(features, len(labels), number)
         width = width or directions.shape[1]
         if directions.shape[1] != width:

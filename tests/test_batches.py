@@ -42,7 +42,8 @@ class Encoding(UserDict):
 )
 def test_usual_batches_give_inputs_and_labels(batch):
     inputs, labels = unpack_batch(batch)
-    assert isinstance(inputs, tuple) and len(inputs) == 1 and inputs[0] is X
+    assert isinstance(inputs.student, tuple) and len(inputs.student) == 1 and inputs.student[0] is X
+    assert inputs.student.names is None and inputs.student.token_mask is None and not inputs.own
     assert labels.dtype == torch.int64 and labels.device.type == "cpu"
     assert labels.tolist() == Y.tolist()
 
@@ -50,7 +51,7 @@ def test_usual_batches_give_inputs_and_labels(batch):
 @pytest.mark.parametrize("container", [tuple, list])
 def test_several_inputs_stay_several(container):
     inputs, labels = unpack_batch((container([X, X[:, :1]]), Y))
-    assert [tuple(value.shape) for value in inputs] == [(N, 3, 12, 12), (N, 1, 12, 12)]
+    assert [tuple(value.shape) for value in inputs.student] == [(N, 3, 12, 12), (N, 1, 12, 12)]
     assert labels.tolist() == Y.tolist()
 
 
@@ -74,7 +75,7 @@ def test_labels_are_a_copy():
 
 def test_unpack_knows_other_batches():
     inputs, labels = unpack_batch({"image": X, "y": Y}, lambda batch: (batch["image"], batch["y"]))
-    assert inputs[0] is X and labels.tolist() == Y.tolist()
+    assert inputs.student[0] is X and labels.tolist() == Y.tolist()
 
 
 # --------------------------------------------------------------------------- what is refused
@@ -87,7 +88,7 @@ def test_unpack_knows_other_batches():
         ([X], TypeError, "a list of 1, in which no labels"),
         ("batch", TypeError, "yields str"),
         ({"pixel_values": X}, ValueError, r"\['pixel_values'\], without labels; .* unpack="),
-        ({"image": X, "labels": Y}, ValueError, r"without 'pixel_values'; .* unpack="),
+        ({"image": X, "target": Y}, ValueError, r"\['image', 'target'\], without labels; .* unpack="),
         ((X, None), TypeError, "None for labels"),
         (("path", Y), TypeError, "inputs of a batch must be a tensor"),
         ((X[:0], Y[:0]), ValueError, "must hold the examples"),

@@ -13,7 +13,7 @@ from models import ConvNet, activations, images, labels
 from reference import literal
 from torch import Tensor, nn
 
-from captum_kd import UniCAM
+from captum_kd import UniCAM, flatten
 from captum_kd._models.hooks import capture_layers, same_random_state
 from captum_kd._models.layer_names import resolve_layer
 from captum_kd._utils.context import Overlapping
@@ -85,12 +85,14 @@ def test_layers_of_padded_encoders_give_maps_over_their_tokens(text, slow_path, 
 
 def test_scores_of_padded_encoders(text, slow_path):
     student, base = text
-    score = feature_similarity_score(student, "encoder.layers.0", base, "encoder.layers.0", sentences())
+    name = "encoder.layers.0"
+    score = feature_similarity_score(student, name, base, name, sentences(), feature_transform=flatten)
     own, other = (slow_path(lambda: activations(model, "encoder.layers.0", sentences())) for model in text)
     identity = nn.Identity()
     expected = feature_similarity_score(
-        lambda x: identity(own), identity, lambda x: identity(other), identity, sentences()
-    )
+        lambda x: identity(own), identity, lambda x: identity(other), identity, sentences(), channels_last=True,
+        feature_transform=flatten,
+    )  # fmt: skip
     torch.testing.assert_close(score, expected)
 
 

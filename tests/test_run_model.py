@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from captum_kd._models.hooks import run_model
 from captum_kd._models.layer_names import resolve_layer
 from captum_kd._models.logits import predicted_classes
+from captum_kd._utils.inputs import ModelInputs
 from captum_kd.attr.grad_cam import layer_gradcams
 from captum_kd.embeddings import class_prototypes
 from captum_kd.metrics import keep_curve
@@ -57,7 +58,7 @@ def test_predictions_are_those_that_grad_cam_explains_without_labels():
     layer = resolve_layer(model, "conv", model="forward_func", argument="layer")
     with unchanged_state([model], [x]):
         classes = predicted_classes(model, (x,))
-        own, given = (layer_gradcams(model, [layer], (x,), y)[0] for y in (None, classes))
+        own, given = (layer_gradcams(model, [layer], ModelInputs((x,)), y)[0] for y in (None, classes))
     torch.testing.assert_close(own, given)
 
 

@@ -19,19 +19,37 @@ def precise(value: Tensor) -> Tensor:
 
 
 def weighted_activations(
-    gradient: Tensor, activations: Tensor, attr_dim_summation: bool, baselines: Optional[Tensor] = None
+    gradient: Tensor,
+    activations: Tensor,
+    attr_dim_summation: bool,
+    baselines: Optional[Tensor] = None,
+    token_mask: Optional[Tensor] = None,
+    by_position: bool = False,
 ) -> Tensor:
     """Grad-CAM: activations (N, C, ...) weighted by their gradient's means over positions, summed over channels.
 
-    Baselines (N, C) are subtracted from the activations first.
+    Baselines (N, C) are subtracted from the activations first. With a mask (N, T) for activations (N, C, T), means are over
+    unmasked positions, and the others get 0. With ``by_position`` gradients are not averaged.
     """
-    if gradient.dim() > 2:
+    if by_position:
+        pass
+    elif token_mask is not None:
+        gradient = masked_mean(gradient, token_mask)[..., None]
+    elif gradient.dim() > 2:
         gradient = gradient.mean(tuple(range(2, gradient.dim())), keepdim=True)
     if baselines is None:
         weighted = gradient * activations
     else:
         weighted = (activations - baselines.to(activations).reshape(gradient.shape)).mul_(gradient)
+    if token_mask is not None:
+        weighted = weighted.masked_fill(~token_mask[:, None], 0)
     return weighted.sum(1, keepdim=True) if attr_dim_summation else weighted
+
+
+def masked_mean(values: Tensor, token_mask: Tensor) -> Tensor:
+    """Means (N, C) of values (N, C, T) over the positions where a mask (N, T) is True."""
+    kept = values.masked_fill(~token_mask[:, None], 0)
+    return kept.sum(2) / token_mask.sum(1, keepdim=True)
 
 
 def warn_of_lost_digits(largest: Sequence[Tensor], layer: str) -> None:

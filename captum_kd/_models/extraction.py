@@ -12,7 +12,7 @@ from captum._utils.progress import progress
 from torch import Tensor, nn
 
 from captum_kd._models.early_end import layer_calls
-from captum_kd._models.feature_transforms import FeatureTransform, flatten, flatten_to_unit_length
+from captum_kd._models.feature_transforms import FeatureTransform, default_transform, flatten, flatten_to_unit_length
 from captum_kd._models.features import features_of
 from captum_kd._models.hooks import Captured
 from captum_kd._models.layer_activations import ForwardPass, LayerActivations, LayerOutput, Layouts, concatenated
@@ -21,6 +21,7 @@ from captum_kd._models.layer_outputs import capture_outputs, find_layouts, image
 from captum_kd._models.reachable import add_modules, model_of
 from captum_kd._models.token_layout import Layout, LayoutHints
 from captum_kd._utils.arguments import take_rows
+from captum_kd._utils.inputs import ModelInputs, with_named_mask
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.tensors import largest_of
 
@@ -38,7 +39,7 @@ class _Found(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FeatureExtractor:
-    """A model, the layers whose features are taken, and the transform that makes the features.
+    """A model, the layers whose features are taken, and the transform that makes the features (None: the one of scores).
 
     Layouts are inferred once for each shape of the inputs and then cached, since inferring them needs hooks on all modules,
     which take up to a third of a small model's pass on a GPU. With ``stop_early`` passes over inputs of a known shape end once
@@ -47,7 +48,7 @@ class FeatureExtractor:
 
     forward_func: Callable[..., Any]
     pairs: tuple[LayerPair, ...]
-    feature_transform: FeatureTransform
+    feature_transform: Optional[FeatureTransform]
     hints: LayoutHints = LayoutHints()
     device_ids: Optional[Sequence[int]] = None
     stop_early: bool = True
@@ -55,7 +56,7 @@ class FeatureExtractor:
 
     def observe(
         self,
-        inputs: tuple[Any, ...],
+        inputs: ModelInputs,
         additional_forward_args: tuple[Any, ...] = (),
         *,
         at_input: bool = False,
@@ -67,7 +68,7 @@ class FeatureExtractor:
         """Runs the model over the batch.
 
         Args:
-            inputs (tuple): the model's inputs; first dimensions are the examples.
+            inputs (ModelInputs): the model's inputs; first dimensions are the examples.
             additional_forward_args (tuple): further arguments; tensors with as many rows as there
                 are examples are divided with them, everything else is passed as it is.
             at_input (bool): take the layers' inputs instead of their outputs.
@@ -84,6 +85,8 @@ class FeatureExtractor:
                 tokens without a grid, or non-finite features; the message names layer and model.
         """
         layouts = dict(known or {})
+        inputs = with_named_mask(self.forward_func, inputs, additional_forward_args)
+        transform = self.transform_of(inputs)
         batches = list(_batches(inputs, additional_forward_args, internal_batch_size))
         # Features of deeper layers need the graph between the layers. To bound memory, the graphs of several batches are not
         # kept but recorded again in the backward direction.
@@ -102,7 +105,7 @@ class FeatureExtractor:
         in_order = [joined[pair.feature_layer] for pair in self.pairs]
         return LayerActivations(
             self.pairs,
-            self.feature_transform,
+            transform,
             features=[values for values, _, _ in in_order],
             largest=[largest for _, largest, _ in in_order],
             rounding=[rounding for _, _, rounding in in_order],
@@ -110,6 +113,9 @@ class FeatureExtractor:
             passes=passes,
             run_again=functools.partial(map, functools.partial(run, with_graph=True), batches) if runs_twice else None,
         )
+
+    def transform_of(self, inputs: ModelInputs) -> FeatureTransform:
+        return self.feature_transform or default_transform(inputs.is_text)
 
     def layer_keys(self) -> dict[nn.Module, Union[str, int]]:
         """A key for each layer that is valid without the model: its name, or the index of a feature layer in a plain function.
@@ -134,7 +140,7 @@ class FeatureExtractor:
         layouts: dict[Union[str, int], tuple[Layout, ...]],
     ) -> list[ForwardPass]:
         """One forward pass, for each device; adds the layouts found for several inputs to ``layouts``."""
-        keys = self.layer_keys()
+        keys, transform = self.layer_keys(), self.transform_of(batch.inputs)
         known = {module: layouts[key] for module, key in keys.items() if key in layouts}
         captured = self._capture(batch, at_input, features_only, with_graph, known)
         for device in captured:
@@ -148,7 +154,7 @@ class FeatureExtractor:
             for device in captured:
                 if with_graph:
                     device.update({layer.module: device[layer.module].recordable() for layer in sources})
-                features = {layer.module: features_of(self.feature_transform, device[layer.module], layer) for layer in sources}
+                features = {layer.module: features_of(transform, device[layer.module], layer) for layer in sources}
                 kept = () if features_only else [pair.map_layer.module for pair in self.pairs]
                 passes.append(ForwardPass({module: device[module] for module in kept}, features))
         return passes
@@ -197,10 +203,14 @@ class FeatureExtractor:
                     self._found.clear()
                 of_layers = {module: (shapes, layouts[0][module]) for module, shapes in _shapes(captured[0]).items()}
                 self._found[key] = _Found(of_layers, allows_end)
-        return [
-            {module: LayerOutput.of(each.tensors, of_device[module]) for module, each in device.items()}
-            for device, of_device in zip(captured, layouts)
-        ]
+        mask, names = batch.inputs.token_mask, {layer.module: str(layer) for layer in layers}
+        outputs, start = [], 0
+        for device, of_device in zip(captured, layouts):
+            stop = start + len(next(iter(device.values())).tensors[0])
+            own = None if mask is None else mask[start:stop]
+            outputs.append({m: LayerOutput.of(each.tensors, of_device[m], own, names[m]) for m, each in device.items()})
+            start = stop
+        return outputs
 
     def _modules_of_pass(self, batch: _Batch) -> Optional[list[nn.Module]]:
         """The modules that a pass may run; None if these are unknown.
@@ -223,7 +233,7 @@ class FeatureExtractor:
         known: Mapping[nn.Module, tuple[Layout, ...]],
     ) -> Hashable:
         """A key that determines which modules a pass runs and the shapes of their outputs."""
-        shapes = tuple(each.shape if isinstance(each, Tensor) else None for each in batch.inputs)
+        shapes = batch.inputs.names, tuple(each.shape if isinstance(each, Tensor) else None for each in batch.inputs)
         settings = at_input, features_only, tuple(known.items()) if batch.size == 1 else ()
         # A replaced forward method is another model.
         return settings, shapes, tuple(module.forward for module in modules), tuple(module.training for module in modules)
@@ -236,8 +246,8 @@ class FeatureExtractor:
         sources = {pair.feature_layer.module for pair in self.pairs}
         mapped = set() if features_only else {pair.map_layer.module for pair in self.pairs}
         optional = {pair.map_layer.module for pair in self.pairs} - sources - mapped
-        keeps_all = self.feature_transform in (flatten, flatten_to_unit_length)
-        if keeps_all and self.hints == LayoutHints() and image_size_of(batch.inputs) is None:
+        keeps_all = self.transform_of(batch.inputs) in (flatten, flatten_to_unit_length)
+        if keeps_all and batch.inputs.token_mask is None and self.hints == LayoutHints() and image_size_of(batch.inputs) is None:
             optional |= sources - mapped
         return optional
 
@@ -259,13 +269,13 @@ def _joined(layer: Layer, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, f
 
 
 class _Batch(NamedTuple):
-    inputs: tuple[Any, ...]
+    inputs: ModelInputs
     additional_forward_args: tuple[Any, ...]
     size: int
 
 
 def _batches(
-    inputs: tuple[Any, ...], additional_forward_args: tuple[Any, ...], batch_size: Optional[int]
+    inputs: ModelInputs, additional_forward_args: tuple[Any, ...], batch_size: Optional[int]
 ) -> Iterator[_Batch]:
     n = inputs[0].shape[0]
     if batch_size is None or batch_size >= n:
@@ -273,4 +283,4 @@ def _batches(
         return
     for start in range(0, n, batch_size):
         rows = slice(start, min(start + batch_size, n))
-        yield _Batch(take_rows(inputs, rows, n), take_rows(additional_forward_args, rows, n), rows.stop - rows.start)
+        yield _Batch(inputs.rows(rows, n), take_rows(additional_forward_args, rows, n), rows.stop - rows.start)

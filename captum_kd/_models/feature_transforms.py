@@ -1,28 +1,35 @@
 """Transforms of a layer's output into the features between which distances are taken.
 
 A feature transform receives a layer's output in canonical layout, (N, C, ...), and
-returns (N, d). Any callable will do; these three are provided.
+returns (N, d). Any callable will do; these are provided.
+
+If the inputs have a token mask, activations are 0 where it is False. A transform with a parameter ``token_mask`` receives the
+mask (N, T) of activations (N, C, T).
 """
 
 from __future__ import annotations
 
-from typing import Callable
+import inspect
+from typing import Any, Callable, Optional
 
 import torch
 from torch import Tensor
 
+from captum_kd._models.cam import masked_mean
 from captum_kd._utils.validation import check_dense
 
-FeatureTransform = Callable[[Tensor], Tensor]
+FeatureTransform = Callable[..., Tensor]
 
 
-def global_average_pool(activations: Tensor) -> Tensor:
-    """Mean of each channel over all positions.
+def global_average_pool(activations: Tensor, token_mask: Optional[Tensor] = None) -> Tensor:
+    """Mean of each channel over all positions, or over the tokens of a mask.
 
-    This is the default of UniCAM, as in the authors' maps.
+    This is the default of UniCAM, as in the authors' maps, and of scores of text.
 
     Args:
         activations (Tensor): (N, C, ...) or (N, C).
+        token_mask (Tensor, optional): (N, T), True for the tokens of (N, C, T) to average.
+            Default: None, all positions
 
     Returns:
         Tensor: (N, C).
@@ -36,6 +43,8 @@ def global_average_pool(activations: Tensor) -> Tensor:
         torch.Size([8, 512])
     """
     _check_activations(activations)
+    if token_mask is not None:
+        return masked_mean(activations, token_mask)
     # Flattening first would copy activations in channels-last memory.
     return activations.mean(tuple(range(2, activations.dim()))) if activations.dim() > 2 else activations
 
@@ -43,7 +52,8 @@ def global_average_pool(activations: Tensor) -> Tensor:
 def flatten(activations: Tensor) -> Tensor:
     """All channels at all positions.
 
-    This is the default of the metrics, as in the authors' scores.
+    This is the default of the metrics for images, as in the authors' scores. Flattened sentences differ mostly by their lengths,
+    so that the metrics average the tokens of text.
 
     Args:
         activations (Tensor): (N, C, ...).
@@ -82,6 +92,75 @@ def flatten_to_unit_length(activations: Tensor) -> Tensor:
         >>> flatten_to_unit_length(torch.rand(8, 512, 7, 7)).norm(dim=1)  # eight times 1
     """
     return torch.nn.functional.normalize(flatten(activations), dim=1)
+
+
+def first_token(activations: Tensor, token_mask: Optional[Tensor] = None) -> Tensor:
+    """The first token: the class token of BERT and its kind.
+
+    Args:
+        activations (Tensor): (N, C, T) or (N, C). Tokens left out by ``prefix_tokens`` are not among these.
+        token_mask (Tensor, optional): (N, T); the first token is the first one that is not masked.
+
+    Returns:
+        Tensor: (N, C).
+
+    Raises:
+        TypeError, ValueError: as :func:`global_average_pool`; other axes.
+
+    Example::
+
+        >>> first_token(torch.rand(8, 768, 12)).shape
+        torch.Size([8, 768])
+    """
+    return _token(activations, token_mask, "first_token", last=False)
+
+
+def last_token(activations: Tensor, token_mask: Optional[Tensor] = None) -> Tensor:
+    """The last token, which is the only one that has seen all others in a decoder such as GPT-2.
+
+    Args:
+        activations (Tensor): (N, C, T) or (N, C).
+        token_mask (Tensor, optional): (N, T); the last token is the last one that is not masked, whatever side is padded.
+
+    Returns:
+        Tensor: (N, C).
+
+    Raises:
+        TypeError, ValueError: as :func:`global_average_pool`; other axes.
+
+    Example::
+
+        >>> last_token(torch.rand(8, 768, 12)).shape
+        torch.Size([8, 768])
+    """
+    return _token(activations, token_mask, "last_token", last=True)
+
+
+def _token(activations: Tensor, token_mask: Optional[Tensor], name: str, *, last: bool) -> Tensor:
+    _check_activations(activations)
+    if activations.dim() == 2:
+        return activations
+    if activations.dim() != 3:
+        raise ValueError(f"{name} needs tokens (N, C, T), got {tuple(activations.shape)}; choose another feature_transform.")
+    if token_mask is None:
+        return activations[:, :, -1 if last else 0]
+    places = token_mask.int()
+    place = places.shape[1] - 1 - places.flip(1).argmax(1) if last else places.argmax(1)
+    return activations[torch.arange(len(activations), device=activations.device), :, place]
+
+
+def default_transform(is_text: bool) -> FeatureTransform:
+    """The transform of scores."""
+    return global_average_pool if is_text else flatten
+
+
+def takes_mask(feature_transform: FeatureTransform) -> bool:
+    """Whether a transform has a parameter ``token_mask``."""
+    function: Any = feature_transform.forward if isinstance(feature_transform, torch.nn.Module) else feature_transform
+    try:
+        return "token_mask" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 def _check_activations(activations: Tensor) -> None:

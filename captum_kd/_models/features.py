@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Optional
+
 import torch
 from torch import Tensor
 
 from captum_kd._models.cam import precise
-from captum_kd._models.feature_transforms import FeatureTransform, flatten, flatten_to_unit_length, global_average_pool
+from captum_kd._models.feature_transforms import (
+    FeatureTransform,
+    flatten,
+    flatten_to_unit_length,
+    global_average_pool,
+    takes_mask,
+)
 from captum_kd._models.hooks import same_random_state
 from captum_kd._models.layer_activations import LayerOutput
 from captum_kd._models.layer_names import Layer
@@ -45,8 +54,8 @@ def features_of(feature_transform: FeatureTransform, output: LayerOutput, layer:
     """
     layouts = output.layouts or (Layout(),) * len(output.tensors)
     found = [
-        _transformed(feature_transform, precise(layout.to_channels_first(tensor)), dtype, str(layer))
-        for tensor, layout, dtype in zip(output.tensors, layouts, output.dtypes)
+        _transformed(feature_transform, precise(layout.to_channels_first(tensor)), mask, dtype, str(layer))
+        for tensor, layout, mask, dtype in zip(output.tensors, layouts, output.masks, output.dtypes)
     ]
     if len(found) == 1:
         return found[0]
@@ -55,10 +64,14 @@ def features_of(feature_transform: FeatureTransform, output: LayerOutput, layer:
 
 
 def _transformed(
-    feature_transform: FeatureTransform, activations: Tensor, dtype: torch.dtype, where: str
+    feature_transform: FeatureTransform, activations: Tensor, token_mask: Optional[Tensor], dtype: torch.dtype, where: str
 ) -> tuple[Tensor, Tensor]:
     """Features and rounding of one tensor of a layer of that dtype, (N, C, ...) in float32 or float64."""
-    is_own = feature_transform in (flatten, flatten_to_unit_length, global_average_pool)
+    is_own = token_mask is None and feature_transform in (flatten, flatten_to_unit_length, global_average_pool)
+    if token_mask is not None:
+        activations = activations.masked_fill(~token_mask[:, None], 0)
+        if takes_mask(feature_transform):
+            feature_transform = functools.partial(feature_transform, token_mask=token_mask)
     features = feature_transform(activations) if is_own else _drawn(feature_transform, activations)
     _check(features, activations, where)
     features = precise(features)  # under autocast a transform with products gives half types

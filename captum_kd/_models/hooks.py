@@ -1,7 +1,7 @@
 """Forward passes in which hooks capture the outputs of layers.
 
-No other module of the package uses hooks. Hooks are removed and the global random state is restored after every call, also
-after an error.
+No other module of the package uses hooks, save for the check of ids. Hooks are removed and the global random state is restored
+after every call, also after an error.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from captum_kd._models.channel_axis import Trace
 from captum_kd._models.early_end import EndOfPass, LayerCalls
 from captum_kd._models.layer_names import Layer
 from captum_kd._models.reachable import model_of
+from captum_kd._models.token_ids import checked_ids
 from captum_kd._utils.context import Overlapping
 from captum_kd._utils.fast_path import without_fast_path
+from captum_kd._utils.inputs import ModelInputs, check_names
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.pytree import map_tensors, tensors_in
 from captum_kd._utils.validation import check_dense, check_untransformed, is_transformed
@@ -53,7 +55,7 @@ def capture_layers(
     """Runs one forward pass and copies the outputs of layers.
 
     Args:
-        forward_func (callable): called as ``forward_func(*inputs, *additional_forward_args)``.
+        forward_func (callable): called as ``forward_func(*inputs, *additional_forward_args)``, or with inputs by name.
         layers (sequence of Layer): the layers. If a layer runs several times, its last run counts, as in Captum.
         inputs (tuple): the model's inputs, one batch.
         additional_forward_args (tuple): further positional arguments.
@@ -79,13 +81,14 @@ def capture_layers(
         _eager(),
         without_fast_path(),
         same_random_state(inputs),
+        checked_ids(forward_func, inputs),
         *([capture.tracing()] if trace else []),
         *(capture.capturing(module) for module in dict.fromkeys(layer.module for layer in layers)),
     ]
     output = None
     try:
         with changed_state(*contexts), interruptible():
-            output = forward_func(*_copies((*inputs, *additional_forward_args)))
+            output = _call(forward_func, inputs, additional_forward_args)
         if calls is not None:
             calls.was_caught = calls.is_over
     except EndOfPass as end:
@@ -111,8 +114,16 @@ def run_model(
 
     The fast path of attention is off, since its outputs differ for padded inputs.
     """
-    with changed_state(torch.no_grad(), without_fast_path()), interruptible():
-        return forward_func(*_copies((*inputs, *additional_forward_args)))
+    with changed_state(torch.no_grad(), without_fast_path(), checked_ids(forward_func, inputs)), interruptible():
+        return _call(forward_func, inputs, additional_forward_args)
+
+
+def _call(forward_func: Callable[..., Any], inputs: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+    """Calls a model with copies of its inputs, by name if these have names."""
+    if not isinstance(inputs, ModelInputs) or inputs.names is None:
+        return forward_func(*_copies((*inputs, *args)))
+    check_names(forward_func, inputs)
+    return forward_func(*_copies(args), **dict(zip(inputs.names, _copies(inputs))))
 
 
 def _copies(values: tuple[Any, ...]) -> list[Any]:

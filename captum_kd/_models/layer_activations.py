@@ -19,30 +19,43 @@ Layouts = Mapping[Union[str, int], tuple[Layout, ...]]
 
 
 class LayerOutput(NamedTuple):
-    """One layer's tensors in one forward pass on one device, their layouts, and their original dtypes."""
+    """One layer's tensors in one forward pass on one device, their layouts, token masks and original dtypes."""
 
     tensors: tuple[Tensor, ...]
     layouts: tuple[Layout, ...]
+    masks: tuple[Optional[Tensor], ...]
     dtypes: tuple[torch.dtype, ...]
 
     @classmethod
-    def of(cls, tensors: tuple[Tensor, ...], layouts: tuple[Layout, ...]) -> LayerOutput:
-        return cls(tensors, layouts, tuple(tensor.dtype for tensor in tensors))
+    def of(
+        cls, tensors: tuple[Tensor, ...], layouts: tuple[Layout, ...], token_mask: Optional[Tensor], where: str
+    ) -> LayerOutput:
+        """``token_mask`` (N, T) is that of the model's inputs; an error names the layer as ``where``."""
+        masks = tuple(layout.mask_of(tensor, token_mask, where) for tensor, layout in zip(tensors, layouts))
+        return cls(tensors, layouts, masks or (None,) * len(tensors), tuple(tensor.dtype for tensor in tensors))
 
     def recordable(self) -> LayerOutput:
         """The output with tensors that have no graph replaced by leaves, in float32 at least."""
         return self._replace(tensors=tuple(a if a.requires_grad else _recordable(precise(a)) for a in self.tensors))
 
     def maps(
-        self, gradients: Sequence[Tensor], attr_dim_summation: bool, baselines: Optional[Tensor] = None
+        self,
+        gradients: Sequence[Tensor],
+        attr_dim_summation: bool,
+        baselines: Optional[Tensor] = None,
+        *,
+        by_position: bool = False,
     ) -> list[Tensor]:
-        """Maps of all tensors; ``baselines`` (N, d) are the channels of all tensors, one after the other."""
+        """Maps of all tensors; ``baselines`` (N, d) are the channels of all tensors, one after the other.
+
+        With ``by_position`` activations are weighted by the gradient at their position, not by its mean.
+        """
         found, start = [], 0
-        for gradient, tensor, layout in zip(gradients, self.tensors, self.layouts):
+        for gradient, tensor, layout, mask in zip(gradients, self.tensors, self.layouts, self.masks):
             gradient, activations = layout.to_channels_first(gradient), layout.to_channels_first(tensor.detach())
             stop = start + activations.shape[1]
             own = None if baselines is None else baselines[:, start:stop]
-            found.append(weighted_activations(gradient, activations, attr_dim_summation, own))
+            found.append(weighted_activations(gradient, activations, attr_dim_summation, own, mask, by_position))
             start = stop
         return found
 

@@ -86,6 +86,31 @@ class Layout(NamedTuple):
             return tokens.reshape(tokens.shape[:2] + self.grid)
         return output[:, self.prefix_tokens :].movedim(-1, 1) if self.channels_last else output
 
+    def mask_of(self, output: Tensor, token_mask: Optional[Tensor], where: str) -> Optional[Tensor]:
+        """The mask (N, L) of the positions of :meth:`to_channels_first`; None for outputs without tokens.
+
+        Raises:
+            ValueError: a mask with another number of tokens than the output, some of which it leaves out.
+        """
+        if token_mask is None or self.grid is not None or output.dim() != 3:
+            return None
+        tokens = output.shape[1 if self.channels_last else 2]
+        if token_mask.shape[1] != tokens:
+            if bool(token_mask.all()):
+                return None
+            raise ValueError(
+                f"{where} gives {tokens} tokens (shape {tuple(output.shape)}), but the token mask has {token_mask.shape[1]}. "
+                f"Pass token_mask=, (N, {tokens}) with True for the tokens of this layer that count, or choose another layer."
+            )
+        mask = token_mask[:, self.prefix_tokens :].to(output.device)
+        empty = ~mask.any(1)
+        if bool(empty.any()):
+            raise ValueError(
+                f"{where}: no token of input {int(empty.nonzero()[0])} is left without the first {self.prefix_tokens}. Leave the "
+                "input out, or prefix_tokens."
+            )
+        return mask
+
 
 def find_layout(
     output: Tensor,
@@ -141,6 +166,8 @@ def find_layout(
         found = _sequence(shape, where, image_size, seen, hints, is_last, is_row_by_row)
     if found is None:
         raise ValueError(_unknown_layout(shape, where, image_size, said, is_last))
+    if found.grid is None and found.channels_last and hints.prefix_tokens:  # no output shows what stands in front of a sentence
+        found = found._replace(prefix_tokens=hints.prefix_tokens)
     return found
 
 

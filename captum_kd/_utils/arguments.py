@@ -10,6 +10,7 @@ from typing import Any, Optional, Sequence, Union
 import torch
 from torch import Tensor, nn
 
+from captum_kd._utils.inputs import ModelInputs, rows_of
 from captum_kd._utils.validation import check_int, check_bool, check_dense, check_mapping, check_untransformed, short_repr
 
 _GRAD_KWARGS = ("retain_graph", "create_graph", "only_inputs", "allow_unused", "materialize_grads")
@@ -54,29 +55,6 @@ def _check_weights(model: nn.Module, argument: str) -> None:
             )
 
 
-def as_inputs(inputs: Union[Tensor, tuple[Tensor, ...]], argument: str = "inputs") -> tuple[Tensor, ...]:
-    """A tensor or tuple of tensors as a tuple whose members have the same number of rows.
-
-    Raises:
-        TypeError: something other than tensors.
-        ValueError: no tensor, no rows, or differing numbers of rows.
-    """
-    values = inputs if isinstance(inputs, tuple) else (inputs,)
-    if not values:
-        raise ValueError(f"{argument} is an empty tuple; pass a tensor or a tuple of tensors.")
-    for value in values:
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{argument} must be a tensor or a tuple of tensors, got {type(value).__name__}.")
-        check_dense(value, argument)
-        check_untransformed(value, argument)
-        if value.dim() == 0 or value.shape[0] == 0:
-            raise ValueError(f"{argument} has shape {tuple(value.shape)}: the first dimension must hold the examples.")
-    rows = [value.shape[0] for value in values]
-    if len(set(rows)) > 1:
-        raise ValueError(f"The tensors in {argument} have {rows} rows; all must describe the same examples.")
-    return values
-
-
 def as_forward_args(additional_forward_args: Any) -> tuple[Any, ...]:
     """Further arguments as a tuple, by Captum's convention: None is no argument, anything but a tuple is one argument."""
     if additional_forward_args is None:
@@ -85,10 +63,8 @@ def as_forward_args(additional_forward_args: Any) -> tuple[Any, ...]:
 
 
 def take_rows(values: tuple[Any, ...], part: slice, n: int) -> tuple[Any, ...]:
-    """Rows of the tensors that have one for each of n examples; everything else as it is."""
-    return tuple(
-        value[part] if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == n else value for value in values
-    )
+    """Rows of the tensors that have one for each of n examples, and of their token mask; everything else as it is."""
+    return values.rows(part, n) if isinstance(values, ModelInputs) else tuple(rows_of(value, part, n) for value in values)
 
 
 def as_labels(target: Any, n: int, argument: str = "target") -> Optional[Tensor]:

@@ -10,30 +10,33 @@ import torch
 from captum._utils.progress import progress
 from torch import Tensor, nn
 
-from captum_kd._utils.arguments import as_inputs, as_labels
+from captum_kd._utils.arguments import as_labels
+from captum_kd._utils.inputs import LABEL_KEYS, InputsByModel, ModelInputs, as_inputs_by_model
 
 Unpack = Callable[[Any], tuple[Any, Any]]
 
 INPUTS_KEY = "pixel_values"
-LABEL_KEYS = ("labels", "label")
 
 WAY_OUT = "Pass unpack=, a function from a batch to the pair (inputs, labels)."
 
 
 class Batch(NamedTuple):
-    """The inputs of a batch as a tuple of tensors, and its labels as (N,) int64 on the CPU."""
+    """The inputs of a batch, and its labels as (N,) int64 on the CPU."""
 
-    inputs: tuple[Tensor, ...]
+    inputs: InputsByModel
     labels: Tensor
 
 
-def unpack_batch(batch: Any, unpack: Optional[Unpack] = None) -> Batch:
+def unpack_batch(
+    batch: Any, unpack: Optional[Unpack] = None, token_mask: Optional[Callable[[Any], Tensor]] = None
+) -> Batch:
     """Inputs and labels of a loader's batch.
 
     Args:
-        batch (Any): a tuple or list (inputs, labels, ...), or a mapping with ``pixel_values`` and ``labels`` (or
-            ``label``), as Hugging Face datasets yield it.
+        batch (Any): a tuple or list (inputs, labels, ...), or a mapping with ``labels`` (or ``label``), as Hugging Face
+            datasets yield it. Images of the key ``pixel_values`` are the only input; else all other keys are inputs by name.
         unpack (callable, optional): from a batch of any other kind to (inputs, labels).
+        token_mask (callable, optional): from the inputs to their token mask (N, T).
 
     Raises:
         TypeError: a batch without labels; inputs that are not tensors; labels that are not integers; an ``unpack``
@@ -52,21 +55,23 @@ def unpack_batch(batch: Any, unpack: Optional[Unpack] = None) -> Batch:
     else:
         raise TypeError(
             f"The loader yields {_kind(batch)}, in which no labels can be found; batches are pairs (inputs, labels) "
-            f"or mappings with {INPUTS_KEY!r} and {LABEL_KEYS[0]!r}. {WAY_OUT}"
+            f"or mappings with {LABEL_KEYS[0]!r}. {WAY_OUT}"
         )
-    values = as_inputs(tuple(inputs) if isinstance(inputs, list) else inputs, "The inputs of a batch")
-    return Batch(values, _labels(labels, values[0].shape[0]))
+    inputs = tuple(inputs) if isinstance(inputs, list) else inputs
+    mask = None if token_mask is None else token_mask(inputs)
+    values = as_inputs_by_model(inputs, "The inputs of a batch", mask)
+    return Batch(values, _labels(labels, len(values.student[0])))
 
 
 def _from_mapping(batch: Mapping[Any, Any]) -> tuple[Any, Any]:
     label_key = next((key for key in LABEL_KEYS if key in batch), None)
-    if INPUTS_KEY not in batch or label_key is None:
-        missing = "labels" if INPUTS_KEY in batch else f"{INPUTS_KEY!r}"
+    if label_key is None:
         raise ValueError(
-            f"The loader yields mappings with the keys {sorted(map(str, batch))}, without {missing}; expected "
-            f"{INPUTS_KEY!r} and {LABEL_KEYS[0]!r} (or {LABEL_KEYS[1]!r}). {WAY_OUT}"
+            f"The loader yields mappings with the keys {sorted(map(str, batch))}, without labels; expected {LABEL_KEYS[0]!r} (or "
+            f"{LABEL_KEYS[1]!r}). {WAY_OUT}"
         )
-    return batch[INPUTS_KEY], batch[label_key]
+    has_images = INPUTS_KEY in batch and "input_ids" not in batch
+    return batch[INPUTS_KEY] if has_images else batch, batch[label_key]
 
 
 def _labels(labels: Any, n: int) -> Tensor:
@@ -93,7 +98,7 @@ def to_device(value: Any, device: Optional[torch.device]) -> Any:
     """Moves the tensors of a tensor, tuple, list or mapping to a device; None moves nothing."""
     if device is None:
         return value
-    if isinstance(value, Tensor):
+    if isinstance(value, (Tensor, ModelInputs)):
         return value.to(device)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(to_device(item, device) for item in value))

@@ -14,9 +14,10 @@ from captum_kd._utils.validation import check_dense, check_untransformed
 
 def image_place(inputs: tuple[Tensor, ...], purpose: str) -> int:
     """The index of the only image (N, C, H, W) among a model's inputs; a ValueError if there are none or several."""
-    places = [place for place, value in enumerate(inputs) if value.dim() == 4 and value.is_floating_point()]
+    tensors = {place: value for place, value in enumerate(inputs) if isinstance(value, Tensor)}
+    places = [place for place, value in tensors.items() if value.dim() == 4 and value.is_floating_point()]
     if len(places) != 1:
-        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+        shapes = ", ".join(str(tuple(value.shape)) for value in tensors.values())
         raise ValueError(
             f"{purpose} exactly one input of images (N, C, H, W), floating point, but {len(places)} of the inputs are; they "
             f"have the shapes {shapes}."

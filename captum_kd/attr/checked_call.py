@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple, Optional, Union
+from typing import Any, Mapping, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
 from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.layer_activations import LayerActivations, Layouts
-from captum_kd._utils.arguments import Target, as_forward_args, as_grad_kwargs, as_inputs, as_labels, check_batch_size
+from captum_kd._utils.arguments import Target, as_forward_args, as_grad_kwargs, as_labels, check_batch_size
+from captum_kd._utils.inputs import Inputs, InputsByModel, ModelInputs, as_inputs_by_model
 from captum_kd._utils.tensors import is_finite
 from captum_kd._utils.validation import check_bool, check_dense, check_int, check_untransformed, short_repr
 from captum_kd._utils.warnings import warn_user
@@ -27,7 +28,7 @@ class CheckedCall(NamedTuple):
     The errors are those of :meth:`captum_kd.UniCAM.attribute`.
 
     Attributes:
-        inputs (tuple of Tensor): inputs of all models, examples first.
+        of_models (InputsByModel): inputs of the models, examples first.
         labels (Tensor, optional): (n,) on the CPU.
         forward_args (tuple): further arguments of all models.
         at_input (bool): True to take the layers' inputs instead of their outputs.
@@ -35,7 +36,7 @@ class CheckedCall(NamedTuple):
         show_progress (bool): True to show a progress bar.
     """
 
-    inputs: tuple[Tensor, ...]
+    of_models: InputsByModel
     labels: Optional[Tensor]
     forward_args: tuple[Any, ...]
     at_input: bool
@@ -45,15 +46,16 @@ class CheckedCall(NamedTuple):
     @classmethod
     def checked(
         cls,
-        inputs: Union[Tensor, tuple[Tensor, ...]],
+        inputs: Inputs,
         target: Target,
         additional_forward_args: Any,
         attribute_to_layer_input: bool,
         internal_batch_size: Optional[int],
         show_progress: bool,
+        token_mask: Any,
     ) -> CheckedCall:
-        values = as_inputs(inputs)
-        labels = as_labels(target, len(values[0]))
+        values = as_inputs_by_model(inputs, token_mask=token_mask)
+        labels = as_labels(target, len(values.student[0]))
         check_batch_size(internal_batch_size, "internal_batch_size")
         return cls(
             values,
@@ -64,11 +66,17 @@ class CheckedCall(NamedTuple):
             check_bool(show_progress, "show_progress"),
         )
 
+    @property
+    def inputs(self) -> ModelInputs:
+        """The Student's inputs."""
+        return self.of_models.student
+
     def observe(
-        self, extractor: FeatureExtractor, *, features_only: bool = False, known: Optional[Layouts] = None
+        self, extractor: FeatureExtractor, role: str, *, features_only: bool = False, known: Optional[Layouts] = None
     ) -> LayerActivations:
+        """Runs a model over its inputs, those of its role."""
         return extractor.observe(
-            self.inputs,
+            self.of_models.of(role),
             self.forward_args,
             at_input=self.at_input,
             features_only=features_only,
@@ -144,7 +152,7 @@ def _checked_baselines(given: Any, layers: int) -> list[Baseline]:
 
 
 def check_batch_mode(
-    inputs: tuple[Tensor, ...], labels: Optional[Tensor], class_embeddings: Optional[Tensor], *, has_teacher: bool
+    inputs: ModelInputs, labels: Optional[Tensor], class_embeddings: Optional[Tensor], *, has_teacher: bool
 ) -> Optional[Geometry]:
     """Checks inputs that are their own population. Warns if they are few or near-copies of each other.
 
@@ -164,7 +172,7 @@ def check_batch_mode(
         )
     geometry = None if labels is None else label_geometry(labels, class_embeddings, torch.float64)
     _warn_of_few(n, "Pass more inputs or a reference population of 64 or more (reference=).")
-    if _are_repeated(inputs):
+    if not inputs.is_text and _are_repeated(inputs):  # ids have no distances
         warn_user(
             "Most inputs are near-copies of others, as NoiseTunnel and sensitivity metrics make them. In batch "
             "mode the copies become the population, and the maps lose their meaning. Pass a population made by "
@@ -195,7 +203,7 @@ def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:
     """True if most inputs are much closer to another input than two inputs usually are."""
     n = len(inputs[0])
     sampled = []
-    for value in inputs:
+    for value in (value for value in inputs if isinstance(value, Tensor)):
         flat = value.detach().reshape(n, -1)
         flat = flat[:, :: max(1, flat.shape[1] // 1024)]
         sampled.append(flat.to("cpu", torch.float32))  # many small steps are slower on a GPU

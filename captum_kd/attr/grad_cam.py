@@ -11,18 +11,20 @@ from typing import Any, Callable, Optional, Sequence
 import torch
 from torch import Tensor
 
-from captum_kd._models.cam import precise, weighted_activations
+from captum_kd._models.cam import precise
+from captum_kd._models.layer_activations import LayerOutput
 from captum_kd._models.layer_names import Layer
 from captum_kd._models.layer_outputs import capture_outputs, find_layouts
 from captum_kd._models.logits import OutputTransform, class_scores
 from captum_kd._models.token_layout import LayoutHints
+from captum_kd._utils.inputs import ModelInputs, with_named_mask
 from captum_kd._utils.interrupts import changed_state, interruptible
 
 
 def layer_gradcams(
     forward_func: Callable[..., Any],
     layers: Sequence[Layer],
-    inputs: tuple[Tensor, ...],
+    inputs: ModelInputs,
     labels: Optional[Tensor],
     additional_forward_args: tuple[Any, ...] = (),
     *,
@@ -55,6 +57,7 @@ def layer_gradcams(
             logits; a label without a logit.
         TypeError: an output that is not an (N, classes) tensor.
     """
+    inputs = with_named_mask(forward_func, inputs, additional_forward_args)
     outputs: list[Any] = []
     devices = capture_outputs(
         forward_func,
@@ -90,12 +93,14 @@ def layer_gradcams(
         forward_func, layers, inputs, additional_forward_args, devices, hints=hints, at_input=at_input
     )
     maps: list[list[Tensor]] = [[] for _ in layers]
-    pairs = iter(zip(activations, gradients))
+    pairs, start = iter(zip(activations, gradients)), 0
     for of_device in layouts:
         for of_layer, layer in zip(maps, layers):
-            (layout,) = of_device[layer.module]
-            a, g = (precise(layout.to_channels_first(tensor.detach())) for tensor in next(pairs))
-            of_layer.append((g * a).sum(1, keepdim=True) if high_resolution else weighted_activations(g, a, True))
+            activation, gradient = next(pairs)
+            rows = None if inputs.token_mask is None else inputs.token_mask[start : start + len(activation)]
+            output = LayerOutput.of((precise(activation),), of_device[layer.module], rows, str(layer))
+            of_layer += output.maps([precise(gradient)], True, by_position=high_resolution)
+        start += len(activation)
     return [torch.cat([part.to(parts[0].device) for part in parts]) for parts in maps]
 
 

@@ -12,6 +12,7 @@ from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_activations import Layouts
 from captum_kd._models.layer_names import LayerPair
 from captum_kd._models.reachable import modules_of
+from captum_kd._utils.inputs import STUDENT_KEY
 from captum_kd._utils.checksums import checksum, checksum_of_modules
 from captum_kd.attr.layer_reference import LayerReference
 
@@ -20,6 +21,11 @@ STUDENT, TEACHER = "Student", "Teacher"
 
 def base_names(bases: int) -> list[str]:
     return ["Base model"] if bases == 1 else [f"Base model {number + 1}" for number in range(bases)]
+
+
+def role_of(name: str) -> str:
+    """The role of a model, under which a mapping of inputs by model has its inputs."""
+    return {STUDENT: STUDENT_KEY, TEACHER: "teacher"}.get(name, "base")
 
 
 # Settings that an error names without their values, which are checksums.

@@ -30,7 +30,7 @@ from captum_kd.attr.layer_pairs import (
 )
 from captum_kd.attr.layer_reference import AddedRows, LayerReference
 from captum_kd.attr.objective import directions_of
-from captum_kd.attr.reference_population import STUDENT, TEACHER, ReferencePopulation, base_names, settings_of
+from captum_kd.attr.reference_population import STUDENT, TEACHER, ReferencePopulation, base_names, role_of, settings_of
 from captum_kd.embeddings import check_class_embeddings
 
 
@@ -169,7 +169,7 @@ class Removal:
         # The Teacher runs first, when no activations of the other models take up memory.
         for name in (*([TEACHER] if self.has_teacher else []), *used):
             features_only = name not in explained
-            observed[name] = batch.observe(self.models[name], features_only=features_only, known=layouts.get(name))
+            observed[name] = batch.observe(self.models[name], role_of(name), features_only=features_only, known=layouts.get(name))
 
         def gradients(number: int) -> list[FeatureGradients]:
             names = [*used, *([TEACHER] if self.has_teacher else [])]
@@ -200,7 +200,7 @@ class Removal:
         """Makes a reference population of the batch."""
         labels = self._labels(batch)
         check_references(len(batch.inputs[0]), labels, self.class_embeddings)
-        observed = {name: batch.observe(extractor, features_only=True) for name, extractor in self.models.items()}
+        observed = {name: batch.observe(each, role_of(name), features_only=True) for name, each in self.models.items()}
 
         def measured(number: int) -> LayerReference:
             measured = [_scaled_features(each, number) for each in observed.values()]

@@ -14,6 +14,7 @@ from captum_kd._models.feature_transforms import FeatureTransform, global_averag
 from captum_kd._models.token_layout import as_layout_hints
 from captum_kd._models.training_mode import warn_of_modes
 from captum_kd._utils.arguments import Target
+from captum_kd._utils.inputs import Inputs, TokenMask
 from captum_kd._utils.interrupts import keeping_grad_mode
 from captum_kd.attr.checked_call import CheckedCall, checked_integrals, checked_map_settings
 from captum_kd.attr.feature_path import Baseline
@@ -216,7 +217,7 @@ class UniCAM(LayerAttribution):
     @log_usage()
     def attribute(
         self,
-        inputs: Union[Tensor, tuple[Tensor, ...]],
+        inputs: Inputs,
         target: Target = None,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
@@ -227,6 +228,7 @@ class UniCAM(LayerAttribution):
         reference: Optional[ReferencePopulation] = None,
         internal_batch_size: Optional[int] = None,
         show_progress: bool = False,
+        token_mask: TokenMask = None,
         n_steps: Optional[int] = None,
         feature_baselines: FeatureBaselines = None,
         return_convergence_delta: bool = False,
@@ -234,7 +236,10 @@ class UniCAM(LayerAttribution):
         r"""
         Args:
 
-            inputs (Tensor or tuple[Tensor, ...]): Inputs of both models, with the examples along dimension 0.
+            inputs (Tensor, tuple[Tensor, ...] or mapping): Inputs of all models, with the examples along dimension 0. With a
+                        mapping, such as the BatchEncoding of a tokenizer, models are called as ``forward_func(**inputs)``; its
+                        ``attention_mask`` is the token mask, and labels in it are left out. A mapping {"student": inputs,
+                        "base": inputs, "teacher": inputs} gives each model its own inputs of the same examples.
             target (int, list or Tensor, optional): Labels of the inputs, (N,) integers. A single label applies to all inputs.
                         Has no effect with a Teacher.
                         Default: None, the objective without labels
@@ -259,6 +264,10 @@ class UniCAM(LayerAttribution):
                         Default: None, all inputs
             show_progress (bool, optional): Show a progress bar over forward passes.
                         Default: False
+            token_mask (Tensor, optional): (N, T), True for the tokens that count, in features and maps. It is needed if the
+                        models get no argument of the name ``attention_mask``, or to leave out class and separator tokens. A
+                        mapping by role if inputs are given by model.
+                        Default: None, the models' ``attention_mask``
             n_steps (int, optional): Number of Gauss-Legendre nodes of the mean gradient over a path of features; 16 are
                         enough from the mean. Baselines far from all features, and the objective without labels, a maximum
                         that changes its place on the path, may need more; the delta shows it. In batch mode the other
@@ -313,7 +322,7 @@ class UniCAM(LayerAttribution):
             >>> attr3, attr4 = UniCAM(student, ["conv3", "conv4"], base).attribute(images, labels)
         """
         batch = CheckedCall.checked(
-            inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
+            inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress, token_mask
         )
         map_settings = checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs)
         path = n_steps, feature_baselines, return_convergence_delta
@@ -323,7 +332,7 @@ class UniCAM(LayerAttribution):
     @log_usage()
     def attribute_transfer(
         self,
-        inputs: Union[Tensor, tuple[Tensor, ...]],
+        inputs: Inputs,
         target: Target = None,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
@@ -334,6 +343,7 @@ class UniCAM(LayerAttribution):
         reference: Optional[ReferencePopulation] = None,
         internal_batch_size: Optional[int] = None,
         show_progress: bool = False,
+        token_mask: TokenMask = None,
         n_steps: Optional[int] = None,
         feature_baselines: FeatureBaselines = None,
         return_convergence_delta: bool = False,
@@ -357,7 +367,7 @@ class UniCAM(LayerAttribution):
             >>> net = unicam.attribute_transfer(images, labels, n_steps=16).net
         """
         batch = CheckedCall.checked(
-            inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
+            inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress, token_mask
         )
         map_settings = checked_map_settings(relu_attributions, attr_dim_summation, grad_kwargs)
         path = n_steps, feature_baselines, return_convergence_delta
@@ -372,22 +382,23 @@ class UniCAM(LayerAttribution):
 
     def reference(
         self,
-        inputs: Union[Tensor, tuple[Tensor, ...]],
+        inputs: Inputs,
         target: Target = None,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
         *,
         internal_batch_size: Optional[int] = None,
         show_progress: bool = False,
+        token_mask: TokenMask = None,
     ) -> ReferencePopulation:
         """Makes a population for reference mode, to which :meth:`attribute` adds its inputs.
 
         Args:
-            inputs (Tensor or tuple[Tensor, ...]): At least 4 inputs; use 64 or more.
+            inputs (Tensor, tuple[Tensor, ...] or mapping): At least 4 inputs; use 64 or more.
             target (int, list or Tensor, optional): Labels of the inputs. A population without labels can be used only for the
                         objective without labels. Has no effect with a Teacher.
                         Default: None
-            additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress:
+            additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress, token_mask:
                         As in :meth:`attribute`.
 
         Returns:
@@ -407,7 +418,7 @@ class UniCAM(LayerAttribution):
             >>> attr = unicam.attribute(image, target=3, reference=population)
         """
         batch = CheckedCall.checked(
-            inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress
+            inputs, target, additional_forward_args, attribute_to_layer_input, internal_batch_size, show_progress, token_mask
         )
         self._warn_of_modes()
         return self._removal.measure(batch)

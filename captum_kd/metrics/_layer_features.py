@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple, Optional
 
-from torch import Tensor
-
 from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_names import LayerLike, LayerPair, resolve_layer
 from captum_kd._models.token_layout import as_layout_hints, LayoutHints
 from captum_kd._utils.arguments import as_forward_args, check_batch_size, check_callable, check_device_ids, check_model
+from captum_kd._utils.inputs import InputsByModel, ModelInputs
 from captum_kd._utils.validation import check_bool
 from captum_kd.distance.sources import TensorFeatures
 from captum_kd.metrics._salient import InputReducer
@@ -19,7 +18,7 @@ from captum_kd.metrics._salient import InputReducer
 class FeatureSettings(NamedTuple):
     """Settings of feature extraction, the same for every model of one score."""
 
-    feature_transform: FeatureTransform
+    feature_transform: Optional[FeatureTransform]
     hints: LayoutHints
     max_examples_per_batch: Optional[int]
     attribute_to_layer_input: bool
@@ -28,7 +27,7 @@ class FeatureSettings(NamedTuple):
     @classmethod
     def checked(
         cls,
-        feature_transform: FeatureTransform,
+        feature_transform: Optional[FeatureTransform],
         max_examples_per_batch: Optional[int],
         grid: Optional[tuple[int, int]],
         prefix_tokens: Optional[int],
@@ -37,7 +36,8 @@ class FeatureSettings(NamedTuple):
         device_ids: Optional[list[int]],
     ) -> FeatureSettings:
         """Settings from the arguments of :func:`captum_kd.metrics.feature_similarity_score`, validated."""
-        check_callable(feature_transform, "feature_transform")
+        if feature_transform is not None:
+            check_callable(feature_transform, "feature_transform")
         check_batch_size(max_examples_per_batch, "max_examples_per_batch")
         check_device_ids(device_ids)
         return cls(
@@ -61,7 +61,7 @@ def layer_extractor(
 
 def layer_features(
     extractor: FeatureExtractor,
-    inputs: tuple[Tensor, ...],
+    inputs: ModelInputs,
     additional_forward_args: Any,
     settings: FeatureSettings,
     reducer: Optional[InputReducer] = None,
@@ -77,8 +77,8 @@ def layer_features(
     return TensorFeatures(activations.features[0], float(activations.rounding[0].amax()))
 
 
-def check_inputs(inputs: tuple[Tensor, ...], least: int) -> None:
+def check_inputs(inputs: InputsByModel, least: int) -> None:
     """Raises a ValueError for too few inputs."""
-    n = inputs[0].shape[0]
+    n = len(inputs.student[0])
     if n < least:
         raise ValueError(f"The score needs at least {least} inputs, got {n}; pass more. It is stable from a few hundred on.")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from captum_kd._models.hooks import same_random_state
 from captum_kd._utils.arguments import check_callable
+from captum_kd._utils.inputs import InputsByModel, ModelInputs
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.maps import as_maps, image_place
 from captum_kd._utils.tensors import is_finite
@@ -27,7 +28,7 @@ class InputReducer(NamedTuple):
     place: int  # index of the image among the inputs
     perturb_func: PerturbFunc
 
-    def reduce(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def reduce(self, inputs: ModelInputs) -> ModelInputs:
         """Reduces all images at once, so that the noise does not depend on the batch size.
 
         Raises:
@@ -42,14 +43,14 @@ class InputReducer(NamedTuple):
         if reduced.shape != images.shape or not is_finite(reduced):
             found = f"shape {tuple(reduced.shape)}" if reduced.shape != images.shape else "non-finite values"
             raise ValueError(f"perturb_func must return finite images of shape {tuple(images.shape)}, got {found}.")
-        return (*inputs[: self.place], reduced.detach(), *inputs[self.place + 1 :])
+        return inputs.with_values((*inputs[: self.place], reduced.detach(), *inputs[self.place + 1 :]))
 
 
 def as_reducers(
     attributions: Any,
     base_attributions: Any,
     perturb_func: Optional[PerturbFunc],
-    inputs: tuple[Tensor, ...],
+    inputs: InputsByModel,
     *,
     has_base: bool,
 ) -> tuple[Optional[InputReducer], Optional[InputReducer]]:
@@ -70,16 +71,16 @@ def as_reducers(
         )
     if perturb_func is not None:
         check_callable(perturb_func, "perturb_func")
-    place = image_place(inputs, "Scores of the salient part (attributions=) need")
-    images = inputs[place]
 
-    def reducer(maps: Any, argument: str) -> InputReducer:
+    def reducer(maps: Any, argument: str, of_model: ModelInputs) -> InputReducer:
+        place = image_place(of_model, "Scores of the salient part (attributions=) need")
+        images = of_model[place]
         checked = as_maps(maps, argument, len(images), (images.shape[2], images.shape[3]))
         return InputReducer(checked, place, keep_relevant if perturb_func is None else perturb_func)
 
     return (
-        reducer(attributions, "attributions"),
-        None if base_attributions is None else reducer(base_attributions, "base_attributions"),
+        reducer(attributions, "attributions", inputs.of("student")),
+        None if base_attributions is None else reducer(base_attributions, "base_attributions", inputs.of("base")),
     )
 
 

@@ -17,13 +17,13 @@ from captum_kd._models.training_mode import warn_of_modes
 from captum_kd._utils.arguments import (
     Target,
     as_forward_args,
-    as_inputs,
     as_labels,
     check_batch_size,
     check_callable,
     check_model,
     take_rows,
 )
+from captum_kd._utils.inputs import as_inputs
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.maps import as_maps, image_place
 from captum_kd._utils.validation import check_bool, check_noise, check_share, check_dense, check_generator, short_repr
@@ -214,9 +214,9 @@ def keep_curve(
                         images[group], of_name[group], keep=share, noise=noise, generator=generator
                     )
                     for part in _parts(group, max_examples_per_batch):
-                        batch = list(take_rows(values, part, n))
+                        batch = list(values.rows(part, n))
                         batch[place] = kept[part.start - group.start : part.stop - group.start]
-                        output = run_model(forward_func, tuple(batch), take_rows(args, part, n))
+                        output = run_model(forward_func, values.with_values(batch), take_rows(args, part, n))
                         logits = class_scores(output, output_transform, labels[part], "forward_func")
                         correct[name][number, part] = logits.argmax(1).cpu() == labels[part]
     curves = {name: KeepCurve.of(shares, answers) for name, answers in correct.items()}

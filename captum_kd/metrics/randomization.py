@@ -12,13 +12,14 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_kd._models.layer_names import LayerLike
-from captum_kd._utils.arguments import Target, as_forward_args, as_inputs, take_rows
+from captum_kd._utils.arguments import Target, as_forward_args, take_rows
+from captum_kd._utils.inputs import as_inputs_by_model
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.maps import correlations, unit_maps
 from captum_kd._utils.validation import check_bool, check_choice, check_int, short_repr
 from captum_kd._utils.warnings import warn_user
 from captum_kd.attr import ReferencePopulation, UniCAM
-from captum_kd.attr.reference_population import STUDENT
+from captum_kd.attr.reference_population import STUDENT, role_of
 from captum_kd.metrics._random_weights import joint_steps, modules_of_model, randomization_order, randomize_weights, with_copies
 
 if TYPE_CHECKING:
@@ -193,8 +194,9 @@ def randomization_test(
     if kwargs.pop("return_convergence_delta", False):
         raise ValueError("return_convergence_delta has no place in this test, which compares maps; leave it out.")
     given = _checked_reference(reference)
-    values, args = as_inputs(inputs), as_forward_args(additional_forward_args)
-    models = [removal.models[name] for name in used if randomize == "both" or (name == STUDENT) == (randomize == "student")]
+    values, args = as_inputs_by_model(inputs, token_mask=kwargs.get("token_mask")), as_forward_args(additional_forward_args)
+    names = [name for name in used if randomize == "both" or (name == STUDENT) == (randomize == "student")]
+    models = [removal.models[name] for name in names]
 
     def maps(of: UniCAM) -> Tensor:
         """(N, positions)"""
@@ -215,8 +217,10 @@ def randomization_test(
     quiet._warns_of_modes = False  # the first maps warn
     originals = with_copies([module for model in models for module in modules_of_model(model)])
     with changed_state(torch.inference_mode(False), originals), interruptible():
-        few = [take_rows(each, slice(0, 2), len(values[0])) for each in (values, args)]
-        steps = joint_steps([randomization_order(model, few, attribute_to_layer_input, modules) for model in models])
+        n = len(values.student[0])
+        few = [[take_rows(each, slice(0, 2), n) for each in (values.of(role_of(name)), args)] for name in names]
+        orders = [randomization_order(*each, attribute_to_layer_input, modules) for each in zip(models, few)]
+        steps = joint_steps(orders)
         seeds = torch.Generator().manual_seed(seed)
         found = [maps(unicam)]
         for together in progress(steps.values(), desc="Randomized modules") if show_progress else steps.values():

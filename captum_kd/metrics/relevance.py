@@ -7,10 +7,11 @@ from typing import Any, Callable, Optional, Sequence, Union
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._models.feature_transforms import FeatureTransform, flatten
+from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_names import LayerLike
 from captum_kd._models.training_mode import warn_of_modes
-from captum_kd._utils.arguments import Target, as_inputs, as_labels
+from captum_kd._utils.arguments import Target, as_labels
+from captum_kd._utils.inputs import Inputs, TokenMask, as_inputs_by_model
 from captum_kd._utils.validation import check_choice, short_repr
 from captum_kd.distance.blockwise import check_block_size, source_correlation
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator
@@ -29,7 +30,7 @@ Given = tuple[Callable[..., Any], LayerLike]
 def relevance_score(
     forward_func: Callable[..., Any],
     layer: LayerLike,
-    inputs: Union[Tensor, tuple[Tensor, ...]],
+    inputs: Inputs,
     target: Target,
     class_embeddings: Optional[Tensor] = None,
     additional_forward_args: Any = None,
@@ -39,7 +40,7 @@ def relevance_score(
     attributions: Optional[Tensor] = None,
     base_attributions: Union[None, Tensor, Sequence[Tensor]] = None,
     perturb_func: Optional[PerturbFunc] = None,
-    feature_transform: FeatureTransform = flatten,
+    feature_transform: Optional[FeatureTransform] = None,
     estimator: Estimator = "unbiased",
     max_examples_per_batch: Optional[int] = None,
     grid: Optional[tuple[int, int]] = None,
@@ -48,6 +49,7 @@ def relevance_score(
     attribute_to_layer_input: bool = False,
     device_ids: Optional[list[int]] = None,
     block_size: Optional[int] = None,
+    token_mask: TokenMask = None,
 ) -> Tensor:
     r"""
     Relevance score (RS): :math:`R(P_S, G)`, the squared distance correlation of a model's features
@@ -65,7 +67,8 @@ def relevance_score(
 
         forward_func (Callable): The model.
         layer (str or torch.nn.Module): Its layer, a dotted name or the module.
-        inputs (Tensor or tuple[Tensor, ...]): n >= 4 inputs (5 with ``given``), examples first.
+        inputs (Tensor, tuple[Tensor, ...] or mapping): n >= 4 inputs (5 with ``given``), examples first; a mapping as for
+                    :meth:`captum_kd.UniCAM.attribute`, also {"student": inputs, "base": inputs} for different inputs.
         target (list or Tensor): Labels, (n,) integers.
         class_embeddings (Tensor, optional): (num_classes, e). With two classes, all embeddings give
                     the same score.
@@ -84,7 +87,7 @@ def relevance_score(
                     ``attributions`` and ``given``: each model's images are reduced by its own maps. With a
                     list of models, a list of their maps.
         perturb_func, feature_transform, estimator, max_examples_per_batch, grid, prefix_tokens,
-        channels_last, attribute_to_layer_input, device_ids, block_size: As for
+        channels_last, attribute_to_layer_input, device_ids, block_size, token_mask: As for
                     :func:`captum_kd.metrics.feature_similarity_score`. ``given`` needs the
                     unbiased estimator.
 
@@ -106,7 +109,7 @@ def relevance_score(
         >>> in_no_base = relevance_score(student, "layer3", images, labels, given=[(base_1, "layer3"), (base_2, "layer3")])
         >>> residual = relevance_score(base, "layer3", images, labels, given=(student, "layer3"))
     """
-    values = as_inputs(inputs)
+    values = as_inputs_by_model(inputs, token_mask=token_mask)
     check_inputs(values, MIN_INPUTS if given is None else LEAST_WITH_REMOVAL)
     check_estimator(estimator)
     check_choice(remove_from, "remove_from", ("x", "both"))
@@ -126,11 +129,12 @@ def relevance_score(
                 f"{short_repr(base_attributions)}."
             )
     reducers = [as_reducers(attributions, maps, perturb_func, values, has_base=bool(removed)) for maps in base_maps]
-    labels = as_labels(target, values[0].shape[0])
+    n = len(values.student[0])
+    labels = as_labels(target, n)
     if labels is None:
         raise TypeError(
             "target must hold the inputs' labels, got None: the score compares features with labels. Pass one label "
-            f"per input, ({values[0].shape[0]},) integers; feature_similarity_score compares two models without any."
+            f"per input, ({n},) integers; feature_similarity_score compares two models without any."
         )
     embeddings = check_class_embeddings(class_embeddings)
     check_label_geometry(labels, embeddings, estimator, ways_out=WAYS_OUT_OF_SCORE)
@@ -149,10 +153,10 @@ def relevance_score(
         layer_extractor(*each, settings, model=f"{name}[0]", argument=f"{name}[1]") for name, each in zip(names, removed)
     ]
     warn_of_modes(**{"forward_func": forward_func, **{f"{name}[0]": each[0] for name, each in zip(names, removed)}})
-    features = layer_features(extractor, values, additional_forward_args, settings, reducers[0][0])
+    features = layer_features(extractor, values.of("student"), additional_forward_args, settings, reducers[0][0])
     sources: list[DistanceSource] = [FeatureDistances(features), LabelDistances(labels, embeddings, features.device)]
     for base_extractor, (_, reducer) in zip(base_extractors, reducers):
-        of_base = layer_features(base_extractor, values, additional_forward_args, settings, reducer)
+        of_base = layer_features(base_extractor, values.of("base"), additional_forward_args, settings, reducer)
         sources.append(FeatureDistances(of_base.to(features.device)))
     places = range(2, len(sources))
     score = source_correlation(sources, estimator, block_size, places, places if remove_from == "both" else ())

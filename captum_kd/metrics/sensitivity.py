@@ -11,7 +11,8 @@ from captum.metrics import sensitivity_max as captum_sensitivity_max
 from captum.metrics._core.sensitivity import default_perturb_func
 from torch import Tensor
 
-from captum_kd._utils.arguments import as_inputs, check_batch_size, check_callable
+from captum_kd._utils.arguments import check_batch_size, check_callable
+from captum_kd._utils.inputs import as_inputs
 from captum_kd._utils.interrupts import keeping_grad_mode
 from captum_kd._utils.validation import check_int, check_float, short_repr
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Optional
 
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._models.feature_transforms import FeatureTransform, flatten
+from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_names import LayerLike
 from captum_kd._models.training_mode import warn_of_modes
-from captum_kd._utils.arguments import as_inputs
+from captum_kd._utils.inputs import Inputs, TokenMask, as_inputs_by_model
 from captum_kd.distance.blockwise import check_block_size, source_correlation
 from captum_kd.distance.centering import MIN_INPUTS, Estimator, check_estimator
 from captum_kd.distance.sources import FeatureDistances
@@ -26,13 +26,13 @@ def feature_similarity_score(
     layer: LayerLike,
     base_func: Callable[..., Any],
     base_layer: LayerLike,
-    inputs: Union[Tensor, tuple[Tensor, ...]],
+    inputs: Inputs,
     additional_forward_args: Any = None,
     *,
     attributions: Optional[Tensor] = None,
     base_attributions: Optional[Tensor] = None,
     perturb_func: Optional[PerturbFunc] = None,
-    feature_transform: FeatureTransform = flatten,
+    feature_transform: Optional[FeatureTransform] = None,
     estimator: Estimator = "unbiased",
     max_examples_per_batch: Optional[int] = None,
     grid: Optional[tuple[int, int]] = None,
@@ -41,6 +41,7 @@ def feature_similarity_score(
     attribute_to_layer_input: bool = False,
     device_ids: Optional[list[int]] = None,
     block_size: Optional[int] = None,
+    token_mask: TokenMask = None,
 ) -> Tensor:
     r"""
     Feature similarity score (FSS): :math:`R(P_S, P_B)`, the squared distance correlation of two
@@ -62,7 +63,8 @@ def feature_similarity_score(
         layer (str or torch.nn.Module): Its layer, a dotted name or the module.
         base_func (Callable): The other model.
         base_layer (str or torch.nn.Module): Its layer.
-        inputs (Tensor or tuple[Tensor, ...]): Inputs of both models, n >= 4 examples first.
+        inputs (Tensor, tuple[Tensor, ...] or mapping): Inputs of both models, n >= 4 examples first; a mapping as for
+                    :meth:`captum_kd.UniCAM.attribute`, also {"student": inputs, "base": inputs} for different inputs.
         additional_forward_args (Any, optional): Further arguments of both models, as in Captum.
         attributions (Tensor, optional): (N, 1, h, w) maps of ``forward_func``, any Captum layer
                     attribution at the layer's or the image's resolution. The images are then reduced to
@@ -77,7 +79,8 @@ def feature_similarity_score(
                     ``functools.partial(keep_relevant, keep=0.3)``.
                     Default: :func:`captum_kd.perturb.keep_relevant`, 50 % of the pixels
         feature_transform (Callable, optional): From (N, C, ...) to (N, d).
-                    Default: :func:`captum_kd.flatten`
+                    Default: :func:`captum_kd.flatten`; for text (ids or a token mask)
+                    :func:`captum_kd.global_average_pool`, since flattened sentences differ mostly by their lengths
         estimator (str, optional): "unbiased" or "biased".
         max_examples_per_batch (int, optional): Inputs in one forward pass. Bounds memory and does
                     not change the result.
@@ -88,6 +91,8 @@ def feature_similarity_score(
         block_size (int, optional): Compute distances in square blocks of this many inputs and hold
                     no (n, n) matrix. The score is the same.
                     Default: None, matrices up to 4,096 inputs, blocks of 512 (4,096 on a GPU) beyond
+        token_mask (Tensor, optional): (N, T), True for the tokens that count, as for :class:`captum_kd.UniCAM`.
+                    Default: None, the models' ``attention_mask``
 
     Returns:
         Tensor: scalar in [-1, 1], without graph. 0 with a warning for constant features. Models in training mode cause
@@ -110,7 +115,7 @@ def feature_similarity_score(
         >>> localized = feature_similarity_score(
         ...     student, "layer3", base, "layer3", images, attributions=maps, base_attributions=base_maps)
     """
-    values = as_inputs(inputs)
+    values = as_inputs_by_model(inputs, token_mask=token_mask)
     check_inputs(values, MIN_INPUTS)
     check_estimator(estimator)
     check_block_size(block_size)
@@ -127,7 +132,7 @@ def feature_similarity_score(
     extractor = layer_extractor(forward_func, layer, settings, model="forward_func", argument="layer")
     base_extractor = layer_extractor(base_func, base_layer, settings, model="base_func", argument="base_layer")
     warn_of_modes(forward_func=forward_func, base_func=base_func)
-    first = layer_features(extractor, values, additional_forward_args, settings, reducer)
-    second = layer_features(base_extractor, values, additional_forward_args, settings, base_reducer)
+    first = layer_features(extractor, values.of("student"), additional_forward_args, settings, reducer)
+    second = layer_features(base_extractor, values.of("base"), additional_forward_args, settings, base_reducer)
     sources = [FeatureDistances(each.to(first.device)) for each in (first, second)]
     return source_correlation(sources, estimator, block_size).to(first.dtype)

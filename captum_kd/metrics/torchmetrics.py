@@ -5,16 +5,17 @@ Needs ``pip install 'captum_kd[distributed]'``.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 from torch import Tensor
 
-from captum_kd._models.feature_transforms import FeatureTransform, flatten
+from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_names import LayerLike
 from captum_kd._models.token_layout import as_layout_hints
 from captum_kd._models.training_mode import warn_of_modes
-from captum_kd._utils.arguments import as_forward_args, as_inputs
+from captum_kd._utils.arguments import as_forward_args
 from captum_kd._utils.batches import device_of, to_device
+from captum_kd._utils.inputs import Inputs, as_inputs
 from captum_kd._utils.validation import check_choice
 from captum_kd.distance.centering import Estimator
 from captum_kd.metrics._geometry_metric import ROUNDING, GeometryMetric
@@ -51,7 +52,7 @@ class LayerFeatures:
         model: Callable[..., Any],
         layer: LayerLike,
         *,
-        feature_transform: FeatureTransform = flatten,
+        feature_transform: Optional[FeatureTransform] = None,
         grid: Optional[tuple[int, int]] = None,
         prefix_tokens: Optional[int] = None,
         channels_last: Optional[bool] = None,
@@ -62,9 +63,9 @@ class LayerFeatures:
         self._extractor = layer_extractor(model, layer, self._settings, model="model", argument="layer")
         self._model = model
 
-    def __call__(self, inputs: Union[Tensor, tuple[Tensor, ...]], *args: Any) -> Tensor:
+    def __call__(self, inputs: Inputs, *args: Any, token_mask: Optional[Tensor] = None) -> Tensor:
         """Detached features (N, d), float32 or float64, on the layer's device."""
-        values = to_device(as_inputs(inputs), device_of(self._model))
+        values = to_device(as_inputs(inputs, token_mask=token_mask), device_of(self._model))
         warn_of_modes(model=self._model)
         features = layer_features(self._extractor, values, as_forward_args(args or None), self._settings)
         setattr(features.values, ROUNDING, features.rounding)

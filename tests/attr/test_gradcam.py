@@ -8,6 +8,7 @@ from torch import nn
 
 from captum_kd._models.layer_names import resolve_layer
 from captum_kd._models.token_layout import LayoutHints
+from captum_kd._utils.inputs import ModelInputs
 from captum_kd.attr.grad_cam import layer_gradcams
 
 
@@ -16,7 +17,7 @@ def layers_of(model, *names):
 
 
 def gradcams(model, names, x, y, **settings):
-    return layer_gradcams(model, layers_of(model, *names), (x,), y, **settings)
+    return layer_gradcams(model, layers_of(model, *names), ModelInputs((x,)), y, **settings)
 
 
 @pytest.mark.parametrize("names", [("conv1",), ("conv1", "relu1", "conv2", "relu2", "conv3")])
@@ -140,7 +141,7 @@ def test_what_cannot_be_explained_is_named():
     with pytest.raises(ValueError, match="does not fit layer 'norm'"):
         gradcams(TinyTransformer(), ["norm"], torch.randn(4, 3, 12, 16), labels(4), hints=LayoutHints(grid=(5, 5)))
     with pytest.raises(ValueError, match="label 3, but base_func gives"):
-        layer_gradcams(model, layers_of(model, "conv1"), (x,), torch.tensor([0, 1, 2, 3]), model="base_func")
+        layer_gradcams(model, layers_of(model, "conv1"), ModelInputs((x,)), torch.tensor([0, 1, 2, 3]), model="base_func")
 
 
 @pytest.mark.parametrize("n", [4, 16])

@@ -190,7 +190,7 @@ class PooledScores(Aggregator):
         return [store for of_layers in self._stores.values() for store in of_layers]
 
 
-def _size_advice(feature_transform: FeatureTransform) -> str:
+def _size_advice(feature_transform: Optional[FeatureTransform]) -> str:
     """Advice for inputs that differ in size, and so in the number of features."""
     if feature_transform is global_average_pool:
         return "Resize them, or choose a layer whose number of channels does not depend on the input's size."

@@ -13,13 +13,14 @@ from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.layer_activations import Layouts
 from captum_kd._models.layer_names import LayerPair
 from captum_kd._utils.batches import batches_of, device_of, to_device, unpack_batch
+from captum_kd._utils.inputs import InputsByModel, ModelInputs
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd.distance.sources import TensorFeatures
 from captum_kd.metrics.report.aggregation import Aggregator
 from captum_kd.metrics.report.duplicates import DuplicateCounter
 from captum_kd.metrics.report.models import FeatureSet, hints_for
 from captum_kd.metrics.report.salient import Localizer
-from captum_kd.metrics.report.settings import Settings
+from captum_kd.metrics.report.settings import Settings, name_of
 
 
 class FeatureCollector:
@@ -47,13 +48,15 @@ class FeatureCollector:
         }
         # Layouts are kept, since they cannot always be inferred from a last batch of one input.
         self._layouts: dict[tuple[str, tuple[LayerPair, ...]], Layouts] = {}
+        self.transform: Optional[str] = None
 
-    def features(self, inputs: tuple[Tensor, ...], labels: Tensor) -> dict[str, list[TensorFeatures]]:
+    def features(self, inputs: InputsByModel, labels: Tensor) -> dict[str, list[TensorFeatures]]:
         """The features (N, d) of a batch: one tensor for each layer, by the set's key."""
         found: dict[str, list[TensorFeatures]] = {}
         for each in self._sets:
             device = device_of(each.of.model)
-            args, own = to_device(self._options.forward_args, device), to_device(inputs, device)
+            given = self._options.forward_args, inputs.of(each.of.name, *each.of.roles)
+            args, own = (to_device(value, device) for value in given)
             images = [own] if self._localizer is None else self._localizer.reduce(each, own, labels, args)
             # One forward pass is enough for whole images and for one map for all layers.
             extractors = [self._extractors[each.key]] if len(images) == 1 else self._by_layer[each.key]
@@ -63,13 +66,14 @@ class FeatureCollector:
         return found
 
     def _extract(
-        self, key: str, extractor: FeatureExtractor, inputs: tuple[Tensor, ...], args: tuple[Any, ...]
+        self, key: str, extractor: FeatureExtractor, inputs: ModelInputs, args: tuple[Any, ...]
     ) -> list[TensorFeatures]:
         known = self._layouts.get((key, extractor.pairs))
         with changed_state(torch.no_grad()), interruptible():
             at_input = self._options.attribute_to_layer_input
             activations = extractor.observe(inputs, args, at_input=at_input, features_only=True, known=known)
         self._layouts[key, extractor.pairs] = activations.layouts
+        self.transform = name_of(activations.feature_transform)
         return [TensorFeatures(values, float(of.amax())) for values, of in zip(activations.features, activations.rounding)]
 
 
@@ -84,12 +88,12 @@ def read_data(
         )
     duplicates, table = DuplicateCounter(), settings.class_embeddings
     for batch in batches_of(data, "Comparing models", show_progress):
-        inputs, labels = unpack_batch(batch, settings.unpack)
+        inputs, labels = unpack_batch(batch, settings.unpack, settings.model_options.token_mask)
         if table is not None and int(labels.max()) >= len(table):
             raise ValueError(
                 f"The data hold the label {int(labels.max())}, but class_embeddings has rows for the labels 0 to "
                 f"{len(table) - 1} only. Pass one row for each class."
             )
-        duplicates.add(inputs)
+        duplicates.add(inputs.student)
         aggregator.add(collector.features(inputs, labels), labels)
     return duplicates

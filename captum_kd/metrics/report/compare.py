@@ -8,7 +8,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_kd._distributed import as_process_group
-from captum_kd._models.feature_transforms import FeatureTransform, flatten
+from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.hooks import same_random_state
 from captum_kd._models.logits import OutputTransform
 from captum_kd._models.training_mode import Modes, mode_notes, modes_of
@@ -60,7 +60,7 @@ def compare_transfer(
     seed: int = 0,
     population: str = "all",
     estimator: Estimator = "unbiased",
-    feature_transform: FeatureTransform = flatten,
+    feature_transform: Optional[FeatureTransform] = None,
     unpack: Optional[Unpack] = None,
     output_transform: Optional[OutputTransform] = None,
     show_progress: bool = True,
@@ -236,5 +236,6 @@ def compare_transfer(
         "verification": None if aggregator.verification is None else aggregator.verification._asdict(),
         "processes": None if settings.compute.process_group is None else list(inputs),
         **settings.recorded(),
+        "feature_transform": collector.transform,
     }
     return TransferReport(rows, control, notes, recorded, control_placebos(rows, placebo_shares, plan.pairs, placebos, settings))

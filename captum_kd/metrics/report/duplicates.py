@@ -41,7 +41,7 @@ class DuplicateCounter:
 
     def add(self, inputs: tuple[Tensor, ...]) -> None:
         """Adds a batch."""
-        rows, threads = [_rows(value) for value in inputs], torch.get_num_threads()
+        rows, threads = [_rows(value) for value in inputs if isinstance(value, Tensor)], torch.get_num_threads()
         if threads == 1:
             self._digests.update(map(_digest, zip(*rows)))
         else:  # zlib releases the GIL while it reads a row

@@ -39,6 +39,11 @@ class ComparedModel(NamedTuple):
         """Unique among the models of the report."""
         return f"{self.role}:{self.name}"
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles by which layers and inputs of the model are found. Placebos have the Teacher's."""
+        return (TEACHER if self.role == PLACEBO else self.role,)
+
     def __str__(self) -> str:
         role = "placebo Teacher" if self.role == PLACEBO else self.role
         return role if self.name == role else f"{role} {self.name!r}"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from captum_kd._models.logits import predicted_classes
 from captum_kd._utils.batches import device_of, to_device
+from captum_kd._utils.inputs import ModelInputs
 from captum_kd._utils.maps import as_maps, image_place
 from captum_kd.attr import UniCAM
 from captum_kd.attr.grad_cam import layer_gradcams
@@ -59,8 +60,8 @@ class Localizer:
         self._seed = (self._seed + rank * 2**40) % 2**63
 
     def reduce(
-        self, features: FeatureSet, inputs: tuple[Tensor, ...], labels: Tensor, args: tuple[Any, ...]
-    ) -> list[tuple[Tensor, ...]]:
+        self, features: FeatureSet, inputs: ModelInputs, labels: Tensor, args: tuple[Any, ...]
+    ) -> list[ModelInputs]:
         """The next batch with its images reduced for a set of features: one tuple for all layers, or one for each.
 
         Raises a TypeError or ValueError for inputs without an image or with several, and for invalid maps.
@@ -81,11 +82,11 @@ class Localizer:
                 noise=self._localize.noise,
                 generator=self._stream(features.key, place, images),
             )
-            reduced.append((*inputs[:at], image, *inputs[at + 1 :]))
+            reduced.append(inputs.with_values((*inputs[:at], image, *inputs[at + 1 :])))
         return reduced
 
     def _maps(
-        self, features: FeatureSet, inputs: tuple[Tensor, ...], classes: Optional[Tensor], args: tuple[Any, ...]
+        self, features: FeatureSet, inputs: ModelInputs, classes: Optional[Tensor], args: tuple[Any, ...]
     ) -> list[Tensor]:
         """One tensor of maps for each layer, of the predicted classes if ``classes`` is None."""
         method, options = self._localize.method, self._settings.model_options

@@ -16,8 +16,9 @@ from captum_kd._distributed import as_process_group
 from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.logits import OutputTransform
 from captum_kd._models.token_layout import LayoutHints, as_layout_hints
-from captum_kd._utils.arguments import as_forward_args, as_inputs, as_labels, check_callable, check_device_ids
+from captum_kd._utils.arguments import as_forward_args, as_labels, check_callable, check_device_ids
 from captum_kd._utils.batches import Unpack
+from captum_kd._utils.inputs import InputsByModel, as_inputs_by_model
 from captum_kd._utils.validation import check_bool, check_choice, check_int, check_noise, check_str, short_repr
 from captum_kd.distance.blockwise import check_block_size
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, Estimator, check_estimator
@@ -109,6 +110,9 @@ class ModelOptions:
         grid, prefix_tokens, channels_last: Layout of token and channels-last layers if it cannot be inferred, as for
                     :class:`captum_kd.UniCAM`.
         device_ids (list[int], optional): Device order of DataParallel models.
+        token_mask (Callable, optional): From a batch's inputs, as the loader yields them, to its token mask (N, T): True for the
+                    tokens that count.
+                    Default: None, the models' ``attention_mask``
         stop_early (bool, optional): End forward passes once all layers have run, if that changes nothing else, as for
                     :class:`captum_kd.UniCAM`. Passes whose logits are needed are complete.
                     Default: True
@@ -129,8 +133,11 @@ class ModelOptions:
     channels_last: Optional[bool] = None
     device_ids: Optional[list[int]] = None
     stop_early: bool = True
+    token_mask: Optional[Callable[[Any], Tensor]] = None
 
     def __post_init__(self) -> None:
+        if self.token_mask is not None:
+            check_callable(self.token_mask, "token_mask")
         check_bool(self.stop_early, "stop_early")
         at_input = check_bool(self.attribute_to_layer_input, "attribute_to_layer_input")
         _set(self, attribute_to_layer_input=at_input, grid=self.hints.grid, prefix_tokens=self.hints.prefix_tokens)
@@ -251,7 +258,7 @@ class Settings:
     seed: int
     population: str
     estimator: Estimator
-    feature_transform: FeatureTransform
+    feature_transform: Optional[FeatureTransform]
     unpack: Optional[Unpack]
     output_transform: Optional[OutputTransform]
     show_progress: bool
@@ -262,8 +269,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_choice(self.population, "population", ("all", "batch"))
         check_estimator(self.estimator)
-        check_callable(self.feature_transform, "feature_transform")
-        for argument in ("unpack", "output_transform"):
+        for argument in ("feature_transform", "unpack", "output_transform"):
             if getattr(self, argument) is not None:
                 check_callable(getattr(self, argument), argument)
         check_option(self.model_options, ModelOptions, "model_options")
@@ -301,7 +307,7 @@ class Settings:
         return {
             "population": self.population,
             "estimator": self.estimator,
-            "feature_transform": name_of(self.feature_transform),
+            "feature_transform": None if self.feature_transform is None else name_of(self.feature_transform),
             "localize": None if localize is None else localize.name,
             "localize_target": None if localize is None else localize.target,
             "localize_layer": None if localize is None else localize.layer,
@@ -357,7 +363,7 @@ def _flat(settings: Any) -> dict[str, Any]:
     return found
 
 
-def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[tuple[Tensor, ...], Tensor]:
+def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[InputsByModel, Tensor]:
     if reference is None:
         raise ValueError(
             '"unicam" compares each input with a reference population. Pass localize=Localization("unicam", '
@@ -365,8 +371,8 @@ def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[tuple[Tensor, .
         )
     if not isinstance(reference, (tuple, list)) or len(reference) != 2:
         raise TypeError(f"reference must be a pair (inputs, labels), got {short_repr(reference)}.")
-    inputs = as_inputs(reference[0], "reference[0]")
-    labels = as_labels(reference[1], inputs[0].shape[0], "reference[1]")
+    inputs = as_inputs_by_model(reference[0], "reference[0]")
+    labels = as_labels(reference[1], len(inputs.student[0]), "reference[1]")
     if labels is None:
         raise TypeError("reference must hold labels, got (inputs, None).")
     return inputs, labels
