@@ -10,10 +10,10 @@
   middle stage (the second of three, the third of four). Where their widths differ, a connector, a 1x1 convolution with
   batch normalization, stands on the Student's side; it learns with the Student and is thrown away. Romero et al. train
   on hints first and on labels afterwards; here one loss holds both, so that all techniques take the same steps.
-- "hidden", for texts, after Jiao et al. 2020 (TinyBERT): cross-entropy + hidden_weight * the mean squared difference between
-  the hidden states of all pairs of layers, averaged over the tokens, without padding. One linear projection, from the Student's
-  width to the guide's, serves all layers; it learns with the Student and is thrown away. TinyBERT trains on hidden states
-  first and on outputs afterwards; here one loss holds hidden states and labels.
+- "hidden", for texts, after Jiao et al. 2020 (TinyBERT): the loss of "response" + hidden_weight * the mean squared difference
+  between hidden states, over the tokens without padding, summed over the pairs of layers. One linear projection, from the
+  Student's width to the guide's, serves all layers; it learns with the Student and is thrown away. TinyBERT trains on hidden
+  states first and on outputs afterwards; here one loss holds both, as in Sun et al. 2019 (Patient KD).
 - "random-teacher", a control: "response" with a guide that was never trained. The caller brings that guide.
 - "shuffled-labels", a control: "response" with the guide's outputs exchanged among the images of a batch; hard labels stay.
 
@@ -219,9 +219,8 @@ def make(
 
 
 def _response(kind: str, guide: nn.Module, settings: Settings) -> Technique:
-    options = {"temperature": settings.temperature, "alpha": settings.alpha}
-    loss = KDLoss(LOGITS, "output", LOGITS, "output", **options)
-    return Technique(kind, guide, _sum({"response": (loss, 1.0)}), options=options)
+    options = _softened(settings)
+    return Technique(kind, guide, _sum({"response": (_responses(options), 1.0)}), options=options)
 
 
 def _attention(guide: nn.Module, pairs: list[tuple[str, str]], settings: Settings) -> Technique:
@@ -254,9 +253,19 @@ def _hidden(
 ) -> Technique:
     with own_randomness(seed, "connector"):
         connector = nn.Linear(width, guide_width)
-    terms = {"labels": (_labels(), 1.0)}
+    options = _softened(settings)
+    terms: dict[str, tuple[nn.Module, float]] = {"response": (_responses(options), 1.0)}
     terms |= {f"hidden {i}": (_difference(pair), settings.hidden_weight) for i, pair in enumerate(pairs)}
-    return Technique("hidden", guide, _sum(terms), pairs, connector, {"hidden_weight": settings.hidden_weight})
+    return Technique("hidden", guide, _sum(terms), pairs, connector, {**options, "hidden_weight": settings.hidden_weight})
+
+
+def _softened(settings: Settings) -> dict[str, float]:
+    return {"temperature": settings.temperature, "alpha": settings.alpha}
+
+
+def _responses(options: dict[str, float]) -> KDLoss:
+    """Hinton's loss."""
+    return KDLoss(LOGITS, "output", LOGITS, "output", **options)
 
 
 def _difference(pair: tuple[str, str]) -> SimpleLossWrapper:
