@@ -38,13 +38,13 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
     """All pictures, in the order of reading. Maps are those of the first fold's first Student of each group."""
     yield (
         "accuracy",
-        "Accuracy on held-out images over the epochs: means and one SD over seeds and folds. Dotted: a network that always names "
-        "the most frequent class.",
+        f"Accuracy on held-out {task.unit} over the epochs: means and one SD over seeds and folds. Dotted: a network that "
+        "always names the most frequent class.",
         curves(record),
     )
     first = measured[0]
-    shown = first_of_each_class(first.shown.labels, rows)
-    yield from _maps(task, first, shown)
+    if first.pairs:
+        yield from _maps(task, first, first_of_each_class(first.shown.labels, rows))
     yield from _layers(record)
     if any(scores[WHOLE]["seed_control"] for fold in record["folds"] for scores in fold["scores"]):
         yield (
@@ -192,7 +192,9 @@ def _kept(images: Tensor, pair: PairMaps, shown: Tensor, row_labels: list[str]) 
 
 
 def _layers(record: Record) -> Iterator[Picture]:
-    for view, words in ((WHOLE, "whole images"), (SALIENT, "the half of each image that Grad-CAM calls salient")):
+    for view, words in ((WHOLE, f"whole {record['unit']}"), (SALIENT, "the half of each image that Grad-CAM calls salient")):
+        if any(scores[view] is None for fold in record["folds"] for scores in fold["scores"]):
+            continue
         for group in record["plan"]["groups"]:
             rows = _rows_over_folds(record, view, group["students"])
             several = " Bold: mean over Bases; thin: each Base." if len(record["plan"]["bases"]) > 1 else ""

@@ -8,6 +8,7 @@ from typing import Any, Mapping, Optional
 from torch import Tensor, nn
 
 from captum_kd.metrics import KeepCurve
+from distillation.data.questions import Texts
 from distillation.explaining import NULL, keep_curves, localization, maps_of, net_maps_of_bases
 from distillation.plan import Group, Plan
 from distillation.scoring import Scores, score
@@ -71,15 +72,19 @@ def measure(
     examples = fold.test[: settings.test_images]
     shown = examples[: settings.map_images]
     images = shown.inputs(settings.image_size)
+    accuracy = {name: float((labels == fold.test.labels).float().mean()) for name, labels in predictions.items()}
+    scores = score(networks, plan, examples, settings, progress)
     answers = {name: labels[: len(shown)] for name, labels in predictions.items()}
     bases = {name: networks[name] for name in plan.bases(settings.seeds)}
+    if isinstance(examples, Texts):
+        return Measurements(examples, shown, predictions, accuracy, scores, [])
     nulls = net_maps_of_bases(bases, plan.layers[-1], images, answers, fold.reference, progress)
     return Measurements(
         examples,
         shown,
         predictions,
-        {name: float((labels == fold.test.labels).float().mean()) for name, labels in predictions.items()},
-        score(networks, plan, examples, settings, progress),
+        accuracy,
+        scores,
         [
             _explain(networks, plan, group, (student, base), images, shown, answers, nulls.get(base), fold.reference, progress)
             for group in plan.groups

@@ -155,7 +155,7 @@ class Settings:
     alpha: float = _option("weight of the labels in it; the Teacher has the rest", _share)
     attention_weight: float = _option("weight of the attention maps in attention transfer, beside the labels", _not_negative)
     hint_weight: float = _option("weight of the hints in feature-based distillation, beside the labels", _not_negative)
-    hidden_weight: float = _option("weight of each layer's hidden states in their distillation, beside the outputs", _not_negative)
+    hidden_weight: float = _option("weight of hidden states, of each layer, beside the softened outputs", _not_negative)
     # On which machine.
     threads: int = _option(
         "threads of torch, 0 for as many as it takes; numbers repeat in the last digits only with the same number",
