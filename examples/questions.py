@@ -15,6 +15,7 @@ Takes about 15 minutes on two cores.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -59,7 +60,10 @@ def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
         tokenizer = open_tokenizer(source)
         networks = Encoders(source, len(tokenizer), tokenizer.pad_token_id)
         plan = technique_plan(settings, networks)
-        return questions_task(find(arguments.data, "trec"), tokenizer, settings), plan
+        task = questions_task(find(arguments.data, "trec"), tokenizer, settings)
+        layers, width, _ = SMALL[settings.student]
+        note = f"Teacher: {networks.description}. Student and Base: Bert, {layers} layers of width {width}."
+        return replace(task, notes=[*task.notes, note]), plan
 
     return run_example(parser, arguments, defaults, make)
 

@@ -90,6 +90,12 @@ class Encoders:
         encoder.pooler = None
         return TextClassifier(encoder, classes)
 
+    @property
+    def description(self) -> str:
+        """The pretrained encoder in a few words."""
+        config = _config(self.folder)
+        return f"{type(config).__name__.removesuffix('Config')}, {config.num_hidden_layers} layers of width {config.hidden_size}"
+
     def stages(self, name: str) -> tuple[str, ...]:
         """Dotted names of two layers that are compared, the middle and the last one."""
         if name in SMALL:

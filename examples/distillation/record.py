@@ -7,7 +7,6 @@ import platform
 import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 import torch
@@ -19,7 +18,6 @@ from distillation.plan import Plan
 from distillation.run_folder import plain
 from distillation.settings import Settings
 from distillation.task import Task
-from distillation.text import printable
 from distillation.training import Epoch
 
 __all__ = ["fingerprint", "record_of"]
@@ -107,8 +105,8 @@ def _starts(plan: Plan, settings: Settings) -> Iterator[str]:
         yield f"Each network starts from {start}, with a seed of its own."
         return
     yield (
-        f"Teachers start from the pretrained encoder in {printable(Path(settings.teacher).name)}; their last layer, the order "
-        f"of the batches and dropout have seeds of their own. Students and Bases ({plan.student}) start from random weights."
+        "Teachers start from the weights of a pretrained encoder; their last layer, the order of the batches and dropout have "
+        f"seeds of their own. Students and Bases ({plan.student}) start from random weights."
     )
     yield (
         f"Compared layers: {', '.join(plan.layers)} of Students and Bases with {', '.join(plan.guide_layers)} of Teachers. "

@@ -186,7 +186,7 @@ def _paper_scores(record: Record) -> Iterator[Table]:
 def _teacher_shares(record: Record) -> Iterator[Table]:
     for view, words in _views(record):
         ours = _means(record, view, "unbiased")
-        has_placebos = any(guide["is_placebo"] for guide in record["plan"]["guides"])
+        has_placebos = any(guide["is_placebo"] and not guide.get("from_random") for guide in record["plan"]["guides"])
         scores = {score: title for score, title in SHARES.items() if has_placebos or "placebos" not in score}
         rows: list[list[Cell]] = []
         for group, layer in _places(record):
@@ -263,8 +263,8 @@ def _second_teacher(record: Record) -> Table:
         "Second Teacher: is it more than Students of another Teacher show?",
         f"The Teacher's share with Students of a second Teacher in the Bases' place, on whole {record['unit']}: means and SD "
         "over pairs of a Student and a Student of the second Teacher, and over pairs of the latter, the null. All of them had a "
-        "Teacher. The second Teacher's Students learned by responses, so for other techniques the technique is another explanation. "
-        "p: exact, over all relabelings; corrected: by Holm over the layers.",
+        "Teacher. The second Teacher's Students learned by responses, so for other techniques the technique is another "
+        "explanation. p: exact, over all relabelings; corrected: by Holm over the layers.",
         *_seed_comparisons(
             record, "second Teacher's", lambda each: each.view == SECOND and each.test["score"].startswith("teacher")
         ),
