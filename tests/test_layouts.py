@@ -1,5 +1,7 @@
 """Where layers keep their positions: tokens, channels-last and channels-first outputs."""
 
+from typing import Optional
+
 import pytest
 import torch
 from models import ChannelsLast, ConvNet, TinyTransformer, images, labels
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from captum_kd import UniCAM, global_average_pool
 from captum_kd._models.hooks import capture_layers
 from captum_kd._models.layer_names import resolve_layer
-from captum_kd._models.token_layout import Layout, LayoutHints, Trace, find_layout
+from captum_kd._models.token_layout import Layout, LayoutHints, Trace, as_layout_hints, find_layout
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -197,6 +199,80 @@ def test_no_grid_is_an_error_that_names_the_ways_out():
 def test_hints_that_do_not_fit_are_an_error(hints):
     with pytest.raises(ValueError, match=r"grid=.* does not fit .*17 tokens"):
         layout_of((2, 17, 8), **hints)
+
+
+# ------------------------------------------------------------------------- text and tokens
+
+
+def layout_of_text(shape: tuple, token_count: Optional[int], image_size: Optional[tuple] = None, **more) -> Layout:
+    seen = [Trace((2, 8, 4, 4), conv())] if image_size else []
+    settings = {"module": nn.Identity(), "where": "layer 'h.1' of student", "seen": seen, **more}
+    return find_layout(torch.empty(shape), image_size=image_size, token_count=token_count, **settings)
+
+
+def test_the_number_of_the_inputs_tokens_tells_the_axis_of_the_tokens():
+    assert layout_of_text((2, 7, 24), 7) == Layout(channels_last=True)
+    assert layout_of_text((2, 24, 7), 7) == Layout()
+    for shape, count in (((2, 7, 7), 7), ((2, 6, 24), 7), ((2, 7, 24), None)):
+        with pytest.raises(ValueError, match=r"layer 'h.1' of student .*Pass tokens=True for tokens, or tokens=False"):
+            layout_of_text(shape, count)
+
+
+def test_modules_go_before_the_number_of_tokens():
+    assert layout_of_text((2, 24, 7), 24, module=nn.Conv1d(24, 24, 1)) == Layout()
+
+
+@pytest.mark.parametrize(
+    ("shape", "hints", "expected"),
+    [
+        ((2, 7, 7), {"tokens": True}, Layout(channels_last=True)),
+        ((2, 7, 7), {"tokens": False}, Layout()),
+        ((2, 7, 7), {"tokens": True, "channels_last": True}, Layout(channels_last=True)),
+        ((2, 7, 24), {"tokens": True, "prefix_tokens": 1}, Layout(prefix_tokens=1, channels_last=True)),
+        ((2, 1, 24), {"tokens": True}, Layout(channels_last=True)),
+        ((2, 7, 5, 4), {"tokens": False}, Layout()),
+    ],
+)
+def test_tokens_says_where_the_channels_of_three_axes_are(shape, hints, expected):
+    assert layout_of_text(shape, None, hints=LayoutHints(**hints)) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, None, False, True), "tokens=True contradicts channels_last=False"),
+        ((None, None, True, False), "tokens=False contradicts channels_last=True"),
+        (((4, 4), None, None, False), r"tokens=False contradicts grid=\(4, 4\)"),
+        ((None, 1, None, False), "tokens=False contradicts prefix_tokens=1"),
+        ((None, None, None, 1), "tokens must be True, False or None, got 1"),
+    ],
+)
+def test_contradicting_hints_are_an_error(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        as_layout_hints(*arguments)
+
+
+def test_prefix_tokens_leave_a_token():
+    with pytest.raises(ValueError, match=r"prefix_tokens=1 leaves no token of layer 'h.1' of student, which gives 1"):
+        layout_of_text((2, 1, 24), 1, hints=LayoutHints(prefix_tokens=1))
+
+
+def test_tokens_of_a_text_beside_an_image_are_not_laid_on_the_images_grid():
+    """17 to 32 tokens could be a grid of 4 x 4 with prefix tokens."""
+    assert layout_of_text((2, 20, 8), 20, SQUARE, module=nn.LayerNorm(8)) == Layout(channels_last=True)
+    assert layout_of_text((2, 17, 8), 20, SQUARE, module=nn.LayerNorm(8)) == Layout((4, 4), 1)
+    with pytest.raises(ValueError, match="or tokens=True for a map over the tokens in a row"):
+        layout_of_text((2, 40, 8), None, SQUARE, module=nn.LayerNorm(8))
+    assert layout_of_text((2, 40, 8), None, SQUARE, hints=LayoutHints(tokens=True)) == Layout(channels_last=True)
+    assert layout_of_text((2, 17, 8), None, SQUARE, hints=LayoutHints(tokens=True)) == Layout((4, 4), 1)
+
+
+def test_time_first_outputs_are_laid_out_as_batch_first_ones():
+    found = layout_of_text((17, 2, 8), None, SQUARE, time_first=True)
+    assert found == Layout((4, 4), 1, time_first=True)
+    assert found.to_channels_first(torch.empty(17, 2, 8)).shape == (2, 8, 4, 4)
+    x = torch.randn(7, 2, 8)
+    assert torch.equal(layout_of_text(x.shape, None, time_first=True).to_channels_first(x), x.permute(1, 2, 0))
 
 
 # -------------------------------------------------------------- other ranks and inputs

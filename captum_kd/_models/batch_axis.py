@@ -1,13 +1,15 @@
-"""A check that a layer's first axis is the batch if the second axis is equally long.
+"""The axis of a layer's output that holds the batch.
 
-PyTorch's attention and recurrent layers return time first, (T, N, C), by default. If T equals N, the shape does not show which
-axis is the batch. A second pass without the last input does: the axis that becomes shorter is the batch.
+It is the first axis, except for PyTorch's attention and recurrent layers, which return time first, (T, N, C), by default. The
+shape does not show it: the first axis may have another length than the batch because windows were folded into it, and T may equal
+N. A second pass with another number of inputs does: the axis whose length changes with it is the batch.
 """
 
 from __future__ import annotations
 
 from typing import Any, Callable, Mapping, NoReturn, Optional, Sequence
 
+import torch
 from torch import nn
 
 from captum_kd._models.channel_axis import channels_are_last, own_evidence
@@ -16,7 +18,7 @@ from captum_kd._models.layer_names import Layer
 from captum_kd._utils.arguments import take_rows
 
 
-def check_batch_axis(
+def time_first_layers(
     forward_func: Callable[..., Any],
     layers: Sequence[Layer],
     captured: Sequence[Mapping[nn.Module, Captured]],
@@ -25,51 +27,93 @@ def check_batch_axis(
     *,
     at_input: bool = False,
     device_ids: Optional[Sequence[int]] = None,
-) -> None:
-    """Checks layers whose first two axes are both as long as the batch; other arguments as for :func:`capture_layers`.
+) -> set[nn.Module]:
+    """Finds layers (T, N, C); other arguments as for :func:`capture_layers`.
 
     Args:
         captured (sequence of mapping): the layers' outputs on each device, with a trace.
 
+    Returns:
+        set of nn.Module: the layers with time first. The first axis of all other layers is the batch.
+
     Raises:
-        ValueError: a layer whose first axis is not the batch, or for which the batch axis cannot be inferred.
+        ValueError: a layer without one row for each input, or for which the axis of the batch cannot be inferred.
     """
-    places = {layer: _unclear(device[layer.module], layer.module, at_input) for device in captured for layer in layers}
+    n = int(inputs[0].shape[0])
+    places = {layer: _unclear(layer, [device[layer.module] for device in captured], n, at_input) for layer in layers}
     unclear = {layer: place for layer, place in places.items() if place is not None}
     if not unclear:
-        return
-    n = int(inputs[0].shape[0])
-    layer = next(iter(unclear))
+        return set()
+    layer, place = next(iter(unclear.items()))
+    shape = tuple(captured[0][layer.module].tensors[place].shape)
     if changes_buffers(forward_func, (trace for device in captured for each in device.values() for trace in each.seen)):
-        _refuse(layer, n, "a further pass would change buffers of modules in training mode; call eval()")
-    rows, fewer = slice(0, n - 1), take_rows(inputs, slice(0, n - 1), n)
+        _refuse(layer, shape, n, "a further pass would change buffers of modules in training mode; call eval()")
+    # A single input is repeated.
+    rows = torch.arange(n - 1) if n > 1 else torch.zeros(2, dtype=torch.long)
+    other, args = take_rows(inputs, rows, n), take_rows(additional_forward_args, rows, n)
     try:
-        args = take_rows(additional_forward_args, rows, n)
-        again = capture_layers(forward_func, list(unclear), fewer, args, at_input=at_input, device_ids=device_ids)
+        again = capture_layers(forward_func, list(unclear), other, args, at_input=at_input, device_ids=device_ids)
     except Exception as error:
-        _refuse(layer, n, f"a further pass, over {n - 1} inputs, fails ({type(error).__name__}: {error})", error)
+        reason = f"a further pass, over {len(rows)} inputs, fails ({type(error).__name__}: {error})"
+        _refuse(layer, shape, n, reason, error)
+    found = set()
     for layer, place in unclear.items():
-        found = sum(device[layer.module].tensors[place].shape[0] for device in again)
-        if found != n - 1:
-            raise ValueError(
-                f"{layer} works on {found} rows for {n - 1} inputs, and on {n} for {n} by coincidence: its first dimension is "
-                "not the batch. Choose a layer whose first dimension is the batch, or build the model with batch_first=True."
-            )
+        tensors = [device[layer.module].tensors for device in captured]
+        before, after = (
+            [sum(device[layer.module].tensors[place].shape[axis] for device in devices) for axis in (0, 1)]
+            for devices in (captured, again)
+        )
+        axes = [axis for axis in (0, 1) if before[axis] == n and after[axis] == len(rows)]
+        shape = tuple(tensors[0][place].shape)
+        if len(axes) > 1:
+            _refuse(layer, shape, n, "both change their length with the number of inputs")
+        if axes == [1] and len(shape) == 3 and len(tensors[0]) == 1:
+            found.add(layer.module)
+        elif axes != [0]:
+            seen = f"{after[0]} rows for {len(rows)} inputs, and on {n} for {n} by coincidence"
+            _raise_rows(layer, seen if before[0] == n else f"{before[0]} rows for {n} inputs")
+    return found
 
 
-def _unclear(captured: Captured, module: nn.Module, at_input: bool) -> Optional[int]:
-    """The index of a tensor whose batch may be either of its first two axes, or None."""
-    for place, tensor in enumerate(captured.tensors):
-        shape = tuple(tensor.shape)
-        if 3 <= len(shape) <= 5 and shape[0] == shape[1] > 1:
-            # After convolutions and similar modules the second axis is the channels.
-            if channels_are_last(shape, own_evidence(module, shape, at_input, captured.seen), captured.seen) is not False:
-                return place
+def _unclear(layer: Layer, captured: Sequence[Captured], n: int, at_input: bool) -> Optional[int]:
+    """The index of a tensor whose batch may be its second axis, or None.
+
+    Raises:
+        ValueError: a tensor without one row for each input on either axis.
+    """
+    for place, tensors in enumerate(zip(*(device.tensors for device in captured))):
+        found = sum(tensor.shape[0] for tensor in tensors)
+        if found == n:
+            continue
+        if len(captured[0].tensors) > 1 or tensors[0].dim() != 3 or sum(tensor.shape[1] for tensor in tensors) != n:
+            _raise_rows(layer, f"{found} rows for {n} inputs")
+        return place
+    for device in captured:
+        for place, tensor in enumerate(device.tensors):
+            shape = tuple(tensor.shape)
+            if 3 <= len(shape) <= 5 and shape[0] == shape[1] > 1:
+                # After convolutions and similar modules the second axis is the channels.
+                own = own_evidence(layer.module, shape, at_input, device.seen)
+                if channels_are_last(shape, own, device.seen) is not False:
+                    return place
     return None
 
 
-def _refuse(layer: Layer, n: int, reason: str, cause: Optional[Exception] = None) -> NoReturn:
+def _refuse(layer: Layer, shape: tuple[int, ...], n: int, reason: str, cause: Optional[Exception] = None) -> NoReturn:
     raise ValueError(
-        f"{layer} returns {n} x {n} x ... for {n} inputs, and it cannot be inferred which axis is the batch: {reason}. "
-        "Pass another number of inputs, or choose another layer."
+        f"{layer} returns {shape[0]} x {shape[1]} x ... for {n} inputs, and it cannot be inferred which axis is the batch: "
+        f"{reason}. Pass another number of inputs, or choose another layer."
     ) from cause
+
+
+def _raise_rows(layer: Layer, found: str) -> NoReturn:
+    way_out = (
+        "choose a layer whose first dimension is the batch, or the inputs of one (attribute_to_layer_input=True). Layers inside "
+        "windowed attention, for example, fold windows into it"
+    )
+    if any(isinstance(each, nn.RNNBase) for each in layer.module.modules()):
+        way_out = (
+            "packed sequences hold the steps of all inputs in one axis, and blocks around a recurrent layer may return hidden "
+            "states (layers, N, C). Choose a later layer, behind pad_packed_sequence, or the recurrent layer itself"
+        )
+    raise ValueError(f"{layer} works on {found}: its first dimension is not the batch; {way_out}.")

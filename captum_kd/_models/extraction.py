@@ -145,7 +145,7 @@ class FeatureExtractor:
         captured = self._capture(batch, at_input, features_only, with_graph, known)
         for device in captured:
             for module, output in device.items():
-                if module in keys and output.layouts and output.tensors[0].shape[0] > 1:
+                if module in keys and output.layouts and output.layouts[0].rows(output.tensors[0]) > 1:
                     layouts[keys[module]] = output.layouts
         sources = list(dict.fromkeys(pair.feature_layer for pair in self.pairs))
         grad_mode = torch.enable_grad() if with_graph else torch.no_grad()
@@ -206,7 +206,8 @@ class FeatureExtractor:
         mask, names = batch.inputs.token_mask, {layer.module: str(layer) for layer in layers}
         outputs, start = [], 0
         for device, of_device in zip(captured, layouts):
-            stop = start + len(next(iter(device.values())).tensors[0])
+            module, first = next(iter(device.items()))
+            stop = start + (*of_device[module], Layout())[0].rows(first.tensors[0])
             own = None if mask is None else mask[start:stop]
             outputs.append({m: LayerOutput.of(each.tensors, of_device[m], own, names[m]) for m, each in device.items()})
             start = stop

@@ -28,7 +28,7 @@ from captum_kd._utils.context import Overlapping
 from captum_kd._utils.fast_path import without_fast_path
 from captum_kd._utils.inputs import ModelInputs, check_names
 from captum_kd._utils.interrupts import changed_state, interruptible
-from captum_kd._utils.pytree import map_tensors, tensors_in
+from captum_kd._utils.pytree import map_tensors, own_tensors, tensors_in
 from captum_kd._utils.validation import check_dense, check_untransformed, is_transformed
 
 
@@ -37,6 +37,8 @@ class Captured(NamedTuple):
 
     tensors: tuple[Tensor, ...]
     seen: tuple[Trace, ...]
+    time_first: bool = False
+    """Whether the tensor is (T, N, C)."""
 
 
 def capture_layers(
@@ -229,7 +231,7 @@ class _Capture:
         return value
 
     def _keep(self, module: nn.Module, value: Any) -> Any:
-        tensors = tensors_in(value)
+        tensors = own_tensors(module, value, self.at_input)
         if not tensors:
             with self.lock:
                 self.captured.setdefault(module, {})
@@ -238,8 +240,15 @@ class _Capture:
         if module in self.roots:
             kept = tuple(self._root(tensor, device) for tensor in tensors)
             # The model continues with clones, since later in-place operations must not change the kept tensors.
-            clones = iter([leaf.clone() for leaf in kept])
-            value = map_tensors(value, lambda _: next(clones))
+            clones: dict[int, list[Tensor]] = defaultdict(list)
+            for tensor, leaf in zip(tensors, kept):
+                clones[id(tensor)].append(leaf.clone())
+
+            def continued(tensor: Tensor) -> Tensor:
+                own = clones.get(id(tensor), [tensor])
+                return own.pop(0) if len(own) > 1 else own[0]
+
+            value = map_tensors(value, continued)
             self.recording.add(device)
         else:
             kept = tuple(tensor.clone() for tensor in tensors)

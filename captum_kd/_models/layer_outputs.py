@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 from typing import Any, Callable, Collection, Mapping, Optional, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from captum_kd._models.batch_axis import check_batch_axis
+from captum_kd._models.batch_axis import time_first_layers
 from captum_kd._models.channel_axis import Size
 from captum_kd._models.early_end import LayerCalls
 from captum_kd._models.hooks import Captured, capture_layers
 from captum_kd._models.layer_names import Layer
 from captum_kd._models.patch_order import is_row_by_row
 from captum_kd._models.token_layout import Layout, LayoutHints, find_layout
+from captum_kd._utils.inputs import is_ids
 
 
 def capture_outputs(
@@ -29,12 +31,12 @@ def capture_outputs(
     returned: Optional[list[Any]] = None,
     calls: Optional[LayerCalls] = None,
 ) -> list[dict[nn.Module, Captured]]:
-    """Captures layers as :func:`capture_layers` does, and checks that their first dimension is the batch.
+    """Captures layers as :func:`capture_layers` does, and finds the axis of the batch.
 
-    Without ``trace`` only the number of rows is checked, and no layouts can be found.
+    Without ``trace`` no layouts and no axes can be found; the shapes must be those of an earlier pass with a trace.
 
     Raises:
-        ValueError: as :func:`capture_layers`; a layer whose first dimension is not the batch.
+        ValueError: as :func:`capture_layers`; a layer whose first dimension is not the batch, and which is not (T, N, C) either.
     """
     captured = capture_layers(
         forward_func,
@@ -48,13 +50,14 @@ def capture_outputs(
         returned=returned,
         calls=calls,
     )
-    for layer in layers:
-        _check_rows(layer, [device[layer.module] for device in captured], inputs[0].shape[0])
-    if trace:
-        check_batch_axis(
-            forward_func, layers, captured, inputs, additional_forward_args, at_input=at_input, device_ids=device_ids
-        )
-    return captured
+    if not trace:
+        return captured
+    time_first = time_first_layers(
+        forward_func, layers, captured, inputs, additional_forward_args, at_input=at_input, device_ids=device_ids
+    )
+    return [
+        {module: each._replace(time_first=module in time_first) for module, each in device.items()} for device in captured
+    ]
 
 
 def find_layouts(
@@ -79,7 +82,7 @@ def find_layouts(
     Raises:
         ValueError: a layer whose layout cannot be found.
     """
-    image_size = image_size_of(inputs)
+    image_size, token_count = image_size_of(inputs), token_count_of(inputs)
     seen = max((each.seen for device in captured for each in device.values()), key=len)
     # Several layers may need the same grid checked, and each check takes two forward passes.
     probe = functools.lru_cache(functools.partial(is_row_by_row, forward_func, inputs, additional_forward_args, seen))
@@ -94,6 +97,8 @@ def find_layouts(
             seen=found.seen,
             hints=hints,
             at_input=at_input,
+            time_first=found.time_first,
+            token_count=token_count,
             is_row_by_row=probe,
         )
         try:
@@ -114,22 +119,9 @@ def image_size_of(inputs: tuple[Any, ...]) -> Optional[Size]:
     return None
 
 
-def _check_rows(layer: Layer, captured: Sequence[Captured], rows: int) -> None:
-    """Raises a ValueError for tensors that do not have one row for each input."""
-    for tensors in zip(*(device.tensors for device in captured)):
-        found = sum(tensor.shape[0] for tensor in tensors)
-        if found != rows:
-            raise ValueError(f"{layer} works on {found} rows for {rows} inputs; {_way_to_rows(layer.module)}")
-
-
-def _way_to_rows(module: nn.Module) -> str:
-    if any(isinstance(each, nn.RNNBase) for each in module.modules()):
-        return (
-            "recurrent layers return hidden states (layers, N, C) beside their outputs, and outputs (T, N, C) unless "
-            "batch_first=True. Choose a later layer whose first dimension is the batch, or the inputs of one "
-            "(attribute_to_layer_input=True)."
-        )
-    return (
-        "choose a layer whose first dimension is the batch, or the inputs of one (attribute_to_layer_input=True). Layers "
-        "inside windowed attention, for example, fold windows into it, and time-first layers have the steps there."
-    )
+def token_count_of(inputs: tuple[Any, ...]) -> Optional[int]:
+    """T of inputs that are sequences of tokens: they have a token mask or hold ids, (N, T)."""
+    mask = getattr(inputs, "token_mask", None)
+    ids = (value for value in inputs if is_ids(value) and value.dtype != torch.bool)
+    first = mask if mask is not None else next(ids, None)
+    return None if first is None else first.shape[1]

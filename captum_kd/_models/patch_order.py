@@ -15,6 +15,7 @@ from torch import Tensor
 from captum_kd._models.channel_axis import Size, Trace
 from captum_kd._models.hooks import capture_layers, changes_buffers
 from captum_kd._models.layer_names import Layer
+from captum_kd._utils.inputs import ModelInputs
 
 _SLANT = 0.618
 """The horizontal slope of the ramp; the vertical slope is 1. They differ, so that exchanged axes are detected."""
@@ -53,7 +54,8 @@ def is_row_by_row(
     try:
         for image in (_ramp(*inputs[place].shape[2:]), torch.zeros(())):
             image = image.to(inputs[place]).expand_as(inputs[place])
-            changed = (*inputs[:place], image, *inputs[place + 1 :])
+            values = (*inputs[:place], image, *inputs[place + 1 :])
+            changed = inputs.with_values(values) if isinstance(inputs, ModelInputs) else values
             captured = capture_layers(forward_func, [layer], changed, additional_forward_args, at_input=True)
             tokens.append(captured[0][layer.module].tensors[0][0, -h * w :].double().cpu())
     except Exception:

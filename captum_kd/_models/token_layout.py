@@ -11,13 +11,15 @@ this order:
    are prefix tokens. If no earlier output has such a grid, the model may cut its images into square patches. The grid is then
    the image's size divided by the patch's, with at most one prefix token.
 4. If the number of tokens decreased at the same width, tokens were dropped or merged, and no earlier grid applies.
-5. Tokens of inputs that are not images are a sequence.
+5. Tokens of inputs that are not images are a sequence. If the inputs are sequences of tokens themselves (ids or a token mask),
+   their number tells which axis holds the tokens where no module does.
 
 If no rule applies, an error names the argument to pass. The number of tokens alone is never enough.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 
@@ -47,18 +49,23 @@ class LayoutHints(NamedTuple):
     grid: Optional[Size] = None
     prefix_tokens: Optional[int] = None
     channels_last: Optional[bool] = None
+    tokens: Optional[bool] = None
+    """Whether outputs of three axes are (N, T, C) or (N, C, L)."""
     last_resort: bool = False
     """The hints describe another model; used only if this model's layout cannot be inferred."""
 
 
 def as_layout_hints(
-    grid: Optional[tuple[int, int]], prefix_tokens: Optional[int], channels_last: Optional[bool]
+    grid: Optional[tuple[int, int]],
+    prefix_tokens: Optional[int],
+    channels_last: Optional[bool],
+    tokens: Optional[bool] = None,
 ) -> LayoutHints:
-    """Checks the three layout arguments.
+    """Checks the four layout arguments.
 
     Raises:
-        ValueError: a grid that is not a pair of positive integers, a negative number of prefix tokens, or a
-            channels_last that is not a boolean.
+        ValueError: a grid that is not a pair of positive integers, a negative number of prefix tokens, a
+            channels_last or tokens that is not a boolean, or arguments that contradict each other.
     """
     if grid is not None:
         if not isinstance(grid, (tuple, list)) or len(grid) != 2 or not all(type(side) is int and side >= 1 for side in grid):
@@ -68,7 +75,17 @@ def as_layout_hints(
         prefix_tokens = check_int(prefix_tokens, "prefix_tokens", or_none=True)
     if channels_last is not None and not isinstance(channels_last, bool):
         raise ValueError(f"channels_last must be True, False or None, got {short_repr(channels_last)}.")
-    return LayoutHints(grid, prefix_tokens, channels_last)
+    if tokens is not None and not isinstance(tokens, bool):
+        raise ValueError(f"tokens must be True, False or None, got {short_repr(tokens)}.")
+    if None not in (tokens, channels_last) and tokens != channels_last:
+        raise ValueError(
+            f"tokens={tokens} contradicts channels_last={channels_last}: tokens are (N, T, C), with their channels last. "
+            "Pass one of the two."
+        )
+    if tokens is False and (grid is not None or prefix_tokens is not None):
+        given = f"grid={grid}" if grid is not None else f"prefix_tokens={prefix_tokens}"
+        raise ValueError(f"tokens=False contradicts {given}, which describes tokens. Leave one of them out.")
+    return LayoutHints(grid, prefix_tokens, channels_last, tokens)
 
 
 class Layout(NamedTuple):
@@ -78,9 +95,17 @@ class Layout(NamedTuple):
     """(h, w) of tokens (N, prefix + h * w, C); None if tokens are a sequence."""
     prefix_tokens: int = 0
     channels_last: bool = False
+    time_first: bool = False
+    """Whether the output is (T, N, C)."""
+
+    def rows(self, output: Tensor) -> int:
+        """The number of inputs in an output."""
+        return output.shape[1 if self.time_first else 0]
 
     def to_channels_first(self, output: Tensor) -> Tensor:
         """The output, or a gradient of its shape, as (N, C, ...) without prefix tokens: a view."""
+        if self.time_first:
+            output = output.transpose(0, 1)
         if self.grid is not None:
             tokens = output[:, self.prefix_tokens :].transpose(1, 2)
             return tokens.reshape(tokens.shape[:2] + self.grid)
@@ -94,7 +119,7 @@ class Layout(NamedTuple):
         """
         if token_mask is None or self.grid is not None or output.dim() != 3:
             return None
-        tokens = output.shape[1 if self.channels_last else 2]
+        tokens = self.prefix_tokens + self.to_channels_first(output).shape[2]
         if token_mask.shape[1] != tokens:
             if bool(token_mask.all()):
                 return None
@@ -122,12 +147,14 @@ def find_layout(
     hints: LayoutHints = LayoutHints(),
     known: Optional[Layout] = None,
     at_input: bool = False,
+    time_first: bool = False,
+    token_count: Optional[int] = None,
     is_row_by_row: Callable[[Size, int], bool] = lambda grid, prefix_tokens: True,
 ) -> Layout:
     """Infers the layout of a layer's output.
 
     Args:
-        output (Tensor): the layer's output (or input); its first dimension is the batch.
+        output (Tensor): the layer's output (or input); its first dimension is the batch, unless ``time_first``.
         module (nn.Module): the layer, whose type may determine the layout.
         where (str): the layer's description, for errors.
         image_size (tuple or None): (H, W) of the model's input if that is an image (N, C, H, W).
@@ -136,6 +163,8 @@ def find_layout(
         known (Layout, optional): the same layer's layout for several inputs. It is used for a single input, whose output
             cannot be distinguished from a table that all inputs share, (1, h, w, C).
         at_input (bool): the tensor is the layer's input.
+        time_first (bool): the tensor is (T, N, C).
+        token_count (int, optional): T if the model's inputs are ids or have a token mask, (N, T).
         is_row_by_row (callable): called with (grid, prefix_tokens) if no output has the grid; returns whether the model's
             first tokens lie on that grid, row by row.
 
@@ -144,6 +173,8 @@ def find_layout(
             or hints that do not fit.
     """
     shape = tuple(output.shape)
+    if time_first:
+        shape = (shape[1], shape[0], *shape[2:])
     if len(shape) not in (3, 4, 5):
         return Layout()
     if shape[0] > 1:
@@ -153,7 +184,7 @@ def find_layout(
     said = LayoutHints() if hints.last_resort else hints
     if said.channels_last is not None and len(shape) > 3:
         return Layout(channels_last=said.channels_last)
-    is_last = channels_are_last(shape, own_evidence(module, shape, at_input, seen), seen, image_size)
+    is_last = time_first or channels_are_last(shape, own_evidence(module, shape, at_input, seen), seen, image_size)
     if len(shape) > 3:
         is_folded = is_last is None and any(trace.shape == (shape[0] * shape[1], *shape[2:]) for trace in seen)
         if hints.channels_last is None and (is_folded or is_last is None and is_ambiguous(shape, seen)):
@@ -161,14 +192,17 @@ def find_layout(
         return Layout(channels_last=bool(hints.channels_last) if is_last is None else is_last)
     if known is not None:  # the grid depends on the size of the image, the number of prefix tokens does not
         said = said._replace(prefix_tokens=known.prefix_tokens)
-    found = _sequence(shape, where, image_size, seen, said, is_last, is_row_by_row)
+    find = functools.partial(
+        _sequence, shape, where, image_size, seen, is_last=is_last, token_count=token_count, is_row_by_row=is_row_by_row
+    )
+    found = find(said)
     if found is None and hints.last_resort and _may_fit(shape, hints):
-        found = _sequence(shape, where, image_size, seen, hints, is_last, is_row_by_row)
+        found = find(hints)
     if found is None:
         raise ValueError(_unknown_layout(shape, where, image_size, said, is_last))
-    if found.grid is None and found.channels_last and hints.prefix_tokens:  # no output shows what stands in front of a sentence
-        found = found._replace(prefix_tokens=hints.prefix_tokens)
-    return found
+    if hints.last_resort and hints.prefix_tokens and found.channels_last:  # no output shows what stands in front of a sentence
+        found = _row_of_tokens(shape, where, hints.prefix_tokens)
+    return found._replace(time_first=time_first)
 
 
 def _may_fit(shape: Shape, hints: LayoutHints) -> bool:
@@ -185,25 +219,41 @@ def _sequence(
     image_size: Optional[Size],
     seen: Sequence[Trace],
     hints: LayoutHints,
+    *,
     is_last: Optional[bool],
+    token_count: Optional[int],
     is_row_by_row: Callable[[Size, int], bool],
 ) -> Optional[Layout]:
     """The layout of an output of three axes; None if it is unknown."""
-    if hints.channels_last is False:
+    if False in (hints.channels_last, hints.tokens):
         return Layout()
     if hints.grid is not None:
         return _hinted_grid(shape, where, hints.grid, hints.prefix_tokens)
-    if hints.channels_last or hints.prefix_tokens is not None:
+    if hints.channels_last or hints.tokens or hints.prefix_tokens is not None:
         is_last = True
     if is_last is None:
         is_last = _by_grids(shape, image_size, seen)
         if is_last is None and shape[1] == shape[2]:
             return None
+        if is_last is None and token_count in shape[1:]:
+            is_last = shape[1] == token_count
     if is_last is False:
         return Layout()
-    if image_size is not None:
-        return _grid_of(shape, image_size, seen, hints.prefix_tokens, is_row_by_row)
-    return Layout(prefix_tokens=hints.prefix_tokens or 0, channels_last=True) if is_last else None
+    # As many tokens as the text beside an image has are that text's; a grid with prefix tokens could fit by coincidence.
+    if image_size is not None and token_count != shape[1]:
+        found = _grid_of(shape, image_size, seen, hints.prefix_tokens, is_row_by_row)
+        if found is not None or not hints.tokens:
+            return found
+    return _row_of_tokens(shape, where, hints.prefix_tokens or 0) if is_last else None
+
+
+def _row_of_tokens(shape: Shape, where: str, prefix_tokens: int) -> Layout:
+    if prefix_tokens >= shape[1]:
+        raise ValueError(
+            f"prefix_tokens={prefix_tokens} leaves no token of {where}, which gives {shape[1]} (shape {shape}). Pass longer "
+            "sequences or fewer prefix tokens."
+        )
+    return Layout(prefix_tokens=prefix_tokens, channels_last=True)
 
 
 def _hinted_grid(shape: Shape, where: str, grid: Size, prefix_tokens: Optional[int]) -> Layout:
@@ -232,15 +282,16 @@ def _unknown_layout(
     if image_size is None:
         return (
             f"{where} gives shape {shape} for inputs that are not images, and no module inside it or before it shows whether "
-            "these are tokens, (N, T, C), or channels come first, (N, C, L). Pass channels_last=True for tokens or "
-            "channels_last=False."
+            "these are tokens, (N, T, C), or channels come first, (N, C, L). Pass tokens=True for tokens, or tokens=False if "
+            "channels come first (channels_last=True and channels_last=False say the same)."
         )
     front = "" if hints.prefix_tokens is None else f", {hints.prefix_tokens} of them in front of the grid by prefix_tokens"
     return (
         f"{where} gives {shape[1]} tokens (shape {shape}) for images of {image_size[0]} x {image_size[1]}{front}, and no layer "
         "before it shows how they are laid out. Pass grid=(h, w) and, if class or "
         "register tokens stand in front, prefix_tokens=k, with k + h * w equal to the number of tokens; "
-        "or channels_last=False if the layer's output is (N, C, L) and no tokens at all."
+        "or channels_last=False if the layer's output is (N, C, L) and no tokens at all; or tokens=True for a map over the "
+        "tokens in a row, as for text beside an image."
     )
 
 

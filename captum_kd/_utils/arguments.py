@@ -10,7 +10,7 @@ from typing import Any, Optional, Sequence, Union
 import torch
 from torch import Tensor, nn
 
-from captum_kd._utils.inputs import ModelInputs, rows_of
+from captum_kd._utils.inputs import ModelInputs, Rows, rows_of
 from captum_kd._utils.validation import check_int, check_bool, check_dense, check_mapping, check_untransformed, short_repr
 
 _GRAD_KWARGS = ("retain_graph", "create_graph", "only_inputs", "allow_unused", "materialize_grads")
@@ -62,7 +62,7 @@ def as_forward_args(additional_forward_args: Any) -> tuple[Any, ...]:
     return additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
 
 
-def take_rows(values: tuple[Any, ...], part: slice, n: int) -> tuple[Any, ...]:
+def take_rows(values: tuple[Any, ...], part: Rows, n: int) -> tuple[Any, ...]:
     """Rows of the tensors that have one for each of n examples, and of their token mask; everything else as it is."""
     return values.rows(part, n) if isinstance(values, ModelInputs) else tuple(rows_of(value, part, n) for value in values)
 

@@ -16,6 +16,7 @@ ATTENTION_MASK = "attention_mask"
 SPECIAL_TOKENS_MASK = "special_tokens_mask"
 STUDENT_KEY = "student"
 
+Rows = Union[slice, Tensor]
 Inputs = Union[Tensor, tuple[Tensor, ...], Mapping[str, Any]]
 """Inputs of a model by position or by name, or inputs of several models by role."""
 TokenMask = Union[None, Tensor, Mapping[str, Tensor]]
@@ -55,7 +56,7 @@ class ModelInputs(tuple[Any, ...]):
     def with_mask(self, token_mask: Optional[Tensor]) -> ModelInputs:
         return ModelInputs(self, self.names, token_mask)
 
-    def rows(self, part: slice, n: int) -> ModelInputs:
+    def rows(self, part: Rows, n: int) -> ModelInputs:
         """Rows of all tensors that have one for each of n examples."""
         mask = None if self.token_mask is None else self.token_mask[part]
         return ModelInputs((rows_of(value, part, n) for value in self), self.names, mask)
@@ -81,7 +82,7 @@ class InputsByModel(NamedTuple):
         return next((self.own[name] for name in names if name in self.own), self.student)
 
 
-def rows_of(value: Any, part: slice, n: int) -> Any:
+def rows_of(value: Any, part: Rows, n: int) -> Any:
     """Rows of a tensor that has one for each of n examples; everything else as it is."""
     return value[part] if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == n else value
 

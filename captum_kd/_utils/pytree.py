@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Callable, Iterable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -22,6 +22,24 @@ def tensors_in(value: Any) -> list[Tensor]:
     elif isinstance(value, (tuple, list)):
         children = value
     return [tensor for child in children for tensor in tensors_in(child)]
+
+
+def own_tensors(module: nn.Module, value: Any, at_input: bool = False) -> list[Tensor]:
+    """The tensors of a module's output (or input), without those that accompany them.
+
+    Left out are hidden states of recurrent layers, weights of :class:`torch.nn.MultiheadAttention`, tuples of a model's output
+    (the outputs of all of its blocks) and, beside tokens (N, T, C), tensors (., heads, T, .): attention weights, position biases
+    and caches.
+    """
+    kinds = (nn.RNNBase,) if at_input else (nn.RNNBase, nn.MultiheadAttention)
+    if isinstance(module, kinds) and isinstance(value, tuple):
+        value = value[:1]
+    elif isinstance(value, Mapping) and "last_hidden_state" in value:
+        value = [each for each in value.values() if not isinstance(each, (tuple, list))]
+    tensors = tensors_in(value)
+    if not tensors or tensors[0].dim() != 3:
+        return tensors
+    return [tensor for tensor in tensors if tensor.dim() != 4 or tensor.shape[2] != tensors[0].shape[1]]
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -97,10 +97,11 @@ def layer_gradcams(
     for of_device in layouts:
         for of_layer, layer in zip(maps, layers):
             activation, gradient = next(pairs)
-            rows = None if inputs.token_mask is None else inputs.token_mask[start : start + len(activation)]
-            output = LayerOutput.of((precise(activation),), of_device[layer.module], rows, str(layer))
+            (layout,) = of_device[layer.module]
+            rows = None if inputs.token_mask is None else inputs.token_mask[start : start + layout.rows(activation)]
+            output = LayerOutput.of((precise(activation),), (layout,), rows, str(layer))
             of_layer += output.maps([precise(gradient)], True, by_position=high_resolution)
-        start += len(activation)
+        start += layout.rows(activation)
     return [torch.cat([part.to(parts[0].device) for part in parts]) for parts in maps]
 
 

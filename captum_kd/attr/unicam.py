@@ -102,6 +102,7 @@ class UniCAM(LayerAttribution):
         teacher_func: Optional[Callable[..., Any]] = None,
         teacher_layer: Optional[Layers] = None,
         stop_early: bool = True,
+        tokens: Optional[bool] = None,
     ) -> None:
         r"""
         Args:
@@ -132,8 +133,9 @@ class UniCAM(LayerAttribution):
                         Default: None, one-hot
             grid (tuple[int, int], optional): (h, w) of a layer's tokens.
                         Default: None, inferred
-            prefix_tokens (int, optional): Number of class or register tokens in front of the grid.
-                        Default: None, inferred
+            prefix_tokens (int, optional): Number of class or register tokens in front of the grid, or of tokens in front of a
+                        sentence to leave out (1 for BERT's class token).
+                        Default: None, inferred for images, 0 for sentences
             channels_last (bool, optional): True if outputs are (N, h, w, C) or (N, t, h, w, C). For three axes True means
                         tokens, (N, T, C), and False means (N, C, L).
                         Default: None, inferred
@@ -156,6 +158,9 @@ class UniCAM(LayerAttribution):
                         False makes all passes complete; needed only if the model changes state that cannot be seen: global
                         variables, files, generators of random numbers, or tensors through ``.data`` or NumPy.
                         Default: True
+            tokens (bool, optional): True if outputs of three axes are tokens, (N, T, C), False if they are (N, C, L). It says the
+                        same as ``channels_last`` for these.
+                        Default: None, inferred from the modules and, for text, from the number of ids
 
         Raises:
             ValueError: a layer name that does not exist (with close matches) or has no counterpart, a module that is not part
@@ -163,7 +168,7 @@ class UniCAM(LayerAttribution):
                         a ``teacher_layer`` without ``teacher_func``.
             TypeError: models that cannot be called, layers that are neither name nor module.
         """
-        hints = as_layout_hints(grid, prefix_tokens, channels_last)
+        hints = as_layout_hints(grid, prefix_tokens, channels_last, tokens)
         self._removal = Removal.of(
             forward_func, layer, base_func, base_layer, feature_layer, base_feature_layer, feature_transform,
             class_embeddings, hints, device_ids, teacher_func, teacher_layer, stop_early,

@@ -34,6 +34,7 @@ class FeatureSettings(NamedTuple):
         channels_last: Optional[bool],
         attribute_to_layer_input: bool,
         device_ids: Optional[list[int]],
+        tokens: Optional[bool],
     ) -> FeatureSettings:
         """Settings from the arguments of :func:`captum_kd.metrics.feature_similarity_score`, validated."""
         if feature_transform is not None:
@@ -42,7 +43,7 @@ class FeatureSettings(NamedTuple):
         check_device_ids(device_ids)
         return cls(
             feature_transform,
-            as_layout_hints(grid, prefix_tokens, channels_last),
+            as_layout_hints(grid, prefix_tokens, channels_last, tokens),
             max_examples_per_batch,
             check_bool(attribute_to_layer_input, "attribute_to_layer_input"),
             device_ids,

@@ -50,6 +50,7 @@ def relevance_score(
     device_ids: Optional[list[int]] = None,
     block_size: Optional[int] = None,
     token_mask: TokenMask = None,
+    tokens: Optional[bool] = None,
 ) -> Tensor:
     r"""
     Relevance score (RS): :math:`R(P_S, G)`, the squared distance correlation of a model's features
@@ -87,7 +88,7 @@ def relevance_score(
                     ``attributions`` and ``given``: each model's images are reduced by its own maps. With a
                     list of models, a list of their maps.
         perturb_func, feature_transform, estimator, max_examples_per_batch, grid, prefix_tokens,
-        channels_last, attribute_to_layer_input, device_ids, block_size, token_mask: As for
+        channels_last, attribute_to_layer_input, device_ids, block_size, token_mask, tokens: As for
                     :func:`captum_kd.metrics.feature_similarity_score`. ``given`` needs the
                     unbiased estimator.
 
@@ -146,6 +147,7 @@ def relevance_score(
         channels_last,
         attribute_to_layer_input,
         device_ids,
+        tokens,
     )
     extractor = layer_extractor(forward_func, layer, settings, model="forward_func", argument="layer")
     names = [f"given[{place}]" if several else "given" for place in range(len(removed))]

@@ -42,6 +42,7 @@ def feature_similarity_score(
     device_ids: Optional[list[int]] = None,
     block_size: Optional[int] = None,
     token_mask: TokenMask = None,
+    tokens: Optional[bool] = None,
 ) -> Tensor:
     r"""
     Feature similarity score (FSS): :math:`R(P_S, P_B)`, the squared distance correlation of two
@@ -84,7 +85,7 @@ def feature_similarity_score(
         estimator (str, optional): "unbiased" or "biased".
         max_examples_per_batch (int, optional): Inputs in one forward pass. Bounds memory and does
                     not change the result.
-        grid, prefix_tokens, channels_last: Layout of token and channels-last layers if it
+        grid, prefix_tokens, channels_last, tokens: Layout of token and channels-last layers if it
                     cannot be inferred, as for :class:`captum_kd.UniCAM`.
         attribute_to_layer_input (bool, optional): Use the layers' inputs.
         device_ids (list[int], optional): Device order of DataParallel models.
@@ -128,6 +129,7 @@ def feature_similarity_score(
         channels_last,
         attribute_to_layer_input,
         device_ids,
+        tokens,
     )
     extractor = layer_extractor(forward_func, layer, settings, model="forward_func", argument="layer")
     base_extractor = layer_extractor(base_func, base_layer, settings, model="base_func", argument="base_layer")

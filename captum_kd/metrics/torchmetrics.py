@@ -34,7 +34,7 @@ class LayerFeatures:
         model (callable): the model.
         layer (str or nn.Module): its layer, a dotted name or the module.
         feature_transform (callable): from (N, C, ...) to (N, d).
-        grid, prefix_tokens, channels_last, attribute_to_layer_input: as for
+        grid, prefix_tokens, channels_last, attribute_to_layer_input, tokens: as for
             :func:`captum_kd.metrics.feature_similarity_score`.
 
     Raises:
@@ -57,8 +57,9 @@ class LayerFeatures:
         prefix_tokens: Optional[int] = None,
         channels_last: Optional[bool] = None,
         attribute_to_layer_input: bool = False,
+        tokens: Optional[bool] = None,
     ) -> None:
-        hints = as_layout_hints(grid, prefix_tokens, channels_last)
+        hints = as_layout_hints(grid, prefix_tokens, channels_last, tokens)
         self._settings = FeatureSettings(feature_transform, hints, None, attribute_to_layer_input, None)
         self._extractor = layer_extractor(model, layer, self._settings, model="model", argument="layer")
         self._model = model

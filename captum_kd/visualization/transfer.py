@@ -125,7 +125,7 @@ def visualize_transfer(
         ...     scale=[["net", "net of two Bases"]], sign="all", units={"net": unit, "net of two Bases": unit})
     """
     has_unit = isinstance(maps, TransferAttributions) and maps.has_net
-    given_maps: Mapping[str, Tensor] = _columns_of(maps) if isinstance(maps, TransferAttributions) else maps
+    given_maps: Mapping[str, Tensor] = columns_of(maps) if isinstance(maps, TransferAttributions) else maps
     scale = ("shared" if has_unit else "column") if scale is None else scale
     sign = ("all" if has_unit else "positive") if sign is None else sign
     if isinstance(scale, str):
@@ -147,12 +147,8 @@ def visualize_transfer(
     n, height, width = pictures.shape[:3]
     given_kept: Mapping[str, Tensor] = {} if kept is None else kept
     names = _checked_columns(columns, given_maps, given_kept)
-    groups = _checked_groups(scale, list(given_maps))
-    if units is None:
-        units = dict.fromkeys(given_maps, UNIT) if has_unit else {}
-    check_mapping(units, "units", "a mapping from column titles to texts, or None")
-    if not all(isinstance(text, str) for text in units.values()) or not set(units) <= set(given_maps):
-        raise ValueError(f"units must map titles of maps, some of {list(given_maps)}, to texts, got {short_repr(units)}.")
+    groups = checked_groups(scale, list(given_maps))
+    units = checked_units(units, list(given_maps), UNIT if has_unit else None)
     outlines = None if masks is None else _as_masks("masks", masks, n, height, width)
     if row_labels is not None and (
         not isinstance(row_labels, (list, tuple)) or not all(isinstance(text, (str, int)) for text in row_labels)
@@ -237,7 +233,7 @@ def _checked_columns(
     return names
 
 
-def _columns_of(maps: TransferAttributions) -> dict[str, Any]:
+def columns_of(maps: TransferAttributions) -> dict[str, Any]:
     net = {"net": maps.net} if maps.has_net else {}
     if not maps.has_several_bases:
         return {**net, **maps._asdict()}
@@ -245,19 +241,29 @@ def _columns_of(maps: TransferAttributions) -> dict[str, Any]:
     return {**net, "distilled": maps.distilled, **residuals}
 
 
-def _checked_groups(scale: Any, titles: list[str]) -> Optional[list[list[str]]]:
+def checked_groups(scale: Any, titles: list[str]) -> Optional[list[list[str]]]:
     """Titles of maps that share a scale; None if each map has its own."""
     if isinstance(scale, str):
         return {"map": None, "column": [[title] for title in titles], "shared": [titles]}[scale]
     is_groups = isinstance(scale, (list, tuple)) and all(isinstance(group, (list, tuple)) for group in scale)
     if not is_groups or not all(isinstance(title, str) for group in scale for title in group):
         raise TypeError(
-            f"scale must be 'map', 'column', 'shared' or groups of titles such as [['net', 'null']], got {short_repr(scale)}."
+            f"scale must be the name of a scale or groups of titles such as [['net', 'null']], got {short_repr(scale)}."
         )
     grouped = [title for group in scale for title in group]
     if not set(grouped) <= set(titles) or len(set(grouped)) < len(grouped):
         raise ValueError(f"The groups of scale must hold titles of maps, some of {titles}, each once; got {grouped}.")
     return [*map(list, scale), *([title] for title in titles if title not in grouped)]
+
+
+def checked_units(units: Any, titles: list[str], default: Optional[str]) -> Mapping[str, str]:
+    """Title -> unit; ``default`` is the unit of all maps if ``units`` is None."""
+    if units is None:
+        return {} if default is None else dict.fromkeys(titles, default)
+    check_mapping(units, "units", "a mapping from titles of maps to texts, or None")
+    if not all(isinstance(text, str) for text in units.values()) or not set(units) <= set(titles):
+        raise ValueError(f"units must map titles of maps, some of {titles}, to texts, got {short_repr(units)}.")
+    return dict(units)
 
 
 def _from_pillow(images: object) -> Tensor:

@@ -145,14 +145,18 @@ def test_what_cannot_be_explained_is_named():
 
 
 @pytest.mark.parametrize("n", [4, 16])
-def test_layers_of_time_first_are_refused(n):
-    class TimeFirst(nn.Module):
-        def __init__(self):
+def test_layers_of_time_first_have_the_maps_of_their_batch_first_twins(n):
+    class Tokens(nn.Module):
+        def __init__(self, batch_first):
             super().__init__()
-            self.conv, self.block = nn.Conv2d(3, 8, 3, 3), nn.TransformerEncoderLayer(8, 2, 16)
+            torch.manual_seed(0)
+            self.conv, self.block = nn.Conv2d(3, 8, 3, 3), nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first)
+            self.batch_first = batch_first
 
         def forward(self, x):
-            return self.block(self.conv(x).flatten(2).permute(2, 0, 1)).mean(0)[:, :3]
+            tokens = self.block(self.conv(x).flatten(2).permute((0, 2, 1) if self.batch_first else (2, 0, 1)))
+            return tokens.sin().mean(1 if self.batch_first else 0)[:, :3]
 
-    with pytest.raises(ValueError, match=r"layer 'block' .*works on 16 rows for (4|15) inputs"):
-        gradcams(TimeFirst().eval(), ["block"], images(n), labels(n))
+    found, expected = (gradcams(Tokens(first).eval(), ["block"], images(n), labels(n))[0] for first in (False, True))
+    assert found.shape == (n, 1, 4, 4) and found.any()
+    torch.testing.assert_close(found, expected)

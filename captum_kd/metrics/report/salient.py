@@ -139,6 +139,7 @@ class Localizer:
             grid=options.grid,
             prefix_tokens=options.prefix_tokens,
             channels_last=options.channels_last,
+            tokens=options.tokens,
             stop_early=options.stop_early,
         )
         unicam._warns_of_modes = False

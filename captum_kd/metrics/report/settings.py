@@ -107,7 +107,7 @@ class ModelOptions:
     Args:
         additional_forward_args (Any, optional): Further arguments of all models, the same for every batch.
         attribute_to_layer_input (bool, optional): Use the layers' inputs.
-        grid, prefix_tokens, channels_last: Layout of token and channels-last layers if it cannot be inferred, as for
+        grid, prefix_tokens, channels_last, tokens: Layout of token and channels-last layers if it cannot be inferred, as for
                     :class:`captum_kd.UniCAM`.
         device_ids (list[int], optional): Device order of DataParallel models.
         token_mask (Callable, optional): From a batch's inputs, as the loader yields them, to its token mask (N, T): True for the
@@ -134,6 +134,7 @@ class ModelOptions:
     device_ids: Optional[list[int]] = None
     stop_early: bool = True
     token_mask: Optional[Callable[[Any], Tensor]] = None
+    tokens: Optional[bool] = None
 
     def __post_init__(self) -> None:
         if self.token_mask is not None:
@@ -149,7 +150,7 @@ class ModelOptions:
 
     @property
     def hints(self) -> LayoutHints:
-        return as_layout_hints(self.grid, self.prefix_tokens, self.channels_last)
+        return as_layout_hints(self.grid, self.prefix_tokens, self.channels_last, self.tokens)
 
 
 @dataclass(frozen=True)
