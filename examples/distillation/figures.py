@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from captum_kd.perturb import keep_relevant
-from captum_kd.visualization import plot_keep_curve, plot_layer_scores, visualize_transfer
+from captum_kd.visualization import plot_keep_curve, plot_layer_scores, visualize_tokens, visualize_transfer
+from distillation.data.questions import Texts
 from distillation.drawing import COLORS, NULL, SMALL, WIDTH, draw_values, prepare_axis
 from distillation.explaining import BASE as BASE_MAP
 from distillation.explaining import DISTILLED, NET, POINT, RESIDUAL
@@ -43,8 +44,8 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
         curves(record),
     )
     first = measured[0]
-    if first.pairs:
-        yield from _maps(task, first, first_of_each_class(first.shown.labels, rows))
+    shown = first_of_each_class(first.shown.labels, rows)
+    yield from (_sentences if isinstance(first.shown, Texts) else _maps)(task, first, shown)
     yield from _layers(record)
     if any(scores[WHOLE]["seed_control"] for fold in record["folds"] for scores in fold["scores"]):
         yield (
@@ -54,7 +55,7 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
             "Teacher beyond the labels, and, if there are placebo Teachers, the Teacher more closely than these.",
             seeds(record),
         )
-    for pair in first.first_pairs():
+    for pair in (pair for pair in first.first_pairs() if pair.curves):
         yield (
             f"keep_curve_{_slug(pair.group.name)}",
             f"{pair.student}: accuracy on images of which only what a map ranks highest is kept.",
@@ -121,19 +122,8 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
     images = chosen.inputs(min(128, found.shown.store.shape[-1]))
     pairs = found.first_pairs()
 
-    # Between two dollar signs matplotlib would read a formula.
-    classes = [name.replace("$", r"\$") for name in task.classes]
-
     def labels_of(names: Sequence[str]) -> list[str]:
-        return [
-            "\n".join(
-                [
-                    f"true: {classes[int(found.shown.labels[row])]}",
-                    *(f"{name}: {classes[int(found.predictions[name][row])]}" for name in names),
-                ]
-            )
-            for row in shown.tolist()
-        ]
+        return ["\n".join(each) for each in _answers(task, found, shown, names)]
 
     columns = {f"Grad-CAM {pairs[0].base}": pairs[0].maps[BASE_MAP][shown]}
     columns |= {f"Grad-CAM {pair.student}": pair.maps[STUDENT_MAP][shown] for pair in pairs}
@@ -163,6 +153,40 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
             f"kept_{_slug(pair.group.name)}",
             f"What is left when the half that a map ranks highest is kept and the rest imputed: {pair.student}, {pair.base}.",
             _kept(images, pair, shown, labels_of([pair.student, pair.base])),
+        )
+
+
+def _answers(task: Task, found: Measurements, shown: Tensor, names: Sequence[str]) -> list[list[str]]:
+    """The true class of each example shown, and those that networks predict."""
+    # Between two dollar signs matplotlib would read a formula.
+    classes = [name.replace("$", r"\$") for name in task.classes]
+    return [
+        [
+            f"true: {classes[int(found.shown.labels[row])]}",
+            *(f"{name}: {classes[int(found.predictions[name][row])]}" for name in names),
+        ]
+        for row in shown.tolist()
+    ]
+
+
+def _sentences(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
+    chosen = found.shown[shown]
+    assert isinstance(chosen, Texts)
+    for pair in found.first_pairs():
+        titles = [title for title in (NET, DISTILLED, RESIDUAL, NULL_MAP, STUDENT_MAP) if title in pair.maps]
+        yield (
+            f"maps_{_slug(pair.group.name)}",
+            f"{pair.student} and {pair.base}: net map (distilled minus residual), distilled and residual features, a net map of "
+            f"two Bases for comparison, and Grad-CAM of the Student. The {task.unit} are the first of each class, not cherry-picked. "
+            "Red: positive, blue: negative. The first four share one scale over all sentences; Grad-CAM has its own.",
+            visualize_tokens(
+                chosen.tokens,
+                {title: pair.maps[title][shown] for title in titles},
+                token_mask=found.shown.inputs()["attention_mask"][shown],
+                sentence_titles=["; ".join(each) for each in _answers(task, found, shown, [pair.student, pair.base])],
+                scale=[titles[:-1], titles[-1:]],
+                units={title: "gain of J per word" for title in titles[:-1]},
+            ),
         )
 
 

@@ -48,6 +48,10 @@ FREE_TO_CHANGE = {
 be given further seeds, techniques, controls and placebo Teachers."""
 
 
+LATER = {"hidden_weight": 10.0, "teacher_learning_rate": 0.0}
+"""Settings that runs of earlier versions do not name, with the values that these runs have."""
+
+
 class RunFolderError(RuntimeError):
     """An output folder that cannot be used, or a run that cannot be resumed; the message says why and what to do."""
 
@@ -132,7 +136,7 @@ def _check_before(folder: Path, settings: Settings, resume: bool, overwrite: boo
         changed = [
             f"{name} was {before.settings.get(name)!r}, is {value!r}"
             for name, value in now.items()
-            if name not in FREE_TO_CHANGE and before.settings.get(name, value) != value  # older runs have fewer settings
+            if name not in FREE_TO_CHANGE and before.settings.get(name, LATER.get(name)) != value
         ]
         if changed:
             raise _other_run(folder, changed)

@@ -10,7 +10,7 @@ import pytest
 import questions
 import small_training
 import torch
-from distillation import techniques
+from distillation import explaining, techniques
 from distillation.data.questions import Texts, questions_task, read_table
 from distillation.encoders import Encoders, open_tokenizer
 from distillation.networks import WeightsError
@@ -91,12 +91,13 @@ def test_no_text_is_on_two_sides(tmp_path: Path, encoder: Path) -> None:
     write_table(tmp_path / "train.tsv", [*rows[20:], *again])
     task = questions_task(tmp_path, open_tokenizer(encoder), settings())
     (fold,) = task.folds
-    parts = [set(part.texts) for part in (fold.train, fold.reference, fold.test)]  # type: ignore[attr-defined]
+    parts = [set(map(tuple, part.tokens)) for part in (fold.train, fold.reference, fold.test)]
     assert [len(part) for part in parts] == [30, 10, 20]
     assert len(set.union(*parts)) == 60
     assert "10 questions of train.tsv are in test.tsv too, or occurred before: left out." in task.notes
-    labels = dict((text, label) for label, text in rows)
-    assert all(task.classes[label] == labels[text] for text, label in zip(fold.test.texts, fold.test.labels))
+    labels = {text: label for label, text in rows}
+    for tokens, label in zip(fold.test.tokens, fold.test.labels):
+        assert task.classes[label] == labels[" ".join(tokens[1:-1])]
 
 
 def test_a_batch_is_padded_to_its_longest_text(encoder: Path, data: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_batch_is_padded_to_its_longest_text(encoder: Path, data: Path) -> Non
     assert isinstance(texts, Texts)
     for rows in ([0], [3, 5, 2], list(range(20))):
         inputs, labels = texts.__getitems__(rows)
-        expected = tokenizer([texts.texts[row] for row in rows], padding=True, return_tensors="pt")
+        expected = tokenizer([" ".join(texts.tokens[row][1:-1]) for row in rows], padding=True, return_tensors="pt")
         assert torch.equal(inputs["input_ids"], expected["input_ids"])
         assert torch.equal(inputs["attention_mask"], expected["attention_mask"])
         assert torch.equal(labels, texts.labels[rows])
@@ -162,6 +163,15 @@ def test_folders_without_an_encoder_are_refused(tmp_path: Path, encoder: Path) -
         open_tokenizer(tmp_path)
     with pytest.raises(WeightsError, match="no list of two or more layers"):
         networks_of(write_encoder(tmp_path / "one", num_hidden_layers=1)).stages("")
+
+
+def test_grad_cam_of_the_last_layer_adds_up_to_the_logit(encoder: Path) -> None:
+    network = networks_of(encoder).build("transformer-xs", 3).eval()
+    labels = torch.tensor([2, 0, 1])
+    maps = explaining._grad_cam(network, "encoder.encoder.layer.1", batch(), labels)
+    logits = answer(network, batch()) - network.classifier.bias
+    assert maps.shape == (3, 1, 6) and not maps[batch()["attention_mask"][:, None] == 0].any()
+    assert torch.allclose(maps.sum((1, 2)), logits.gather(1, labels[:, None])[:, 0], atol=1e-6)
 
 
 # --------------------------------------------------------------------------- hidden states

@@ -32,17 +32,17 @@ class Texts(Examples):
     Attributes:
         store (Tensor): (M, T), int64, token ids, filled up with the padding token.
         lengths (Tensor): (M,), int64, tokens of each text in the store, the special ones included.
-        words (list): (M,) the texts.
+        pieces (list): (M,) the tokens of each text in letters.
     """
 
     def __init__(
-        self, store: Tensor, lengths: Tensor, words: Sequence[str], labels: Tensor, *, rows: Optional[Tensor] = None
+        self, store: Tensor, lengths: Tensor, pieces: Sequence[list[str]], labels: Tensor, *, rows: Optional[Tensor] = None
     ) -> None:
         super().__init__(store, labels, rows=rows)
-        self.lengths, self.words = lengths, words
+        self.lengths, self.pieces = lengths, pieces
 
     def __getitem__(self, rows: slice | Tensor) -> "Texts":
-        return Texts(self.store, self.lengths, self.words, self.labels[rows], rows=self.rows[rows])
+        return Texts(self.store, self.lengths, self.pieces, self.labels[rows], rows=self.rows[rows])
 
     def __getitems__(self, rows: Sequence[int]) -> tuple[Inputs, Tensor]:
         """A batch, as torch's loaders ask for it: what the networks take, and labels."""
@@ -50,8 +50,9 @@ class Texts(Examples):
         return chosen.stored, chosen.labels
 
     @property
-    def texts(self) -> list[str]:
-        return [self.words[row] for row in self.rows.tolist()]
+    def tokens(self) -> list[list[str]]:
+        """(N,) the tokens of each text in letters, the special ones included."""
+        return [self.pieces[row] for row in self.rows.tolist()]
 
     @property
     def stored(self) -> Inputs:
@@ -153,10 +154,10 @@ def questions_task(given: Optional[Path], tokenizer: Any, settings: Settings) ->
 
 
 def _tokenized(rows: Sequence[tuple[str, str]], classes: Sequence[str], tokenizer: Any) -> Texts:
-    words = [text for _, text in rows]
-    ids = tokenizer(words, truncation=True, max_length=LONGEST)["input_ids"]
+    ids = tokenizer([text for _, text in rows], truncation=True, max_length=LONGEST)["input_ids"]
     lengths = torch.tensor([len(each) for each in ids])
     store = torch.full((len(ids), int(lengths.max())), tokenizer.pad_token_id)
     for row, each in zip(store, ids):
         row[: len(each)] = torch.tensor(each)
-    return Texts(store, lengths, words, torch.tensor([classes.index(label) for label, _ in rows]))
+    pieces = [tokenizer.convert_ids_to_tokens(each) for each in ids]
+    return Texts(store, lengths, pieces, torch.tensor([classes.index(label) for label, _ in rows]))
