@@ -15,7 +15,7 @@ from distillation.task import Examples, Inputs, answer, on_device
 
 __all__ = [
     "BASE", "BY_TEACHER", "DISTILLED", "NET", "NULL", "POINT", "RANDOM", "RESIDUAL", "STUDENT", "keep_curves", "localization",
-    "maps_of", "mean_and_error", "net_maps_of_bases",
+    "maps_of", "mean_and_error", "net_maps_of_bases", "token_localization",
 ]  # fmt: skip
 
 BATCH = 64
@@ -155,7 +155,22 @@ def _token_grad_cam(network: nn.Module, layer: str, inputs: dict[str, Tensor], l
 def localization(maps: Mapping[str, Tensor], masks: Tensor) -> dict[str, Any]:
     """How far the maps lie on the objects: means over images with standard errors, what chance would give, and
     differences between two kinds of maps, image by image."""
-    found: dict[str, Any] = {"mask_area": float(masks.float().mean()), "maps": {}}
+    return _localization(maps, masks, masks.float().mean((1, 2)))
+
+
+def token_localization(maps: Mapping[str, Tensor], masks: Tensor, inputs: Mapping[str, Tensor]) -> Optional[dict[str, Any]]:
+    """The same of maps (N, 1, T) and marked tokens (N, T), over the texts that have marked tokens; None if none has."""
+    rows = masks.any(1)
+    if not rows.any():
+        return None
+    is_token = inputs["attention_mask"][rows].bool()
+    marked = masks[rows, : is_token.shape[1]]
+    chosen = {name: values[rows, :, None] for name, values in maps.items()}
+    return _localization(chosen, marked[:, None], marked.sum(1) / is_token.sum(1))
+
+
+def _localization(maps: Mapping[str, Tensor], masks: Tensor, areas: Tensor) -> dict[str, Any]:
+    found: dict[str, Any] = {"mask_area": float(areas.mean()), "number": len(areas), "maps": {}}
     shares = {}
     for name, values in maps.items():
         with warnings.catch_warnings(record=True):  # empty maps count as 0; the record says how many there are

@@ -178,7 +178,8 @@ def _sentences(task: Task, found: Measurements, shown: Tensor) -> Iterator[Pictu
             f"maps_{_slug(pair.group.name)}",
             f"{pair.student} and {pair.base}: net map (distilled minus residual), distilled and residual features, a net map of "
             "two Bases for comparison, and Grad-CAM of the Student. The sentences are the first of each class, not "
-            "cherry-picked. Red: positive, blue: negative. The first four share one scale over all sentences; Grad-CAM has its own.",
+            "cherry-picked. Red: positive, blue: negative. The first four share one scale over all sentences; Grad-CAM has its "
+            "own.",
             visualize_tokens(
                 chosen.tokens,
                 {title: pair.maps[title][shown] for title in titles},

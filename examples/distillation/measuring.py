@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, Optional, cast
 
 from torch import Tensor, nn
 
 from captum_kd.metrics import KeepCurve
-from distillation.explaining import NULL, keep_curves, localization, maps_of, net_maps_of_bases
+from distillation.explaining import NULL, keep_curves, localization, maps_of, net_maps_of_bases, token_localization
 from distillation.plan import Group, Plan
 from distillation.scoring import Scores, score
 from distillation.settings import Settings
@@ -109,6 +109,8 @@ def _explain(
     if null is not None:
         maps[NULL] = null
     curves = {} if isinstance(inputs, dict) else keep_curves(networks[student], inputs, shown.labels, maps, progress)
+    if isinstance(inputs, dict):
+        return PairMaps(group, student, base, maps, curves, token_localization(maps, cast(Tensor, shown.masks), inputs))
     return PairMaps(
         group, student, base, maps, curves, None if shown.masks is None else localization(maps, shown.masks)
     )

@@ -100,7 +100,7 @@ DIFFERENCES: dict[str, dict[str, dict[str, Any]]] = {
         # The Teacher is a folder, which the command line names; two epochs fine-tune it.
         "questions": {
             "seeds": 2, "techniques": TEXT_TECHNIQUES, "teacher": "", "student": "transformer-s", "weights": "pretrained",
-            "map_images": 100, "teacher_epochs": 2, "epochs": 6, "batch_size": 32, "learning_rate": 1e-3,
+            "map_images": 400, "teacher_epochs": 2, "epochs": 6, "batch_size": 32, "learning_rate": 1e-3,
             "teacher_learning_rate": 1e-4, "augmentation": "none",
         },
     },

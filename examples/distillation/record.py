@@ -46,6 +46,7 @@ def record_of(
         "task": task.name,
         "classes": list(task.classes),
         "unit": task.unit,
+        "evidence": task.evidence,
         "notes": [*task.notes, *_starts(plan, settings)],
         "plan": {
             "guides": [asdict(guide) for guide in plan.guides],

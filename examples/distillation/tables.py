@@ -316,13 +316,13 @@ def _keep_curves(record: Record) -> Table:
 
 def _localization(record: Record) -> Table:
     rows: list[list[Cell]] = []
-    area = 0.0
+    area, number = 0.0, 0
     for group in record["plan"]["groups"]:
         every = [each["localization"] for fold in record["folds"] for each in fold["maps"] if each["group"] == group["name"]]
         found = [each for each in every if each is not None]
         if not found:
             continue
-        area = found[0]["mask_area"]
+        area, number = found[0]["mask_area"], found[0]["number"]
         for name in found[0]["maps"]:
             energy, hit = ([each["maps"][name][score][0] for each in found] for score in ("energy_share", "pointing_game"))
             empty = sum(each["maps"][name]["empty_maps"] for each in found)
@@ -333,9 +333,10 @@ def _localization(record: Record) -> Table:
             )
     return Table(
         "localization",
-        "Maps on the object",
-        f"Share of a map's positive values on the object, which covers {area:.1%} of an image, and how often its maximum is "
-        "there. Means and SD over pairs of a Student and a Base; report.json has the standard errors over images.",
+        f"Maps on {record['evidence']}",
+        f"Share of a map's positive values there, and how often its maximum is there, over {number} {record['unit']}. There "
+        f"is {area:.1%} of an input on average. Means and SD over pairs of a Student and a Base; report.json has the standard "
+        f"errors over {record['unit']}.",
         ["group", "map", "pairs", "energy", "energy SD", "maximum", "maximum SD", "maps without positive values"],
         rows,
     )

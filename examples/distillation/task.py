@@ -127,6 +127,7 @@ class Task:
         folds: one, or several that take turns at being held out.
         notes: what a reader must know to judge the results, first of all what the Teacher got.
         unit: what the examples are, in the plural.
+        evidence: what masks are of.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Task:
     folds: Sequence[Fold]
     notes: Sequence[str]
     unit: str = "images"
+    evidence: str = "the object"
 
 
 def in_turn(labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ import questions
 import small_training
 import torch
 from distillation import explaining, techniques
+from distillation.data.head_nouns import marked_words
 from distillation.data.questions import Texts, questions_task, read_table
 from distillation.encoders import Encoders, open_tokenizer
 from distillation.networks import WeightsError
@@ -110,6 +111,32 @@ def test_a_batch_is_padded_to_its_longest_text(encoder: Path, data: Path) -> Non
         assert torch.equal(inputs["input_ids"], expected["input_ids"])
         assert torch.equal(inputs["attention_mask"], expected["attention_mask"])
         assert torch.equal(labels, texts.labels[rows])
+
+
+def test_marked_words_become_marked_tokens(tmp_path: Path, encoder: Path) -> None:
+    marked = "How far is a nautical mile ?"
+    assert [marked[start:end] for start, end in marked_words(marked)] == ["How", "mile"]
+    assert marked_words("How far is it ?") == []
+    write_data(tmp_path)
+    write_table(tmp_path / "test.tsv", [("number", marked), ("human", "who wrote it")])
+    test: Any = questions_task(tmp_path, open_tokenizer(encoder), settings()).folds[0].test
+    for tokens, mask in zip(test.tokens, test.masks):
+        # "far", "nautical" and "mile" are not in the vocabulary of this tokenizer.
+        expected = [1, 6] if tokens[1] == "how" else []
+        assert mask.nonzero()[:, 0].tolist() == expected
+
+
+def test_maps_are_localized_over_marked_texts_and_their_own_tokens() -> None:
+    masks = torch.tensor([[0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0]]).bool()
+    inputs = {"attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 1]])}
+    maps = torch.tensor([[1.0, 3.0, 0.0], [9.0, 9.0, 9.0], [1.0, 2.0, 1.0]])[:, None]
+    found = explaining.token_localization({"distilled": maps, "residual": -maps}, masks, inputs)
+    assert found is not None and found["number"] == 2
+    assert found["mask_area"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert found["maps"]["distilled"]["energy_share"][0] == pytest.approx((3 / 4 + 2 / 4) / 2)
+    assert found["maps"]["distilled"]["pointing_game"][0] == pytest.approx(1 / 2)
+    assert found["maps"]["residual"]["empty_maps"] == 2
+    assert explaining.token_localization({"distilled": maps, "residual": maps}, masks & False, inputs) is None
 
 
 # --------------------------------------------------------------------------- networks

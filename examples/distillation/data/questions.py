@@ -8,6 +8,7 @@ from typing import Any, Optional, Sequence
 import torch
 from torch import Tensor
 
+from distillation.data.head_nouns import marked_words
 from distillation.data.sources import Source
 from distillation.settings import Settings
 from distillation.task import DataError, Examples, Fold, Inputs, Task, in_turn
@@ -33,16 +34,26 @@ class Texts(Examples):
         store (Tensor): (M, T), int64, token ids, filled up with the padding token.
         lengths (Tensor): (M,), int64, tokens of each text in the store, the special ones included.
         pieces (list): (M,) the tokens of each text in letters.
+        masks (Tensor): (N, T), bool, true where the evidence is known to be; all false for texts of which it is not known.
     """
 
+    masks: Tensor
+
     def __init__(
-        self, store: Tensor, lengths: Tensor, pieces: Sequence[list[str]], labels: Tensor, *, rows: Optional[Tensor] = None
+        self,
+        store: Tensor,
+        lengths: Tensor,
+        pieces: Sequence[list[str]],
+        labels: Tensor,
+        masks: Tensor,
+        *,
+        rows: Optional[Tensor] = None,
     ) -> None:
-        super().__init__(store, labels, rows=rows)
+        super().__init__(store, labels, masks, rows=rows)
         self.lengths, self.pieces = lengths, pieces
 
     def __getitem__(self, rows: slice | Tensor) -> "Texts":
-        return Texts(self.store, self.lengths, self.pieces, self.labels[rows], rows=self.rows[rows])
+        return Texts(self.store, self.lengths, self.pieces, self.labels[rows], self.masks[rows], rows=self.rows[rows])
 
     def __getitems__(self, rows: Sequence[int]) -> tuple[Inputs, Tensor]:
         """A batch, as torch's loaders ask for it: what the networks take, and labels."""
@@ -150,14 +161,21 @@ def questions_task(given: Optional[Path], tokenizer: Any, settings: Settings) ->
             f"Teachers learn from {fold.teacher_train.count:,} questions, Students and Bases from {fold.train.count:,}.",
         ],
         unit="questions",
+        evidence="question word and head noun of the questions that are marked",
     )
 
 
 def _tokenized(rows: Sequence[tuple[str, str]], classes: Sequence[str], tokenizer: Any) -> Texts:
-    ids = tokenizer([text for _, text in rows], truncation=True, max_length=LONGEST)["input_ids"]
+    read = tokenizer([text for _, text in rows], truncation=True, max_length=LONGEST, return_offsets_mapping=True)
+    ids = read["input_ids"]
     lengths = torch.tensor([len(each) for each in ids])
     store = torch.full((len(ids), int(lengths.max())), tokenizer.pad_token_id)
     for row, each in zip(store, ids):
         row[: len(each)] = torch.tensor(each)
+    masks = torch.zeros(store.shape, dtype=torch.bool)
+    for mask, (_, text), letters in zip(masks, rows, read["offset_mapping"]):
+        for start, end in marked_words(text):
+            for place, (first, last) in enumerate(letters):
+                mask[place] |= start <= first < last <= end
     pieces = [tokenizer.convert_ids_to_tokens(each) for each in ids]
-    return Texts(store, lengths, pieces, torch.tensor([classes.index(label) for label, _ in rows]))
+    return Texts(store, lengths, pieces, torch.tensor([classes.index(label) for label, _ in rows]), masks)
