@@ -63,7 +63,7 @@ def run_example(
         kept = " What is trained is kept: go on with the same command and --resume." if is_begun(settings) else ""
         reason = f"A file could not be read or written ({error}); --output is {settings.output}.{kept}"
     except MemoryError as error:
-        reason = f"The memory does not suffice ({error}). Ask for fewer or smaller images, or fewer networks."
+        reason = f"The memory does not suffice ({error}). Ask for fewer or smaller examples, or fewer networks."
     except KeyboardInterrupt:
         way_on = "Nothing was trained yet: give the same command again."
         if is_begun(settings):

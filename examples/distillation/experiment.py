@@ -47,7 +47,7 @@ def run(task: Task, plan: Plan, settings: Settings, *, progress: bool = True, re
     Raises:
         RunFolderError: nothing to resume, a run with other data, or files of others where the run would write.
         CheckpointError: a checkpoint that cannot be resumed from.
-        DataError: images with which the scores could not be taken.
+        DataError: examples with which the scores could not be taken.
         KeyboardInterrupt: stopped by the user; the run can be resumed.
     """
     threads = torch.get_num_threads()
@@ -125,18 +125,18 @@ def check_checkpoints(task: Task, plan: Plan, settings: Settings) -> None:
 
 
 def check_labels(task: Task, settings: Settings) -> None:
-    """Checks that the scores can be taken on the images' labels, whatever the networks will answer.
+    """Checks that the scores can be taken on the labels, whatever the networks will answer.
 
     Raises:
-        DataError: too few images of some classes among those that are scored, or in the reference population.
+        DataError: too few examples of some classes among those that are scored, or in the reference population.
     """
     for number, fold in enumerate(task.folds, start=1):
         where = f" of fold {number}" if len(task.folds) > 1 else ""
-        # UniCAM adds each explained image to the reference population, with the class that a network predicts.
+        # UniCAM adds each explained example to the reference population, with the class that a network predicts.
         one_more = torch.eye(len(task.classes), dtype=torch.int64)
         for part, option, labels, added in (
-            ("held-out images to be scored", "--test-images", fold.test.labels[: settings.test_images], 0 * one_more),
-            ("images of the reference population", "--references", fold.reference.labels, one_more),
+            (f"held-out {task.unit} to be scored", f"--test-{task.unit}", fold.test.labels[: settings.test_images], 0 * one_more),
+            (f"{task.unit} of the reference population", "--references", fold.reference.labels, one_more),
         ):
             counts = labels.bincount(minlength=len(task.classes))
             if all(map(_have_geometry, (counts + added).tolist())):
@@ -144,7 +144,7 @@ def check_labels(task: Task, settings: Settings) -> None:
             each = ", ".join(f"{name} {count}" for name, count in zip(task.classes, counts.tolist()))
             raise DataError(
                 f"The {part}{where} are too few of some classes to be scored ({each}): at least two classes need two or more "
-                f"of them each. Ask for more with {option}, hold more images out with --test-share, or add images."
+                f"of them each. Ask for more with {option}, or hold out or add more {task.unit}."
             )
 
 
@@ -155,16 +155,16 @@ def _have_geometry(counts: Sequence[int]) -> bool:
 
 
 def check_batches(task: Task, plan: Plan, settings: Settings) -> None:
-    """Checks that outputs can be exchanged among the images of a batch, where the plan does so.
+    """Checks that outputs can be exchanged among the examples of a batch, where the plan does so.
 
     Raises:
-        DataError: a single training image.
+        DataError: a single training example.
     """
     exchanged = any(training.technique == "shuffled-labels" for training in plan.trainings(settings.seeds))
     if exchanged and any(len(fold.train) < 2 for fold in task.folds):
         raise DataError(
-            "The control shuffled-labels exchanges the Teacher's outputs among training images, and there is one only. Ask "
-            "for more with --train-images, or leave the control out."
+            f"The control shuffled-labels exchanges the Teacher's outputs among training {task.unit}, and there is one only. "
+            f"Ask for more with --train-{task.unit}, or leave the control out."
         )
 
 
