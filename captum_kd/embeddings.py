@@ -183,6 +183,7 @@ def class_prototypes(
     width: Optional[int] = None
     for number, batch in enumerate(batches_of(data, "Class prototypes", show_progress)):
         inputs, labels = unpack_batch(batch, unpack)
+        assert labels is not None
         if num_classes is not None and int(labels.max()) >= num_classes:
             raise ValueError(
                 f"Batch {number} holds the label {int(labels.max())}; expected 0 to {num_classes - 1}. Raise num_classes, or "

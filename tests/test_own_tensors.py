@@ -53,6 +53,15 @@ def test_recurrent_and_attention_layers_have_one_output():
     assert len(kept((HIDDEN, torch.randn(1, T, 4)), nn.GRU(C, 4), at_input=True)) == 1
 
 
+def test_tables_among_keyword_arguments_are_no_inputs():
+    """As the positions, (1, T, d), that the attention of decoders receives."""
+    table = torch.randn(1, T, 4)
+    (found,) = kept({"position_embeddings": (table, table), "hidden_states": HIDDEN}, at_input=True)
+    assert found is HIDDEN
+    assert len(kept({"levels": (GRID, GRID[:, :3])}, at_input=True)) == 2
+    assert len(kept({"x": HIDDEN, "levels": (GRID, GRID[:, :3])})) == 3
+
+
 class Block(nn.Module):
     """Adds a position bias of its first call to its output, as T5's blocks do."""
 

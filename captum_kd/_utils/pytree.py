@@ -28,13 +28,13 @@ def own_tensors(module: nn.Module, value: Any, at_input: bool = False) -> list[T
     """The tensors of a module's output (or input), without those that accompany them.
 
     Left out are hidden states of recurrent layers, weights of :class:`torch.nn.MultiheadAttention`, tuples of a model's output
-    (the outputs of all of its blocks) and, beside tokens (N, T, C), tensors (., heads, T, .): attention weights, position biases
-    and caches.
+    (the outputs of all of its blocks), tuples among keyword arguments (tables of positions) and, beside tokens (N, T, C), tensors
+    (., heads, T, .): attention weights, position biases and caches.
     """
     kinds = (nn.RNNBase,) if at_input else (nn.RNNBase, nn.MultiheadAttention)
     if isinstance(module, kinds) and isinstance(value, tuple):
         value = value[:1]
-    elif isinstance(value, Mapping) and "last_hidden_state" in value:
+    elif isinstance(value, Mapping) and ("last_hidden_state" in value or (at_input and any(map(_is_kept, value.values())))):
         value = [each for each in value.values() if not isinstance(each, (tuple, list))]
     tensors = tensors_in(value)
     if not tensors or tensors[0].dim() != 3:

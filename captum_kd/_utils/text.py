@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Any, Callable
 
 # Not escaped: line breaks, and the joiners that several scripts and emoji need.
 _KEPT = "\n\u200c\u200d"
@@ -44,3 +45,8 @@ def as_spreadsheet_text(value: object) -> object:
     text = encodable(value).replace("\0", "\\x00")
     is_formula = text.lstrip()[:1] in tuple("=+-@\uff1d\uff0b\uff0d\uff20") or text[:1] in tuple("\t\r\n")
     return f"'{text}" if is_formula else text
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The name of a function, or of the class of a callable object."""
+    return str(getattr(function, "__qualname__", type(function).__qualname__))

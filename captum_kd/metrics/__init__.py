@@ -6,7 +6,15 @@ from captum_kd.metrics.map_reliability import MapReliability, map_reliability
 from captum_kd.metrics.random_attributions import random_attributions
 from captum_kd.metrics.randomization import RandomizationTest, randomization_test
 from captum_kd.metrics.relevance import relevance_score
-from captum_kd.metrics.report import Comparisons, Compute, Localization, ModelOptions, TransferReport, compare_transfer
+from captum_kd.metrics.report import (
+    Comparisons,
+    Compute,
+    Localization,
+    ModelOptions,
+    TokenPositions,
+    TransferReport,
+    compare_transfer,
+)
 from captum_kd.metrics.sensitivity import sensitivity_max
 from captum_kd.metrics.similarity import feature_similarity_score
 
@@ -15,6 +23,7 @@ __all__ = [
     "Compute",
     "Localization",
     "ModelOptions",
+    "TokenPositions",
     "TransferReport",
     "compare_transfer",
     "KeepCurve",

@@ -53,6 +53,12 @@ class InputSharding:
         self._shards = Shards([len(labels) for labels in of_ranks], self._group.rank)
         return torch.cat(of_ranks)
 
+    def gather_size(self, own: int) -> int:
+        """The number of inputs of all ranks, from this rank's own number; for inputs without labels."""
+        of_ranks = self._group.gather(own)
+        self._shards = Shards(of_ranks, self._group.rank)
+        return sum(of_ranks)
+
     def gather_specs(self, features: Mapping[str, Sequence[Features]]) -> None:
         """Sets ``specs`` from this rank's features of each layer, by name; an empty mapping without inputs.
 

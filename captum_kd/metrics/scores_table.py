@@ -75,6 +75,10 @@ class ReportScore:
         return TEACHER in self.x + self.y
 
     @property
+    def needs_labels(self) -> bool:
+        return LABELS in self.x + self.y
+
+    @property
     def has_removal(self) -> bool:
         """True for scores of distilled or residual features."""
         return len(self.x) > 1
@@ -202,11 +206,17 @@ SCORES = (
 
 BY_NAME = {score.name: score for score in SCORES}
 
-PLACEBO_SHARES = tuple(score.share for score in SCORES if score.share and score.question)
-"""The Teacher's shares that are compared with those of the placebo Teachers by seed control and by a t test."""
 
-
-def scores_of_pair(has_teacher: bool, has_placebos: bool = False, all_bases: bool = False) -> list[ReportScore]:
+def scores_of_pair(
+    has_teacher: bool, has_placebos: bool = False, all_bases: bool = False, has_labels: bool = True
+) -> list[ReportScore]:
     """The scores of a Student and a Base, or of a Student and all Bases, at one layer, without progression."""
     of_pair = [score for score in SCORES if score.kind != PROGRESSION and (has_placebos or not score.share)]
+    of_pair = [score for score in of_pair if has_labels or not score.needs_labels]
     return [score for score in of_pair if score.needs_all_bases == all_bases and (has_teacher or not score.needs_teacher)]
+
+
+def placebo_shares_of(has_labels: bool) -> list[str]:
+    """The Teacher's shares that are compared with those of the placebo Teachers by seed control and by a t test."""
+    of_pair = scores_of_pair(has_teacher=True, has_placebos=True, has_labels=has_labels)
+    return [score.share for score in of_pair if score.share and score.question]

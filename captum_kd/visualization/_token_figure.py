@@ -25,6 +25,9 @@ _NAMES, _BAR = 1.35, 2.05
 # Text is measured as in print. On screens it is up to 5 % wider, since its letters begin at whole pixels.
 _DPI, _WIDER = 600, 1.05
 
+COLORS = colormaps[SIGNS["all"]]
+"""The colors of values from -1 (0.0) to 1 (1.0)."""
+
 
 class _Box(NamedTuple):
     """A word, or a part of a very long one, at its place in a paragraph."""
@@ -79,9 +82,9 @@ def _draw_words(axis: Axes, sentences: Sentences, boxes: Sequence[_Box], i: int,
     """Draws the lines of a paragraph; returns the height below them."""
     values, words = sentences.values(name, i), sentences.words[i]
     for box in boxes:
-        color = colormaps[SIGNS["all"]](0.5 + 0.5 * values[box.word] / sentences.tops[name][i])
+        color = COLORS(0.5 + 0.5 * values[box.word] / sentences.tops[name][i])
         x, y = _NAMES + box.x, top + box.line * _LINE
-        axis.add_patch(Rectangle((x, y), box.width, _BOX, facecolor=color, edgecolor="0.85", linewidth=0.4))
+        axis.add_artist(Rectangle((x, y), box.width, _BOX, facecolor=color, edgecolor="0.85", linewidth=0.4))
         axis.text(
             x + box.width / 2, y + 0.115, box.text, ha="center", va="baseline", parse_math=False,
             color="white" if is_dark(to_rgb(color)) else "black", fontproperties=_font(words[box.word]),

@@ -5,13 +5,11 @@ from __future__ import annotations
 from html import escape
 from typing import Optional, Sequence
 
-from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgb
 
 from captum_kd._utils.text import printable
-from captum_kd.visualization._panels import SIGNS
 from captum_kd.visualization._sentences import Sentences, signed
-from captum_kd.visualization._token_figure import is_dark
+from captum_kd.visualization._token_figure import COLORS, is_dark
 from captum_kd.visualization._words import Word
 
 # The dark scheme's color of 0, and its ends for values below and above 0: white text is legible on all of them.
@@ -95,7 +93,7 @@ def _shades(share: float) -> tuple[str, str]:
     """The colors of a value between -1 and 1 in the light and in the dark scheme."""
     zero, end = to_rgb(_DARK), to_rgb(_DARK_ENDS[share > 0])
     red, green, blue = (start + abs(share) * (stop - start) for start, stop in zip(zero, end))
-    return to_hex(colormaps[SIGNS["all"]](0.5 + 0.5 * share)), to_hex((red, green, blue))
+    return to_hex(COLORS(0.5 + 0.5 * share)), to_hex((red, green, blue))
 
 
 def _text(text: str) -> str:

@@ -57,6 +57,8 @@ def visualize_tokens(
     Pieces of words are joined, and the value of a word is the sum of its pieces, because the positions of an integrated
     map add up. The tokens tell what is joined: "##" of WordPiece, "\u0120" of byte-level BPE or "\u2581" of SentencePiece.
     Tokens without such marks are words. Red is above 0, blue is below 0, and white is 0. Long sentences are wrapped.
+    Matplotlib's own font lacks the letters of many scripts and draws them from left to right: use the page for these, or set
+    ``matplotlib.rcParams["font.family"]`` to a list of fonts that has them.
 
     Args:
         tokens (sequence of sequences of str): the tokens of N sentences, as ``tokenizer.convert_ids_to_tokens`` gives

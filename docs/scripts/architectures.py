@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Iterator, NamedTuple, Union
 
 import torch
+import sequence_architectures
 from families import Family, Misfit, build, layer_name
 from torch import Tensor, nn
 
 from captum_kd import UniCAM, global_average_pool
 
 PAGE = Path(__file__).parents[1] / "architectures.md"
-BEGIN, END = "<!-- table: written by scripts/architectures.py -->", "<!-- end of the table -->"
+TABLES = ("table", "sequences")
+"""The page's tables. Each stands behind a line ``<!-- NAME: written by scripts/architectures.py -->``."""
+END = "<!-- end of the table -->"
 
 LIBRARIES = ("torchvision", "timm", "transformers")
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -154,11 +157,14 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE, help="the page whose table is written anew")
     page: Path = parser.parse_args().page
     text = page.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"{page} has no lines {BEGIN} and {END} to write the table between.")
-    page.write_text("\n".join([before + BEGIN, *table(), END + after]))
+    for name, rows in zip(TABLES, (table(), sequence_architectures.table())):
+        begin = f"<!-- {name}: written by scripts/architectures.py -->"
+        before, _, rest = text.partition(begin)
+        _, end, after = rest.partition(END)
+        if not end:
+            raise SystemExit(f"{page} has no lines {begin} and {END} to write the table between.")
+        text = "\n".join([before + begin, *rows, END + after])
+    page.write_text(text)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from families import Family, Misfit  # noqa: E402
 ENTRIES = architectures.all_families()
 FAMILIES = [entry for entry in ENTRIES if isinstance(entry, Family)]
 MISFITS = [entry for entry in ENTRIES if isinstance(entry, Misfit)]
-PUBLISHED = (DOCS / "architectures.md").read_text().splitlines()
+PUBLISHED = (DOCS / "architectures.md").read_text().partition("## Text, audio and time series")[0].splitlines()
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.library} {family.name}")

@@ -39,7 +39,7 @@ class Score(NamedTuple):
 
 
 def transfer_scores(
-    student: str = "student", base: str | Sequence[str] = "base", *, labels: str = "labels", teacher: str | None = None
+    student: str = "student", base: str | Sequence[str] = "base", *, labels: str | None = "labels", teacher: str | None = None
 ) -> dict[str, Score]:
     """The scores of one pair of models in the report, or of a Student and several Bases, with the names of their geometries.
 
@@ -47,12 +47,12 @@ def transfer_scores(
         student (str): name of the Student's geometry in the products.
         base (str or sequence of str): name of the Base model's geometry; or names of several, whose span is removed from the
             Student's geometry.
-        labels (str): name of the labels' geometry.
+        labels (str, optional): name of the labels' geometry; with None, scores with the labels are left out.
         teacher (str, optional): name of the Teacher's geometry; without it, scores with the Teacher are left out.
 
     Returns:
         dict of str to Score: the five scores of a pair, or twelve with a Teacher. With a sequence of Bases the scores of the
-        Student given all of them: one, or three with a Teacher.
+        Student given all of them: one, or three with a Teacher. Without labels one or five, and none or one.
 
     Example::
 
@@ -60,16 +60,17 @@ def transfer_scores(
         Score(x=('kd seed 1', 'base seed 1'), y='labels')
     """
     bases = as_names(base, "base")
-    for argument, name in (("student", student), *(("base", each) for each in bases), ("labels", labels)):
+    for argument, name in (("student", student), *(("base", each) for each in bases)):
         check_str(name, argument, or_none=False)
+    check_str(labels, "labels")
     check_str(teacher, "teacher")
-    names = {STUDENT: (student,), BASE: bases, BASES: bases, LABELS: (labels,), TEACHER: (teacher or "",)}
+    names = {STUDENT: (student,), BASE: bases, BASES: bases, LABELS: (labels or "",), TEACHER: (teacher or "",)}
 
     def side(roles: tuple[str, ...]) -> Side:
         chosen = tuple(name for role in roles for name in names[role])
         return chosen if len(chosen) > 1 else chosen[0]
 
-    scores = scores_of_pair(teacher is not None, all_bases=not isinstance(base, str))
+    scores = scores_of_pair(teacher is not None, all_bases=not isinstance(base, str), has_labels=labels is not None)
     return {each.name: Score(side(each.x), side(each.y)) for each in scores}
 
 

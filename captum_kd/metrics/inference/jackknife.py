@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple, Optional, Sequence
 
 import torch
+from torch import Tensor
 
 from captum_kd._utils.validation import check_float, short_repr
 from captum_kd.metrics.inference.gram_matrices import Products, Score, check_products, check_score
@@ -36,13 +37,24 @@ class JackknifeEstimate(NamedTuple):
 
 
 def jackknife(
-    products: Products, score: Score, confidence: float = 0.95, *, minus: Sequence[Score] = ()
+    products: Products,
+    score: Score,
+    confidence: float = 0.95,
+    *,
+    minus: Sequence[Score] = (),
+    groups: Optional[Tensor] = None,
 ) -> JackknifeEstimate:
     r"""Delete-one jackknife interval and t test of a score, or of its difference from the mean of others.
 
     .. math::
         SE^2 = \frac{n-1}{n} \sum_k \bigl(\theta_{(k)} - \bar\theta\bigr)^2, \qquad
         \theta \mp t_{n-1}\, SE
+
+    With groups of dependent inputs, for example the tokens of each of G sentences, the differences are added up within groups:
+
+    .. math::
+        SE^2 = \frac{(n-1)^2}{n^2} \frac{G}{G-1} \sum_g \Bigl(\sum_{k \in g} \theta_{(k)} - \bar\theta\Bigr)^2, \qquad
+        \theta \mp t_{G-1}\, SE
 
     The interval is not defined if the score or any leave-one-out score is not. Examples: constant features, a Student that is
     a copy of the Base, labels that have no geometry without one of the inputs. With few inputs, removal leaves a single
@@ -54,12 +66,14 @@ def jackknife(
         score (Score): the score.
         confidence (float): nominal coverage of the interval, in (0, 1).
         minus (sequence of Score): scores whose mean is subtracted, for example those of placebo Teachers.
+        groups (Tensor, optional): (n,) integers, the group of each input; inputs of one group may depend on each other.
+            Default: None, all inputs are independent
 
     Returns:
         JackknifeEstimate: Python floats.
 
     Raises:
-        ValueError: confidence outside (0, 1), no leave-one-out products, an unknown geometry.
+        ValueError: confidence outside (0, 1), no leave-one-out products, an unknown geometry, groups of another shape.
 
     Source: docs/inference.md (intervals); coverage measured by
     ``docs/scripts/simulate_intervals.py``.
@@ -75,8 +89,10 @@ def jackknife(
         raise TypeError(f"minus must be a list of scores, got {short_repr(minus)}.")
     for each in minus:
         check_score(products, each, "minus")
-    confidence = check_float(confidence, "confidence", "between 0 and 1 (say 0.95)", 0, 1)
     n = products.without.shape[0]
+    if groups is not None and (not isinstance(groups, Tensor) or groups.shape != (n,) or groups.is_floating_point()):
+        raise ValueError(f"groups must be an integer tensor ({n},), the group of each input, got {short_repr(groups)}.")
+    confidence = check_float(confidence, "confidence", "between 0 and 1 (say 0.95)", 0, 1)
     if n == 0:
         raise ValueError("products has no leave-one-out values; make it by geometry_products(..., leave_one_out=True).")
     value, defined = difference(products, score, minus)
@@ -87,16 +103,21 @@ def jackknife(
     removed = max(0 if isinstance(side, str) else len(side) - 1 for each in (score, *minus) for side in each)
     dimensions = (n - 1) * (n - 4) // 2 - removed  # of U-centered matrices of n - 1 inputs
     bound = 2.0 if minus else 1.0
-    if not (defined and all_defined) or dimensions < 2:
+    moved = values - values.mean()
+    if groups is not None:
+        places = groups.unique(return_inverse=True)[1].to(moved.device)
+        moved = moved.new_zeros(int(places.max()) + 1).index_add(0, places, moved)
+    units = len(moved)
+    if not (defined and all_defined) or dimensions < 2 or units < 2:
         return JackknifeEstimate(value, None, None, None, None)
     # Imported here so that import captum_kd stays fast.
     from scipy.special import stdtr, stdtrit
 
-    error = float((values - values.mean()).square().sum().mul((n - 1) / n).sqrt())
-    reach = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
+    error = float(moved.square().sum().mul((n - 1) ** 2 / n**2 * units / (units - 1)).sqrt())
+    reach = float(stdtrit(units - 1, (1 + confidence) / 2)) * error
     low, high = max(-bound, value - reach), min(bound, value + reach)
     # Without a standard error there is no test, for example for the FSS of a model with itself.
-    p_value = 2 * float(stdtr(n - 1, -abs(value) / error)) if error > 0 else None
+    p_value = 2 * float(stdtr(units - 1, -abs(value) / error)) if error > 0 else None
     return JackknifeEstimate(value, error, low, high, p_value)
 
 

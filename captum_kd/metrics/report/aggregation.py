@@ -75,22 +75,25 @@ class Aggregator:
     """Aggregates batches into the scores of each layer.
 
     Attributes:
-        counts (dict): the number of scored inputs of each class.
+        n (int): the number of scored inputs.
+        counts (dict): the number of scored inputs of each class; empty without labels.
         used, left_out (int): the numbers of mini-batches with and without scores.
         left_out_of_removal (int): the number of mini-batches without scores with removal.
         undefined (int): the number of undefined scores of single mini-batches, which are left out of the means.
+        groups (Tensor, optional): (n,), the group of each input; inputs of one group depend on each other.
         verification (Verification, optional): the recomputation by dcor.
     """
 
+    groups: Optional[Tensor] = None
     verification: Optional[Verification] = None
 
     def __init__(self, plan: ReportPlan, group: ProcessGroup) -> None:
         self.counts: dict[int, int] = {}
-        self.used = self.left_out = self.left_out_of_removal = self.undefined = 0
+        self.n = self.used = self.left_out = self.left_out_of_removal = self.undefined = 0
         self._plan = plan
         self._group = group
 
-    def add(self, features: dict[str, list[TensorFeatures]], labels: Tensor) -> None:
+    def add(self, features: dict[str, list[TensorFeatures]], labels: Optional[Tensor]) -> None:
         """Adds the features (N, d) of one batch: one tensor for each layer, by the set's key."""
         raise NotImplementedError
 
@@ -105,8 +108,9 @@ class Aggregator:
     def close(self) -> None:
         """Frees all features."""
 
-    def _count(self, labels: Tensor) -> None:
-        for label in labels.tolist():
+    def _count(self, features: Mapping[str, Sequence[TensorFeatures]], labels: Optional[Tensor]) -> None:
+        self.n += next(iter(features.values()))[0].shape[0]
+        for label in [] if labels is None else labels.tolist():
             self.counts[label] = self.counts.get(label, 0) + 1
 
 
@@ -122,7 +126,8 @@ class PooledScores(Aggregator):
         self._labels: list[Tensor] = []
         self._placement: Optional[Placement] = None
 
-    def add(self, features: dict[str, list[TensorFeatures]], labels: Tensor) -> None:
+    def add(self, features: dict[str, list[TensorFeatures]], labels: Optional[Tensor]) -> None:
+        self._count(features, labels)
         for key, of_layers in features.items():
             for store in self._stores.setdefault(key, [FeatureStore(self._device) for _ in of_layers]):
                 batch = of_layers.pop(0)  # freed once it is stored
@@ -132,8 +137,8 @@ class PooledScores(Aggregator):
                         f"inputs differ in size. {self._size_advice}"
                     )
                 store.append(batch.values, batch.rounding)
-        self._labels.append(labels)
-        self._count(labels)
+        if labels is not None:
+            self._labels.append(labels)
         limit, stores = self._plan.settings.compute.memory_limit, self._all_stores()
         if limit is not None and sum(store.bytes for store in stores) > limit:
             for store in stores:
@@ -141,18 +146,18 @@ class PooledScores(Aggregator):
 
     def layers(self) -> Iterator[LayerSummary]:
         plan, sharding, stores = self._plan, self._sharding, self._stores
-        own = torch.cat(self._labels) if self._labels else torch.empty(0, dtype=torch.long, device="cpu")
-        labels = sharding.gather_labels(own)
+        labels = self._gather_labels()
+        self.n = sharding.gather_size(self.n) if labels is None else len(labels)
         self.counts = all_reduce_counts(self._group, self.counts)
-        if len(labels) < LEAST_WITH_REMOVAL:
+        if self.n < LEAST_WITH_REMOVAL:
             raise ValueError(
-                f"The data hold {len(labels)} inputs; scores with removal need at least {LEAST_WITH_REMOVAL}, and a few "
+                f"The data hold {self.n} inputs; scores with removal need at least {LEAST_WITH_REMOVAL}, and a few "
                 "hundred to be stable."
             )
         matrices = len(plan.sets) * (2 if plan.progression else 1)
         in_file = any(store.in_file for store in self._all_stores())
         placed = self._placement = sharding.placement(
-            place_distances(plan.settings.compute, self._device, len(labels), matrices, self._group.size, in_file), stores
+            place_distances(plan.settings.compute, self._device, self.n, matrices, self._group.size, in_file), stores
         )
         keys = list(sharding.specs)
         last: dict[str, DistanceSource] = {}
@@ -161,7 +166,7 @@ class PooledScores(Aggregator):
         for place in range(len(plan.labels)):
             is_last = bool(last) and place == len(plan.labels) - 1
             sources = last if is_last else {key: sharding.source(key, place, stores, placed) for key in keys}
-            scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.tiles)
+            scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.tiles, self.groups)
             if plan.settings.compute.verify:
                 found = self._verified(place, labels)
                 self.verification = found if self.verification is None else self.verification + found
@@ -169,10 +174,16 @@ class PooledScores(Aggregator):
             for of_layers in stores.values():
                 of_layers[place].close()
 
-    def _verified(self, place: int, labels: Tensor) -> Verification:
-        rows, plan = sample_of(len(labels), self._plan.settings.compute.verify, self._plan.settings.seed), self._plan
+    def _gather_labels(self) -> Optional[Tensor]:
+        if not self._plan.settings.comparisons.labels:
+            return None
+        own = torch.cat(self._labels) if self._labels else torch.empty(0, dtype=torch.long, device="cpu")
+        return self._sharding.gather_labels(own)
+
+    def _verified(self, place: int, labels: Optional[Tensor]) -> Verification:
+        rows, plan = sample_of(self.n, self._plan.settings.compute.verify, self._plan.settings.seed), self._plan
         features = {key: stores[place].read(rows, slice(None)) for key, stores in self._stores.items()}
-        return verify_layer(features, labels[rows], plan.pairs, plan.settings)
+        return verify_layer(features, None if labels is None else labels[rows], plan.pairs, plan.settings)
 
     def recorded(self) -> dict[str, Any]:
         placed = self._placement
@@ -210,9 +221,9 @@ def _summary(scores: LayerScores, plan: ReportPlan, last: Mapping[str, DistanceS
 class BatchMeanScores(Aggregator):
     """Mean scores of the loader's own batches, as in the authors' earlier scripts. Keeps scores, but no features.
 
-    A batch counts if its labels have a geometry and at least two of its classes have two inputs or more. Scores with removal
-    also need 5 inputs. A score that is undefined in a batch (constant features) is left out of the mean. Intervals come from
-    the spread over batches; they are intervals of the mean over batches of this size.
+    A batch counts if its labels have a geometry and at least two of its classes have two inputs or more; without labels, if it
+    has 4 inputs. Scores with removal also need 5 inputs. A score that is undefined in a batch (constant features) is left out
+    of the mean. Intervals come from the spread over batches; they are intervals of the mean over batches of this size.
     """
 
     def __init__(self, plan: ReportPlan, group: ProcessGroup) -> None:
@@ -220,29 +231,30 @@ class BatchMeanScores(Aggregator):
         self._batches: list[tuple[int, list[LayerSummary]]] = []
         self._of_one_batch = replace(plan.settings, confidence=None)
 
-    def add(self, features: dict[str, list[TensorFeatures]], labels: Tensor) -> None:
-        plan = self._plan
-        if not _can_be_scored(labels, plan.settings.class_embeddings):
+    def add(self, features: dict[str, list[TensorFeatures]], labels: Optional[Tensor]) -> None:
+        plan, n = self._plan, next(iter(features.values()))[0].shape[0]
+        if not _can_be_scored(n, labels, plan.settings.class_embeddings):
             self.left_out += 1
             return
-        few = len(labels) < LEAST_WITH_REMOVAL
+        few = n < LEAST_WITH_REMOVAL
         self.left_out_of_removal += few
         self.used += 1
-        self._count(labels)
+        self._count(features, labels)
         by_layer = [
             {key: FeatureDistances(of_layers[place]).matrix() for key, of_layers in features.items()}
             for place in range(len(plan.labels))
         ]
         last = by_layer[-1] if plan.progression else {}
         summaries = [_summary(LayerScores(sources, last, labels, self._of_one_batch), plan, last) for sources in by_layer]
-        self._batches.append((len(labels), list(map(_without_removal, summaries)) if few else summaries))
+        self._batches.append((n, list(map(_without_removal, summaries)) if few else summaries))
 
     def layers(self) -> Iterator[LayerSummary]:
         self._gather()
         if not self._batches:
+            needed = "two classes of two inputs or more" if self._plan.settings.comparisons.labels else "4 inputs or more"
             raise ValueError(
-                f"None of the {self.left_out} mini-batches has two classes of two inputs or more, as "
-                'population="batch" needs. Shuffle the loader, use larger batches, or pass population="all".'
+                f'None of the {self.left_out} mini-batches has {needed}, as population="batch" needs. Shuffle the loader, use '
+                'larger batches, or pass population="all".'
             )
         sizes = [size for size, _ in self._batches]
         for place in range(len(self._plan.labels)):
@@ -271,8 +283,8 @@ class BatchMeanScores(Aggregator):
         """Gathers the counts and the scores of all ranks' batches in every rank."""
         self.counts = all_reduce_counts(self._group, self.counts)
         self._batches = [batch for batches in self._group.gather(self._batches) for batch in batches]
-        numbers = (self.left_out, self.left_out_of_removal, self.used)
-        self.left_out, self.left_out_of_removal, self.used = (sum(each) for each in zip(*self._group.gather(numbers)))
+        of_ranks = self._group.gather((self.n, self.left_out, self.left_out_of_removal, self.used))
+        self.n, self.left_out, self.left_out_of_removal, self.used = map(sum, zip(*of_ranks))
 
     def _means(self, sizes: Sequence[int], estimates: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
         names = dict.fromkeys(name for each in estimates for name in each)
@@ -310,9 +322,11 @@ def _mean_scores(scores: Sequence[SeedScores]) -> SeedScores:
     return [LeftOutScores(*(torch.stack(values).nanmean(0) for values in zip(*of_batches))) for of_batches in by_group]
 
 
-def _can_be_scored(labels: Tensor, class_embeddings: Optional[Tensor]) -> bool:
+def _can_be_scored(n: int, labels: Optional[Tensor], class_embeddings: Optional[Tensor]) -> bool:
+    if n < MIN_INPUTS or labels is None:
+        return n >= MIN_INPUTS
     of_class = torch.unique(labels, return_counts=True)[1]
-    if len(labels) < MIN_INPUTS or int((of_class >= 2).sum()) < 2:
+    if int((of_class >= 2).sum()) < 2:
         return False
     try:
         check_label_geometry(labels, class_embeddings)

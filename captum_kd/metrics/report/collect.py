@@ -13,14 +13,16 @@ from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.layer_activations import Layouts
 from captum_kd._models.layer_names import LayerPair
 from captum_kd._utils.batches import batches_of, device_of, to_device, unpack_batch
-from captum_kd._utils.inputs import InputsByModel, ModelInputs
+from captum_kd._utils.inputs import InputsByModel, ModelInputs, with_named_mask
 from captum_kd._utils.interrupts import changed_state, interruptible
+from captum_kd._utils.text import name_of
 from captum_kd.distance.sources import TensorFeatures
 from captum_kd.metrics.report.aggregation import Aggregator
 from captum_kd.metrics.report.duplicates import DuplicateCounter
 from captum_kd.metrics.report.models import FeatureSet, hints_for
+from captum_kd.metrics.report.positions import PositionSample, check_same_tokens, token_rows, tokens_of
 from captum_kd.metrics.report.salient import Localizer
-from captum_kd.metrics.report.settings import Settings, name_of
+from captum_kd.metrics.report.settings import Settings
 
 
 class FeatureCollector:
@@ -35,7 +37,7 @@ class FeatureCollector:
                 each.of.model,
                 tuple(LayerPair(layer, layer) for layer in each.of.layers),
                 hints=hints_for(each.of, self._options.hints),
-                feature_transform=settings.feature_transform,
+                feature_transform=settings.feature_transform if self._options.positions is None else token_rows,
                 device_ids=self._options.device_ids,
                 stop_early=self._options.stop_early,
             )
@@ -50,12 +52,12 @@ class FeatureCollector:
         self._layouts: dict[tuple[str, tuple[LayerPair, ...]], Layouts] = {}
         self.transform: Optional[str] = None
 
-    def features(self, inputs: InputsByModel, labels: Tensor) -> dict[str, list[TensorFeatures]]:
+    def features(self, inputs: InputsByModel, labels: Optional[Tensor]) -> dict[str, list[TensorFeatures]]:
         """The features (N, d) of a batch: one tensor for each layer, by the set's key."""
         found: dict[str, list[TensorFeatures]] = {}
         for each in self._sets:
             device = device_of(each.of.model)
-            given = self._options.forward_args, inputs.of(each.of.name, *each.of.roles)
+            given = self._options.forward_args, _inputs_of(each, inputs)
             args, own = (to_device(value, device) for value in given)
             images = [own] if self._localizer is None else self._localizer.reduce(each, own, labels, args)
             # One forward pass is enough for whole images and for one map for all layers.
@@ -64,6 +66,26 @@ class FeatureCollector:
                 features for extractor, of in zip(extractors, images) for features in self._extract(each.key, extractor, of, args)
             ]
         return found
+
+    def tokens(self, inputs: InputsByModel) -> tuple[dict[str, list[Tensor]], Tensor]:
+        """The channels (N, T, C) of all tokens of a batch, one tensor for each layer, by the set's key; and their mask (N, T).
+
+        Raises:
+            ValueError: models that get other tokens than the first one; layers without tokens.
+        """
+        own = [with_named_mask(each.of.model, _inputs_of(each, inputs), self._options.forward_args) for each in self._sets]
+        for each, other in zip(self._sets, own):
+            check_same_tokens(own[0], other, str(each.of))
+        features, mask = self.features(inputs, None), own[0].token_mask
+        found: dict[str, list[Tensor]] = {}
+        for each in self._sets:
+            of_layers = zip(features.pop(each.key), each.of.layers)
+            for values, layer in of_layers:
+                tokens = tokens_of(values.values, str(layer), None if mask is None else mask.shape[1])
+                mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device="cpu") if mask is None else mask
+                found.setdefault(each.key, []).append(tokens)
+        assert mask is not None
+        return found, mask
 
     def _extract(
         self, key: str, extractor: FeatureExtractor, inputs: ModelInputs, args: tuple[Any, ...]
@@ -77,23 +99,37 @@ class FeatureCollector:
         return [TensorFeatures(values, float(of.amax())) for values, of in zip(activations.features, activations.rounding)]
 
 
+def _inputs_of(features: FeatureSet, inputs: InputsByModel) -> ModelInputs:
+    return inputs.of(features.of.name, *features.of.roles)
+
+
 def read_data(
     data: Iterable[Any], aggregator: Aggregator, collector: FeatureCollector, settings: Settings, show_progress: bool
-) -> DuplicateCounter:
-    """Adds the features of every batch to the aggregator, and counts duplicate inputs."""
+) -> tuple[DuplicateCounter, Optional[PositionSample]]:
+    """Adds the features of every batch, or of a sample of token positions, to the aggregator, and counts duplicate inputs."""
     if isinstance(data, (Tensor, str, Mapping)) or not hasattr(data, "__iter__"):
         raise TypeError(
             f"data must be a DataLoader or another iterable of batches (inputs, labels), got {type(data).__name__}. "
             "Pass a single batch as data=[(inputs, labels)]."
         )
-    duplicates, table = DuplicateCounter(), settings.class_embeddings
+    duplicates, table, options = DuplicateCounter(), settings.class_embeddings, settings.model_options
+    sample = None if options.positions is None else PositionSample(options.positions, settings.device)
     for batch in batches_of(data, "Comparing models", show_progress):
-        inputs, labels = unpack_batch(batch, settings.unpack, settings.model_options.token_mask)
-        if table is not None and int(labels.max()) >= len(table):
+        inputs, labels = unpack_batch(
+            batch, settings.unpack, options.token_mask, settings.comparisons.labels, by_token=sample is not None
+        )
+        if table is not None and labels is not None and int(labels.max()) >= len(table):
             raise ValueError(
                 f"The data hold the label {int(labels.max())}, but class_embeddings has rows for the labels 0 to "
                 f"{len(table) - 1} only. Pass one row for each class."
             )
         duplicates.add(inputs.student)
-        aggregator.add(collector.features(inputs, labels), labels)
-    return duplicates
+        if sample is None:
+            aggregator.add(collector.features(inputs, labels), labels)
+        else:
+            sample.add(*collector.tokens(inputs), labels)
+    if sample is not None and duplicates.seen:
+        drawn = sample.drawn()
+        aggregator.groups = drawn.sentences
+        aggregator.add(drawn.features, drawn.labels)
+    return duplicates, sample

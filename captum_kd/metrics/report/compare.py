@@ -21,6 +21,7 @@ from captum_kd.embeddings import check_class_embeddings
 from captum_kd.metrics.report.aggregation import Aggregator, BatchMeanScores, PooledScores, ReportPlan
 from captum_kd.metrics.report.agreement import check_models, shared_arguments
 from captum_kd.metrics.report.collect import FeatureCollector, read_data
+from captum_kd.metrics.report.localization import Localization, as_localization
 from captum_kd.metrics.report.models import Layers, Model, Models, as_compared_models, feature_sets_of, pairs_of
 from captum_kd.metrics.report.notes import cautions, explanations, near_chance
 from captum_kd.metrics.report.placebos import control_placebos, copied_teachers, relevance_of_placebos
@@ -30,10 +31,8 @@ from captum_kd.metrics.report.seed_groups import as_seed_groups, control_seeds, 
 from captum_kd.metrics.report.settings import (
     Comparisons,
     Compute,
-    Localization,
     ModelOptions,
     Settings,
-    as_localization,
     check_option,
 )
 from captum_kd.metrics.report.sharding import announced_inputs, begin_noise, repeated_by_sampler, sampler_replicas
@@ -118,13 +117,14 @@ def compare_transfer(
                     unbiased, as in the authors' code, since removal is defined for U-centered distances.
         feature_transform (Callable, optional): From (N, C, ...) to (N, d).
                     Default: :func:`captum_kd.flatten`
-        unpack (Callable, optional): From a batch to (inputs, labels).
+        unpack (Callable, optional): From a batch to (inputs, labels), or to (inputs, None) if ``comparisons`` say that there
+                    are no labels.
                     Default: pairs, or mappings with ``pixel_values`` and ``labels``
         output_transform (Callable, optional): From a model's output to logits (N, classes), for ``localize``.
                     Default: the output's ``.logits`` if it has them, else the output
         show_progress (bool, optional): Show a progress bar over the batches.
         model_options (ModelOptions, optional): Further arguments of the models, and the layouts of their layers.
-        comparisons (Comparisons, optional): Groups of seeds, shared seeds, progression over the layers.
+        comparisons (Comparisons, optional): Groups of seeds, shared seeds, progression over the layers, data without labels.
         compute (Compute, optional): Ranks, memory and device.
 
     Returns:
@@ -175,14 +175,14 @@ def compare_transfer(
         collector = FeatureCollector(plan.sets, localizer, settings)
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
         modes = {str(each): modes_of(each.model) for each in models}
-        announced = announced_inputs(data, unpack) if localizer is not None and group.size > 1 else None
+        announced = announced_inputs(data, unpack, comparisons.labels) if localizer is not None and group.size > 1 else None
         shared = {} if settings.compute.process_group is None else shared_arguments(models, labels, settings.compared())
     group.check_equal(shared)
     noise_by_rank = localizer is not None and not begin_noise(localizer, group, announced)
     try:
         # Even an unshuffled loader draws from the global random generator.
         with group.raise_together("reading its data"), changed_state(same_random_state(())), interruptible():
-            duplicates = read_data(data, aggregator, collector, settings, settings.show_progress and group.rank == 0)
+            duplicates, sample = read_data(data, aggregator, collector, settings, settings.show_progress and group.rank == 0)
         own_inputs = duplicates.seen
         duplicates.all_reduce(group)
         if duplicates.seen == 0:
@@ -194,16 +194,17 @@ def compare_transfer(
     of_ranks = group.gather((own_inputs, modes, empty_maps, repeated_by_sampler(data), announced in (own_inputs, None)))
     inputs, modes_of_ranks, empty, repeated, as_announced = zip(*of_ranks)
     modes = {name: Modes(*map(any, zip(*(each[name] for each in modes_of_ranks)))) for name in modes}
-    n = sum(aggregator.counts.values())
+    n, positions = aggregator.n, None if sample is None else sample.recorded()
     placebos = [each.name for each in models if each.role == PLACEBO]
     warnings = [
-        *near_chance(rows, settings.recorded()),
+        *near_chance(rows, {**settings.recorded(), "positions": positions}),
         *copied_teachers(placebo_shares, placebos),
         *mode_notes(modes),
         *cautions(
             rows,
             n=n,
-            duplicates=duplicates.count,
+            duplicates=duplicates,
+            positions=positions,
             aggregator=aggregator,
             undefined=undefined,
             maps_use_labels=settings.maps_use_labels,
@@ -216,8 +217,8 @@ def compare_transfer(
     for warning in warnings if group.rank == 0 else []:
         warn_user(warning)
     control = control_seeds(matrices, seed_groups, compared, rows, bool(placebos))
-    notes = [*warnings, *explanations(rows, settings)]
-    if placebos:
+    notes = [*warnings, *explanations(rows, settings, positions)]
+    if placebos and settings.comparisons.labels:
         notes.append(relevance_of_placebos(placebo_shares))
     if aggregator.verification is not None:
         notes.append(aggregator.verification.sentence(n))
@@ -225,6 +226,7 @@ def compare_transfer(
         notes.append(without_seed_control(models, settings.in_pairs))
     recorded = {
         "n": n,
+        "positions": positions,
         "class_counts": {str(label): aggregator.counts[label] for label in sorted(aggregator.counts)},
         **aggregator.recorded(),
         "models": {each.name: each.role for each in models},

@@ -6,6 +6,7 @@ from typing import Any, Mapping, Optional, Sequence
 
 from captum_kd.attr.checked_call import FEW_INPUTS
 from captum_kd.metrics.report.aggregation import Aggregator
+from captum_kd.metrics.report.duplicates import DuplicateCounter
 from captum_kd.metrics.report.settings import Settings
 
 LITTLE_LEFT = 0.01
@@ -24,6 +25,9 @@ def near_chance(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) 
     """
     if settings.get("localize_target") == "label":  # features that carry the labels
         return []
+    positions = settings.get("positions")
+    if positions is not None:  # positions of one sentence are not independent
+        rows = [{**row, "n": positions["sentences"]} for row in rows]
     pooled = settings["population"] == "all"
     has_p_values = (settings.get("n_permutations") or 0) >= LEAST_PERMUTATIONS
     by_model: dict[str, list[bool]] = {}
@@ -71,7 +75,8 @@ def cautions(
     rows: Sequence[Mapping[str, Any]],
     *,
     n: int,
-    duplicates: int,
+    duplicates: DuplicateCounter,
+    positions: Optional[Mapping[str, Any]],
     aggregator: Aggregator,
     undefined: Sequence[str],
     maps_use_labels: bool,
@@ -81,8 +86,7 @@ def cautions(
     noise_by_rank: bool,
 ) -> list[str]:
     """Cautions about the numbers of this report, which are also raised as warnings."""
-    distilled = ("rs_distilled", "rs_distilled_all")
-    little = [row for row in rows if row["score"] in distilled and _below(row["unique_share"], LITTLE_LEFT)]
+    little = [row for row in rows if row["score"] in distilled_scores(rows) and _below(row["unique_share"], LITTLE_LEFT)]
     places = _listed(dict.fromkeys(f"{row['layer']} ({row['student']}, {row['base']})" for row in little))
     found = [
         (
@@ -98,10 +102,11 @@ def cautions(
         ),
         (n < FEW_INPUTS, f"Only {n} inputs: below {FEW_INPUTS}, scores are mostly noise. A few hundred inputs make them stable."),
         (
-            duplicates,
-            f"{duplicates} of {n} inputs are copies of others. Copies raise scores, even those of independent features. "
-            "Leave them out.",
+            duplicates.count,
+            f"{duplicates.count} of {n if positions is None else duplicates.seen} inputs are copies of others. Copies raise "
+            "scores, even those of independent features. Leave them out.",
         ),
+        (positions is not None and max(positions["copies"]), _copied_positions(positions, rows, n)),
         (
             repeated_by_sampler,
             f"The DistributedSampler gave {repeated_by_sampler} inputs a second time, to give all ranks the same number; "
@@ -120,7 +125,9 @@ def cautions(
         (
             aggregator.left_out,
             f"{aggregator.left_out} mini-batches were left out: they have fewer than 4 inputs, or fewer than two classes with "
-            "at least two inputs each and different class embeddings.",
+            "at least two inputs each and different class embeddings."
+            if aggregator.counts
+            else f"{aggregator.left_out} mini-batches were left out: they have fewer than 4 inputs.",
         ),
         (
             aggregator.left_out_of_removal,
@@ -145,17 +152,38 @@ def cautions(
     return [sentence for applies, sentence in found if applies]
 
 
-def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[str]:
+def _copied_positions(positions: Optional[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], n: int) -> str:
+    if positions is None:
+        return ""
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    most, layer = max((count, layer) for count, layer in zip(positions["copies"], layers))
+    return (
+        f"At {layer}, {most} of {n} token positions have the features of another one in the Student. In a decoder, positions "
+        "after the same words do; in an embedding layer, equal tokens do. Copies raise scores, even those of independent "
+        "features. Leave out such positions, for example the first ones, by the token mask."
+    )
+
+
+def explanations(
+    rows: Sequence[Mapping[str, Any]], settings: Settings, positions: Optional[Mapping[str, Any]] = None
+) -> list[str]:
     """Advice for reading this report's numbers."""
     is_biased = settings.estimator == "biased"
     is_pooled, is_unbiased = settings.population == "all", settings.estimator == "unbiased"
-    has_removal = any(row["score"] == "rs_distilled" and row["value"] is not None for row in rows)
-    has_teacher = has_removal and any(row["score"] == "teacher_distilled" for row in rows)
+    scored = {row["score"] for row in rows if row["value"] is not None}
+    has_relevance, has_teacher = "rs_distilled" in scored, "teacher_distilled" in scored
     inputs = "of the same inputs" if is_pooled else "of the mini-batch; the equation does not hold for means over mini-batches"
     coverage = "" if settings.confidence is None else percent(settings.confidence)
-    magnified = _magnified(rows) if is_pooled and is_unbiased else ""
+    magnified = _magnified(rows, "RS" if has_relevance else "FSS with the Teacher") if is_pooled and is_unbiased else ""
+    has_labels = settings.comparisons.labels
     found = [
         *((True, sentence) for sentence in no_gain(rows)),
+        (positions is not None, _of_positions(positions, bool(coverage))),
+        (
+            not has_labels,
+            "Without labels, no score shows whether these networks have learned their task. Compare their accuracy or their loss "
+            "first.",
+        ),
         (
             not is_pooled,
             "Scores are means over mini-batches. They depend on the size and order of the batches, and are not comparable with "
@@ -167,15 +195,21 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
             f"{' For few inputs or wide features, the biased estimator tends to 1 for any features.' * is_biased}",
         ),
         (
-            has_removal,
+            has_relevance,
             "The difference of distilled and residual follows from that of RS Student and RS Base, so read all four scores "
             "together: distilled - residual = (RS Student - RS Base) sqrt((1 + F) / (1 - F)), where F is the unbiased FSS "
             f"{inputs}.",
         ),
         (
-            has_teacher,
+            has_teacher and has_relevance,
             "So does the difference of the Teacher's shares: distilled - residual = (FSS Student - FSS Base) "
             "sqrt((1 + F) / (1 - F)), with the unbiased FSS of Student and Teacher, and of Base and Teacher.",
+        ),
+        (
+            has_teacher and not has_relevance,
+            "The difference of the Teacher's shares follows from the similarity with the Teacher, so read all four scores "
+            "together: distilled - residual = (FSS Student - FSS Base) sqrt((1 + F) / (1 - F)), with the unbiased FSS of Student "
+            f"and Teacher, and of Base and Teacher, where F is that of Student and Base {inputs}.",
         ),
         (
             has_teacher,
@@ -184,21 +218,21 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
         ),
         (magnified, magnified),
         (
-            has_removal,
+            has_relevance,
             "A positive distilled score is no evidence of transfer by itself: any second network of equal relevance has a "
             "positive one.",
         ),
         (
-            any(row["score"] == "rs_distilled_all" for row in rows),
+            any(row["score"] in ("rs_distilled_all", "teacher_distilled_all") for row in rows),
             "Given all Bases, the span of their representations is removed. The more Bases, the less is left (unique), so "
             "compare such scores only with the same number of Bases, and not with those of pairs. With three Bases or more, "
             'seed control compares Students given all Bases but one (row "but one") with the Base left out (row "null").',
         ),
-        (True, "RS depends on the class frequencies, so compare scores on identical inputs only."),
+        (has_labels, "RS depends on the class frequencies, so compare scores on identical inputs only."),
         (
             coverage and is_pooled,
-            f"Intervals ({coverage}) and p-values hold for these trained models over inputs like these, not for another "
-            "training run.",
+            f"Intervals ({coverage}){' and p-values' * has_labels} hold for these trained models over inputs like these, not for "
+            "another training run.",
         ),
         (
             coverage and not is_pooled and any(row["low"] is not None for row in rows),
@@ -209,24 +243,51 @@ def explanations(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[
     return [sentence for applies, sentence in found if applies]
 
 
-def _magnified(rows: Sequence[Mapping[str, Any]]) -> str:
+def _of_positions(positions: Optional[Mapping[str, Any]], has_intervals: bool) -> str:
+    if positions is None:
+        return ""
+    reach = "Intervals treat each sentence as one unit, and labels are not permuted. " * has_intervals
+    return (
+        f"The inputs are {of_sample(positions)}, the same ones in every model. Positions of one sentence are not independent. "
+        f"{reach}Many positions of few sentences raise scores (docs/inference.md, inputs that are not independent), so pass many "
+        "sentences."
+    )
+
+
+def of_sample(positions: Mapping[str, Any]) -> str:
+    """The sample of token positions in words."""
+    scored, of, sentences, of_sentences = (positions[key] for key in ("scored", "of", "sentences", "of_sentences"))
+    if scored == of:
+        return f"all {scored} token positions of {sentences} sentences"
+    return f"{scored} of {of} token positions (drawn by seed {positions['seed']}) of {sentences} of {of_sentences} sentences"
+
+
+def distilled_scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The scores of distilled features, for pairs and given all Bases: RS, or without labels the Teacher's share."""
+    relevance, share = (
+        [name for name in (f"{score}_distilled", f"{score}_distilled_all") if any(row["score"] == name for row in rows)]
+        for score in ("rs", "teacher")
+    )
+    return relevance or share
+
+
+def _magnified(rows: Sequence[Mapping[str, Any]], score: str) -> str:
     """A sentence about the largest magnification by similarity, among layers with enough geometry left to score."""
-    left = {
-        (row["student"], row["base"], row["layer"]): row["unique_share"] for row in rows if row["score"] == "rs_distilled"
-    }
+    left = {(row["student"], row["base"], row["layer"]): row["unique_share"] for row in rows if row["unique_share"] is not None}
     tight = [
         (row["value"], row["layer"])
         for row in rows
         if row["score"] == "fss"
         and row["value"] is not None
         and row["value"] >= TIGHT
-        and (left[row["student"], row["base"], row["layer"]] or 0.0) >= LITTLE_LEFT
+        and left.get((row["student"], row["base"], row["layer"]), 0.0) >= LITTLE_LEFT
     ]
     if not tight:
         return ""
     similarity, layer = max(tight)
     factor = ((1 + similarity) / (1 - similarity)) ** 0.5
-    return f"FSS of a pair is up to {similarity:.3f} at {layer}, so a difference of RS is magnified {factor:.1f} times there."
+    where = f"FSS of a pair is up to {similarity:.3f} at {layer}"
+    return f"{where}, so a difference of {score} is magnified {factor:.1f} times there."
 
 
 def percent(share: float) -> str:

@@ -14,7 +14,7 @@ from captum_kd.metrics.inference.placebo_tests import LEAST_PLACEBOS
 from captum_kd.metrics.inference.verdicts import FIRST_WEIGHTS, short_p
 from captum_kd.metrics.report.models import Pair
 from captum_kd.metrics.report.settings import Settings
-from captum_kd.metrics.scores_table import PLACEBO_SHARES
+from captum_kd.metrics.scores_table import placebo_shares_of
 
 LEVEL = 0.05
 _SAME = 1e-9
@@ -62,14 +62,15 @@ def control_placebos(
 
     Args:
         rows (sequence of dict): the report's rows.
-        shares (mapping): by layer, the shares of the Teacher and of the placebos for each pair with one Base, (scores of
-            PLACEBO_SHARES and RS, 1 + placebos).
+        shares (mapping): by layer, the shares of the Teacher and of the placebos for each pair with one Base, as
+            :meth:`LayerScores.placebo_shares` returns them.
         pairs (sequence of Pair): the pairs of a Student and a Base, then those of a Student and all Bases, which are not used.
         placebos (sequence of str): the placebos' names, in the order of the shares.
         settings (Settings): the settings, for the groups of Students.
     """
     if not placebos:
         return None
+    scores = placebo_shares_of(settings.comparisons.labels)
     records = [
         {
             "student": pair.student.of.name,
@@ -81,7 +82,7 @@ def control_placebos(
         }
         for layer, of_layer in shares.items()
         for pair, of_pair in zip(pairs, of_layer)  # pairs with one Base come first
-        for score, of_score in zip(PLACEBO_SHARES, of_pair.tolist())
+        for score, of_score in zip(scores, of_pair.tolist())
         for name, value in zip((None, *placebos), of_score)
     ]
     students = list(dict.fromkeys(pair.student.of.name for pair in pairs))
@@ -89,7 +90,7 @@ def control_placebos(
     is_copied = bool(copied_teachers(shares, placebos))
     tests: list[dict[str, Any]] = []
     for group, members in groups.items():
-        for score in PLACEBO_SHARES:
+        for score in scores:
             family = []
             for layer in shares:
                 key = {"score": score, "layer": layer}

@@ -44,12 +44,12 @@ class ReportRows(NamedTuple):
 def report_rows(plan: ReportPlan, aggregator: Aggregator) -> ReportRows:
     """The report's contents from its layers' summaries."""
     summaries = dict(zip(plan.labels, aggregator.layers()))
-    n = sum(aggregator.counts.values())
+    n, has_labels = aggregator.n, plan.settings.comparisons.labels
     has_teacher, has_placebos = (any(each.of.role == role for each in plan.sets) for role in (TEACHER, PLACEBO))
-    of_pair = scores_of_pair(has_teacher, has_placebos)
+    of_pair = scores_of_pair(has_teacher, has_placebos, has_labels=has_labels)
     if plan.progression:
         of_pair += [each for each in SCORES if each.kind == PROGRESSION and (has_teacher or not each.needs_teacher)]
-    given_all = scores_of_pair(has_teacher, all_bases=True)
+    given_all = scores_of_pair(has_teacher, all_bases=True, has_labels=has_labels)
     rows: list[dict[str, Any]] = []
     undefined: list[str] = []
     for place, pair in enumerate(plan.pairs):

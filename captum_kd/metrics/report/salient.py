@@ -19,8 +19,9 @@ from captum_kd._utils.maps import as_maps, image_place
 from captum_kd.attr import UniCAM
 from captum_kd.attr.grad_cam import layer_gradcams
 from captum_kd.attr.reference_population import ReferencePopulation
+from captum_kd.metrics.report.localization import Localization
 from captum_kd.metrics.report.models import FeatureSet, hints_for
-from captum_kd.metrics.report.settings import Localization, Settings
+from captum_kd.metrics.report.settings import Settings
 from captum_kd.perturb import keep_relevant
 from captum_kd.perturb.imputation import skip_noise
 
@@ -60,7 +61,7 @@ class Localizer:
         self._seed = (self._seed + rank * 2**40) % 2**63
 
     def reduce(
-        self, features: FeatureSet, inputs: ModelInputs, labels: Tensor, args: tuple[Any, ...]
+        self, features: FeatureSet, inputs: ModelInputs, labels: Optional[Tensor], args: tuple[Any, ...]
     ) -> list[ModelInputs]:
         """The next batch with its images reduced for a set of features: one tuple for all layers, or one for each.
 

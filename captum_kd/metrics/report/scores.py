@@ -30,7 +30,7 @@ from captum_kd.metrics.inference.left_out_bases import LEAST_BASES
 from captum_kd.metrics.report.models import Pair
 from captum_kd.metrics.report.seed_groups import SeedGroup, SeedScores
 from captum_kd.metrics.report.settings import Settings
-from captum_kd.metrics.scores_table import BY_NAME, LABELS, PLACEBO, PLACEBO_SHARES, SIMILARITY, TEACHER, scores_of_pair
+from captum_kd.metrics.scores_table import BY_NAME, LABELS, PLACEBO, SIMILARITY, TEACHER, placebo_shares_of, scores_of_pair
 
 _LAST = "\0last:"
 TEACHER_KEY = f"{TEACHER}:{TEACHER}"
@@ -58,29 +58,31 @@ class Estimate(NamedTuple):
 class LayerScores:
     """Scores of one layer, from the distances of each set of features and, for progression, of the model's last layer.
 
-    The estimator of the settings is used for similarity scores. Relevance is always unbiased, as in the authors' code.
+    The estimator of the settings is used for similarity scores. Relevance is always unbiased, as in the authors' code. Without
+    labels there are no scores with them. Inputs of one group depend on each other: intervals count groups, and labels are not
+    permuted, since that would need independent inputs.
     """
 
     def __init__(
         self,
         sources: Mapping[str, DistanceSource],
         last: Mapping[str, DistanceSource],
-        labels: Tensor,
+        labels: Optional[Tensor],
         settings: Settings,
         block_size: Optional[int] = None,
         tile_iterator: TileIterator = LocalTiles(),
+        groups: Optional[Tensor] = None,
     ) -> None:
-        check_label_geometry(labels, settings.class_embeddings, ways_out=WAYS_OUT_OF_SCORE)
         self._settings = settings
         self._labels = labels
+        self._groups = groups
         self._tile_iterator = tile_iterator
         self._sources = dict(sources)
         device = next(iter(sources.values())).device
-        every = {
-            **sources,
-            LABELS: LabelDistances(labels, settings.class_embeddings, device),
-            **{_LAST + key: source for key, source in last.items()},
-        }
+        every = {**sources, **{_LAST + key: source for key, source in last.items()}}
+        if labels is not None:
+            check_label_geometry(labels, settings.class_embeddings, ways_out=WAYS_OUT_OF_SCORE)
+            every[LABELS] = LabelDistances(labels, settings.class_embeddings, device)
         by_row = settings.confidence is not None
         self._sums = population_sums(list(every.values()), by_row=by_row, block_size=block_size, tile_iterator=tile_iterator)
         self.products: Products = products_of(tuple(every), list(every.values()), self._sums)
@@ -90,6 +92,10 @@ class LayerScores:
     def has_teacher(self) -> bool:
         return TEACHER_KEY in self._sources
 
+    @property
+    def has_labels(self) -> bool:
+        return self._labels is not None
+
     @cached_property
     def placebos(self) -> list[str]:
         """The keys of the placebo Teachers."""
@@ -98,7 +104,7 @@ class LayerScores:
     def of_pair(self, pair: Pair) -> dict[str, Estimate]:
         """The five scores of a Student and a Base, twelve with a Teacher, sixteen with placebo Teachers.
 
-        A Student and all Bases have one, or three with a Teacher.
+        A Student and all Bases have one, or three with a Teacher. Scores with labels are left out if there are none.
         """
         return {
             name: self._estimate(score, BY_NAME[name].kind, BY_NAME[name].test, minus)
@@ -110,24 +116,25 @@ class LayerScores:
         scores = self._sides(pair, TEACHER_KEY if self.has_teacher else None)
         found: dict[str, tuple[Score, list[Score]]] = {name: (score, []) for name, score in scores.items()}
         of_placebos = [self._sides(pair, placebo) for placebo in self.placebos]
-        for each in scores_of_pair(self.has_teacher, bool(of_placebos), pair.has_all_bases):
+        for each in scores_of_pair(self.has_teacher, bool(of_placebos), pair.has_all_bases, self.has_labels):
             if each.share is not None:
                 found[each.name] = scores[each.share], [of_placebo[each.share] for of_placebo in of_placebos]
         return found
 
     def placebo_shares(self, pair: Pair) -> Tensor:
-        """The shares of the Teacher and of each placebo Teacher, (scores of PLACEBO_SHARES and RS, 1 + placebos) float64.
+        """The shares of the Teacher and of each placebo Teacher, (scores, 1 + placebos) float64.
 
-        NaN if undefined; without columns if there are no placebo Teachers.
+        The scores are those of :func:`placebo_shares_of`, and with labels RS. NaN if undefined; without columns if there are no
+        placebo Teachers.
         """
         of_teachers = [self._sides(pair, each) for each in ([TEACHER_KEY] * bool(self.placebos) + self.placebos)]
-        names = (*PLACEBO_SHARES, "rs_teacher")
+        names = placebo_shares_of(self.has_labels) + ["rs_teacher"] * self.has_labels
         found = [[self.products.score(of_teacher[name]) for of_teacher in of_teachers] for name in names]
         values = [[value if defined else float("nan") for value, defined in row] for row in found]
         return torch.tensor(values, dtype=torch.float64, device="cpu")
 
     def _sides(self, pair: Pair, teacher: Optional[str]) -> dict[str, Score]:
-        return transfer_scores(pair.student.key, pair.base, labels=LABELS, teacher=teacher)
+        return transfer_scores(pair.student.key, pair.base, labels=LABELS if self.has_labels else None, teacher=teacher)
 
     def unique_share(self, pair: Pair) -> Optional[float]:
         """The share of the Student's geometry that is left after removal, by the unbiased estimator: 1 - FSS^2 for one Base.
@@ -143,7 +150,7 @@ class LayerScores:
     def pair_matrices(self, keys: list[str]) -> dict[str, Tensor]:
         """The scores of all ordered pairs of models that seed control compares, by question."""
         found: dict[str, Tensor] = {}
-        for score in scores_of_pair(self.has_teacher, bool(self.placebos)):
+        for score in scores_of_pair(self.has_teacher, bool(self.placebos), has_labels=self.has_labels):
             if score.question is None:
                 continue
             target = tuple({TEACHER: TEACHER_KEY}.get(name, name) for name in score.y)
@@ -163,7 +170,8 @@ class LayerScores:
     def left_out(self, groups: Sequence[SeedGroup]) -> dict[str, SeedScores]:
         """The scores of Students given several Bases that seed control compares, by question and group."""
         found: dict[str, SeedScores] = {}
-        for score in scores_of_pair(self.has_teacher, all_bases=True) if groups[0].bases >= LEAST_BASES else ():
+        given_all = scores_of_pair(self.has_teacher, all_bases=True, has_labels=self.has_labels)
+        for score in given_all if groups[0].bases >= LEAST_BASES else ():
             target = tuple({TEACHER: TEACHER_KEY}.get(name, name) for name in score.y)
             found[score.name] = [
                 left_out_scores(self.products, group.keys, group.students, target, shared_seeds=group.shared_seeds)
@@ -178,7 +186,7 @@ class LayerScores:
         value, is_defined = difference(self.products, score, minus)
         if settings.confidence is None:
             return Estimate(value, is_defined=is_defined)
-        interval = jackknife(self.products, score, settings.confidence, minus=minus)
+        interval = jackknife(self.products, score, settings.confidence, minus=minus, groups=self._groups)
         p_value = None
         if is_defined and not settings.maps_use_labels:  # relevance is above 0 even under the null hypothesis
             if test == "permutation":
@@ -209,7 +217,7 @@ class LayerScores:
     def _permutation_p_value(self, key: str) -> Optional[float]:
         """Cached, since all pairs of a model share it."""
         settings = self._settings
-        if settings.n_permutations == 0:
+        if settings.n_permutations == 0 or self._labels is None or self._groups is not None:
             return None
         if key not in self._p_values:
             seen, places = torch.unique(self._labels, return_inverse=True)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Callable, Optional, Sequence, Union
 
-import captum
-import numpy
 import torch
 from torch import Tensor
 
@@ -16,88 +13,18 @@ from captum_kd._distributed import as_process_group
 from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.logits import OutputTransform
 from captum_kd._models.token_layout import LayoutHints, as_layout_hints
-from captum_kd._utils.arguments import as_forward_args, as_labels, check_callable, check_device_ids
+from captum_kd._utils.arguments import as_forward_args, check_callable, check_device_ids
 from captum_kd._utils.batches import Unpack
-from captum_kd._utils.inputs import InputsByModel, as_inputs_by_model
-from captum_kd._utils.validation import check_bool, check_choice, check_int, check_noise, check_str, short_repr
+from captum_kd._utils.text import name_of
+from captum_kd._utils.validation import check_bool, check_choice, check_int, short_repr
+from captum_kd._utils.versions import versions
 from captum_kd.distance.blockwise import check_block_size
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, Estimator, check_estimator
-
-MAPS = ("gradcam", "hirescam", "unicam")
-TARGETS = ("predicted", "label")
+from captum_kd.metrics.report.localization import Localization
+from captum_kd.metrics.report.positions import TokenPositions
 
 # Settings that may differ between ranks.
 _BY_RANK = ("show_progress", "process_group", "memory_limit", "feature_device", "device_ids", "stop_early")
-
-
-@dataclass(frozen=True, eq=False)
-class Localization:
-    """Reduction of images to their salient part before features are taken.
-
-    Args:
-        method (str or Callable): The maps that reduce each model's images: "gradcam"; "hirescam" (of the softmax output,
-                    as in the authors' scores); "unicam" (distilled map for the Student, residual map for the Base,
-                    Grad-CAM for the Teacher; needs ``reference``); or a function (model, layer module, inputs, classes)
-                    -> maps (N, 1, h, w).
-        target (str, optional): The class that maps explain: "predicted", each model's own prediction, or "label", as in the
-                    authors' code. Maps of an input's own label carry the label into the features: relevance is then above 0
-                    even for untrained models and random labels, and has no p-values.
-        layer (str, optional): Use the map of this layer of the report for all layers.
-                    Default: None, each layer uses its own map
-        reference (tuple, optional): (inputs, labels), the reference population of "unicam".
-        noise (float, optional): Standard deviation of the imputed pixels' noise, in input units.
-        n_steps (int, optional): Number of steps of integrated "unicam" maps; 16 are enough.
-                    Default: None, the gradient at the input
-
-    Raises:
-        ValueError: an unknown method or target, "unicam" without a reference or another method with one, negative noise,
-            steps of another method.
-        TypeError: arguments of the wrong type.
-
-    Example::
-
-        >>> localize = Localization("unicam", reference=(images, labels))
-        >>> report = compare_transfer(student, base, ["layer4"], loader, localize=localize)
-    """
-
-    method: Union[str, Callable[..., Tensor]]
-    target: str = "predicted"
-    layer: Optional[str] = None
-    reference: Optional[tuple[Any, Any]] = None
-    noise: float = 0.01
-    n_steps: Optional[int] = None
-
-    def __post_init__(self) -> None:
-        if not callable(self.method):
-            if not isinstance(self.method, str):
-                raise TypeError(f"localize must be None, a name, a function or a Localization, got {short_repr(self.method)}.")
-            if self.method not in MAPS:
-                raise ValueError(
-                    f"localize must be one of {', '.join(map(repr, MAPS))}, a function or None, got {self.method!r}."
-                )
-        check_choice(self.target, "target of Localization", TARGETS)
-        check_str(self.layer, "layer of Localization")
-        if self.method == "unicam":
-            _set(self, reference=_as_reference(self.reference))
-        elif self.reference is not None:
-            raise ValueError(
-                f'reference belongs to Localization("unicam"), but the method is {short_repr(self.method)}; leave reference '
-                f"out, got {short_repr(self.reference)}."
-            )
-        _set(self, noise=check_noise(self.noise))
-        if self.n_steps is not None:
-            check_int(self.n_steps, "n_steps of Localization", 1, or_none=True)
-            if self.method != "unicam":
-                raise ValueError(f'n_steps belongs to Localization("unicam"), but the method is {short_repr(self.method)}.')
-
-    @property
-    def name(self) -> str:
-        return self.method if isinstance(self.method, str) else name_of(self.method)
-
-    @property
-    def in_pairs(self) -> bool:
-        """True if a map depends on both models of a pair."""
-        return self.method == "unicam"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +43,8 @@ class ModelOptions:
         stop_early (bool, optional): End forward passes once all layers have run, if that changes nothing else, as for
                     :class:`captum_kd.UniCAM`. Passes whose logits are needed are complete.
                     Default: True
+        positions (TokenPositions, optional): Take every token position as one input.
+                    Default: None, every sentence is one input
 
     Raises:
         ValueError: a grid that is not a pair of positive integers, a negative number of prefix tokens.
@@ -135,10 +64,15 @@ class ModelOptions:
     stop_early: bool = True
     token_mask: Optional[Callable[[Any], Tensor]] = None
     tokens: Optional[bool] = None
+    positions: Optional[TokenPositions] = None
 
     def __post_init__(self) -> None:
         if self.token_mask is not None:
             check_callable(self.token_mask, "token_mask")
+        if self.positions is not None:
+            check_option(self.positions, TokenPositions, "positions")
+            if self.prefix_tokens:
+                raise ValueError("prefix_tokens cannot be left out of positions; leave these tokens out of the token mask.")
         check_bool(self.stop_early, "stop_early")
         at_input = check_bool(self.attribute_to_layer_input, "attribute_to_layer_input")
         _set(self, attribute_to_layer_input=at_input, grid=self.hints.grid, prefix_tokens=self.hints.prefix_tokens)
@@ -163,6 +97,10 @@ class Comparisons:
                     Default: None, all Students are one group
         shared_seeds (sequence of (str, str), optional): (Student, Base) that were trained from the same seed.
         progression (bool, optional): Also score the similarity of each layer and the model's last layer in ``layers``.
+        labels (bool, optional): False for data without labels. The report then has no relevance scores; it has FSS and, with a
+                    Teacher, the Teacher's share. Batches are inputs, (inputs,), (inputs, None), or mappings, whose labels
+                    are not read.
+                    Default: True, a batch without labels is an error
 
     Raises:
         ValueError: an empty mapping of groups.
@@ -176,6 +114,7 @@ class Comparisons:
     groups: Optional[Mapping[str, Sequence[str]]] = None
     shared_seeds: Sequence[tuple[str, str]] = ()
     progression: bool = False
+    labels: bool = True
 
     def __post_init__(self) -> None:
         if self.groups is not None:
@@ -194,7 +133,7 @@ class Comparisons:
         for pair in self.shared_seeds:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise TypeError(f"shared_seeds must hold pairs (name of a Student, name of a Base), got {short_repr(pair)}.")
-        _set(self, progression=check_bool(self.progression, "progression"))
+        _set(self, progression=check_bool(self.progression, "progression"), labels=check_bool(self.labels, "labels"))
 
 
 @dataclass(frozen=True)
@@ -275,6 +214,10 @@ class Settings:
                 check_callable(getattr(self, argument), argument)
         check_option(self.model_options, ModelOptions, "model_options")
         check_option(self.comparisons, Comparisons, "comparisons")
+        if not self.comparisons.labels:
+            self._check_without_labels()
+        if self.model_options.positions is not None:
+            self._check_positions()
         if self.population == "batch" and self.compute.verify:
             raise ValueError('verify belongs to population="all", but population is "batch"; leave out verify.')
         if self.population == "batch" and self.compute.block_size is not None:
@@ -282,6 +225,25 @@ class Settings:
                 'block_size belongs to population="all", but population is "batch", which holds the distances of one mini-batch '
                 "only; leave out block_size."
             )
+
+    def _check_without_labels(self) -> None:
+        if self.class_embeddings is not None:
+            raise ValueError("class_embeddings belong to labels, but Comparisons(labels=False) has none; leave out one of them.")
+        if self.maps_use_labels:
+            raise ValueError(
+                'Localization(target="label") needs labels, but Comparisons(labels=False) has none; pass target="predicted".'
+            )
+
+    def _check_positions(self) -> None:
+        without = {
+            "feature_transform": self.feature_transform,
+            "localize": self.localize,
+            'population="batch"': None if self.population == "all" else self.population,
+            "Compute(process_group=...)": self.compute.process_group,
+        }
+        given = [name for name, value in without.items() if value is not None]
+        if given:
+            raise ValueError(f"TokenPositions takes the features of every token, in one process; leave out {given[0]}.")
 
     @property
     def device(self) -> torch.device:
@@ -304,7 +266,7 @@ class Settings:
     def recorded(self) -> dict[str, Any]:
         """The settings that the report's numbers depend on, in plain types."""
         localize = self.localize
-        is_tested = self.confidence is not None and self.population == "all"
+        is_tested = self.confidence is not None and self.population == "all" and self.comparisons.labels
         return {
             "population": self.population,
             "estimator": self.estimator,
@@ -324,28 +286,10 @@ class Settings:
         }
 
 
-def as_localization(localize: Union[None, str, Callable[..., Tensor], Localization]) -> Optional[Localization]:
-    """The argument ``localize`` as a :class:`Localization`; a name or a function gets the default options."""
-    return localize if localize is None or isinstance(localize, Localization) else Localization(localize)
-
-
 def check_option(value: object, kind: type, argument: str) -> None:
     """Raises a TypeError unless an option is an instance of its class."""
     if not isinstance(value, kind):
         raise TypeError(f"{argument} must be a captum_kd.metrics.{kind.__name__}, got {short_repr(value)}.")
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    """The name of a function, or of the class of a callable object."""
-    return str(getattr(function, "__qualname__", type(function).__qualname__))
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the numbers depend on."""
-    import captum_kd  # not at the top: the package imports this file
-
-    modules = {"captum": captum, "captum_kd": captum_kd, "numpy": numpy, "torch": torch}
-    return {"python": platform.python_version(), **{name: str(each.__version__) for name, each in modules.items()}}
 
 
 def _set(option: object, **values: Any) -> None:
@@ -362,21 +306,6 @@ def _flat(settings: Any) -> dict[str, Any]:
         elif each.name not in _BY_RANK:
             found[each.name] = value
     return found
-
-
-def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[InputsByModel, Tensor]:
-    if reference is None:
-        raise ValueError(
-            '"unicam" compares each input with a reference population. Pass localize=Localization("unicam", '
-            "reference=(inputs, labels)) with at least 64 labeled inputs that are not in data."
-        )
-    if not isinstance(reference, (tuple, list)) or len(reference) != 2:
-        raise TypeError(f"reference must be a pair (inputs, labels), got {short_repr(reference)}.")
-    inputs = as_inputs_by_model(reference[0], "reference[0]")
-    labels = as_labels(reference[1], len(inputs.student[0]), "reference[1]")
-    if labels is None:
-        raise TypeError("reference must hold labels, got (inputs, None).")
-    return inputs, labels
 
 
 def _check_device(device: Union[str, torch.device]) -> None:

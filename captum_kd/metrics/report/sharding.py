@@ -80,10 +80,10 @@ def sampler_replicas(data: Iterable[Any]) -> int:
     return int(sampler.num_replicas) if isinstance(sampler, DistributedSampler) else 1
 
 
-def announced_inputs(data: Iterable[Any], unpack: Optional[Unpack]) -> Optional[int]:
+def announced_inputs(data: Iterable[Any], unpack: Optional[Unpack], labeled: bool) -> Optional[int]:
     """The number of inputs in the data, or None if it is unknown before they are read."""
     if isinstance(data, (list, tuple)):
-        return sum(len(unpack_batch(batch, unpack).labels) for batch in data)
+        return sum(len(unpack_batch(batch, unpack, labeled=labeled).inputs.student[0]) for batch in data)
     batch_size = getattr(data, "batch_size", None)
     count = length_of(getattr(data, "sampler", None))
     if batch_size is None or count is None:

@@ -7,7 +7,7 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from captum_kd._utils.text import as_markdown, one_line
 from captum_kd.metrics.inference.verdicts import short_p
-from captum_kd.metrics.report.notes import near_chance, no_gain, percent
+from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, of_sample, percent
 from captum_kd.metrics.scores_table import OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
@@ -26,13 +26,17 @@ TABLES: dict[str, dict[str, str]] = {
         each.name: each.heading for each in SCORES if each.kind == PROGRESSION
     },
 }
+# Subtitles; the second part belongs to reports with labels.
 SUBTITLES = {
-    "The Teacher": "the Teacher's share of distilled and residual features; beyond: with the labels removed from the Teacher",
-    "The Teacher's share over placebo Teachers": "minus the mean share of networks of its recipe that taught nobody",
-    "Students given all Bases": "the part that no combination of Bases has: its RS, the Teacher's share, and beyond the labels",
-}
+    "The Teacher": (
+        "the Teacher's share of distilled and residual features", "; beyond: with the labels removed from the Teacher"
+    ),
+    "The Teacher's share over placebo Teachers": ("minus the mean share of networks of its recipe that taught nobody", ""),
+    "Students given all Bases": (
+        "the part that no combination of Bases has", ": its RS, the Teacher's share, and beyond the labels"
+    ),
+}  # fmt: skip
 UNIQUE = "unique"
-HAVE_UNIQUE = ("rs_distilled", "rs_distilled_all")
 NULL = "null"
 NULL_ROW = 'Rows "null": the same score of a Base given another Base, mean over the Bases: compare with it, not with 0.'
 BUT_ONE = "but one"
@@ -56,8 +60,7 @@ def plain(report: Mapping[str, Any]) -> str:
     for title, columns in TABLES.items():
         shown = [score for score in columns if any(row["score"] == score for row in rows)]
         if shown:
-            lines += ["", title + (f" ({SUBTITLES[title]})" if title in SUBTITLES else "")]
-            lines[-1:] = textwrap.wrap(lines[-1], WIDTH)
+            lines += ["", *textwrap.wrap("".join(_title(title, report)), WIDTH)]
             in_table = {(row["student"], row["base"]) for row in rows if row["score"] in shown}
             lines += _table(rows, {score: columns[score] for score in shown}, len(in_table), nulls)
     if report["seed_control"] is not None:
@@ -84,7 +87,9 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
     if settings["population"] == "batch":
         used = settings["batches"]["used"]
         population = f"mean of {used} mini-batches" if used > 1 else "one mini-batch"
-    about = f"{settings['n']} inputs, {inputs}, {population}, {settings['estimator']}"
+    positions = settings.get("positions")
+    counted = f"{settings['n']} inputs, {inputs}" if positions is None else of_sample(positions)
+    about = f"{counted}, {population}, {settings['estimator']}"
     if any(row["low"] is not None for row in report["rows"]):
         about += f", {percent(settings['confidence'])} intervals"
     if len(pairs) == 1:
@@ -96,11 +101,20 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
             "(given all Bases: over the Students) and, below it, the range. The report's rows have the scores and intervals of "
             "each pair."
         )
+    classes = f"Classes: {several}" if counts else "No labels: there are no relevance scores."
     return [
         *textwrap.wrap(one_line(about), WIDTH),
         *textwrap.wrap(one_line(models), WIDTH),
-        *textwrap.wrap(one_line(f"Classes: {several}"), WIDTH, max_lines=2, placeholder=", ..."),
+        *textwrap.wrap(one_line(classes), WIDTH, max_lines=2, placeholder=", ..."),
     ]
+
+
+def _title(title: str, report: Mapping[str, Any]) -> tuple[str, str]:
+    """A table's title and its subtitle in parentheses."""
+    has_labels = bool(report["settings"]["class_counts"])
+    title = title if has_labels else title.replace("Similarity and relevance", "Similarity")
+    start, beyond = SUBTITLES.get(title, ("", ""))
+    return title, f" ({start}{beyond * has_labels})" if start else ""
 
 
 def _nulls(seed_control: Optional[Mapping[str, Any]]) -> Nulls:
@@ -135,7 +149,7 @@ def _null_rows(nulls: Nulls, columns: Iterable[str], layer: str) -> dict[str, li
 
 
 def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int, nulls: Nulls) -> list[str]:
-    with_unique = [score for score in columns if score in HAVE_UNIQUE]
+    with_unique = [score for score in distilled_scores(rows) if score in columns]
     heads = [*columns.values(), *(UNIQUE for _ in with_unique)]
     width = 12
     first = WIDTH - width * len(heads)
@@ -276,9 +290,10 @@ def markdown(report: Mapping[str, Any]) -> str:
         shown = {score: head for score, head in columns.items() if any(row["score"] == score for row in rows)}
         if not shown:
             continue
-        unique = [score for score in shown if score in HAVE_UNIQUE]
+        unique = [score for score in distilled_scores(rows) if score in shown]
         heads = ["Student", "Base", "layer", *shown.values(), *(UNIQUE for _ in unique)]
-        lines += [f"**{title}**" + (f" ({SUBTITLES[title]})" if title in SUBTITLES else ""), ""]
+        name, subtitle = _title(title, report)
+        lines += [f"**{name}**{subtitle}", ""]
         lines += ["| " + " | ".join(heads) + " |", "|---|---|---" + "|--:" * (len(heads) - 3) + "|"]
         in_table = [row for row in rows if row["score"] in shown]
         for student, base, layer in dict.fromkeys((row["student"], row["base"], row["layer"]) for row in in_table):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -51,8 +51,10 @@ def sample_of(n: int, inputs: int, seed: int) -> list[int]:
     return sorted(order[:inputs].tolist())
 
 
-def verify_layer(features: Mapping[str, Tensor], labels: Tensor, pairs: Sequence[Pair], settings: Settings) -> Verification:
-    """Recomputes the scores of one layer from the features (n, d) of a sample and its labels (n,).
+def verify_layer(
+    features: Mapping[str, Tensor], labels: Optional[Tensor], pairs: Sequence[Pair], settings: Settings
+) -> Verification:
+    """Recomputes the scores of one layer from the features (n, d) of a sample and its labels (n,), if there are any.
 
     Raises:
         ValueError: labels without geometry.
@@ -63,10 +65,12 @@ def verify_layer(features: Mapping[str, Tensor], labels: Tensor, pairs: Sequence
     torch.set_num_threads(threads)  # numba may have changed it
     settings = replace(settings, confidence=None)
     ours = LayerScores({key: FeatureDistances(TensorFeatures(each)) for key, each in features.items()}, {}, labels, settings)
-    table = settings.class_embeddings
-    if table is None:
-        table = torch.eye(int(labels.max()) + 1, dtype=torch.float64, device="cpu")
-    points = {key: each.detach().cpu().double().numpy() for key, each in {**features, LABELS: table.cpu()[labels.cpu()]}.items()}
+    points = {key: each.detach().cpu().double().numpy() for key, each in features.items()}
+    if labels is not None:
+        table = settings.class_embeddings
+        if table is None:
+            table = torch.eye(int(labels.max()) + 1, dtype=torch.float64, device="cpu")
+        points[LABELS] = table.cpu()[labels.cpu()].double().numpy()
     centered = {key: dcor.u_centered(dcor.distances.pairwise_distances(each)) for key, each in points.items()}
 
     def left(side: Side) -> Array:
@@ -96,4 +100,4 @@ def verify_layer(features: Mapping[str, Tensor], labels: Tensor, pairs: Sequence
             else:
                 expected = correlation(score) - (np.mean([correlation(each) for each in minus]) if minus else 0.0)
             differences.append(abs(estimate.value - float(expected)))
-    return Verification(len(labels), len(differences) - 1, max(differences))
+    return Verification(len(next(iter(points.values()))), len(differences) - 1, max(differences))

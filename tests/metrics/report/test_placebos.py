@@ -353,7 +353,7 @@ def test_a_larger_share_is_no_yes_if_students_are_less_similar_to_the_teacher_th
     ]
     shares = {"x": [torch.tensor([[0.4, 0.1, 0.12, 0.11, 0.09], [0.4, 0.1, 0.12, 0.11, 0.09], [0.5] * 5])]}
     pair = SimpleNamespace(student=SimpleNamespace(of=SimpleNamespace(name="s")), base_name="b")
-    settings = SimpleNamespace(comparisons=SimpleNamespace(groups=None))
+    settings = SimpleNamespace(comparisons=SimpleNamespace(groups=None, labels=True))
     for likeness, decision in ((0.94, False), (0.5, True)):
         rows[1]["value"] = likeness
         (test, _) = control_placebos(rows, shares, [pair], list("abcd"), settings)["tests"]

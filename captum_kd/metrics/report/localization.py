@@ -1,0 +1,106 @@
+"""The option for scores of the salient part of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Optional, Union
+
+from torch import Tensor
+
+from captum_kd._utils.arguments import as_labels
+from captum_kd._utils.inputs import InputsByModel, as_inputs_by_model
+from captum_kd._utils.text import name_of
+from captum_kd._utils.validation import check_choice, check_int, check_noise, check_str, short_repr
+
+MAPS = ("gradcam", "hirescam", "unicam")
+TARGETS = ("predicted", "label")
+
+
+@dataclass(frozen=True, eq=False)
+class Localization:
+    """Reduction of images to their salient part before features are taken.
+
+    Args:
+        method (str or Callable): The maps that reduce each model's images: "gradcam"; "hirescam" (of the softmax output,
+                    as in the authors' scores); "unicam" (distilled map for the Student, residual map for the Base,
+                    Grad-CAM for the Teacher; needs ``reference``); or a function (model, layer module, inputs, classes)
+                    -> maps (N, 1, h, w).
+        target (str, optional): The class that maps explain: "predicted", each model's own prediction, or "label", as in the
+                    authors' code. Maps of an input's own label carry the label into the features: relevance is then above 0
+                    even for untrained models and random labels, and has no p-values.
+        layer (str, optional): Use the map of this layer of the report for all layers.
+                    Default: None, each layer uses its own map
+        reference (tuple, optional): (inputs, labels), the reference population of "unicam".
+        noise (float, optional): Standard deviation of the imputed pixels' noise, in input units.
+        n_steps (int, optional): Number of steps of integrated "unicam" maps; 16 are enough.
+                    Default: None, the gradient at the input
+
+    Raises:
+        ValueError: an unknown method or target, "unicam" without a reference or another method with one, negative noise,
+            steps of another method.
+        TypeError: arguments of the wrong type.
+
+    Example::
+
+        >>> localize = Localization("unicam", reference=(images, labels))
+        >>> report = compare_transfer(student, base, ["layer4"], loader, localize=localize)
+    """
+
+    method: Union[str, Callable[..., Tensor]]
+    target: str = "predicted"
+    layer: Optional[str] = None
+    reference: Optional[tuple[Any, Any]] = None
+    noise: float = 0.01
+    n_steps: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.method):
+            if not isinstance(self.method, str):
+                raise TypeError(f"localize must be None, a name, a function or a Localization, got {short_repr(self.method)}.")
+            if self.method not in MAPS:
+                raise ValueError(
+                    f"localize must be one of {', '.join(map(repr, MAPS))}, a function or None, got {self.method!r}."
+                )
+        check_choice(self.target, "target of Localization", TARGETS)
+        check_str(self.layer, "layer of Localization")
+        if self.method == "unicam":
+            object.__setattr__(self, "reference", _as_reference(self.reference))
+        elif self.reference is not None:
+            raise ValueError(
+                f'reference belongs to Localization("unicam"), but the method is {short_repr(self.method)}; leave reference '
+                f"out, got {short_repr(self.reference)}."
+            )
+        object.__setattr__(self, "noise", check_noise(self.noise))
+        if self.n_steps is not None:
+            check_int(self.n_steps, "n_steps of Localization", 1, or_none=True)
+            if self.method != "unicam":
+                raise ValueError(f'n_steps belongs to Localization("unicam"), but the method is {short_repr(self.method)}.')
+
+    @property
+    def name(self) -> str:
+        return self.method if isinstance(self.method, str) else name_of(self.method)
+
+    @property
+    def in_pairs(self) -> bool:
+        """True if a map depends on both models of a pair."""
+        return self.method == "unicam"
+
+
+def as_localization(localize: Union[None, str, Callable[..., Tensor], Localization]) -> Optional[Localization]:
+    """The argument ``localize`` as a :class:`Localization`; a name or a function gets the default options."""
+    return localize if localize is None or isinstance(localize, Localization) else Localization(localize)
+
+
+def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[InputsByModel, Tensor]:
+    if reference is None:
+        raise ValueError(
+            '"unicam" compares each input with a reference population. Pass localize=Localization("unicam", '
+            "reference=(inputs, labels)) with at least 64 labeled inputs that are not in data."
+        )
+    if not isinstance(reference, (tuple, list)) or len(reference) != 2:
+        raise TypeError(f"reference must be a pair (inputs, labels), got {short_repr(reference)}.")
+    inputs = as_inputs_by_model(reference[0], "reference[0]")
+    labels = as_labels(reference[1], len(inputs.student[0]), "reference[1]")
+    if labels is None:
+        raise TypeError("reference must hold labels, got (inputs, None).")
+    return inputs, labels
