@@ -13,6 +13,7 @@ import torch
 from distillation import explaining, techniques
 from distillation.data.head_nouns import marked_words
 from distillation.data.questions import Texts, questions_task, read_table
+from distillation.data.sources import find
 from distillation.encoders import Encoders, open_tokenizer
 from distillation.networks import WeightsError
 from distillation.task import DataError, answer
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("transformers")
 CPU = torch.device("cpu")
+NO_LIMITS = {"train_images": 10_000, "teacher_images": 10_000}
 SMALL_RUN = (
     "--references 10 --epochs 1 --teacher-epochs 1 --batch-size 16 --seeds 1 --threads 1 --student transformer-xs --no-progress"
 ).split()
@@ -99,6 +101,15 @@ def test_no_text_is_on_two_sides(tmp_path: Path, encoder: Path) -> None:
     labels = {text: label for label, text in rows}
     for tokens, label in zip(fold.test.tokens, fold.test.labels):
         assert task.classes[label] == labels[" ".join(tokens[1:-1])]
+
+
+def test_trec_is_read_and_its_first_test_questions_are_marked(encoder: Path) -> None:
+    folder = find(None, "trec")
+    if folder is None or not folder.is_dir():
+        pytest.skip("needs TREC in $CAPTUM_KD_DATA")
+    fold = questions_task(folder, open_tokenizer(encoder), settings(references=256, **NO_LIMITS)).folds[0]
+    assert [part.count for part in (fold.train, fold.reference, fold.test)] == [5117, 256, 400]
+    assert int(fold.test.masks.any(1).sum()) == 60 and not fold.train.masks.any()  # type: ignore[union-attr]
 
 
 def test_a_batch_is_padded_to_its_longest_text(encoder: Path, data: Path) -> None:
