@@ -13,6 +13,7 @@ from torch.optim.swa_utils import update_bn
 
 from distillation.checkpoints import checkpoint_path
 from distillation.measuring import measure
+from distillation.networks import IMAGE_NETWORKS, Networks
 from distillation.outcomes import Record
 from distillation.plan import Plan, Training
 from distillation.randomness import derived, own_randomness
@@ -98,7 +99,8 @@ def train(
             done = fit(setup, progress=progress, resume=resume)
             networks[training.name], histories[training.name] = done.network, done.history
         else:
-            network = seeded(plan, derived(settings.seed, number, training.name), training.network, classes, "none")
+            seed = derived(settings.seed, number, training.name)
+            network = seeded(seed, training.network, classes, "none", plan.networks)
             device = _device_of(networks)
             # Without statistics of its batch normalization a deep network's outputs would be the same throughout, or immense.
             update_bn(fold.teacher_train[:CALIBRATION].batches(BATCH, settings.image_size), network.to(device), device)
@@ -121,7 +123,7 @@ def check_checkpoints(task: Task, plan: Plan, settings: Settings) -> None:
                 setup = _setup(task, plan, number, training, networks, settings, "none")
                 digests[training.name] = check_checkpoint(setup, digests.get(training.guide or ""))
             if training.is_guide:
-                networks[training.name] = seeded(plan, 0, training.network, len(task.classes), "none")
+                networks[training.name] = seeded(0, training.network, len(task.classes), "none", plan.networks)
 
 
 def check_labels(task: Task, settings: Settings) -> None:
@@ -222,7 +224,7 @@ def _setup(
     seed = derived(settings.seed, number, training.name)
     fold = task.folds[number]
     weights = "none" if training.from_random else weights
-    network = seeded(plan, seed, training.network, len(task.classes), weights)
+    network = seeded(seed, training.network, len(task.classes), weights, plan.networks)
     technique = None
     if training.technique is not None and training.guide is not None:
         technique = make(
@@ -243,10 +245,12 @@ def _setup(
     )
 
 
-def seeded(plan: Plan, seed: int, architecture: str, classes: int, weights: str) -> nn.Module:
+def seeded(
+    seed: int, architecture: str, classes: int, weights: str, networks: Networks = IMAGE_NETWORKS
+) -> nn.Module:
     """A new network whose random weights depend on the seed alone."""
     with own_randomness(seed, "weights"):
-        return plan.networks.build(architecture, classes, weights)
+        return networks.build(architecture, classes, weights)
 
 
 def _device_of(networks: dict[str, nn.Module]) -> torch.device:
