@@ -200,6 +200,10 @@ def technique_plan(settings: Settings, networks: Networks = IMAGE_NETWORKS) -> P
             technique, guide = "response", GUIDES[control]
             guides.append(Guide(guide, settings.teacher, trained=control != "random-teacher"))
         groups.append(Group(TITLES[control], technique, guide, TEACHER, is_control=True))
+    if settings.random_placebos and settings.weights == "none":
+        raise PlanError(
+            "--random-placebos are for pretrained Teachers. Here all networks start from random weights: take --placebos."
+        )
     # Always with a number: a finished run with one placebo can be given more.
     for name, count in ((PLACEBO, settings.placebos), (RANDOM_PLACEBO, settings.random_placebos)):
         guides += [
