@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from captum_kd import ReferencePopulation, UniCAM
 from captum_kd.metrics import KeepCurve, keep_curve, localization_score, random_attributions
+from distillation.data.questions import Texts
 from distillation.task import Examples, Inputs, answer, on_device
 
 __all__ = [
@@ -193,12 +194,18 @@ def mean_and_error(values: Tensor) -> tuple[float, Optional[float]]:
 
 
 def keep_curves(
-    student: nn.Module, images: Tensor, labels: Tensor, maps: Mapping[str, Tensor], progress: bool
+    student: nn.Module, inputs: Inputs, shown: Examples, maps: Mapping[str, Tensor], progress: bool
 ) -> dict[str, KeepCurve]:
-    """Accuracy of the Student on images of which only the most salient part is kept, by each map and by chance."""
+    """Accuracy of the Student on examples of which only the most salient part is kept, by each map and by chance. Of texts
+    the other tokens become the mask token, or padding; tokens such as [CLS] stay."""
     device = next(student.parameters()).device
+    options: dict[str, Any] = {}
+    if isinstance(shown, Texts) and isinstance(inputs, dict):
+        is_word = inputs["attention_mask"].bool() & ~torch.isin(inputs["input_ids"], shown.source.special)
+        options = {"mask_token_id": shown.source.mask, "token_mask": is_word.to(device)}
     chosen = {name: values.to(device) for name, values in maps.items() if name != BASE}
     chosen[RANDOM] = random_attributions(chosen[DISTILLED])
     return keep_curve(
-        student, images.to(device), labels.to(device), chosen, max_examples_per_batch=BATCH, show_progress=progress
-    )
+        student, on_device(inputs, device), shown.labels.to(device), chosen, max_examples_per_batch=BATCH,
+        show_progress=progress, **options,
+    )  # fmt: skip

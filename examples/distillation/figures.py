@@ -55,10 +55,10 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
             "Teacher beyond the labels, and, if there are placebo Teachers, the Teacher more closely than these.",
             seeds(record),
         )
-    for pair in (pair for pair in first.first_pairs() if pair.curves):
+    for pair in first.first_pairs():
         yield (
             f"keep_curve_{_slug(pair.group.name)}",
-            f"{pair.student}: accuracy on images of which only what a map ranks highest is kept.",
+            f"{pair.student}: accuracy on {task.unit} of which only what a map ranks highest is kept.",
             plot_keep_curve(pair.curves, whole_accuracy=_accuracy_on_shown(first, pair.student), title=pair.student),
         )
 
@@ -217,9 +217,7 @@ def _kept(images: Tensor, pair: PairMaps, shown: Tensor, row_labels: list[str]) 
 
 
 def _layers(record: Record) -> Iterator[Picture]:
-    for view, words in ((WHOLE, f"whole {record['unit']}"), (SALIENT, "the half of each image that Grad-CAM calls salient")):
-        if any(scores[view] is None for fold in record["folds"] for scores in fold["scores"]):
-            continue
+    for view, words in ((WHOLE, "all of each input"), (SALIENT, "the half of each input that Grad-CAM calls salient")):
         for group in record["plan"]["groups"]:
             rows = _rows_over_folds(record, view, group["students"])
             several = " Bold: mean over Bases; thin: each Base." if len(record["plan"]["bases"]) > 1 else ""

@@ -108,7 +108,7 @@ def _explain(
     maps = maps_of(*trio, *layers, inputs, (answers[student], answers[base]), reference, progress)
     if null is not None:
         maps[NULL] = null
-    curves = {} if isinstance(inputs, dict) else keep_curves(networks[student], inputs, shown.labels, maps, progress)
+    curves = keep_curves(networks[student], inputs, shown, maps, progress)
     if isinstance(inputs, dict):
         return PairMaps(group, student, base, maps, curves, token_localization(maps, cast(Tensor, shown.masks), inputs))
     return PairMaps(

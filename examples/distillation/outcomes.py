@@ -61,7 +61,7 @@ def score_rows(record: Record) -> Iterator[Record]:
         for scores in fold["scores"]:
             common = {"fold": number, "teacher": scores["teacher"]}
             for view in (WHOLE, SALIENT):
-                for row in (scores[view] or {"rows": []})["rows"]:
+                for row in scores[view]["rows"]:
                     yield {**common, "group": group_of[row["student"]], "view": view, "formula": "unbiased", **row}
             for row in scores["published"]:
                 yield {**common, "group": group_of[row["student"]], "formula": "published", **row}

@@ -44,7 +44,7 @@ def page(record: Record, tables: Sequence[Table], pictures: Sequence[tuple[str, 
             for fold in record["folds"]
             for scores in fold["scores"]
             for view in (WHOLE, SALIENT)
-            for note in (scores[view] or {"notes": []})["notes"]
+            for note in scores[view]["notes"]
         )
     )
     return environment.get_template(TEMPLATE).render(

@@ -66,17 +66,17 @@ def score(
         groups = {group.name: group.students(settings.seeds) for group in plan.groups_of(teacher)}
         bases = plan.bases(settings.seeds)
         compare = partial(_compare, networks, plan, teacher, examples, settings, progress)
-        is_text = isinstance(examples, Texts)
+        mask_token = examples.source.mask if isinstance(examples, Texts) else None
         reports: dict[str, Optional[TransferReport]] = {
             WHOLE: compare(groups, bases, plan.placebos),
-            SALIENT: None if is_text else compare(groups, bases, plan.placebos, "gradcam"),
+            SALIENT: compare(groups, bases, plan.placebos, Localization("gradcam", mask_token_id=mask_token)),
             RANDOM: compare(groups, bases, plan.random_placebos) if plan.random_placebos else None,
             SECOND: None,
         }
         taught = {group.name: groups[group.name] for group in plan.groups_of(teacher) if not group.is_control}
         if plan.second is not None and taught and len(bases) > 1:
             reports[SECOND] = compare(taught, plan.second.students(settings.seeds), plan.placebos)
-        published = [] if is_text else _published(networks, bases, plan, groups, examples, settings)
+        published = [] if isinstance(examples, Texts) else _published(networks, bases, plan, groups, examples, settings)
         found.append(Scores(teacher, reports, published))
     return found
 
@@ -91,7 +91,7 @@ def _compare(
     groups: Mapping[str, list[str]],
     bases: list[str],
     placebos: list[str],
-    localize: Optional[str] = None,
+    localize: Optional[Localization] = None,
 ) -> TransferReport:
     """Our scores of groups of Students against networks in the Bases' place, with placebo Teachers, if there are any."""
     report: TransferReport = compare_transfer(

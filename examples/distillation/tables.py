@@ -148,17 +148,10 @@ def _places(record: Record) -> Iterator[tuple[str, str]]:
             yield group["name"], layer
 
 
-def _views(record: Record) -> Iterator[tuple[str, str]]:
-    """The views that a run has, and their words."""
-    for view, words in VIEWS.items():
-        if all(scores[view] is not None for fold in record["folds"] for scores in fold["scores"]):
-            yield view, words.format(record["unit"])
-
-
 def _paper_scores(record: Record) -> Iterator[Table]:
     has_published = any(scores["published"] for fold in record["folds"] for scores in fold["scores"])
     kinds = 3 if has_published else 2
-    for view, words in _views(record):
+    for view, words in VIEWS.items():
         ours, published = _means(record, view, "unbiased"), _means(record, view, "published")
         rows: list[list[Cell]] = []
         for group, layer in _places(record):
@@ -173,7 +166,7 @@ def _paper_scores(record: Record) -> Iterator[Table]:
         )
         yield Table(
             f"scores_{view}",
-            f"FSS and RS on {words}",
+            f"FSS and RS on {words.format(record['unit'])}",
             "Means over pairs of Student and Base, their SD over these pairs, and the mean by the authors' estimator "
             f"(biased FSS of unit-length features), averaged over mini-batches of five images of two classes.{maps}"
             if has_published
@@ -184,7 +177,7 @@ def _paper_scores(record: Record) -> Iterator[Table]:
 
 
 def _teacher_shares(record: Record) -> Iterator[Table]:
-    for view, words in _views(record):
+    for view, words in VIEWS.items():
         ours = _means(record, view, "unbiased")
         has_placebos = any(guide["is_placebo"] and not guide.get("from_random") for guide in record["plan"]["guides"])
         scores = {score: title for score, title in SHARES.items() if has_placebos or "placebos" not in score}
@@ -196,7 +189,7 @@ def _teacher_shares(record: Record) -> Iterator[Table]:
             rows.append(row)
         yield Table(
             f"teacher_share_{view}",
-            f"The Teacher's share on {words}",
+            f"The Teacher's share on {words.format(record['unit'])}",
             "How closely the part that the Student has and the Base lacks (distilled), and the reverse (residual), follow the "
             "Teacher, and how similar each network is to the Teacher. Means and SD over pairs."
             + " Over placebos: minus the mean share of the placebo Teachers." * has_placebos,
@@ -301,14 +294,14 @@ def _keep_curves(record: Record) -> Table:
     rows: list[list[Cell]] = []
     for group in record["plan"]["groups"]:
         found = [each for fold in record["folds"] for each in fold["maps"] if each["group"] == group["name"]]
-        for name in found[0]["keep_curves"] if found else ():
+        for name in found[0]["keep_curves"]:
             areas = [each["keep_curves"][name]["area"] for each in found]
             chance = [each["keep_curves"]["random"]["area"] for each in found]
             rows.append([group["name"], name, len(areas), *_spread(areas), mean(areas) - mean(chance)])
     return Table(
         "keep_curves",
-        "Accuracy with 10 to 90 % of the pixels kept",
-        "Mean accuracy of the Students on images of which only what a map ranks highest is kept. SD: over Students.",
+        f"Accuracy with 10 to 90 % of the {'pixels' if record['unit'] == 'images' else 'tokens'} kept",
+        f"Mean accuracy of the Students on {record['unit']} of which only what a map ranks highest is kept. SD: over Students.",
         ["group", "map", "number", "mean", "SD", "over random"],
         rows,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -14,7 +15,7 @@ from distillation.settings import Settings
 from distillation.task import DataError, Examples, Fold, Inputs, Task, in_turn
 from distillation.text import printable
 
-__all__ = ["TREC", "Texts", "questions_task", "read_table"]
+__all__ = ["TREC", "Texts", "Tokens", "questions_task", "read_table"]
 
 TREC = Source(
     "TREC",
@@ -27,33 +28,41 @@ LONGEST = 128
 """Tokens of a text; the rest of a longer one is cut off."""
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Texts that were read, as a tokenizer gives them.
+
+    Attributes:
+        ids: (M, T), int64, filled up with the padding token.
+        lengths: (M,), int64, tokens of each text, the special ones included.
+        pieces: (M,) the tokens of each text in letters.
+        special: ids of tokens that are not of the texts, such as [CLS] and [SEP].
+        mask: id of the token that stands for a word left out; None if the tokenizer has none.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    pieces: Sequence[list[str]]
+    special: Tensor
+    mask: Optional[int]
+
+
 class Texts(Examples):
     """Labeled texts as tokens. A batch is padded to its longest text.
 
     Attributes:
-        store (Tensor): (M, T), int64, token ids, filled up with the padding token.
-        lengths (Tensor): (M,), int64, tokens of each text in the store, the special ones included.
-        pieces (list): (M,) the tokens of each text in letters.
+        source (Tokens): all texts that were read.
         masks (Tensor): (N, T), bool, true where the evidence is known to be; all false for texts of which it is not known.
     """
 
     masks: Tensor
 
-    def __init__(
-        self,
-        store: Tensor,
-        lengths: Tensor,
-        pieces: Sequence[list[str]],
-        labels: Tensor,
-        masks: Tensor,
-        *,
-        rows: Optional[Tensor] = None,
-    ) -> None:
-        super().__init__(store, labels, masks, rows=rows)
-        self.lengths, self.pieces = lengths, pieces
+    def __init__(self, source: Tokens, labels: Tensor, masks: Tensor, *, rows: Optional[Tensor] = None) -> None:
+        super().__init__(source.ids, labels, masks, rows=rows)
+        self.source = source
 
     def __getitem__(self, rows: slice | Tensor) -> "Texts":
-        return Texts(self.store, self.lengths, self.pieces, self.labels[rows], self.masks[rows], rows=self.rows[rows])
+        return Texts(self.source, self.labels[rows], self.masks[rows], rows=self.rows[rows])
 
     def __getitems__(self, rows: Sequence[int]) -> tuple[Inputs, Tensor]:
         """A batch, as torch's loaders ask for it: what the networks take, and labels."""
@@ -61,14 +70,19 @@ class Texts(Examples):
         return chosen.stored, chosen.labels
 
     @property
-    def tokens(self) -> list[list[str]]:
-        """(N,) the tokens of each text in letters, the special ones included."""
-        return [self.pieces[row] for row in self.rows.tolist()]
+    def lengths(self) -> Tensor:
+        """(N,), int64, tokens of each text."""
+        return self.source.lengths[self.rows]
 
     @property
-    def stored(self) -> Inputs:
+    def tokens(self) -> list[list[str]]:
+        """(N,) the tokens of each text in letters, the special ones included."""
+        return [self.source.pieces[row] for row in self.rows.tolist()]
+
+    @property
+    def stored(self) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, each (N, T), int64, where T are the tokens of the longest of these texts."""
-        lengths = self.lengths[self.rows]
+        lengths = self.lengths
         places = torch.arange(int(lengths.max()))
         return {
             "input_ids": self.store[self.rows, : len(places)],
@@ -169,6 +183,7 @@ def _tokenized(rows: Sequence[tuple[str, str]], classes: Sequence[str], tokenize
     read = tokenizer([text for _, text in rows], truncation=True, max_length=LONGEST, return_offsets_mapping=True)
     ids = read["input_ids"]
     lengths = torch.tensor([len(each) for each in ids])
+    special = torch.tensor(sorted({*tokenizer.all_special_ids} - {tokenizer.unk_token_id}))
     store = torch.full((len(ids), int(lengths.max())), tokenizer.pad_token_id)
     for row, each in zip(store, ids):
         row[: len(each)] = torch.tensor(each)
@@ -178,4 +193,5 @@ def _tokenized(rows: Sequence[tuple[str, str]], classes: Sequence[str], tokenize
             for place, (first, last) in enumerate(letters):
                 mask[place] |= start <= first < last <= end
     pieces = [tokenizer.convert_ids_to_tokens(each) for each in ids]
-    return Texts(store, lengths, pieces, torch.tensor([classes.index(label) for label, _ in rows]), masks)
+    source = Tokens(store, lengths, pieces, special, tokenizer.mask_token_id)
+    return Texts(source, torch.tensor([classes.index(label) for label, _ in rows]), masks)
