@@ -177,6 +177,20 @@ def test_hidden_states_in_a_block_of_several_tensors_are_refused():
         UniCAM(Around().eval(), "block", Around().eval()).attribute(torch.randn(6, 7, 5), labels(6))
 
 
+def test_packed_sequences_are_refused():
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(5, 3, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(x, torch.arange(6, 0, -1), batch_first=True)
+            return nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0].sum(1)
+
+    with pytest.raises(ValueError, match=r"layer 'rnn' .*works on 21 rows for 6 inputs.*behind pad_packed_sequence"):
+        UniCAM(Packed(), "rnn", Packed()).attribute(torch.randn(6, 7, 5), labels(6))
+
+
 @pytest.mark.parametrize("n", [5, 8])
 def test_tables_and_folded_steps_are_not_taken_for_time_first_layers(n):
     """A table of positions (1, T, C), and windows (N * w, t, C), where T and t equal N."""

@@ -111,9 +111,11 @@ def _raise_rows(layer: Layer, found: str) -> NoReturn:
         "choose a layer whose first dimension is the batch, or the inputs of one (attribute_to_layer_input=True). Layers inside "
         "windowed attention, for example, fold windows into it"
     )
-    if any(isinstance(each, nn.RNNBase) for each in layer.module.modules()):
+    if isinstance(layer.module, nn.RNNBase):
+        way_out = "packed sequences hold the steps of all inputs in one axis. Choose a later layer, behind pad_packed_sequence"
+    elif any(isinstance(each, nn.RNNBase) for each in layer.module.modules()):
         way_out = (
-            "packed sequences hold the steps of all inputs in one axis, and blocks around a recurrent layer may return hidden "
-            "states (layers, N, C). Choose a later layer, behind pad_packed_sequence, or the recurrent layer itself"
+            "blocks around a recurrent layer may return hidden states (layers, N, C). Choose the recurrent layer itself, whose "
+            "hidden states are left out, or a later layer"
         )
     raise ValueError(f"{layer} works on {found}: its first dimension is not the batch; {way_out}.")

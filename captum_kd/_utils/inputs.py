@@ -47,8 +47,9 @@ class ModelInputs(tuple[Any, ...]):
 
     @property
     def is_text(self) -> bool:
-        """Whether the inputs are sequences of tokens: they have a mask, or ids (N, T)."""
-        return self.token_mask is not None or any(is_ids(value) for value in self)
+        """Whether the inputs are sequences of tokens: they have a mask, or ids (N, T), which are not beside an image."""
+        has_image = any(isinstance(value, Tensor) and value.dim() > 3 for value in self)
+        return self.token_mask is not None or (not has_image and any(is_ids(value) for value in self))
 
     def as_given(self) -> Any:
         """The values in the form in which users pass them: a tensor, a tuple of tensors, or a dictionary."""

@@ -38,6 +38,7 @@ def test_values_keep_their_names_and_masks():
     part = found.rows(slice(2, 5), N)
     assert torch.equal(part[1], X["input_ids"][2:5]) and len(part.token_mask) == 3 and part.names == found.names
     assert as_inputs(found) is found and not as_inputs(images(4)).is_text and as_inputs(X["input_ids"]).is_text
+    assert not as_inputs((images(4), torch.ones(4, 3, dtype=torch.long))).is_text  # numbers beside an image
     assert isinstance(part.to(torch.device("meta")), ModelInputs) and part.to(torch.device("meta")).token_mask.is_meta
 
 

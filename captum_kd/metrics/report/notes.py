@@ -249,8 +249,8 @@ def _of_positions(positions: Optional[Mapping[str, Any]], has_intervals: bool) -
     reach = "Intervals treat each sentence as one unit, and labels are not permuted. " * has_intervals
     return (
         f"The inputs are {of_sample(positions)}, the same ones in every model. Positions of one sentence are not independent. "
-        f"{reach}Many positions of few sentences raise scores (docs/inference.md, inputs that are not independent), so pass many "
-        "sentences."
+        f"{reach}Many positions of few sentences bias scores, and no interval shows that (docs/inference.md, inputs that are not "
+        "independent), so pass many sentences."
     )
 
 

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 import torch
-from population import by_score, compare, dcor_scores
+from population import by_score, compare
+from reference.pair_scores import pair_scores
 from torch import nn
 
 from captum_kd.metrics import TokenPositions
@@ -99,7 +100,7 @@ def values(found):
 def test_every_token_is_an_input():
     found = report()
     n = sum(map(len, sentences()))
-    expected = dcor_scores(*map(features, (STUDENT, BASE)), torch.arange(n) % 2, features(TEACHER))
+    expected = pair_scores(*map(features, (STUDENT, BASE)), None, features(TEACHER))
     assert {row["n"] for row in found.rows} == {n}
     assert list(values(found)) == ["fss", "fss_student_teacher", "fss_base_teacher", "teacher_distilled", "teacher_residual"]
     for name, value in values(found).items():
@@ -109,7 +110,7 @@ def test_every_token_is_an_input():
 def test_labels_of_tokens_give_relevance_and_negative_ones_leave_out_a_token():
     labels = torch.cat([token_labels(text) for text in sentences()])
     kept = labels >= 0
-    expected = dcor_scores(*(features(model)[kept] for model in MODELS[:2]), labels[kept], features(TEACHER)[kept])
+    expected = pair_scores(*(features(model)[kept] for model in MODELS[:2]), labels[kept], features(TEACHER)[kept])
     found = report(loader(labels=True), labels=True, confidence=0.9)
     assert found.settings["class_counts"] == {str(k): v for k, v in sorted(Counter(labels[kept].tolist()).items())}
     for name, value in values(found).items():
@@ -123,7 +124,7 @@ def test_a_sample_holds_the_positions_with_the_smallest_numbers():
     n, limit = sum(map(len, sentences())), 30
     keys = torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     drawn = keys.argsort()[:limit]
-    expected = dcor_scores(*(features(model)[drawn] for model in MODELS[:2]), torch.arange(limit) % 2, features(TEACHER)[drawn])
+    expected = pair_scores(*(features(model)[drawn] for model in MODELS[:2]), None, features(TEACHER)[drawn])
     found = report(positions=TokenPositions(limit, seed=5))
     for name, value in values(found).items():
         assert value == pytest.approx(expected[name], abs=1e-6)
@@ -193,7 +194,7 @@ def test_masks_from_everywhere():
         batch["special_tokens_mask"][:, 0] = 1
     found = report(texts)
     kept = torch.cat([torch.arange(len(text)) > 0 for text in sentences()])
-    expected = dcor_scores(*(features(m)[kept] for m in MODELS[:2]), torch.arange(int(kept.sum())) % 2, features(TEACHER)[kept])
+    expected = pair_scores(*(features(m)[kept] for m in MODELS[:2]), None, features(TEACHER)[kept])
     for name, value in values(found).items():
         assert value == pytest.approx(expected[name], abs=1e-6)
     ids = [batch["input_ids"] for batch in loader()]
