@@ -16,7 +16,7 @@ from captum_kd.visualization import plot_keep_curve, plot_layer_scores, visualiz
 from distillation.data.questions import Texts
 from distillation.drawing import COLORS, NULL, SMALL, WIDTH, draw_values, prepare_axis
 from distillation.explaining import BASE as BASE_MAP
-from distillation.explaining import DISTILLED, NET, POINT, RESIDUAL
+from distillation.explaining import BY_TEACHER, DISTILLED, NET, POINT, RESIDUAL
 from distillation.explaining import NULL as NULL_MAP
 from distillation.explaining import STUDENT as STUDENT_MAP
 from distillation.measuring import Measurements, PairMaps
@@ -173,20 +173,21 @@ def _sentences(task: Task, found: Measurements, shown: Tensor) -> Iterator[Pictu
     chosen = found.shown[shown]
     assert isinstance(chosen, Texts)
     for pair in found.first_pairs():
-        titles = [title for title in (NET, DISTILLED, RESIDUAL, NULL_MAP, STUDENT_MAP) if title in pair.maps]
+        by_labels = [title for title in (NET, DISTILLED, RESIDUAL, NULL_MAP) if title in pair.maps]
+        titles = [*by_labels, BY_TEACHER, STUDENT_MAP]
         yield (
             f"maps_{_slug(pair.group.name)}",
             f"{pair.student} and {pair.base}: net map (distilled minus residual), distilled and residual features, a net map of "
-            "two Bases for comparison, and Grad-CAM of the Student. The sentences are the first of each class, not "
-            "cherry-picked. Red: positive, blue: negative. The first four share one scale over all sentences; Grad-CAM has its "
-            "own.",
+            "two Bases for comparison, the net map of the Teacher's share, and Grad-CAM of the Student. The sentences are the "
+            "first of each class, not cherry-picked. Red: positive, blue: negative. The maps by labels share one scale over all "
+            "sentences; the last two have scales of their own.",
             visualize_tokens(
                 chosen.tokens,
                 {title: pair.maps[title][shown] for title in titles},
                 token_mask=found.shown.inputs()["attention_mask"][shown],
                 sentence_titles=["; ".join(each) for each in _answers(task, found, shown, [pair.student, pair.base])],
-                scale=[titles[:-1], titles[-1:]],
-                units={title: "gain of J per word" for title in titles[:-1]},
+                scale=[by_labels, [BY_TEACHER], [STUDENT_MAP]],
+                units={**dict.fromkeys(by_labels, "gain of J per word"), BY_TEACHER: "gain of the Teacher's share per word"},
             ),
         )
 
