@@ -170,7 +170,8 @@ def _paper_scores(record: Record) -> Iterator[Table]:
             "Means over pairs of Student and Base, their SD over these pairs, and the mean by the authors' estimator "
             f"(biased FSS of unit-length features), averaged over mini-batches of five images of two classes.{maps}"
             if has_published
-            else "Means over pairs of Student and Base, and their SD over these pairs.",
+            else "Means over pairs of Student and Base, and their SD over these pairs."
+            + " The half is chosen by Grad-CAM of each network's own prediction; other tokens are masked." * (view == SALIENT),
             ["group", "layer", *(f"{title}{kind}" for title in SCORES.values() for kind in ("", " SD", " published")[:kinds])],
             rows,
         )
