@@ -32,8 +32,7 @@ def keep_relevant_tokens(
 
     Tokens do not move. With padding (``attention_mask`` 0, the same ids) kept tokens therefore keep their positions, also in
     models that number positions by ids, such as RoBERTa. Models that number positions by the attention mask, such as OPT,
-    move the kept tokens together: pass a ``mask_token_id`` for these. Also pass one for causal ``nn.TransformerEncoder`` models,
-    in which a first token that is padding attends to nothing and gives NaN.
+    move the kept tokens together: pass a ``mask_token_id`` for these.
 
     A classifier that was fine-tuned on text without mask tokens may fail on these, whatever is kept; padding then tells more.
 
