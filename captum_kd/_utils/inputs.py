@@ -205,7 +205,10 @@ def _from_mapping(inputs: Mapping[Any, Any], argument: str) -> ModelInputs:
             )
     tensors = [value for value in named.values() if isinstance(value, Tensor) and value.dim() > 0]
     if not tensors:
-        raise ValueError(f"{argument} has the keys {sorted(map(str, inputs))} and no tensors (N, ...) among them.")
+        raise ValueError(
+            f"{argument} has the keys {sorted(map(str, inputs))} and no tensors (N, ...) among them; pass tensors by the names "
+            "of the model's arguments."
+        )
     # The first value counts the examples.
     ordered = dict(sorted(named.items(), key=lambda item: not (isinstance(item[1], Tensor) and item[1].dim() > 0)))
     n, mask, special = len(tensors[0]), named.get(ATTENTION_MASK), inputs.get(SPECIAL_TOKENS_MASK)
