@@ -102,7 +102,8 @@ class Layout(NamedTuple):
         """The mask (N, L) of the positions of :meth:`to_channels_first`; None for outputs without tokens.
 
         Raises:
-            ValueError: a mask with another number of tokens than the output, some of which it leaves out.
+            ValueError: a mask with another number of tokens than the output, some of which it leaves out; a mask that leaves out
+                prefix tokens.
         """
         if token_mask is None or self.grid is not None or output.dim() != 3:
             return None
@@ -113,6 +114,13 @@ class Layout(NamedTuple):
             raise ValueError(
                 f"{where} gives {tokens} tokens (shape {tuple(output.shape)}), but the token mask has {token_mask.shape[1]}. "
                 f"Pass token_mask=, (N, {tokens}) with True for the tokens of this layer that count, or choose another layer."
+            )
+        missing = ~token_mask[:, : self.prefix_tokens].all(1)
+        if bool(missing.any()):
+            raise ValueError(
+                f"prefix_tokens={self.prefix_tokens} counts from the first position, where the token mask of input "
+                f"{int(missing.nonzero()[0])} is False: padding in front, or tokens that are left out already. Leave out "
+                "prefix_tokens and pass special_tokens_mask, or token_mask= with False for the tokens to leave out."
             )
         mask = token_mask[:, self.prefix_tokens :].to(output.device)
         empty = ~mask.any(1)
