@@ -66,7 +66,7 @@ def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
         layout="folder of train/<class>/ and test/<class>/ images",
         options=options,
         plan=plan,
-        without=("teacher", "controls", "placebos"),
+        without=("teacher", "controls", "placebos", "random_placebos"),
     )
 
 

@@ -23,7 +23,7 @@ from distillation.settings import Settings
 from distillation.task import Task
 
 # The scenes have one size and one split.
-WITHOUT = ("folds", "image_size", "test_share", "augmentation", "weights")
+WITHOUT = ("folds", "image_size", "test_share", "augmentation", "weights", "random_placebos", "hidden_weight")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:

@@ -54,6 +54,15 @@ class ModelInputs(tuple[Any, ...]):
         has_image = any(isinstance(value, Tensor) and value.dim() > 3 for value in self)
         return self.token_mask is not None or (not has_image and any(is_ids(value) for value in self))
 
+    def as_given(self) -> Any:
+        """The values in the form in which users pass them: a tensor, a tuple of tensors, or a dictionary."""
+        if self.names is not None:
+            return dict(zip(self.names, self))
+        return self[0] if len(self) == 1 else tuple(self)
+
+    def with_value(self, place: int, value: Any) -> ModelInputs:
+        return self.with_values((*self[:place], value, *self[place + 1 :]))
+
     def with_values(self, values: Iterable[Any]) -> ModelInputs:
         return ModelInputs(values, self.names, self.token_mask)
 

@@ -2,41 +2,81 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Iterable, Optional
 
 import torch
 from captum.attr import LayerAttribution
 from torch import Tensor
 
+from captum_kd._utils.inputs import ATTENTION_MASK, ModelInputs, is_ids
 from captum_kd._utils.tensors import is_finite
 from captum_kd._utils.validation import check_dense, check_untransformed
 
+IDS = "input_ids"
 
-def image_place(inputs: tuple[Tensor, ...], purpose: str) -> int:
-    """The index of the only image (N, C, H, W) among a model's inputs; a ValueError if there are none or several."""
+
+def mapped_place(inputs: ModelInputs, purpose: str) -> int:
+    """The index of the input that maps describe: the only images (N, C, H, W), or else the ids (N, T) of tokens.
+
+    Raises:
+        ValueError: neither, or several images; an error begins with ``purpose``.
+    """
     tensors = {place: value for place, value in enumerate(inputs) if isinstance(value, Tensor)}
     places = [place for place, value in tensors.items() if value.dim() == 4 and value.is_floating_point()]
+    if not places and inputs.is_text:
+        return ids_place(inputs, purpose)
     if len(places) != 1:
-        shapes = ", ".join(str(tuple(value.shape)) for value in tensors.values())
         raise ValueError(
             f"{purpose} exactly one input of images (N, C, H, W), floating point, but {len(places)} of the inputs are; they "
-            f"have the shapes {shapes}."
+            f"have the shapes {_shapes(tensors.values())}. Text needs ids (N, T) of tokens, integers."
         )
     return places[0]
 
 
+def ids_place(inputs: ModelInputs, purpose: str) -> int:
+    """The index of the ids (N, T) of tokens: ``input_ids``, or else the first integers (N, T) that are no attention mask.
+
+    Raises:
+        ValueError: no ids.
+    """
+    names = inputs.names or ("",) * len(inputs)
+    places = [
+        place
+        for place, (name, value) in enumerate(zip(names, inputs))
+        if is_ids(value) and value.dtype != torch.bool and name != ATTENTION_MASK
+    ]
+    if not places:
+        shapes = _shapes(value for value in inputs if isinstance(value, Tensor))
+        raise ValueError(
+            f"{purpose} ids (N, T) of tokens, integers, but the inputs have the shapes {shapes}. Single tokens of embeddings "
+            "(inputs_embeds) cannot be replaced: pass input_ids."
+        )
+    return next((place for place in places if names[place] == IDS), places[0])
+
+
+def _shapes(values: Iterable[Tensor]) -> str:
+    return ", ".join(str(tuple(value.shape)) for value in values)
+
+
+def maps_of(attributions: Any, argument: str, of: Tensor) -> Tensor:
+    """Validated maps of images (N, C, H, W) or of ids (N, T), on their device, as :func:`as_maps` gives them."""
+    return as_maps(attributions, argument, len(of), tuple(of.shape[1:] if of.dim() == 2 else of.shape[2:])).to(of.device)
+
+
 def as_maps(
-    attributions: Any, argument: str, n: Optional[int], size: Optional[tuple[int, int]] = None, *, flat_too: bool = False
+    attributions: Any, argument: str, n: Optional[int], size: Optional[tuple[int, ...]] = None, *, flat_too: bool = False
 ) -> Tensor:
-    """Validated and detached maps (N, 1, h, w), float32 or float64.
+    """Validated and detached maps (N, 1, h, w), or (N, 1, T) of tokens, float32 or float64.
 
     Args:
         attributions (Any): the result of a Captum layer attribution.
         argument (str): its name, for messages.
         n (int, optional): expected number of maps.
-        size (tuple, optional): (H, W) that maps must not exceed.
-        flat_too (bool): also accept (N, h, w).
+        size (tuple, optional): (H, W) that maps must not exceed, or (T,), the number of tokens.
+        flat_too (bool): also accept maps without the axis of one channel.
     """
+    is_text = size is not None and len(size) == 1
+    axes = "T" if is_text else "h, w"
     if isinstance(attributions, (tuple, list)):
         raise TypeError(
             f"{argument} is a {type(attributions).__name__} of {len(attributions)}, with one tensor per layer, per output "
@@ -44,20 +84,31 @@ def as_maps(
         )
     if not isinstance(attributions, Tensor) or not attributions.is_floating_point():
         kind = f"a tensor of {attributions.dtype}" if isinstance(attributions, Tensor) else type(attributions).__name__
-        raise TypeError(f"{argument} must be a floating point tensor of shape (N, 1, h, w), got {kind}.")
+        raise TypeError(f"{argument} must be a floating point tensor of shape (N, 1, {axes}), got {kind}.")
     check_dense(attributions, argument)
     check_untransformed(attributions, argument)
-    if flat_too and attributions.dim() == 3:
+    dims = 3 if is_text else 4
+    if flat_too and attributions.dim() == dims - 1:
         attributions = attributions.unsqueeze(1)
     shape = tuple(attributions.shape)
-    if attributions.dim() != 4 or shape[1] != 1 or 0 in shape:
-        hint = " Sum over channels first, by .sum(1, keepdim=True)." if attributions.dim() == 4 and shape[1] > 1 else ""
-        hint = " Add the dimension of channels, by .unsqueeze(1)." if attributions.dim() == 3 else hint
-        expected = "(N, 1, h, w) or (N, h, w)" if flat_too else "(N, 1, h, w)"
+    if attributions.dim() != dims or shape[1] != 1 or 0 in shape:
+        hint = " Sum over channels first, by .sum(1, keepdim=True)." if len(shape) == dims and shape[1] > 1 else ""
+        hint = " Add the dimension of channels, by .unsqueeze(1)." if len(shape) == dims - 1 else hint
+        if is_text and len(shape) == 4:
+            hint = " These are maps of images, but the inputs are tokens."
+        elif not is_text and len(shape) == 3 and shape[1] == 1:
+            hint = " These are maps of tokens, but the inputs are images."
+        expected = f"(N, 1, {axes}) or (N, {axes})" if flat_too else f"(N, 1, {axes})"
         raise ValueError(f"{argument} must have shape {expected}, one map per input, got {shape}.{hint}")
     if n is not None and shape[0] != n:
         raise ValueError(f"{argument} has {shape[0]} maps for {n} inputs; pass the maps of these inputs, one each.")
-    if size is not None and (shape[2] > size[0] or shape[3] > size[1]):
+    if size is not None and is_text and shape[2:] != size:
+        raise ValueError(
+            f"{argument} has maps of {shape[2]} tokens for {size[0]} ids; pass maps of these inputs, from a layer with one "
+            "position for each id. To leave out tokens such as [CLS], pass the tokenizer's special_tokens_mask in the inputs "
+            "instead of prefix_tokens."
+        )
+    if size is not None and not is_text and (shape[2] > size[0] or shape[3] > size[1]):
         raise ValueError(
             f"{argument} has maps of {shape[2]}x{shape[3]} for {size[0]}x{size[1]} pixels; maps are upsampled, never "
             "reduced: pass the maps of these inputs, at the layer's resolution or the input's."

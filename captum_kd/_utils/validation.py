@@ -84,8 +84,8 @@ def check_float(value: object, argument: str, expected: str, low: float, high: f
 
 
 def check_share(value: object, argument: str = "keep") -> float:
-    """A fraction of an image's pixels, inside (0, 1)."""
-    return check_float(value, argument, "a share of the pixels between 0 and 1, both excluded", 0, 1)
+    """A share of an image's pixels or of a text's tokens, inside (0, 1)."""
+    return check_float(value, argument, "a share between 0 and 1, both excluded", 0, 1)
 
 
 def check_noise(value: object, argument: str = "noise") -> float:

@@ -9,7 +9,7 @@ from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_names import LayerLike, LayerPair, resolve_layer
 from captum_kd._models.token_layout import as_layout_hints, LayoutHints
 from captum_kd._utils.arguments import as_forward_args, check_batch_size, check_callable, check_device_ids, check_model
-from captum_kd._utils.inputs import InputsByModel, ModelInputs
+from captum_kd._utils.inputs import InputsByModel, ModelInputs, with_named_mask
 from captum_kd._utils.validation import check_bool
 from captum_kd.distance.sources import TensorFeatures
 from captum_kd.metrics._salient import InputReducer
@@ -68,9 +68,12 @@ def layer_features(
     reducer: Optional[InputReducer] = None,
 ) -> TensorFeatures:
     """Detached features (n, d) of one layer, float32 or float64, on the layer's device."""
+    args = as_forward_args(additional_forward_args)
+    if reducer is not None:
+        inputs = reducer.reduce(with_named_mask(extractor.forward_func, inputs, args))
     activations = extractor.observe(
-        inputs if reducer is None else reducer.reduce(inputs),
-        as_forward_args(additional_forward_args),
+        inputs,
+        args,
         at_input=settings.attribute_to_layer_input,
         features_only=True,
         internal_batch_size=settings.max_examples_per_batch,

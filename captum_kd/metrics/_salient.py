@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, NamedTuple, Optional
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
+from captum_kd._models.feature_transforms import takes_mask
 from captum_kd._models.hooks import same_random_state
 from captum_kd._utils.arguments import check_callable
-from captum_kd._utils.inputs import InputsByModel, ModelInputs
+from captum_kd._utils.inputs import ATTENTION_MASK, InputsByModel, ModelInputs, as_token_mask, is_ids
 from captum_kd._utils.interrupts import changed_state, interruptible
-from captum_kd._utils.maps import as_maps, image_place
+from captum_kd._utils.maps import mapped_place, maps_of
 from captum_kd._utils.tensors import is_finite
-from captum_kd.perturb import keep_relevant
+from captum_kd._utils.validation import short_repr
+from captum_kd.perturb import keep_relevant, keep_relevant_tokens
+from captum_kd.perturb.keep_tokens import check_mask_token, token_mask_of
 
-PerturbFunc = Callable[[Tensor, Tensor], Tensor]
+PerturbFunc = Callable[..., Any]
 
 _SEED = 0  # for all models, so that their images get the same noise
 
@@ -24,16 +27,18 @@ _SEED = 0  # for all models, so that their images get the same noise
 class InputReducer(NamedTuple):
     """Reduces one model's inputs by its own maps, both checked by :func:`as_reducers`."""
 
-    maps: Tensor  # (N, 1, h, w)
-    place: int  # index of the image among the inputs
+    maps: Tensor  # (N, 1, h, w), or (N, 1, T) of tokens
+    place: int  # index of the images or ids among the inputs
     perturb_func: PerturbFunc
 
     def reduce(self, inputs: ModelInputs) -> ModelInputs:
-        """Reduces all images at once, so that the noise does not depend on the batch size.
+        """Reduces all inputs at once, so that the noise does not depend on the batch size.
 
         Raises:
-            TypeError, ValueError: perturb_func does not return finite images of the same shape.
+            TypeError, ValueError: perturb_func does not return finite images of the same shape, or text in the same form.
         """
+        if is_ids(inputs[self.place]):
+            return self._reduce_text(inputs)
         images = inputs[self.place]
         with changed_state(torch.no_grad(), seeded(images, _SEED)), interruptible():
             # A copy, since perturb_func may work in place.
@@ -43,7 +48,21 @@ class InputReducer(NamedTuple):
         if reduced.shape != images.shape or not is_finite(reduced):
             found = f"shape {tuple(reduced.shape)}" if reduced.shape != images.shape else "non-finite values"
             raise ValueError(f"perturb_func must return finite images of shape {tuple(images.shape)}, got {found}.")
-        return inputs.with_values((*inputs[: self.place], reduced.detach(), *inputs[self.place + 1 :]))
+        return inputs.with_value(self.place, reduced.detach())
+
+    def _reduce_text(self, inputs: ModelInputs) -> ModelInputs:
+        """Tokens that become padding leave the token mask."""
+        tokens = token_mask_of(inputs, self.place)
+        copies = inputs.with_values(value.clone() if isinstance(value, Tensor) else value for value in inputs)
+        mask = {"token_mask": tokens} if takes_mask(self.perturb_func) else {}
+        with changed_state(torch.no_grad(), seeded(tokens, _SEED)), interruptible():
+            reduced = self.perturb_func(copies.as_given(), self.maps, **mask)
+        values = _values_like(reduced, inputs)
+        attention = dict(zip(inputs.names or (), values)).get(ATTENTION_MASK)
+        if not isinstance(attention, Tensor) or attention.shape != tokens.shape:
+            return inputs.with_values(values)
+        left = tokens & (attention != 0)
+        return inputs.with_values(values).with_mask(as_token_mask(left, len(left), "The attention mask after perturb_func"))
 
 
 def as_reducers(
@@ -73,15 +92,37 @@ def as_reducers(
         check_callable(perturb_func, "perturb_func")
 
     def reducer(maps: Any, argument: str, of_model: ModelInputs) -> InputReducer:
-        place = image_place(of_model, "Scores of the salient part (attributions=) need")
-        images = of_model[place]
-        checked = as_maps(maps, argument, len(images), (images.shape[2], images.shape[3]))
-        return InputReducer(checked, place, keep_relevant if perturb_func is None else perturb_func)
+        place = mapped_place(of_model, "Scores of the salient part (attributions=) need")
+        default: PerturbFunc = keep_relevant
+        if is_ids(of_model[place]):
+            default = keep_relevant_tokens
+            if perturb_func is None:
+                check_mask_token(of_model, place, None)
+        return InputReducer(maps_of(maps, argument, of_model[place]), place, perturb_func or default)
 
     return (
         reducer(attributions, "attributions", inputs.of("student")),
         None if base_attributions is None else reducer(base_attributions, "base_attributions", inputs.of("base")),
     )
+
+
+def _values_like(reduced: Any, inputs: ModelInputs) -> list[Any]:
+    """The values that perturb_func returned for text, by the places of the inputs."""
+    if inputs.names is not None:
+        is_complete = isinstance(reduced, Mapping) and all(name in reduced for name in inputs.names)
+        values = [reduced[name] for name in inputs.names] if is_complete else []
+    else:
+        values = list(reduced) if isinstance(reduced, tuple) else [reduced]
+    if [_form(value) for value in values] != [_form(value) for value in inputs]:
+        raise ValueError(
+            "perturb_func must return text in the form that it received, with tensors of the same shapes and types: "
+            f"{short_repr(inputs.as_given())}, got {short_repr(reduced)}."
+        )
+    return values
+
+
+def _form(value: Any) -> Any:
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else type(value)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Keep curves: a model's accuracy on the most salient pixels of a map."""
+"""Keep curves: a model's accuracy on the most salient pixels or tokens of a map."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from captum_kd._utils.arguments import (
     check_model,
     take_rows,
 )
-from captum_kd._utils.inputs import as_inputs
+from captum_kd._utils.inputs import Inputs, ModelInputs, as_inputs, is_ids, with_named_mask
 from captum_kd._utils.interrupts import changed_state, interruptible
-from captum_kd._utils.maps import as_maps, image_place
+from captum_kd._utils.maps import mapped_place, maps_of
 from captum_kd._utils.validation import check_bool, check_noise, check_share, check_dense, check_generator, short_repr
 from captum_kd.perturb import keep_relevant
+from captum_kd.perturb.keep_tokens import check_mask_token, keep_tokens, token_mask_of
 
 __all__ = ["SHARES", "KeepCurve", "keep_curve"]
 
@@ -39,7 +40,7 @@ _REDUCED_AT_ONCE = 20_000_000
 
 
 class KeepCurve(NamedTuple):
-    """Accuracy on images of which a share of the pixels is kept. All tensors are on the CPU.
+    """Accuracy on inputs of which a share of the pixels or tokens is kept. All tensors are on the CPU.
 
     Attributes:
         shares (Tensor): (k,) shares that are kept, float64, increasing.
@@ -83,7 +84,7 @@ class KeepCurve(NamedTuple):
 @overload
 def keep_curve(
     forward_func: Callable[..., Any],
-    inputs: Union[Tensor, tuple[Tensor, ...]],
+    inputs: Inputs,
     target: Target,
     attributions: Tensor,
     *,
@@ -91,6 +92,8 @@ def keep_curve(
     additional_forward_args: Any = ...,
     noise: float = ...,
     generator: Optional[torch.Generator] = ...,
+    mask_token_id: Optional[int] = ...,
+    token_mask: Optional[Tensor] = ...,
     max_examples_per_batch: Optional[int] = ...,
     output_transform: Optional[OutputTransform] = ...,
     show_progress: bool = ...,
@@ -100,7 +103,7 @@ def keep_curve(
 @overload
 def keep_curve(
     forward_func: Callable[..., Any],
-    inputs: Union[Tensor, tuple[Tensor, ...]],
+    inputs: Inputs,
     target: Target,
     attributions: Mapping[str, Tensor],
     *,
@@ -108,6 +111,8 @@ def keep_curve(
     additional_forward_args: Any = ...,
     noise: float = ...,
     generator: Optional[torch.Generator] = ...,
+    mask_token_id: Optional[int] = ...,
+    token_mask: Optional[Tensor] = ...,
     max_examples_per_batch: Optional[int] = ...,
     output_transform: Optional[OutputTransform] = ...,
     show_progress: bool = ...,
@@ -117,7 +122,7 @@ def keep_curve(
 @log_usage()
 def keep_curve(
     forward_func: Callable[..., Any],
-    inputs: Union[Tensor, tuple[Tensor, ...]],
+    inputs: Inputs,
     target: Target,
     attributions: Union[Tensor, Mapping[str, Tensor]],
     *,
@@ -125,6 +130,8 @@ def keep_curve(
     additional_forward_args: Any = None,
     noise: float = 0.01,
     generator: Optional[torch.Generator] = None,
+    mask_token_id: Optional[int] = None,
+    token_mask: Optional[Tensor] = None,
     max_examples_per_batch: Optional[int] = None,
     output_transform: Optional[OutputTransform] = None,
     show_progress: bool = False,
@@ -133,6 +140,9 @@ def keep_curve(
     Accuracy of a model on images of which only the most salient 10, 20, ... 90 % of the pixels are kept.
     The other pixels are imputed (:func:`captum_kd.perturb.keep_relevant`). Black pixels would make images
     unlike those the model was trained on, and their outline would reveal the map.
+
+    Of text a share of each sentence's own tokens is kept. The others become the mask token, or padding if there is none
+    (:func:`captum_kd.perturb.keep_relevant_tokens`).
 
     Several maps by name can be compared, for example UniCAM's distilled maps with its residual maps,
     Grad-CAM, or random maps (:func:`random_attributions`). Maps of the true labels reveal the labels:
@@ -148,17 +158,21 @@ def keep_curve(
     Args:
 
         forward_func (Callable): The model, run without gradients and in its present mode.
-        inputs (Tensor or tuple[Tensor, ...]): Inputs, N examples first. One of them is the image,
-                    (N, C, H, W); the others are passed unchanged.
+        inputs (Tensor, tuple[Tensor, ...] or mapping): Inputs, N examples first. One of them holds the images
+                    (N, C, H, W), or else the ids (N, T) of text; the others are passed unchanged. A mapping is passed by name.
         target (int, list or Tensor): Labels, (N,) integers; an int applies to all.
         attributions (Tensor or Mapping[str, Tensor]): (N, 1, h, w) maps, at the layer's or the
-                    image's resolution, or several tensors by name.
-        shares (sequence of float, optional): Shares of the pixels that are kept, increasing,
+                    image's resolution, (N, 1, T) of text, or several tensors by name.
+        shares (sequence of float, optional): Shares of the pixels or tokens that are kept, increasing,
                     inside (0, 1).
         additional_forward_args (Any, optional): Further arguments of the model, as in Captum.
         noise (float, optional): Standard deviation of the noise on imputed pixels, in input units.
         generator (torch.Generator, optional): Source of that noise.
                     Default: a generator seeded with 0; the global random state is not touched
+        mask_token_id (int, optional): Of text, the id that replaces tokens: ``tokenizer.mask_token_id``.
+                    Default: None, they become padding, for which ``inputs`` must be a mapping with ``attention_mask``
+        token_mask (Tensor, optional): (N, T), True for the tokens of text that may be kept or replaced.
+                    Default: None, the model's ``attention_mask``, without the ``special_tokens_mask`` of a mapping
         max_examples_per_batch (int, optional): Inputs in one forward pass. Bounds memory and does
                     not change the result.
         output_transform (Callable, optional): From the model's output to logits (N, classes).
@@ -171,7 +185,8 @@ def keep_curve(
     Raises:
         TypeError: maps or labels of another type, an output without logits.
         ValueError: maps of another batch or size or with non-finite values, shares outside (0, 1)
-                    or not increasing, inputs without an image or with several, labels without a logit.
+                    or not increasing, inputs without images and ids or with several images, labels without a logit,
+                    text without an id or an attention mask to replace tokens.
 
     Examples::
 
@@ -181,15 +196,23 @@ def keep_curve(
         >>> curves = keep_curve(student, images, labels, maps, max_examples_per_batch=64)
         >>> gain = curves["distilled"].areas - curves["random"].areas  # (N,), paired
         >>> gain.mean(), gain.std() / len(gain) ** 0.5
+        >>> # Text, of which the tokenizer returned a mapping
+        >>> keep_curve(student, batch, labels, maps, mask_token_id=tokenizer.mask_token_id)
     """
     check_model(forward_func, "forward_func")
-    values = as_inputs(inputs)
-    place = image_place(values, "keep_curve needs")
-    images = values[place]
-    labels = as_labels(target, len(images))
+    values, args = as_inputs(inputs, token_mask=token_mask), as_forward_args(additional_forward_args)
+    place = mapped_place(values, "keep_curve needs")
+    if is_ids(values[place]):
+        values = with_named_mask(forward_func, values, args)
+        token_mask_of(values, place)
+        check_mask_token(values, place, mask_token_id)
+    elif mask_token_id is not None or token_mask is not None:
+        raise ValueError("mask_token_id and token_mask belong to text, but the inputs are images; leave them out.")
+    n = len(values[place])
+    labels = as_labels(target, n)
     if labels is None:
         raise TypeError("target must hold the inputs' labels, got None; pass one label per input.")
-    maps = _named_maps(attributions, images)
+    maps = _named_maps(attributions, values[place])
     shares = _as_shares(shares)
     noise = check_noise(noise)
     check_generator(generator)
@@ -200,23 +223,25 @@ def keep_curve(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
     warn_of_modes(forward_func=forward_func)
-    correct = {name: torch.empty(len(shares), len(images), dtype=torch.bool, device="cpu") for name in maps}
-    args = as_forward_args(additional_forward_args)
-    n = len(images)
-    at_once = max(1, _REDUCED_AT_ONCE // images[0].numel())
+    correct = {name: torch.empty(len(shares), n, dtype=torch.bool, device="cpu") for name in maps}
+    at_once = max(1, _REDUCED_AT_ONCE // values[place][0].numel())
+
+    def reduced(whole: ModelInputs, of_name: Tensor, share: float) -> ModelInputs:
+        if is_ids(whole[place]):
+            return keep_tokens(whole, place, of_name, share, mask_token_id)
+        return whole.with_value(place, keep_relevant(whole[place], of_name, keep=share, noise=noise, generator=generator))
+
     with changed_state(torch.no_grad(), same_random_state(values)), interruptible():
         for number, share in enumerate(progress(shares, desc="Shares kept") if show_progress else shares):
             for group in _parts(slice(0, n), at_once):
                 state = generator.get_state()
                 for name, of_name in maps.items():
                     generator.set_state(state)  # the same noise for all maps
-                    kept = keep_relevant(
-                        images[group], of_name[group], keep=share, noise=noise, generator=generator
-                    )
+                    kept = reduced(values.rows(group, n), of_name[group], share)
                     for part in _parts(group, max_examples_per_batch):
-                        batch = list(values.rows(part, n))
-                        batch[place] = kept[part.start - group.start : part.stop - group.start]
-                        output = run_model(forward_func, values.with_values(batch), take_rows(args, part, n))
+                        of_group = slice(part.start - group.start, part.stop - group.start)
+                        batch = kept.rows(of_group, group.stop - group.start)
+                        output = run_model(forward_func, batch, take_rows(args, part, n))
                         logits = class_scores(output, output_transform, labels[part], "forward_func")
                         correct[name][number, part] = logits.argmax(1).cpu() == labels[part]
     curves = {name: KeepCurve.of(shares, answers) for name, answers in correct.items()}
@@ -230,17 +255,13 @@ def _parts(rows: slice, size: Optional[int]) -> Iterator[slice]:
         yield slice(start, min(start + size, rows.stop))
 
 
-def _named_maps(attributions: Any, images: Tensor) -> dict[str, Tensor]:
-    """The maps by name on the images' device; a single tensor gets the empty name."""
-    size = (images.shape[2], images.shape[3])
+def _named_maps(attributions: Any, of: Tensor) -> dict[str, Tensor]:
+    """The maps by name, of images or ids; a single tensor gets the empty name."""
     if not isinstance(attributions, Mapping):
-        return {"": as_maps(attributions, "attributions", len(images), size).to(images.device)}
+        return {"": maps_of(attributions, "attributions", of)}
     if not attributions:
         raise ValueError("attributions is an empty mapping; pass at least one name with its maps.")
-    return {
-        name: as_maps(maps, f"attributions[{name!r}]", len(images), size).to(images.device)
-        for name, maps in attributions.items()
-    }
+    return {name: maps_of(maps, f"attributions[{name!r}]", of) for name, maps in attributions.items()}
 
 
 def _as_shares(shares: Any) -> tuple[float, ...]:

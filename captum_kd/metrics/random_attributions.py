@@ -19,7 +19,10 @@ _PHASE_SEED = 0x9E3779B9
 def random_attributions(like: Tensor, *, generator: Optional[torch.Generator] = None) -> Tensor:
     """Random maps that are as smooth as given ones: a baseline for :func:`captum_kd.metrics.keep_curve`.
 
-    Each random map has the values of its counterpart, ties included, and nearly its power spectrum, so its resolution
+    Of tokens (N, 1, T) they are independent noise, which ranks the tokens of each text at random. Values at padding mean nothing.
+    The values of the first tokens do not depend on T.
+
+    Each random map of an image has the values of its counterpart, ties included, and nearly its power spectrum, so its resolution
     and smoothness are the same. Its phases, and so its positions, are random. A constant map has no spectrum and is
     replaced by independent noise.
 
@@ -29,8 +32,8 @@ def random_attributions(like: Tensor, *, generator: Optional[torch.Generator] = 
     .006 for noise at each pixel.
 
     Args:
-        like (Tensor): (N, 1, h, w) maps.
-        generator (torch.Generator, optional): source of the phases.
+        like (Tensor): (N, 1, h, w) or (N, 1, T) maps.
+        generator (torch.Generator, optional): source of the phases, or of the noise.
             Default: a generator with a fixed seed; the global random state is not touched
 
     Returns:
@@ -46,8 +49,12 @@ def random_attributions(like: Tensor, *, generator: Optional[torch.Generator] = 
         >>> keep_curve(student, images, labels, random_attributions(distilled)).area
     """
     check_generator(generator)
-    maps = as_maps(like, "like", None)
+    is_text = isinstance(like, Tensor) and like.dim() == 3 and like.shape[1] == 1
+    maps = as_maps(like, "like", None, (like.shape[2],) if is_text else None)
     source = torch.Generator().manual_seed(_PHASE_SEED) if generator is None else generator
+    if is_text:  # drawn token by token, so that padding does not change the values of tokens
+        by_token = torch.rand(maps.shape[2], len(maps), generator=source, device=source.device, dtype=maps.dtype)
+        return by_token.T.unsqueeze(1).contiguous().to(maps.device)
     drawn = torch.randn(maps.shape, generator=source, device=source.device, dtype=maps.dtype).to(maps.device)
     means = maps.mean((2, 3), keepdim=True)
     size = (maps - means).abs().amax((2, 3), keepdim=True)

@@ -80,12 +80,12 @@ def relevance_score(
                     of them.
         remove_from (str, optional): "x" removes them from the features only, as in the paper;
                     "both" also from the labels' geometry (partial distance correlation).
-        attributions (Tensor, optional): (N, 1, h, w) maps of ``forward_func``; the score is then
+        attributions (Tensor, optional): (N, 1, h, w) maps of ``forward_func``, (N, 1, T) of text; the score is then
                     the score of features around the salient region. Maps of the inputs' own labels reveal
                     the labels to the features, and the score is above 0 even for untrained models and
                     random labels. Explain predictions instead.
         base_attributions (Tensor or list, optional): Maps of the model in ``given``, required with
-                    ``attributions`` and ``given``: each model's images are reduced by its own maps. With a
+                    ``attributions`` and ``given``: each model's inputs are reduced by its own maps. With a
                     list of models, a list of their maps.
         perturb_func, feature_transform, estimator, max_examples_per_batch, grid, prefix_tokens,
         channels_last, attribute_to_layer_input, device_ids, block_size, token_mask, tokens: As for

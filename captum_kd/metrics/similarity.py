@@ -68,17 +68,20 @@ def feature_similarity_score(
                     :meth:`captum_kd.UniCAM.attribute`, also {"student": inputs, "base": inputs} for different inputs.
         additional_forward_args (Any, optional): Further arguments of both models, as in Captum.
         attributions (Tensor, optional): (N, 1, h, w) maps of ``forward_func``, any Captum layer
-                    attribution at the layer's or the image's resolution. The images are then reduced to
-                    their relevant part before the forward pass, so that the score compares features
-                    around the salient region. One of tuple inputs must be an image (N, C, H, W).
+                    attribution at the layer's or the image's resolution, or (N, 1, T) of text. The inputs are then
+                    reduced to their relevant part before the forward pass, so that the score compares features
+                    around the salient region. One of tuple inputs must be an image (N, C, H, W), or ids (N, T).
         base_attributions (Tensor, optional): Maps of ``base_func``, required with ``attributions``:
-                    each model's images are reduced by its own maps.
+                    each model's inputs are reduced by its own maps.
         perturb_func (Callable, optional): From (inputs, attributions) to reduced inputs. It is
-                    called once for each model with all images. The global random generators are
+                    called once for each model with all images, or with all inputs of text in the form in which they
+                    are passed, and with ``token_mask`` if it has a parameter of that name. The global random generators are
                     seeded with 0 for each call and restored afterwards, so that both models' images
                     get the same noise and results repeat. For another share pass
-                    ``functools.partial(keep_relevant, keep=0.3)``.
-                    Default: :func:`captum_kd.perturb.keep_relevant`, 50 % of the pixels
+                    ``functools.partial(keep_relevant, keep=0.3)``; for text pass
+                    ``functools.partial(keep_relevant_tokens, mask_token_id=tokenizer.mask_token_id)``.
+                    Default: :func:`captum_kd.perturb.keep_relevant`, 50 % of the pixels; for text
+                    :func:`captum_kd.perturb.keep_relevant_tokens`, 50 % of the tokens, the others become padding
         feature_transform (Callable, optional): From (N, C, ...) to (N, d).
                     Default: :func:`captum_kd.flatten`; for text (ids or a token mask)
                     :func:`captum_kd.global_average_pool`, since flattened sentences differ mostly by their lengths

@@ -14,7 +14,7 @@ from captum_kd._utils.warnings import warn_user
 from captum_kd.distance.precision import widest
 from captum_kd.perturb.imputation import check_images, noisy_linear_imputation
 
-# A warning is given if more than this share of the pixels are tied at the cut.
+# A warning is given if more than this share of the values are tied at the cut.
 _MANY_TIED = 0.05
 
 
@@ -101,20 +101,25 @@ def relevant_pixels(attributions: Tensor, size: tuple[int, int], keep: float = 0
     count = max(1, min(round(keep * pixels), pixels - 1))
     # Rounded back from float64, so that equal neighbors give equal pixels between them: ties stay ties.
     upsampled = upsample(maps.to(widest(maps.device)), (height, width)).to(maps.dtype)
-    order = upsampled.flatten(1).argsort(dim=1, descending=True, stable=True)
-    if count < pixels:
-        _warn_of_ties(upsampled.flatten(1), order[:, count - 1 : count + 1])
-    chosen = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :count], True)
-    return chosen.reshape(-1, 1, height, width)
+    counts = torch.full((len(upsampled),), count, device=upsampled.device)
+    return highest(upsampled.flatten(1), counts, "pixels").reshape(-1, 1, height, width)
 
 
-def _warn_of_ties(values: Tensor, at_the_cut: Tensor) -> None:
-    """Warns if many pixels have the same value on both sides of the cut, since only their position decides."""
-    last, next_one = values.gather(1, at_the_cut).unbind(1)
-    tied = (last == next_one) & ((values == last[:, None]).sum(1) > max(4, _MANY_TIED * values.shape[1]))
+def highest(values: Tensor, counts: Tensor, places: str) -> Tensor:
+    """True for the ``counts`` (N,) highest values of each row (N, p); ties go to the lower index.
+
+    Warns if many places of a row have the same value on both sides of the cut, since only their position decides.
+    """
+    order = values.argsort(dim=1, descending=True, stable=True)
+    ends = torch.stack([counts - 1, counts.clamp(max=values.shape[1] - 1)], 1)
+    last, next_one = values.gather(1, order.gather(1, ends)).unbind(1)
+    is_cut = (last == next_one) & (counts < values.shape[1])
+    tied = is_cut & ((values == last[:, None]).sum(1) > max(4, _MANY_TIED * values.shape[1]))
     if bool(tied.any()):
         warn_user(
-            f"{int(tied.sum())} of {len(tied)} maps have the same value at many pixels on both sides of the cut. Of these "
-            "pixels the upper ones are kept. Maps without negative values often have such ties: pass signed maps "
+            f"{int(tied.sum())} of {len(tied)} maps have the same value at many {places} on both sides of the cut. Of these "
+            f"{places} the first ones are kept. Maps without negative values often have such ties: pass signed maps "
             "(relu_attributions=False)."
         )
+    is_kept = torch.arange(values.shape[1], device=values.device) < counts[:, None]
+    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, is_kept)

@@ -34,7 +34,7 @@ WIDTH = 3.4
 def plot_keep_curve(
     curves: Mapping[str, Any], *, whole_accuracy: Optional[float] = None, title: Optional[str] = None
 ) -> Figure:
-    """Draws accuracy against the share of pixels that are kept, one line per curve.
+    """Draws accuracy against the share of pixels or tokens that are kept, one line per curve.
 
     The legend gives the area under each curve, and its standard error if the curve has one.
 
@@ -42,7 +42,7 @@ def plot_keep_curve(
         curves (mapping of str to curve): name -> curve, as ``keep_curve`` returns for several maps by name, or any
             objects with ``shares`` (k,), ``accuracy`` (k,) and ``area``, and optionally ``area_standard_error``,
             as tensors or numbers. Shares may differ between curves. Long names are wrapped.
-        whole_accuracy (float, optional): accuracy on whole images, drawn as a horizontal line.
+        whole_accuracy (float, optional): accuracy on whole inputs, drawn as a horizontal line.
         title (str, optional): a heading over the figure.
 
     Returns:
@@ -70,7 +70,7 @@ def plot_keep_curve(
 
     labels = [wrapped(_label(name, curve), WIDTH - 0.6, TEXT_SIZE) for name, curve in curves.items()]
     if whole_accuracy is not None:
-        labels.append(f"whole images, accuracy {whole_accuracy:.3f}")
+        labels.append(f"whole inputs, accuracy {whole_accuracy:.3f}")
     legend_height = 1.08 * LINE_HEIGHT * sum(label.count("\n") + 1 for label in labels) + 0.05
     heading = None if title is None else wrapped(title, WIDTH, TITLE_SIZE)
     figure = Figure(figsize=(WIDTH, 2.4 + legend_height + heading_room(heading)), layout="constrained")
@@ -85,7 +85,7 @@ def plot_keep_curve(
     # Room for markers at 0 and 1, but no tick labels beyond.
     axis.set_ylim(max(bottom, -0.03), min(top, 1.03))
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axis.set_xlabel("pixels kept", fontsize=LABEL_SIZE)
+    axis.set_xlabel("share of each input kept", fontsize=LABEL_SIZE)
     axis.set_ylabel("accuracy", fontsize=LABEL_SIZE)
     prepare_axis(axis)
     if heading is not None:

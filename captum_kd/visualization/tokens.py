@@ -138,8 +138,8 @@ def token_records(
 
     Examples::
 
-        >>> from captum.attr.visualization import visualize_text
-        >>> html = visualize_text(token_records(tokens, maps, labels=labels.tolist()))
+        >>> from captum.attr import visualization
+        >>> html = visualization.visualize_text(token_records(tokens, maps, labels=labels.tolist()))
     """
     sentences = read_sentences(tokens, maps, token_mask, scale, None, special_tokens)
     n = len(sentences.words)

@@ -69,8 +69,9 @@ def trained(
     network = seeded(seed, architecture, len(run.task.classes), "none")
     layers = run.plan.layers
     technique = guide and make(
-        "response", guide, network, layers=layers, guide_layers=layers, settings=settings, seed=seed
-    )
+        "response", guide, network, layers=layers, guide_layers=layers, settings=settings, seed=seed,
+        sample=examples[:1].inputs(),
+    )  # fmt: skip
     epochs = settings.epochs if guide else settings.teacher_epochs
     # The digits of the validation scenes decide nothing; for the hue Teacher their accuracy means nothing either.
     setup = TrainingSetup(name, network, examples, run.fold.test, epochs, settings, seed, technique)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +19,16 @@ JITTER = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
 """The paper names color jitter, but not how much."""
 
 
-def augment(images: Tensor, kind: str) -> Tensor:
+def augment(images: Any, kind: str) -> Any:
     """Changes a batch, on the device where it is.
 
     Args:
-        images: (N, 3, H, W), float, between 0 and 1.
+        images: (N, 3, H, W), float, between 0 and 1; with "none" inputs of any kind.
         kind: "none", "shift" (mirrored, and moved by up to 3 pixels of 32) or "paper" (mirrored, turned by up to 15
             degrees, colors changed, a random part of the image resized to the whole, as in Adhane et al. 2025).
 
     Returns:
-        Tensor of the same shape.
+        Inputs of the same shape.
     """
     if kind == "none":
         return images

@@ -27,8 +27,8 @@ def cautions(record: Record) -> list[str]:
         chance = mean(fold["chance"] for fold in record["folds"])
         found.append(
             f"At chance: {', '.join(at_chance)}. Always naming the most frequent class is right in {chance:.3f} of the held-out "
-            "images, and these networks do not exceed it by two standard errors. Their scores, shares and maps say nothing about "
-            "distillation. Train longer, on more images, or with another learning rate."
+            f"{record['unit']}, and these networks do not exceed it by two standard errors. Their scores, shares and maps say "
+            f"nothing about distillation. Train longer, on more {record['unit']}, or with another learning rate."
         )
     of_bases = _mean_accuracy(record, members[BASE])
     means = {

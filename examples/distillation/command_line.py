@@ -11,7 +11,7 @@ from distillation.checkpoints import FOLDER, CheckpointError
 from distillation.experiment import run
 from distillation.networks import WeightsError
 from distillation.plan import Plan, PlanError
-from distillation.profiles import PROFILES, profile
+from distillation.profiles import ONE_PROFILE, PROFILES, profile
 from distillation.outcomes import Record
 from distillation.run_folder import RunFolderError, claimed, is_begun
 from distillation.settings import Settings, add_options, settings_from
@@ -25,16 +25,18 @@ INTERRUPTED = 130
 """Exit status of a command that Ctrl-C stopped."""
 
 
-def parser_of(example: str, documentation: Optional[str], *, without: tuple[str, ...] = ()) -> argparse.ArgumentParser:
+def parser_of(
+    example: str, documentation: Optional[str], *, without: tuple[str, ...] = (), unit: str = "images"
+) -> argparse.ArgumentParser:
     """A parser with the options that all examples have; its help begins with the script's own words."""
     parser = argparse.ArgumentParser(
         description=(documentation or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    if example != "quickstart":
+    if example not in ONE_PROFILE:
         parser.add_argument(
             "--profile", choices=tuple(PROFILES), default="quick", help="settings to start from; default: %(default)s"
         )
-    add_options(parser, profile(example, "quick"), without=without)
+    add_options(parser, profile(example, "quick"), without=without, unit=unit)
     return parser
 
 
@@ -61,7 +63,7 @@ def run_example(
         kept = " What is trained is kept: go on with the same command and --resume." if is_begun(settings) else ""
         reason = f"A file could not be read or written ({error}); --output is {settings.output}.{kept}"
     except MemoryError as error:
-        reason = f"The memory does not suffice ({error}). Ask for fewer or smaller images, or fewer networks."
+        reason = f"The memory does not suffice ({error}). Ask for fewer or smaller examples, or fewer networks."
     except KeyboardInterrupt:
         way_on = "Nothing was trained yet: give the same command again."
         if is_begun(settings):

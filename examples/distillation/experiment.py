@@ -13,7 +13,7 @@ from torch.optim.swa_utils import update_bn
 
 from distillation.checkpoints import checkpoint_path
 from distillation.measuring import measure
-from distillation.networks import build
+from distillation.networks import IMAGE_NETWORKS, Networks
 from distillation.outcomes import Record
 from distillation.plan import Plan, Training
 from distillation.randomness import derived, own_randomness
@@ -48,7 +48,7 @@ def run(task: Task, plan: Plan, settings: Settings, *, progress: bool = True, re
     Raises:
         RunFolderError: nothing to resume, a run with other data, or files of others where the run would write.
         CheckpointError: a checkpoint that cannot be resumed from.
-        DataError: images with which the scores could not be taken.
+        DataError: examples with which the scores could not be taken.
         KeyboardInterrupt: stopped by the user; the run can be resumed.
     """
     threads = torch.get_num_threads()
@@ -99,9 +99,10 @@ def train(
             done = fit(setup, progress=progress, resume=resume)
             networks[training.name], histories[training.name] = done.network, done.history
         else:
-            network = seeded(derived(settings.seed, number, training.name), training.network, classes, "none")
+            seed = derived(settings.seed, number, training.name)
+            network = seeded(seed, training.network, classes, "none", plan.networks)
             device = _device_of(networks)
-            # Without statistics of its layers a deep network's outputs would be the same for all images, or immense.
+            # Without statistics of its batch normalization a deep network's outputs would be the same throughout, or immense.
             update_bn(fold.teacher_train[:CALIBRATION].batches(BATCH, settings.image_size), network.to(device), device)
             networks[training.name] = network.eval()
     return networks, histories
@@ -122,22 +123,22 @@ def check_checkpoints(task: Task, plan: Plan, settings: Settings) -> None:
                 setup = _setup(task, plan, number, training, networks, settings, "none")
                 digests[training.name] = check_checkpoint(setup, digests.get(training.guide or ""))
             if training.is_guide:
-                networks[training.name] = seeded(0, training.network, len(task.classes), "none")
+                networks[training.name] = seeded(0, training.network, len(task.classes), "none", plan.networks)
 
 
 def check_labels(task: Task, settings: Settings) -> None:
-    """Checks that the scores can be taken on the images' labels, whatever the networks will answer.
+    """Checks that the scores can be taken on the labels, whatever the networks will answer.
 
     Raises:
-        DataError: too few images of some classes among those that are scored, or in the reference population.
+        DataError: too few examples of some classes among those that are scored, or in the reference population.
     """
     for number, fold in enumerate(task.folds, start=1):
         where = f" of fold {number}" if len(task.folds) > 1 else ""
-        # UniCAM adds each explained image to the reference population, with the class that a network predicts.
+        # UniCAM adds each explained example to the reference population, with the class that a network predicts.
         one_more = torch.eye(len(task.classes), dtype=torch.int64)
         for part, option, labels, added in (
-            ("held-out images to be scored", "--test-images", fold.test.labels[: settings.test_images], 0 * one_more),
-            ("images of the reference population", "--references", fold.reference.labels, one_more),
+            (f"held-out {task.unit} to be scored", f"--test-{task.unit}", fold.test.labels[: settings.test_images], 0 * one_more),
+            (f"{task.unit} of the reference population", "--references", fold.reference.labels, one_more),
         ):
             counts = labels.bincount(minlength=len(task.classes))
             if all(map(_have_geometry, (counts + added).tolist())):
@@ -145,7 +146,7 @@ def check_labels(task: Task, settings: Settings) -> None:
             each = ", ".join(f"{name} {count}" for name, count in zip(task.classes, counts.tolist()))
             raise DataError(
                 f"The {part}{where} are too few of some classes to be scored ({each}): at least two classes need two or more "
-                f"of them each. Ask for more with {option}, hold more images out with --test-share, or add images."
+                f"of them each. Ask for more with {option}, or hold out or add more {task.unit}."
             )
 
 
@@ -156,16 +157,16 @@ def _have_geometry(counts: Sequence[int]) -> bool:
 
 
 def check_batches(task: Task, plan: Plan, settings: Settings) -> None:
-    """Checks that outputs can be exchanged among the images of a batch, where the plan does so.
+    """Checks that outputs can be exchanged among the examples of a batch, where the plan does so.
 
     Raises:
-        DataError: a single training image.
+        DataError: a single training example.
     """
     exchanged = any(training.technique == "shuffled-labels" for training in plan.trainings(settings.seeds))
     if exchanged and any(len(fold.train) < 2 for fold in task.folds):
         raise DataError(
-            "The control shuffled-labels exchanges the Teacher's outputs among training images, and there is one only. Ask "
-            "for more with --train-images, or leave the control out."
+            f"The control shuffled-labels exchanges the Teacher's outputs among training {task.unit}, and there is one only. "
+            f"Ask for more with --train-{task.unit}, or leave the control out."
         )
 
 
@@ -181,7 +182,7 @@ def check_space(task: Task, plan: Plan, settings: Settings) -> None:
             path = checkpoint_path(settings.output, full_name(task, number, training.name))
             if training.is_trained and not path.exists():
                 with torch.device("meta"):
-                    network = build(training.network, len(task.classes))
+                    network = plan.networks.build(training.network, len(task.classes))
                 numbers += sum(parameter.numel() for parameter in network.parameters())
     # Each weight in float32, with one number of the optimizer's beside it (sgd) or two.
     needed, free = 4 * numbers * (2 if settings.optimizer == "sgd" else 3), shutil.disk_usage(settings.output).free
@@ -222,12 +223,14 @@ def _setup(
     # Depends on the network, its fold and the run, but not on the other networks of the run.
     seed = derived(settings.seed, number, training.name)
     fold = task.folds[number]
-    network = seeded(seed, training.network, len(task.classes), weights)
+    weights = "none" if training.from_random else weights
+    network = seeded(seed, training.network, len(task.classes), weights, plan.networks)
     technique = None
     if training.technique is not None and training.guide is not None:
         technique = make(
             training.technique, networks[training.guide], network,
-            layers=plan.layers, guide_layers=plan.layers, settings=settings, seed=seed,
+            layers=plan.layers, guide_layers=plan.guide_layers, settings=settings, seed=seed,
+            sample=fold.train[:1].inputs(settings.image_size),
         )  # fmt: skip
     return TrainingSetup(
         name=full_name(task, number, training.name),
@@ -238,13 +241,16 @@ def _setup(
         settings=settings,
         seed=seed,
         technique=technique,
+        learning_rate=settings.teacher_learning_rate or None if training.is_guide else None,
     )
 
 
-def seeded(seed: int, architecture: str, classes: int, weights: str) -> nn.Module:
+def seeded(
+    seed: int, architecture: str, classes: int, weights: str, networks: Networks = IMAGE_NETWORKS
+) -> nn.Module:
     """A new network whose random weights depend on the seed alone."""
     with own_randomness(seed, "weights"):
-        return build(architecture, classes, weights)
+        return networks.build(architecture, classes, weights)
 
 
 def _device_of(networks: dict[str, nn.Module]) -> torch.device:

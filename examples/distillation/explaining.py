@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from captum_kd import ReferencePopulation, UniCAM
 from captum_kd.metrics import KeepCurve, keep_curve, localization_score, random_attributions
-from distillation.task import Examples
+from distillation.data.questions import Texts
+from distillation.task import Examples, Inputs, answer, on_device
 
 __all__ = [
     "BASE", "BY_TEACHER", "DISTILLED", "NET", "NULL", "POINT", "RANDOM", "RESIDUAL", "STUDENT", "keep_curves", "localization",
-    "maps_of", "mean_and_error", "net_maps_of_bases",
+    "maps_of", "mean_and_error", "net_maps_of_bases", "token_localization",
 ]  # fmt: skip
 
 BATCH = 64
@@ -33,45 +34,47 @@ def maps_of(
     base: nn.Module,
     teacher: nn.Module,
     layer: str,
-    images: Tensor,
+    teacher_layer: str,
+    inputs: Inputs,
     answers: tuple[Tensor, Tensor],
     reference: Examples,
     progress: bool,
 ) -> dict[str, Tensor]:
-    """Maps of the same images at one layer, each (N, 1, h, w) and signed, on the CPU.
+    """Maps of the same inputs at one layer, each (N, 1, h, w), of texts (N, 1, T), and signed, on the CPU.
 
-    UniCAM's maps compare each image with the reference population. Integrated maps of the distilled features (Student given
-    Base) and of the residual features (Base given Student) add up to the change of the objective when an image moves from
+    UniCAM's maps compare each input with the reference population. Integrated maps of the distilled features (Student given
+    Base) and of the residual features (Base given Student) add up to the change of the objective when an input moves from
     the population's mean features to its own; the net map is their difference. The objective is the relevance for the labels
     or, for the last net map, the Teacher's share. The paper's gradient is the distilled map without the integral.
 
-    No map uses the true label, because the pixels that such a map keeps would carry the label. All explain
+    No map uses the true label, because what such a map keeps would carry the label. All explain
     what the Student predicts; the Base's Grad-CAM explains what the Base predicts.
 
     Args:
         student, base, teacher: the networks, in evaluation mode.
-        layer: dotted name of a layer of all three.
-        images: (N, 3, H, W), the images that are explained.
+        layer: dotted name of a layer of Student and Base.
+        teacher_layer: of the Teacher's.
+        inputs: N images or texts that are explained.
         answers: (N,) labels that the Student and the Base predict for them.
-        reference: labeled images that are none of these.
+        reference: labeled examples that are none of these.
         progress: whether to draw bars.
     """
     device = next(student.parameters()).device
-    images = images.to(device)
+    inputs = on_device(inputs, device)
     of_student, of_base = (labels.to(device) for labels in answers)
     options: dict[str, Any] = {"internal_batch_size": BATCH, "show_progress": progress}
 
-    unicam, population = _unicam(student, base, layer, reference, images)
-    integrated = unicam.attribute_transfer(images, of_student, reference=population, n_steps=N_STEPS, **options)
-    by_teacher, of_teacher = _unicam(student, base, layer, reference, images, teacher)
+    unicam, population = _unicam(student, base, layer, reference, inputs)
+    integrated = unicam.attribute_transfer(inputs, of_student, reference=population, n_steps=N_STEPS, **options)
+    by_teacher, of_teacher = _unicam(student, base, layer, reference, inputs, (teacher, teacher_layer))
     maps = {
         NET: integrated.net,
         DISTILLED: integrated.distilled,
         RESIDUAL: integrated.residual,
-        BY_TEACHER: by_teacher.attribute_transfer(images, reference=of_teacher, n_steps=N_STEPS, **options).net,
-        STUDENT: _grad_cam(student, layer, images, of_student),
-        BASE: _grad_cam(base, layer, images, of_base),
-        POINT: unicam.attribute(images, of_student, reference=population, **options),
+        BY_TEACHER: by_teacher.attribute_transfer(inputs, reference=of_teacher, n_steps=N_STEPS, **options).net,
+        STUDENT: _grad_cam(student, layer, inputs, of_student),
+        BASE: _grad_cam(base, layer, inputs, of_base),
+        POINT: unicam.attribute(inputs, of_student, reference=population, **options),
     }
     return {name: values.detach().cpu() for name, values in maps.items()}
 
@@ -79,7 +82,7 @@ def maps_of(
 def net_maps_of_bases(
     bases: Mapping[str, nn.Module],
     layer: str,
-    images: Tensor,
+    inputs: Inputs,
     predictions: Mapping[str, Tensor],
     reference: Examples,
     progress: bool,
@@ -91,18 +94,19 @@ def net_maps_of_bases(
     Args:
         bases: by name, in evaluation mode.
         layer: dotted name of a layer.
-        images: (N, 3, H, W), the images that are explained.
+        inputs: N images or texts that are explained.
         predictions: by network, (N,) labels that it predicts for them.
-        reference: labeled images that are none of these.
+        reference: labeled examples that are none of these.
         progress: whether to draw bars.
     """
     names = list(bases)
     found = {}
     for base, other in zip(names, names[1:] + names[:1]) if len(names) > 1 else ():
         device = next(bases[base].parameters()).device
-        unicam, population = _unicam(bases[other], bases[base], layer, reference, images.to(device))
+        moved = on_device(inputs, device)
+        unicam, population = _unicam(bases[other], bases[base], layer, reference, moved)
         integrated = unicam.attribute_transfer(
-            images.to(device), predictions[other].to(device), reference=population, n_steps=N_STEPS,
+            moved, predictions[other].to(device), reference=population, n_steps=N_STEPS,
             internal_batch_size=BATCH, show_progress=progress,
         )  # fmt: skip
         found[base] = integrated.net.detach().cpu()
@@ -114,24 +118,60 @@ def _unicam(
     base: nn.Module,
     layer: str,
     reference: Examples,
-    images: Tensor,
-    teacher: Optional[nn.Module] = None,
+    inputs: Inputs,
+    teacher: tuple[Optional[nn.Module], Optional[str]] = (None, None),
 ) -> tuple[UniCAM, ReferencePopulation]:
-    """A UniCAM and its population, of the images' size and on their device."""
-    unicam = UniCAM(student, layer, base, teacher_func=teacher)
-    known = reference.inputs(images.shape[-1]).to(images.device), reference.labels.to(images.device)
+    """A UniCAM and its population, of the images' size; ``teacher`` is a network and its layer."""
+    unicam = UniCAM(student, layer, base, teacher_func=teacher[0], teacher_layer=teacher[1])
+    device = next(student.parameters()).device
+    size = None if isinstance(inputs, dict) else inputs.shape[-1]
+    known = on_device(reference.inputs(size), device), reference.labels.to(device)
     return unicam, unicam.reference(*known, internal_batch_size=BATCH)
 
 
-def _grad_cam(network: nn.Module, layer: str, images: Tensor, labels: Tensor) -> Tensor:
+def _grad_cam(network: nn.Module, layer: str, inputs: Inputs, labels: Tensor) -> Tensor:
+    if isinstance(inputs, dict):
+        return _token_grad_cam(network, layer, inputs, labels)
     grad_cam = LayerGradCam(network, network.get_submodule(layer))
-    return torch.cat([grad_cam.attribute(*batch) for batch in zip(images.split(BATCH), labels.split(BATCH))])
+    return torch.cat([grad_cam.attribute(*batch) for batch in zip(inputs.split(BATCH), labels.split(BATCH))])
+
+
+def _token_grad_cam(network: nn.Module, layer: str, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+    """(N, 1, T), by Captum's formula with tokens in the place of positions; 0 at padding. Captum's own takes the second axis,
+    which holds the tokens here, for channels."""
+    seen: list[Tensor] = []
+    handle = network.get_submodule(layer).register_forward_hook(lambda module, args, output: seen.append(output))
+    try:
+        logits = answer(network, inputs)
+    finally:
+        handle.remove()
+    (features,) = seen
+    mask = inputs["attention_mask"].to(features.dtype)
+    (gradients,) = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), features)
+    weights = (gradients * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    maps: Tensor = (torch.einsum("ntc,nc->nt", features, weights) * mask)[:, None].detach()
+    return maps
 
 
 def localization(maps: Mapping[str, Tensor], masks: Tensor) -> dict[str, Any]:
     """How far the maps lie on the objects: means over images with standard errors, what chance would give, and
     differences between two kinds of maps, image by image."""
-    found: dict[str, Any] = {"mask_area": float(masks.float().mean()), "maps": {}}
+    return _localization(maps, masks, masks.float().mean((1, 2)))
+
+
+def token_localization(maps: Mapping[str, Tensor], masks: Tensor, inputs: Mapping[str, Tensor]) -> Optional[dict[str, Any]]:
+    """The same of maps (N, 1, T) and marked tokens (N, T), over the texts that have marked tokens; None if none has."""
+    rows = masks.any(1)
+    if not rows.any():
+        return None
+    is_token = inputs["attention_mask"][rows].bool()
+    marked = masks[rows, : is_token.shape[1]]
+    chosen = {name: values[rows, :, None] for name, values in maps.items()}
+    return _localization(chosen, marked[:, None], marked.sum(1) / is_token.sum(1))
+
+
+def _localization(maps: Mapping[str, Tensor], masks: Tensor, areas: Tensor) -> dict[str, Any]:
+    found: dict[str, Any] = {"mask_area": float(areas.mean()), "number": len(areas), "maps": {}}
     shares = {}
     for name, values in maps.items():
         with warnings.catch_warnings(record=True):  # empty maps count as 0; the record says how many there are
@@ -154,12 +194,18 @@ def mean_and_error(values: Tensor) -> tuple[float, Optional[float]]:
 
 
 def keep_curves(
-    student: nn.Module, images: Tensor, labels: Tensor, maps: Mapping[str, Tensor], progress: bool
+    student: nn.Module, inputs: Inputs, shown: Examples, maps: Mapping[str, Tensor], progress: bool
 ) -> dict[str, KeepCurve]:
-    """Accuracy of the Student on images of which only the most salient part is kept, by each map and by chance."""
+    """Accuracy of the Student on examples of which only the most salient part is kept, by each map and by chance. Of texts
+    the other tokens become the mask token, or padding; tokens such as [CLS] stay."""
     device = next(student.parameters()).device
+    options: dict[str, Any] = {}
+    if isinstance(shown, Texts) and isinstance(inputs, dict):
+        is_word = inputs["attention_mask"].bool() & ~torch.isin(inputs["input_ids"], shown.source.special)
+        options = {"mask_token_id": shown.source.mask, "token_mask": is_word.to(device)}
     chosen = {name: values.to(device) for name, values in maps.items() if name != BASE}
     chosen[RANDOM] = random_attributions(chosen[DISTILLED])
     return keep_curve(
-        student, images.to(device), labels.to(device), chosen, max_examples_per_batch=BATCH, show_progress=progress
-    )
+        student, on_device(inputs, device), shown.labels.to(device), chosen, max_examples_per_batch=BATCH,
+        show_progress=progress, **options,
+    )  # fmt: skip

@@ -12,10 +12,11 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from captum_kd.perturb import keep_relevant
-from captum_kd.visualization import plot_keep_curve, plot_layer_scores, visualize_transfer
+from captum_kd.visualization import plot_keep_curve, plot_layer_scores, visualize_tokens, visualize_transfer
+from distillation.data.questions import Texts
 from distillation.drawing import COLORS, NULL, SMALL, WIDTH, draw_values, prepare_axis
 from distillation.explaining import BASE as BASE_MAP
-from distillation.explaining import DISTILLED, NET, POINT, RESIDUAL
+from distillation.explaining import BY_TEACHER, DISTILLED, NET, POINT, RESIDUAL
 from distillation.explaining import NULL as NULL_MAP
 from distillation.explaining import STUDENT as STUDENT_MAP
 from distillation.measuring import Measurements, PairMaps
@@ -38,13 +39,13 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
     """All pictures, in the order of reading. Maps are those of the first fold's first Student of each group."""
     yield (
         "accuracy",
-        "Accuracy on held-out images over the epochs: means and one SD over seeds and folds. Dotted: a network that always names "
-        "the most frequent class.",
+        f"Accuracy on held-out {task.unit} over the epochs: means and one SD over seeds and folds. Dotted: a network that "
+        "always names the most frequent class.",
         curves(record),
     )
     first = measured[0]
     shown = first_of_each_class(first.shown.labels, rows)
-    yield from _maps(task, first, shown)
+    yield from (_sentences if isinstance(first.shown, Texts) else _maps)(task, first, shown)
     yield from _layers(record)
     if any(scores[WHOLE]["seed_control"] for fold in record["folds"] for scores in fold["scores"]):
         yield (
@@ -57,7 +58,7 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
     for pair in first.first_pairs():
         yield (
             f"keep_curve_{_slug(pair.group.name)}",
-            f"{pair.student}: accuracy on images of which only what a map ranks highest is kept.",
+            f"{pair.student}: accuracy on {task.unit} of which only what a map ranks highest is kept.",
             plot_keep_curve(pair.curves, whole_accuracy=_accuracy_on_shown(first, pair.student), title=pair.student),
         )
 
@@ -121,19 +122,8 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
     images = chosen.inputs(min(128, found.shown.store.shape[-1]))
     pairs = found.first_pairs()
 
-    # Between two dollar signs matplotlib would read a formula.
-    classes = [name.replace("$", r"\$") for name in task.classes]
-
     def labels_of(names: Sequence[str]) -> list[str]:
-        return [
-            "\n".join(
-                [
-                    f"true: {classes[int(found.shown.labels[row])]}",
-                    *(f"{name}: {classes[int(found.predictions[name][row])]}" for name in names),
-                ]
-            )
-            for row in shown.tolist()
-        ]
+        return ["\n".join(each) for each in _answers(task, found, shown, names)]
 
     columns = {f"Grad-CAM {pairs[0].base}": pairs[0].maps[BASE_MAP][shown]}
     columns |= {f"Grad-CAM {pair.student}": pair.maps[STUDENT_MAP][shown] for pair in pairs}
@@ -166,6 +156,42 @@ def _maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
         )
 
 
+def _answers(task: Task, found: Measurements, shown: Tensor, names: Sequence[str]) -> list[list[str]]:
+    """The true class of each example shown, and those that networks predict."""
+    # Between two dollar signs matplotlib would read a formula.
+    classes = [name.replace("$", r"\$") for name in task.classes]
+    return [
+        [
+            f"true: {classes[int(found.shown.labels[row])]}",
+            *(f"{name}: {classes[int(found.predictions[name][row])]}" for name in names),
+        ]
+        for row in shown.tolist()
+    ]
+
+
+def _sentences(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
+    chosen = found.shown[shown]
+    assert isinstance(chosen, Texts)
+    for pair in found.first_pairs():
+        by_labels = [title for title in (NET, DISTILLED, RESIDUAL, NULL_MAP) if title in pair.maps]
+        titles = [*by_labels, BY_TEACHER, STUDENT_MAP]
+        yield (
+            f"maps_{_slug(pair.group.name)}",
+            f"{pair.student} and {pair.base}: net map (distilled minus residual), distilled and residual features, a net map of "
+            "two Bases for comparison, the net map of the Teacher's share, and Grad-CAM of the Student. The sentences are the "
+            "first of each class, not cherry-picked. Red: positive, blue: negative. The maps by labels share one scale over all "
+            "sentences; the last two have scales of their own.",
+            visualize_tokens(
+                chosen.tokens,
+                {title: pair.maps[title][shown] for title in titles},
+                token_mask=found.shown.inputs()["attention_mask"][shown],
+                sentence_titles=["; ".join(each) for each in _answers(task, found, shown, [pair.student, pair.base])],
+                scale=[by_labels, [BY_TEACHER], [STUDENT_MAP]],
+                units={**dict.fromkeys(by_labels, "gain of J per word"), BY_TEACHER: "gain of the Teacher's share per word"},
+            ),
+        )
+
+
 def _in_colors(maps: Mapping[str, Tensor], shown: Tensor, size: int) -> dict[str, Tensor]:
     """The maps of some images, enlarged, in parts of the largest value: of an image's integrated maps, or of the map alone.
 
@@ -192,7 +218,7 @@ def _kept(images: Tensor, pair: PairMaps, shown: Tensor, row_labels: list[str]) 
 
 
 def _layers(record: Record) -> Iterator[Picture]:
-    for view, words in ((WHOLE, "whole images"), (SALIENT, "the half of each image that Grad-CAM calls salient")):
+    for view, words in ((WHOLE, "all of each input"), (SALIENT, "the half of each input that Grad-CAM calls salient")):
         for group in record["plan"]["groups"]:
             rows = _rows_over_folds(record, view, group["students"])
             several = " Bold: mean over Bases; thin: each Base." if len(record["plan"]["bases"]) > 1 else ""

@@ -15,7 +15,7 @@ from distillation.augmentation import augment
 from distillation.checkpoints import CheckpointError
 from distillation.randomness import derived
 from distillation.settings import Settings
-from distillation.task import Examples, as_inputs
+from distillation.task import Examples, Inputs, answer, as_inputs
 from distillation.techniques import Technique
 
 __all__ = ["Epoch", "Learner", "TrainingSetup"]
@@ -57,6 +57,7 @@ class TrainingSetup:
         settings: batch size, optimizer, augmentation, machine and output folder.
         seed: of the order of the batches, the augmentation and dropout.
         technique: made by ``techniques.make``; its guide does not change. None: cross-entropy alone.
+        learning_rate: the highest of the schedule. None: the settings'.
     """
 
     name: str
@@ -67,6 +68,11 @@ class TrainingSetup:
     settings: Settings
     seed: int
     technique: Optional[Technique] = None
+    learning_rate: Optional[float] = None
+
+    @property
+    def rate(self) -> float:
+        return self.settings.learning_rate if self.learning_rate is None else self.learning_rate
 
 
 class Learner(lightning.LightningModule):
@@ -85,7 +91,7 @@ class Learner(lightning.LightningModule):
         self.network = setup.network
         self.technique = setup.technique
         self.history: list[Epoch] = []
-        self._train, self._validation = setup.train, setup.validation
+        self._train, self._validation, self._rate = setup.train, setup.validation, setup.rate
         self._epochs, self._settings, self._seed, self._identity = setup.epochs, setup.settings, setup.seed, identity
         # Of each step: summed loss, right answers, images.
         self._trained: list[Tensor] = []
@@ -122,24 +128,24 @@ class Learner(lightning.LightningModule):
         share.labels[rows >= count] = IGNORED
         return DataLoader(share, batch_size=VALIDATED, collate_fn=_as_it_is)  # type: ignore[arg-type]
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        pixels, labels = batch
+    def training_step(self, batch: tuple[Inputs, Tensor], batch_idx: int) -> Tensor:
+        stored, labels = batch
         torch.manual_seed(derived(self._seed, len(self.history), batch_idx, self.global_rank))
-        images = augment(as_inputs(pixels, self._settings.image_size), self._settings.augmentation)
-        logits = self.network(images)
+        inputs = augment(as_inputs(stored, self._settings.image_size), self._settings.augmentation)
+        logits = answer(self.network, inputs)
         if self.technique is None:
             loss = nn.functional.cross_entropy(logits.float(), labels)
         else:
-            loss = self.technique(images, logits, labels)
+            loss = self.technique(inputs, logits, labels)
         right = (logits.detach().argmax(1) == labels).sum()
         self._trained.append(torch.stack([loss.detach() * len(labels), right, right.new_tensor(len(labels))]))
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         self.log("accuracy", right / len(labels), prog_bar=True, logger=False)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        pixels, labels = batch
-        logits = self.network(as_inputs(pixels, self._settings.image_size))
+    def validation_step(self, batch: tuple[Inputs, Tensor], batch_idx: int) -> None:
+        stored, labels = batch
+        logits = answer(self.network, as_inputs(stored, self._settings.image_size))
         loss = nn.functional.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=IGNORED)
         right = (logits.argmax(1) == labels).sum()
         self._validated.append(torch.stack([loss, right, (labels != IGNORED).sum()]))
@@ -166,12 +172,11 @@ class Learner(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        rate = self._settings.learning_rate
         if self._settings.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=rate, momentum=0.9)
-        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-2)
+            return torch.optim.SGD(parameters, lr=self._rate, momentum=0.9)
+        optimizer = torch.optim.AdamW(parameters, lr=self._rate, weight_decay=1e-2)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self._rate, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, Optional, cast
 
 from torch import Tensor, nn
 
 from captum_kd.metrics import KeepCurve
-from distillation.explaining import NULL, keep_curves, localization, maps_of, net_maps_of_bases
+from distillation.explaining import NULL, keep_curves, localization, maps_of, net_maps_of_bases, token_localization
 from distillation.plan import Group, Plan
 from distillation.scoring import Scores, score
 from distillation.settings import Settings
-from distillation.task import Examples, Fold
+from distillation.task import Examples, Fold, Inputs
 from distillation.training import predict
 
 __all__ = ["Measurements", "PairMaps", "measure"]
@@ -25,7 +25,7 @@ class PairMaps:
     Attributes:
         group: the Student's.
         student, base: their names.
-        maps: by title, (N, 1, h, w), of the fold's first images for maps.
+        maps: by title, (N, 1, h, w), of texts (N, 1, T), of the fold's first images for maps.
         curves: by the same titles and "random".
         localization: None where nobody knows where the evidence is.
     """
@@ -70,18 +70,20 @@ def measure(
     predictions = {name: predict(network, fold.test, settings.image_size) for name, network in networks.items()}
     examples = fold.test[: settings.test_images]
     shown = examples[: settings.map_images]
-    images = shown.inputs(settings.image_size)
+    inputs = shown.inputs(settings.image_size)
+    accuracy = {name: float((labels == fold.test.labels).float().mean()) for name, labels in predictions.items()}
+    scores = score(networks, plan, examples, settings, progress)
     answers = {name: labels[: len(shown)] for name, labels in predictions.items()}
     bases = {name: networks[name] for name in plan.bases(settings.seeds)}
-    nulls = net_maps_of_bases(bases, plan.layers[-1], images, answers, fold.reference, progress)
+    nulls = net_maps_of_bases(bases, plan.layers[-1], inputs, answers, fold.reference, progress)
     return Measurements(
         examples,
         shown,
         predictions,
-        {name: float((labels == fold.test.labels).float().mean()) for name, labels in predictions.items()},
-        score(networks, plan, examples, settings, progress),
+        accuracy,
+        scores,
         [
-            _explain(networks, plan, group, (student, base), images, shown, answers, nulls.get(base), fold.reference, progress)
+            _explain(networks, plan, group, (student, base), inputs, shown, answers, nulls.get(base), fold.reference, progress)
             for group in plan.groups
             for student, base in zip(group.students(settings.seeds), bases)
         ],
@@ -93,7 +95,7 @@ def _explain(
     plan: Plan,
     group: Group,
     pair: tuple[str, str],
-    images: Tensor,
+    inputs: Inputs,
     shown: Examples,
     answers: Mapping[str, Tensor],
     null: Optional[Tensor],
@@ -102,10 +104,13 @@ def _explain(
 ) -> PairMaps:
     student, base = pair
     trio = networks[student], networks[base], networks[group.teacher]
-    maps = maps_of(*trio, plan.layers[-1], images, (answers[student], answers[base]), reference, progress)
+    layers = plan.layers[-1], plan.guide_layers[-1]
+    maps = maps_of(*trio, *layers, inputs, (answers[student], answers[base]), reference, progress)
     if null is not None:
         maps[NULL] = null
-    curves = keep_curves(networks[student], images, shown.labels, maps, progress)
+    curves = keep_curves(networks[student], inputs, shown, maps, progress)
+    if isinstance(inputs, dict):
+        return PairMaps(group, student, base, maps, curves, token_localization(maps, cast(Tensor, shown.masks), inputs))
     return PairMaps(
         group, student, base, maps, curves, None if shown.masks is None else localization(maps, shown.masks)
     )

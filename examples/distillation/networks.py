@@ -6,17 +6,27 @@ and perturbed as they are. ``stages`` names the layers that are explained and co
 
 from __future__ import annotations
 
-from typing import Any, Callable, cast
+from typing import Any, Callable, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
-__all__ = ["NETWORKS", "Network", "WeightsError", "build", "stages"]
+__all__ = ["IMAGE_NETWORKS", "NETWORKS", "Network", "Networks", "WeightsError", "build", "stages"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Network = nn.Module
+
+
+class Networks(Protocol):
+    """The architectures that an experiment can use, by name."""
+
+    def build(self, name: str, classes: int, weights: str = "none") -> nn.Module:
+        """A new network with so many outputs; ``weights`` says where its training starts, "none" at random weights."""
+
+    def stages(self, name: str) -> tuple[str, ...]:
+        """Dotted names of the layers that are compared, from the first to the last."""
 
 
 class WeightsError(RuntimeError):
@@ -151,3 +161,13 @@ def _fetched(name: str, weights: models.WeightsEnum) -> dict[str, Tensor]:
             f"{weights.url.rsplit('/', 1)[-1]} into {torch.hub.get_dir()}/checkpoints, or start from random weights "
             "with --weights none."
         ) from error
+
+
+class ImageNetworks:
+    """The networks of this module."""
+
+    build = staticmethod(build)
+    stages = staticmethod(stages)
+
+
+IMAGE_NETWORKS = ImageNetworks()

@@ -7,17 +7,20 @@ from typing import Any, Iterator, NamedTuple, Sequence
 from distillation.plan import BASE, PLACEBO
 
 __all__ = [
-    "SALIENT", "SECOND", "WHOLE", "Record", "SeedComparison", "members_of", "placebo_tests", "score_rows",
+    "RANDOM", "SALIENT", "SECOND", "WHOLE", "Record", "SeedComparison", "members_of", "placebo_tests", "score_rows",
     "seed_comparisons",
 ]  # fmt: skip
 
 Record = dict[str, Any]
 
 WHOLE, SALIENT = "whole", "salient"
-"""The views: whole images, and each network's images reduced to the half that its own map calls salient."""
+"""The views: whole inputs, and each network's inputs reduced to the half that its own map calls salient."""
 
 SECOND = "second_teacher"
-"""Whole images, with the Students of a second Teacher in the Bases' place."""
+"""Whole inputs, with the Students of a second Teacher in the Bases' place."""
+
+RANDOM = "random_placebos"
+"""Whole inputs, with placebo Teachers that start from random weights."""
 
 
 class SeedComparison(NamedTuple):
@@ -26,7 +29,7 @@ class SeedComparison(NamedTuple):
     Attributes:
         fold: from 1.
         group: of the Students.
-        view: of the images, or ``SECOND``.
+        view: of the inputs, ``SECOND`` or ``RANDOM``.
         test: its outcome, as reports hold it.
         students: scores of the pairs of Student and Base.
         null: scores of the pairs of Bases. With ``SECOND``, the Students of a second Teacher are the Bases.
@@ -41,10 +44,13 @@ class SeedComparison(NamedTuple):
 
 
 def members_of(plan: Record) -> dict[str, list[str]]:
-    """Names of the networks by what they are: each guide, the placebo Teachers together, Bases, groups of Students."""
+    """Names of the networks by what they are: each guide, placebo Teachers of a kind together, Bases, groups of Students."""
     members: dict[str, list[str]] = {}
     for guide in plan["guides"]:
-        members.setdefault(f"{PLACEBO}s" if guide["is_placebo"] else guide["name"], []).append(guide["name"])
+        title = guide["name"]
+        if guide["is_placebo"]:
+            title = f"{PLACEBO}s, random weights" if guide.get("from_random") else f"{PLACEBO}s"
+        members.setdefault(title, []).append(guide["name"])
     return {**members, BASE: plan["bases"], **{group["name"]: group["students"] for group in plan["groups"]}}
 
 
@@ -64,13 +70,15 @@ def score_rows(record: Record) -> Iterator[Record]:
 def seed_comparisons(record: Record) -> Iterator[SeedComparison]:
     """All tests of seed control with the scores that they compare; none where there is one Base."""
     members = {group["name"]: group["students"] for group in record["plan"]["groups"]}
-    for number, scores, view in _reports(record, (WHOLE, SALIENT, SECOND)):
+    for number, scores, view in _reports(record, (WHOLE, SALIENT, SECOND, RANDOM)):
         control = scores[view]["seed_control"]
         if control is None:
             continue
         bases = set(control["groups"][0]["bases"])
         for test in control["tests"]:
             if test["score"].endswith("_all"):  # of Students given several Bases, which are no pairs
+                continue
+            if view == RANDOM and not test["score"].endswith("_over_placebos"):  # the same as in WHOLE
                 continue
             group = _group(record, scores, test)
             asked = [
@@ -90,7 +98,7 @@ def seed_comparisons(record: Record) -> Iterator[SeedComparison]:
 
 def placebo_tests(record: Record) -> Iterator[tuple[int, str, str, Record]]:
     """All tests of the Teacher against placebo Teachers: fold (from 1), group, view, outcome as reports hold it."""
-    for number, scores, view in _reports(record, (WHOLE, SALIENT)):
+    for number, scores, view in _reports(record, (WHOLE, SALIENT, RANDOM)):
         for test in (scores[view]["placebos"] or {"tests": []})["tests"]:
             yield number, _group(record, scores, test), view, test
 
@@ -100,7 +108,7 @@ def _reports(record: Record, views: Sequence[str]) -> Iterator[tuple[int, Record
     for number, fold in enumerate(record["folds"], start=1):
         for scores in fold["scores"]:
             for view in views:
-                if scores[view] is not None:
+                if scores.get(view) is not None:
                     yield number, scores, view
 
 

@@ -49,7 +49,7 @@ def run_photographs(
         plan: who is trained, from the command line and the settings.
         without: shared options that make no sense for this example.
     """
-    parser = parser_of(example, documentation, without=without)
+    parser = parser_of(example, documentation, without=(*without, "hidden_weight"))
     parser.add_argument("--data", type=folder, help=f"{layout}; default: {data or example} in ${ENVIRONMENT}")
     parser.add_argument(
         "--cache", type=folder, default=_cache(), help="folder for images that were read and weights; default: %(default)s"

@@ -5,18 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional, Sequence
 
-from distillation.networks import stages
+from distillation.networks import IMAGE_NETWORKS, Networks
 from distillation.settings import Settings
 
-__all__ = ["BASE", "PLACEBO", "Group", "Guide", "Plan", "PlanError", "Training", "capacity_plan", "technique_plan"]
+__all__ = [
+    "BASE", "PLACEBO", "RANDOM_PLACEBO", "Group", "Guide", "Plan", "PlanError", "Training", "capacity_plan", "technique_plan",
+]  # fmt: skip
 
 TEACHER, UNTRAINED, OTHER, BASE = "Teacher", "Untrained Teacher", "Other Teacher", "Base"
 PLACEBO = "Placebo Teacher"
+RANDOM_PLACEBO = f"{PLACEBO} from random weights"
 
 TITLES = {
     "response": "Response",
     "attention": "Attention",
     "feature": "Feature",
+    "hidden": "Hidden states",
     "random-teacher": "Control: untrained Teacher",
     "shuffled-labels": "Control: shuffled soft labels",
     "other-teacher": "Control: another Teacher",
@@ -41,6 +45,7 @@ class Guide:
         taught_by: the guide that it learns from itself, by responses: an assistant. None: from labels alone.
         trained: false for a network that stays at its random weights.
         is_placebo: whether it has the Teacher's recipe and another seed, and teaches nobody.
+        from_random: whether it starts from random weights, whatever the others start from.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Guide:
     taught_by: Optional[str] = None
     trained: bool = True
     is_placebo: bool = False
+    from_random: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Training:
         guide: the name of the network that it learns from.
         is_guide: whether it is trained as a Teacher is: on the Teachers' images, for their number of epochs.
         is_trained: false for a network that stays at its random weights.
+        from_random: whether it starts from random weights, whatever the others start from.
     """
 
     name: str
@@ -92,6 +99,7 @@ class Training:
     guide: Optional[str] = None
     is_guide: bool = False
     is_trained: bool = True
+    from_random: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,16 +110,19 @@ class Plan:
         guides: in an order in which they can be trained.
         groups: of Students.
         student: architecture of Students and Bases.
+        networks: the architectures by name.
     """
 
     guides: Sequence[Guide]
     groups: Sequence[Group]
     student: str
+    networks: Networks = IMAGE_NETWORKS
 
     def __post_init__(self) -> None:
         if not self.groups:
             raise PlanError("There is nobody to teach: --techniques and --controls are both none.")
-        odd = [guide.network for guide in self.guides if stages(guide.network) != stages(self.student)]
+        stages = self.networks.stages
+        odd = [guide.network for guide in self.guides if len(stages(guide.network)) != len(self.layers)]
         if odd:
             raise PlanError(
                 f"{odd[0]} has the stages {', '.join(stages(odd[0]))}, {self.student} has {', '.join(stages(self.student))}: "
@@ -120,8 +131,13 @@ class Plan:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """What is compared."""
-        return stages(self.student)
+        """What is compared: layers of Students and Bases."""
+        return self.networks.stages(self.student)
+
+    @property
+    def guide_layers(self) -> tuple[str, ...]:
+        """The layers of Teachers that these are compared with."""
+        return self.networks.stages(self.guides[0].network)
 
     @property
     def teachers(self) -> list[str]:
@@ -130,8 +146,13 @@ class Plan:
 
     @property
     def placebos(self) -> list[str]:
-        """Names of the placebo Teachers."""
-        return [guide.name for guide in self.guides if guide.is_placebo]
+        """Names of the placebo Teachers that start where the Teacher does."""
+        return [guide.name for guide in self.guides if guide.is_placebo and not guide.from_random]
+
+    @property
+    def random_placebos(self) -> list[str]:
+        """Names of the placebo Teachers that start from random weights where the Teacher does not."""
+        return [guide.name for guide in self.guides if guide.is_placebo and guide.from_random]
 
     def groups_of(self, teacher: str) -> list[Group]:
         return [group for group in self.groups if group.teacher == teacher]
@@ -149,8 +170,9 @@ class Plan:
         """All trainings, each after that of its guide: guides, Bases, Students."""
         found = [
             Training(
-                guide.name, guide.network, guide.taught_by and "response", guide.taught_by, True, guide.trained
-            )
+                guide.name, guide.network, guide.taught_by and "response", guide.taught_by, True, guide.trained,
+                guide.from_random,
+            )  # fmt: skip
             for guide in self.guides
         ]
         found += [Training(name, self.student) for name in self.bases(seeds)]
@@ -166,7 +188,7 @@ def _numbered(name: str, seeds: int) -> list[str]:
     return [name] if seeds == 1 else [f"{name} {number + 1}" for number in range(seeds)]
 
 
-def technique_plan(settings: Settings) -> Plan:
+def technique_plan(settings: Settings, networks: Networks = IMAGE_NETWORKS) -> Plan:
     """One Teacher, its placebos, and a group of Students for each technique and control."""
     guides = [Guide(TEACHER, settings.teacher)]
     only = len(settings.techniques) == 1 and not settings.controls
@@ -178,9 +200,17 @@ def technique_plan(settings: Settings) -> Plan:
             technique, guide = "response", GUIDES[control]
             guides.append(Guide(guide, settings.teacher, trained=control != "random-teacher"))
         groups.append(Group(TITLES[control], technique, guide, TEACHER, is_control=True))
+    if settings.random_placebos and settings.weights == "none":
+        raise PlanError(
+            "--random-placebos are for pretrained Teachers. Here all networks start from random weights: take --placebos."
+        )
     # Always with a number: a finished run with one placebo can be given more.
-    guides += [Guide(f"{PLACEBO} {number + 1}", settings.teacher, is_placebo=True) for number in range(settings.placebos)]
-    return Plan(guides, groups, settings.student)
+    for name, count in ((PLACEBO, settings.placebos), (RANDOM_PLACEBO, settings.random_placebos)):
+        guides += [
+            Guide(f"{name} {number + 1}", settings.teacher, is_placebo=True, from_random=name == RANDOM_PLACEBO)
+            for number in range(count)
+        ]
+    return Plan(guides, groups, settings.student, networks)
 
 
 def capacity_plan(settings: Settings, teachers: Sequence[str], assistant: str) -> Plan:

@@ -11,9 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distillation.settings import TECHNIQUES, Settings
+from distillation.settings import TECHNIQUES, TEXT_TECHNIQUES, Settings
 
-__all__ = ["PROFILES", "profile"]
+__all__ = ["ONE_PROFILE", "PROFILES", "profile"]
+
+ONE_PROFILE = ("quickstart", "questions")
+"""Examples that the paper has no protocol for."""
 
 ALL = 10_000_000
 """More images than there are."""
@@ -26,6 +29,7 @@ QUICK = Settings(
     techniques=TECHNIQUES,
     controls=(),
     placebos=0,
+    random_placebos=0,
     teacher="resnet-l",
     student="resnet-s",
     weights="none",
@@ -42,11 +46,13 @@ QUICK = Settings(
     batch_size=64,
     optimizer="adamw",
     learning_rate=1e-2,
+    teacher_learning_rate=0.0,
     augmentation="shift",
     temperature=4.0,
     alpha=0.1,
     attention_weight=1000.0,
     hint_weight=1.0,
+    hidden_weight=10.0,
     threads=0,
     accelerator="cpu",
     devices="1",
@@ -91,6 +97,12 @@ DIFFERENCES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "own_images": {"image_size": 48, "references": 64, "teacher_epochs": 16, "epochs": 16, "batch_size": 32},
         "capacity_gap": {"techniques": ("response",), "teacher_images": 5000, "train_images": 5000},
+        # The Teacher is a folder, which the command line names; two epochs fine-tune it.
+        "questions": {
+            "seeds": 2, "techniques": TEXT_TECHNIQUES, "teacher": "", "student": "transformer-s", "weights": "pretrained",
+            "map_images": 400, "teacher_epochs": 2, "epochs": 6, "batch_size": 32, "learning_rate": 1e-3,
+            "teacher_learning_rate": 1e-4, "augmentation": "none",
+        },
     },
     "paper": {
         "capacity_gap": {"techniques": ("response",)},

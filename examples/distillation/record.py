@@ -7,13 +7,13 @@ import platform
 import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import torch
 
 from captum_kd.metrics import KeepCurve
 from distillation.measuring import Measurements
-from distillation.outcomes import SECOND, Record
+from distillation.outcomes import Record
 from distillation.plan import Plan
 from distillation.run_folder import plain
 from distillation.settings import Settings
@@ -42,17 +42,19 @@ def record_of(
     seconds: Mapping[str, float],
 ) -> Record:
     """Everything that is known of a run. Lists go over the folds."""
-    start = "random weights" if settings.weights == "none" else "torchvision's ImageNet weights, its last layer random"
     return {
         "task": task.name,
         "classes": list(task.classes),
-        "notes": [*task.notes, f"Each network starts from {start}, with a seed of its own."],
+        "unit": task.unit,
+        "evidence": task.evidence,
+        "notes": [*task.notes, *_starts(plan, settings)],
         "plan": {
             "guides": [asdict(guide) for guide in plan.guides],
             "groups": [{**asdict(group), "students": group.students(settings.seeds)} for group in plan.groups],
             "bases": plan.bases(settings.seeds),
             "student_and_base": plan.student,
             "layers": list(plan.layers),
+            "guide_layers": list(plan.guide_layers),
         },
         "folds": [
             {
@@ -71,8 +73,7 @@ def record_of(
                 "scores": [
                     {
                         "teacher": each.teacher,
-                        **{view: report.to_dict() for view, report in each.reports.items()},
-                        SECOND: None if each.second is None else each.second.to_dict(),
+                        **{view: report and report.to_dict() for view, report in each.reports.items()},
                         "published": each.published,
                     }
                     for each in found.scores
@@ -98,6 +99,32 @@ def record_of(
     }
 
 
+def _starts(plan: Plan, settings: Settings) -> Iterator[str]:
+    """What the networks start from."""
+    if settings.weights != "pretrained":
+        start = "random weights" if settings.weights == "none" else "torchvision's ImageNet weights, its last layer random"
+        yield f"Each network starts from {start}, with a seed of its own."
+        return
+    yield (
+        "Teachers start from the weights of a pretrained encoder; their last layer, the order of the batches and dropout have "
+        f"seeds of their own. Students and Bases ({plan.student}) start from random weights."
+    )
+    yield (
+        f"Compared layers: {', '.join(plan.layers)} of Students and Bases with {', '.join(plan.guide_layers)} of Teachers. "
+        "Features are means over the tokens."
+    )
+    if plan.placebos:
+        yield (
+            "Placebo Teachers start from the same pretrained weights as the Teacher. They have all that comes from "
+            "pretraining, so the share over them asks only for what is particular to this Teacher's fine-tuning."
+        )
+    if plan.random_placebos:
+        yield (
+            "Placebo Teachers from random weights have the Teacher's architecture and fine-tuning without its pretraining. "
+            "The share over them asks for what pretraining and fine-tuning gave this Teacher, and cannot tell these two apart."
+        )
+
+
 def _curve(curve: KeepCurve) -> dict[str, Any]:
     error = curve.area_standard_error
     return {
@@ -110,7 +137,9 @@ def _curve(curve: KeepCurve) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     """Versions of everything that the numbers depend on."""
-    packages = ("captum", "captum_kd", "lightning", "numpy", "scikit-learn", "torch", "torchdistill", "torchvision")
+    packages = (
+        "captum", "captum_kd", "lightning", "numpy", "scikit-learn", "torch", "torchdistill", "torchvision", "transformers",
+    )  # fmt: skip
     return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 

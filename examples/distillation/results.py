@@ -73,10 +73,10 @@ def print_results(record: Record, tables: Sequence[Table]) -> None:
     for note in record["notes"]:
         print(f"- {printable(note)}")
     for table in tables:
-        if table.name in ("accuracy", "seed_control", "placebos", "second_teacher", "keep_curves", "localization"):
+        if not table.name.startswith(("scores_", "teacher_share_")):
             print(f"\n{table.title}\n{table.note}")
             _print(table)
-        elif table.name.startswith(("scores_", "teacher_share_")):
+        else:
             print(f"\n{table.title}: means over pairs")
             _print(_without_spread(table))
     seconds = record["seconds"]

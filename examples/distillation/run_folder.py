@@ -33,19 +33,23 @@ MOST_BYTES = 1 << 26
 OWN = re.compile(
     r"report\.json|scores\.csv|index\.html|"
     r"checkpoints/(fold_\d+_)?((untrained_|other_|placebo_)?teacher|assistant|base|student|response|attention|feature|"
-    r"control|from)(_[a-z0-9_]+)?\.(ckpt|json)|"
-    r"tables/(accuracy|(scores|teacher_share)_(whole|salient)|seed_control|second_teacher|placebos|keep_curves|localization)"
-    r"\.(csv|md)|"
+    r"hidden|control|from)(_[a-z0-9_]+)?\.(ckpt|json)|"
+    r"tables/(accuracy|(scores|teacher_share)_(whole|salient)|seed_control|second_teacher|(random_)?placebos|keep_curves|"
+    r"localization)\.(csv|md)|"
     r"figures/(accuracy|gradcam|seed_control|(maps|kept|keep_curve|layers_whole|layers_salient)_[a-z0-9_]+)\.png"
 )
 """Names that a run gives to its files. Nothing else is ever removed, whatever run.json says."""
 
 FREE_TO_CHANGE = {
     "output", "rows", "test_images", "map_images", "threads", "accelerator", "devices", "strategy",
-    "seeds", "techniques", "controls", "placebos",
+    "seeds", "techniques", "controls", "placebos", "random_placebos",
 }  # fmt: skip
 """Settings that a resumed run may have anew: none of them says how a network is trained on what. So a finished run can
 be given further seeds, techniques, controls and placebo Teachers."""
+
+
+LATER = {"hidden_weight": 10.0, "teacher_learning_rate": 0.0}
+"""Settings that runs of earlier versions do not name, with the values that these runs have."""
 
 
 class RunFolderError(RuntimeError):
@@ -132,7 +136,7 @@ def _check_before(folder: Path, settings: Settings, resume: bool, overwrite: boo
         changed = [
             f"{name} was {before.settings.get(name)!r}, is {value!r}"
             for name, value in now.items()
-            if name not in FREE_TO_CHANGE and before.settings.get(name) != value
+            if name not in FREE_TO_CHANGE and before.settings.get(name, LATER.get(name)) != value
         ]
         if changed:
             raise _other_run(folder, changed)

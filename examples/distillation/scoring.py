@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from captum_kd import flatten_to_unit_length
 from captum_kd.metrics import Comparisons, Localization, TransferReport, compare_transfer
-from distillation.outcomes import SALIENT, WHOLE
+from distillation.data.questions import Texts
+from distillation.outcomes import RANDOM, SALIENT, SECOND, WHOLE
 from distillation.plan import Plan
 from distillation.settings import Settings
 from distillation.task import Examples
@@ -36,14 +37,13 @@ class Scores:
 
     Attributes:
         teacher: its name.
-        reports: by view, our scores of all groups that this Teacher is behind.
-        second: our scores on whole images with the Students of a second Teacher in the Bases' place; None without them.
-        published: tidy records by the published formula: those of a report's rows and the ``view``.
+        reports: by view, our scores of all groups that this Teacher is behind; None where a view was not asked for.
+        published: tidy records by the published formula: those of a report's rows and the ``view``. None of texts, which the
+            formula does not know.
     """
 
     teacher: str
-    reports: Mapping[str, TransferReport]
-    second: Optional[TransferReport]
+    reports: Mapping[str, Optional[TransferReport]]
     published: list[dict[str, Any]]
 
 
@@ -51,7 +51,8 @@ def score(
     networks: Mapping[str, nn.Module], plan: Plan, examples: Examples, settings: Settings, progress: bool
 ) -> list[Scores]:
     """Scores every Student against every Base, with seed control of each group where there is more than one Base. Then
-    Students of the techniques are also scored against Students of a second Teacher, if these were trained.
+    Students of the techniques are also scored against Students of a second Teacher, if these were trained, and with placebo
+    Teachers from random weights, if there are any.
 
     Args:
         networks: by name, in evaluation mode.
@@ -65,12 +66,18 @@ def score(
         groups = {group.name: group.students(settings.seeds) for group in plan.groups_of(teacher)}
         bases = plan.bases(settings.seeds)
         compare = partial(_compare, networks, plan, teacher, examples, settings, progress)
-        reports = {view: compare(groups, bases, localize) for view, localize in ((WHOLE, None), (SALIENT, "gradcam"))}
+        mask_token = examples.source.mask if isinstance(examples, Texts) else None
+        reports: dict[str, Optional[TransferReport]] = {
+            WHOLE: compare(groups, bases, plan.placebos),
+            SALIENT: compare(groups, bases, plan.placebos, Localization("gradcam", mask_token_id=mask_token)),
+            RANDOM: compare(groups, bases, plan.random_placebos) if plan.random_placebos else None,
+            SECOND: None,
+        }
         taught = {group.name: groups[group.name] for group in plan.groups_of(teacher) if not group.is_control}
-        second = None
         if plan.second is not None and taught and len(bases) > 1:
-            second = compare(taught, plan.second.students(settings.seeds))
-        found.append(Scores(teacher, reports, second, _published(networks, bases, plan, groups, examples, settings)))
+            reports[SECOND] = compare(taught, plan.second.students(settings.seeds), plan.placebos)
+        published = [] if isinstance(examples, Texts) else _published(networks, bases, plan, groups, examples, settings)
+        found.append(Scores(teacher, reports, published))
     return found
 
 
@@ -83,17 +90,17 @@ def _compare(
     progress: bool,
     groups: Mapping[str, list[str]],
     bases: list[str],
-    localize: Optional[str] = None,
+    placebos: list[str],
+    localize: Optional[Localization] = None,
 ) -> TransferReport:
-    """Our scores of groups of Students against networks in the Bases' place, with the placebo Teachers, if there are any."""
-    placebos = {name: networks[name] for name in plan.placebos}
+    """Our scores of groups of Students against networks in the Bases' place, with placebo Teachers, if there are any."""
     report: TransferReport = compare_transfer(
         {name: networks[name] for names in groups.values() for name in names},
         {name: networks[name] for name in bases},
-        list(plan.layers),
+        {layer: {"student": layer, "base": layer, "teacher": at} for layer, at in zip(plan.layers, plan.guide_layers)},
         _Batches(examples, settings.image_size),
         teacher=networks[teacher],
-        placebo_teachers=placebos or None,
+        placebo_teachers={name: networks[name] for name in placebos} or None,
         localize=localize,
         comparisons=Comparisons(groups=groups if len(bases) > 1 and len(groups) > 1 else None),
         confidence=CONFIDENCE,
@@ -108,8 +115,9 @@ class _Batches:
     examples: Examples
     size: int
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.examples.batches(BATCH, self.size)
+    def __iter__(self) -> Iterator[Any]:
+        for inputs, labels in self.examples.batches(BATCH, self.size):
+            yield {**inputs, "labels": labels} if isinstance(inputs, dict) else (inputs, labels)
 
     def __len__(self) -> int:
         return -(-len(self.examples) // BATCH)

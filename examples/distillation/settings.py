@@ -10,11 +10,15 @@ from typing import Any, Callable, Optional
 from distillation.networks import NETWORKS
 
 __all__ = [
-    "AUGMENTATIONS", "CONTROLS", "OPTIMIZERS", "TECHNIQUES", "WEIGHTS", "Settings", "add_options", "folder", "settings_from",
+    "AUGMENTATIONS", "CONTROLS", "OPTIMIZERS", "TECHNIQUES", "TEXT_TECHNIQUES", "WEIGHTS", "Settings", "add_options", "folder",
+    "one_of", "settings_from", "some_of",
 ]  # fmt: skip
 
 TECHNIQUES = ("response", "attention", "feature")
 """Hinton et al. 2015; Zagoruyko & Komodakis 2017; Romero et al. 2015."""
+
+TEXT_TECHNIQUES = ("response", "hidden")
+"""Those of texts; the second after Jiao et al. 2020 (TinyBERT)."""
 
 CONTROLS = ("random-teacher", "shuffled-labels", "other-teacher")
 """Students to whom nothing of the Teacher's should be transferred: of a Teacher that was never trained, of the Teacher's
@@ -53,7 +57,7 @@ _not_negative = _number("not be negative", lambda value: value >= 0.0)
 _positive = _number("be positive", lambda value: value > 0.0)
 
 
-def _one_of(*choices: str) -> Callable[[str], str]:
+def one_of(*choices: str) -> Callable[[str], str]:
     def chosen(text: str) -> str:
         if text not in choices:
             raise argparse.ArgumentTypeError(f"must be one of {', '.join(choices)}, got {text!r}")
@@ -62,7 +66,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return chosen
 
 
-def _some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:
+def some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:
     def chosen(text: str) -> tuple[str, ...]:
         values = tuple(part for part in text.split(",") if part and text != "none")
         unknown = [value for value in values if value not in choices]
@@ -86,7 +90,7 @@ def _accelerator(text: str) -> str:
 
     if text == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise argparse.ArgumentTypeError('there is no GPU that torch can use here; take "cpu" or "auto"')
-    return _one_of("cpu", "gpu", "auto")(text)
+    return one_of("cpu", "gpu", "auto")(text)
 
 
 def _option(help_text: str, kind: Callable[[str], Any]) -> Any:
@@ -95,7 +99,10 @@ def _option(help_text: str, kind: Callable[[str], Any]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What can be set from the command line of every example; each field is an option of that name."""
+    """What can be set from the command line of every example; each field is an option of that name.
+
+    Where the examples are texts, "images" in the options is their word instead.
+    """
 
     output: Path = _option("folder for everything that is written", folder)
     seed: int = _option("seed of data, initial weights and batches", _at_least(0, 2**63 - 1))
@@ -103,20 +110,23 @@ class Settings:
     seeds: int = _option("Students of each technique and Bases, each from a seed of its own", _at_least(1, 1000))
     folds: int = _option("parts of the data that take turns at being held out; 1: no cross-validation", _at_least(1))
     techniques: tuple[str, ...] = _option(
-        f"how Students learn from the Teacher, commas between: {', '.join(TECHNIQUES)}", _some_of(*TECHNIQUES)
+        f"how Students learn from the Teacher, commas between: {', '.join(TECHNIQUES)}", some_of(*TECHNIQUES)
     )
     controls: tuple[str, ...] = _option(
         f"further Students, to whom nothing of this Teacher's should be transferred: {', '.join(CONTROLS)}, or none",
-        _some_of(*CONTROLS),
+        some_of(*CONTROLS),
     )
     placebos: int = _option(
         "placebo Teachers: networks of the Teacher's recipe with other seeds, which teach nobody; the Teacher's share is "
         "compared with theirs",
         _at_least(0, 100),
     )
-    teacher: str = _option(f"the Teacher's network: {', '.join(NETWORKS)}", _one_of(*NETWORKS))
-    student: str = _option("the Students' and Bases' network, of the same names", _one_of(*NETWORKS))
-    weights: str = _option('where training starts: "none" (random weights) or "imagenet"', _one_of(*WEIGHTS))
+    random_placebos: int = _option(
+        "placebo Teachers that start from random weights where the Teacher is pretrained", _at_least(0, 100)
+    )
+    teacher: str = _option(f"the Teacher's network: {', '.join(NETWORKS)}", one_of(*NETWORKS))
+    student: str = _option("the Students' and Bases' network, of the same names", one_of(*NETWORKS))
+    weights: str = _option('where training starts: "none" (random weights) or "imagenet"', one_of(*WEIGHTS))
     # On which images.
     image_size: int = _option("side of the images in pixels", _at_least(8, 4096))
     test_share: float = _option("share of the images that is held out where the data have no test part", _part)
@@ -132,18 +142,20 @@ class Settings:
     epochs: int = _option("epochs of Students and Bases", _at_least(1))
     batch_size: int = _option("images in a training batch, on each device", _at_least(2))
     optimizer: str = _option(
-        '"adamw" (with a one-cycle schedule) or "sgd" (momentum 0.9, constant rate)', _one_of(*OPTIMIZERS)
+        '"adamw" (with a one-cycle schedule) or "sgd" (momentum 0.9, constant rate)', one_of(*OPTIMIZERS)
     )
     learning_rate: float = _option("learning rate, the highest of a schedule", _positive)
+    teacher_learning_rate: float = _option("learning rate of Teachers; 0: that of the others", _not_negative)
     augmentation: str = _option(
         'training images are: "none", left alone; "shift", mirrored and moved; "paper", mirrored, turned, cropped, '
         "their colors changed",
-        _one_of(*AUGMENTATIONS),
+        one_of(*AUGMENTATIONS),
     )
     temperature: float = _option("temperature of the softened outputs in response-based distillation", _positive)
     alpha: float = _option("weight of the labels in it; the Teacher has the rest", _share)
     attention_weight: float = _option("weight of the attention maps in attention transfer, beside the labels", _not_negative)
     hint_weight: float = _option("weight of the hints in feature-based distillation, beside the labels", _not_negative)
+    hidden_weight: float = _option("weight of hidden states, of each layer, beside the softened outputs", _not_negative)
     # On which machine.
     threads: int = _option(
         "threads of torch, 0 for as many as it takes; numbers repeat in the last digits only with the same number",
@@ -155,15 +167,19 @@ class Settings:
     precision: str = _option('Lightning\'s: "32-true", "16-mixed", "bf16-mixed"', str)
 
 
-def add_options(parser: argparse.ArgumentParser, defaults: Settings, *, without: tuple[str, ...] = ()) -> None:
+def add_options(
+    parser: argparse.ArgumentParser, defaults: Settings, *, without: tuple[str, ...] = (), unit: str = "images"
+) -> None:
     """Adds the options that all examples have. What is not given stays None, for the profile to decide; the help
-    names the values in ``defaults``. Options in ``without`` make no sense for an example and stay out."""
+    names the values in ``defaults``. Options in ``without`` make no sense for an example and stay out. ``unit`` stands in the
+    place of "images"."""
     for entry in fields(Settings):
         if entry.name not in without:
             parser.add_argument(
-                "--" + entry.name.replace("_", "-"),
+                "--" + entry.name.replace("_", "-").replace("images", unit),
+                dest=entry.name,
                 type=entry.metadata["type"],
-                help=f"{entry.metadata['help']}; default: {_shown(getattr(defaults, entry.name))}",
+                help=f"{entry.metadata['help'].replace('images', unit)}; default: {_shown(getattr(defaults, entry.name))}",
             )
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument("--resume", action="store_true", help="go on with the run whose output folder this is")

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Callable, Iterable, Iterator, Optional, Sequence, Union
 
 from distillation.outcomes import (
-    SALIENT, SECOND, WHOLE, Record, SeedComparison, members_of, placebo_tests, score_rows, seed_comparisons,
+    RANDOM, SALIENT, SECOND, WHOLE, Record, SeedComparison, members_of, placebo_tests, score_rows, seed_comparisons,
 )  # fmt: skip
 from distillation.plan import BASE
 from distillation.text import as_markdown, as_spreadsheet_text
@@ -41,7 +41,7 @@ SHARES = {
 }
 """What the paper has no formula for."""
 
-VIEWS = {WHOLE: "whole images", SALIENT: "the salient half of the images"}
+VIEWS = {WHOLE: "whole {}", SALIENT: "the salient half of the {}"}
 
 QUESTIONS = {
     "fss": "FSS",
@@ -54,7 +54,7 @@ QUESTIONS = {
 
 TABLES = (
     "accuracy", *(f"{kind}_{view}" for kind in ("scores", "teacher_share") for view in VIEWS), "seed_control", "placebos",
-    "second_teacher", "keep_curves", "localization",
+    "random_placebos", "second_teacher", "keep_curves", "localization",
 )  # fmt: skip
 """Names of all tables that a run can have."""
 
@@ -96,7 +96,10 @@ class Table:
 def tables_of(record: Record) -> list[Table]:
     """All tables of a run, in the order of reading."""
     found = [_accuracy(record), *_paper_scores(record), *_teacher_shares(record)]
-    every = (_seed_control(record), _placebos(record), _second_teacher(record), _keep_curves(record), _localization(record))
+    every = (
+        _seed_control(record), _placebos(record), _random_placebos(record), _second_teacher(record), _keep_curves(record),
+        _localization(record),
+    )  # fmt: skip
     for optional in every:
         if optional.rows:
             found.append(optional)
@@ -120,7 +123,7 @@ def _accuracy(record: Record) -> Table:
     return Table(
         "accuracy",
         "Accuracy",
-        "On held-out images; always naming the most frequent class would give "
+        f"On held-out {record['unit']}; always naming the most frequent class would give "
         f"{mean(fold['chance'] for fold in record['folds']):.3f}. SD: over networks of different seeds"
         f"{' and folds' if len(record['folds']) > 1 else ''}.",
         ["network", "number", "mean", "SD", "lowest", "highest", "over Base"],
@@ -146,13 +149,16 @@ def _places(record: Record) -> Iterator[tuple[str, str]]:
 
 
 def _paper_scores(record: Record) -> Iterator[Table]:
+    has_published = any(scores["published"] for fold in record["folds"] for scores in fold["scores"])
+    kinds = 3 if has_published else 2
     for view, words in VIEWS.items():
         ours, published = _means(record, view, "unbiased"), _means(record, view, "published")
         rows: list[list[Cell]] = []
         for group, layer in _places(record):
             row: list[Cell] = [group, layer]
             for score in SCORES:
-                row += [*ours(group, layer, score), published(group, layer, score)[0]]
+                row += ours(group, layer, score)
+                row += [published(group, layer, score)[0]][: kinds - 2]
             rows.append(row)
         maps = "" if view == WHOLE else (
             " Ours localize by Grad-CAM of each network's own prediction; published: by HiResCAM of the true label, which "
@@ -160,10 +166,13 @@ def _paper_scores(record: Record) -> Iterator[Table]:
         )
         yield Table(
             f"scores_{view}",
-            f"FSS and RS on {words}",
+            f"FSS and RS on {words.format(record['unit'])}",
             "Means over pairs of Student and Base, their SD over these pairs, and the mean by the authors' estimator "
-            f"(biased FSS of unit-length features), averaged over mini-batches of five images of two classes.{maps}",
-            ["group", "layer", *(part for title in SCORES.values() for part in (title, f"{title} SD", f"{title} published"))],
+            f"(biased FSS of unit-length features), averaged over mini-batches of five images of two classes.{maps}"
+            if has_published
+            else "Means over pairs of Student and Base, and their SD over these pairs."
+            + " The half is chosen by Grad-CAM of each network's own prediction; other tokens are masked." * (view == SALIENT),
+            ["group", "layer", *(f"{title}{kind}" for title in SCORES.values() for kind in ("", " SD", " published")[:kinds])],
             rows,
         )
 
@@ -171,7 +180,7 @@ def _paper_scores(record: Record) -> Iterator[Table]:
 def _teacher_shares(record: Record) -> Iterator[Table]:
     for view, words in VIEWS.items():
         ours = _means(record, view, "unbiased")
-        has_placebos = any(guide["is_placebo"] for guide in record["plan"]["guides"])
+        has_placebos = any(guide["is_placebo"] and not guide.get("from_random") for guide in record["plan"]["guides"])
         scores = {score: title for score, title in SHARES.items() if has_placebos or "placebos" not in score}
         rows: list[list[Cell]] = []
         for group, layer in _places(record):
@@ -181,7 +190,7 @@ def _teacher_shares(record: Record) -> Iterator[Table]:
             rows.append(row)
         yield Table(
             f"teacher_share_{view}",
-            f"The Teacher's share on {words}",
+            f"The Teacher's share on {words.format(record['unit'])}",
             "How closely the part that the Student has and the Base lacks (distilled), and the reverse (residual), follow the "
             "Teacher, and how similar each network is to the Teacher. Means and SD over pairs."
             + " Over placebos: minus the mean share of the placebo Teachers." * has_placebos,
@@ -191,29 +200,47 @@ def _teacher_shares(record: Record) -> Iterator[Table]:
 
 
 def _seed_control(record: Record) -> Table:
+    has_random = any(each.view == RANDOM for each in seed_comparisons(record))
     return Table(
         "seed_control",
         "Seed control: is it more than another seed shows?",
         "Means and SD over pairs of Student and Base, and over pairs of Bases, the null; their difference (for FSS the null "
         "less the Students); p: exact, over all relabelings; corrected: by Holm over the layers. "
+        + "View random_placebos: over placebo Teachers from random weights. " * has_random
         + " ".join(_caveats(each.test for each in seed_comparisons(record) if each.view != SECOND)),
         *_seed_comparisons(record, "Bases", lambda each: each.view != SECOND),
     )
 
 
 def _placebos(record: Record) -> Table:
-    tests = list(placebo_tests(record))
+    return _placebo_table(
+        record, "placebos", "Placebo Teachers: is it more than another Teacher of this recipe would have?", (WHOLE, SALIENT)
+    )
+
+
+def _random_placebos(record: Record) -> Table:
+    return _placebo_table(
+        record,
+        RANDOM,
+        "Placebo Teachers from random weights: is it more than a Teacher without pretraining would have?",
+        (RANDOM,),
+    )
+
+
+def _placebo_table(record: Record, name: str, title: str, views: Sequence[str]) -> Table:
+    tests = [each for each in placebo_tests(record) if each[2] in views]
     fold = ["fold"] if len(record["folds"]) > 1 else []
     rows: list[list[Cell]] = [
         [
-            *([number] if fold else []), group, view, QUESTIONS[test["score"]], test["layer"], test["share"], test["mean"],
-            test["standard_deviation"], test["statistic"], test["p_value"], test["adjusted_p_value"], ANSWERS[test["decision"]],
+            *([number] if fold else []), group, WHOLE if view == RANDOM else view, QUESTIONS[test["score"]], test["layer"],
+            test["share"], test["mean"], test["standard_deviation"], test["statistic"], test["p_value"],
+            test["adjusted_p_value"], ANSWERS[test["decision"]],
         ]
         for number, group, view, test in tests
     ]  # fmt: skip
     return Table(
-        "placebos",
-        "Placebo Teachers: is it more than another Teacher of this recipe would have?",
+        name,
+        title,
         "The Teacher's share, the mean and SD of the placebo Teachers' shares (each a mean over pairs of Student and Base), "
         "and a t test of the Teacher as one draw of Teachers, corrected by Holm over the layers. "
         + " ".join(_caveats(test for *_, test in tests)),
@@ -228,10 +255,10 @@ def _second_teacher(record: Record) -> Table:
     return Table(
         "second_teacher",
         "Second Teacher: is it more than Students of another Teacher show?",
-        "The Teacher's share with Students of a second Teacher in the Bases' place, on whole images: means and SD over pairs of "
-        "a Student and a Student of the second Teacher, and over pairs of the latter, the null. All of them had a Teacher. The "
-        "second Teacher's Students learned by responses, so for other techniques the technique is another explanation. "
-        "p: exact, over all relabelings; corrected: by Holm over the layers.",
+        f"The Teacher's share with Students of a second Teacher in the Bases' place, on whole {record['unit']}: means and SD "
+        "over pairs of a Student and a Student of the second Teacher, and over pairs of the latter, the null. All of them had a "
+        "Teacher. The second Teacher's Students learned by responses, so for other techniques the technique is another "
+        "explanation. p: exact, over all relabelings; corrected: by Holm over the layers.",
         *_seed_comparisons(
             record, "second Teacher's", lambda each: each.view == SECOND and each.test["score"].startswith("teacher")
         ),
@@ -274,8 +301,8 @@ def _keep_curves(record: Record) -> Table:
             rows.append([group["name"], name, len(areas), *_spread(areas), mean(areas) - mean(chance)])
     return Table(
         "keep_curves",
-        "Accuracy with 10 to 90 % of the pixels kept",
-        "Mean accuracy of the Students on images of which only what a map ranks highest is kept. SD: over Students.",
+        f"Accuracy with 10 to 90 % of the {'pixels' if record['unit'] == 'images' else 'tokens'} kept",
+        f"Mean accuracy of the Students on {record['unit']} of which only what a map ranks highest is kept. SD: over Students.",
         ["group", "map", "number", "mean", "SD", "over random"],
         rows,
     )
@@ -283,13 +310,13 @@ def _keep_curves(record: Record) -> Table:
 
 def _localization(record: Record) -> Table:
     rows: list[list[Cell]] = []
-    area = 0.0
+    area, number = 0.0, 0
     for group in record["plan"]["groups"]:
         every = [each["localization"] for fold in record["folds"] for each in fold["maps"] if each["group"] == group["name"]]
         found = [each for each in every if each is not None]
         if not found:
             continue
-        area = found[0]["mask_area"]
+        area, number = found[0]["mask_area"], found[0]["number"]
         for name in found[0]["maps"]:
             energy, hit = ([each["maps"][name][score][0] for each in found] for score in ("energy_share", "pointing_game"))
             empty = sum(each["maps"][name]["empty_maps"] for each in found)
@@ -300,9 +327,10 @@ def _localization(record: Record) -> Table:
             )
     return Table(
         "localization",
-        "Maps on the object",
-        f"Share of a map's positive values on the object, which covers {area:.1%} of an image, and how often its maximum is "
-        "there. Means and SD over pairs of a Student and a Base; report.json has the standard errors over images.",
+        f"Maps on {record['evidence']}",
+        f"Share of a map's positive values there, and how often its maximum is there, over {number} {record['unit']}. There "
+        f"is {area:.1%} of an input on average. Means and SD over pairs of a Student and a Base; report.json has the standard "
+        f"errors over {record['unit']}.",
         ["group", "map", "pairs", "energy", "energy SD", "maximum", "maximum SD", "maps without positive values"],
         rows,
     )

@@ -1,14 +1,19 @@
-"""What an experiment is about: images with labels, and who gets which of them."""
+"""What an experiment is about: images or texts with labels, and who gets which of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterator, Optional, Sequence
+from typing import Any, Iterator, Mapping, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DataError", "Examples", "Fold", "Task", "first_of_each_class", "in_turn"]
+__all__ = [
+    "DataError", "Examples", "Fold", "Inputs", "Task", "answer", "as_inputs", "first_of_each_class", "in_turn", "on_device",
+]  # fmt: skip
+
+Inputs = Union[Tensor, dict[str, Tensor]]
+"""What networks take: images (N, 3, H, W), or ``input_ids`` and ``attention_mask`` (N, T) by name."""
 
 
 class DataError(ValueError):
@@ -43,7 +48,7 @@ class Examples:
         masks = None if self.masks is None else self.masks[rows]
         return Examples(self.store, self.labels[rows], masks, rows=self.rows[rows])
 
-    def __getitems__(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, rows: Sequence[int]) -> tuple[Inputs, Tensor]:
         """A batch, as torch's loaders ask for it: pixels and labels."""
         places = torch.as_tensor(rows)
         return self.store[self.rows[places]], self.labels[places]
@@ -53,31 +58,51 @@ class Examples:
         return len(self.labels)
 
     @property
+    def stored(self) -> Inputs:
+        """The examples as ``as_inputs`` takes them."""
+        return self.pixels
+
+    @property
     def pixels(self) -> Tensor:
         """(N, 3, H, W), uint8, copied out of the store."""
         return self.store[self.rows]
 
-    def inputs(self, size: Optional[int] = None) -> Tensor:
+    def inputs(self, size: Optional[int] = None) -> Any:
         """What the networks take: float32 between 0 and 1, (N, 3, size, size). Normalization is their own first step."""
-        return as_inputs(self.pixels, size)
+        return as_inputs(self.stored, size)
 
-    def batches(self, count: int, size: Optional[int] = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, count: int, size: Optional[int] = None) -> Iterator[tuple[Any, Tensor]]:
         """Inputs and labels of ``count`` images at a time, in order."""
         for rows in torch.arange(len(self)).split(count):
             yield self[rows].inputs(size), self.labels[rows]
 
 
-def as_inputs(pixels: Tensor, size: Optional[int] = None) -> Tensor:
-    """Stored pixels (N, 3, H, W), uint8, as the networks take them, enlarged or reduced to ``size``."""
-    images = pixels.float() / 255
+def as_inputs(stored: Inputs, size: Optional[int] = None) -> Any:
+    """Stored pixels (N, 3, H, W), uint8, as the networks take them, enlarged or reduced to ``size``; texts as they are."""
+    if isinstance(stored, Mapping):
+        return stored
+    images = stored.float() / 255
     if size is None or images.shape[-2:] == (size, size):
         return images
     return nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
+def answer(network: nn.Module, inputs: Inputs) -> Tensor:
+    """(N, classes), the network's outputs."""
+    logits: Tensor = network(**inputs) if isinstance(inputs, Mapping) else network(inputs)
+    return logits
+
+
+def on_device(inputs: Inputs, device: torch.device) -> Any:
+    """The inputs, moved to a device."""
+    if isinstance(inputs, Mapping):
+        return {name: values.to(device) for name, values in inputs.items()}
+    return inputs.to(device)
+
+
 @dataclass(frozen=True)
 class Fold:
-    """Who gets which images.
+    """Who gets which examples.
 
     Attributes:
         train: what Students and Bases learn from.
@@ -101,12 +126,16 @@ class Task:
         classes: their names, in the order of the labels.
         folds: one, or several that take turns at being held out.
         notes: what a reader must know to judge the results, first of all what the Teacher got.
+        unit: what the examples are, in the plural.
+        evidence: what masks are of.
     """
 
     name: str
     classes: Sequence[str]
     folds: Sequence[Fold]
     notes: Sequence[str]
+    unit: str = "images"
+    evidence: str = "the object"
 
 
 def in_turn(labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,6 +10,10 @@
   middle stage (the second of three, the third of four). Where their widths differ, a connector, a 1x1 convolution with
   batch normalization, stands on the Student's side; it learns with the Student and is thrown away. Romero et al. train
   on hints first and on labels afterwards; here one loss holds both, so that all techniques take the same steps.
+- "hidden", for texts, after Jiao et al. 2020 (TinyBERT): the loss of "response" + hidden_weight * the mean squared difference
+  between hidden states, over the tokens without padding, summed over the pairs of layers. One linear projection, from the
+  Student's width to the guide's, serves all layers; it learns with the Student and is thrown away. TinyBERT trains on hidden
+  states first and on outputs afterwards; here one loss holds both, as in Sun et al. 2019 (Patient KD).
 - "random-teacher", a control: "response" with a guide that was never trained. The caller brings that guide.
 - "shuffled-labels", a control: "response" with the guide's outputs exchanged among the images of a batch; hard labels stay.
 
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import Any, Iterator, Optional, Sequence, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +33,8 @@ from torchdistill.losses.high_level import WeightedSumLoss
 from torchdistill.losses.mid_level import ATLoss, KDLoss, SimpleLossWrapper
 
 from distillation.randomness import own_randomness
-from distillation.settings import CONTROLS, TECHNIQUES, Settings
+from distillation.settings import CONTROLS, TECHNIQUES, TEXT_TECHNIQUES, Settings
+from distillation.task import Inputs, answer, on_device
 
 __all__ = ["Technique", "evaluating", "exchanged", "make"]
 
@@ -37,6 +43,9 @@ Seen = dict[str, dict[str, Tensor]]
 
 LOGITS = "logits"
 """The networks' outputs in these records."""
+
+_OF_TEXTS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], list[Tensor]]] = WeakKeyDictionary()
+"""Outputs of guides by layers and tokens: neither guides nor texts change, so that no text passes a guide twice."""
 
 
 @contextmanager
@@ -61,7 +70,7 @@ class Technique(nn.Module):
         guide: a network that stays as it is.
         loss: takes records of both networks' layers and labels.
         pairs: names of layers, the Student's and the guide's.
-        connector: from the Student's features to as many channels as the guide's, for the only pair.
+        connector: from the Student's features to as many channels as the guide's.
         options: the settings that the loss depends on.
     """
 
@@ -106,29 +115,53 @@ class Technique(nn.Module):
                 hooks.clear()
             self._hooks = None
 
-    def forward(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, inputs: Inputs, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of a batch that the Student has just passed on.
 
         Args:
-            images: (N, 3, H, W), what the Student took.
+            inputs: (N, 3, H, W), or token ids and mask by name: what the Student took.
             logits: (N, classes), its outputs.
             labels: (N,), the right ones.
         """
         if self._hooks is None:
             raise RuntimeError("The layers are not recorded here: call inside `with technique.watching(...)`.")
-        with torch.no_grad():
-            guide_logits = self.guide(images)
-        student, guide = (_outputs(hooks) for hooks in self._hooks)
+        student = _outputs(self._hooks[0])
+        guide_logits, guide = self._of_guide(inputs)
         if self.kind == "shuffled-labels":
             guide_logits = exchanged(guide_logits)
         student[LOGITS], guide[LOGITS] = {"output": logits.float()}, {"output": guide_logits.float()}
         for path, guide_path in self._pairs:
             mine, theirs = student[path], guide[guide_path]
+            if isinstance(inputs, dict):
+                mine["output"] = mine["output"][inputs["attention_mask"].bool()]
             if self.connector is not None:
                 mine["output"] = self.connector(mine["output"])
             # In half precision squares of activations would leave the range of numbers.
-            mine["output"], theirs["output"] = _of_one_size(mine["output"].float(), theirs["output"].float())
+            mine["output"], theirs["output"] = mine["output"].float(), theirs["output"].float()
+            if not isinstance(inputs, dict):
+                mine["output"], theirs["output"] = _of_one_size(mine["output"], theirs["output"])
         return cast(Tensor, self._loss({"student": student, "teacher": guide}, {}, labels))
+
+    @torch.no_grad()
+    def _of_guide(self, inputs: Inputs) -> tuple[Tensor, Seen]:
+        """The guide's logits and layers; of texts, what layers gave for their tokens, (tokens, width)."""
+        assert self._hooks is not None
+        if not isinstance(inputs, dict):
+            return answer(self.guide, inputs), _outputs(self._hooks[1])
+        paths = tuple(path for _, path in self._pairs)
+        known = _OF_TEXTS.setdefault(self.guide, {})
+        rows = []
+        for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"]):
+            text = ids[mask.bool()]
+            key = (*paths, *text.tolist())
+            if key not in known:
+                # Alone and without padding: the same to the last digit in any batch, also after a resume.
+                logits = answer(self.guide, {"input_ids": text[None], "attention_mask": torch.ones_like(text[None])})
+                seen = _outputs(self._hooks[1])
+                known[key] = [logits, *(seen[path]["output"][0] for path in paths)]
+            rows.append(known[key])
+        logits, *features = (torch.cat(parts) for parts in zip(*rows))
+        return logits, {path: {"output": values} for path, values in zip(paths, features)}
 
 
 def make(
@@ -140,31 +173,35 @@ def make(
     guide_layers: Sequence[str],
     settings: Settings,
     seed: int,
+    sample: Inputs,
 ) -> Technique:
     """A technique by name.
 
     Args:
-        kind: one of settings.TECHNIQUES or settings.CONTROLS.
+        kind: one of settings.TECHNIQUES, settings.TEXT_TECHNIQUES or settings.CONTROLS.
         guide: the Teacher, or the assistant.
         network: the Student; only looked at for the shapes of its layers.
         layers, guide_layers: names of the stages of both, from the first to the last. Where one has more of them than
             the other, its first ones have no partner.
-        settings: weights, temperature and image size.
+        settings: weights and temperature.
         seed: of the connector's first weights.
+        sample: inputs of one example or more; only looked at for shapes.
 
     Raises:
         ValueError: there is no such technique, the networks answer for different numbers of classes, or a layer's output
             is not (N, C, H, W).
     """
-    if kind not in (*TECHNIQUES, *CONTROLS):
-        raise ValueError(f"There is no technique {kind!r}; choose among {', '.join((*TECHNIQUES, *CONTROLS))}.")
+    known = tuple(dict.fromkeys((*TECHNIQUES, *TEXT_TECHNIQUES, *CONTROLS)))
+    if kind not in known:
+        raise ValueError(f"There is no technique {kind!r}; choose among {', '.join(known)}.")
     pairs = list(zip(reversed(layers), reversed(guide_layers)))[::-1]
     if kind == "feature":
         pairs = [pairs[len(pairs) // 2]]
-    elif kind != "attention":
+    elif kind not in ("attention", "hidden"):
         pairs = []
-    shapes = _shapes(network, [path for path, _ in pairs], settings.image_size)
-    guide_shapes = _shapes(guide, [path for _, path in pairs], settings.image_size)
+    dimensions = 3 if kind == "hidden" else 4
+    shapes = _shapes(network, [path for path, _ in pairs], sample, dimensions)
+    guide_shapes = _shapes(guide, [path for _, path in pairs], sample, dimensions)
     if shapes[LOGITS] != guide_shapes[LOGITS]:
         raise ValueError(
             f"Student and guide must answer for the same classes; the Student has {shapes[LOGITS][-1]} outputs and the "
@@ -175,13 +212,15 @@ def make(
     if kind == "feature":
         (path, guide_path), *_ = pairs
         return _feature(guide, pairs[0], shapes[path][1], guide_shapes[guide_path][1], settings, seed)
+    if kind == "hidden":
+        (path, guide_path), *_ = pairs
+        return _hidden(guide, pairs, shapes[path][-1], guide_shapes[guide_path][-1], settings, seed)
     return _response(kind, guide, settings)
 
 
 def _response(kind: str, guide: nn.Module, settings: Settings) -> Technique:
-    options = {"temperature": settings.temperature, "alpha": settings.alpha}
-    loss = KDLoss(LOGITS, "output", LOGITS, "output", **options)
-    return Technique(kind, guide, _sum({"response": (loss, 1.0)}), options=options)
+    options = _softened(settings)
+    return Technique(kind, guide, _sum({"response": (_responses(options), 1.0)}), options=options)
 
 
 def _attention(guide: nn.Module, pairs: list[tuple[str, str]], settings: Settings) -> Technique:
@@ -199,20 +238,44 @@ def _attention(guide: nn.Module, pairs: list[tuple[str, str]], settings: Setting
 def _feature(
     guide: nn.Module, pair: tuple[str, str], channels: int, guide_channels: int, settings: Settings, seed: int
 ) -> Technique:
-    path, guide_path = pair
-    loss = SimpleLossWrapper(
-        nn.MSELoss(),
-        input={"is_from_teacher": False, "module_path": path, "io": "output"},
-        target={"is_from_teacher": True, "module_path": guide_path, "io": "output"},
-    )
     connector: Optional[nn.Module] = None
     if channels != guide_channels:
         with own_randomness(seed, "connector"):
             connector = nn.Sequential(
                 nn.Conv2d(channels, guide_channels, 1, bias=False), nn.BatchNorm2d(guide_channels)
             )
-    terms = {"labels": (_labels(), 1.0), "hints": (loss, settings.hint_weight)}
+    terms = {"labels": (_labels(), 1.0), "hints": (_difference(pair), settings.hint_weight)}
     return Technique("feature", guide, _sum(terms), [pair], connector, {"hint_weight": settings.hint_weight})
+
+
+def _hidden(
+    guide: nn.Module, pairs: list[tuple[str, str]], width: int, guide_width: int, settings: Settings, seed: int
+) -> Technique:
+    with own_randomness(seed, "connector"):
+        connector = nn.Linear(width, guide_width)
+    options = _softened(settings)
+    terms: dict[str, tuple[nn.Module, float]] = {"response": (_responses(options), 1.0)}
+    terms |= {f"hidden {i}": (_difference(pair), settings.hidden_weight) for i, pair in enumerate(pairs)}
+    return Technique("hidden", guide, _sum(terms), pairs, connector, {**options, "hidden_weight": settings.hidden_weight})
+
+
+def _softened(settings: Settings) -> dict[str, float]:
+    return {"temperature": settings.temperature, "alpha": settings.alpha}
+
+
+def _responses(options: dict[str, float]) -> KDLoss:
+    """Hinton's loss."""
+    return KDLoss(LOGITS, "output", LOGITS, "output", **options)
+
+
+def _difference(pair: tuple[str, str]) -> SimpleLossWrapper:
+    """The mean squared difference between the features of a pair of layers."""
+    path, guide_path = pair
+    return SimpleLossWrapper(
+        nn.MSELoss(),
+        input={"is_from_teacher": False, "module_path": path, "io": "output"},
+        target={"is_from_teacher": True, "module_path": guide_path, "io": "output"},
+    )
 
 
 def _labels() -> SimpleLossWrapper:
@@ -254,19 +317,20 @@ def _outputs(hooks: ForwardHookManager) -> Seen:
 
 
 @torch.no_grad()
-def _shapes(network: nn.Module, paths: Sequence[str], size: int) -> dict[str, torch.Size]:
-    """Shapes of the outputs of layers and of the network, for a gray image."""
+def _shapes(network: nn.Module, paths: Sequence[str], sample: Inputs, dimensions: int) -> dict[str, torch.Size]:
+    """Shapes of the outputs of layers, which must have so many dimensions, and of the network."""
     device = next(network.parameters()).device
     hooks = ForwardHookManager(device)
     try:
         for path in paths:
             hooks.add_hook(network, path, requires_input=False, requires_output=True)
         with evaluating(network):
-            logits = network(torch.full((1, 3, size, size), 0.5, device=device))
+            logits = answer(network, on_device(sample, device))
         shapes = {path: seen["output"].shape for path, seen in _outputs(hooks).items()}
     finally:
         hooks.clear()
     for path, shape in shapes.items():
-        if len(shape) != 4:
-            raise ValueError(f"Layers must give maps, (N, C, H, W); {path} gives {tuple(shape)}. Name another layer.")
+        if len(shape) != dimensions:
+            expected = "maps, (N, C, H, W)" if dimensions == 4 else "tokens, (N, T, width)"
+            raise ValueError(f"Layers must give {expected}; {path} gives {tuple(shape)}. Name another layer.")
     return {**shapes, LOGITS: logits.shape}

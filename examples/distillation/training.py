@@ -23,12 +23,12 @@ from distillation.files import write_text
 from distillation.learning import Epoch, Learner, TrainingSetup
 from distillation.randomness import own_randomness
 from distillation.settings import Settings
-from distillation.task import DataError, Examples, as_inputs
+from distillation.task import DataError, Examples, answer, as_inputs, on_device
 from distillation.techniques import evaluating
 
 __all__ = ["Epoch", "Trained", "TrainingError", "TrainingSetup", "check_checkpoint", "fit", "is_main_process", "predict"]
 
-DECISIVE = ("batch_size", "optimizer", "learning_rate", "augmentation", "image_size", "weights", "precision")
+DECISIVE = ("batch_size", "optimizer", "augmentation", "image_size", "weights", "precision")
 """Settings that a training cannot change halfway."""
 
 
@@ -139,6 +139,7 @@ def _identity(setup: TrainingSetup) -> dict[str, Any]:
     """Distinguishes this training from others, in numbers and words that a message can show."""
     identity = {key: value for key, value in asdict(setup.settings).items() if key in DECISIVE}
     identity |= {
+        "learning_rate": setup.rate,
         "name": setup.name,
         "seed": setup.seed,
         "epochs": setup.epochs,
@@ -278,7 +279,7 @@ def predict(network: nn.Module, examples: Examples, size: Optional[int] = None, 
     with evaluating(network):
         return torch.cat(
             [
-                network(as_inputs(examples[rows].pixels.to(device), size)).argmax(1).cpu()
+                answer(network, as_inputs(on_device(examples[rows].stored, device), size)).argmax(1).cpu()
                 for rows in torch.arange(len(examples)).split(batch_size)
             ]
         )

@@ -1,8 +1,8 @@
 """Every Python block of README.md and docs/*.md runs.
 
 Blocks of a page run in order, in one namespace and in an empty folder. What a page takes for granted is made here: all
-pages have the names in :func:`everything` (tiny models, 64 images of 32 x 32 in 4 classes); a page that makes one of
-them itself has its own from there on.
+pages have the names in :func:`everything` (tiny models, 64 images of 32 x 32 in 4 classes), and the page on text those of
+``text_models``; a page that makes one of them itself has its own from there on.
 """
 
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import text_models
 import torch
 from models import TinyResNet
 from pages import PAGES, blocks
@@ -75,6 +76,9 @@ def test_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "page", type(sys)("page"))  # classes that a page defines need a module
     namespace = {"__name__": "page", **everything()}
+    if page.name == "text.md":
+        text_models.save_models(tmp_path)
+        namespace |= text_models.everything()
     for block in blocks(page, "python"):
         # The same lines as on the page, so that an error names the right one.
         source = "\n" * (block.line - 1) + block.text

@@ -16,8 +16,9 @@ def main(output: Path) -> None:
     for resume in (False, True):
         network = Small()
         technique = techniques.make(
-            "feature", Small(8, seed=5), network, layers=STAGES, guide_layers=STAGES, settings=options, seed=1
-        )
+            "feature", Small(8, seed=5), network, layers=STAGES, guide_layers=STAGES, settings=options, seed=1,
+            sample=examples(1).inputs(),
+        )  # fmt: skip
         setup = training.TrainingSetup(
             "Student", network, examples(45), examples(31, seed=1), epochs=2, settings=options, seed=1, technique=technique
         )

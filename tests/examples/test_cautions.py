@@ -19,7 +19,7 @@ def record(accuracy: dict[str, float], chance: float = 0.5, held_out: int = 400)
     learned = {name: 0.8 for name in ("Teacher", "Base 1", "Base 2", "Control 1")}
     every = {**learned, "Untrained Teacher": 0.5, "Response 1": 0.85, "Response 2": 0.85, **accuracy}
     fold = {"accuracy": every, "chance": chance, "images": {"held_out": held_out}}
-    return {"plan": {"guides": guides, "groups": groups, "bases": ["Base 1", "Base 2"]}, "folds": [fold]}
+    return {"plan": {"guides": guides, "groups": groups, "bases": ["Base 1", "Base 2"]}, "folds": [fold], "unit": "images"}
 
 
 def test_networks_that_learned_and_students_that_gained_need_no_caution() -> None:

@@ -56,6 +56,16 @@ def test_one_placebo_keeps_its_name_when_there_are_more():
     assert names[0] == [] and names[1] == names[2][:1]
 
 
+def test_placebos_from_random_weights_are_for_pretrained_teachers():
+    plan = technique_plan(replace(QUICK, weights="imagenet", placebos=1, random_placebos=2))
+    assert plan.placebos == ["Placebo Teacher 1"]
+    assert plan.random_placebos == [f"Placebo Teacher from random weights {i}" for i in (1, 2)]
+    starts = {each.name: each.from_random for each in plan.trainings(1)}
+    assert [name for name, from_random in starts.items() if from_random] == plan.random_placebos
+    with pytest.raises(PlanError, match="take --placebos"):
+        technique_plan(replace(QUICK, random_placebos=1))
+
+
 def test_an_assistant_learns_from_the_largest_teacher():
     plan = capacity_plan(replace(QUICK, techniques=("response",)), ("resnet-m", "resnet-xl"), "resnet-l")
     assert [(guide.network, guide.taught_by) for guide in plan.guides] == [

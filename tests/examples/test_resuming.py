@@ -28,8 +28,9 @@ def train(
     technique = None
     if kind is not None:
         technique = techniques.make(
-            kind, Small(8, seed=5), network, layers=STAGES, guide_layers=STAGES, settings=options, seed=1
-        )
+            kind, Small(8, seed=5), network, layers=STAGES, guide_layers=STAGES, settings=options, seed=1,
+            sample=examples(1).inputs(),
+        )  # fmt: skip
     setup = training.TrainingSetup(
         "Student 1",
         network,
@@ -266,8 +267,9 @@ def test_another_guide_or_other_images_are_another_training(tmp_path):
     def fit(resume: bool) -> None:
         network = Small()
         technique = techniques.make(
-            "response", guide, network, layers=STAGES, guide_layers=STAGES, settings=options, seed=1
-        )
+            "response", guide, network, layers=STAGES, guide_layers=STAGES, settings=options, seed=1,
+            sample=examples(1).inputs(),
+        )  # fmt: skip
         setup = training.TrainingSetup(
             "Student 1", network, data, examples(9), epochs=1, settings=options, seed=1, technique=technique
         )

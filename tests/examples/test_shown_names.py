@@ -35,7 +35,7 @@ def test_the_page_shows_names_as_text() -> None:
     fold: dict[str, Any] = {"images": {NAME: 3, "held_out": 3}, "scores": [scores], "chance": 0.5, "accuracy": {NAME: 0.4}}
     plan = {"guides": [], "groups": [{"name": NAME, "students": [NAME], "is_control": True}], "bases": [NAME]}
     parts: dict[str, Any] = dict(settings={}, plan=plan, versions={}, machine={}, seconds={})
-    text = page({"task": NAME, "notes": [NAME], "folds": [fold], **parts}, [table()], [])
+    text = page({"task": NAME, "unit": "images", "notes": [NAME], "folds": [fold], **parts}, [table()], [])
     text.encode("utf-8")
     shown = SHOWN.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     assert text.count(shown) >= 6 and "<b>" not in text and not set("\x1b\u202e") & set(text)

@@ -21,7 +21,7 @@ def images() -> Tensor:
 
 
 def make(kind: str, guide: nn.Module, student: nn.Module, **options) -> techniques.Technique:
-    options = {"layers": STAGES, "guide_layers": STAGES, "settings": SETTINGS, "seed": 1, **options}
+    options = {"layers": STAGES, "guide_layers": STAGES, "settings": SETTINGS, "seed": 1, "sample": images()[:1], **options}
     return techniques.make(kind, guide, student, **options)
 
 

@@ -32,8 +32,9 @@ def fit(output: Path, network: nn.Module, *, name="Base", seed=1, epochs=3, tech
 
 def teaching(kind: str, student: nn.Module, output: Path) -> techniques.Technique:
     return techniques.make(
-        kind, Small(8, seed=5), student, layers=STAGES, guide_layers=STAGES, settings=settings(output), seed=1
-    )
+        kind, Small(8, seed=5), student, layers=STAGES, guide_layers=STAGES, settings=settings(output), seed=1,
+        sample=examples(1).inputs(),
+    )  # fmt: skip
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:

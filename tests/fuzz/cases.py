@@ -351,6 +351,10 @@ CASES: dict[str, Case] = {
         captum_kd.perturb.keep_relevant, captum_kd.perturb.keep_relevant, lambda: dict(inputs=IMAGES, attributions=MAPS),
         _like("inputs"), {"inputs": ("images",)}, draws=True,
     ),
+    "captum_kd.perturb.keep_relevant_tokens": Case(
+        captum_kd.perturb.keep_relevant_tokens, captum_kd.perturb.keep_relevant_tokens,
+        lambda: dict(inputs=torch.arange(12).view(3, 4), attributions=torch.arange(12.0).view(3, 1, 4), mask_token_id=1),
+    ),
     "captum_kd.perturb.noisy_linear_imputation": Case(
         captum_kd.perturb.noisy_linear_imputation, captum_kd.perturb.noisy_linear_imputation,
         lambda: dict(images=IMAGES, keep=MASKS), _like("images"), draws=True,

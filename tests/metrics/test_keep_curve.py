@@ -333,7 +333,7 @@ def spoiled() -> Tensor:
         ({"attributions": (maps(), maps())}, TypeError, "choose one"),
         ({"attributions": {}}, ValueError, "empty mapping"),
         ({"attributions": None}, TypeError, "got NoneType"),
-        ({"shares": (0.0, 0.5)}, ValueError, r"shares\[0\] must be a share of the pixels between 0 and 1, .* got 0.0"),
+        ({"shares": (0.0, 0.5)}, ValueError, r"shares\[0\] must be a share between 0 and 1, .* got 0.0"),
         ({"shares": (0.5, 1.0)}, ValueError, r"shares\[1\] must be a share"),
         ({"shares": (10, 20)}, ValueError, r"shares\[0\] must be a share"),
         ({"shares": (math.nan,)}, ValueError, r"shares\[0\] must be a share"),

@@ -145,7 +145,7 @@ X, MAPS = torch.rand(4, 3, 6, 5, generator=rng()), torch.rand(4, 1, 3, 2, genera
         ({"attributions": MAPS[..., :0]}, ValueError, r"got \(4, 1, 3, 0\)"),
         ({"attributions": torch.where(MAPS == MAPS[2, 0, 1, 1], torch.nan, MAPS)}, ValueError, "non-finite .* in map 2"),
         ({"attributions": MAPS / 0}, ValueError, "attributions has non-finite values .* in map 0"),
-        ({"keep": 0}, ValueError, "keep must be a share of the pixels between 0 and 1, both excluded, got 0"),
+        ({"keep": 0}, ValueError, "keep must be a share between 0 and 1, both excluded, got 0"),
         ({"keep": 1.0}, ValueError, "both excluded, got 1.0"),
         ({"keep": -0.1}, ValueError, "got -0.1"),
         ({"keep": 50}, ValueError, "got 50"),

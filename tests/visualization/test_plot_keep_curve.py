@@ -41,7 +41,7 @@ def test_accuracy_is_drawn_against_the_share_kept():
     for line, expected in zip(axis.lines, curves().values()):
         np.testing.assert_allclose(line.get_xdata(), expected.shares)
         np.testing.assert_allclose(line.get_ydata(), expected.accuracy)
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("pixels kept", "accuracy")
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("share of each input kept", "accuracy")
 
 
 def test_legend_gives_each_area_with_its_standard_error_if_it_has_one():
@@ -67,7 +67,7 @@ def test_accuracy_on_whole_images_is_a_level_line():
     figure = plot_keep_curve(curves(), whole_accuracy=0.93)
     line = figure.axes[0].lines[-1]
     np.testing.assert_allclose(line.get_ydata(), [0.93, 0.93])
-    assert legend(figure)[-1] == "whole images, accuracy 0.930"
+    assert legend(figure)[-1] == "whole inputs, accuracy 0.930"
     assert figure.axes[0].get_ylim()[1] > 0.93
 
 

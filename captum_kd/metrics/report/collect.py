@@ -60,7 +60,7 @@ class FeatureCollector:
             device = device_of(each.of.model)
             given = self._options.forward_args, _inputs_of(each, inputs)
             args, own = (to_device(value, device) for value in given)
-            images = [own] if self._localizer is None else self._localizer.reduce(each, own, labels, args)
+            images = [own] if self._localizer is None else self._localizer.reduce(each, to_device(inputs, device), labels, args)
             # One forward pass is enough for whole images and for one map for all layers.
             extractors = [self._extractors[each.key]] if len(images) == 1 else self._by_layer[each.key]
             found[each.key] = [

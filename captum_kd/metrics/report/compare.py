@@ -103,11 +103,11 @@ def compare_transfer(
                     ``teacher``; 4 or more allow the t test.
         class_embeddings (Tensor, optional): (num_classes, e).
                     Default: None, one-hot. With two classes, all embeddings give the same scores.
-        localize (str, Callable or Localization, optional): Take features on each model's images reduced to their salient
+        localize (str, Callable or Localization, optional): Take features on each model's inputs reduced to their salient
                     part. "gradcam", "hirescam" or a function (model, layer module, inputs, classes) -> maps stand for a
                     :class:`Localization` with its defaults. "unicam" needs ``Localization("unicam", reference=...)``.
-                    Default: None, whole images
-        keep (float, optional): Share of the pixels that are kept, in (0, 1). Needs ``localize``.
+                    Default: None, whole inputs
+        keep (float, optional): Share of the pixels or tokens that are kept, in (0, 1). Needs ``localize``.
         confidence (float, optional): Coverage of intervals, for example 0.95.
                     Default: None, neither intervals nor p-values
         n_permutations (int, optional): Permutations of the labels for p-values; 0 for none.

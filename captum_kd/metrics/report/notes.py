@@ -91,13 +91,13 @@ def cautions(
     found = [
         (
             maps_use_labels,
-            "Images were reduced by maps of their own labels, so the features carry the labels: relevance is above 0 even "
+            "Inputs were reduced by maps of their own labels, so the features carry the labels: relevance is above 0 even "
             "for untrained models and random labels (RS .12 to .47 in a simulation), and has no p-values. "
-            'Pass target="predicted": maps of predictions depend on the image only.',
+            'Pass target="predicted": maps of predictions depend on the input only.',
         ),
         (
             empty_maps,
-            f"{empty_maps} maps are constant and do not rank the pixels, so the upper part of those images was kept. "
+            f"{empty_maps} maps are constant and rank no pixels or tokens, so the first ones of those inputs were kept. "
             "Choose another layer or another explanation.",
         ),
         (n < FEW_INPUTS, f"Only {n} inputs: below {FEW_INPUTS}, scores are mostly noise. A few hundred inputs make them stable."),

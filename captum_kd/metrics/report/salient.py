@@ -1,8 +1,8 @@
-"""Reduction of images to their salient part, for every model of a report.
+"""Reduction of images and texts to their salient part, for every model of a report.
 
-Each model's images are reduced by its own maps: each layer uses its own map (as the authors do), or all layers use the map of
-one layer. Maps of an input's own label carry the label into the reduced images and so into the features, even for an untrained
-model. Maps of the predicted class depend on the image only.
+Each model's inputs are reduced by its own maps: each layer uses its own map (as the authors do), or all layers use the map of
+one layer. Maps of an input's own label carry the label into the reduced inputs and so into the features, even for an untrained
+model. Maps of the predicted class depend on the input only.
 """
 
 from __future__ import annotations
@@ -14,26 +14,28 @@ from torch import Tensor
 
 from captum_kd._models.logits import predicted_classes
 from captum_kd._utils.batches import device_of, to_device
-from captum_kd._utils.inputs import ModelInputs
-from captum_kd._utils.maps import as_maps, image_place
+from captum_kd._utils.inputs import InputsByModel, ModelInputs, as_inputs_by_model, is_ids, with_named_mask
+from captum_kd._utils.maps import mapped_place, maps_of
 from captum_kd.attr import UniCAM
 from captum_kd.attr.grad_cam import layer_gradcams
 from captum_kd.attr.reference_population import ReferencePopulation
 from captum_kd.metrics.report.localization import Localization
-from captum_kd.metrics.report.models import FeatureSet, hints_for
+from captum_kd.metrics.report.models import ComparedModel, FeatureSet, hints_for
 from captum_kd.metrics.report.settings import Settings
+from captum_kd.metrics.scores_table import STUDENT
 from captum_kd.perturb import keep_relevant
 from captum_kd.perturb.imputation import skip_noise
+from captum_kd.perturb.keep_tokens import check_mask_token, keep_tokens, token_mask_of
 
 
 class Localizer:
-    """Reduces images to their salient part.
+    """Reduces images and texts to their salient part.
 
     For each model and layer, one random stream draws the noise, starting from the same seed. An input's noise therefore depends
     on its place in the data. It is the same for all models and does not depend on the batches.
 
     Attributes:
-        empty (int): number of constant maps so far, which do not rank the pixels.
+        empty (int): number of constant maps so far, which do not rank the pixels or tokens.
 
     Raises:
         ValueError: ``layer`` of the localization is none of the labels.
@@ -61,33 +63,54 @@ class Localizer:
         self._seed = (self._seed + rank * 2**40) % 2**63
 
     def reduce(
-        self, features: FeatureSet, inputs: ModelInputs, labels: Optional[Tensor], args: tuple[Any, ...]
+        self, features: FeatureSet, of_models: InputsByModel, labels: Optional[Tensor], args: tuple[Any, ...]
     ) -> list[ModelInputs]:
-        """The next batch with its images reduced for a set of features: one tuple for all layers, or one for each.
+        """The next batch with its inputs reduced for a set of features: one tuple for all layers, or one for each.
 
-        Raises a TypeError or ValueError for inputs without an image or with several, and for invalid maps.
+        Raises a TypeError or ValueError for inputs without images and ids or with several images, and for invalid maps.
         """
-        at = image_place(inputs, "localize needs")
-        images = inputs[at]
-        size = (images.shape[2], images.shape[3])
+        inputs = _inputs_of(features.of, of_models)
+        at = mapped_place(inputs, "localize needs")
+        is_text = is_ids(inputs[at])
+        if is_text:
+            inputs = with_named_mask(features.of.model, inputs, args)
+            check_mask_token(inputs, at, self._mask_token(features.of))
         classes = labels if self._localize.target == "label" else None
-        reduced = []
-        for place, values in zip(self._places, self._maps(features, inputs, classes, args)):
-            checked = as_maps(values, f"The map of localize at {features.of.layers[place]}", len(images), size)
-            flat = checked.flatten(1)
-            self.empty += int((flat.amax(1) == flat.amin(1)).sum())
-            image = keep_relevant(
-                images,
-                checked.to(images.device),
-                keep=self._settings.keep,
-                noise=self._localize.noise,
-                generator=self._stream(features.key, place, images),
-            )
-            reduced.append(inputs.with_values((*inputs[:at], image, *inputs[at + 1 :])))
-        return reduced
+        maps = self._maps(features, inputs, of_models, classes, args)
+        reduce = self._reduce_text if is_text else self._reduce_images
+        return [reduce(features, inputs, at, place, values) for place, values in zip(self._places, maps)]
+
+    def _reduce_images(self, features: FeatureSet, inputs: ModelInputs, at: int, place: int, values: Any) -> ModelInputs:
+        images = inputs[at]
+        maps = maps_of(values, _named(features, place), images)
+        flat = maps.flatten(1)
+        self.empty += int((flat.amax(1) == flat.amin(1)).sum())
+        stream = self._stream(features.key, place, images)
+        image = keep_relevant(images, maps, keep=self._settings.keep, noise=self._localize.noise, generator=stream)
+        return inputs.with_value(at, image)
+
+    def _reduce_text(self, features: FeatureSet, inputs: ModelInputs, at: int, place: int, values: Any) -> ModelInputs:
+        tokens = token_mask_of(inputs, at)
+        prefix = self._settings.model_options.hints.prefix_tokens or 0
+        if prefix and isinstance(values, Tensor) and values.dim() == 3 and values.shape[2] == tokens.shape[1] - prefix:
+            # Maps do not cover prefix tokens, which are kept.
+            values = torch.nn.functional.pad(values, (prefix, 0))
+            tokens = tokens & (torch.arange(tokens.shape[1], device=tokens.device) >= prefix)
+        maps = maps_of(values, _named(features, place), inputs[at])
+        high, low = (maps[:, 0].masked_fill(~tokens, end) for end in (-torch.inf, torch.inf))
+        self.empty += int(((high.amax(1) == low.amin(1)) & (tokens.sum(1) > 1)).sum())
+        return keep_tokens(inputs.with_mask(tokens), at, maps, self._settings.keep, self._mask_token(features.of))
+
+    def _mask_token(self, model: ComparedModel) -> Optional[int]:
+        return self._localize.mask_token_of(model.name, *model.roles)
 
     def _maps(
-        self, features: FeatureSet, inputs: ModelInputs, classes: Optional[Tensor], args: tuple[Any, ...]
+        self,
+        features: FeatureSet,
+        inputs: ModelInputs,
+        of_models: InputsByModel,
+        classes: Optional[Tensor],
+        args: tuple[Any, ...],
     ) -> list[Tensor]:
         """One tensor of maps for each layer, of the predicted classes if ``classes`` is None."""
         method, options = self._localize.method, self._settings.model_options
@@ -112,11 +135,12 @@ class Localizer:
         if classes is None:
             classes = predicted_classes(model, inputs, args, model=name, output_transform=output_transform)
         if callable(method):
-            alone, classes = inputs[0] if len(inputs) == 1 else inputs, classes.to(inputs[0].device)
+            alone, classes = inputs.as_given(), classes.to(inputs[0].device)
             return [method(model, layer.module, alone, classes) for layer in layers]
         unicam, population = self._unicam(features, args)
         n_steps = self._localize.n_steps
-        maps: list[Tensor] = unicam.attribute(inputs, classes, args, at_input, reference=population, n_steps=n_steps)
+        of_pair: Any = _inputs_of_pair(features, of_models)
+        maps: list[Tensor] = unicam.attribute(of_pair, classes, args, at_input, reference=population, n_steps=n_steps)
         return maps
 
     def _unicam(self, features: FeatureSet, args: tuple[Any, ...]) -> tuple[UniCAM, ReferencePopulation]:
@@ -145,7 +169,9 @@ class Localizer:
         )
         unicam._warns_of_modes = False
         inputs, labels = self._localize.reference
-        values = to_device(inputs, device_of(features.of.model))
+        mask = None if options.token_mask is None else options.token_mask(inputs)
+        of_models = as_inputs_by_model(inputs, "reference[0]", mask)
+        values = to_device(_inputs_of_pair(features, of_models), device_of(features.of.model))
         at_input = options.attribute_to_layer_input
         population = unicam.reference(values, labels, args, at_input, internal_batch_size=64)
         self._unicams[key] = unicam, population
@@ -162,3 +188,17 @@ class Localizer:
             stream.set_state(self._begun)  # all streams start alike, so the noise is skipped only once
             self._streams[key, place] = stream
         return self._streams[key, place]
+
+
+def _named(features: FeatureSet, place: int) -> str:
+    return f"The map of localize at {features.of.layers[place]}"
+
+
+def _inputs_of(model: ComparedModel, of_models: InputsByModel) -> ModelInputs:
+    return of_models.of(model.name, *model.roles)
+
+
+def _inputs_of_pair(features: FeatureSet, of_models: InputsByModel) -> InputsByModel:
+    """The inputs of a Student and its Base by role, of which either may be the explained model."""
+    models = {each.role: _inputs_of(each, of_models) for each in features if each is not None}
+    return InputsByModel(models.pop(STUDENT), models)

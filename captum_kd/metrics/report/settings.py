@@ -277,6 +277,7 @@ class Settings:
             "n_steps": None if localize is None else localize.n_steps,
             "keep": None if localize is None else self.keep,
             "noise": None if localize is None else localize.noise,
+            "mask_token_id": None if localize is None else localize.mask_tokens,
             "confidence": self.confidence,
             "n_permutations": self.n_permutations if is_tested else None,
             "seed": self.seed,
