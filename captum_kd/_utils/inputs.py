@@ -63,6 +63,14 @@ class ModelInputs(tuple[Any, ...]):
     def with_value(self, place: int, value: Any) -> ModelInputs:
         return self.with_values((*self[:place], value, *self[place + 1 :]))
 
+    def has_tokens_of(self, other: ModelInputs) -> bool:
+        """Whether the same positions are tokens, as far as masks and ids tell."""
+        masks = self.token_mask, other.token_mask
+        if masks[0] is not None and masks[1] is not None:
+            return torch.equal(masks[0], masks[1].to(masks[0].device))
+        lengths = {each.shape[1] for inputs in (self, other) for each in (inputs.token_mask, *inputs) if is_ids(each)}
+        return len(lengths) < 2
+
     def with_values(self, values: Iterable[Any]) -> ModelInputs:
         return ModelInputs(values, self.names, self.token_mask)
 

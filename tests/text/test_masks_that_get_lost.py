@@ -167,9 +167,11 @@ def test_images_with_integers_beside_them_are_no_text():
 
 def test_prefix_tokens_are_refused_for_padding_in_front():
     left = {name: value.flip(1) for name, value in X.items()}
-    for inputs in (left, {**X, "special_tokens_mask": (IDS == 1).long()}):
-        with pytest.raises(ValueError, match=r"prefix_tokens=1 counts from the first position, .* pass special_tokens_mask"):
-            UniCAM(STUDENT, LAYER, BASE, prefix_tokens=1).attribute(inputs, Y)
+    unicam = UniCAM(STUDENT, LAYER, BASE, prefix_tokens=1)
+    with pytest.raises(ValueError, match=r"prefix_tokens=1 counts from the first position, .* pass special_tokens_mask"):
+        unicam.attribute(left, Y)
+    both = unicam.attribute({**X, "special_tokens_mask": (IDS == 1).long()}, Y)
+    torch.testing.assert_close(both, unicam.attribute(X, Y), rtol=0, atol=0)
 
 
 def test_sensitivity_of_token_maps():
@@ -194,3 +196,43 @@ def test_sensitivity_of_token_maps():
     torch.testing.assert_close(by_argument, expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(TypeError, match="got a mapping. Pass the ids as inputs"):
         sensitivity_max(unicam.attribute, X, other_word, **common)
+
+
+# --------------------------------------------------------------------------- positions that do not correspond
+
+
+def test_maps_of_other_tokens_have_no_net():
+    unicam = UniCAM(STUDENT, LAYER, BASE)
+    same = {name: value.clone() for name, value in X.items()}
+    both = unicam.attribute_transfer({"student": X, "base": same}, Y, n_steps=4)
+    torch.testing.assert_close(both.net, unicam.attribute_transfer(X, Y, n_steps=4).net, rtol=0, atol=0)
+    for other in (sentences(N, longest=13, seed=5), sentences(N, seed=5), sentences(N, padded_to=14)):
+        maps = unicam.attribute_transfer({"student": X, "base": other}, Y, n_steps=4)
+        assert not maps.has_net and maps.residual.shape[2] == other["input_ids"].shape[1]
+        with pytest.raises(ValueError, match="Student and Base get other tokens"):
+            maps.net
+    ids = {"student": IDS[:, :5], "base": IDS}
+    assert not unicam.attribute_transfer(ids, Y, n_steps=4).has_net
+
+
+class Headed(Encoder):
+    """Its last layer splits the width into heads, (N, T, heads, d)."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.heads = nn.Unflatten(2, (4, 4))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        embedded = self.words(input_ids).cumsum(1)
+        return self.heads(embedded).mean((1, 2))
+
+
+def test_padding_in_outputs_of_four_axes_is_refused():
+    unicam = UniCAM(Headed(1), "heads", Headed(2))
+    words = r"gives shape \(12, 10, 4, 4\), in which no axis is known to hold the 10 tokens .*torch\.ones_like\(mask\)"
+    for call in (unicam.attribute, unicam.reference):
+        with pytest.raises(ValueError, match=words):
+            call(X, Y)
+    whole = {**X, "attention_mask": torch.ones_like(MASK)}
+    expected = unicam.attribute(whole, Y)
+    torch.testing.assert_close(unicam.attribute(X, Y, token_mask=torch.ones_like(MASK)), expected)
