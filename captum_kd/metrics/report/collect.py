@@ -13,7 +13,7 @@ from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.layer_activations import Layouts
 from captum_kd._models.layer_names import LayerPair
 from captum_kd._utils.batches import batches_of, device_of, to_device, unpack_batch
-from captum_kd._utils.inputs import InputsByModel, ModelInputs, with_named_mask
+from captum_kd._utils.inputs import ROLES, InputsByModel, ModelInputs, with_named_mask
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.text import name_of
 from captum_kd.distance.sources import TensorFeatures
@@ -51,6 +51,7 @@ class FeatureCollector:
         # Layouts are kept, since they cannot always be inferred from a last batch of one input.
         self._layouts: dict[tuple[str, tuple[LayerPair, ...]], Layouts] = {}
         self.transform: Optional[str] = None
+        self.names = [*ROLES, *(each.of.name for each in sets)]
 
     def features(self, inputs: InputsByModel, labels: Optional[Tensor]) -> dict[str, list[TensorFeatures]]:
         """The features (N, d) of a batch: one tensor for each layer, by the set's key."""
@@ -123,6 +124,7 @@ def read_data(
                 f"The data hold the label {int(labels.max())}, but class_embeddings has rows for the labels 0 to "
                 f"{len(table) - 1} only. Pass one row for each class."
             )
+        inputs.check_names(collector.names, "The inputs of a batch")
         duplicates.add(inputs.student)
         if sample is None:
             aggregator.add(collector.features(inputs, labels), labels)
