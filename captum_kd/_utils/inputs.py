@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, Callable, Iterable, NamedTuple, Optional, Union
+from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ LABEL_KEYS = ("labels", "label")
 ATTENTION_MASK = "attention_mask"
 SPECIAL_TOKENS_MASK = "special_tokens_mask"
 STUDENT_KEY = "student"
+ROLES = (STUDENT_KEY, "base", "teacher")
 
 Rows = Union[slice, Tensor]
 Inputs = Union[Tensor, tuple[Tensor, ...], Mapping[str, Any]]
@@ -91,6 +92,16 @@ class InputsByModel(NamedTuple):
         """The inputs of a model with these names, the most specific one first."""
         return next((self.own[name] for name in names if name in self.own), self.student)
 
+    def check_models(self, names: Iterable[str]) -> None:
+        """Raises a ValueError for the inputs of a model that does not exist, whose place the Student's would take."""
+        known = sorted({STUDENT_KEY, *names})
+        unknown = [name for name in self.own if name not in known]
+        if unknown:
+            raise ValueError(
+                f"The inputs by model have the key {unknown[0]!r}, but the models are {', '.join(map(repr, known))}. Rename the "
+                "key, or leave it out."
+            )
+
 
 def rows_of(value: Any, part: Rows, n: int) -> Any:
     """Rows of a tensor that has one for each of n examples; everything else as it is."""
@@ -137,14 +148,17 @@ def as_inputs(inputs: Any, argument: str = "inputs", token_mask: Any = None) -> 
     return found
 
 
-def as_inputs_by_model(inputs: Any, argument: str = "inputs", token_mask: Any = None) -> InputsByModel:
+def as_inputs_by_model(
+    inputs: Any, argument: str = "inputs", token_mask: Any = None, models: Optional[Sequence[str]] = ROLES
+) -> InputsByModel:
     """Checked inputs of several models: as for :func:`as_inputs`, or a mapping of such inputs by role or name.
 
     Such a mapping has the key "student". Models without inputs of their own get those of the Student. ``token_mask`` may then be
-    such a mapping too; a single mask holds for the Student and for models without inputs of their own.
+    such a mapping too; a single mask holds for the Student and for models without inputs of their own. ``models`` are the names
+    that there may be, None for any.
 
     Raises:
-        ValueError, TypeError: as :func:`as_inputs`; numbers of rows that differ between models.
+        ValueError, TypeError: as :func:`as_inputs`; numbers of rows that differ between models, names of other models.
     """
     if isinstance(inputs, InputsByModel):
         return inputs
@@ -159,7 +173,10 @@ def as_inputs_by_model(inputs: Any, argument: str = "inputs", token_mask: Any = 
     rows = {name: len(each[0]) for name, each in found.items()}
     if len(set(rows.values())) > 1:
         raise ValueError(f"The models in {argument} have {rows} rows; all must describe the same examples.")
-    return InputsByModel(found.pop(STUDENT_KEY), found)
+    values = InputsByModel(found.pop(STUDENT_KEY), found)
+    if models is not None:
+        values.check_models(models)
+    return values
 
 
 def is_by_model(inputs: Any) -> bool:
@@ -205,7 +222,8 @@ def _from_mapping(inputs: Mapping[Any, Any], argument: str) -> ModelInputs:
             )
     tensors = [value for value in named.values() if isinstance(value, Tensor) and value.dim() > 0]
     if not tensors:
-        raise ValueError(f"{argument} has the keys {sorted(map(str, inputs))} and no tensors (N, ...) among them.")
+        way_out = f" Inputs by model need the key {STUDENT_KEY!r}." if set(inputs) & set(ROLES) else ""
+        raise ValueError(f"{argument} has the keys {sorted(map(str, inputs))} and no tensors (N, ...) among them.{way_out}")
     # The first value counts the examples.
     ordered = dict(sorted(named.items(), key=lambda item: not (isinstance(item[1], Tensor) and item[1].dim() > 0)))
     n, mask, special = len(tensors[0]), named.get(ATTENTION_MASK), inputs.get(SPECIAL_TOKENS_MASK)

@@ -10,7 +10,7 @@ from torch import Tensor
 from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.layer_activations import LayerActivations, Layouts
 from captum_kd._utils.arguments import Target, as_forward_args, as_grad_kwargs, as_labels, check_batch_size
-from captum_kd._utils.inputs import Inputs, InputsByModel, ModelInputs, as_inputs_by_model
+from captum_kd._utils.inputs import Inputs, InputsByModel, ModelInputs, as_inputs_by_model, is_ids
 from captum_kd._utils.tensors import is_finite
 from captum_kd._utils.validation import check_bool, check_dense, check_int, check_untransformed, short_repr
 from captum_kd._utils.warnings import warn_user
@@ -70,6 +70,14 @@ class CheckedCall(NamedTuple):
     def inputs(self) -> ModelInputs:
         """The Student's inputs."""
         return self.of_models.student
+
+    @property
+    def has_same_tokens(self) -> bool:
+        """Whether Student and Base get the same ids; True without ids."""
+        own, of_base = (next(filter(is_ids, each), None) for each in (self.inputs, self.of_models.of("base")))
+        if own is None or of_base is None:
+            return own is of_base
+        return own.shape == of_base.shape and torch.equal(own, of_base.to(own.device))
 
     def observe(
         self, extractor: FeatureExtractor, role: str, *, features_only: bool = False, known: Optional[Layouts] = None

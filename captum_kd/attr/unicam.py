@@ -382,7 +382,7 @@ class UniCAM(LayerAttribution):
             TransferAttributions(first, others if has_several else others[0]) for first, *others in zip(*found)
         )
         if n_steps is not None:
-            maps = maps._with_unit(has_several, **map_settings)
+            maps = maps._with_unit(has_several, has_same_tokens=batch.has_same_tokens, **map_settings)
         return (maps, tuple(deltas)) if return_convergence_delta else maps
 
     def reference(

@@ -95,10 +95,10 @@ for name, networks in (("Teacher", [teacher]), ("Students", kd), ("Bases", alone
 
 # %%
 # A transformer's attention spreads what a word says over the whole sentence, so a map of its last block says little about words.
-# We name the layer of word embeddings, and measure features in the last block. The net map shows what the
-# Student has and the Base lacks. Its null is the net map of two Bases. All four maps share one scale, which has no
-# unit: features are measured behind the layer of the maps, so the values do not add up to a gain of the objective. In a single sentence
-# the null may be as strong as the net map.
+# We name the layer of word embeddings, and measure features in the last block. The net map shows what the Student has and the
+# Base lacks. Its null is the net map of two Bases. All four maps share one scale. It has no unit: features are measured behind
+# the layer of the maps, so the values do not add up to a gain of the objective. In a single sentence the null may be as strong
+# as the net map.
 
 
 def transfer(network: nn.Module, other: nn.Module, layer: str = "words") -> TransferAttributions:

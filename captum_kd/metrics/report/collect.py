@@ -13,7 +13,7 @@ from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.layer_activations import Layouts
 from captum_kd._models.layer_names import LayerPair
 from captum_kd._utils.batches import batches_of, device_of, to_device, unpack_batch
-from captum_kd._utils.inputs import InputsByModel, ModelInputs, with_named_mask
+from captum_kd._utils.inputs import ROLES, InputsByModel, ModelInputs, with_named_mask
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.text import name_of
 from captum_kd.distance.sources import TensorFeatures
@@ -54,6 +54,7 @@ class FeatureCollector:
 
     def features(self, inputs: InputsByModel, labels: Optional[Tensor]) -> dict[str, list[TensorFeatures]]:
         """The features (N, d) of a batch: one tensor for each layer, by the set's key."""
+        inputs.check_models((*ROLES, *(each.of.name for each in self._sets)))
         found: dict[str, list[TensorFeatures]] = {}
         for each in self._sets:
             device = device_of(each.of.model)

@@ -133,7 +133,7 @@ def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[Any, Tensor]:
         )
     if not isinstance(reference, (tuple, list)) or len(reference) != 2:
         raise TypeError(f"reference must be a pair (inputs, labels), got {short_repr(reference)}.")
-    inputs = as_inputs_by_model(reference[0], "reference[0]")
+    inputs = as_inputs_by_model(reference[0], "reference[0]", models=None)
     labels = as_labels(reference[1], len(inputs.student[0]), "reference[1]")
     if labels is None:
         raise TypeError("reference must hold labels, got (inputs, None).")
