@@ -204,12 +204,13 @@ class FeatureExtractor:
                 of_layers = {module: (shapes, layouts[0][module]) for module, shapes in _shapes(captured[0]).items()}
                 self._found[key] = _Found(of_layers, allows_end)
         mask, names = batch.inputs.token_mask, {layer.module: str(layer) for layer in layers}
-        outputs, start = [], 0
+        beside_images, outputs, start = image_size_of(batch.inputs) is not None, [], 0
         for device, of_device in zip(captured, layouts):
             module, first = next(iter(device.items()))
             stop = start + (*of_device[module], Layout())[0].rows(first.tensors[0])
             own = None if mask is None else mask[start:stop]
-            outputs.append({m: LayerOutput.of(each.tensors, of_device[m], own, names[m]) for m, each in device.items()})
+            output_of = functools.partial(LayerOutput.of, token_mask=own, beside_images=beside_images)
+            outputs.append({m: output_of(each.tensors, of_device[m], where=names[m]) for m, each in device.items()})
             start = stop
         return outputs
 

@@ -124,7 +124,7 @@ def _call(forward_func: Callable[..., Any], inputs: tuple[Any, ...], args: tuple
     """Calls a model with copies of its inputs, by name if these have names."""
     if not isinstance(inputs, ModelInputs) or inputs.names is None:
         return forward_func(*_copies((*inputs, *args)))
-    check_names(forward_func, inputs)
+    check_names(forward_func, inputs, args)
     return forward_func(*_copies(args), **dict(zip(inputs.names, _copies(inputs))))
 
 

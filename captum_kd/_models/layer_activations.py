@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence, Union
 
@@ -28,10 +29,17 @@ class LayerOutput(NamedTuple):
 
     @classmethod
     def of(
-        cls, tensors: tuple[Tensor, ...], layouts: tuple[Layout, ...], token_mask: Optional[Tensor], where: str
+        cls,
+        tensors: tuple[Tensor, ...],
+        layouts: tuple[Layout, ...],
+        token_mask: Optional[Tensor],
+        where: str,
+        *,
+        beside_images: bool,
     ) -> LayerOutput:
         """``token_mask`` (N, T) is that of the model's inputs; an error names the layer as ``where``."""
-        masks = tuple(layout.mask_of(tensor, token_mask, where) for tensor, layout in zip(tensors, layouts))
+        mask_of = functools.partial(Layout.mask_of, token_mask=token_mask, where=where, beside_images=beside_images)
+        masks = tuple(map(mask_of, layouts, tensors))
         return cls(tensors, layouts, masks or (None,) * len(tensors), tuple(tensor.dtype for tensor in tensors))
 
     def recordable(self) -> LayerOutput:

@@ -98,14 +98,26 @@ class Layout(NamedTuple):
             return tokens.reshape(tokens.shape[:2] + self.grid)
         return output[:, self.prefix_tokens :].movedim(-1, 1) if self.channels_last else output
 
-    def mask_of(self, output: Tensor, token_mask: Optional[Tensor], where: str) -> Optional[Tensor]:
+    def mask_of(
+        self, output: Tensor, token_mask: Optional[Tensor], where: str, *, beside_images: bool
+    ) -> Optional[Tensor]:
         """The mask (N, L) of the positions of :meth:`to_channels_first`; None for outputs without tokens.
 
+        Outputs of more than three axes are those of images, if the model gets images too.
+
         Raises:
-            ValueError: a mask with another number of tokens than the output, some of which it leaves out.
+            ValueError: a mask with another number of tokens than the output, some of which it leaves out; padding in outputs of
+                more than three axes; padding in front of prefix tokens.
         """
-        if token_mask is None or self.grid is not None or output.dim() != 3:
+        if token_mask is None or self.grid is not None or output.dim() < 3:
             return None
+        if output.dim() > 3:
+            if beside_images or bool(token_mask.all()):
+                return None
+            raise ValueError(
+                f"{where} gives shape {tuple(output.shape)}, in which no axis is known to hold the {token_mask.shape[1]} tokens "
+                "of the token mask. Choose a layer that gives (N, T, C), or pass token_mask=torch.ones_like(mask) to count it."
+            )
         tokens = self.prefix_tokens + self.to_channels_first(output).shape[2]
         if token_mask.shape[1] != tokens:
             if bool(token_mask.all()):
@@ -113,6 +125,12 @@ class Layout(NamedTuple):
             raise ValueError(
                 f"{where} gives {tokens} tokens (shape {tuple(output.shape)}), but the token mask has {token_mask.shape[1]}. "
                 f"Pass token_mask=, (N, {tokens}) with True for the tokens of this layer that count, or choose another layer."
+            )
+        in_front = token_mask[:, : self.prefix_tokens]
+        if bool((in_front != in_front[:1]).any()):
+            raise ValueError(
+                f"prefix_tokens={self.prefix_tokens} counts from the first position, which is padding in some inputs and none in "
+                "others. Leave out prefix_tokens and pass special_tokens_mask, or token_mask= with False for these tokens."
             )
         mask = token_mask[:, self.prefix_tokens :].to(output.device)
         empty = ~mask.any(1)

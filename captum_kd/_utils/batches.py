@@ -69,7 +69,7 @@ def unpack_batch(
         )
     inputs = tuple(inputs) if isinstance(inputs, list) else inputs
     mask = None if token_mask is None else token_mask(inputs)
-    values = as_inputs_by_model(inputs, "The inputs of a batch", mask, models=None)
+    values = as_inputs_by_model(inputs, "The inputs of a batch", mask)
     if labeled:
         return Batch(values, (_token_labels if by_token else _labels)(labels, len(values.student[0])))
     if labels is not None:

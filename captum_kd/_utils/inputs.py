@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
-from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Iterable, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor, nn
 
 from captum_kd._utils.validation import check_dense, check_untransformed, short_repr
+from captum_kd._utils.warnings import warn_user
 
 LABEL_KEYS = ("labels", "label")
 ATTENTION_MASK = "attention_mask"
@@ -61,6 +63,14 @@ class ModelInputs(tuple[Any, ...]):
     def with_value(self, place: int, value: Any) -> ModelInputs:
         return self.with_values((*self[:place], value, *self[place + 1 :]))
 
+    def has_tokens_of(self, other: ModelInputs) -> bool:
+        """Whether the same positions are tokens, as far as masks and ids tell."""
+        masks = self.token_mask, other.token_mask
+        if masks[0] is not None and masks[1] is not None:
+            return torch.equal(masks[0], masks[1].to(masks[0].device))
+        lengths = {each.shape[1] for inputs in (self, other) for each in (inputs.token_mask, *inputs) if is_ids(each)}
+        return len(lengths) < 2
+
     def with_values(self, values: Iterable[Any]) -> ModelInputs:
         return ModelInputs(values, self.names, self.token_mask)
 
@@ -92,15 +102,15 @@ class InputsByModel(NamedTuple):
         """The inputs of a model with these names, the most specific one first."""
         return next((self.own[name] for name in names if name in self.own), self.student)
 
-    def check_models(self, names: Iterable[str]) -> None:
-        """Raises a ValueError for the inputs of a model that does not exist, whose place the Student's would take."""
-        known = sorted({STUDENT_KEY, *names})
-        unknown = [name for name in self.own if name not in known]
-        if unknown:
-            raise ValueError(
-                f"The inputs by model have the key {unknown[0]!r}, but the models are {', '.join(map(repr, known))}. Rename the "
-                "key, or leave it out."
-            )
+    def check_names(self, known: Iterable[str], argument: str = "inputs") -> None:
+        """Raises a ValueError for inputs of a model that does not exist."""
+        known = list(dict.fromkeys(known))
+        for name in self.own:
+            if name not in known:
+                raise ValueError(
+                    f"{argument} has inputs of {name!r}, but the models are {', '.join(map(repr, known))}. Rename the key, or "
+                    "leave it out: models without inputs of their own get those of the Student."
+                )
 
 
 def rows_of(value: Any, part: Rows, n: int) -> Any:
@@ -148,35 +158,28 @@ def as_inputs(inputs: Any, argument: str = "inputs", token_mask: Any = None) -> 
     return found
 
 
-def as_inputs_by_model(
-    inputs: Any, argument: str = "inputs", token_mask: Any = None, models: Optional[Sequence[str]] = ROLES
-) -> InputsByModel:
+def as_inputs_by_model(inputs: Any, argument: str = "inputs", token_mask: Any = None) -> InputsByModel:
     """Checked inputs of several models: as for :func:`as_inputs`, or a mapping of such inputs by role or name.
 
-    Such a mapping has the key "student". Models without inputs of their own get those of the Student. ``token_mask`` may then be
-    such a mapping too; a single mask holds for the Student and for models without inputs of their own. ``models`` are the names
-    that there may be, None for any.
+    Such a mapping has the key "student". Models without inputs of their own get those of the Student. ``token_mask`` may be such
+    a mapping too; a single mask holds for the Student and for models without inputs of their own.
 
     Raises:
-        ValueError, TypeError: as :func:`as_inputs`; numbers of rows that differ between models, names of other models.
+        ValueError, TypeError: as :func:`as_inputs`; numbers of rows that differ between models.
     """
     if isinstance(inputs, InputsByModel):
         return inputs
     masks = token_mask if isinstance(token_mask, Mapping) else {STUDENT_KEY: token_mask}
-    if not is_by_model(inputs):
-        return InputsByModel(as_inputs(inputs, argument, masks.get(STUDENT_KEY)), {})
-    found = {
-        name: as_inputs(each, f"{argument}[{name!r}]", masks.get(name))
-        for name, each in inputs.items()
-        if name not in LABEL_KEYS
-    }
+    if is_by_model(inputs):
+        given = {name: (each, f"{argument}[{name!r}]") for name, each in inputs.items() if name not in LABEL_KEYS}
+    else:
+        given = {STUDENT_KEY: (inputs, argument)}
+    shared = {name: given[STUDENT_KEY] for name in masks if name not in given}
+    found = {name: as_inputs(*each, masks.get(name)) for name, each in {**given, **shared}.items()}
     rows = {name: len(each[0]) for name, each in found.items()}
     if len(set(rows.values())) > 1:
         raise ValueError(f"The models in {argument} have {rows} rows; all must describe the same examples.")
-    values = InputsByModel(found.pop(STUDENT_KEY), found)
-    if models is not None:
-        values.check_models(models)
-    return values
+    return InputsByModel(found.pop(STUDENT_KEY), found)
 
 
 def is_by_model(inputs: Any) -> bool:
@@ -222,8 +225,11 @@ def _from_mapping(inputs: Mapping[Any, Any], argument: str) -> ModelInputs:
             )
     tensors = [value for value in named.values() if isinstance(value, Tensor) and value.dim() > 0]
     if not tensors:
-        way_out = f" Inputs by model need the key {STUDENT_KEY!r}." if set(inputs) & set(ROLES) else ""
-        raise ValueError(f"{argument} has the keys {sorted(map(str, inputs))} and no tensors (N, ...) among them.{way_out}")
+        by_model = " Inputs by model need those of 'student'." * any(isinstance(each, Mapping) for each in named.values())
+        raise ValueError(
+            f"{argument} has the keys {sorted(map(str, inputs))} and no tensors (N, ...) among them; pass tensors by the names "
+            f"of the model's arguments.{by_model}"
+        )
     # The first value counts the examples.
     ordered = dict(sorted(named.items(), key=lambda item: not (isinstance(item[1], Tensor) and item[1].dim() > 0)))
     n, mask, special = len(tensors[0]), named.get(ATTENTION_MASK), inputs.get(SPECIAL_TOKENS_MASK)
@@ -253,7 +259,8 @@ def _check_rows(inputs: ModelInputs, argument: str) -> None:
         rows[name] = value.shape[0]
     if len(set(rows.values())) > 1:
         found = list(rows.values()) if inputs.names is None else rows
-        raise ValueError(f"The tensors in {argument} have {found} rows; all must describe the same examples.")
+        shared = " Expand a tensor that holds for all examples: value.expand(N, -1)." * (1 in rows.values())
+        raise ValueError(f"The tensors in {argument} have {found} rows; all must describe the same examples.{shared}")
 
 
 def with_named_mask(forward_func: Callable[..., Any], inputs: ModelInputs, args: tuple[Any, ...]) -> ModelInputs:
@@ -268,9 +275,13 @@ def with_named_mask(forward_func: Callable[..., Any], inputs: ModelInputs, args:
         mask = dict(zip(inputs.names, inputs)).get(ATTENTION_MASK)
     else:
         try:
-            mask = signature_of(forward_func).bind(*inputs, *args).arguments.get(ATTENTION_MASK)
+            bound = signature_of(forward_func).bind(*inputs, *args)
         except (TypeError, ValueError):  # the call itself raises a better error
             return inputs
+        bound.apply_defaults()  # a partial holds its mask there
+        mask = bound.arguments.get(ATTENTION_MASK)
+        if mask is None:
+            _warn_of_unnamed_mask((*inputs, *args))
     if not isinstance(mask, Tensor):
         return inputs
     if mask.dim() != 2:
@@ -281,25 +292,57 @@ def with_named_mask(forward_func: Callable[..., Any], inputs: ModelInputs, args:
     return inputs.with_mask(as_token_mask(mask, len(inputs[0]), ATTENTION_MASK))
 
 
+def _warn_of_unnamed_mask(values: tuple[Any, ...]) -> None:
+    """Warns if a value looks like a mask of sentences that are padded at their end."""
+    for place, value in enumerate(values):
+        others = [each for each in (*values[:place], *values[place + 1 :]) if isinstance(each, Tensor)]
+        if not is_ids(value) or all(each.shape[:2] != value.shape for each in others):
+            continue
+        kept = value != 0
+        is_mask = kept[:, 0].all() & (kept == value).all() & ~kept.all() & (kept[:, 1:] <= kept[:, :-1]).all()
+        if bool(is_mask):
+            warn_user(
+                f"An input of shape {tuple(value.shape)} holds ones followed by zeros, as masks of padded sentences do. It is "
+                f"not called {ATTENTION_MASK}, so padding counts as tokens. If it is a mask, pass it as token_mask= too."
+            )
+
+
 def signature_of(forward_func: Callable[..., Any]) -> inspect.Signature:
     """The arguments of a model's forward method, or of a function."""
-    return inspect.signature(forward_func.forward if isinstance(forward_func, nn.Module) else forward_func)
+    return inspect.signature(_unwrapped(forward_func))
 
 
-def check_names(forward_func: Callable[..., Any], inputs: ModelInputs) -> None:
-    """Raises a ValueError for a mapping with keys that are no arguments of the model."""
+def _unwrapped(forward_func: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with the names of the arguments, inside of compiling and data-parallel wrappers and partials."""
+    if isinstance(forward_func, functools.partial):
+        return functools.partial(_unwrapped(forward_func.func), *forward_func.args, **forward_func.keywords)
+    if not isinstance(forward_func, nn.Module):
+        return forward_func
+    is_parallel = isinstance(forward_func, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+    if is_parallel or "_orig_mod" in forward_func._modules:
+        return _unwrapped(next(forward_func.children()))
+    return forward_func.forward
+
+
+def check_names(forward_func: Callable[..., Any], inputs: ModelInputs, args: tuple[Any, ...]) -> None:
+    """Raises a ValueError for a mapping with keys that are no arguments of the model, or that it also gets by position."""
     if inputs.names is None:
         return
     try:
-        parameters = signature_of(forward_func).parameters
+        signature = signature_of(forward_func)
     except (TypeError, ValueError):  # callables without a signature
         return
-    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-        return
+    name, parameters = getattr(forward_func, "__name__", type(forward_func).__name__), signature.parameters
     unknown = [name for name in inputs.names if name not in parameters]
-    if unknown:
-        name = getattr(forward_func, "__name__", type(forward_func).__name__)
+    if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         raise ValueError(
             f"inputs has the key {unknown[0]!r}, but {name} takes {', '.join(map(repr, parameters))}. Leave the key out of the "
             "mapping, or give each model its own inputs: {'student': {...}, 'base': {...}, 'teacher': {...}}."
         )
+    try:
+        signature.bind(*args, **dict(zip(inputs.names, inputs)))
+    except TypeError as error:
+        raise ValueError(
+            f"inputs is a mapping with the keys {', '.join(map(repr, inputs.names))}, with which {name} cannot be called: "
+            f"{error}. Put all arguments of the model into the mapping, those of additional_forward_args too."
+        ) from None

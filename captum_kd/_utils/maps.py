@@ -128,28 +128,48 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return upsampled
 
 
-def unit_maps(values: Tensor) -> Tensor:
+def unit_maps(values: Tensor, mask: Optional[Tensor] = None) -> Tensor:
     """(N, p) values of maps minus their means, at length 1, in float64 on the CPU; 0 for constant maps.
 
-    The product of two rows is then their correlation, and 0 if one of the maps is constant.
+    The product of two rows is then their correlation, and 0 if one of the maps is constant. Positions where a mask (N, p) is
+    False do not count and are 0.
     """
     wide = values.detach().cpu().double()
-    means = wide.mean(1, keepdim=True)
-    centered = wide - means
+    if mask is None:
+        means = wide.mean(1, keepdim=True)
+        centered = wide - means
+    else:
+        mask = mask.cpu()
+        means = torch.where(mask, wide, 0.0).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+        centered = torch.where(mask, wide - means, 0.0)
     size = centered.abs().amax(1, keepdim=True)
     has_shape = size > 32 * torch.finfo(wide.dtype).eps * means.abs()
     centered = torch.where(has_shape, centered / torch.where(has_shape, size, 1.0), 0.0)  # no overflow of squares
     return centered / torch.where(has_shape, centered.norm(dim=1, keepdim=True), 1.0)
 
 
-def correlations(first: Tensor, second: Tensor) -> tuple[Tensor, Optional[float]]:
+def correlations(first: Tensor, second: Tensor, mask: Optional[Tensor] = None) -> tuple[Tensor, Optional[float]]:
     """Correlations of :func:`unit_maps` of the same inputs, (N,), and their null: the mean over maps of different inputs.
 
     The null is what remains of the correlation if the maps are dealt to the wrong inputs: the part that all inputs share, such as
-    a common place of the objects. It is None for a single input.
+    a common place of the objects. It is None for a single input. With a mask (N, p), two inputs are compared over the positions
+    that both have; pairs of inputs with fewer than two of them do not count.
     """
     n = len(first)
     same = (first * second).sum(1).clamp(-1.0, 1.0)
     if n == 1:
         return same, None
-    return same, float((first.sum(0) @ second.sum(0) - same.sum()) / (n * (n - 1)))
+    if mask is None:
+        return same, float((first.sum(0) @ second.sum(0) - same.sum()) / (n * (n - 1)))
+    kept = mask.to(first)
+    common = (kept @ kept.T).clamp_min(1)
+    of_first, of_second = first @ kept.T, kept @ second.T
+    products = first @ second.T - of_first * of_second / common
+    squares = (
+        first.square() @ kept.T - of_first.square() / common,
+        kept @ second.square().T - of_second.square() / common,
+    )
+    has_shape = (squares[0] > 1e-12) & (squares[1] > 1e-12)
+    pairs = torch.where(has_shape, products / torch.where(has_shape, squares[0] * squares[1], 1.0).sqrt(), 0.0)
+    counted = (common > 1) & ~torch.eye(n, dtype=torch.bool, device=first.device)
+    return same, float(pairs[counted].mean()) if bool(counted.any()) else None

@@ -10,7 +10,7 @@ from torch import Tensor
 from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.layer_activations import LayerActivations, Layouts
 from captum_kd._utils.arguments import Target, as_forward_args, as_grad_kwargs, as_labels, check_batch_size
-from captum_kd._utils.inputs import Inputs, InputsByModel, ModelInputs, as_inputs_by_model, is_ids
+from captum_kd._utils.inputs import ROLES, Inputs, InputsByModel, ModelInputs, as_inputs_by_model
 from captum_kd._utils.tensors import is_finite
 from captum_kd._utils.validation import check_bool, check_dense, check_int, check_untransformed, short_repr
 from captum_kd._utils.warnings import warn_user
@@ -55,6 +55,7 @@ class CheckedCall(NamedTuple):
         token_mask: Any,
     ) -> CheckedCall:
         values = as_inputs_by_model(inputs, token_mask=token_mask)
+        values.check_names(ROLES)
         labels = as_labels(target, len(values.student[0]))
         check_batch_size(internal_batch_size, "internal_batch_size")
         return cls(
@@ -70,14 +71,6 @@ class CheckedCall(NamedTuple):
     def inputs(self) -> ModelInputs:
         """The Student's inputs."""
         return self.of_models.student
-
-    @property
-    def has_same_tokens(self) -> bool:
-        """Whether Student and Base get the same ids; True without ids."""
-        own, of_base = (next(filter(is_ids, each), None) for each in (self.inputs, self.of_models.of("base")))
-        if own is None or of_base is None:
-            return own is of_base
-        return own.shape == of_base.shape and torch.equal(own, of_base.to(own.device))
 
     def observe(
         self, extractor: FeatureExtractor, role: str, *, features_only: bool = False, known: Optional[Layouts] = None
@@ -211,7 +204,7 @@ def _are_repeated(inputs: tuple[Tensor, ...]) -> bool:
     """True if most inputs are much closer to another input than two inputs usually are."""
     n = len(inputs[0])
     sampled = []
-    for value in (value for value in inputs if isinstance(value, Tensor)):
+    for value in (value for value in inputs if isinstance(value, Tensor) and value.dim() > 0):
         flat = value.detach().reshape(n, -1)
         flat = flat[:, :: max(1, flat.shape[1] // 1024)]
         sampled.append(flat.to("cpu", torch.float32))  # many small steps are slower on a GPU

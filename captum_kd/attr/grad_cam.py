@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_kd._models.cam import precise
 from captum_kd._models.layer_activations import LayerOutput
 from captum_kd._models.layer_names import Layer
-from captum_kd._models.layer_outputs import capture_outputs, find_layouts
+from captum_kd._models.layer_outputs import capture_outputs, find_layouts, image_size_of
 from captum_kd._models.logits import OutputTransform, class_scores
 from captum_kd._models.token_layout import LayoutHints
 from captum_kd._utils.inputs import ModelInputs, with_named_mask
@@ -99,7 +99,8 @@ def layer_gradcams(
             activation, gradient = next(pairs)
             (layout,) = of_device[layer.module]
             rows = None if inputs.token_mask is None else inputs.token_mask[start : start + layout.rows(activation)]
-            output = LayerOutput.of((precise(activation),), (layout,), rows, str(layer))
+            tensors, beside_images = (precise(activation),), image_size_of(inputs) is not None
+            output = LayerOutput.of(tensors, (layout,), rows, str(layer), beside_images=beside_images)
             of_layer += output.maps([precise(gradient)], True, by_position=high_resolution)
         start += layout.rows(activation)
     return [torch.cat([part.to(parts[0].device) for part in parts]) for parts in maps]

@@ -40,7 +40,13 @@ class TransferAttributions(_Pair):
         return self._why_no_net is None
 
     def _with_unit(
-        self, has_several_bases: bool, *, has_same_tokens: bool, relu_attributions: bool, attr_dim_summation: bool, **_: Any
+        self,
+        has_several_bases: bool,
+        *,
+        relu_attributions: bool,
+        attr_dim_summation: bool,
+        has_common_tokens: bool = True,
+        **_: Any,
     ) -> TransferAttributions:
         """The same maps, made with ``n_steps`` and with these settings."""
         maps = type(self)(*self)
@@ -49,15 +55,15 @@ class TransferAttributions(_Pair):
             maps._why_no_net = (
                 "relu_attributions=True removed the negative part of both maps, so their difference has no unit; leave it out."
             )
-        elif not has_same_tokens:
-            maps._why_no_net = (
-                "Student and Base got different tokens, whose positions do not correspond, so their maps cannot be subtracted; "
-                "show both."
-            )
         elif not attr_dim_summation:
             maps._why_no_net = (
                 "The channels of two networks do not correspond, so their maps cannot be subtracted; leave out "
                 "attr_dim_summation."
+            )
+        elif not has_common_tokens:
+            maps._why_no_net = (
+                "Student and Base get other tokens, or other padding, so the positions of their maps do not correspond. Give "
+                "both the same tokens, or show the two maps one below the other."
             )
         return maps
 
@@ -75,7 +81,7 @@ class TransferAttributions(_Pair):
 
         Raises:
             ValueError: maps made without ``n_steps``, with ``relu_attributions=True`` or with ``attr_dim_summation=False``;
-                Student and Base with different tokens; layers with different numbers of tensors or of axes.
+                sentences whose tokens differ between Student and Base; layers with different numbers of tensors or of axes.
 
         Examples::
 

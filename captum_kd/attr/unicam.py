@@ -382,7 +382,8 @@ class UniCAM(LayerAttribution):
             TransferAttributions(first, others if has_several else others[0]) for first, *others in zip(*found)
         )
         if n_steps is not None:
-            maps = maps._with_unit(has_several, has_same_tokens=batch.has_same_tokens, **map_settings)
+            is_common = not batch.inputs.is_text or batch.inputs.has_tokens_of(batch.of_models.of("base"))
+            maps = maps._with_unit(has_several, has_common_tokens=is_common, **map_settings)
         return (maps, tuple(deltas)) if return_convergence_delta else maps
 
     def reference(

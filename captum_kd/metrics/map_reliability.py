@@ -9,6 +9,7 @@ import torch
 from captum.log import log_usage
 from torch import Tensor
 
+from captum_kd._utils.inputs import as_token_mask
 from captum_kd._utils.maps import as_maps, correlations, unit_maps, upsample
 from captum_kd._utils.validation import check_mapping
 from captum_kd._utils.warnings import warn_user
@@ -59,7 +60,7 @@ class MapReliability:
 
 
 @log_usage()
-def map_reliability(maps: Mapping[Hashable, Tensor]) -> MapReliability:
+def map_reliability(maps: Mapping[Hashable, Tensor], *, token_mask: Optional[Tensor] = None) -> MapReliability:
     r"""
     Correlation of the maps of the same inputs between networks, or pairs of networks, that were trained
     independently. It says how much of a map comes from the way the networks were trained, and how much
@@ -83,6 +84,9 @@ def map_reliability(maps: Mapping[Hashable, Tensor]) -> MapReliability:
                     names, ``("student 1", "base 1")``. Two tuples that have an entry in common, at any
                     place, share a network. Smaller grids are brought to the largest one bilinearly, as
                     by ``LayerAttribution.interpolate``.
+        token_mask (Tensor, optional): (N, T), True for the tokens that count in maps of text (N, 1, T). Padding would
+                    raise correlations, since all maps are 0 there. ``null`` is then over the tokens that both inputs have.
+                    Default: None, all positions
 
     Returns:
         MapReliability: ``mean``, ``standard_deviation``, ``null``, ``matrix``, ``values``.
@@ -123,19 +127,25 @@ def map_reliability(maps: Mapping[Hashable, Tensor]) -> MapReliability:
     size = (max(single.shape[2] for single in checked), max(single.shape[3] for single in checked))
     if size == (1, 1):
         raise ValueError("The maps have a single position, over which nothing correlates; pass maps of a layer with positions.")
-    rows = [unit_maps(upsample(single, size).flatten(1)) for single in checked]
+    mask = None if token_mask is None else as_token_mask(token_mask, len(checked[0]), "token_mask")
+    if mask is not None and any(single.shape[2:] != (1, mask.shape[1]) for single in checked):
+        raise ValueError(
+            f"token_mask has {mask.shape[1]} tokens, but the maps are {[tuple(each.shape) for each in maps.values()]}; all must "
+            f"be (N, 1, {mask.shape[1]}). Leave prefix tokens out of the mask."
+        )
+    rows = [unit_maps(upsample(single, size).flatten(1), mask) for single in checked]
     constant = sum(int((each == 0).all(1).sum()) for each in rows)
     if constant:
         warn_user(
             f"{constant} of {len(rows) * len(rows[0])} maps are constant. A constant map has no correlation; it counts as 0."
         )
-    found = [[correlations(one, other) for other in rows] for one in rows]
+    found = [[correlations(one, other, mask) for other in rows] for one in rows]
     values = torch.stack([torch.stack([same for same, _ in row]) for row in found])
     matrix = values.mean(2).fill_diagonal_(1.0)
     pairs = is_disjoint.triu()
     of_pairs = matrix[pairs]
     null = None
-    if values.shape[2] > 1:
+    if found[0][0][1] is not None:
         nulls = torch.tensor([[of_others for _, of_others in row] for row in found], dtype=torch.float64, device="cpu")
         null = float(nulls[pairs].mean())
     return MapReliability(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from captum_kd._models.layer_names import LayerLike
 from captum_kd._utils.arguments import Target, as_forward_args, take_rows
-from captum_kd._utils.inputs import as_inputs_by_model
+from captum_kd._utils.inputs import as_inputs_by_model, with_named_mask
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.maps import correlations, unit_maps
 from captum_kd._utils.validation import check_bool, check_choice, check_int, short_repr
@@ -106,7 +106,7 @@ def randomization_test(
     the last one on, each together with those before it. A map that does not change shows nothing that the
     weights have learned: an edge detector would give it too.
 
-    Two similarities are computed for each input, over the positions of its map: Spearman's rank correlation
+    Two similarities are computed for each input, over the positions of its map, padding left out: Spearman's rank correlation
     of the values with their signs, and that of absolute values. The second one also notices maps that keep
     their places and reverse their signs. Each has a null: the similarity of original maps to the new maps
     of other inputs, which objects at one place in all images give. A similarity above the null says that the
@@ -198,8 +198,11 @@ def randomization_test(
     names = [name for name in used if randomize == "both" or (name == STUDENT) == (randomize == "student")]
     models = [removal.models[name] for name in names]
 
+    explained = removal.models[removal.explained]
+    mask = with_named_mask(explained.forward_func, values.of(role_of(removal.explained)), args).token_mask
+
     def maps(of: UniCAM) -> Tensor:
-        """(N, positions)"""
+        """(N, ...)"""
         population = None
         if given is not None:
             size = kwargs.get("internal_batch_size")
@@ -211,7 +214,7 @@ def randomization_test(
             raise ValueError("The layer has several tensors, and each of them has a map; choose a layer with one tensor.")
         if found[0].numel() == 1:
             raise ValueError("The maps have a single position, over which nothing correlates; choose a layer with positions.")
-        return found.flatten(1).cpu().double()  # numpy has no bfloat16
+        return found.cpu().double()  # numpy has no bfloat16
 
     quiet = copy.copy(unicam)
     quiet._warns_of_modes = False  # the first maps warn
@@ -227,7 +230,11 @@ def randomization_test(
             for module in together:
                 randomize_weights(module, int(torch.randint(2**62, (), generator=seeds, device="cpu")))
             found.append(maps(quiet))
-    constant = sum(int((each.amax(1) == each.amin(1)).sum()) for each in found)
+    # Padding, which is 0 in all maps, and tokens that are left out do not count. Prefix tokens have no place in a map.
+    is_text = mask is not None and found[0].dim() == 3 and not bool(mask.all())
+    kept = mask[:, -found[0].shape[2] :].cpu() if mask is not None and is_text else None
+    ranked = [_ranks(each.flatten(1), kept) for each in found]
+    constant = sum(int((each == 0).all(1).sum()) for each in ranked)
     if constant:
         warn_user(f"{constant} of {len(found) * len(found[0])} maps are constant. Their similarity to other maps counts as 0.")
     same = [name for name, before, after in zip(steps, found, found[1:]) if torch.equal(before, after)]
@@ -236,7 +243,8 @@ def randomization_test(
             f"Random weights of {', '.join(same)} changed no map: these modules run behind the feature layer, or a reset gave "
             "them the weights that they had. Leave them out; a similarity that they leave as it is says nothing about the maps."
         )
-    (signed, null), (absolute, absolute_null) = _similarities(found), _similarities([each.abs() for each in found])
+    signed, null = _similarities(ranked, kept)
+    absolute, absolute_null = _similarities([_ranks(each.abs().flatten(1), kept) for each in found], kept)
     return RandomizationTest(tuple(steps), signed, absolute, null, absolute_null, randomize)
 
 
@@ -257,11 +265,18 @@ def _checked_reference(reference: Any) -> Optional[tuple[Any, Any, Any]]:
     return values, target, args
 
 
-def _similarities(maps: Sequence[Tensor]) -> tuple[Tensor, Optional[Tensor]]:
-    """Spearman correlations of later maps with the first ones, (k, N), and their nulls, (k,)."""
+def _ranks(maps: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """The ranks of the values of maps (N, p), at positions where the mask is True, as :func:`unit_maps`."""
     from scipy.stats import rankdata  # imported here so that import captum_kd stays fast
 
-    first, *others = [unit_maps(torch.from_numpy(rankdata(each.numpy(), axis=1))) for each in maps]
-    found = [correlations(first, each) for each in others]
-    nulls = None if len(first) == 1 else torch.tensor([null for _, null in found], dtype=torch.float64, device="cpu")
-    return torch.stack([same for same, _ in found]), nulls
+    if mask is None:
+        return unit_maps(torch.from_numpy(rankdata(maps.numpy(), axis=1)))
+    return unit_maps(torch.from_numpy(rankdata(maps.masked_fill(~mask, torch.inf).numpy(), axis=1)), mask)
+
+
+def _similarities(ranked: Sequence[Tensor], mask: Optional[Tensor]) -> tuple[Tensor, Optional[Tensor]]:
+    """Spearman correlations of later maps with the first ones, (k, N), and their nulls, (k,)."""
+    first, *others = ranked
+    found = [correlations(first, each, mask) for each in others]
+    nulls = [null for _, null in found if null is not None]
+    return torch.stack([same for same, _ in found]), torch.tensor(nulls, dtype=torch.float64, device="cpu") if nulls else None

@@ -11,7 +11,7 @@ from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_names import LayerLike
 from captum_kd._models.training_mode import warn_of_modes
 from captum_kd._utils.arguments import Target, as_labels
-from captum_kd._utils.inputs import Inputs, TokenMask, as_inputs_by_model
+from captum_kd._utils.inputs import ROLES, Inputs, TokenMask, as_inputs_by_model
 from captum_kd._utils.validation import check_choice, short_repr
 from captum_kd.distance.blockwise import check_block_size, source_correlation
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS, Estimator, check_estimator
@@ -111,6 +111,7 @@ def relevance_score(
         >>> residual = relevance_score(base, "layer3", images, labels, given=(student, "layer3"))
     """
     values = as_inputs_by_model(inputs, token_mask=token_mask)
+    values.check_names(ROLES)
     check_inputs(values, MIN_INPUTS if given is None else LEAST_WITH_REMOVAL)
     check_estimator(estimator)
     check_choice(remove_from, "remove_from", ("x", "both"))

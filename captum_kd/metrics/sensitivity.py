@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Callable, Optional, Union
 
 from captum._utils.common import _format_tensor_into_tuples
@@ -70,6 +71,11 @@ def sensitivity_max(
 
     check_callable(explanation_func, "explanation_func")
     check_callable(perturb_func, "perturb_func")
+    if isinstance(inputs, Mapping):
+        raise TypeError(
+            "inputs must be a tensor or a tuple of tensors, which Captum perturbs, got a mapping. Pass the ids as inputs, and "
+            "the attention mask in additional_forward_args or as token_mask=."
+        )
     for value in as_inputs(inputs):
         if perturb_func is default_perturb_func and not value.is_floating_point():
             raise TypeError(
@@ -81,8 +87,11 @@ def sensitivity_max(
     if not _is_norm(norm_ord):
         raise ValueError(f"norm_ord must be 'fro' or a number, the order of a vector norm, got {short_repr(norm_ord)}.")
 
-    def as_tuple(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        explanation = explanation_func(*args, **kwargs)
+    def as_tuple(perturbed: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        mask = kwargs.get("token_mask")
+        if isinstance(mask, Tensor):  # Captum repeats target and additional_forward_args only
+            kwargs["token_mask"] = mask.repeat_interleave(max(1, len(as_inputs(perturbed)[0]) // max(1, len(mask))), 0)
+        explanation = explanation_func(perturbed, *args, **kwargs)
         tensors = _format_tensor_into_tuples(explanation) if isinstance(explanation, (Tensor, tuple)) else None
         if tensors is None or not all(isinstance(tensor, Tensor) and tensor.is_floating_point() for tensor in tensors):
             raise TypeError(

@@ -10,7 +10,7 @@ from torch import Tensor
 from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_names import LayerLike
 from captum_kd._models.training_mode import warn_of_modes
-from captum_kd._utils.inputs import Inputs, TokenMask, as_inputs_by_model
+from captum_kd._utils.inputs import ROLES, Inputs, TokenMask, as_inputs_by_model
 from captum_kd.distance.blockwise import check_block_size, source_correlation
 from captum_kd.distance.centering import MIN_INPUTS, Estimator, check_estimator
 from captum_kd.distance.sources import FeatureDistances
@@ -120,6 +120,7 @@ def feature_similarity_score(
         ...     student, "layer3", base, "layer3", images, attributions=maps, base_attributions=base_maps)
     """
     values = as_inputs_by_model(inputs, token_mask=token_mask)
+    values.check_names(ROLES)
     check_inputs(values, MIN_INPUTS)
     check_estimator(estimator)
     check_block_size(block_size)

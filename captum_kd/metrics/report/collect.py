@@ -51,10 +51,10 @@ class FeatureCollector:
         # Layouts are kept, since they cannot always be inferred from a last batch of one input.
         self._layouts: dict[tuple[str, tuple[LayerPair, ...]], Layouts] = {}
         self.transform: Optional[str] = None
+        self.names = [*ROLES, *(each.of.name for each in sets)]
 
     def features(self, inputs: InputsByModel, labels: Optional[Tensor]) -> dict[str, list[TensorFeatures]]:
         """The features (N, d) of a batch: one tensor for each layer, by the set's key."""
-        inputs.check_models((*ROLES, *(each.of.name for each in self._sets)))
         found: dict[str, list[TensorFeatures]] = {}
         for each in self._sets:
             device = device_of(each.of.model)
@@ -124,6 +124,7 @@ def read_data(
                 f"The data hold the label {int(labels.max())}, but class_embeddings has rows for the labels 0 to "
                 f"{len(table) - 1} only. Pass one row for each class."
             )
+        inputs.check_names(collector.names, "The inputs of a batch")
         duplicates.add(inputs.student)
         if sample is None:
             aggregator.add(collector.features(inputs, labels), labels)

@@ -41,7 +41,8 @@ class DuplicateCounter:
 
     def add(self, inputs: tuple[Tensor, ...]) -> None:
         """Adds a batch."""
-        rows, threads = [_rows(value) for value in inputs if isinstance(value, Tensor)], torch.get_num_threads()
+        with_rows = (value for value in inputs if isinstance(value, Tensor) and value.dim() > 0)
+        rows, threads = [_rows(value) for value in with_rows], torch.get_num_threads()
         if threads == 1:
             self._digests.update(map(_digest, zip(*rows)))
         else:  # zlib releases the GIL while it reads a row

@@ -92,7 +92,7 @@ class Localization:
         """``mask_token_id`` in plain types."""
         return dict(self.mask_token_id) if isinstance(self.mask_token_id, Mapping) else self.mask_token_id
 
-    def mask_token_of(self, *names: str) -> Optional[int]:
+    def _mask_token_of(self, *names: str) -> Optional[int]:
         """The id that replaces tokens of a model with these names, the most specific one first.
 
         Raises:
@@ -133,7 +133,7 @@ def _as_reference(reference: Optional[tuple[Any, Any]]) -> tuple[Any, Tensor]:
         )
     if not isinstance(reference, (tuple, list)) or len(reference) != 2:
         raise TypeError(f"reference must be a pair (inputs, labels), got {short_repr(reference)}.")
-    inputs = as_inputs_by_model(reference[0], "reference[0]", models=None)
+    inputs = as_inputs_by_model(reference[0], "reference[0]")
     labels = as_labels(reference[1], len(inputs.student[0]), "reference[1]")
     if labels is None:
         raise TypeError("reference must hold labels, got (inputs, None).")

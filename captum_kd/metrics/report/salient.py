@@ -102,7 +102,7 @@ class Localizer:
         return keep_tokens(inputs.with_mask(tokens), at, maps, self._settings.keep, self._mask_token(features.of))
 
     def _mask_token(self, model: ComparedModel) -> Optional[int]:
-        return self._localize.mask_token_of(model.name, *model.roles)
+        return self._localize._mask_token_of(model.name, *model.roles)
 
     def _maps(
         self,
@@ -170,7 +170,7 @@ class Localizer:
         unicam._warns_of_modes = False
         inputs, labels = self._localize.reference
         mask = None if options.token_mask is None else options.token_mask(inputs)
-        of_models = as_inputs_by_model(inputs, "reference[0]", mask, models=None)
+        of_models = as_inputs_by_model(inputs, "reference[0]", mask)
         values = to_device(_inputs_of_pair(features, of_models), device_of(features.of.model))
         at_input = options.attribute_to_layer_input
         population = unicam.reference(values, labels, args, at_input, internal_batch_size=64)
