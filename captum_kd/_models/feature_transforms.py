@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._models.cam import masked_mean
-from captum_kd._utils.validation import check_dense
+from captum_kd._utils.validation import check_dense, short_repr
 
 FeatureTransform = Callable[..., Tensor]
 
@@ -28,7 +28,7 @@ def global_average_pool(activations: Tensor, token_mask: Optional[Tensor] = None
 
     Args:
         activations (Tensor): (N, C, ...) or (N, C).
-        token_mask (Tensor, optional): (N, T), True for the tokens of (N, C, T) to average.
+        token_mask (Tensor, optional): (N, T) booleans, True for the tokens of (N, C, T) to average.
             Default: None, all positions
 
     Returns:
@@ -44,6 +44,7 @@ def global_average_pool(activations: Tensor, token_mask: Optional[Tensor] = None
     """
     _check_activations(activations)
     if token_mask is not None:
+        _check_mask(token_mask, activations)
         return masked_mean(activations, token_mask)
     # Flattening first would copy activations in channels-last memory.
     return activations.mean(tuple(range(2, activations.dim()))) if activations.dim() > 2 else activations
@@ -99,7 +100,7 @@ def first_token(activations: Tensor, token_mask: Optional[Tensor] = None) -> Ten
 
     Args:
         activations (Tensor): (N, C, T) or (N, C). Tokens left out by ``prefix_tokens`` are not among these.
-        token_mask (Tensor, optional): (N, T); the first token is the first one that is not masked.
+        token_mask (Tensor, optional): (N, T) booleans; the first token is the first one that is not masked.
 
     Returns:
         Tensor: (N, C).
@@ -120,7 +121,8 @@ def last_token(activations: Tensor, token_mask: Optional[Tensor] = None) -> Tens
 
     Args:
         activations (Tensor): (N, C, T) or (N, C).
-        token_mask (Tensor, optional): (N, T); the last token is the last one that is not masked, whatever side is padded.
+        token_mask (Tensor, optional): (N, T) booleans; the last token is the last one that is not masked, on whatever side
+            padding is.
 
     Returns:
         Tensor: (N, C).
@@ -141,9 +143,12 @@ def _token(activations: Tensor, token_mask: Optional[Tensor], name: str, *, last
     if activations.dim() == 2:
         return activations
     if activations.dim() != 3:
-        raise ValueError(f"{name} needs tokens (N, C, T), got {tuple(activations.shape)}; choose another feature_transform.")
+        raise ValueError(
+            f"{name} needs activations of tokens, (N, C, T), got {tuple(activations.shape)}; choose another feature_transform."
+        )
     if token_mask is None:
         return activations[:, :, -1 if last else 0]
+    _check_mask(token_mask, activations)
     places = token_mask.int()
     place = places.shape[1] - 1 - places.flip(1).argmax(1) if last else places.argmax(1)
     return activations[torch.arange(len(activations), device=activations.device), :, place]
@@ -161,6 +166,15 @@ def takes_mask(feature_transform: FeatureTransform) -> bool:
         return "token_mask" in inspect.signature(function).parameters
     except (TypeError, ValueError):
         return False
+
+
+def _check_mask(token_mask: Any, activations: Tensor) -> None:
+    expected = (activations.shape[0], *activations.shape[2:])
+    if not isinstance(token_mask, Tensor) or token_mask.dtype != torch.bool or tuple(token_mask.shape) != expected:
+        raise ValueError(
+            f"token_mask must be a tensor of booleans {expected} for activations {tuple(activations.shape)}, (N, T) for "
+            f"(N, C, T), got {short_repr(token_mask)}."
+        )
 
 
 def _check_activations(activations: Tensor) -> None:

@@ -130,7 +130,7 @@ class Layout(NamedTuple):
         if bool((in_front != in_front[:1]).any()):
             raise ValueError(
                 f"prefix_tokens={self.prefix_tokens} counts from the first position, which is padding in some inputs and none in "
-                "others. Leave out prefix_tokens and pass special_tokens_mask, or token_mask= with False for the tokens left out."
+                "others. Leave out prefix_tokens and pass special_tokens_mask, or token_mask= with False for these tokens."
             )
         mask = token_mask[:, self.prefix_tokens :].to(output.device)
         empty = ~mask.any(1)

@@ -11,10 +11,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Iterator, Optional, Union
 
-from captum_kd._utils.interrupts import interruptible
+from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.validation import short_repr
 
 _DESCRIPTOR = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd/(\d+)|/dev/fd/(\d+)")
+
+
+def write_whole(path: Union[str, "os.PathLike[str]"], text: str) -> None:
+    """Writes a text as :func:`whole_file` does; a Ctrl-C leaves no partial file."""
+    with changed_state(), whole_file(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 @contextmanager

@@ -226,7 +226,10 @@ def _from_mapping(inputs: Mapping[Any, Any], argument: str) -> ModelInputs:
     tensors = [value for value in named.values() if isinstance(value, Tensor) and value.dim() > 0]
     if not tensors:
         by_model = " Inputs by model need those of 'student'." * any(isinstance(each, Mapping) for each in named.values())
-        raise ValueError(f"{argument} has the keys {sorted(map(str, inputs))} and no tensors (N, ...) among them.{by_model}")
+        raise ValueError(
+            f"{argument} has the keys {sorted(map(str, inputs))} and no tensors (N, ...) among them; pass tensors by the names "
+            f"of the model's arguments.{by_model}"
+        )
     # The first value counts the examples.
     ordered = dict(sorted(named.items(), key=lambda item: not (isinstance(item[1], Tensor) and item[1].dim() > 0)))
     n, mask, special = len(tensors[0]), named.get(ATTENTION_MASK), inputs.get(SPECIAL_TOKENS_MASK)

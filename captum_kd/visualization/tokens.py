@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from html import escape
 from os import PathLike
-from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Union
 
 import torch
@@ -12,6 +11,7 @@ from captum.attr import visualization
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from captum_kd._utils.files import write_whole
 from captum_kd._utils.validation import check_str, short_repr
 from captum_kd.visualization._sentences import Maps, read_sentences
 from captum_kd.visualization._token_figure import draw_sentences
@@ -37,7 +37,7 @@ class TokenFigure(Figure):
             *str*: the page.
         """
         if path is not None:
-            Path(path).write_text(self._page, encoding="utf-8")
+            write_whole(path, self._page)
         return self._page
 
 
@@ -144,8 +144,10 @@ def token_records(
     sentences = read_sentences(tokens, maps, token_mask, scale, None, special_tokens)
     n = len(sentences.words)
     true, predicted = _checked_texts(labels, "labels", n), _checked_texts(predictions, "predictions", n)
-    if probabilities is not None and len(probabilities) != n:
-        raise ValueError(f"probabilities must hold one number for each of the {n} sentences, got {len(probabilities)}.")
+    if probabilities is not None and (not isinstance(probabilities, (list, tuple, Tensor)) or len(probabilities) != n):
+        raise ValueError(
+            f"probabilities must be a list of one number for each of the {n} sentences, got {short_repr(probabilities)}."
+        )
     return [
         visualization.VisualizationDataRecord(
             word_attributions=torch.tensor(sentences.values(name, i), dtype=torch.float64) / sentences.tops[name][i],

@@ -95,10 +95,10 @@ for name, networks in (("Teacher", [teacher]), ("Students", kd), ("Bases", alone
 
 # %%
 # A transformer's attention spreads what a word says over the whole sentence, so a map of its last block says little about words.
-# We name the layer of word embeddings, and measure features in the last block. The net map shows what the
-# Student has and the Base lacks. Its null is the net map of two Bases. All four maps share one scale. In a
-# single sentence the null may be as strong as the net map. The sums are not exactly gains of the objective, because features are
-# measured behind the layer of the maps.
+# We name the layer of word embeddings, and measure features in the last block. The net map shows what the Student has and the
+# Base lacks. Its null is the net map of two Bases. All four maps share one scale. It has no unit: features are measured behind
+# the layer of the maps, so the values do not add up to a gain of the objective. In a single sentence the null may be as strong
+# as the net map.
 
 
 def transfer(network: nn.Module, other: nn.Module, layer: str = "words") -> TransferAttributions:
@@ -115,7 +115,6 @@ figure = visualize_tokens(
     tokens,
     {name: each[shown] for name, each in columns.items()},
     scale="shared",
-    units=dict.fromkeys(columns, "gain of J per word"),
     sentence_titles=[CLASSES[test[1][row]] for row in shown],
 )
 

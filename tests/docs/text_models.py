@@ -21,8 +21,8 @@ NAMES = [
 
 def sentences(prefix: str = "") -> tuple[list[str], list[int]]:
     """64 questions and their classes."""
-    rows = [(prefix + QUESTIONS[(i + j) % CLASSES].format(name), (i + j) % CLASSES) for i, name in enumerate(NAMES) for j in range(4)]
-    return [text for text, _ in rows], [label for _, label in rows]
+    labels = [(i + j) % CLASSES for i in range(len(NAMES)) for j in range(4)]
+    return [prefix + QUESTIONS[label].format(NAMES[i // 4]) for i, label in enumerate(labels)], labels
 
 
 def save_models(folder: Path) -> None:
@@ -34,14 +34,16 @@ def save_models(folder: Path) -> None:
     sizes = {"vocab_size": len(words), "max_position_embeddings": 128, "num_labels": CLASSES}
     distilbert = transformers.DistilBertConfig(**sizes, dim=32, n_layers=6, n_heads=4, hidden_dim=64)
     bert = transformers.BertConfig(**sizes, hidden_size=48, num_hidden_layers=12, num_attention_heads=4, intermediate_size=96)
-    bert_large = transformers.BertConfig(**sizes, hidden_size=64, num_hidden_layers=24, num_attention_heads=4, intermediate_size=128)
+    large = transformers.BertConfig(**sizes, hidden_size=64, num_hidden_layers=24, num_attention_heads=4, intermediate_size=96)
     sizes |= {"vocab_size": len(pieces), "n_positions": 128, "pad_token_id": pieces.eos_token_id}
     gpt2, distilgpt2 = (transformers.GPT2Config(**sizes, n_embd=32, n_layer=layers, n_head=4) for layers in (12, 6))
+    public = "yoshitomo-matsubara/bert"
     configs = {
         **dict.fromkeys(["student", "student_2", "base", "base_2"], distilbert),
         "teacher": bert,
-        **dict.fromkeys([f"yoshitomo-matsubara/bert-base-uncased-mrpc{name}" for name in ("", "_from_bert-large-uncased-mrpc")], bert),
-        "yoshitomo-matsubara/bert-large-uncased-mrpc": bert_large,
+        f"{public}-base-uncased-mrpc_from_bert-large-uncased-mrpc": bert,
+        f"{public}-base-uncased-mrpc": bert,
+        f"{public}-large-uncased-mrpc": large,
         **dict.fromkeys(["gpt2_student", "gpt2_base"], distilgpt2),
         "gpt2_teacher": gpt2,
     }

@@ -23,8 +23,8 @@ from captum_kd import UniCAM
 from captum_kd.metrics import inference
 
 from fuzz.values import (
-    BASE, DISTANCES, FEATURES, IMAGES, LABELS, MAPS, MASKS, N, OTHERS, ROWS, SCORES, STUDENT, TABLE, TEACHER, Net,
-    products, several_products, unicam, written,
+    ACTIVATIONS, BASE, DISTANCES, FEATURES, IMAGES, LABELS, MAPS, MASKS, N, OTHERS, ROWS, SCORES, STUDENT, TABLE, TEACHER,
+    TOKEN_MAPS, TOKEN_MASK, WORDS, Net, products, several_products, unicam, written,
 )  # fmt: skip
 
 __all__ = ["CASES", "Case", "public_names"]
@@ -172,6 +172,12 @@ CASES: dict[str, Case] = {
     "captum_kd.global_average_pool": Case(
         captum_kd.global_average_pool, captum_kd.global_average_pool, lambda: dict(activations=IMAGES)
     ),
+    "captum_kd.first_token": Case(
+        captum_kd.first_token, captum_kd.first_token, lambda: dict(activations=ACTIVATIONS, token_mask=TOKEN_MASK)
+    ),
+    "captum_kd.last_token": Case(
+        captum_kd.last_token, captum_kd.last_token, lambda: dict(activations=ACTIVATIONS, token_mask=TOKEN_MASK)
+    ),
     "captum_kd.distance.distance_correlation": Case(
         captum_kd.distance.distance_correlation, captum_kd.distance.distance_correlation,
         lambda: dict(x=FEATURES, y=OTHERS), _score,
@@ -243,6 +249,7 @@ CASES: dict[str, Case] = {
     "captum_kd.metrics.ModelOptions": Case(
         captum_kd.metrics.ModelOptions, _report_with("model_options", captum_kd.metrics.ModelOptions), dict, _rows, MODEL_ARGS,
     ),
+    "captum_kd.metrics.TokenPositions": Case(captum_kd.metrics.TokenPositions, captum_kd.metrics.TokenPositions, dict),
     "captum_kd.metrics.Comparisons": Case(
         captum_kd.metrics.Comparisons, _report_with("comparisons", captum_kd.metrics.Comparisons), dict, _rows,
     ),
@@ -374,6 +381,18 @@ CASES: dict[str, Case] = {
     "captum_kd.visualization.visualize_transfer": Case(
         captum_kd.visualization.visualize_transfer, captum_kd.visualization.visualize_transfer,
         lambda: dict(images=IMAGES[:2], maps={"map": MAPS[:2]}), _drawn, {"kept": ("column",)},
+    ),
+    "captum_kd.visualization.visualize_tokens": Case(
+        captum_kd.visualization.visualize_tokens, captum_kd.visualization.visualize_tokens,
+        lambda: dict(tokens=WORDS, maps={"map": TOKEN_MAPS}, token_mask=TOKEN_MASK), _drawn,
+    ),
+    "captum_kd.visualization.token_records": Case(
+        captum_kd.visualization.token_records, captum_kd.visualization.token_records,
+        lambda: dict(tokens=WORDS, maps={"map": TOKEN_MAPS}, token_mask=TOKEN_MASK, labels=list("abcdefgh")),
+    ),
+    "captum_kd.visualization.TokenFigure.to_html": Case(
+        captum_kd.visualization.TokenFigure.to_html,
+        lambda **given: captum_kd.visualization.visualize_tokens(WORDS, {"map": TOKEN_MAPS}).to_html(**given), dict,
     ),
 }  # fmt: skip
 

@@ -30,7 +30,8 @@ def test_every_public_function_and_method_is_fuzzed():
     covered = {name.split(",")[0] for name in CASES}
     without_arguments = {"captum_kd.metrics.TransferReport.to_dict", "captum_kd.metrics.TransferReport.to_markdown"}
     passed_by_the_package = {"captum_kd.ReferencePopulation", "captum_kd.ReferencePopulation.check"}
-    assert set(public_names()) - without_arguments - passed_by_the_package == covered
+    of_matplotlib = {"captum_kd.visualization.TokenFigure", "captum_kd.visualization.TokenFigure.set"}
+    assert set(public_names()) - without_arguments - passed_by_the_package - of_matplotlib == covered
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -61,6 +61,10 @@ LABELS = torch.arange(N) % 3
 MAPS = torch.randn(N, 1, 3, 3, generator=torch.Generator().manual_seed(1))
 MASKS = torch.zeros(N, 12, 12, dtype=torch.bool)
 MASKS[:, 2:7, 3:9] = True
+TOKEN_MASK = torch.arange(6) < torch.tensor([6, 2, 3, 4, 5, 6, 1, 2])[:, None]
+TOKEN_MAPS = torch.randn(N, 1, 6, generator=torch.Generator().manual_seed(6)) * TOKEN_MASK[:, None]
+ACTIVATIONS = torch.randn(N, 4, 6, generator=torch.Generator().manual_seed(7))
+WORDS = [[f"word{place}" for place in range(6)] for _ in range(N)]
 FEATURES = torch.randn(N, 6, generator=torch.Generator().manual_seed(2))
 OTHERS = torch.randn(N, 4, generator=torch.Generator().manual_seed(3))
 TABLE = torch.randn(3, 4, generator=torch.Generator().manual_seed(4))

@@ -10,8 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
 
-from captum_kd._utils.files import whole_file
-from captum_kd._utils.interrupts import changed_state
+from captum_kd._utils.files import write_whole
 from captum_kd._utils.text import as_spreadsheet_text, encodable
 from captum_kd._utils.validation import check_mapping, short_repr
 from captum_kd.metrics.report.text import markdown, plain
@@ -95,7 +94,7 @@ class TransferReport:
         """
         text = encodable(json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         if path is not None:
-            _write(path, text)
+            write_whole(path, text)
         return text
 
     def to_csv(self, path: Union[None, str, "os.PathLike[str]"] = None) -> str:
@@ -109,7 +108,7 @@ class TransferReport:
         writer.writeheader()
         writer.writerows({key: as_spreadsheet_text(value) for key, value in row.items()} for row in self.rows)
         if path is not None:
-            _write(path, lines.getvalue())
+            write_whole(path, lines.getvalue())
         return lines.getvalue()
 
     def to_markdown(self) -> str:
@@ -132,8 +131,3 @@ class TransferReport:
             f"TransferReport({students} Student(s), {bases} Base(s), {layers} layer(s), {self.settings.get('n')} inputs; "
             f"{len(self.rows)} rows)"
         )
-
-
-def _write(path: Union[str, "os.PathLike[str]"], text: str) -> None:
-    with changed_state(), whole_file(path) as file:  # a Ctrl-C leaves no partial file
-        file.write(text.encode("utf-8"))
