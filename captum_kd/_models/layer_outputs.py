@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any, Callable, Collection, Mapping, Optional, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from captum_kd._models.batch_axis import time_first_layers
@@ -15,7 +14,7 @@ from captum_kd._models.hooks import Captured, capture_layers
 from captum_kd._models.layer_names import Layer
 from captum_kd._models.patch_order import is_row_by_row
 from captum_kd._models.token_layout import Layout, LayoutHints, find_layout
-from captum_kd._utils.inputs import is_ids
+from captum_kd._utils.inputs import find_ids
 
 
 def capture_outputs(
@@ -121,7 +120,7 @@ def image_size_of(inputs: tuple[Any, ...]) -> Optional[Size]:
 
 def token_count_of(inputs: tuple[Any, ...]) -> Optional[int]:
     """T of inputs that are sequences of tokens: they have a token mask or hold ids, (N, T)."""
-    mask = getattr(inputs, "token_mask", None)
-    ids = (value for value in inputs if is_ids(value) and value.dtype != torch.bool)
-    first = mask if mask is not None else next(ids, None)
-    return None if first is None else first.shape[1]
+    mask, place = getattr(inputs, "token_mask", None), find_ids(inputs)
+    if mask is not None:
+        return int(mask.shape[1])
+    return None if place is None else int(inputs[place].shape[1])

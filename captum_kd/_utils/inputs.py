@@ -14,6 +14,7 @@ from captum_kd._utils.validation import check_dense, check_untransformed, short_
 from captum_kd._utils.warnings import warn_user
 
 LABEL_KEYS = ("labels", "label")
+IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 SPECIAL_TOKENS_MASK = "special_tokens_mask"
 STUDENT_KEY = "student"
@@ -59,6 +60,10 @@ class ModelInputs(tuple[Any, ...]):
         if self.names is not None:
             return dict(zip(self.names, self))
         return self[0] if len(self) == 1 else tuple(self)
+
+    def by_name(self, name: str) -> Any:
+        """The value of an argument; None if there is none of that name."""
+        return dict(zip(self.names or (), self)).get(name)
 
     def with_value(self, place: int, value: Any) -> ModelInputs:
         return self.with_values((*self[:place], value, *self[place + 1 :]))
@@ -119,8 +124,19 @@ def rows_of(value: Any, part: Rows, n: int) -> Any:
 
 
 def is_ids(value: Any) -> bool:
-    """Whether a value holds ids (N, T) of tokens."""
+    """Whether a value holds ids (N, T) of tokens, or a mask of them."""
     return isinstance(value, Tensor) and value.dim() == 2 and not (value.is_floating_point() or value.is_complex())
+
+
+def find_ids(inputs: tuple[Any, ...]) -> Optional[int]:
+    """The index of the ids (N, T) of tokens: ``input_ids``, or else the first integers (N, T) that are no attention mask."""
+    names = getattr(inputs, "names", None) or ("",) * len(inputs)
+    places = [
+        place
+        for place, (name, value) in enumerate(zip(names, inputs))
+        if is_ids(value) and value.dtype != torch.bool and name != ATTENTION_MASK
+    ]
+    return next((place for place in places if names[place] == IDS), places[0] if places else None)
 
 
 def as_inputs(inputs: Any, argument: str = "inputs", token_mask: Any = None) -> ModelInputs:
@@ -274,7 +290,7 @@ def with_named_mask(forward_func: Callable[..., Any], inputs: ModelInputs, args:
     if isinstance(forward_func, nn.Module) and len(inputs) == 1 and not args:  # reading a signature takes time
         return inputs
     if inputs.names is not None:
-        mask = dict(zip(inputs.names, inputs)).get(ATTENTION_MASK)
+        mask = inputs.by_name(ATTENTION_MASK)
     else:
         try:
             bound = signature_of(forward_func).bind(*inputs, *args)
@@ -310,7 +326,7 @@ def _warn_of_unnamed_mask(values: tuple[Any, ...]) -> None:
 
 
 def signature_of(forward_func: Callable[..., Any]) -> inspect.Signature:
-    """The arguments of a model's forward method, or of a function."""
+    """The arguments of a function, or of a module's forward method."""
     return inspect.signature(_unwrapped(forward_func))
 
 

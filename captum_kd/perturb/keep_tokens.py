@@ -108,7 +108,7 @@ def check_mask_token(inputs: ModelInputs, place: int, mask_token_id: Optional[in
     if mask_token_id is not None:
         check_int(mask_token_id, "mask_token_id", or_none=True)
         return
-    mask = dict(zip(inputs.names or (), inputs)).get(ATTENTION_MASK)
+    mask = inputs.by_name(ATTENTION_MASK)
     if not isinstance(mask, Tensor) or mask.shape != inputs[place].shape:
         raise ValueError(
             "There is nothing to replace tokens by: pass mask_token_id=tokenizer.mask_token_id, or the inputs as a mapping with "

@@ -86,7 +86,8 @@ def cautions(
     noise_by_rank: bool,
 ) -> list[str]:
     """Cautions about the numbers of this report, which are also raised as warnings."""
-    little = [row for row in rows if row["score"] in distilled_scores(rows) and _below(row["unique_share"], LITTLE_LEFT)]
+    distilled = distilled_scores(rows)
+    little = [row for row in rows if row["score"] in distilled and _below(row["unique_share"], LITTLE_LEFT)]
     places = _listed(dict.fromkeys(f"{row['layer']} ({row['student']}, {row['base']})" for row in little))
     found = [
         (
