@@ -51,7 +51,7 @@ class ModelInputs(tuple[Any, ...]):
 
     @property
     def is_text(self) -> bool:
-        """Whether the inputs are sequences of tokens: they have a mask, or ids (N, T), which are not beside an image."""
+        """Whether the inputs are sequences of tokens: they have a token mask, or ids (N, T) and no images beside them."""
         has_image = any(isinstance(value, Tensor) and value.dim() > 3 for value in self)
         return self.token_mask is not None or (not has_image and any(is_ids(value) for value in self))
 
@@ -69,7 +69,7 @@ class ModelInputs(tuple[Any, ...]):
         return self.with_values((*self[:place], value, *self[place + 1 :]))
 
     def has_tokens_of(self, other: ModelInputs) -> bool:
-        """Whether the same positions are tokens, as far as masks and ids tell."""
+        """Whether the same positions are tokens: equal masks, or, where a mask is missing, equal lengths."""
         masks = self.token_mask, other.token_mask
         if masks[0] is not None and masks[1] is not None:
             return torch.equal(masks[0], masks[1].to(masks[0].device))

@@ -34,7 +34,7 @@ def keep_relevant_tokens(
     models that number positions by ids, such as RoBERTa. Models that number positions by the attention mask, such as OPT,
     move the kept tokens together: pass a ``mask_token_id`` for these.
 
-    A classifier that was fine-tuned on text without mask tokens may fail on these, whatever is kept; padding then tells more.
+    A classifier that was fine-tuned on text without mask tokens may fail on these, whatever is kept. Padding is better then.
 
     This is the counterpart of :func:`keep_relevant` for text. It follows the authors of the paper, who keep half of the pixels
     (Adhane et al., WACV 2025).
