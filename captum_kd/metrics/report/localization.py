@@ -92,7 +92,7 @@ class Localization:
         """``mask_token_id`` in plain types."""
         return dict(self.mask_token_id) if isinstance(self.mask_token_id, Mapping) else self.mask_token_id
 
-    def mask_token_of(self, *names: str) -> Optional[int]:
+    def _mask_token_of(self, *names: str) -> Optional[int]:
         """The id that replaces tokens of a model with these names, the most specific one first.
 
         Raises:

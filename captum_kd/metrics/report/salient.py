@@ -102,7 +102,7 @@ class Localizer:
         return keep_tokens(inputs.with_mask(tokens), at, maps, self._settings.keep, self._mask_token(features.of))
 
     def _mask_token(self, model: ComparedModel) -> Optional[int]:
-        return self._localize.mask_token_of(*model.names)
+        return self._localize._mask_token_of(*model.names)
 
     def _maps(
         self,
