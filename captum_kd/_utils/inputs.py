@@ -164,8 +164,8 @@ def as_inputs(inputs: Any, argument: str = "inputs", token_mask: Any = None) -> 
         for value in values:
             if not isinstance(value, Tensor):
                 raise TypeError(
-                    f"{argument} must be a tensor or a tuple of tensors, got {type(value).__name__}; tensors by name go "
-                    "into a mapping, as a tokenizer returns them."
+                    f"{argument} must be a tensor or a tuple of tensors, got {type(value).__name__}. Texts go through "
+                    "the tokenizer first; tensors by name go into a mapping, as a tokenizer returns them."
                 )
         found = ModelInputs(values)
     _check_rows(found, argument)

@@ -119,7 +119,7 @@ def highest(values: Tensor, counts: Tensor, places: str) -> Tensor:
         warn_user(
             f"{int(tied.sum())} of {len(tied)} maps have the same value at many {places} on both sides of the cut. Of these "
             f"{places} the first ones are kept. Maps without negative values often have such ties: pass signed maps "
-            "(relu_attributions=False)."
+            "(relu_attributions=False). If the maps are constant, choose another layer."
         )
     is_kept = torch.arange(values.shape[1], device=values.device) < counts[:, None]
     return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, is_kept)

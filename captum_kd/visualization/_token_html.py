@@ -19,6 +19,7 @@ _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; background: #fff; color: #000; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1rem; margin: 1.5rem 0 .3rem; }
+section { margin-top: 1.2rem; }
 h1, h2, .name { overflow-wrap: anywhere; }
 .row { display: grid; grid-template-columns: 9.5rem 1fr; gap: 0 .8rem; margin: .35rem 0; }
 .row p { margin: 0; line-height: 1.75; overflow-wrap: anywhere; }

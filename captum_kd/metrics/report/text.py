@@ -90,6 +90,8 @@ def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> lis
     positions = settings.get("positions")
     counted = f"{settings['n']} inputs, {inputs}" if positions is None else of_sample(positions)
     about = f"{counted}, {population}, {settings['estimator']}"
+    if settings.get("feature_transform") not in (None, "flatten"):
+        about += f", features: {settings['feature_transform']}"
     if any(row["low"] is not None for row in report["rows"]):
         about += f", {percent(settings['confidence'])} intervals"
     if len(pairs) == 1:
