@@ -13,9 +13,9 @@ from torch import nn
 
 from captum_kd import UniCAM
 from captum_kd._models.hooks import run_model
+from captum_kd._utils import files
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd.metrics import sensitivity_max
-from captum_kd.metrics.report import transfer_report
 from captum_kd.metrics.torchmetrics import FeatureSimilarityScore
 
 AT_OPERATIONS = 50  # of each call, evenly spread; 24 calls
@@ -82,7 +82,7 @@ def test_an_interrupted_report_leaves_whole_files_and_the_umask(tmp_path):
 
     path, expected = tmp_path / "report.csv", umask()
     for left in at_each_operation(
-        lambda: transfer_report._write(path, "a,b\n"), lambda: (umask(), os.listdir(tmp_path), path.read_text())
+        lambda: files.write_whole(path, "a,b\n"), lambda: (umask(), os.listdir(tmp_path), path.read_text())
     ):
         assert left == (expected, ["report.csv"], "a,b\n")
 

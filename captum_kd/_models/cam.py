@@ -31,11 +31,9 @@ def weighted_activations(
     Baselines (N, C) are subtracted from the activations first. With a mask (N, T) for activations (N, C, T), means are over
     unmasked positions, and the others get 0. With ``by_position`` gradients are not averaged.
     """
-    if by_position:
-        pass
-    elif token_mask is not None:
+    if not by_position and token_mask is not None:
         gradient = masked_mean(gradient, token_mask)[..., None]
-    elif gradient.dim() > 2:
+    elif not by_position and gradient.dim() > 2:
         gradient = gradient.mean(tuple(range(2, gradient.dim())), keepdim=True)
     if baselines is None:
         weighted = gradient * activations

@@ -17,7 +17,7 @@ from captum_kd._models.features import features_of
 from captum_kd._models.hooks import Captured
 from captum_kd._models.layer_activations import ForwardPass, LayerActivations, LayerOutput, Layouts, concatenated
 from captum_kd._models.layer_names import Layer, LayerPair
-from captum_kd._models.layer_outputs import capture_outputs, find_layouts, image_size_of
+from captum_kd._models.layer_outputs import capture_outputs, find_layouts, image_size_of, joined_outputs
 from captum_kd._models.reachable import add_modules, model_of
 from captum_kd._models.token_layout import Layout, LayoutHints
 from captum_kd._utils.arguments import take_rows
@@ -203,16 +203,7 @@ class FeatureExtractor:
                     self._found.clear()
                 of_layers = {module: (shapes, layouts[0][module]) for module, shapes in _shapes(captured[0]).items()}
                 self._found[key] = _Found(of_layers, allows_end)
-        mask, names = batch.inputs.token_mask, {layer.module: str(layer) for layer in layers}
-        beside_images, outputs, start = image_size_of(batch.inputs) is not None, [], 0
-        for device, of_device in zip(captured, layouts):
-            module, first = next(iter(device.items()))
-            stop = start + (*of_device[module], Layout())[0].rows(first.tensors[0])
-            own = None if mask is None else mask[start:stop]
-            output_of = functools.partial(LayerOutput.of, token_mask=own, beside_images=beside_images)
-            outputs.append({m: output_of(each.tensors, of_device[m], where=names[m]) for m, each in device.items()})
-            start = stop
-        return outputs
+        return joined_outputs(layers, batch.inputs, captured, layouts)
 
     def _modules_of_pass(self, batch: _Batch) -> Optional[list[nn.Module]]:
         """The modules that a pass may run; None if these are unknown.

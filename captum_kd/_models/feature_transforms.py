@@ -9,13 +9,13 @@ mask (N, T) of activations (N, C, T).
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, Callable, Optional
 
 import torch
 from torch import Tensor
 
 from captum_kd._models.cam import masked_mean
+from captum_kd._utils.inputs import signature_of
 from captum_kd._utils.validation import check_dense, short_repr
 
 FeatureTransform = Callable[..., Tensor]
@@ -161,10 +161,9 @@ def default_transform(is_text: bool) -> FeatureTransform:
 
 def takes_mask(feature_transform: FeatureTransform) -> bool:
     """Whether a transform has a parameter ``token_mask``."""
-    function: Any = feature_transform.forward if isinstance(feature_transform, torch.nn.Module) else feature_transform
     try:
-        return "token_mask" in inspect.signature(function).parameters
-    except (TypeError, ValueError):
+        return "token_mask" in signature_of(feature_transform).parameters
+    except (TypeError, ValueError):  # callables without a signature
         return False
 
 

@@ -245,6 +245,7 @@ class _Capture:
                 clones[id(tensor)].append(leaf.clone())
 
             def continued(tensor: Tensor) -> Tensor:
+                # Tensors that accompany the output have no clones. A tensor that occurs twice has two.
                 own = clones.get(id(tensor), [tensor])
                 return own.pop(0) if len(own) > 1 else own[0]
 

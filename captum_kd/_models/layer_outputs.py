@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 from typing import Any, Callable, Collection, Mapping, Optional, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from captum_kd._models.batch_axis import time_first_layers
 from captum_kd._models.channel_axis import Size
 from captum_kd._models.early_end import LayerCalls
 from captum_kd._models.hooks import Captured, capture_layers
+from captum_kd._models.layer_activations import LayerOutput
 from captum_kd._models.layer_names import Layer
 from captum_kd._models.patch_order import is_row_by_row
 from captum_kd._models.token_layout import Layout, LayoutHints, find_layout
-from captum_kd._utils.inputs import is_ids
+from captum_kd._utils.inputs import ModelInputs, find_ids
 
 
 def capture_outputs(
@@ -111,6 +111,25 @@ def find_layouts(
     return [{layer.module: layouts_of(layer, device[layer.module]) for layer in layers} for device in captured]
 
 
+def joined_outputs(
+    layers: Sequence[Layer],
+    inputs: ModelInputs,
+    captured: Sequence[Mapping[nn.Module, Captured]],
+    layouts: Sequence[Mapping[nn.Module, tuple[Layout, ...]]],
+) -> list[dict[nn.Module, LayerOutput]]:
+    """What :func:`capture_outputs` and :func:`find_layouts` returned, together with each device's rows of the token mask."""
+    beside_images, names = image_size_of(inputs) is not None, {layer.module: str(layer) for layer in layers}
+    outputs, start = [], 0
+    for device, of_device in zip(captured, layouts):
+        module, first = next(iter(device.items()))
+        stop = start + (*of_device[module], Layout())[0].rows(first.tensors[0])
+        mask = None if inputs.token_mask is None else inputs.token_mask[start:stop]
+        output_of = functools.partial(LayerOutput.of, token_mask=mask, beside_images=beside_images)
+        outputs.append({m: output_of(each.tensors, of_device[m], where=names[m]) for m, each in device.items()})
+        start = stop
+    return outputs
+
+
 def image_size_of(inputs: tuple[Any, ...]) -> Optional[Size]:
     """(H, W) of the first input that is an image batch (N, C, H, W)."""
     for value in inputs:
@@ -121,7 +140,7 @@ def image_size_of(inputs: tuple[Any, ...]) -> Optional[Size]:
 
 def token_count_of(inputs: tuple[Any, ...]) -> Optional[int]:
     """T of inputs that are sequences of tokens: they have a token mask or hold ids, (N, T)."""
-    mask = getattr(inputs, "token_mask", None)
-    ids = (value for value in inputs if is_ids(value) and value.dtype != torch.bool)
-    first = mask if mask is not None else next(ids, None)
-    return None if first is None else first.shape[1]
+    mask, place = getattr(inputs, "token_mask", None), find_ids(inputs)
+    if mask is not None:
+        return int(mask.shape[1])
+    return None if place is None else int(inputs[place].shape[1])

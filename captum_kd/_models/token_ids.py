@@ -29,7 +29,8 @@ def checked_ids(forward_func: Callable[..., Any], inputs: tuple[Any, ...]) -> It
     # Ids, or ids to which a tool has added noise.
     may_be_ids = any(isinstance(value, Tensor) and value.dim() <= 2 for value in inputs)
     found = [module for module in modules_of(forward_func) if isinstance(module, nn.Embedding)] if may_be_ids else []
-    names = {module: name for name, module in forward_func.named_modules()} if isinstance(forward_func, nn.Module) else {}
+    named = forward_func.named_modules() if found and isinstance(forward_func, nn.Module) else ()
+    names = {module: name for name, module in named}
     own = [value for value in inputs if is_ids(value)]
     has_mask = isinstance(inputs, ModelInputs) and inputs.token_mask is not None
 

@@ -12,7 +12,7 @@ this order:
    the image's size divided by the patch's, with at most one prefix token.
 4. If the number of tokens decreased at the same width, tokens were dropped or merged, and no earlier grid applies.
 5. Tokens of inputs that are not images are a sequence. If the inputs are sequences of tokens themselves (ids or a token mask),
-   their number tells which axis holds the tokens where no module does.
+   their number shows which axis holds the tokens if no module does.
 
 If no rule applies, an error names the argument to pass. The number of tokens alone is never enough.
 """

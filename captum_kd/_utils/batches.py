@@ -11,7 +11,7 @@ from captum._utils.progress import progress
 from torch import Tensor, nn
 
 from captum_kd._utils.arguments import as_labels
-from captum_kd._utils.inputs import LABEL_KEYS, InputsByModel, ModelInputs, as_inputs_by_model, is_ids
+from captum_kd._utils.inputs import IDS, LABEL_KEYS, InputsByModel, ModelInputs, as_inputs_by_model, is_ids
 from captum_kd._utils.validation import short_repr
 
 Unpack = Callable[[Any], tuple[Any, Any]]
@@ -88,7 +88,7 @@ def _from_mapping(batch: Mapping[Any, Any], labeled: bool) -> tuple[Any, Any]:
             f"The loader yields mappings with the keys {sorted(map(str, batch))}, without labels; expected {LABEL_KEYS[0]!r} (or "
             f"{LABEL_KEYS[1]!r}). {WAY_OUT} {WITHOUT}"
         )
-    has_images = INPUTS_KEY in batch and "input_ids" not in batch
+    has_images = INPUTS_KEY in batch and IDS not in batch
     return batch[INPUTS_KEY] if has_images else batch, batch[label_key] if labeled else None
 
 

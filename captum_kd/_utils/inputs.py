@@ -14,6 +14,7 @@ from captum_kd._utils.validation import check_dense, check_untransformed, short_
 from captum_kd._utils.warnings import warn_user
 
 LABEL_KEYS = ("labels", "label")
+IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 SPECIAL_TOKENS_MASK = "special_tokens_mask"
 STUDENT_KEY = "student"
@@ -50,7 +51,7 @@ class ModelInputs(tuple[Any, ...]):
 
     @property
     def is_text(self) -> bool:
-        """Whether the inputs are sequences of tokens: they have a mask, or ids (N, T), which are not beside an image."""
+        """Whether the inputs are sequences of tokens: they have a token mask, or ids (N, T) and no images beside them."""
         has_image = any(isinstance(value, Tensor) and value.dim() > 3 for value in self)
         return self.token_mask is not None or (not has_image and any(is_ids(value) for value in self))
 
@@ -60,11 +61,15 @@ class ModelInputs(tuple[Any, ...]):
             return dict(zip(self.names, self))
         return self[0] if len(self) == 1 else tuple(self)
 
+    def by_name(self, name: str) -> Any:
+        """The value of an argument; None if there is none of that name."""
+        return dict(zip(self.names or (), self)).get(name)
+
     def with_value(self, place: int, value: Any) -> ModelInputs:
         return self.with_values((*self[:place], value, *self[place + 1 :]))
 
     def has_tokens_of(self, other: ModelInputs) -> bool:
-        """Whether the same positions are tokens, as far as masks and ids tell."""
+        """Whether the same positions are tokens: equal masks, or, where a mask is missing, equal lengths."""
         masks = self.token_mask, other.token_mask
         if masks[0] is not None and masks[1] is not None:
             return torch.equal(masks[0], masks[1].to(masks[0].device))
@@ -119,8 +124,19 @@ def rows_of(value: Any, part: Rows, n: int) -> Any:
 
 
 def is_ids(value: Any) -> bool:
-    """Whether a value holds ids (N, T) of tokens."""
+    """Whether a value holds ids (N, T) of tokens, or a mask of them."""
     return isinstance(value, Tensor) and value.dim() == 2 and not (value.is_floating_point() or value.is_complex())
+
+
+def find_ids(inputs: tuple[Any, ...]) -> Optional[int]:
+    """The index of the ids (N, T) of tokens: ``input_ids``, or else the first integers (N, T) that are no attention mask."""
+    names = getattr(inputs, "names", None) or ("",) * len(inputs)
+    places = [
+        place
+        for place, (name, value) in enumerate(zip(names, inputs))
+        if is_ids(value) and value.dtype != torch.bool and name != ATTENTION_MASK
+    ]
+    return next((place for place in places if names[place] == IDS), places[0] if places else None)
 
 
 def as_inputs(inputs: Any, argument: str = "inputs", token_mask: Any = None) -> ModelInputs:
@@ -271,8 +287,10 @@ def with_named_mask(forward_func: Callable[..., Any], inputs: ModelInputs, args:
     """
     if inputs.token_mask is not None:
         return inputs
+    if isinstance(forward_func, nn.Module) and len(inputs) == 1 and not args:  # reading a signature takes time
+        return inputs
     if inputs.names is not None:
-        mask = dict(zip(inputs.names, inputs)).get(ATTENTION_MASK)
+        mask = inputs.by_name(ATTENTION_MASK)
     else:
         try:
             bound = signature_of(forward_func).bind(*inputs, *args)
@@ -308,7 +326,7 @@ def _warn_of_unnamed_mask(values: tuple[Any, ...]) -> None:
 
 
 def signature_of(forward_func: Callable[..., Any]) -> inspect.Signature:
-    """The arguments of a model's forward method, or of a function."""
+    """The arguments of a function, or of a module's forward method."""
     return inspect.signature(_unwrapped(forward_func))
 
 

@@ -8,11 +8,9 @@ import torch
 from captum.attr import LayerAttribution
 from torch import Tensor
 
-from captum_kd._utils.inputs import ATTENTION_MASK, ModelInputs, is_ids
+from captum_kd._utils.inputs import ModelInputs, find_ids
 from captum_kd._utils.tensors import is_finite
 from captum_kd._utils.validation import check_dense, check_untransformed
-
-IDS = "input_ids"
 
 
 def mapped_place(inputs: ModelInputs, purpose: str) -> int:
@@ -34,24 +32,19 @@ def mapped_place(inputs: ModelInputs, purpose: str) -> int:
 
 
 def ids_place(inputs: ModelInputs, purpose: str) -> int:
-    """The index of the ids (N, T) of tokens: ``input_ids``, or else the first integers (N, T) that are no attention mask.
+    """The index of the ids (N, T) of tokens, as :func:`find_ids` returns it.
 
     Raises:
-        ValueError: no ids.
+        ValueError: no ids; an error begins with ``purpose``.
     """
-    names = inputs.names or ("",) * len(inputs)
-    places = [
-        place
-        for place, (name, value) in enumerate(zip(names, inputs))
-        if is_ids(value) and value.dtype != torch.bool and name != ATTENTION_MASK
-    ]
-    if not places:
+    place = find_ids(inputs)
+    if place is None:
         shapes = _shapes(value for value in inputs if isinstance(value, Tensor))
         raise ValueError(
             f"{purpose} ids (N, T) of tokens, integers, but the inputs have the shapes {shapes}. Single tokens of embeddings "
             "(inputs_embeds) cannot be replaced: pass input_ids."
         )
-    return next((place for place in places if names[place] == IDS), places[0])
+    return place
 
 
 def _shapes(values: Iterable[Tensor]) -> str:
@@ -64,7 +57,13 @@ def maps_of(attributions: Any, argument: str, of: Tensor) -> Tensor:
 
 
 def as_maps(
-    attributions: Any, argument: str, n: Optional[int], size: Optional[tuple[int, ...]] = None, *, flat_too: bool = False
+    attributions: Any,
+    argument: str,
+    n: Optional[int],
+    size: Optional[tuple[int, ...]] = None,
+    *,
+    is_text: bool = False,
+    flat_too: bool = False,
 ) -> Tensor:
     """Validated and detached maps (N, 1, h, w), or (N, 1, T) of tokens, float32 or float64.
 
@@ -73,9 +72,10 @@ def as_maps(
         argument (str): its name, for messages.
         n (int, optional): expected number of maps.
         size (tuple, optional): (H, W) that maps must not exceed, or (T,), the number of tokens.
+        is_text (bool): expect maps of tokens if there is no size.
         flat_too (bool): also accept maps without the axis of one channel.
     """
-    is_text = size is not None and len(size) == 1
+    is_text = is_text if size is None else len(size) == 1
     axes = "T" if is_text else "h, w"
     if isinstance(attributions, (tuple, list)):
         raise TypeError(

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from captum_kd._models.cam import precise
-from captum_kd._models.layer_activations import LayerOutput
 from captum_kd._models.layer_names import Layer
-from captum_kd._models.layer_outputs import capture_outputs, find_layouts, image_size_of
+from captum_kd._models.layer_outputs import capture_outputs, find_layouts, joined_outputs
 from captum_kd._models.logits import OutputTransform, class_scores
 from captum_kd._models.token_layout import LayoutHints
 from captum_kd._utils.inputs import ModelInputs, with_named_mask
@@ -93,16 +92,12 @@ def layer_gradcams(
         forward_func, layers, inputs, additional_forward_args, devices, hints=hints, at_input=at_input
     )
     maps: list[list[Tensor]] = [[] for _ in layers]
-    pairs, start = iter(zip(activations, gradients)), 0
-    for of_device in layouts:
+    remaining = iter(zip(activations, gradients))
+    for of_device in joined_outputs(layers, inputs, devices, layouts):
         for of_layer, layer in zip(maps, layers):
-            activation, gradient = next(pairs)
-            (layout,) = of_device[layer.module]
-            rows = None if inputs.token_mask is None else inputs.token_mask[start : start + layout.rows(activation)]
-            tensors, beside_images = (precise(activation),), image_size_of(inputs) is not None
-            output = LayerOutput.of(tensors, (layout,), rows, str(layer), beside_images=beside_images)
-            of_layer += output.maps([precise(gradient)], True, by_position=high_resolution)
-        start += layout.rows(activation)
+            activation, gradient = map(precise, next(remaining))
+            output = of_device[layer.module]._replace(tensors=(activation,))
+            of_layer += output.maps([gradient], True, by_position=high_resolution)
     return [torch.cat([part.to(parts[0].device) for part in parts]) for parts in maps]
 
 

@@ -23,7 +23,6 @@ from captum_kd.attr.reference_population import STUDENT, ReferencePopulation
 from captum_kd.attr.removal import SEVERAL, Removal
 from captum_kd.attr.transfer_attributions import TransferAttributions
 
-
 FeatureBaselines = Union[Baseline, list[Baseline], tuple[Union[Baseline, list[Baseline]], ...]]
 
 
@@ -45,7 +44,7 @@ class UniCAM(LayerAttribution):
 
     With a Teacher (``teacher_func``) the objective is :math:`J = R(P_{S|B}, P_T)`, where P_T is the representation of the
     Teacher. The map shows activations behind structure that the Student shares with the Teacher and the Base lacks. ``target``
-    then has no effect. Its form is still checked, so Captum's tools and existing calls run unchanged.
+    then has no effect, but its form is checked, so Captum's tools and existing calls run unchanged.
 
     The gradient at an input says what would raise J from there. If the Student has already placed the input well, little is
     left to raise, and its map is weak. ``n_steps`` gives integrated maps: the mean gradient over a straight path of features,
@@ -67,8 +66,7 @@ class UniCAM(LayerAttribution):
 
     ``layer`` may be a list. One pass of each model then gives a list of results. Layers with the same ``feature_layer`` share
     one backward pass. Captum's visualization, ``LayerAttribution.interpolate`` and this package's metrics take single entries
-    of the list. ``NoiseTunnel``, ``infidelity`` and ``sensitivity_max`` accept only tensors and tuples: use one UniCAM per
-    layer with them.
+    of the list. ``NoiseTunnel``, ``infidelity`` and ``sensitivity_max`` take no lists: use one UniCAM per layer with them.
 
     Models may be in half precision, run under autocast, be compiled or use channels-last memory. Distances are computed in
     float32 or float64. Maps have the layer's dtype, as in LayerGradCam; a warning tells of maps that float16 cannot hold,
@@ -112,27 +110,23 @@ class UniCAM(LayerAttribution):
                         its dotted name, "layer4.1". A list gives a list of results.
             base_func (Callable or sequence of them): The Base model. Its architecture may differ. A list or tuple of Bases
                         removes all of them at once.
-            base_layer (str, torch.nn.Module or list, optional): Counterpart of ``layer`` in the Base model, for which residual
-                        maps are computed. With several Bases, one name for all, or a sequence with an entry for each, which is a
-                        list of names if ``layer`` is a list.
+            base_layer (str, torch.nn.Module or list, optional): Counterpart of ``layer`` in the Base model, for residual maps.
+                        With several Bases, one name for all, or one entry for each, a list if ``layer`` is a list.
                         Default: the layer of the same dotted name
             feature_layer (str, torch.nn.Module or list, optional): Layer whose features give the Student's distances:
                         ``layer`` itself or a layer behind it.
                         Default: ``layer``
             base_feature_layer (str, torch.nn.Module or list, optional): Layer whose features give the Base's distances; with
                         several Bases as for ``base_layer``.
-                        Default: the layer named as ``feature_layer``, or ``base_layer`` if there
-                        is no ``feature_layer``
+                        Default: the layer named as ``feature_layer``, or ``base_layer`` if there is no ``feature_layer``
             feature_transform (Callable, optional): Function from a layer's output (N, C, ...), without prefix tokens, to
-                        features (N, d). Outputs of several tensors are transformed one by one and concatenated. The map weighs
-                        channels by means over positions, so the default takes distances between such means. Scores have
+                        features (N, d). Several tensors are transformed one by one and concatenated. The map weighs channels by
+                        means over positions, so the default takes distances between such means. Scores of images have
                         another default, :func:`captum_kd.flatten`.
                         Default: :func:`captum_kd.global_average_pool`
             class_embeddings (Tensor, optional): (num_classes, e), a point for each class. The distances between these points
-                        are the labels' geometry. Has no effect with a Teacher.
-                        Default: None, one-hot
-            grid (tuple[int, int], optional): (h, w) of a layer's tokens.
-                        Default: None, inferred
+                        are the labels' geometry. Has no effect with a Teacher. Default: None, one-hot
+            grid (tuple[int, int], optional): (h, w) of a layer's tokens. Default: None, inferred
             prefix_tokens (int, optional): Number of class or register tokens in front of the grid, or of tokens in front of a
                         sentence to leave out (1 for BERT's class token).
                         Default: None, inferred for images, 0 for sentences
@@ -140,15 +134,12 @@ class UniCAM(LayerAttribution):
                         tokens, (N, T, C), and False means (N, C, L).
                         Default: None, inferred
             device_ids (list[int], optional): Device ID list of a DataParallel model, necessary only if ``forward_func`` is a
-                        function that runs it.
-                        Default: None
-            teacher_func (Callable, optional): The Teacher, of any architecture. Its representation takes the place of the
-                        labels' geometry. It runs once per call, without gradients.
-                        Default: None, the objective uses the labels
+                        function that runs it. Default: None
+            teacher_func (Callable, optional): The Teacher, of any architecture; it runs once per call, without gradients. Its
+                        representation takes the place of the labels' geometry. Default: None, the objective uses the labels
             teacher_layer (str, torch.nn.Module or list, optional): Layer whose features give the Teacher's distances, with the
                         same ``feature_transform``. Width, resolution and layout may differ from the Student's. ``grid``,
-                        ``prefix_tokens`` and ``channels_last`` are used for the Teacher only if its own layout cannot be
-                        inferred.
+                        ``prefix_tokens``, ``channels_last`` and ``tokens`` hold for it only if its layout cannot be inferred.
                         Default: the layer named as the Student's feature layer
             stop_early (bool, optional): End forward passes once all layers of interest have run. What the model runs behind
                         them is skipped: modules, prints and other side effects. Results are the same. The first pass over inputs
@@ -158,8 +149,7 @@ class UniCAM(LayerAttribution):
                         False makes all passes complete; needed only if the model changes state that cannot be seen: global
                         variables, files, generators of random numbers, or tensors through ``.data`` or NumPy.
                         Default: True
-            tokens (bool, optional): True if outputs of three axes are tokens, (N, T, C), False if they are (N, C, L). It says the
-                        same as ``channels_last`` for these.
+            tokens (bool, optional): True if outputs of three axes are (N, T, C), False if (N, C, L), as ``channels_last``.
                         Default: None, inferred from the modules and, for text, from the number of ids
 
         Raises:
@@ -197,9 +187,8 @@ class UniCAM(LayerAttribution):
                         Default: None, the only Base
 
         Returns:
-            UniCAM: explains the Base model, with the Student's representation removed and the same
-            Teacher, if there is one. Both UniCAMs can use the same reference populations. Its own ``residual()`` is the first
-            UniCAM again.
+            UniCAM: explains the Base model, with the Student's representation removed and the same Teacher, if there is one.
+            Both UniCAMs can use the same reference populations. Its own ``residual()`` is the first UniCAM again.
 
         Raises:
             ValueError: several Bases and no place, or a place that does not exist.
@@ -248,31 +237,26 @@ class UniCAM(LayerAttribution):
             target (int, list or Tensor, optional): Labels of the inputs, (N,) integers. A single label applies to all inputs.
                         Has no effect with a Teacher.
                         Default: None, the objective without labels
-            additional_forward_args (Any, optional): Additional arguments of both models, as in Captum. Tensors with one row
+            additional_forward_args (Any, optional): Additional arguments of all models, as in Captum. Tensors with one row
                         per input are divided into batches together with the inputs.
                         Default: None
             attribute_to_layer_input (bool, optional): Use the inputs of the layers instead of their outputs, for map and
                         feature layers alike.
                         Default: False
-            relu_attributions (bool, optional): Return non-negative attributions only.
-                        Default: False
-            attr_dim_summation (bool, optional): Sum attributions over channels.
-                        Default: True
+            relu_attributions (bool, optional): Return non-negative attributions only. Default: False
+            attr_dim_summation (bool, optional): Sum attributions over channels. Default: True
             grad_kwargs (dict[str, Any], optional): Additional keyword arguments for torch.autograd.grad. ``retain_graph`` has
                         no effect, because graphs are freed at the end of the call.
                         Default: None
-            reference (ReferencePopulation, optional): Population made by :meth:`reference`, to which every input is added on
-                        its own.
+            reference (ReferencePopulation, optional): Population of :meth:`reference`, to which every input is added on its own.
                         Default: None, the inputs are the population
             internal_batch_size (int, optional): Number of inputs in one forward pass. This bounds memory; the population is
                         still all of ``inputs``. With a deeper ``feature_layer`` every forward pass is made twice.
                         Default: None, all inputs
-            show_progress (bool, optional): Show a progress bar over forward passes.
-                        Default: False
-            token_mask (Tensor, optional): (N, T), True for the tokens that count, in features and maps. It is needed if the
-                        models get no argument of the name ``attention_mask``, or to leave out class and separator tokens. A
-                        mapping by role if inputs are given by model.
-                        Default: None, the models' ``attention_mask``
+            show_progress (bool, optional): Show a progress bar over forward passes. Default: False
+            token_mask (Tensor, optional): (N, T), True for the tokens that count, in features and maps. It is needed if no
+                        argument is called ``attention_mask``, or to leave out class and separator tokens. A mapping by role
+                        if inputs are by model. Default: None, the models' ``attention_mask``
             n_steps (int, optional): Number of Gauss-Legendre nodes of the mean gradient over a path of features; 16 are
                         enough from the mean. Baselines far from all features, and the objective without labels, a maximum
                         that changes its place on the path, may need more; the delta shows it. In batch mode the other
@@ -289,9 +273,9 @@ class UniCAM(LayerAttribution):
         Returns:
             *Tensor*, *tuple[Tensor, ...]* or *list* of **attributions**:
             - **attributions** (*Tensor*, *tuple[Tensor, ...]* or *list*):
-                        (N, 1, ...) with the layer's spatial shape, or (N, C, ...) without summation; detached, in the layer's
-                        dtype and on its device. Attributions are a tuple if the layer has several tensors, and a list if
-                        ``layer`` is a list.
+                        (N, 1, ...) with the layer's spatial shape, (N, 1, T) of tokens, or (N, C, ...) without summation;
+                        detached, in the layer's dtype and on its device. A tuple if the layer has several tensors, and a list
+                        if ``layer`` is a list.
             - **delta** (*Tensor* or *list*, returned if ``return_convergence_delta=True``):
                         (N,), float32 or float64, in a list if ``layer`` is a list.
 
@@ -359,10 +343,9 @@ class UniCAM(LayerAttribution):
         tuple has an entry for the Student and one for each Base.
 
         Returns:
-            TransferAttributions: ``distilled`` is the result of :meth:`attribute`, ``residual`` that
-            of ``residual().attribute``; with several Bases a list of those of ``residual(0)``, ``residual(1)``, ... With
-            ``n_steps`` its ``net`` is the difference of the two. With ``return_convergence_delta=True`` a tuple of the maps
-            and a pair of their deltas.
+            TransferAttributions: ``distilled`` is the result of :meth:`attribute`, ``residual`` that of
+            ``residual().attribute``; with several Bases a list of those of ``residual(0)``, ``residual(1)``, ... With ``n_steps``
+            its ``net`` is their difference. With ``return_convergence_delta=True`` a tuple of the maps and a pair of deltas.
 
         Examples::
 

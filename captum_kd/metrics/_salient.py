@@ -57,12 +57,12 @@ class InputReducer(NamedTuple):
         mask = {"token_mask": tokens} if takes_mask(self.perturb_func) else {}
         with changed_state(torch.no_grad(), seeded(tokens, _SEED)), interruptible():
             reduced = self.perturb_func(copies.as_given(), self.maps, **mask)
-        values = _values_like(reduced, inputs)
-        attention = dict(zip(inputs.names or (), values)).get(ATTENTION_MASK)
+        changed = inputs.with_values(_values_like(reduced, inputs))
+        attention = changed.by_name(ATTENTION_MASK)
         if not isinstance(attention, Tensor) or attention.shape != tokens.shape:
-            return inputs.with_values(values)
+            return changed
         left = tokens & (attention != 0)
-        return inputs.with_values(values).with_mask(as_token_mask(left, len(left), "The attention mask after perturb_func"))
+        return changed.with_mask(as_token_mask(left, len(left), "The attention mask after perturb_func"))
 
 
 def as_reducers(
@@ -101,7 +101,7 @@ def as_reducers(
         return InputReducer(maps_of(maps, argument, of_model[place]), place, perturb_func or default)
 
     return (
-        reducer(attributions, "attributions", inputs.of("student")),
+        reducer(attributions, "attributions", inputs.student),
         None if base_attributions is None else reducer(base_attributions, "base_attributions", inputs.of("base")),
     )
 

@@ -204,7 +204,7 @@ def keep_curve(
     place = mapped_place(values, "keep_curve needs")
     if is_ids(values[place]):
         values = with_named_mask(forward_func, values, args)
-        token_mask_of(values, place)
+        token_mask_of(values, place)  # raises an error for a mask of another length
         check_mask_token(values, place, mask_token_id)
     elif mask_token_id is not None or token_mask is not None:
         raise ValueError("mask_token_id and token_mask belong to text, but the inputs are images; leave them out.")

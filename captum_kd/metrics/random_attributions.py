@@ -50,7 +50,7 @@ def random_attributions(like: Tensor, *, generator: Optional[torch.Generator] = 
     """
     check_generator(generator)
     is_text = isinstance(like, Tensor) and like.dim() == 3 and like.shape[1] == 1
-    maps = as_maps(like, "like", None, (like.shape[2],) if is_text else None)
+    maps = as_maps(like, "like", None, is_text=is_text)
     source = torch.Generator().manual_seed(_PHASE_SEED) if generator is None else generator
     if is_text:  # drawn token by token, so that padding does not change the values of tokens
         by_token = torch.rand(maps.shape[2], len(maps), generator=source, device=source.device, dtype=maps.dtype)

@@ -156,7 +156,7 @@ def relevance_score(
         layer_extractor(*each, settings, model=f"{name}[0]", argument=f"{name}[1]") for name, each in zip(names, removed)
     ]
     warn_of_modes(**{"forward_func": forward_func, **{f"{name}[0]": each[0] for name, each in zip(names, removed)}})
-    features = layer_features(extractor, values.of("student"), additional_forward_args, settings, reducers[0][0])
+    features = layer_features(extractor, values.student, additional_forward_args, settings, reducers[0][0])
     sources: list[DistanceSource] = [FeatureDistances(features), LabelDistances(labels, embeddings, features.device)]
     for base_extractor, (_, reducer) in zip(base_extractors, reducers):
         of_base = layer_features(base_extractor, values.of("base"), additional_forward_args, settings, reducer)

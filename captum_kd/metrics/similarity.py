@@ -138,7 +138,7 @@ def feature_similarity_score(
     extractor = layer_extractor(forward_func, layer, settings, model="forward_func", argument="layer")
     base_extractor = layer_extractor(base_func, base_layer, settings, model="base_func", argument="base_layer")
     warn_of_modes(forward_func=forward_func, base_func=base_func)
-    first = layer_features(extractor, values.of("student"), additional_forward_args, settings, reducer)
+    first = layer_features(extractor, values.student, additional_forward_args, settings, reducer)
     second = layer_features(base_extractor, values.of("base"), additional_forward_args, settings, base_reducer)
     sources = [FeatureDistances(each.to(first.device)) for each in (first, second)]
     return source_correlation(sources, estimator, block_size).to(first.dtype)

@@ -34,7 +34,7 @@ def keep_relevant_tokens(
     models that number positions by ids, such as RoBERTa. Models that number positions by the attention mask, such as OPT,
     move the kept tokens together: pass a ``mask_token_id`` for these.
 
-    A classifier that was fine-tuned on text without mask tokens may fail on these, whatever is kept; padding then tells more.
+    A classifier that was fine-tuned on text without mask tokens may fail on these, whatever is kept. Padding is better then.
 
     This is the counterpart of :func:`keep_relevant` for text. It follows the authors of the paper, who keep half of the pixels
     (Adhane et al., WACV 2025).
@@ -108,7 +108,7 @@ def check_mask_token(inputs: ModelInputs, place: int, mask_token_id: Optional[in
     if mask_token_id is not None:
         check_int(mask_token_id, "mask_token_id", or_none=True)
         return
-    mask = dict(zip(inputs.names or (), inputs)).get(ATTENTION_MASK)
+    mask = inputs.by_name(ATTENTION_MASK)
     if not isinstance(mask, Tensor) or mask.shape != inputs[place].shape:
         raise ValueError(
             "There is nothing to replace tokens by: pass mask_token_id=tokenizer.mask_token_id, or the inputs as a mapping with "

@@ -7,8 +7,9 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence, Union
 import numpy as np
 from torch import Tensor
 
-from captum_kd._utils.tensors import is_finite
-from captum_kd._utils.validation import check_bool, check_choice, check_dense, check_untransformed, short_repr
+from captum_kd._utils.inputs import as_token_mask
+from captum_kd._utils.maps import as_maps
+from captum_kd._utils.validation import check_bool, check_choice, short_repr
 from captum_kd.attr import TransferAttributions
 from captum_kd.visualization._panels import Array, scale_tops
 from captum_kd.visualization._words import Word, find_mark, is_padding, join_pieces
@@ -77,7 +78,10 @@ def read_sentences(tokens: Any, maps: Any, token_mask: Any, scale: Any, units: A
             "maps must map names to tensors (N, 1, T), as in {'net': maps.net}, or be the result of attribute_transfer for "
             f"one layer, got {short_repr(maps)}."
         )
-    arrays = {name: _as_token_maps(values, f"maps[{name!r}]", len(tokens)) for name, values in given.items()}
+    arrays: dict[str, Array] = {}
+    for name, values in given.items():
+        checked = as_maps(values, f"maps[{name!r}]", len(tokens), is_text=True)
+        arrays[name] = checked[:, 0].cpu().double().numpy().copy()
     _check_lengths(tokens, arrays)
     length = next(iter(arrays.values())).shape[1]
     kept = _as_mask(token_mask, tokens, length)
@@ -134,37 +138,11 @@ def _check_lengths(tokens: Sequence[Sequence[str]], maps: Mapping[str, Array]) -
             )
 
 
-def _as_token_maps(values: Any, argument: str, n: int) -> Array:
-    """(N, T) float64, a copy."""
-    if isinstance(values, (tuple, list)):
-        raise TypeError(
-            f"{argument} is a {type(values).__name__} of {len(values)}, with one tensor per layer or per output of a layer; "
-            "choose one of them."
-        )
-    if not isinstance(values, Tensor) or not values.is_floating_point():
-        raise TypeError(f"{argument} must be a floating point tensor of shape (N, 1, T), got {short_repr(values)}.")
-    check_dense(values, argument)
-    check_untransformed(values, argument)
-    if values.dim() != 3 or values.shape[1] != 1 or 0 in values.shape:
-        hint = " Maps of images are drawn by visualize_transfer." if values.dim() == 4 else ""
-        hint = " Add the dimension of channels, by .unsqueeze(1)." if values.dim() == 2 else hint
-        raise ValueError(f"{argument} must have shape (N, 1, T), one map per sentence, got {tuple(values.shape)}.{hint}")
-    if values.shape[0] != n:
-        raise ValueError(f"{argument} has {values.shape[0]} maps for {n} sentences; pass the maps of these sentences, one each.")
-    if not is_finite(values):
-        raise ValueError(f"{argument} has non-finite values (NaN or infinity); all must be finite.")
-    array: Array = values.detach()[:, 0].cpu().double().numpy().copy()
-    return array
-
-
 def _as_mask(token_mask: Any, tokens: Sequence[Sequence[str]], length: int) -> Array:
     if token_mask is None:
         return np.ones((len(tokens), length), dtype=bool)
-    if not isinstance(token_mask, Tensor) or tuple(token_mask.shape) != (len(tokens), length) or token_mask.is_complex():
-        raise ValueError(
-            f"token_mask must be a tensor ({len(tokens)}, {length}) like the maps, True (or 1) at tokens and False at padding, "
-            f"as the tokenizer's attention_mask; got {short_repr(token_mask)}."
-        )
-    check_dense(token_mask, "token_mask")
-    array: Array = token_mask.detach().cpu().bool().numpy()
+    mask = as_token_mask(token_mask, len(tokens), "token_mask")
+    if mask.shape[1] != length:
+        raise ValueError(f"token_mask has {mask.shape[1]} tokens, but the maps have {length} positions; both must be equal.")
+    array: Array = mask.cpu().numpy()
     return array

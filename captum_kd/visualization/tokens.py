@@ -86,8 +86,9 @@ def visualize_tokens(
         gives the same sentences as a page.
 
     Raises:
-        TypeError: tokens that are not lists of texts, maps that are not floating point tensors.
-        ValueError: tokens, maps or mask of different lengths, maps that are not finite, names that do not exist.
+        TypeError: tokens that are not lists of texts, maps that are not floating point tensors, a mask that is no tensor.
+        ValueError: tokens, maps or mask of different lengths, maps that are not finite, a sentence without tokens in the mask,
+            names that do not exist.
 
     Examples::
 

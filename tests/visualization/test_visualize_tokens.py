@@ -289,19 +289,19 @@ def test_records_for_captums_table(monkeypatch):
         ({"tokens": ["Where", "Who"]}, TypeError, r"tokens\[0\] must be a list of tokens \(str\), got 'Where'"),
         ({"tokens": [[1, 2], [3]]}, TypeError, r"tokens\[0\] must be a list of tokens \(str\)"),
         ({"tokens": []}, TypeError, "one list of tokens for each sentence"),
-        ({"tokens": SENTENCES[:1]}, ValueError, "has 2 maps for 1 sentences"),
+        ({"tokens": SENTENCES[:1]}, ValueError, "has 2 maps for 1 inputs"),
         ({"tokens": [SENTENCES[0] + ["x"], SENTENCES[1]]}, ValueError, r"\[0\] has 9 tokens, but the maps have 8 positions"),
         ({"tokens": [SENTENCES[0][1:-1], SENTENCES[1]]}, ValueError, r"\[0\] has 6 tokens, but maps\['net'\] is not 0 at"),
         ({"maps": {}}, TypeError, "maps must map names to tensors"),
         ({"maps": token_maps()}, TypeError, "maps must map names to tensors"),
         ({"maps": {"net": token_maps()[:, 0]}}, ValueError, r"shape \(N, 1, T\).*unsqueeze"),
-        ({"maps": {"net": token_maps()[..., None]}}, ValueError, "visualize_transfer"),
+        ({"maps": {"net": token_maps()[..., None]}}, ValueError, "maps of images, but the inputs are tokens"),
         ({"maps": {"net": token_maps().long()}}, TypeError, "floating point tensor"),
         ({"maps": {"net": token_maps() / 0}}, ValueError, "non-finite"),
         ({"maps": {"net": (token_maps(), token_maps())}}, TypeError, "is a tuple of 2.*choose"),
         ({"maps": TransferAttributions((token_maps(),), (token_maps(),))}, TypeError, "is a tuple of 1.*choose"),
         ({"maps": {"a": token_maps(), "b": token_maps()[..., :7]}}, ValueError, "{'a': 8, 'b': 7}.*another tokenizer"),
-        ({"token_mask": MASK[:, :5]}, ValueError, r"token_mask must be a tensor \(2, 8\)"),
+        ({"token_mask": MASK[:, :5]}, ValueError, "token_mask has 5 tokens, but the maps have 8 positions"),
         ({"scale": "column"}, ValueError, "scale must be 'map', 'name' or 'shared'"),
         ({"scale": [["nett"]]}, ValueError, r"some of \['net'\]"),
         ({"scale": 3}, TypeError, "groups of titles"),
@@ -319,7 +319,7 @@ def test_bad_input_is_named(changes, error, message):
 
 
 def test_bad_fields_of_records_are_named():
-    with pytest.raises(ValueError, match="probabilities must hold one number for each of the 2 sentences"):
+    with pytest.raises(ValueError, match="probabilities must be a list of one number for each of the 2 sentences"):
         token_records(SENTENCES, {"net": token_maps()}, probabilities=[0.5])
     with pytest.raises(ValueError, match="labels must hold one text"):
         token_records(SENTENCES, {"net": token_maps()}, labels=[0])

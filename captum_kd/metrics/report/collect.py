@@ -58,7 +58,7 @@ class FeatureCollector:
         found: dict[str, list[TensorFeatures]] = {}
         for each in self._sets:
             device = device_of(each.of.model)
-            given = self._options.forward_args, _inputs_of(each, inputs)
+            given = self._options.forward_args, inputs.of(*each.of.names)
             args, own = (to_device(value, device) for value in given)
             images = [own] if self._localizer is None else self._localizer.reduce(each, to_device(inputs, device), labels, args)
             # One forward pass is enough for whole images and for one map for all layers.
@@ -74,7 +74,7 @@ class FeatureCollector:
         Raises:
             ValueError: models that get other tokens than the first one; layers without tokens.
         """
-        own = [with_named_mask(each.of.model, _inputs_of(each, inputs), self._options.forward_args) for each in self._sets]
+        own = [with_named_mask(each.of.model, inputs.of(*each.of.names), self._options.forward_args) for each in self._sets]
         for each, other in zip(self._sets, own):
             check_same_tokens(own[0], other, str(each.of))
         features, mask = self.features(inputs, None), own[0].token_mask
@@ -98,10 +98,6 @@ class FeatureCollector:
         self._layouts[key, extractor.pairs] = activations.layouts
         self.transform = name_of(activations.feature_transform)
         return [TensorFeatures(values, float(of.amax())) for values, of in zip(activations.features, activations.rounding)]
-
-
-def _inputs_of(features: FeatureSet, inputs: InputsByModel) -> ModelInputs:
-    return inputs.of(features.of.name, *features.of.roles)
 
 
 def read_data(

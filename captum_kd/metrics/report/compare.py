@@ -116,10 +116,11 @@ def compare_transfer(
         estimator (str, optional): Estimator of the similarity scores, "unbiased" or "biased". Relevance scores are always
                     unbiased, as in the authors' code, since removal is defined for U-centered distances.
         feature_transform (Callable, optional): From (N, C, ...) to (N, d).
-                    Default: :func:`captum_kd.flatten`
+                    Default: :func:`captum_kd.flatten`; for text (ids or a token mask) :func:`captum_kd.global_average_pool`
         unpack (Callable, optional): From a batch to (inputs, labels), or to (inputs, None) if ``comparisons`` say that there
                     are no labels.
-                    Default: pairs, or mappings with ``pixel_values`` and ``labels``
+                    Default: pairs, or mappings with ``labels``, of which all else are the models' inputs by name, or
+                    ``pixel_values`` alone
         output_transform (Callable, optional): From a model's output to logits (N, classes), for ``localize``.
                     Default: the output's ``.logits`` if it has them, else the output
         show_progress (bool, optional): Show a progress bar over the batches.

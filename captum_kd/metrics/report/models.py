@@ -40,9 +40,9 @@ class ComparedModel(NamedTuple):
         return f"{self.role}:{self.name}"
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """Roles by which layers and inputs of the model are found. Placebos have the Teacher's."""
-        return (TEACHER if self.role == PLACEBO else self.role,)
+    def names(self) -> tuple[str, str]:
+        """The keys of the model's inputs, by priority: its name and its role. Placebos have the Teacher's role."""
+        return self.name, TEACHER if self.role == PLACEBO else self.role
 
     def __str__(self) -> str:
         role = "placebo Teacher" if self.role == PLACEBO else self.role

@@ -46,15 +46,21 @@ def near_chance(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) 
 
 
 def no_gain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A note that comes first if Students nowhere follow the labels more closely than Bases."""
-    layers = list(dict.fromkeys(row["layer"] for row in rows if row["score"] == "rs_student"))
-    means = [tuple(_mean(rows, score, layer) for score in ("rs_student", "rs_base")) for layer in layers]
-    known = [(student, base) for student, base in means if student is not None and base is not None]
-    if not known or any(student > base for student, base in known):
+    """A note that comes first on Students that nowhere follow the labels more closely than Bases do on average."""
+    own = [row for row in rows if row["score"] == "rs_student" and row["value"] is not None]
+    layers, students = (list(dict.fromkeys(row[key] for row in own)) for key in ("layer", "student"))
+    bases = {layer: _mean(rows, "rs_base", layer) for layer in layers}
+    known = [(row["student"], row["value"] - bases[row["layer"]]) for row in own if bases[row["layer"]] is not None]
+    gaining = {student for student, gain in known if gain > 0}
+    without = [student for student in students if student not in gaining]
+    if not known or not without:
         return []
+    last = [row["value"] for row in own if row["layer"] == layers[-1] and row["student"] in without]
+    who = "Students" if len(without) == len(students) else f"{_listed(without)}"
     return [
-        f"No gain: Students do not follow the labels more closely than Bases at any layer (at {layers[-1]}, mean RS is "
-        f"{known[-1][0]:.3f} and {known[-1][1]:.3f}). Distilled scores then describe a difference, not an improvement."
+        f"No gain: {who} {'do' if who == 'Students' or len(without) > 1 else 'does'} not follow the labels more closely than "
+        f"Bases at any layer (at {layers[-1]}, mean RS is {sum(last) / len(last):.3f} and {bases[layers[-1]]:.3f}). Distilled "
+        "scores then describe a difference, not an improvement."
     ]
 
 
@@ -86,7 +92,8 @@ def cautions(
     noise_by_rank: bool,
 ) -> list[str]:
     """Cautions about the numbers of this report, which are also raised as warnings."""
-    little = [row for row in rows if row["score"] in distilled_scores(rows) and _below(row["unique_share"], LITTLE_LEFT)]
+    distilled = distilled_scores(rows)
+    little = [row for row in rows if row["score"] in distilled and _below(row["unique_share"], LITTLE_LEFT)]
     places = _listed(dict.fromkeys(f"{row['layer']} ({row['student']}, {row['base']})" for row in little))
     found = [
         (

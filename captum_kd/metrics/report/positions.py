@@ -8,7 +8,7 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
-from captum_kd._utils.inputs import is_ids, ModelInputs
+from captum_kd._utils.inputs import ModelInputs, find_ids
 from captum_kd._utils.validation import check_int
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL
 from captum_kd.distance.precision import widest
@@ -86,7 +86,8 @@ def check_same_tokens(first: ModelInputs, other: ModelInputs, model: str) -> Non
     if other is first:
         return
     masks = [inputs.token_mask for inputs in (first, other)]
-    ids = [_ids(inputs) for inputs in (first, other)]
+    places = find_ids(first), find_ids(other)
+    ids = [None if place is None else inputs[place] for inputs, place in zip((first, other), places)]
     for one, two in (masks, ids):
         if (one is None) != (two is None) or one is not None and two is not None and one.shape != two.shape:
             shapes = [None if each is None else tuple(each.shape) for each in (one, two)]
@@ -97,12 +98,6 @@ def check_same_tokens(first: ModelInputs, other: ModelInputs, model: str) -> Non
         differs = ids[0] != ids[1].to(ids[0].device)
         if bool((differs if masks[0] is None else differs & masks[0]).any()):
             raise ValueError(f"{model} has other token ids than the first Student. {SAME_TOKENS}")
-
-
-def _ids(inputs: ModelInputs) -> Optional[Tensor]:
-    by_name = {} if inputs.names is None else dict(zip(inputs.names, inputs))
-    ids = by_name.get("input_ids", inputs[0])
-    return ids if is_ids(ids) else None
 
 
 class Positions(NamedTuple):

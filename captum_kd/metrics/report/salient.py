@@ -69,7 +69,7 @@ class Localizer:
 
         Raises a TypeError or ValueError for inputs without images and ids or with several images, and for invalid maps.
         """
-        inputs = _inputs_of(features.of, of_models)
+        inputs = of_models.of(*features.of.names)
         at = mapped_place(inputs, "localize needs")
         is_text = is_ids(inputs[at])
         if is_text:
@@ -102,7 +102,7 @@ class Localizer:
         return keep_tokens(inputs.with_mask(tokens), at, maps, self._settings.keep, self._mask_token(features.of))
 
     def _mask_token(self, model: ComparedModel) -> Optional[int]:
-        return self._localize._mask_token_of(model.name, *model.roles)
+        return self._localize._mask_token_of(*model.names)
 
     def _maps(
         self,
@@ -194,11 +194,7 @@ def _named(features: FeatureSet, place: int) -> str:
     return f"The map of localize at {features.of.layers[place]}"
 
 
-def _inputs_of(model: ComparedModel, of_models: InputsByModel) -> ModelInputs:
-    return of_models.of(model.name, *model.roles)
-
-
 def _inputs_of_pair(features: FeatureSet, of_models: InputsByModel) -> InputsByModel:
     """The inputs of a Student and its Base by role, of which either may be the explained model."""
-    models = {each.role: _inputs_of(each, of_models) for each in features if each is not None}
+    models = {each.role: of_models.of(*each.names) for each in features if each is not None}
     return InputsByModel(models.pop(STUDENT), models)

@@ -47,7 +47,8 @@ class ModelOptions:
                     Default: None, every sentence is one input
 
     Raises:
-        ValueError: a grid that is not a pair of positive integers, a negative number of prefix tokens.
+        ValueError: a grid that is not a pair of positive integers, a negative number of prefix tokens, or prefix tokens and
+            positions; ``tokens`` that contradict ``channels_last`` or ``grid``.
         TypeError: arguments of the wrong type.
 
     Example::

@@ -119,11 +119,11 @@ def read_table(path: Path) -> list[tuple[str, str]]:
 def questions_task(given: Optional[Path], tokenizer: Any, settings: Settings) -> Task:
     """An experiment on the texts in a folder: who gets which, and what a reader must know of it.
 
-    All of test.tsv is the test. The reference population is drawn from train.tsv, and nobody learns from it. Texts of the
+    All of test.tsv is the test. The reference population is drawn from train.tsv, and no network is trained on it. Texts of the
     training part that are in the test, or that occurred before, are left out; capitals make no difference.
 
     Args:
-        given: the folder that holds train.tsv and test.tsv; None if nobody named one.
+        given: the folder that holds train.tsv and test.tsv; None if no folder was named.
         tokenizer: of transformers; all networks share it.
         settings: seed and numbers of texts.
 
@@ -171,7 +171,7 @@ def questions_task(given: Optional[Path], tokenizer: Any, settings: Settings) ->
             f"{len(every):,} questions of {len(classes)} classes; all {test.count} of test.tsv are held out.",
             f"{dropped} questions of train.tsv are in test.tsv too, or occurred before: left out.",
             *([f"{cut} questions are longer than {LONGEST} tokens: cut."] if cut else []),
-            f"{reference.count} questions of train.tsv are UniCAM's reference population; nobody learns from them.",
+            f"{reference.count} questions of train.tsv are UniCAM's reference population; no network is trained on them.",
             f"Teachers learn from {fold.teacher_train.count:,} questions, Students and Bases from {fold.train.count:,}.",
         ],
         unit="questions",

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from captum_kd.metrics import TransferReport
 from captum_kd.metrics.inference import seed_control
+from captum_kd.metrics.report.notes import no_gain
 from captum_kd.metrics.report import seed_groups
 from captum_kd.metrics.report.placebos import control_placebos
 
@@ -396,6 +397,25 @@ def test_students_without_a_gain_are_told_first() -> None:
     found = quiet(weak, strong, "conv2", batches(11))
     assert found.notes[0].startswith("No gain: Students do not follow the labels more closely than Bases at any layer (at conv2,")
     assert str(found).startswith("- No gain") and str(found).count("No gain") == 1
+
+
+def test_students_without_a_gain_do_not_hide_the_gain_of_others() -> None:
+    """As controls beside the Students of a technique, which would pull the mean of all Students below the Bases'."""
+
+    def rows(**students: tuple[float, float]) -> list[dict[str, object]]:
+        return [
+            {"student": name, "base": base, "layer": layer, "score": score, "value": value}
+            for name, values in students.items()
+            for base, of_base in (("base 1", 0.4), ("base 2", 0.6))
+            for layer, own in zip(("conv2", "conv3"), values)
+            for score, value in (("rs_student", own), ("rs_base", of_base))
+        ]
+
+    assert no_gain(rows(kd=(0.4, 0.51))) == no_gain([]) == []
+    (both,) = no_gain(rows(kd=(0.4, 0.5), other=(0.2, 0.1)))
+    assert both.startswith("No gain: Students do not follow") and "(at conv3, mean RS is 0.300 and 0.500)" in both
+    (control,) = no_gain(rows(kd=(0.6, 0.45), control=(0.1, 0.05)))
+    assert control.startswith("No gain: control does not follow") and "(at conv3, mean RS is 0.050 and 0.500)" in control
 
 
 def rs(model: torch.nn.Module) -> float:
