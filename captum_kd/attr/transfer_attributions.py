@@ -29,9 +29,12 @@ class TransferAttributions(_Pair):
         residual (Tensor, tuple or list): Maps of the Base model, with the Student's representation removed. With several
             Bases it is a list of such maps, one for each Base.
         has_several_bases (bool): True if ``residual`` is such a list.
+        has_unit (bool): True if the positions of each map add up to a gain of the objective: maps made with ``n_steps``
+            whose features are the averages of the map layer's channels.
     """
 
     has_several_bases = False
+    has_unit = False
     _why_no_net: Optional[str] = _WITHOUT_UNIT
 
     @property
@@ -45,12 +48,14 @@ class TransferAttributions(_Pair):
         *,
         relu_attributions: bool,
         attr_dim_summation: bool,
+        of_averages: bool,
         has_common_tokens: bool = True,
         **_: Any,
     ) -> TransferAttributions:
         """The same maps, made with ``n_steps`` and with these settings."""
         maps = type(self)(*self)
         maps.has_several_bases, maps._why_no_net = has_several_bases, None
+        maps.has_unit = of_averages and not relu_attributions
         if relu_attributions:
             maps._why_no_net = (
                 "relu_attributions=True removed the negative part of both maps, so their difference has no unit; leave it out."

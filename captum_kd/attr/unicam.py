@@ -366,7 +366,8 @@ class UniCAM(LayerAttribution):
         )
         if n_steps is not None:
             is_common = not batch.inputs.is_text or batch.inputs.has_tokens_of(batch.of_models.of("base"))
-            maps = maps._with_unit(has_several, has_common_tokens=is_common, **map_settings)
+            averages = self._removal.features_are_averages
+            maps = maps._with_unit(has_several, of_averages=averages, has_common_tokens=is_common, **map_settings)
         return (maps, tuple(deltas)) if return_convergence_delta else maps
 
     def reference(

@@ -66,9 +66,10 @@ def signed(value: float) -> str:
 
 def read_sentences(tokens: Any, maps: Any, token_mask: Any, scale: Any, units: Any, special_tokens: Any) -> Sentences:
     """The checked arguments of ``visualize_tokens`` and ``token_records``."""
-    has_unit = isinstance(maps, TransferAttributions) and maps.has_net
+    has_net = isinstance(maps, TransferAttributions) and maps.has_net
+    has_unit = isinstance(maps, TransferAttributions) and maps.has_unit
     given: Any = columns_of(maps) if isinstance(maps, TransferAttributions) else maps
-    scale = ("shared" if has_unit else "name") if scale is None else scale
+    scale = ("shared" if has_net else "name") if scale is None else scale
     if isinstance(scale, str):
         check_choice(scale, "scale", SCALES)
     special_tokens = check_bool(special_tokens, "special_tokens")

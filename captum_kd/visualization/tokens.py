@@ -76,7 +76,7 @@ def visualize_tokens(
             scale has the strongest color. Default: "name", or "shared" for maps with a net map.
         units (mapping of str to str, optional): name -> unit of its maps. Maps with a unit have their sum below the name,
             and if tokens are left out also the sum of those that are shown. Default: none, or "gain of J per word" for
-            maps with a net map.
+            maps that add up to a gain (``TransferAttributions.has_unit``).
         special_tokens (bool): draw tokens such as "[CLS]", "[SEP]", "<s>" and ``"<|endoftext|>"``, small and slanted. False
             leaves them out; their values still count in the sums. Default: True
         title (str, optional): a heading.

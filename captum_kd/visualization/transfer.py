@@ -124,10 +124,11 @@ def visualize_transfer(
         ...     {"net": transfer.net, "net of two Bases": null.net, "Grad-CAM": gradcam},
         ...     scale=[["net", "net of two Bases"]], sign="all", units={"net": unit, "net of two Bases": unit})
     """
-    has_unit = isinstance(maps, TransferAttributions) and maps.has_net
+    has_net = isinstance(maps, TransferAttributions) and maps.has_net
+    has_unit = isinstance(maps, TransferAttributions) and maps.has_unit
     given_maps: Mapping[str, Tensor] = columns_of(maps) if isinstance(maps, TransferAttributions) else maps
-    scale = ("shared" if has_unit else "column") if scale is None else scale
-    sign = ("all" if has_unit else "positive") if sign is None else sign
+    scale = ("shared" if has_net else "column") if scale is None else scale
+    sign = ("all" if has_net else "positive") if sign is None else sign
     if isinstance(scale, str):
         check_choice(scale, "scale", SCALES)
     check_choice(sign, "sign", tuple(SIGNS))

@@ -477,3 +477,14 @@ def test_a_population_serves_maps_with_and_without_steps():
     torch.testing.assert_close(turned.residual, wanted.distilled)
     with pytest.raises(ValueError, match="made with number of Bases=2, but this call has 1"):
         made("labels", BASE).attribute(X, Y, reference=population)
+
+
+def test_only_maps_of_averages_at_their_own_layer_have_a_unit():
+    kinds = [
+        (UniCAM(STUDENT, "conv2", BASE), 4, True),
+        (UniCAM(STUDENT, "conv2", BASE), None, False),
+        (UniCAM(STUDENT, "conv1", BASE, feature_layer="conv2"), 4, False),
+        (UniCAM(STUDENT, "conv2", BASE, feature_transform=flatten), 4, False),
+    ]
+    for unicam, n_steps, has_unit in kinds:
+        assert unicam.attribute_transfer(X, labels(N), n_steps=n_steps).has_unit is has_unit

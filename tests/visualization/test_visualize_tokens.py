@@ -31,7 +31,9 @@ def token_maps(seed: int = 0) -> torch.Tensor:
 
 
 def transfer() -> TransferAttributions:
-    return TransferAttributions(token_maps(1), token_maps(2))._with_unit(False, relu_attributions=False, attr_dim_summation=True)
+    return TransferAttributions(token_maps(1), token_maps(2))._with_unit(
+        False, relu_attributions=False, attr_dim_summation=True, of_averages=True
+    )
 
 
 def drawn(figure: TokenFigure) -> list[tuple[str, tuple[float, ...]]]:

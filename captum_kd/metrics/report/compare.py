@@ -192,8 +192,9 @@ def compare_transfer(
     finally:
         aggregator.close()
     empty_maps = 0 if localizer is None else localizer.empty
-    of_ranks = group.gather((own_inputs, modes, empty_maps, repeated_by_sampler(data), announced in (own_inputs, None)))
-    inputs, modes_of_ranks, empty, repeated, as_announced = zip(*of_ranks)
+    is_as_announced = announced in (own_inputs, None)
+    of_ranks = group.gather((own_inputs, modes, empty_maps, repeated_by_sampler(data), is_as_announced, collector.transform))
+    inputs, modes_of_ranks, empty, repeated, as_announced, transforms = zip(*of_ranks)
     modes = {name: Modes(*map(any, zip(*(each[name] for each in modes_of_ranks)))) for name in modes}
     n, positions = aggregator.n, None if sample is None else sample.recorded()
     placebos = [each.name for each in models if each.role == PLACEBO]
@@ -239,6 +240,6 @@ def compare_transfer(
         "verification": None if aggregator.verification is None else aggregator.verification._asdict(),
         "processes": None if settings.compute.process_group is None else list(inputs),
         **settings.recorded(),
-        "feature_transform": collector.transform,
+        "feature_transform": next((each for each in transforms if each is not None), None),  # None at ranks without inputs
     }
     return TransferReport(rows, control, notes, recorded, control_placebos(rows, placebo_shares, plan.pairs, placebos, settings))
