@@ -88,6 +88,7 @@ def test_scores_and_reports_of_models_with_their_own_inputs():
         show_progress=False,
     )  # fmt: skip
     as_pair = compare_transfer(STUDENT, BASE, layers, [(by_model, Y)], teacher=TEACHER, show_progress=False)
+    assert ", features: global_average_pool" in str(report)  # as for every report of text; images compare all positions
     values = {row["score"]: row["value"] for row in report.rows}
     for row in as_pair.rows:
         assert row["value"] == pytest.approx(values[row["score"]], abs=1e-9)
@@ -117,6 +118,7 @@ def masked(row: int, value: float = 0) -> Tensor:
 
 
 ATTRIBUTE_ERRORS = [
+    (["who is she ?"] * N, TypeError, r"got list\. Texts go through the tokenizer first"),
     ({**X, "input_ids": X["input_ids"].tolist()}, TypeError, r"inputs\['input_ids'\] must be a tensor, got list; .*return_tens"),
     ({"attention_mask": None}, ValueError, "no tensors"),
     ({**X, "words": X["input_ids"]}, ValueError, r"key 'words', but Encoder takes 'input_ids', 'attention_mask'.*Leave the key"),

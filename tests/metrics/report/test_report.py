@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from population import batches, by_score, compare, data, related
 
-from captum_kd import flatten
+from captum_kd import flatten, global_average_pool
 from captum_kd.metrics import TransferReport
 from captum_kd.metrics.report.transfer_report import COLUMNS
 
@@ -143,6 +143,11 @@ def test_settings_hold_all_that_the_numbers_depend_on(report):
     assert settings["models"]["kd 1"] == "student" and settings["models"]["teacher"] == "teacher"
     assert settings["layers"]["conv2"]["base 1"] == "conv2"
     assert settings["estimator"] == "unbiased" and settings["seed"] == 0 and "torch" in settings["versions"]
+
+
+def test_the_first_line_names_features_that_are_not_flattened(report):
+    pooled = quiet({"kd": related(1)}, {"base": related(3)}, ["conv3"], batches(9), feature_transform=global_average_pool)
+    assert "features: global_average_pool" in str(pooled) and "features:" not in str(report)
 
 
 def test_its_short_form_says_what_it_is(report):
