@@ -11,6 +11,7 @@ import torch
 from captum._utils.progress import progress
 from torch import Tensor, nn
 
+from captum_kd._models.call_arguments import with_named_mask
 from captum_kd._models.early_end import layer_calls
 from captum_kd._models.feature_transforms import FeatureTransform, default_transform, flatten, flatten_to_unit_length
 from captum_kd._models.features import features_of
@@ -21,7 +22,7 @@ from captum_kd._models.layer_outputs import capture_outputs, find_layouts, image
 from captum_kd._models.reachable import add_modules, model_of
 from captum_kd._models.token_layout import Layout, LayoutHints
 from captum_kd._utils.arguments import take_rows
-from captum_kd._utils.inputs import ModelInputs, with_named_mask
+from captum_kd._utils.inputs import ModelInputs
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.tensors import largest_of
 

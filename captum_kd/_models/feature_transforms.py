@@ -14,8 +14,8 @@ from typing import Any, Callable, Optional
 import torch
 from torch import Tensor
 
+from captum_kd._models.call_arguments import signature_of
 from captum_kd._models.cam import masked_mean
-from captum_kd._utils.inputs import signature_of
 from captum_kd._utils.validation import check_dense, short_repr
 
 FeatureTransform = Callable[..., Tensor]

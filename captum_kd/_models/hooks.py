@@ -19,6 +19,7 @@ import torch
 from captum._utils.common import _sort_key_list
 from torch import Tensor, nn
 
+from captum_kd._models.call_arguments import check_names
 from captum_kd._models.channel_axis import Trace
 from captum_kd._models.early_end import EndOfPass, LayerCalls
 from captum_kd._models.layer_names import Layer
@@ -26,7 +27,7 @@ from captum_kd._models.reachable import model_of
 from captum_kd._models.token_ids import checked_ids
 from captum_kd._utils.context import Overlapping
 from captum_kd._utils.fast_path import without_fast_path
-from captum_kd._utils.inputs import ModelInputs, check_names
+from captum_kd._utils.inputs import ModelInputs
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.pytree import map_tensors, own_tensors, tensors_in
 from captum_kd._utils.validation import check_dense, check_untransformed, is_transformed

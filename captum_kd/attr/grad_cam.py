@@ -11,12 +11,13 @@ from typing import Any, Callable, Optional, Sequence
 import torch
 from torch import Tensor
 
+from captum_kd._models.call_arguments import with_named_mask
 from captum_kd._models.cam import precise
 from captum_kd._models.layer_names import Layer
 from captum_kd._models.layer_outputs import capture_outputs, find_layouts, joined_outputs
 from captum_kd._models.logits import OutputTransform, class_scores
 from captum_kd._models.token_layout import LayoutHints
-from captum_kd._utils.inputs import ModelInputs, with_named_mask
+from captum_kd._utils.inputs import ModelInputs
 from captum_kd._utils.interrupts import changed_state, interruptible
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple, Optional
 
+from captum_kd._models.call_arguments import with_named_mask
 from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_names import LayerLike, LayerPair, resolve_layer
 from captum_kd._models.token_layout import as_layout_hints, LayoutHints
 from captum_kd._utils.arguments import as_forward_args, check_batch_size, check_callable, check_device_ids, check_model
-from captum_kd._utils.inputs import InputsByModel, ModelInputs, with_named_mask
+from captum_kd._utils.inputs import InputsByModel, ModelInputs
 from captum_kd._utils.validation import check_bool
 from captum_kd.distance.sources import TensorFeatures
 from captum_kd.metrics._salient import InputReducer

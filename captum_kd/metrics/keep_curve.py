@@ -11,6 +11,7 @@ from captum._utils.progress import progress
 from captum.log import log_usage
 from torch import Tensor
 
+from captum_kd._models.call_arguments import with_named_mask
 from captum_kd._models.hooks import run_model, same_random_state
 from captum_kd._models.logits import OutputTransform, class_scores
 from captum_kd._models.training_mode import warn_of_modes
@@ -23,7 +24,7 @@ from captum_kd._utils.arguments import (
     check_model,
     take_rows,
 )
-from captum_kd._utils.inputs import Inputs, ModelInputs, as_inputs, is_ids, with_named_mask
+from captum_kd._utils.inputs import Inputs, ModelInputs, as_inputs, is_ids
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.maps import mapped_place, maps_of
 from captum_kd._utils.validation import check_bool, check_noise, check_share, check_dense, check_generator, short_repr

@@ -11,9 +11,10 @@ from captum._utils.progress import progress
 from captum.log import log_usage
 from torch import Tensor
 
+from captum_kd._models.call_arguments import with_named_mask
 from captum_kd._models.layer_names import LayerLike
 from captum_kd._utils.arguments import Target, as_forward_args, take_rows
-from captum_kd._utils.inputs import as_inputs_by_model, with_named_mask
+from captum_kd._utils.inputs import as_inputs_by_model
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.maps import correlations, unit_maps
 from captum_kd._utils.validation import check_bool, check_choice, check_int, short_repr

@@ -9,11 +9,12 @@ from typing import Any, Iterable, Optional, Sequence
 import torch
 from torch import Tensor
 
+from captum_kd._models.call_arguments import with_named_mask
 from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.layer_activations import Layouts
 from captum_kd._models.layer_names import LayerPair
 from captum_kd._utils.batches import batches_of, device_of, to_device, unpack_batch
-from captum_kd._utils.inputs import ROLES, InputsByModel, ModelInputs, with_named_mask
+from captum_kd._utils.inputs import ROLES, InputsByModel, ModelInputs
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.text import name_of
 from captum_kd.distance.sources import TensorFeatures

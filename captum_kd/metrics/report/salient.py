@@ -12,9 +12,10 @@ from typing import Any, Optional, Sequence
 import torch
 from torch import Tensor
 
+from captum_kd._models.call_arguments import with_named_mask
 from captum_kd._models.logits import predicted_classes
 from captum_kd._utils.batches import device_of, to_device
-from captum_kd._utils.inputs import InputsByModel, ModelInputs, as_inputs_by_model, is_ids, with_named_mask
+from captum_kd._utils.inputs import InputsByModel, ModelInputs, as_inputs_by_model, is_ids
 from captum_kd._utils.maps import mapped_place, maps_of
 from captum_kd.attr import UniCAM
 from captum_kd.attr.grad_cam import layer_gradcams
