@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence, Union
 
@@ -38,8 +37,9 @@ class LayerOutput(NamedTuple):
         beside_images: bool,
     ) -> LayerOutput:
         """``token_mask`` (N, T) is that of the model's inputs; an error names the layer as ``where``."""
-        mask_of = functools.partial(Layout.mask_of, token_mask=token_mask, where=where, beside_images=beside_images)
-        masks = tuple(map(mask_of, layouts, tensors))
+        masks = tuple(
+            layout.mask_of(tensor, token_mask, where, beside_images=beside_images) for layout, tensor in zip(layouts, tensors)
+        )
         return cls(tensors, layouts, masks or (None,) * len(tensors), tuple(tensor.dtype for tensor in tensors))
 
     def recordable(self) -> LayerOutput:

@@ -54,8 +54,8 @@ def is_row_by_row(
     try:
         for image in (_ramp(*inputs[place].shape[2:]), torch.zeros(())):
             image = image.to(inputs[place]).expand_as(inputs[place])
-            values = (*inputs[:place], image, *inputs[place + 1 :])
-            changed = inputs.with_values(values) if isinstance(inputs, ModelInputs) else values
+            own = inputs if isinstance(inputs, ModelInputs) else ModelInputs(inputs)
+            changed = own.with_value(place, image)
             captured = capture_layers(forward_func, [layer], changed, additional_forward_args, at_input=True)
             tokens.append(captured[0][layer.module].tensors[0][0, -h * w :].double().cpu())
     except Exception:

@@ -56,11 +56,11 @@ def no_gain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not known or not without:
         return []
     last = [row["value"] for row in own if row["layer"] == layers[-1] and row["student"] in without]
-    who = "Students" if len(without) == len(students) else f"{_listed(without)}"
+    who = "Students do" if len(without) == len(students) else f"{_listed(without)} {'do' if len(without) > 1 else 'does'}"
     return [
-        f"No gain: {who} {'do' if who == 'Students' or len(without) > 1 else 'does'} not follow the labels more closely than "
-        f"Bases at any layer (at {layers[-1]}, mean RS is {sum(last) / len(last):.3f} and {bases[layers[-1]]:.3f}). Distilled "
-        "scores then describe a difference, not an improvement."
+        f"No gain: {who} not follow the labels more closely than Bases at any layer (at {layers[-1]}, mean RS is "
+        f"{sum(last) / len(last):.3f} and {bases[layers[-1]]:.3f}). Distilled scores then describe a difference, not an "
+        "improvement."
     ]
 
 
