@@ -1,7 +1,7 @@
 """Text networks: a pretrained encoder out of a folder, and small transformers from random weights, with transformers.
 
-All take token ids and their attention mask, and answer by the mean of the last layer's features over the tokens. That is
-how sentence encoders are used; every token then has a part in the answer, which maps can show.
+All take token ids and their attention mask, and classify by the mean of the last layer's features over the tokens, as sentence
+encoders do. Every token then has a part in the prediction, which maps can show.
 """
 
 from __future__ import annotations
