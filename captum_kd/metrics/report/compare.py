@@ -188,7 +188,7 @@ def compare_transfer(
         duplicates.all_reduce(group)
         if duplicates.seen == 0:
             raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
-        rows, matrices, undefined, placebo_shares = report_rows(plan, aggregator)
+        rows, matrices, undefined, placebo_shares, similarities = report_rows(plan, aggregator)
     finally:
         aggregator.close()
     empty_maps = 0 if localizer is None else localizer.empty
@@ -242,4 +242,5 @@ def compare_transfer(
         **settings.recorded(),
         "feature_transform": next((each for each in transforms if each is not None), None),  # None at ranks without inputs
     }
-    return TransferReport(rows, control, notes, recorded, control_placebos(rows, placebo_shares, plan.pairs, placebos, settings))
+    of_placebos = control_placebos(rows, placebo_shares, plan.pairs, placebos, settings)
+    return TransferReport(rows, control, notes, recorded, of_placebos, similarities)

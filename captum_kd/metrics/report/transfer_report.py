@@ -8,17 +8,19 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
 
 from captum_kd._utils.files import write_whole
 from captum_kd._utils.text import as_spreadsheet_text, encodable
-from captum_kd._utils.validation import check_mapping, short_repr
+from captum_kd._utils.validation import check_choice, check_mapping, short_repr
 from captum_kd.metrics.report.text import markdown, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = ("student", "base", "layer", "score", "value", "low", "high", "p_value", "n", "unique_share")
+SIMILARITY_COLUMNS = ("layer", "model", "role", "other_model", "other_role", "fss")
 
 
 class TransferReport:
@@ -46,6 +48,10 @@ class TransferReport:
             (mean FSS of Students and Teacher, and of Bases and Teacher), ``decision`` (yes needs the first of them to be larger)
             and ``sentence``; and ``shares``, the share of each placebo for each pair, score and layer. None without placebo
             Teachers.
+        similarities (dict or None): FSS of all pairs of models: ``models``, their names; ``roles``, "student", "base", "teacher"
+            or "placebo"; and ``layers``, for each layer the matrix of FSS in the models' order as a list of lists, None where it
+            is undefined. :func:`captum_kd.visualization.plot_models` draws it. None for ``localize="unicam"``, where a model has
+            other features in each pair.
 
     Example::
 
@@ -62,6 +68,7 @@ class TransferReport:
         notes: Sequence[str],
         settings: Mapping[str, Any],
         placebos: Optional[Mapping[str, Any]] = None,
+        similarities: Optional[Mapping[str, Any]] = None,
     ) -> None:
         if not isinstance(rows, (list, tuple)) or not all(isinstance(row, Mapping) for row in rows):
             raise TypeError(f"rows must be a list of records (dicts), got {short_repr(rows)}.")
@@ -69,6 +76,8 @@ class TransferReport:
             check_mapping(seed_control, "seed_control", "a mapping or None")
         if placebos is not None:
             check_mapping(placebos, "placebos", "a mapping or None")
+        if similarities is not None:
+            check_mapping(similarities, "similarities", "a mapping or None")
         if not isinstance(notes, (list, tuple)) or not all(isinstance(note, str) for note in notes):
             raise TypeError(f"notes must be a list of sentences (str), got {short_repr(notes)}.")
         check_mapping(settings, "settings", "a mapping")
@@ -77,10 +86,11 @@ class TransferReport:
         self.notes = list(notes)
         self.settings = dict(settings)
         self.placebos = None if placebos is None else dict(placebos)
+        self.similarities = None if similarities is None else dict(similarities)
 
     def to_dict(self) -> dict[str, Any]:
-        """A copy of ``rows``, ``seed_control``, ``placebos``, ``notes`` and ``settings`` in plain Python types."""
-        names = ("rows", "seed_control", "placebos", "notes", "settings")
+        """A copy of all attributes in plain Python types."""
+        names = ("rows", "seed_control", "placebos", "similarities", "notes", "settings")
         return copy.deepcopy({name: getattr(self, name) for name in names})
 
     def to_json(self, path: Union[None, str, "os.PathLike[str]"] = None) -> str:
@@ -97,19 +107,33 @@ class TransferReport:
             write_whole(path, text)
         return text
 
-    def to_csv(self, path: Union[None, str, "os.PathLike[str]"] = None) -> str:
-        """The rows as CSV (RFC 4180). Also writes them to ``path`` if given, as :meth:`to_json` does.
+    def to_csv(self, path: Union[None, str, "os.PathLike[str]"] = None, *, table: str = "rows") -> str:
+        """A table as CSV (RFC 4180). Also writes it to ``path`` if given, as :meth:`to_json` does.
+
+        The table is "rows", or "similarities" with one record for each layer and pair of models: ``layer``, ``model``,
+        ``role``, ``other_model``, ``other_role`` and ``fss``.
 
         An apostrophe is put in front of names that a spreadsheet would read as a formula (they begin with ``=``, ``+``, ``-``,
         ``@``, a tab or a line break).
         """
+        check_choice(table, "table", ("rows", "similarities"))
+        columns, records = (COLUMNS, self.rows) if table == "rows" else (SIMILARITY_COLUMNS, self._similarity_records())
         lines = io.StringIO()
-        writer = csv.DictWriter(lines, COLUMNS, lineterminator="\r\n")
+        writer = csv.DictWriter(lines, columns, lineterminator="\r\n")
         writer.writeheader()
-        writer.writerows({key: as_spreadsheet_text(value) for key, value in row.items()} for row in self.rows)
+        writer.writerows({key: as_spreadsheet_text(value) for key, value in record.items()} for record in records)
         if path is not None:
             write_whole(path, lines.getvalue())
         return lines.getvalue()
+
+    def _similarity_records(self) -> list[dict[str, Any]]:
+        found = self.similarities or {"models": [], "roles": [], "layers": {}}
+        models = list(zip(found["models"], found["roles"]))
+        return [
+            dict(zip(SIMILARITY_COLUMNS, (layer, *models[i], *models[j], matrix[i][j])))
+            for layer, matrix in found["layers"].items()
+            for i, j in combinations(range(len(models)), 2)
+        ]
 
     def to_markdown(self) -> str:
         """The report as Markdown: tables of every pair of models, seed control and notes."""
