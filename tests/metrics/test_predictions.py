@@ -323,3 +323,27 @@ def test_mini_batches_do_not_change_predictions() -> None:
         for population in ("all", "batch")
     ]  # fmt: skip
     assert rows[0] == rows[1]
+
+
+def test_the_metric_equals_the_function() -> None:
+    from captum_kd.metrics.torchmetrics import PredictionAgreement
+
+    student, teacher, base = Sharp(seed=1), Sharp(seed=2), Sharp(seed=3)
+    found = prediction_agreement(student, teacher, IMAGES, base_func=base, target=LABELS, temperature=2.0)
+    metric = PredictionAgreement(temperature=2.0)
+    with pytest.raises(RuntimeError, match="no inputs"):
+        metric.compute()
+    s, t, b = outputs(student, teacher, base)
+    for rows in (slice(0, 11), slice(11, N)):
+        metric.update(s[rows], t[rows], b[rows], LABELS[rows])
+    result = metric.compute()
+    assert result.keys() == found.keys()
+    for name, value in result.items():
+        assert float(value) == pytest.approx(found[name].value, abs=1e-5)
+    with pytest.raises(ValueError, match="all updates or in none"):
+        metric.update(s, t)
+    metric.reset()
+    metric.update(s, t)
+    assert set(metric.compute()) == {"agreement_student_teacher", "kl_student_teacher", "js_student_teacher"}
+    with pytest.raises(ValueError, match="inputs"):
+        metric.update(s, t[:3])
