@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil
 from typing import Any, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
@@ -14,25 +13,8 @@ from matplotlib.lines import Line2D
 from captum_kd._utils.validation import check_str, short_repr
 from captum_kd.metrics._multidimensional_scaling import Array, aligned, classical_scaling
 from captum_kd.metrics.scores_table import BASE, PLACEBO, STUDENT, TEACHER
-from captum_kd.visualization._style import (
-    AMBER,
-    BLACK,
-    BLUE,
-    GREEN,
-    LABEL_SIZE,
-    LINE_HEIGHT,
-    ORANGE,
-    PURPLE,
-    SKY,
-    TEXT_SIZE,
-    TITLE_SIZE,
-    heading_room,
-    legend_below,
-    legend_columns,
-    text_width,
-    verbatim,
-    wrapped,
-)
+from captum_kd.visualization._squares import square_panels
+from captum_kd.visualization._style import AMBER, BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, TEXT_SIZE, text_width, verbatim
 
 __all__ = ["plot_models"]
 
@@ -41,8 +23,6 @@ _OTHERS = {BASE: (ORANGE, "s"), TEACHER: (BLACK, "*"), PLACEBO: (BLACK, "D")}
 _LABELS = {BASE: "Base", TEACHER: "Teacher", PLACEBO: "placebo Teacher"}
 _RULERS = (0.999, 0.99, 0.95, 0.9, 0.8, 0.6, 0.5, 0.0)
 """Similarities whose distance may be the ruler."""
-_GAP = 0.15
-"""Inches between panels."""
 _CAUTION = "Shown: the share of all squared distances. Where it is low, models that look close may differ."
 
 
@@ -90,48 +70,20 @@ def plot_models(report: Any, layer: Union[None, str, Sequence[str]] = None, *, t
     names, kinds = found["models"], _kinds(content)
     panels = _panels({label: np.array(found["layers"][label], dtype=float) for label in layers})
 
-    columns = min(len(panels), 4)
-    side = (3.7, 2.4, 2.1, 1.56)[columns - 1]
-    width = _GAP + columns * (side + _GAP)
-    reach = 1.15 * max(float(np.ptp(panel.points, axis=0).max()) / 2 for panel in panels if panel.places) or 1.0
-    heads = [wrapped(panel.layer, side, LABEL_SIZE) for panel in panels]
-    feet = [wrapped(_foot(panel, names), side, TEXT_SIZE) for panel in panels]
-    head_room, foot_room = (0.05 + LINE_HEIGHT * (1 + max(text.count("\n") for text in texts)) for texts in (heads, feet))
-    rows = ceil(len(panels) / columns)
-    heading = None if title is None else wrapped(title, width, TITLE_SIZE)
-    entries = _handles(kinds)
-    in_legend = legend_columns([str(each.get_label()) for each in entries], width)
-    legend_height = 0.05 + 1.1 * LINE_HEIGHT * ceil(len(entries) / in_legend)
-    caution = wrapped(_CAUTION, width, TEXT_SIZE)
-    ruler_height, caution_height = 0.22, 0.05 + LINE_HEIGHT * (1 + caution.count("\n"))
-    below = caution_height + ruler_height + legend_height
-    height = rows * (side + head_room + foot_room) + below + heading_room(heading)
-    figure = Figure(figsize=(width, height))
-
-    def axes(left: float, top: float, wide: float, high: float) -> Axes:
-        """Axes at a place in inches from the figure's top left corner."""
-        return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
-
-    for number, panel in enumerate(panels):
-        row, column = divmod(number, columns)
-        top = heading_room(heading) + row * (side + head_room + foot_room) + head_room
-        axis = axes(_GAP + column * (side + _GAP), top, side, side)
-        middle = (panel.points.max(0) + panel.points.min(0)) / 2 if panel.places else np.zeros(2)
-        points = panel.points - middle
-        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])
-        axis.set_title(heads[number], fontsize=LABEL_SIZE, pad=3.0)
-        axis.set_xlabel(feet[number], fontsize=TEXT_SIZE, labelpad=3.0)
-        for spine in axis.spines.values():
-            spine.set(color="0.7", linewidth=0.6)
-        for place, point in zip(panel.places, points):
-            axis.plot(*point, **_artist(kinds, kinds[place]))
-        _put_names(axis, [names[place] for place in panel.places], points, 2 * reach / side, reach)
-    figure.text(0.5, (below - 0.05) / height, caution, fontsize=TEXT_SIZE, ha="center", va="top")
-    _put_ruler(axes(0.0, height - legend_height - ruler_height, width, ruler_height), width, 2 * reach / side, side)
-    legend_below(axes(0.0, height - legend_height, width, legend_height), entries, in_legend)
-    if heading is not None:
-        figure.suptitle(heading, fontsize=TITLE_SIZE, y=1 - 0.08 / height, va="top")
-    return figure
+    heads, feet = [panel.layer for panel in panels], [_foot(panel, names) for panel in panels]
+    drawn = square_panels(heads, feet, _CAUTION, _handles(kinds), title, has_ruler=True)
+    reach = 1.15 * max((float(np.ptp(each.points, axis=0).max()) / 2 for each in panels if each.places), default=0.0) or 1.0
+    inch = 2 * reach / drawn.side
+    for axis, panel in zip(drawn.axes, panels):
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        if panel.places:
+            points = panel.points - (panel.points.max(0) + panel.points.min(0)) / 2
+            for place, point in zip(panel.places, points):
+                axis.plot(*point, **_artist(kinds, kinds[place]))
+            _put_names(axis, [names[place] for place in panel.places], points, inch, reach)
+    if drawn.ruler is not None:
+        _put_ruler(drawn.ruler, inch, drawn.side)
+    return drawn.figure
 
 
 # ----------------------------------------------------------------------------- checks
@@ -244,14 +196,12 @@ def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _put_ruler(axis: Axes, width: float, inch: float, side: float) -> None:
+def _put_ruler(axis: Axes, inch: float, side: float) -> None:
     """A line as long as the distance of two models with a round similarity; a third of a panel, or nearly."""
     lengths = {similarity: (2 * (1 - similarity)) ** 0.5 / inch for similarity in _RULERS}
     similarity = min(lengths, key=lambda each: abs(lengths[each] - side / 3))
     text = f"distance of two models with FSS {similarity:g}"
     total = lengths[similarity] + 0.1 + text_width(text, TEXT_SIZE)
-    start = (width - total) / 2
-    axis.set(xlim=(0, width), ylim=(0, 1))
-    axis.set_axis_off()
+    start = (axis.get_xlim()[1] - total) / 2
     axis.plot([start, start + lengths[similarity]], [0.5, 0.5], color="0.35", marker="|", markersize=5, linewidth=1.0)
     axis.text(start + lengths[similarity] + 0.1, 0.5, text, fontsize=TEXT_SIZE, va="center")
