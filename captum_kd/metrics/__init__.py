@@ -1,5 +1,6 @@
 """Scores for pairs of models and checks of their attributions, with the interface of captum.metrics."""
 
+from captum_kd.metrics.input_embeddings import InputEmbeddings, input_embeddings
 from captum_kd.metrics.keep_curve import KeepCurve, keep_curve
 from captum_kd.metrics.localization import LocalizationScores, localization_score
 from captum_kd.metrics.map_reliability import MapReliability, map_reliability
@@ -29,11 +30,13 @@ __all__ = [
     "TokenPositions",
     "TransferReport",
     "compare_transfer",
+    "InputEmbeddings",
     "KeepCurve",
     "LocalizationScores",
     "MapReliability",
     "RandomizationTest",
     "feature_similarity_score",
+    "input_embeddings",
     "keep_curve",
     "localization_score",
     "prediction_agreement",

@@ -7,6 +7,7 @@ markers, dashes or words repeat them.
 """
 
 from captum_kd.visualization.curves import plot_keep_curve
+from captum_kd.visualization.input_embeddings import plot_embeddings
 from captum_kd.visualization.models import plot_models
 from captum_kd.visualization.scores import plot_layer_scores
 from captum_kd.visualization.tokens import TokenFigure, token_records, visualize_tokens
@@ -14,6 +15,7 @@ from captum_kd.visualization.transfer import visualize_transfer
 
 __all__ = [
     "TokenFigure",
+    "plot_embeddings",
     "plot_keep_curve",
     "plot_layer_scores",
     "plot_models",
