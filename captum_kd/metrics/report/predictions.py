@@ -94,8 +94,8 @@ class PredictionScores:
     def notes(self) -> list[str]:
         """Advice for reading these scores."""
         found = [
-            f"Divergences (KL, JS) are in nats, at temperature {self.options.temperature:g}. KL weighs each class by the Teacher's "
-            "probability, or by the Base's if it compares Student and Base."
+            f"Divergences (KL, JS) are in nats, at temperature {self.options.temperature:g}. KL weighs each class by the "
+            "Teacher's probability, or by the Base's if it compares Student and Base."
         ]
         if any(score.name == "agreement_over_base" for score in self.scores):
             found.append(
@@ -105,7 +105,7 @@ class PredictionScores:
             )
         if self._errors and self.lacks_torchmetrics:
             found.append(
-                "There is no calibration error, because torchmetrics is not installed: pip install 'captum_kd[distributed]'."
+                "There is no calibration error, because torchmetrics is missing: pip install 'captum_kd[distributed]'."
             )
         elif self._errors:
             found.append(
