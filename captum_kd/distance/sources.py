@@ -143,6 +143,8 @@ class FeatureDistances:
     Args:
         features (Features): (n, d).
         keep (bool): keep a shifted copy of small features, so that they are read only once.
+        dtype (torch.dtype, optional): dtype of the distances; default: the one of
+            :func:`~captum_kd.distance.precision.distance_dtype`.
 
     Raises:
         ValueError: non-finite features.
@@ -150,11 +152,11 @@ class FeatureDistances:
 
     all_far: Optional[bool] = None
 
-    def __init__(self, features: Features, keep: bool = True) -> None:
+    def __init__(self, features: Features, keep: bool = True, dtype: Optional[torch.dtype] = None) -> None:
         self.n, self._width = features.shape
         self.device = features.device
         self.noise = noise_level(features.dtype)
-        self.dtype = distance_dtype(features.dtype, self.n, self.device)
+        self.dtype = dtype or distance_dtype(features.dtype, self.n, self.device)
         self.unit = power_of_two(features.largest())
         self.rounding = features.rounding / self.unit
         self._features = features

@@ -1,6 +1,7 @@
 """Scores for pairs of models and checks of their attributions, with the interface of captum.metrics."""
 
 from captum_kd.metrics.keep_curve import KeepCurve, keep_curve
+from captum_kd.metrics.layer_similarity import layer_similarity
 from captum_kd.metrics.localization import LocalizationScores, localization_score
 from captum_kd.metrics.map_reliability import MapReliability, map_reliability
 from captum_kd.metrics.random_attributions import random_attributions
@@ -17,6 +18,7 @@ from captum_kd.metrics.report import (
 )
 from captum_kd.metrics.sensitivity import sensitivity_max
 from captum_kd.metrics.similarity import feature_similarity_score
+from captum_kd.metrics.similarity_matrices import LayerSimilarity
 
 __all__ = [
     "Comparisons",
@@ -27,11 +29,13 @@ __all__ = [
     "TransferReport",
     "compare_transfer",
     "KeepCurve",
+    "LayerSimilarity",
     "LocalizationScores",
     "MapReliability",
     "RandomizationTest",
     "feature_similarity_score",
     "keep_curve",
+    "layer_similarity",
     "localization_score",
     "map_reliability",
     "random_attributions",

@@ -173,7 +173,7 @@ def compare_transfer(
         seed_groups = as_seed_groups(models, settings)
         compared = [each.key for each in models if each.role in (STUDENT, BASE)] if seed_groups else []
         plan = ReportPlan(labels, pairs, feature_sets_of(models, pairs), compared, seed_groups, settings)
-        collector = FeatureCollector(plan.sets, localizer, settings)
+        collector = FeatureCollector(plan.sets, localizer, model_options, feature_transform)
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
         modes = {str(each): modes_of(each.model) for each in models}
         announced = announced_inputs(data, unpack, comparisons.labels) if localizer is not None and group.size > 1 else None
