@@ -238,7 +238,7 @@ class LayerSimilarity:
 
 
 def _number(value: Optional[float]) -> str:
-    return "-" if value is None else f"{value:.3f}".replace("-0.000", "0.000")
+    return "none" if value is None else f"{value:.3f}".replace("-0.000", "0.000")
 
 
 def _fitted(cell: str, width: int) -> str:
