@@ -4,6 +4,7 @@ from captum_kd.metrics.keep_curve import KeepCurve, keep_curve
 from captum_kd.metrics.layer_similarity import layer_similarity
 from captum_kd.metrics.localization import LocalizationScores, localization_score
 from captum_kd.metrics.map_reliability import MapReliability, map_reliability
+from captum_kd.metrics.predictions import prediction_agreement
 from captum_kd.metrics.random_attributions import random_attributions
 from captum_kd.metrics.randomization import RandomizationTest, randomization_test
 from captum_kd.metrics.relevance import relevance_score
@@ -12,6 +13,7 @@ from captum_kd.metrics.report import (
     Compute,
     Localization,
     ModelOptions,
+    Predictions,
     TokenPositions,
     TransferReport,
     compare_transfer,
@@ -25,6 +27,7 @@ __all__ = [
     "Compute",
     "Localization",
     "ModelOptions",
+    "Predictions",
     "TokenPositions",
     "TransferReport",
     "compare_transfer",
@@ -37,6 +40,7 @@ __all__ = [
     "keep_curve",
     "layer_similarity",
     "localization_score",
+    "prediction_agreement",
     "map_reliability",
     "random_attributions",
     "randomization_test",

@@ -253,6 +253,13 @@ CASES: dict[str, Case] = {
     "captum_kd.metrics.Comparisons": Case(
         captum_kd.metrics.Comparisons, _report_with("comparisons", captum_kd.metrics.Comparisons), dict, _rows,
     ),
+    "captum_kd.metrics.Predictions": Case(
+        captum_kd.metrics.Predictions, _report_with("predictions", captum_kd.metrics.Predictions), dict, _rows,
+    ),
+    "captum_kd.metrics.prediction_agreement": Case(
+        captum_kd.metrics.prediction_agreement, captum_kd.metrics.prediction_agreement,
+        lambda: dict(forward_func=STUDENT, teacher_func=TEACHER, inputs=IMAGES, base_func=BASE, target=LABELS), None, MODEL_ARGS,
+    ),
     "captum_kd.metrics.Compute": Case(
         captum_kd.metrics.Compute, _report_with("compute", captum_kd.metrics.Compute), dict, _rows,
     ),
@@ -373,6 +380,10 @@ CASES: dict[str, Case] = {
         captum_kd.visualization.plot_keep_curve, captum_kd.visualization.plot_keep_curve,
         lambda: dict(curves={"a": captum_kd.metrics.KeepCurve.of([0.2, 0.5], torch.ones(2, 3) > 0)}), _drawn,
         {"curves": ("curve",)},
+    ),
+    "captum_kd.visualization.plot_predictions": Case(
+        captum_kd.visualization.plot_predictions, captum_kd.visualization.plot_predictions,
+        lambda: dict(report={"rows": [{**row, "layer": "predictions", "score": "accuracy_student"} for row in ROWS[:1]]}), _drawn,
     ),
     "captum_kd.visualization.plot_layer_scores": Case(
         captum_kd.visualization.plot_layer_scores, captum_kd.visualization.plot_layer_scores, lambda: dict(rows=ROWS), _drawn,
