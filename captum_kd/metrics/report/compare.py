@@ -201,7 +201,7 @@ def compare_transfer(
             raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
         if of_predictions is not None:
             of_predictions.gather(group)
-        rows, matrices, undefined, placebo_shares = report_rows(plan, aggregator, of_predictions)
+        rows, matrices, undefined, placebo_shares, similarities = report_rows(plan, aggregator, of_predictions)
     finally:
         aggregator.close()
     empty_maps = 0 if localizer is None else localizer.empty
@@ -257,4 +257,5 @@ def compare_transfer(
         **settings.recorded(),
         "feature_transform": next((each for each in transforms if each is not None), None),  # None at ranks without inputs
     }
-    return TransferReport(rows, control, notes, recorded, control_placebos(rows, placebo_shares, plan.pairs, placebos, settings))
+    of_placebos = control_placebos(rows, placebo_shares, plan.pairs, placebos, settings)
+    return TransferReport(rows, control, notes, recorded, of_placebos, similarities=similarities)
