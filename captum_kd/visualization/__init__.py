@@ -7,6 +7,7 @@ markers, dashes or words repeat them.
 """
 
 from captum_kd.visualization.curves import plot_keep_curve
+from captum_kd.visualization.layer_similarity import plot_layer_similarity
 from captum_kd.visualization.input_embeddings import plot_embeddings
 from captum_kd.visualization.models import plot_models
 from captum_kd.visualization.predictions import plot_predictions
@@ -19,6 +20,7 @@ __all__ = [
     "plot_embeddings",
     "plot_keep_curve",
     "plot_layer_scores",
+    "plot_layer_similarity",
     "plot_models",
     "plot_predictions",
     "token_records",

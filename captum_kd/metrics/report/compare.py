@@ -184,7 +184,7 @@ def compare_transfer(
         of_predictions = (
             None if settings.predictions is None else PredictionScores(models, settings.predictions, comparisons.labels)
         )
-        collector = FeatureCollector(plan.sets, localizer, settings, of_predictions)
+        collector = FeatureCollector(plan.sets, localizer, model_options, feature_transform, output_transform, of_predictions)
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
         modes = {str(each): modes_of(each.model) for each in models}
         announced = announced_inputs(data, unpack, comparisons.labels) if localizer is not None and group.size > 1 else None
