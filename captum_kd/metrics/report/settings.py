@@ -159,7 +159,7 @@ class Compute:
         feature_device (str or torch.device, optional): Device on which features are kept and scored.
                     Default: "cpu"
         verify (int or bool, optional): Size of a random sample of the inputs, on which dcor recomputes every correlation; True
-                    for 500. The report ends with the largest difference, and begins with a caution if it is above 1e-6, which is
+                    for 500. The report ends with the largest difference, and begins with a caution if it is above 1e-4, which is
                     more than rounding. dcor takes some seconds to compile, and memory for the sample's distances.
                     Default: 0, no recomputation
 

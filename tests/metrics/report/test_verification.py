@@ -49,7 +49,7 @@ def test_scores_are_those_of_dcor(given, scores):
     assert " ".join(str(report).rsplit("- ", 1)[1].split()) == foot
 
 
-@pytest.mark.parametrize("error", [0.02, 2e-6, float("nan")])
+@pytest.mark.parametrize("error", [0.02, 2e-4, float("nan")])
 def test_a_wrong_score_is_the_first_thing_that_a_report_says(monkeypatch, error):
     of_pair = verification.LayerScores.of_pair
 
@@ -75,7 +75,7 @@ def test_a_wrong_score_is_the_first_thing_that_a_report_says(monkeypatch, error)
 def test_rounding_is_no_failed_check():
     found = {"dcor": "0.7", "inputs": 20, "scores": 5, "largest_difference": verification.ROUNDING, "where": "fss at 3 (a, b)"}
     assert not verification.failed_check(found) and not verification.failed_check(None)
-    assert verification.failed_check({**found, "largest_difference": 1.01e-6})
+    assert verification.failed_check({**found, "largest_difference": 1.01e-4})
 
 
 def test_true_stands_for_500_inputs():
