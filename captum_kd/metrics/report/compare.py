@@ -185,7 +185,7 @@ def compare_transfer(
         of_predictions = (
             None if settings.predictions is None else PredictionScores(models, settings.predictions, comparisons.labels)
         )
-        collector = FeatureCollector(plan.sets, localizer, settings, of_predictions)
+        collector = FeatureCollector(plan.sets, localizer, model_options, feature_transform, output_transform, of_predictions)
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
         modes = {str(each): modes_of(each.model) for each in models}
         announced = announced_inputs(data, unpack, comparisons.labels) if localizer is not None and group.size > 1 else None
@@ -202,7 +202,7 @@ def compare_transfer(
             raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
         if of_predictions is not None:
             of_predictions.gather(group)
-        rows, matrices, undefined, placebo_shares = report_rows(plan, aggregator, of_predictions)
+        rows, matrices, undefined, placebo_shares, similarities = report_rows(plan, aggregator, of_predictions)
     finally:
         aggregator.close()
     empty_maps = 0 if localizer is None else localizer.empty
@@ -260,4 +260,5 @@ def compare_transfer(
         **settings.recorded(),
         "feature_transform": next((each for each in transforms if each is not None), None),  # None at ranks without inputs
     }
-    return TransferReport(rows, control, notes, recorded, control_placebos(rows, placebo_shares, plan.pairs, placebos, settings))
+    of_placebos = control_placebos(rows, placebo_shares, plan.pairs, placebos, settings)
+    return TransferReport(rows, control, notes, recorded, of_placebos, similarities=similarities)

@@ -272,7 +272,7 @@ class Settings:
 
     def compared(self) -> dict[str, Any]:
         """The settings that must be equal in all ranks, by the argument's name."""
-        return dict(_flat(self))
+        return flat(self)
 
     def recorded(self) -> dict[str, Any]:
         """The settings that the report's numbers depend on, in plain types."""
@@ -310,12 +310,13 @@ def _set(option: object, **values: Any) -> None:
         object.__setattr__(option, name, value)
 
 
-def _flat(settings: Any) -> dict[str, Any]:
+def flat(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass and of its options by name, without those that may differ between ranks."""
     found: dict[str, Any] = {}
     for each in fields(settings):
         value = getattr(settings, each.name)
         if is_dataclass(value):
-            found |= {f"{each.name}.{name}": inner for name, inner in _flat(value).items()}
+            found |= {f"{each.name}.{name}": inner for name, inner in flat(value).items()}
         elif each.name not in _BY_RANK:
             found[each.name] = value
     return found
