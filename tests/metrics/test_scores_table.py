@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import captum_kd.metrics
 from captum_kd.metrics.inference import QUESTIONS, transfer_scores
 from captum_kd.metrics.scores_table import SCORES, placebo_shares_of, scores_of_pair
 
@@ -22,6 +23,11 @@ def test_each_table_of_the_page_comes_with_its_limits():
         if re.search(r"^\| (score|part).* \| formula \|", part, re.MULTILINE):
             found = re.findall(r"^- \*\*(.+?):\*\*", part, re.MULTILINE)
             assert found[:4] == ["Range", "Compare with", "Does not mean", "Source"], part.splitlines()[0]
+
+
+def test_the_page_has_every_function_of_scores():
+    functions = [name for name in captum_kd.metrics.__all__ if name.islower()]
+    assert len(functions) > 10 and not [name for name in functions if f"`{name}" not in PAGE]
 
 
 def test_the_page_names_no_score_that_there_is_not():
