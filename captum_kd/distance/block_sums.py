@@ -54,19 +54,24 @@ class PairSums:
             ranks need the same ones.
         by_row (bool): also sum the products within each row, for leave-one-out scores. The shifts must then U-center
             exactly (:meth:`u_shifts` of a first pass).
+        classes (Tensor, optional): (n, C) float64, 1 for the members of each class: also sum each row over the members of each
+            class. The shifts must then U-center exactly.
 
     Attributes:
         rows (Tensor): (k, n) sums of the shifted distances over each row.
         products (Tensor): (k, k) sums of products over all ordered pairs of different inputs.
         by_row (Tensor, optional): (n, k, k) sums of products over each row.
+        by_class (Tensor, optional): (k, n, C) sums of each row over the members of each class.
     """
 
-    def __init__(self, shifts: Tensor, by_row: bool = False) -> None:
+    def __init__(self, shifts: Tensor, by_row: bool = False, classes: Optional[Tensor] = None) -> None:
         k, n = shifts.shape
         self.shifts = shifts
         self.rows = torch.zeros_like(shifts)
         self.products = shifts.new_zeros((k, k))
         self.by_row: Optional[Tensor] = shifts.new_zeros((n, k, k)) if by_row else None
+        self.by_class: Optional[Tensor] = None if classes is None else shifts.new_zeros((k, n, classes.shape[1]))
+        self._classes = classes
 
     @property
     def n(self) -> int:
@@ -95,6 +100,10 @@ class PairSums:
             else:
                 self.rows[:, columns] += work.sum(1)
             self.rows[:, here] += work.sum(2)
+            if self.by_class is not None and self._classes is not None:
+                self.by_class[:, here] += work @ self._classes[columns]
+                if not on_diagonal:
+                    self.by_class[:, columns] += work.mT @ self._classes[here]
             if self.by_row is None:
                 self.products += _inner_products(work.flatten(1)).mul_(weight)
             else:
@@ -202,6 +211,7 @@ def population_sums(
     sources: Sequence[DistanceSource],
     *,
     by_row: bool = False,
+    classes: Optional[Tensor] = None,
     block_size: Optional[int] = None,
     tile_iterator: TileIterator = LocalTiles(),
 ) -> PairSums:
@@ -211,6 +221,7 @@ def population_sums(
         sources (sequence of DistanceSource): k sources of the same inputs, on one device.
         by_row (bool): also sum within rows. Distances that are not held are then computed twice, because the shifts that
             U-center exactly are known only after a first pass.
+        classes (Tensor, optional): (n, C), 1 for the members of each class; with ``by_row``, also sum rows over classes.
         block_size (int, optional): inputs per side of a tile; default: :func:`block_side`.
         tile_iterator (TileIterator): iterates over the tiles; another one for populations that are sharded over ranks.
 
@@ -218,7 +229,7 @@ def population_sums(
         PairSums: float64 if the device supports it.
     """
     size = block_side(sources[0].device) if block_size is None else block_size
-    passes = _Passes(sources, size, tile_iterator)
+    passes = _Passes(sources, size, tile_iterator, classes)
     shifts, exact = zip(*(source.shift() for source in sources))
     sums = passes.over(torch.stack(shifts), by_row and all(exact))
     if not all(exact) and (by_row or bool((sums.products.diagonal() > _BAD_SHIFT * sums.gram().diagonal()).any())):
@@ -232,6 +243,7 @@ class _Passes(NamedTuple):
     sources: Sequence[DistanceSource]
     block_size: int
     tile_iterator: TileIterator
+    classes: Optional[Tensor]
 
     def over(self, shifts: Tensor, by_row: bool) -> PairSums:
         """The sums of one pass.
@@ -254,11 +266,12 @@ class _Passes(NamedTuple):
         return self._once(shifts, by_row)
 
     def _once(self, shifts: Tensor, by_row: bool, rechecks: Optional[list[Tensor]] = None) -> PairSums:
-        sums = PairSums(shifts, by_row)
+        sums = PairSums(shifts, by_row, self.classes if by_row else None)
 
         def add(rows: slice, columns: slice) -> None:
             sums.add([source.block(rows, columns, rechecks) for source in self.sources], rows, columns)
 
         self.tile_iterator.each(self.sources, self.block_size, add)
-        self.tile_iterator.all_reduce_sum(sums.rows, sums.products, *([] if sums.by_row is None else [sums.by_row]))
+        optional = [each for each in (sums.by_row, sums.by_class) if each is not None]
+        self.tile_iterator.all_reduce_sum(sums.rows, sums.products, *optional)
         return sums
