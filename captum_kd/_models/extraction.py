@@ -65,6 +65,7 @@ class FeatureExtractor:
         internal_batch_size: Optional[int] = None,
         show_progress: bool = False,
         known: Optional[Layouts] = None,
+        returned: Optional[list[Any]] = None,
     ) -> LayerActivations:
         """Runs the model over the batch.
 
@@ -77,6 +78,7 @@ class FeatureExtractor:
             internal_batch_size (int, optional): examples in one forward pass.
             show_progress (bool): Captum's progress display over the forward passes.
             known (mapping, optional): layouts from an earlier call for the same model.
+            returned (list, optional): the model's output is appended to it for each forward pass. Passes are then complete.
 
         Returns:
             LayerActivations: the features, which can also compute maps.
@@ -92,7 +94,7 @@ class FeatureExtractor:
         # Features of deeper layers need the graph between the layers. To bound memory, the graphs of several batches are not
         # kept but recorded again in the backward direction.
         runs_twice = len(batches) > 1 and not features_only and any(pair.is_deeper for pair in self.pairs)
-        run = functools.partial(self._run, at_input=at_input, features_only=features_only, layouts=layouts)
+        run = functools.partial(self._run, at_input=at_input, features_only=features_only, layouts=layouts, returned=returned)
         passes: list[list[ForwardPass]] = []
         features: dict[Layer, list[tuple[Tensor, Tensor]]] = {pair.feature_layer: [] for pair in self.pairs}
         name = type(self.forward_func).__name__
@@ -139,11 +141,12 @@ class FeatureExtractor:
         features_only: bool,
         with_graph: bool,
         layouts: dict[Union[str, int], tuple[Layout, ...]],
+        returned: Optional[list[Any]],
     ) -> list[ForwardPass]:
         """One forward pass, for each device; adds the layouts found for several inputs to ``layouts``."""
         keys, transform = self.layer_keys(), self.transform_of(batch.inputs)
         known = {module: layouts[key] for module, key in keys.items() if key in layouts}
-        captured = self._capture(batch, at_input, features_only, with_graph, known)
+        captured = self._capture(batch, at_input, features_only, with_graph, known, returned)
         for device in captured:
             for module, output in device.items():
                 if module in keys and output.layouts and output.layouts[0].rows(output.tensors[0]) > 1:
@@ -167,24 +170,27 @@ class FeatureExtractor:
         features_only: bool,
         with_graph: bool,
         known: Mapping[nn.Module, tuple[Layout, ...]],
+        returned: Optional[list[Any]],
     ) -> list[dict[nn.Module, LayerOutput]]:
         """The outputs of all layers with their layouts, for each device. Layouts are cached for inputs of the same shapes."""
         layers = list(dict.fromkeys(layer for pair in self.pairs for layer in pair))
         # Every map layer cuts the graph, so all of them are needed.
         is_recorded = with_graph and any(pair.is_deeper for pair in self.pairs)
         args = (self.forward_func, layers, batch.inputs, batch.additional_forward_args)
+        outputs: list[Any] = []
         capture = functools.partial(
             capture_outputs,
             *args,
             at_input=at_input,
             device_ids=self.device_ids,
             differentiate_from=[pair.map_layer for pair in self.pairs] if is_recorded else [],
+            returned=outputs,
         )
         modules = self._modules_of_pass(batch)
         key = None if modules is None else self._key(modules, batch, at_input, features_only, known)
         found = None if key is None else self._found.get(key)
         calls = None
-        if modules is not None and self.stop_early:
+        if modules is not None and self.stop_early and returned is None:
             may_stop = None if found is None else found.may_stop
             calls = layer_calls(self.forward_func, modules, [layer.module for layer in layers], may_stop)
         captured = capture(trace=found is None, calls=calls)
@@ -204,6 +210,8 @@ class FeatureExtractor:
                     self._found.clear()
                 of_layers = {module: (shapes, layouts[0][module]) for module, shapes in _shapes(captured[0]).items()}
                 self._found[key] = _Found(of_layers, allows_end)
+        if returned is not None:
+            returned.append(outputs[-1])
         return joined_outputs(layers, batch.inputs, captured, layouts)
 
     def _modules_of_pass(self, batch: _Batch) -> Optional[list[nn.Module]]:

@@ -3,6 +3,7 @@
 from captum_kd.metrics.keep_curve import KeepCurve, keep_curve
 from captum_kd.metrics.localization import LocalizationScores, localization_score
 from captum_kd.metrics.map_reliability import MapReliability, map_reliability
+from captum_kd.metrics.predictions import prediction_agreement
 from captum_kd.metrics.random_attributions import random_attributions
 from captum_kd.metrics.randomization import RandomizationTest, randomization_test
 from captum_kd.metrics.relevance import relevance_score
@@ -11,6 +12,7 @@ from captum_kd.metrics.report import (
     Compute,
     Localization,
     ModelOptions,
+    Predictions,
     TokenPositions,
     TransferReport,
     compare_transfer,
@@ -23,6 +25,7 @@ __all__ = [
     "Compute",
     "Localization",
     "ModelOptions",
+    "Predictions",
     "TokenPositions",
     "TransferReport",
     "compare_transfer",
@@ -33,6 +36,7 @@ __all__ = [
     "feature_similarity_score",
     "keep_curve",
     "localization_score",
+    "prediction_agreement",
     "map_reliability",
     "random_attributions",
     "randomization_test",

@@ -28,7 +28,7 @@ from captum_kd.metrics.inference.gram_matrices import Products, Score
 from captum_kd.metrics.report.agreement import comparable
 
 try:
-    from torchmetrics import Metric
+    from torchmetrics import Metric as Metric
     from torchmetrics.utilities.exceptions import TorchMetricsUserError
 except ImportError as error:
     raise ImportError(

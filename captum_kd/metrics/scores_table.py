@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple, Optional
 
 STUDENT, BASE, TEACHER, LABELS, PLACEBO = "student", "base", "teacher", "labels", "placebo"
@@ -17,6 +18,12 @@ RELEVANCE = "Relevance (RS)"
 TEACHERS_SHARE = "Teacher's share"
 OVER_PLACEBOS = "Share over placebos"
 PROGRESSION = "Progression"
+PREDICTIONS = "Predictions"
+DIVERGENCE = "Divergence (nats)"
+OF_PREDICTIONS = (PREDICTIONS, DIVERGENCE)
+"""Kinds of scores of predicted classes and probabilities, which belong to no layer."""
+PREDICTIONS_LAYER = "predictions"
+"""The layer in the rows of these scores."""
 
 _SYMBOLS = {
     STUDENT: "S", BASE: "B", BASES: "all B", TEACHER: "T", LABELS: "G", PLACEBO: "T'", LAST_LAYER: "last layer",
@@ -52,11 +59,14 @@ class ReportScore:
         heading (str): the column heading in a printed table.
         label (str): the name in a figure's legend.
         description (str): one line for the documentation.
-        test (str, optional): "permutation" of the labels or "jackknife". None for scores of two models: features of the same
-            inputs are never independent, so 0 is not a null hypothesis.
+        test (str, optional): "permutation" of the labels, "jackknife", or "mean", the t test of a mean difference. None for
+            scores of two models: features of the same inputs are never independent, so 0 is not a null hypothesis.
         question (Question, optional): the question of seed control that the score answers.
         share (str, optional): the Teacher's share from which the mean share of the placebo Teachers is subtracted; None for a
             score that is one correlation.
+        written (str, optional): the formula of a score that is no correlation. c(S) is the class that the Student predicts, p(S)
+            its probabilities, y the label, [...] is 1 if a condition holds and else 0. For these scores, ``x`` and ``y`` are
+            the models and labels that the score needs.
     """
 
     name: str
@@ -69,6 +79,12 @@ class ReportScore:
     test: Optional[str] = None
     question: Optional[Question] = None
     share: Optional[str] = None
+    written: Optional[str] = None
+
+    @property
+    def is_geometric(self) -> bool:
+        """True for correlations of distances."""
+        return self.written is None
 
     @property
     def needs_teacher(self) -> bool:
@@ -79,9 +95,14 @@ class ReportScore:
         return LABELS in self.x + self.y
 
     @property
+    def is_share(self) -> bool:
+        """True for the Teacher's share, also over placebo Teachers."""
+        return self.kind in (TEACHERS_SHARE, OVER_PLACEBOS)
+
+    @property
     def has_removal(self) -> bool:
         """True for scores of distilled or residual features."""
-        return len(self.x) > 1
+        return self.is_geometric and len(self.x) > 1
 
     @property
     def needs_all_bases(self) -> bool:
@@ -89,8 +110,18 @@ class ReportScore:
         return BASES in self.x
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest possible value."""
+        if self.is_geometric:
+            return (-2.0, 2.0) if self.share else (-1.0, 1.0)
+        high = inf if self.kind == DIVERGENCE else 2.0 if PLACEBO in self.y else 1.0
+        return (-high if self.test else 0.0), high
+
+    @property
     def formula(self) -> str:
         """The formula as in the documentation, for example R(S|B, G)."""
+        if self.written is not None:
+            return self.written
         x, y = ("|".join(_SYMBOLS[name] for name in side) for side in (self.x, self.y))
         mean_of_placebos = f" - mean R({x}, {y.replace(_SYMBOLS[TEACHER], _SYMBOLS[PLACEBO])})"
         return f"R({x}, {y})" + (mean_of_placebos if self.share else "")
@@ -100,8 +131,25 @@ _UNIQUE_PART = "the part that Students have and Bases lack"
 _THAN_BETWEEN_BASES = "than the part that one Base has and another lacks"
 _BEYOND_BASES = "the part that Students have and all Bases but one lack"
 _THAN_LEFT_OUT = "than the part that the Base left out has and the others lack"
+_THAN_BASES = "than another Base does"
 _AS_TEACHER = "is arranged as the Teacher arranges it"
 _AS_THIS_TEACHER = f"{_UNIQUE_PART} is arranged as this Teacher, rather than these placebo Teachers, arranges it"
+
+
+def _of_two_models(name: str, kind: str, title: str, description: str, written: str) -> list[ReportScore]:
+    """A score of Student and Teacher, of Base and Teacher, and of Student and Base."""
+    pairs = {f"{name}_student_teacher": (STUDENT, TEACHER), f"{name}_base_teacher": (BASE, TEACHER), name: (STUDENT, BASE)}
+    found = []
+    for of_pair, (x, y) in pairs.items():
+        who, symbols = f"{x.capitalize()} and {y.capitalize()}", (_SYMBOLS[x], _SYMBOLS[y])
+        short = f"{title[:5]}{'.' * (len(title) > 5)} {'S, B' if y == BASE else x.capitalize()}"
+        found.append(
+            ReportScore(
+                of_pair, (x,), (y,), kind, short, f"{title}, {who}", description.format(who), written=written.format(*symbols)
+            )
+        )
+    return found
+
 
 SCORES = (
     ReportScore(
@@ -201,6 +249,78 @@ SCORES = (
         )
         for role in (STUDENT, BASE, TEACHER)
     ),
+    *(
+        ReportScore(
+            f"accuracy_{role}", (role,), (LABELS,), PREDICTIONS, f"acc. {role.capitalize()}", f"accuracy, {role.capitalize()}",
+            f"the share of inputs whose class the {role.capitalize()} predicts", written=f"mean [c({_SYMBOLS[role]}) = y]",
+        )
+        for role in (STUDENT, BASE, TEACHER)
+    ),
+    ReportScore(
+        "accuracy_over_base", (STUDENT, BASE), (LABELS,), PREDICTIONS, "over Base", "accuracy, Student - Base",
+        "how much more often the Student is right than the Base", "mean",
+        _question("Students are right", "more often than Bases"), written="mean [c(S) = y] - [c(B) = y]",
+    ),
+    *(
+        ReportScore(
+            f"ece_{role}", (role,), (LABELS,), PREDICTIONS, f"ECE {role.capitalize()}",
+            f"calibration error, {role.capitalize()}",
+            f"the expected calibration error of the {role.capitalize()}: how far confidence is from accuracy, mean over 15 "
+            "bins of confidence", written=f"sum over bins b of n_b / n |accuracy_b - confidence_b|, of {_SYMBOLS[role]}",
+        )
+        for role in (STUDENT, BASE, TEACHER)
+    ),
+    *_of_two_models(
+        "agreement", PREDICTIONS, "agreement", "the share of inputs for which {} predict the same class",
+        "mean [c({}) = c({})]",
+    ),
+    ReportScore(
+        "agreement_over_base", (STUDENT, BASE), (TEACHER,), PREDICTIONS, "over Base",
+        "agreement with the Teacher, Student - Base",
+        "how much more often the Student agrees with the Teacher than the Base does", "mean",
+        _question("Students predict the Teacher's class", "more often than Bases do"),
+        written="mean [c(S) = c(T)] - [c(B) = c(T)]",
+    ),
+    ReportScore(
+        "agreement_over_placebos", (STUDENT, BASE), (TEACHER, PLACEBO), PREDICTIONS, "over plac.",
+        "agreement with the Teacher, Student - Base, over placebos",
+        "the same difference, minus its mean over the placebo Teachers", "mean",
+        _question("Students agree with this Teacher, rather than these placebo Teachers,", "more often than Bases do"),
+        written="mean [c(S) = c(T)] - [c(B) = c(T)] - mean over T' of ([c(S) = c(T')] - [c(B) = c(T')])",
+    ),
+    ReportScore(
+        "shared_errors", (STUDENT, BASE), (TEACHER, LABELS), PREDICTIONS, "sh. errors",
+        "errors shared with the Teacher, not the Base",
+        "the share of inputs with an error that Student and Teacher make alike where the Base is right (negative transfer)",
+        question=_question("Students repeat errors of the Teacher where Bases are right", f"more often {_THAN_BASES}"),
+        written="mean [c(S) = c(T), c(T) != y, c(B) = y]",
+    ),
+    ReportScore(
+        "shared_right_answers", (STUDENT, BASE), (TEACHER, LABELS), PREDICTIONS, "sh. right",
+        "right answers shared with the Teacher, not the Base",
+        "the share of inputs for which Student and Teacher are right where the Base is wrong",
+        question=_question("Students share right answers of the Teacher where Bases are wrong", f"more often {_THAN_BASES}"),
+        written="mean [c(S) = c(T), c(T) = y, c(B) != y]",
+    ),
+    *_of_two_models(
+        "kl", DIVERGENCE, "KL", "mean Kullback-Leibler divergence of the predictions of {}", "mean KL(p({1}) || p({0}))",
+    ),
+    ReportScore(
+        "kl_over_base", (STUDENT, BASE), (TEACHER,), DIVERGENCE, "over Base", "KL from the Teacher, Student - Base",
+        "how much further the Student's predictions are from the Teacher's than the Base's are; negative if they are closer",
+        "mean",
+        _question("Students' predictions are", "closer to the Teacher's than Bases' are, by KL", larger=False),
+        written="mean KL(p(T) || p(S)) - KL(p(T) || p(B))",
+    ),
+    *_of_two_models(
+        "js", DIVERGENCE, "JS", "mean Jensen-Shannon divergence of the predictions of {}", "mean JS(p({1}), p({0}))",
+    ),
+    ReportScore(
+        "js_over_base", (STUDENT, BASE), (TEACHER,), DIVERGENCE, "over Base", "JS from the Teacher, Student - Base",
+        "the same difference of Jensen-Shannon divergences", "mean",
+        _question("Students' predictions are", "closer to the Teacher's than Bases' are, by JS", larger=False),
+        written="mean JS(p(T), p(S)) - JS(p(T), p(B))",
+    ),
 )  # fmt: skip
 """All scores, in the order of the rows."""
 
@@ -210,10 +330,20 @@ BY_NAME = {score.name: score for score in SCORES}
 def scores_of_pair(
     has_teacher: bool, has_placebos: bool = False, all_bases: bool = False, has_labels: bool = True
 ) -> list[ReportScore]:
-    """The scores of a Student and a Base, or of a Student and all Bases, at one layer, without progression."""
-    of_pair = [score for score in SCORES if score.kind != PROGRESSION and (has_placebos or not score.share)]
+    """The correlations of a Student and a Base, or of a Student and all Bases, at one layer, without progression."""
+    of_pair = [score for score in SCORES if score.is_geometric and score.kind != PROGRESSION]
+    of_pair = [score for score in of_pair if has_placebos or not score.share]
     of_pair = [score for score in of_pair if has_labels or not score.needs_labels]
     return [score for score in of_pair if score.needs_all_bases == all_bases and (has_teacher or not score.needs_teacher)]
+
+
+def prediction_scores(
+    has_base: bool = True, has_teacher: bool = True, has_placebos: bool = False, has_labels: bool = True
+) -> list[ReportScore]:
+    """The scores of predictions that are defined for these models and labels."""
+    given = {BASE: has_base, TEACHER: has_teacher, PLACEBO: has_placebos, LABELS: has_labels}
+    of_predictions = [score for score in SCORES if score.kind in OF_PREDICTIONS]
+    return [score for score in of_predictions if all(given.get(each, True) for each in score.x + score.y)]
 
 
 def placebo_shares_of(has_labels: bool) -> list[str]:

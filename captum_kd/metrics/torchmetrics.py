@@ -1,4 +1,4 @@
-"""FSS, RS and the five scores of a pair of models as torchmetrics metrics.
+"""FSS, RS, the five scores of a pair of models and the agreement of predictions as torchmetrics metrics.
 
 Needs ``pip install 'captum_kd[distributed]'``.
 """
@@ -7,22 +7,26 @@ from __future__ import annotations
 
 from typing import Any, Callable, Mapping, Optional, Sequence
 
+import torch
 from torch import Tensor
 
 from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_names import LayerLike
+from captum_kd._models.logits import class_scores
 from captum_kd._models.token_layout import as_layout_hints
 from captum_kd._models.training_mode import warn_of_modes
-from captum_kd._utils.arguments import as_forward_args
+from captum_kd._utils.arguments import as_forward_args, as_labels
 from captum_kd._utils.batches import device_of, to_device
 from captum_kd._utils.inputs import Inputs, as_inputs
 from captum_kd._utils.validation import check_choice
 from captum_kd.distance.centering import Estimator
-from captum_kd.metrics._geometry_metric import ROUNDING, GeometryMetric
+from captum_kd.metrics._geometry_metric import ROUNDING, GeometryMetric, Metric
 from captum_kd.metrics._layer_features import FeatureSettings, layer_extractor, layer_features
 from captum_kd.metrics.inference.gram_matrices import Score, transfer_scores
+from captum_kd.metrics.predictions import PredictionValues, check_temperature
+from captum_kd.metrics.scores_table import BASE, STUDENT, TEACHER, prediction_scores
 
-__all__ = ["FeatureSimilarityScore", "LayerFeatures", "RelevanceScore", "TransferScores"]
+__all__ = ["FeatureSimilarityScore", "LayerFeatures", "PredictionAgreement", "RelevanceScore", "TransferScores"]
 
 
 class LayerFeatures:
@@ -249,3 +253,66 @@ class TransferScores(GeometryMetric):
 
     def _result(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
         return scores
+
+
+class PredictionAgreement(Metric):
+    """Agreement of a Student's predictions with those of its Teacher and of a Base over all inputs of an evaluation loop.
+
+    The means are those of :func:`captum_kd.metrics.prediction_agreement`, without intervals. Only sums are kept.
+
+    Args:
+        temperature (float): logits are divided by it before the divergences are taken.
+        settings: keyword arguments of every ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: (``update``) logits of other classes or inputs; a Base or labels in some updates only.
+        RuntimeError: (``compute``) no inputs.
+
+    Example::
+
+        >>> agreement = PredictionAgreement()
+        >>> for images, labels in loader:
+        ...     agreement.update(student(images), teacher(images), base(images), labels)
+        >>> agreement.compute()["agreement_over_base"]
+        tensor(0.0420)
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, temperature: float = 1.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.temperature = check_temperature(temperature)
+        self._names = [score.name for score in prediction_scores() if not score.name.startswith("ece_")]
+        for name in ("total", "count"):  # of each score
+            zeros = torch.zeros(len(self._names), dtype=torch.float64, device="cpu")
+            self.add_state(name, default=zeros, dist_reduce_fx="sum")
+
+    def update(self, student: Tensor, teacher: Tensor, base: Optional[Tensor] = None, target: Any = None) -> None:
+        """Adds the logits (N, classes) of the same inputs, and labels (N,)."""
+        logits = {STUDENT: student, TEACHER: teacher, **({} if base is None else {BASE: base})}
+        n = len(student) if isinstance(student, Tensor) and student.dim() else 0
+        labels = as_labels(target, n)
+        for name, values in logits.items():
+            class_scores(values, None, labels, name)
+            if len(values) != n:
+                raise ValueError(f"{name} has logits of {len(values)} inputs, but student of {n}.")
+        found = PredictionValues([(STUDENT, None if base is None else BASE)], TEACHER, (), self.temperature)
+        found.add(logits, labels)
+        given = [score.name for score in prediction_scores(base is not None, has_labels=labels is not None)]
+        is_new = torch.tensor([name in given for name in self._names], device=self.count.device)
+        if bool((is_new != (self.count > 0)).any()) and bool((self.count > 0).any()):
+            raise ValueError("base and target must be passed in all updates or in none, got them in some only.")
+        sums = [float(found.values(name, STUDENT, BASE).sum()) if name in given else 0.0 for name in self._names]
+        self.total = self.total + self.total.new_tensor(sums)
+        self.count = self.count + n * is_new
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars by the score's name."""
+        if not bool((self.count > 0).any()):
+            raise RuntimeError("The metric has seen no inputs; call update with logits before compute.")
+        means = self.total / self.count
+        return {name: means[place].float() for place, name in enumerate(self._names) if self.count[place] > 0}

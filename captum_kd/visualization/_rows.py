@@ -6,6 +6,8 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from captum_kd.metrics.scores_table import BY_NAME
+
 Estimate = tuple[float, float, float]
 """Value, low and high; NaN for None."""
 
@@ -16,11 +18,14 @@ def checked_rows(rows: Any, scores: Sequence[str]) -> dict[tuple[str, str, str, 
     if len(records) == 0:
         raise ValueError("rows is empty: there is nothing to plot; pass at least one record.")
     table: dict[tuple[str, str, str, str], Estimate] = {}
+    others = set(BY_NAME) - set(scores)
     for row in records:
         absent = [key for key in ("student", "base", "layer", "score", "value") if key not in row]
         if absent:
             raise ValueError(f"Every row needs student, base, layer, score and value; {dict(row)} lacks {absent}.")
         key = (str(row["student"]), str(row["base"]), str(row["layer"]), str(row["score"]))
+        if key[3] in others:  # drawn in another figure
+            continue
         if key[3] not in scores:
             raise ValueError(f"Unknown score {key[3]!r}; the scores are {', '.join(scores)}.")
         if key in table:
@@ -29,6 +34,8 @@ def checked_rows(rows: Any, scores: Sequence[str]) -> dict[tuple[str, str, str, 
         if low > high:
             raise ValueError(f"low must not exceed high, got {low:g} and {high:g} in {dict(row)}.")
         table[key] = (value, low, high)
+    if not table:
+        raise ValueError(f"rows has none of the scores that this figure shows: {', '.join(scores)}.")
     return table
 
 

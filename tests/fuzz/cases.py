@@ -253,6 +253,13 @@ CASES: dict[str, Case] = {
     "captum_kd.metrics.Comparisons": Case(
         captum_kd.metrics.Comparisons, _report_with("comparisons", captum_kd.metrics.Comparisons), dict, _rows,
     ),
+    "captum_kd.metrics.Predictions": Case(
+        captum_kd.metrics.Predictions, _report_with("predictions", captum_kd.metrics.Predictions), dict, _rows,
+    ),
+    "captum_kd.metrics.prediction_agreement": Case(
+        captum_kd.metrics.prediction_agreement, captum_kd.metrics.prediction_agreement,
+        lambda: dict(forward_func=STUDENT, teacher_func=TEACHER, inputs=IMAGES, base_func=BASE, target=LABELS), None, MODEL_ARGS,
+    ),
     "captum_kd.metrics.Compute": Case(
         captum_kd.metrics.Compute, _report_with("compute", captum_kd.metrics.Compute), dict, _rows,
     ),

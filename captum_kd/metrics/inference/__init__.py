@@ -11,6 +11,7 @@ from captum_kd.metrics.inference.gram_matrices import Products, Score, geometry_
 from captum_kd.metrics.inference.input_parts import input_parts
 from captum_kd.metrics.inference.jackknife import JackknifeEstimate, jackknife
 from captum_kd.metrics.inference.left_out_bases import LeftOutScores, left_out_scores
+from captum_kd.metrics.inference.means import MeanEstimate
 from captum_kd.metrics.inference.permutation import label_permutation_p_value
 from captum_kd.metrics.inference.placebo_tests import PlaceboTest, placebo_test
 from captum_kd.metrics.inference.seed_tests import SeedTest, holm, seed_test
@@ -19,6 +20,7 @@ from captum_kd.metrics.inference.verdicts import QUESTIONS, SeedVerdict, seed_co
 __all__ = [
     "JackknifeEstimate",
     "LeftOutScores",
+    "MeanEstimate",
     "PlaceboTest",
     "Products",
     "QUESTIONS",

@@ -17,7 +17,7 @@ from captum_kd.metrics.inference.seed_tests import (
     relabeling_count,
     seed_test,
 )
-from captum_kd.metrics.scores_table import BY_NAME, SCORES, Question
+from captum_kd.metrics.scores_table import BY_NAME, OF_PREDICTIONS, PLACEBO, SCORES, Question
 
 __all__ = ["QUESTIONS", "Question", "SeedVerdict", "seed_control", "single_pair_sentence"]
 
@@ -172,6 +172,12 @@ _OTHER_REASONS = (
     "A Teacher's share above that of other seeds can also come from longer training, other data, a recipe shared with the "
     "Teacher, or another Teacher. To exclude these, pass placebo_teachers=, or as Bases the Students of a second Teacher."
 )
+_BY_ACCURACY = "A gain in accuracy is no evidence of transfer by itself: any better recipe causes it."
+_ANY_ACCURATE_TEACHER = (
+    "Agreement with a Teacher, and errors shared with it, also change with accuracy alone: networks that are right more often "
+    "agree more often, with any accurate Teacher. Placebo Teachers (agreement over placebos) exclude that."
+)
+_ONLY_THESE = "This test of agreement concerns these placebo Teachers only, not further networks of the Teacher's recipe."
 _SEE_PLACEBOS = "Any Teacher may raise the share; its difference from the placebo Teachers' tells whether it is more than theirs."
 FIRST_WEIGHTS = (
     "The share also rises above the placebo Teachers' without distillation if Students share their first weights with the "
@@ -186,7 +192,9 @@ _THESE_PLACEBOS = (
 def _caveats(question: str, is_yes: bool, has_placebos: bool) -> list[str]:
     """Other explanations of an answer."""
     score = BY_NAME[question]
-    if score.share is not None:
+    if score.kind in OF_PREDICTIONS:
+        reasons = _BY_ACCURACY if not score.needs_teacher else _ONLY_THESE if PLACEBO in score.y else _ANY_ACCURATE_TEACHER
+    elif score.share is not None:
         reasons = f"{_THESE_PLACEBOS} {FIRST_WEIGHTS}"
     elif not score.needs_teacher:
         reasons = _NO_TRANSFER

@@ -9,7 +9,17 @@ is the result; :mod:`.notes` and :mod:`.text` put it into words.
 from captum_kd.metrics.report.compare import compare_transfer
 from captum_kd.metrics.report.localization import Localization
 from captum_kd.metrics.report.positions import TokenPositions
+from captum_kd.metrics.report.predictions import Predictions
 from captum_kd.metrics.report.settings import Comparisons, Compute, ModelOptions
 from captum_kd.metrics.report.transfer_report import TransferReport
 
-__all__ = ["Comparisons", "Compute", "Localization", "ModelOptions", "TokenPositions", "TransferReport", "compare_transfer"]
+__all__ = [
+    "Comparisons",
+    "Compute",
+    "Localization",
+    "ModelOptions",
+    "Predictions",
+    "TokenPositions",
+    "TransferReport",
+    "compare_transfer",
+]

@@ -13,6 +13,7 @@ from captum_kd._models.call_arguments import with_named_mask
 from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.layer_activations import Layouts
 from captum_kd._models.layer_names import LayerPair
+from captum_kd._models.logits import class_scores
 from captum_kd._utils.batches import batches_of, device_of, to_device, unpack_batch
 from captum_kd._utils.inputs import ROLES, InputsByModel, ModelInputs
 from captum_kd._utils.interrupts import changed_state, interruptible
@@ -21,6 +22,7 @@ from captum_kd.distance.sources import TensorFeatures
 from captum_kd.metrics.report.aggregation import Aggregator
 from captum_kd.metrics.report.duplicates import DuplicateCounter
 from captum_kd.metrics.report.models import FeatureSet, hints_for
+from captum_kd.metrics.report.predictions import PredictionScores
 from captum_kd.metrics.report.positions import PositionSample, check_same_tokens, token_rows, tokens_of
 from captum_kd.metrics.report.salient import Localizer
 from captum_kd.metrics.report.settings import Settings
@@ -29,9 +31,17 @@ from captum_kd.metrics.report.settings import Settings
 class FeatureCollector:
     """Extracts all sets of features, batch by batch."""
 
-    def __init__(self, sets: Sequence[FeatureSet], localizer: Optional[Localizer], settings: Settings) -> None:
+    def __init__(
+        self,
+        sets: Sequence[FeatureSet],
+        localizer: Optional[Localizer],
+        settings: Settings,
+        predictions: Optional[PredictionScores] = None,
+    ) -> None:
         self._sets = sets
         self._localizer = localizer
+        self._predictions = predictions
+        self._output_transform = settings.output_transform
         self._options = settings.model_options
         self._extractors = {
             each.key: FeatureExtractor(
@@ -55,9 +65,11 @@ class FeatureCollector:
         self.names = [*ROLES, *(each.of.name for each in sets)]
 
     def features(self, inputs: InputsByModel, labels: Optional[Tensor]) -> dict[str, list[TensorFeatures]]:
-        """The features (N, d) of a batch: one tensor for each layer, by the set's key."""
+        """The features (N, d) of a batch: one tensor for each layer, by the set's key. Adds its logits to the predictions."""
         found: dict[str, list[TensorFeatures]] = {}
+        logits: dict[str, Tensor] = {}
         for each in self._sets:
+            returned: Optional[list[Any]] = None if self._predictions is None else []
             device = device_of(each.of.model)
             given = self._options.forward_args, inputs.of(*each.of.names)
             args, own = (to_device(value, device) for value in given)
@@ -65,8 +77,14 @@ class FeatureCollector:
             # One forward pass is enough for whole images and for one map for all layers.
             extractors = [self._extractors[each.key]] if len(images) == 1 else self._by_layer[each.key]
             found[each.key] = [
-                features for extractor, of in zip(extractors, images) for features in self._extract(each.key, extractor, of, args)
+                features
+                for extractor, of in zip(extractors, images)
+                for features in self._extract(each.key, extractor, of, args, returned)
             ]
+            if returned is not None:
+                logits[each.key] = class_scores(returned[0], self._output_transform, labels, str(each.of))
+        if self._predictions is not None:
+            self._predictions.add(logits, labels)
         return found
 
     def tokens(self, inputs: InputsByModel) -> tuple[dict[str, list[Tensor]], Tensor]:
@@ -90,12 +108,19 @@ class FeatureCollector:
         return found, mask
 
     def _extract(
-        self, key: str, extractor: FeatureExtractor, inputs: ModelInputs, args: tuple[Any, ...]
+        self,
+        key: str,
+        extractor: FeatureExtractor,
+        inputs: ModelInputs,
+        args: tuple[Any, ...],
+        returned: Optional[list[Any]],
     ) -> list[TensorFeatures]:
         known = self._layouts.get((key, extractor.pairs))
         with changed_state(torch.no_grad()), interruptible():
             at_input = self._options.attribute_to_layer_input
-            activations = extractor.observe(inputs, args, at_input=at_input, features_only=True, known=known)
+            activations = extractor.observe(
+                inputs, args, at_input=at_input, features_only=True, known=known, returned=returned
+            )
         self._layouts[key, extractor.pairs] = activations.layouts
         self.transform = name_of(activations.feature_transform)
         return [TensorFeatures(values, float(of.amax())) for values, of in zip(activations.features, activations.rounding)]

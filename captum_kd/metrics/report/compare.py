@@ -24,6 +24,7 @@ from captum_kd.metrics.report.collect import FeatureCollector, read_data
 from captum_kd.metrics.report.localization import Localization, as_localization
 from captum_kd.metrics.report.models import Layers, Model, Models, as_compared_models, feature_sets_of, pairs_of
 from captum_kd.metrics.report.notes import cautions, explanations, near_chance
+from captum_kd.metrics.report.predictions import Predictions, PredictionScores, as_predictions
 from captum_kd.metrics.report.placebos import control_placebos, copied_teachers, relevance_of_placebos
 from captum_kd.metrics.report.rows import report_rows
 from captum_kd.metrics.report.salient import Localizer
@@ -54,6 +55,7 @@ def compare_transfer(
     class_embeddings: Optional[Tensor] = None,
     localize: Union[None, str, Callable[..., Tensor], Localization] = None,
     keep: float = 0.5,
+    predictions: Union[bool, Predictions] = False,
     confidence: Optional[float] = None,
     n_permutations: int = 1000,
     seed: int = 0,
@@ -108,6 +110,10 @@ def compare_transfer(
                     :class:`Localization` with its defaults. "unicam" needs ``Localization("unicam", reference=...)``.
                     Default: None, whole inputs
         keep (float, optional): Share of the pixels or tokens that are kept, in (0, 1). Needs ``localize``.
+        predictions (bool or Predictions, optional): Also compare the predictions of all models, from the logits of the same
+                    passes: accuracy and calibration, agreement with the Teacher, divergences, errors and right answers that the
+                    Student shares with the Teacher and not with the Base. All models need the same classes.
+                    Default: False
         confidence (float, optional): Coverage of intervals, for example 0.95.
                     Default: None, neither intervals nor p-values
         n_permutations (int, optional): Permutations of the labels for p-values; 0 for none.
@@ -121,7 +127,8 @@ def compare_transfer(
                     are no labels.
                     Default: pairs, or mappings with ``labels``, of which all else are the models' inputs by name, or
                     ``pixel_values`` alone
-        output_transform (Callable, optional): From a model's output to logits (N, classes), for ``localize``.
+        output_transform (Callable, optional): From a model's output to logits (N, classes), for ``localize`` and
+                    ``predictions``.
                     Default: the output's ``.logits`` if it has them, else the output
         show_progress (bool, optional): Show a progress bar over the batches.
         model_options (ModelOptions, optional): Further arguments of the models, and the layouts of their layers.
@@ -133,7 +140,7 @@ def compare_transfer(
 
     Raises:
         ValueError: unknown or missing layers, names used twice, no batches, too few inputs, labels without geometry,
-                    non-finite features, arguments out of range.
+                    non-finite features, arguments out of range; predictions of models with other numbers of classes.
         TypeError: models that cannot be called, batches without labels, arguments of the wrong type.
         OSError: the disk has no room for the features above ``memory_limit``.
         RuntimeError: another rank failed (the message has its number and error) or exited without an error.
@@ -153,6 +160,7 @@ def compare_transfer(
             class_embeddings=check_class_embeddings(class_embeddings),
             localize=as_localization(localize),
             keep=check_share(keep),
+            predictions=as_predictions(predictions),
             confidence=None if confidence is None else check_float(confidence, "confidence", COVERAGE, 0, 1),
             n_permutations=check_int(n_permutations, "n_permutations"),
             seed=check_int(seed, "seed"),
@@ -173,7 +181,10 @@ def compare_transfer(
         seed_groups = as_seed_groups(models, settings)
         compared = [each.key for each in models if each.role in (STUDENT, BASE)] if seed_groups else []
         plan = ReportPlan(labels, pairs, feature_sets_of(models, pairs), compared, seed_groups, settings)
-        collector = FeatureCollector(plan.sets, localizer, settings)
+        of_predictions = (
+            None if settings.predictions is None else PredictionScores(models, settings.predictions, comparisons.labels)
+        )
+        collector = FeatureCollector(plan.sets, localizer, settings, of_predictions)
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
         modes = {str(each): modes_of(each.model) for each in models}
         announced = announced_inputs(data, unpack, comparisons.labels) if localizer is not None and group.size > 1 else None
@@ -188,7 +199,9 @@ def compare_transfer(
         duplicates.all_reduce(group)
         if duplicates.seen == 0:
             raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
-        rows, matrices, undefined, placebo_shares = report_rows(plan, aggregator)
+        if of_predictions is not None:
+            of_predictions.gather(group)
+        rows, matrices, undefined, placebo_shares = report_rows(plan, aggregator, of_predictions)
     finally:
         aggregator.close()
     empty_maps = 0 if localizer is None else localizer.empty

@@ -16,6 +16,9 @@ Model = Callable[..., Any]
 Models = Union[Model, Mapping[str, Model]]
 Layers = Union[str, Sequence[str], Mapping[str, Union[str, Mapping[str, LayerLike]]]]
 
+TEACHER_KEY = f"{TEACHER}:{TEACHER}"
+"""The Teacher's key, see :attr:`ComparedModel.key`."""
+
 LAYERS_BY_MODEL = "If architectures differ, pass layers={label: {model name: layer}}."
 
 

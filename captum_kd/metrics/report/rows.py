@@ -8,8 +8,10 @@ from torch import Tensor
 
 from captum_kd.metrics.inference import QUESTIONS
 from captum_kd.metrics.report.aggregation import Aggregator, LayerSummary, ReportPlan
-from captum_kd.metrics.report.models import Pair
-from captum_kd.metrics.report.scores import TEACHER_KEY, Estimate
+from captum_kd.metrics.report.means import mean_matrices, mean_rows
+from captum_kd.metrics.report.models import TEACHER_KEY, Pair
+from captum_kd.metrics.report.predictions import PredictionScores
+from captum_kd.metrics.report.scores import Estimate
 from captum_kd.metrics.report.seed_groups import SeedScores
 from captum_kd.metrics.scores_table import (
     BASE,
@@ -41,8 +43,10 @@ class ReportRows(NamedTuple):
     placebo_shares: dict[str, list[Tensor]]
 
 
-def report_rows(plan: ReportPlan, aggregator: Aggregator) -> ReportRows:
-    """The report's contents from its layers' summaries."""
+def report_rows(
+    plan: ReportPlan, aggregator: Aggregator, predictions: Optional[PredictionScores] = None
+) -> ReportRows:
+    """The report's contents from its layers' summaries and its predictions."""
     summaries = dict(zip(plan.labels, aggregator.layers()))
     n, has_labels = aggregator.n, plan.settings.comparisons.labels
     has_teacher, has_placebos = (any(each.of.role == role for each in plan.sets) for role in (TEACHER, PLACEBO))
@@ -73,11 +77,15 @@ def report_rows(plan: ReportPlan, aggregator: Aggregator) -> ReportRows:
                 )
                 if estimate is not None and not estimate.is_defined:
                     undefined.append(f"{score.name} at {label}{_of_models(score, pair)}")
-    matrices = {
+        if predictions is not None:
+            rows += mean_rows(predictions, pair, plan.settings.confidence) + predictions.calibration_rows(pair)
+    matrices: dict[str, dict[str, SeedScores]] = {
         name: {label: summary.matrices[name] for label, summary in summaries.items() if name in summary.matrices}
         for name in QUESTIONS
     }
     matrices = {name: by_layer for name, by_layer in matrices.items() if by_layer}
+    if predictions is not None:
+        matrices.update({name: dict(each) for name, each in mean_matrices(predictions, plan.compared).items()})
     shares = {label: summary.placebo_shares for label, summary in summaries.items()}
     return ReportRows(rows, matrices, list(dict.fromkeys(undefined)), shares)
 

@@ -27,13 +27,12 @@ from captum_kd.metrics.inference import (
 from captum_kd.metrics.inference.gram_matrices import products_of
 from captum_kd.metrics.inference.jackknife import difference
 from captum_kd.metrics.inference.left_out_bases import LEAST_BASES
-from captum_kd.metrics.report.models import Pair
+from captum_kd.metrics.report.models import TEACHER_KEY, Pair
 from captum_kd.metrics.report.seed_groups import SeedGroup, SeedScores
 from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.scores_table import BY_NAME, LABELS, PLACEBO, SIMILARITY, TEACHER, placebo_shares_of, scores_of_pair
 
 _LAST = "\0last:"
-TEACHER_KEY = f"{TEACHER}:{TEACHER}"
 
 
 class Estimate(NamedTuple):

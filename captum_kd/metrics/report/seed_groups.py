@@ -126,7 +126,7 @@ def control_seeds(
                 group.students,
                 name,
                 shared_seeds=group.shared_seeds,
-                likeness=_likeness(rows, group, list(scores)) if BY_NAME[name].needs_teacher else None,
+                likeness=_likeness(rows, group, list(scores)) if BY_NAME[name].is_share else None,
                 has_placebos=has_placebos,
             )
             for verdict in verdicts:

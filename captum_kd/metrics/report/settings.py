@@ -22,6 +22,7 @@ from captum_kd.distance.blockwise import check_block_size
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, Estimator, check_estimator
 from captum_kd.metrics.report.localization import Localization
 from captum_kd.metrics.report.positions import TokenPositions
+from captum_kd.metrics.report.predictions import Predictions
 
 # Settings that may differ between ranks.
 _BY_RANK = ("show_progress", "process_group", "memory_limit", "feature_device", "device_ids", "stop_early")
@@ -193,6 +194,7 @@ class Settings:
 
     class_embeddings: Optional[Tensor]
     localize: Optional[Localization]
+    predictions: Optional[Predictions]
     keep: float
     confidence: Optional[float]
     n_permutations: int
@@ -219,6 +221,8 @@ class Settings:
             self._check_without_labels()
         if self.model_options.positions is not None:
             self._check_positions()
+        if self.predictions is not None and self.localize is not None:
+            raise ValueError("predictions are those for whole inputs, but localize reduces them; leave out one of the two.")
         if self.population == "batch" and self.compute.verify:
             raise ValueError('verify belongs to population="all", but population is "batch"; leave out verify.')
         if self.population == "batch" and self.compute.block_size is not None:
@@ -239,6 +243,7 @@ class Settings:
         without = {
             "feature_transform": self.feature_transform,
             "localize": self.localize,
+            "predictions": self.predictions,
             'population="batch"': None if self.population == "all" else self.population,
             "Compute(process_group=...)": self.compute.process_group,
         }
@@ -279,6 +284,7 @@ class Settings:
             "keep": None if localize is None else self.keep,
             "noise": None if localize is None else localize.noise,
             "mask_token_id": None if localize is None else localize.mask_tokens,
+            "temperature": None if self.predictions is None else self.predictions.temperature,
             "confidence": self.confidence,
             "n_permutations": self.n_permutations if is_tested else None,
             "seed": self.seed,

@@ -8,7 +8,7 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 from captum_kd._utils.text import as_markdown, one_line
 from captum_kd.metrics.inference.verdicts import short_p
 from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, of_sample, percent
-from captum_kd.metrics.scores_table import OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
+from captum_kd.metrics.scores_table import OF_PREDICTIONS, OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
 GIVEN_ALL_BASES = scores_of_pair(has_teacher=True, all_bases=True)
@@ -16,12 +16,20 @@ Row = Mapping[str, Any]
 Nulls = dict[str, dict[tuple[str, str], float]]
 """By the name of a table's row, mean scores by score and layer."""
 
+
+def _columns(*starts: str) -> dict[str, str]:
+    return {each.name: each.heading for each in SCORES if each.kind in OF_PREDICTIONS and each.name.startswith(starts)}
+
+
 # Title of each table; its scores with their column headings.
 TABLES: dict[str, dict[str, str]] = {
     "Similarity and relevance": {each.name: each.heading for each in scores_of_pair(has_teacher=False)},
     "The Teacher": {each.name: each.heading for each in scores_of_pair(has_teacher=True) if each.needs_teacher},
     "The Teacher's share over placebo Teachers": {each.name: each.heading for each in SCORES if each.kind == OVER_PLACEBOS},
     "Students given all Bases": {each.name: each.heading for each in GIVEN_ALL_BASES},
+    "Predictions: accuracy and calibration": _columns("accuracy_", "ece_"),
+    "Predictions: agreement with the Teacher": _columns("agreement", "shared_"),
+    "Predictions: divergence from the Teacher, in nats": _columns("kl_", "js_"),
     "Progression: similarity with the model's own last layer": {
         each.name: each.heading for each in SCORES if each.kind == PROGRESSION
     },
@@ -155,7 +163,7 @@ def _table(rows: Sequence[Row], columns: Mapping[str, str], pairs: int, nulls: N
     heads = [*columns.values(), *(UNIQUE for _ in with_unique)]
     width = 12
     first = WIDTH - width * len(heads)
-    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    layers = list(dict.fromkeys(row["layer"] for row in rows if row["score"] in columns))
     starts = ["layer", *layers, *(name for layer in layers for name in _null_rows(nulls, columns, layer))]
     first = min(first, max(len(one_line(start)) for start in starts) + 1)
     shown = _shortened([one_line(layer) for layer in layers], first - 1)

@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
 
 from captum_kd._utils.files import write_whole
 from captum_kd._utils.text import as_spreadsheet_text, encodable
-from captum_kd._utils.validation import check_mapping, short_repr
+from captum_kd._utils.validation import check_choice, check_mapping, short_repr
 from captum_kd.metrics.report.text import markdown, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = ("student", "base", "layer", "score", "value", "low", "high", "p_value", "n", "unique_share")
+PARTS = ("rows", "seed_control", "placebos", "classes", "inputs", "similarities", "notes", "settings")
+TABLES = {
+    "rows": "",
+    "classes": "Pass by_class=True or groups_of_inputs= to compare_transfer.",
+    "inputs": "Pass by_input=True to compare_transfer.",
+    "similarities": "Models have one set of features for all pairs only without localize=\"unicam\".",
+}
+"""The tables of :meth:`TransferReport.to_csv`, and how to get them."""
 
 
 class TransferReport:
@@ -46,6 +54,13 @@ class TransferReport:
             (mean FSS of Students and Teacher, and of Bases and Teacher), ``decision`` (yes needs the first of them to be larger)
             and ``sentence``; and ``shares``, the share of each placebo for each pair, score and layer. None without placebo
             Teachers.
+        classes (dict or None): scores of classes or other groups of inputs, None without ``by_class`` and
+            ``groups_of_inputs``: ``groups``, one record each with ``group`` and ``inputs`` (their number); ``rows``, records as
+            above with ``group`` and ``adjusted_p_value`` (Holm, over the groups); and ``tests``, seed control of each group.
+        inputs (dict or None): each input's part in the scores, None without ``by_input``: ``rows``, one record for each group of
+            Students, layer and input, and ``reliability``, the agreement of these parts between seeds.
+        similarities (dict or None): FSS of all models with each other: ``models`` (names), ``roles`` and ``layers``, a matrix for
+            each layer with None where FSS is undefined.
 
     Example::
 
@@ -62,26 +77,35 @@ class TransferReport:
         notes: Sequence[str],
         settings: Mapping[str, Any],
         placebos: Optional[Mapping[str, Any]] = None,
+        classes: Optional[Mapping[str, Any]] = None,
+        inputs: Optional[Mapping[str, Any]] = None,
+        similarities: Optional[Mapping[str, Any]] = None,
     ) -> None:
         if not isinstance(rows, (list, tuple)) or not all(isinstance(row, Mapping) for row in rows):
             raise TypeError(f"rows must be a list of records (dicts), got {short_repr(rows)}.")
-        if seed_control is not None:
-            check_mapping(seed_control, "seed_control", "a mapping or None")
-        if placebos is not None:
-            check_mapping(placebos, "placebos", "a mapping or None")
+        parts = {
+            "seed_control": seed_control,
+            "placebos": placebos,
+            "classes": classes,
+            "inputs": inputs,
+            "similarities": similarities,
+        }
+        for name, part in parts.items():
+            if part is not None:
+                check_mapping(part, name, "a mapping or None")
         if not isinstance(notes, (list, tuple)) or not all(isinstance(note, str) for note in notes):
             raise TypeError(f"notes must be a list of sentences (str), got {short_repr(notes)}.")
         check_mapping(settings, "settings", "a mapping")
         self.rows = [dict(row) for row in rows]
-        self.seed_control = None if seed_control is None else dict(seed_control)
+        self.seed_control, self.placebos, self.classes, self.inputs, self.similarities = (
+            None if part is None else dict(part) for part in parts.values()
+        )
         self.notes = list(notes)
         self.settings = dict(settings)
-        self.placebos = None if placebos is None else dict(placebos)
 
     def to_dict(self) -> dict[str, Any]:
-        """A copy of ``rows``, ``seed_control``, ``placebos``, ``notes`` and ``settings`` in plain Python types."""
-        names = ("rows", "seed_control", "placebos", "notes", "settings")
-        return copy.deepcopy({name: getattr(self, name) for name in names})
+        """A copy of all attributes in plain Python types."""
+        return copy.deepcopy({name: getattr(self, name) for name in PARTS})
 
     def to_json(self, path: Union[None, str, "os.PathLike[str]"] = None) -> str:
         """The report as JSON (RFC 8259). Also writes it to ``path`` if given.
@@ -97,19 +121,46 @@ class TransferReport:
             write_whole(path, text)
         return text
 
-    def to_csv(self, path: Union[None, str, "os.PathLike[str]"] = None) -> str:
-        """The rows as CSV (RFC 4180). Also writes them to ``path`` if given, as :meth:`to_json` does.
+    def to_csv(self, path: Union[None, str, "os.PathLike[str]"] = None, *, table: str = "rows") -> str:
+        """A table as CSV (RFC 4180). Also writes it to ``path`` if given, as :meth:`to_json` does.
 
         An apostrophe is put in front of names that a spreadsheet would read as a formula (they begin with ``=``, ``+``, ``-``,
         ``@``, a tab or a line break).
+
+        Args:
+            path (str or PathLike, optional): the file.
+            table (str): "rows", "classes" (the rows of :attr:`classes`), "inputs" (the rows of :attr:`inputs`) or
+                "similarities" (one record for each layer and pair of models).
+
+        Raises:
+            ValueError: a table that this report does not have, or that does not exist.
         """
+        check_choice(table, "table", list(TABLES))
+        columns, rows = self._table(table)
         lines = io.StringIO()
-        writer = csv.DictWriter(lines, COLUMNS, lineterminator="\r\n")
+        writer = csv.DictWriter(lines, columns, lineterminator="\r\n")
         writer.writeheader()
-        writer.writerows({key: as_spreadsheet_text(value) for key, value in row.items()} for row in self.rows)
+        writer.writerows({key: as_spreadsheet_text(value) for key, value in row.items()} for row in rows)
         if path is not None:
             write_whole(path, lines.getvalue())
         return lines.getvalue()
+
+    def _table(self, name: str) -> tuple[Sequence[str], Sequence[Mapping[str, Any]]]:
+        """Columns and records of a table."""
+        if name == "rows":
+            return COLUMNS, self.rows
+        part: Optional[Mapping[str, Any]] = getattr(self, name)
+        if part is None:
+            raise ValueError(f"This report has no table {name!r}. {TABLES[name]}")
+        if name == "similarities":
+            rows: list[dict[str, Any]] = [
+                {"layer": layer, "model": first, "other": second, "fss": matrix[i][j]}
+                for layer, matrix in part["layers"].items()
+                for i, first in enumerate(part["models"])
+                for j, second in enumerate(part["models"][:i])
+            ]
+            return ("layer", "model", "other", "fss"), rows
+        return list(dict.fromkeys(key for row in part["rows"] for key in row)), part["rows"]
 
     def to_markdown(self) -> str:
         """The report as Markdown: tables of every pair of models, seed control and notes."""

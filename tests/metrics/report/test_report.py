@@ -34,7 +34,7 @@ def report():
 
 def test_the_dictionary_is_plain_and_a_copy(report):
     first = report.to_dict()
-    assert set(first) == {"rows", "seed_control", "placebos", "notes", "settings"}
+    assert set(first) == {"rows", "seed_control", "placebos", "classes", "inputs", "similarities", "notes", "settings"}
     assert all(set(row) == set(COLUMNS) for row in first["rows"])
     first["rows"][0]["value"] = "changed"
     assert report.to_dict()["rows"][0]["value"] != "changed"

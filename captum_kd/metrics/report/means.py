@@ -1,0 +1,70 @@
+"""Scores of a report that are means over inputs: of predictions, which have no layer."""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Protocol, Sequence
+
+import torch
+from torch import Tensor
+
+from captum_kd.metrics.inference.means import MeanEstimate, mean_estimate
+from captum_kd.metrics.report.models import Pair
+from captum_kd.metrics.scores_table import ReportScore
+
+
+class InputValues(Protocol):
+    """Values of single inputs, whose means are scores of a report.
+
+    Attributes:
+        scores (sequence of ReportScore): the scores, in the order of the rows.
+        layers (sequence of str): the layers in the rows.
+    """
+
+    @property
+    def scores(self) -> Sequence[ReportScore]: ...
+
+    @property
+    def layers(self) -> Sequence[str]: ...
+
+    def values(self, score: str, layer: str, student: str, base: str) -> Tensor:
+        """(n,) float64 values of a Student and a Base, by their keys; NaN where undefined."""
+
+
+def estimate_of(
+    of: InputValues,
+    score: ReportScore,
+    layer: str,
+    pair: Pair,
+    confidence: Optional[float],
+    rows: Optional[Tensor] = None,
+) -> MeanEstimate:
+    """A score of a pair with one Base, over all inputs or over some rows."""
+    values = of.values(score.name, layer, pair.student.of.key, pair.bases[0].of.key)
+    return mean_estimate(values if rows is None else values[rows], confidence, score.bounds, tested=score.test is not None)
+
+
+def mean_rows(of: InputValues, pair: Pair, confidence: Optional[float]) -> list[dict[str, Any]]:
+    """The report's rows of a pair."""
+    if pair.has_all_bases:
+        return []
+    found = []
+    for layer in of.layers:
+        for score in of.scores:
+            names = {"student": pair.student.of.name, "base": pair.base_name, "layer": layer, "score": score.name}
+            found.append({**names, **estimate_of(of, score, layer, pair, confidence)._asdict(), "unique_share": None})
+    return found
+
+
+def mean_matrices(of: InputValues, compared: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    """By question and layer, the scores of all ordered pairs of models that seed control compares."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for score in of.scores if compared else ():
+        for layer in of.layers if score.question is not None else ():
+            matrix = torch.zeros(len(compared), len(compared), dtype=torch.float64, device="cpu")
+            for i, student in enumerate(compared):
+                for j, base in enumerate(compared):
+                    if i != j:
+                        value = mean_estimate(of.values(score.name, layer, student, base), None, score.bounds).value
+                        matrix[i, j] = float("nan") if value is None else value
+            found.setdefault(score.name, {})[layer] = matrix
+    return found

@@ -1,0 +1,110 @@
+"""Scores of predictions in a report, from the logits of the passes that also give the features."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any, Mapping, Optional, Sequence, Union
+
+from torch import Tensor
+
+from captum_kd._distributed import ProcessGroup
+from captum_kd._utils.validation import check_bool, short_repr
+from captum_kd.metrics.predictions import PredictionValues, check_temperature
+from captum_kd.metrics.report.models import TEACHER_KEY, ComparedModel, Pair
+from captum_kd.metrics.scores_table import (
+    BASE,
+    PLACEBO,
+    PREDICTIONS_LAYER,
+    STUDENT,
+    TEACHER,
+    ReportScore,
+    prediction_scores,
+)
+
+_ECE = "ece_"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Options for the scores of predictions in a report.
+
+    Args:
+        temperature (float, optional): Logits are divided by it before the divergences (KL, JS) are taken.
+
+    Raises:
+        ValueError: a temperature that is not positive.
+
+    Example::
+
+        >>> report = compare_transfer(student, base, ["layer4"], loader, teacher=teacher, predictions=Predictions(4.0))
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperature", check_temperature(self.temperature))
+
+
+def as_predictions(predictions: Union[bool, Predictions]) -> Optional[Predictions]:
+    """The argument ``predictions`` as :class:`Predictions`, or None for False."""
+    if isinstance(predictions, Predictions):
+        return predictions
+    if not isinstance(predictions, bool):
+        raise TypeError(f"predictions must be True, False or a captum_kd.metrics.Predictions, got {short_repr(predictions)}.")
+    return Predictions() if check_bool(predictions, "predictions") else None
+
+
+class PredictionScores:
+    """The predictions of all models of a report.
+
+    Attributes:
+        scores (list of ReportScore): means of values of single inputs.
+        layers (tuple of str): the layer in their rows.
+    """
+
+    layers = (PREDICTIONS_LAYER,)
+
+    def __init__(self, models: Sequence[ComparedModel], options: Predictions, has_labels: bool) -> None:
+        students, bases, placebos = ([each.key for each in models if each.role == role] for role in (STUDENT, BASE, PLACEBO))
+        has_teacher = any(each.role == TEACHER for each in models)
+        pairs = [(student, base) for student in students for base in bases]
+        self.options = options
+        self._values = PredictionValues(pairs, TEACHER_KEY if has_teacher else None, placebos, options.temperature)
+        every = prediction_scores(True, has_teacher, bool(placebos), has_labels)
+        self.scores: list[ReportScore] = [score for score in every if not score.name.startswith(_ECE)]
+        self._errors = [score.name for score in every if score.name.startswith(_ECE)]
+
+    @property
+    def lacks_torchmetrics(self) -> bool:
+        """Whether calibration errors are left out, because torchmetrics is not installed."""
+        return bool(self._errors) and importlib.util.find_spec("torchmetrics") is None
+
+    def add(self, logits: Mapping[str, Tensor], labels: Optional[Tensor]) -> None:
+        """Adds the logits (N, classes) of one batch, by the model's key, and labels (N,)."""
+        self._values.add(logits, labels)
+
+    def gather(self, group: ProcessGroup) -> None:
+        """Joins the values of all ranks."""
+        self._values.gather(group.gather)
+
+    def values(self, score: str, layer: str, student: str, base: str) -> Tensor:
+        return self._values.values(score, student, base)
+
+    def calibration_rows(self, pair: Pair) -> list[dict[str, Any]]:
+        """The rows of the calibration errors of a pair and the Teacher."""
+        if pair.has_all_bases or self.lacks_torchmetrics:
+            return []
+        keys = {STUDENT: pair.student.of.key, BASE: pair.bases[0].of.key, TEACHER: TEACHER_KEY}
+        names = {"student": pair.student.of.name, "base": pair.base_name, "layer": PREDICTIONS_LAYER}
+        nothing = dict.fromkeys(("low", "high", "p_value", "unique_share"))
+        return [
+            {
+                **names,
+                "score": score,
+                "value": self._values.calibration_error(keys[score.removeprefix(_ECE)]),
+                "n": self._values.n,
+                **nothing,
+            }
+            for score in self._errors
+        ]
