@@ -142,10 +142,10 @@ def _of_two_models(name: str, kind: str, title: str, description: str, written: 
     found = []
     for of_pair, (x, y) in pairs.items():
         who, symbols = f"{x.capitalize()} and {y.capitalize()}", (_SYMBOLS[x], _SYMBOLS[y])
-        short = f"{title[:5]}{'.' * (len(title) > 5)} {'S, B' if y == BASE else x.capitalize()}"
+        heading = f"{title[:5]}{'.' * (len(title) > 5)} {', '.join(symbols)}"
         found.append(
             ReportScore(
-                of_pair, (x,), (y,), kind, short, f"{title}, {who}", description.format(who), written=written.format(*symbols)
+                of_pair, (x,), (y,), kind, heading, f"{title}, {who}", description.format(who), written=written.format(*symbols)
             )
         )
     return found
@@ -251,7 +251,7 @@ SCORES = (
     ),
     *(
         ReportScore(
-            f"accuracy_{role}", (role,), (LABELS,), PREDICTIONS, f"acc. {role.capitalize()}", f"accuracy, {role.capitalize()}",
+            f"accuracy_{role}", (role,), (LABELS,), PREDICTIONS, f"acc. {_SYMBOLS[role]}", f"accuracy, {role.capitalize()}",
             f"the share of inputs whose class the {role.capitalize()} predicts", written=f"mean [c({_SYMBOLS[role]}) = y]",
         )
         for role in (STUDENT, BASE, TEACHER)
@@ -263,7 +263,7 @@ SCORES = (
     ),
     *(
         ReportScore(
-            f"ece_{role}", (role,), (LABELS,), PREDICTIONS, f"ECE {role.capitalize()}",
+            f"ece_{role}", (role,), (LABELS,), PREDICTIONS, f"ECE {_SYMBOLS[role]}",
             f"calibration error, {role.capitalize()}",
             f"the expected calibration error of the {role.capitalize()}: how far confidence is from accuracy, mean over 15 "
             "bins of confidence", written=f"sum over bins b of n_b / n |accuracy_b - confidence_b|, of {_SYMBOLS[role]}",
@@ -289,14 +289,14 @@ SCORES = (
         written="mean [c(S) = c(T)] - [c(B) = c(T)] - mean over T' of ([c(S) = c(T')] - [c(B) = c(T')])",
     ),
     ReportScore(
-        "shared_errors", (STUDENT, BASE), (TEACHER, LABELS), PREDICTIONS, "sh. errors",
+        "shared_errors", (STUDENT, BASE), (TEACHER, LABELS), PREDICTIONS, "same errors",
         "errors shared with the Teacher, not the Base",
         "the share of inputs with an error that Student and Teacher make alike where the Base is right (negative transfer)",
         question=_question("Students repeat errors of the Teacher where Bases are right", f"more often {_THAN_BASES}"),
         written="mean [c(S) = c(T), c(T) != y, c(B) = y]",
     ),
     ReportScore(
-        "shared_right_answers", (STUDENT, BASE), (TEACHER, LABELS), PREDICTIONS, "sh. right",
+        "shared_right_answers", (STUDENT, BASE), (TEACHER, LABELS), PREDICTIONS, "same right",
         "right answers shared with the Teacher, not the Base",
         "the share of inputs for which Student and Teacher are right where the Base is wrong",
         question=_question("Students share right answers of the Teacher where Bases are wrong", f"more often {_THAN_BASES}"),

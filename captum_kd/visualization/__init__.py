@@ -7,8 +7,17 @@ markers, dashes or words repeat them.
 """
 
 from captum_kd.visualization.curves import plot_keep_curve
+from captum_kd.visualization.predictions import plot_predictions
 from captum_kd.visualization.scores import plot_layer_scores
 from captum_kd.visualization.tokens import TokenFigure, token_records, visualize_tokens
 from captum_kd.visualization.transfer import visualize_transfer
 
-__all__ = ["TokenFigure", "plot_keep_curve", "plot_layer_scores", "token_records", "visualize_tokens", "visualize_transfer"]
+__all__ = [
+    "TokenFigure",
+    "plot_keep_curve",
+    "plot_layer_scores",
+    "plot_predictions",
+    "token_records",
+    "visualize_tokens",
+    "visualize_transfer",
+]

@@ -381,6 +381,10 @@ CASES: dict[str, Case] = {
         lambda: dict(curves={"a": captum_kd.metrics.KeepCurve.of([0.2, 0.5], torch.ones(2, 3) > 0)}), _drawn,
         {"curves": ("curve",)},
     ),
+    "captum_kd.visualization.plot_predictions": Case(
+        captum_kd.visualization.plot_predictions, captum_kd.visualization.plot_predictions,
+        lambda: dict(report={"rows": [{**row, "layer": "predictions", "score": "accuracy_student"} for row in ROWS[:1]]}), _drawn,
+    ),
     "captum_kd.visualization.plot_layer_scores": Case(
         captum_kd.visualization.plot_layer_scores, captum_kd.visualization.plot_layer_scores, lambda: dict(rows=ROWS), _drawn,
         {"rows": ("row",)},

@@ -347,3 +347,13 @@ def test_the_metric_equals_the_function() -> None:
     assert set(metric.compute()) == {"agreement_student_teacher", "kl_student_teacher", "js_student_teacher"}
     with pytest.raises(ValueError, match="inputs"):
         metric.update(s, t[:3])
+
+
+def test_a_report_without_torchmetrics_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torchmetrics" else find(name, *rest))
+    report = compare_transfer(Sharp(seed=1), Sharp(seed=2), "conv3", BATCHES, predictions=True, show_progress=False)
+    assert not [row for row in report.rows if row["score"].startswith("ece_")]
+    assert any("pip install 'captum_kd[distributed]'" in note for note in report.notes)

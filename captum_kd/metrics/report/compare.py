@@ -233,6 +233,8 @@ def compare_transfer(
         warn_user(warning)
     control = control_seeds(matrices, seed_groups, compared, rows, bool(placebos))
     notes = [*warnings, *explanations(rows, settings, positions)]
+    if of_predictions is not None:
+        notes += of_predictions.notes()
     if placebos and settings.comparisons.labels:
         notes.append(relevance_of_placebos(placebo_shares))
     if aggregator.verification is not None:

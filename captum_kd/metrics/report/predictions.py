@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_kd._distributed import ProcessGroup
 from captum_kd._utils.validation import check_bool, short_repr
-from captum_kd.metrics.predictions import PredictionValues, check_temperature
+from captum_kd.metrics.predictions import BINS, PredictionValues, check_temperature
 from captum_kd.metrics.report.models import TEACHER_KEY, ComparedModel, Pair
 from captum_kd.metrics.scores_table import (
     BASE,
@@ -90,6 +90,29 @@ class PredictionScores:
 
     def values(self, score: str, layer: str, student: str, base: str) -> Tensor:
         return self._values.values(score, student, base)
+
+    def notes(self) -> list[str]:
+        """Advice for reading these scores."""
+        found = [
+            f"Divergences (KL, JS) are in nats, at temperature {self.options.temperature:g}. KL weighs each class by the "
+            "Teacher's probability, or by the Base's if it compares Student and Base."
+        ]
+        if any(score.name == "agreement_over_base" for score in self.scores):
+            found.append(
+                "Networks that are right more often agree more often, with any accurate Teacher, so agreement alone is no "
+                "evidence of transfer. Errors shared with the Teacher say more; compare them with those of a Base given another "
+                'Base (row "null" if there are two Bases).'
+            )
+        if self._errors and self.lacks_torchmetrics:
+            found.append(
+                "There is no calibration error, because torchmetrics is missing: pip install 'captum_kd[distributed]'."
+            )
+        elif self._errors:
+            found.append(
+                f"The calibration error (ECE, {BINS} bins, by torchmetrics) is that of the probabilities at temperature 1. It is "
+                "above 0 even for a calibrated network, the more so for few inputs."
+            )
+        return found
 
     def calibration_rows(self, pair: Pair) -> list[dict[str, Any]]:
         """The rows of the calibration errors of a pair and the Teacher."""

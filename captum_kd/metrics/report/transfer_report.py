@@ -166,11 +166,23 @@ class TransferReport:
         """The report as Markdown: tables of every pair of models, seed control and notes."""
         return markdown(self.to_dict())
 
-    def plot(self, *, title: Optional[str] = None) -> "Figure":
-        """Scores over the layers with their intervals, see :func:`captum_kd.visualization.plot_layer_scores`."""
-        from captum_kd.visualization import plot_layer_scores
+    def plot(self, what: str = "layers", *, title: Optional[str] = None) -> "Figure":
+        """A figure of the report.
 
-        return plot_layer_scores(self.rows, title=title)
+        Args:
+            what (str): "layers", scores over the layers with their intervals
+                (:func:`captum_kd.visualization.plot_layer_scores`), or "predictions"
+                (:func:`captum_kd.visualization.plot_predictions`).
+            title (str, optional): a heading over the figure.
+
+        Raises:
+            ValueError: an unknown figure, or a report without its scores.
+        """
+        from captum_kd import visualization
+
+        figures = {"layers": visualization.plot_layer_scores, "predictions": visualization.plot_predictions}
+        check_choice(what, "what", list(figures))
+        return figures[what](self, title=title)
 
     def __str__(self) -> str:
         return plain(self.to_dict())
