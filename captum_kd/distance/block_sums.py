@@ -115,12 +115,15 @@ class PairSums:
                     of_columns = work.permute(2, 0, 1).contiguous()
                     self.by_row[columns] += torch.bmm(of_columns, of_columns.mT)
 
-    def of(self, place: int) -> "PairSums":
-        """The sums of a single geometry."""
-        one = PairSums(self.shifts[place : place + 1])
-        one.rows = self.rows[place : place + 1]
-        one.products = self.products[place : place + 1, place : place + 1]
-        return one
+    def of(self, *places: int) -> "PairSums":
+        """The sums of some geometries."""
+        chosen = list(places)
+        some = PairSums(self.shifts[chosen])
+        some.rows = self.rows[chosen]
+        some.products = self.products[chosen][:, chosen]
+        some.by_row = None if self.by_row is None else self.by_row[:, chosen][:, :, chosen]
+        some.by_class = None if self.by_class is None else self.by_class[chosen]
+        return some
 
     def gram(self, estimator: Estimator = "unbiased") -> Tensor:
         """(k, k) inner products of the centered matrices: sums over all entries."""

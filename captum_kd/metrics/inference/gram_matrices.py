@@ -111,6 +111,12 @@ class Products(NamedTuple):
                     defined = defined & (self.without[:, place, place] > noise[place])
         return values, bool(defined.all())
 
+    def of(self, names: Sequence[str]) -> "Products":
+        """The products of some geometries."""
+        places = [self.names.index(name) for name in names]
+        gram = self.full[places][:, places], self.without[:, places][:, :, places]
+        return Products(tuple(names), *gram, self.noise[places])
+
     def rows(self) -> Tensor:
         """(n, k, k) inner products within each input's row. They add up to ``full``.
 
