@@ -113,8 +113,8 @@ def check_length(groups: Optional[Tensor], inputs: Optional[int]) -> None:
     if groups is not None and inputs is not None and len(groups) != inputs:
         raise ValueError(
             f"groups_of_inputs has {len(groups)} integers, but the data hold {inputs} inputs; pass one integer for each "
-            "input, in the order in which the loader yields them. Do not shuffle it. With several processes, each rank passes the "
-            "integers of its own shard."
+            "input, in the order in which the loader yields them. Do not shuffle it. With several processes, each rank passes "
+            "the integers of its own shard."
         )
 
 

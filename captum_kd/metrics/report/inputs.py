@@ -130,6 +130,7 @@ def _reliability(
         "top_share": top_share,
         "null_top_share": null_top_share,
     }
+    found["is_repeated"] = correlation is not None and correlation >= REPEATED
     return {**found, "sentence": _in_words(found)}
 
 
@@ -168,12 +169,12 @@ def _in_words(found: Mapping[str, Any]) -> str:
         )
     compared = f"mean correlation {own:.2f} between pairs of models without a common seed"
     compared += f"; {null:.2f} for a Base given another Base" if null is not None else "; a null needs four Bases"
-    if own < REPEATED:
+    if not found["is_repeated"]:
         answer = f"another seed hardly repeats the order of the inputs ({compared}), so it is mostly noise."
     elif null is not None and own <= null:
         answer = f"another seed repeats the order of the inputs ({compared}), but no more than without a Teacher."
     else:
         answer = f"another seed repeats the order of the inputs ({compared})."
-    if found["top_share"] is not None:
+    if found["is_repeated"] and found["top_share"] is not None:
         answer += f" The tenth of the inputs that is on top in one pair has {found['top_share']:.0%} of the score of another."
     return start + answer
