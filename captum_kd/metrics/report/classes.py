@@ -68,7 +68,7 @@ def class_report(
     matrices = _matrices(groups, by_layer, means, compared)
     listed = [{"group": name, "inputs": size, "note": groups.note_of(name)} for name, size in groups.sizes.items()]
     tests = _tests(groups, matrices, by_layer, seed_groups, compared, has_placebos)
-    return {"of": groups.word, "groups": listed, "rows": rows, "tests": tests}
+    return {"of": groups.word, "groups": listed, "rows": rows, "nulls": _nulls(matrices, compared), "tests": tests}
 
 
 def _row(
@@ -104,6 +104,19 @@ def _matrices(
             for question, of_layers in mean_matrices(of, compared, groups.members(name)).items():
                 for layer, matrix in of_layers.items():
                     found.setdefault((layer, question), {})[name] = matrix
+    return found
+
+
+def _nulls(matrices: Mapping[tuple[str, str], Mapping[int, Tensor]], compared: Sequence[str]) -> list[Row]:
+    """The mean score of a Base given another Base, for each layer, question and group; without undefined ones."""
+    places = [place for place, key in enumerate(compared) if key.startswith(f"{BASE}:")]
+    found = []
+    for (layer, question), of_groups in matrices.items():
+        for name, matrix in of_groups.items():
+            between = matrix[places][:, places]
+            value = float(between[~torch.eye(len(places), dtype=torch.bool, device="cpu")].mean())
+            if value == value:
+                found.append({"layer": layer, "score": question, "group": name, "value": value})
     return found
 
 

@@ -170,7 +170,7 @@ def _in_words(found: Mapping[str, Any]) -> str:
     compared = f"mean correlation {own:.2f} between pairs of models without a common seed"
     compared += f"; {null:.2f} for a Base given another Base" if null is not None else "; a null needs four Bases"
     if not found["is_repeated"]:
-        answer = f"another seed hardly repeats the order of the inputs ({compared}), so it is mostly noise."
+        answer = f"another seed hardly repeats the order of the inputs ({compared}). In one pair it is mostly noise."
     elif null is not None and own <= null:
         answer = f"another seed repeats the order of the inputs ({compared}), but no more than without a Teacher."
     else:

@@ -10,15 +10,16 @@ from captum_kd.metrics.scores_table import PREDICTIONS_LAYER
 COLUMNS = {
     "rs_distilled": "distilled",
     "rs_residual": "residual",
-    "teacher_distilled": "T. distilled",
-    "teacher_residual": "T. residual",
+    "teacher_distilled": "T. dist.",
+    "teacher_residual": "T. resid.",
     "accuracy_over_base": "accuracy",
     "agreement_over_base": "agreement",
 }
 """Scores in the tables of classes, with their headings."""
 LEGEND = (
     "distilled, residual: relevance of the {word}, one against the rest; T.: the Teacher's share of these features within the "
-    "rows of the {word}; accuracy, agreement: Student's minus Base's, agreement with the Teacher"
+    "rows of the {word}; null: the score before it of a Base given another Base; accuracy, agreement with the Teacher: Student's "
+    "minus Base's"
 )
 INPUTS = "Inputs: does another seed have the same inputs on top?"
 MOST_CLASSES = 12
@@ -36,8 +37,8 @@ def plain_classes(classes: Mapping[str, Any]) -> list[str]:
     """A table of the last layer, of at most 12 classes."""
     layers = _layers(classes["rows"])
     heads, table = _class_table(classes, layers[-1])
-    lines = [f"{classes['of']}".ljust(9) + "".join(head.rjust(13) for head in heads)]
-    lines += [name.ljust(9) + "".join(cell.rjust(13) for cell in cells) for name, cells in table[:MOST_CLASSES]]
+    lines = [f"{classes['of']}".ljust(10) + "".join(head.rjust(10) for head in heads)]
+    lines += [name.ljust(10) + "".join(cell.rjust(10) for cell in cells) for name, cells in table[:MOST_CLASSES]]
     if len(table) > MOST_CLASSES:
         lines.append(f"... and {len(table) - MOST_CLASSES} more in report.classes, as well as intervals and the other layers")
     return lines
@@ -100,21 +101,27 @@ def _layers(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _class_table(classes: Mapping[str, Any], layer: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Headings, and for each class its name and cells: its size and mean scores over the pairs, at a layer."""
+    """Headings, and for each class its name and cells: its size, mean scores over the pairs, and nulls, at a layer."""
     values: dict[tuple[str, int], list[float]] = {}
     for row in classes["rows"]:
         if row["layer"] in (layer, PREDICTIONS_LAYER) and row["score"] in COLUMNS:
             values.setdefault((row["score"], row["group"]), []).extend([row["value"]] * (row["value"] is not None))
-    scores = [score for score in COLUMNS if any(known == score for known, _ in values)]
+    nulls = {(null["score"], null["group"]): [null["value"]] for null in classes["nulls"] if null["layer"] == layer}
+    columns = []
+    for score, heading in COLUMNS.items():
+        for head, of_score in ((heading, values), ("null", nulls)):
+            if any(known == score for known, _ in of_score):
+                columns.append((head, {group: each for (known, group), each in of_score.items() if known == score}))
     table = []
     for each in classes["groups"]:
-        own = [values.get((score, each["group"]), []) for score in scores]
-        cells = [_cell(sum(of_score) / len(of_score) if of_score else None) for of_score in own]
+        own = [of_groups.get(each["group"]) for _, of_groups in columns]
+        cells = [f"{sum(of_group) / len(of_group):.3f}".replace("-0.000", "0.000") if of_group else "-" for of_group in own]
         table.append((str(each["group"]), [str(each["inputs"]), *cells]))
-    return ["inputs", *(COLUMNS[score] for score in scores)], table
+    return ["inputs", *(head for head, _ in columns)], table
 
 
 def _cell(value: Any) -> str:
+    """An entry of the table of inputs."""
     if value is None:
         return "-"
     if not isinstance(value, float):
