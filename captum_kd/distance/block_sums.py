@@ -56,6 +56,7 @@ class PairSums:
             exactly (:meth:`u_shifts` of a first pass).
         classes (Tensor, optional): (n, C) float64, 1 for the members of each class: also sum each row over the members of each
             class. The shifts must then U-center exactly.
+        with_squares (bool): the second half of the k geometries are the squared distances of the first half.
 
     Attributes:
         rows (Tensor): (k, n) sums of the shifted distances over each row.
@@ -64,8 +65,11 @@ class PairSums:
         by_class (Tensor, optional): (k, n, C) sums of each row over the members of each class.
     """
 
-    def __init__(self, shifts: Tensor, by_row: bool = False, classes: Optional[Tensor] = None) -> None:
+    def __init__(
+        self, shifts: Tensor, by_row: bool = False, classes: Optional[Tensor] = None, with_squares: bool = False
+    ) -> None:
         k, n = shifts.shape
+        self.with_squares = with_squares
         self.shifts = shifts
         self.rows = torch.zeros_like(shifts)
         self.products = shifts.new_zeros((k, k))
@@ -81,10 +85,10 @@ class PairSums:
         """Adds one tile of all k geometries. A tile off the diagonal counts twice; do not add its transpose.
 
         Args:
-            distances (sequence of Tensor): k raw distances (r, c), float32 or float64.
+            distances (sequence of Tensor): k raw distances (r, c), float32 or float64; with squares, those of the first half.
             rows, columns (slice): indices of the inputs in the population: equal ranges or disjoint ones.
         """
-        (r, c), k = distances[0].shape, len(distances)
+        (r, c), k, given = distances[0].shape, len(self.shifts), len(distances)
         on_diagonal = rows == columns
         weight = 1 if on_diagonal else 2  # both (i, j) and (j, i)
         step = max(1, (_DEVICE_WORK if is_async_device(self.shifts.device) else _CPU_WORK) // (k * c))
@@ -94,6 +98,8 @@ class PairSums:
             here, work = slice(rows.start + start, rows.start + stop), buffer[:, : stop - start]
             for place, block in enumerate(distances):
                 work[place].copy_(block[start:stop])
+            if self.with_squares:
+                torch.square(work[:given], out=work[given:])
             work.sub_(self.shifts[:, here, None]).sub_(self.shifts[:, None, columns])
             if on_diagonal:
                 work.diagonal(start, dim1=1, dim2=2).zero_()
@@ -119,8 +125,7 @@ class PairSums:
         """The sums of some geometries."""
         chosen = list(places)
         some = PairSums(self.shifts[chosen])
-        some.rows = self.rows[chosen]
-        some.products = self.products[chosen][:, chosen]
+        some.rows, some.products = self.rows[chosen], self.products[chosen][:, chosen]
         some.by_row = None if self.by_row is None else self.by_row[:, chosen][:, :, chosen]
         some.by_class = None if self.by_class is None else self.by_class[chosen]
         return some
@@ -215,6 +220,7 @@ def population_sums(
     *,
     by_row: bool = False,
     classes: Optional[Tensor] = None,
+    with_squares: bool = False,
     block_size: Optional[int] = None,
     tile_iterator: TileIterator = LocalTiles(),
 ) -> PairSums:
@@ -225,6 +231,7 @@ def population_sums(
         by_row (bool): also sum within rows. Distances that are not held are then computed twice, because the shifts that
             U-center exactly are known only after a first pass.
         classes (Tensor, optional): (n, C), 1 for the members of each class; with ``by_row``, also sum rows over classes.
+        with_squares (bool): add k geometries, the squared distances.
         block_size (int, optional): inputs per side of a tile; default: :func:`block_side`.
         tile_iterator (TileIterator): iterates over the tiles; another one for populations that are sharded over ranks.
 
@@ -232,10 +239,13 @@ def population_sums(
         PairSums: float64 if the device supports it.
     """
     size = block_side(sources[0].device) if block_size is None else block_size
-    passes = _Passes(sources, size, tile_iterator, classes)
-    shifts, exact = zip(*(source.shift() for source in sources))
-    sums = passes.over(torch.stack(shifts), by_row and all(exact))
-    if not all(exact) and (by_row or bool((sums.products.diagonal() > _BAD_SHIFT * sums.gram().diagonal()).any())):
+    passes = _Passes(sources, size, tile_iterator, classes, with_squares)
+    of_sources, exact = zip(*(source.shift() for source in sources))
+    shifts, is_exact = torch.stack(of_sources), all(exact) and not with_squares
+    if with_squares:  # if D is about u_i + u_j with similar u_i and u_j, D^2 is about 2 u_i^2 + 2 u_j^2
+        shifts = torch.cat([shifts, 2 * shifts.square()])
+    sums = passes.over(shifts, by_row and is_exact)
+    if not is_exact and (by_row or bool((sums.products.diagonal() > _BAD_SHIFT * sums.gram().diagonal()).any())):
         sums = passes.over(sums.u_shifts(), by_row)
     return sums
 
@@ -247,6 +257,7 @@ class _Passes(NamedTuple):
     block_size: int
     tile_iterator: TileIterator
     classes: Optional[Tensor]
+    with_squares: bool
 
     def over(self, shifts: Tensor, by_row: bool) -> PairSums:
         """The sums of one pass.
@@ -269,7 +280,7 @@ class _Passes(NamedTuple):
         return self._once(shifts, by_row)
 
     def _once(self, shifts: Tensor, by_row: bool, rechecks: Optional[list[Tensor]] = None) -> PairSums:
-        sums = PairSums(shifts, by_row, self.classes if by_row else None)
+        sums = PairSums(shifts, by_row, self.classes if by_row else None, self.with_squares)
 
         def add(rows: slice, columns: slice) -> None:
             sums.add([source.block(rows, columns, rechecks) for source in self.sources], rows, columns)

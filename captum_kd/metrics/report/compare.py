@@ -204,7 +204,7 @@ def compare_transfer(
         of_predictions = (
             None if settings.predictions is None else PredictionScores(models, settings.predictions, comparisons.labels)
         )
-        collector = FeatureCollector(plan.sets, localizer, settings, of_predictions)
+        collector = FeatureCollector(plan.sets, localizer, model_options, feature_transform, output_transform, of_predictions)
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
         modes = {str(each): modes_of(each.model) for each in models}
         shared = {} if settings.compute.process_group is None else shared_arguments(models, labels, settings.compared())
@@ -221,7 +221,7 @@ def compare_transfer(
             raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
         if of_predictions is not None:
             of_predictions.gather(group)
-        rows, matrices, undefined, placebo_shares, classes, inputs = report_rows(plan, aggregator, of_predictions)
+        rows, matrices, undefined, placebo_shares, classes, inputs, similarities = report_rows(plan, aggregator, of_predictions)
     finally:
         aggregator.close()
     empty_maps = 0 if localizer is None else localizer.empty
@@ -282,4 +282,4 @@ def compare_transfer(
         "feature_transform": next((each for each in transforms if each is not None), None),  # None at ranks without inputs
     }
     of_placebos = control_placebos(rows, placebo_shares, plan.pairs, placebos, settings)
-    return TransferReport(rows, control, notes, recorded, of_placebos, classes, inputs)
+    return TransferReport(rows, control, notes, recorded, of_placebos, classes, inputs, similarities)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Optional
+from math import isnan
+from typing import Any, Mapping, NamedTuple, Optional
 
 from torch import Tensor
 
@@ -38,6 +39,7 @@ class ReportRows(NamedTuple):
         placebo_shares (dict): by layer, the shares of the Teacher and of placebo Teachers for each pair with one Base, see
             :meth:`LayerScores.placebo_shares`.
         classes, inputs (dict, optional): the parts on groups of inputs and on single inputs.
+        similarities (dict, optional): see :class:`TransferReport`.
     """
 
     rows: list[dict[str, Any]]
@@ -46,6 +48,7 @@ class ReportRows(NamedTuple):
     placebo_shares: dict[str, list[Tensor]]
     classes: Optional[dict[str, Any]]
     inputs: Optional[dict[str, Any]]
+    similarities: Optional[dict[str, Any]]
 
 
 def report_rows(
@@ -111,7 +114,18 @@ def report_rows(
         inputs = input_report(
             parts, plan.of_one_base, comparisons.groups, comparisons.shared_seeds, aggregator.labels, aggregator.n
         )
-    return ReportRows(rows, matrices, list(dict.fromkeys(undefined)), shares, classes, inputs)
+    return ReportRows(rows, matrices, list(dict.fromkeys(undefined)), shares, classes, inputs, _similarities(plan, summaries))
+
+
+def _similarities(plan: ReportPlan, summaries: Mapping[str, LayerSummary]) -> Optional[dict[str, Any]]:
+    if not plan.models:
+        return None
+    layers = {
+        label: [[None if isnan(value) else value for value in row] for row in each.similarities.tolist()]
+        for label, each in summaries.items()
+        if each.similarities is not None
+    }
+    return {"models": [each.name for each in plan.models], "roles": [each.role for each in plan.models], "layers": layers}
 
 
 def _estimate(summary: LayerSummary, place: int, pair: Pair, score: ReportScore) -> Optional[Estimate]:

@@ -285,7 +285,7 @@ class Settings:
 
     def compared(self) -> dict[str, Any]:
         """The settings that must be equal in all ranks, by the argument's name."""
-        return {**_flat(self), "groups_of_inputs is not None": self.groups_of_inputs is not None}
+        return {**flat(self), "groups_of_inputs is not None": self.groups_of_inputs is not None}
 
     def recorded(self) -> dict[str, Any]:
         """The settings that the report's numbers depend on, in plain types."""
@@ -323,12 +323,13 @@ def _set(option: object, **values: Any) -> None:
         object.__setattr__(option, name, value)
 
 
-def _flat(settings: Any) -> dict[str, Any]:
+def flat(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass and of its options by name, without those that may differ between ranks."""
     found: dict[str, Any] = {}
     for each in fields(settings):
         value = getattr(settings, each.name)
         if is_dataclass(value):
-            found |= {f"{each.name}.{name}": inner for name, inner in _flat(value).items()}
+            found |= {f"{each.name}.{name}": inner for name, inner in flat(value).items()}
         elif each.name not in _BY_RANK:
             found[each.name] = value
     return found
