@@ -1,5 +1,6 @@
 """Scores for pairs of models and checks of their attributions, with the interface of captum.metrics."""
 
+from captum_kd.metrics.attribution_agreement import attribution_agreement
 from captum_kd.metrics.keep_curve import KeepCurve, keep_curve
 from captum_kd.metrics.localization import LocalizationScores, localization_score
 from captum_kd.metrics.map_reliability import MapReliability, map_reliability
@@ -33,6 +34,7 @@ __all__ = [
     "LocalizationScores",
     "MapReliability",
     "RandomizationTest",
+    "attribution_agreement",
     "feature_similarity_score",
     "keep_curve",
     "localization_score",
