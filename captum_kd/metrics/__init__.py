@@ -11,6 +11,7 @@ from captum_kd.metrics.relevance import relevance_score
 from captum_kd.metrics.report import (
     Comparisons,
     Compute,
+    Explanations,
     Localization,
     ModelOptions,
     Predictions,
@@ -24,6 +25,7 @@ from captum_kd.metrics.similarity import feature_similarity_score
 __all__ = [
     "Comparisons",
     "Compute",
+    "Explanations",
     "Localization",
     "ModelOptions",
     "Predictions",

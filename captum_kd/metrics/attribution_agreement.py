@@ -103,17 +103,21 @@ def attribution_agreement(
             f"token_mask has {mask.shape[1]} tokens, but the maps have {positions} positions; pass maps (N, 1, "
             f"{mask.shape[1]}). Leave prefix tokens out of the mask."
         )
-    constant = int((is_constant(rows[0], mask) | is_constant(rows[1], mask)).sum())
-    if constant:
+    values = agreement_of_maps(rows[0], rows[1], measure, keep, mask)
+    is_undefined = values.isnan()
+    if bool(is_undefined.any()):
         warn_user(
-            f"Of {constant} of {n} inputs, at least one of the two maps is constant and shows no place; their agreement counts "
-            "as 0."
+            f"Of {int(is_undefined.sum())} of {n} inputs, at least one of the two maps is constant and shows no place; their "
+            "agreement counts as 0."
         )
-    return agreement_of_maps(rows[0], rows[1], measure, keep, mask)
+    return values.masked_fill(is_undefined, 0.0)
 
 
-def as_any_maps(attributions: Any, argument: str, n: Optional[int]) -> Tensor:
-    """Checked maps (N, 1, h, w) or (N, 1, T), float64 on the CPU, from those or from (N, C, h, w) or (N, T)."""
+def as_any_maps(attributions: Any, argument: str, n: Optional[int], tokens: Optional[int] = None) -> Tensor:
+    """Checked maps (N, 1, h, w) or (N, 1, T) on the CPU, from those or from (N, C, h, w) or (N, T).
+
+    With ``tokens`` only maps of this number of tokens are accepted.
+    """
     dims = 4
     if isinstance(attributions, Tensor):
         check_dense(attributions, argument)
@@ -125,7 +129,8 @@ def as_any_maps(attributions: Any, argument: str, n: Optional[int]) -> Tensor:
             )
         if dims == 4 and shape[1] > 1 and attributions.is_floating_point():
             attributions = attributions.detach().cpu().double().sum(1, keepdim=True)
-    return as_maps(attributions, argument, n, is_text=dims < 4, flat_too=dims < 4).cpu()
+    size = None if tokens is None else (tokens,)
+    return as_maps(attributions, argument, n, size, is_text=dims < 4, flat_too=dims < 4).cpu()
 
 
 def on_one_grid(first: Tensor, second: Tensor, argument: str) -> tuple[Tensor, Tensor]:
@@ -154,10 +159,10 @@ def is_constant(maps: Tensor, mask: Optional[Tensor] = None) -> Tensor:
 def agreement_of_maps(
     first: Tensor, second: Tensor, measure: str, keep: float, mask: Optional[Tensor] = None
 ) -> Tensor:
-    """(N,) agreement of rows (N, p) of maps, float64 on the CPU; 0 if one of the two is constant."""
+    """(N,) agreement of rows (N, p) of maps, float64 on the CPU; NaN if one of the two is constant."""
     mask = torch.ones(first.shape, dtype=torch.bool, device="cpu") if mask is None else mask
     values = MEASURES[measure](first, second, mask, keep)
-    return torch.where(is_constant(first, mask) | is_constant(second, mask), 0.0, values)
+    return values.masked_fill(is_constant(first, mask) | is_constant(second, mask), torch.nan)
 
 
 def _cosine(first: Tensor, second: Tensor, mask: Tensor, keep: float) -> Tensor:

@@ -260,6 +260,9 @@ CASES: dict[str, Case] = {
         captum_kd.metrics.prediction_agreement, captum_kd.metrics.prediction_agreement,
         lambda: dict(forward_func=STUDENT, teacher_func=TEACHER, inputs=IMAGES, base_func=BASE, target=LABELS), None, MODEL_ARGS,
     ),
+    "captum_kd.metrics.Explanations": Case(
+        captum_kd.metrics.Explanations, captum_kd.metrics.Explanations, dict, None, {"method": ("explanations",)},
+    ),
     "captum_kd.metrics.attribution_agreement": Case(
         captum_kd.metrics.attribution_agreement, captum_kd.metrics.attribution_agreement,
         lambda: dict(attributions_a=MAPS, attributions_b=MAPS.roll(1, 0), measure="iou"),

@@ -8,7 +8,7 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 from captum_kd._utils.text import as_markdown, one_line
 from captum_kd.metrics.inference.verdicts import short_p
 from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, of_sample, percent
-from captum_kd.metrics.scores_table import OF_PREDICTIONS, OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
+from captum_kd.metrics.scores_table import EXPLANATIONS, OF_PREDICTIONS, OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
 GIVEN_ALL_BASES = scores_of_pair(has_teacher=True, all_bases=True)
@@ -30,6 +30,7 @@ TABLES: dict[str, dict[str, str]] = {
     "Predictions: accuracy and calibration": _columns("accuracy_", "ece_"),
     "Predictions: agreement with the Teacher": _columns("agreement", "shared_"),
     "Predictions: divergence from the Teacher, in nats": _columns("kl_", "js_"),
+    EXPLANATIONS: {each.name: each.heading for each in SCORES if each.kind == EXPLANATIONS},
     "Progression: similarity with the model's own last layer": {
         each.name: each.heading for each in SCORES if each.kind == PROGRESSION
     },
@@ -48,6 +49,7 @@ SUBTITLES = {
         "; same errors, same right: answers that the Student shares with the Teacher and not with the Base",
     ),
     "Predictions: divergence from the Teacher, in nats": ("over Base: negative if the Student is closer than the Base", ""),
+    EXPLANATIONS: ("over Base: agreement of the Student's maps minus that of the Base's", ""),
     "Students given all Bases": (
         "the part that no combination of Bases has", ": its RS, the Teacher's share, and beyond the labels"
     ),

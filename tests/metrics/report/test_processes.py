@@ -30,6 +30,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "file": dict(memory_limit=20_000, block_size=4, confidence=0.9, n_permutations=20),
     "gradcam": dict(localize="gradcam"),
     "predictions": dict(predictions=True, confidence=0.9, n_permutations=0),
+    "explanations": dict(explanations="gradcam", confidence=0.9, n_permutations=0),
     "placebos": dict(placebo_teachers={str(seed): related(seed) for seed in range(4, 8)}, confidence=0.9, n_permutations=0),
     "embeddings": dict(class_embeddings=torch.randn(3, 4, generator=torch.Generator().manual_seed(1))),
 }
