@@ -24,7 +24,7 @@ OF_PREDICTIONS = (PREDICTIONS, DIVERGENCE)
 """Kinds of scores of predicted classes and probabilities, which belong to no layer."""
 PREDICTIONS_LAYER = "predictions"
 """The layer in the rows of these scores."""
-EXPLANATIONS = "Agreement with the Teacher's maps"
+EXPLANATIONS = "Agreement of maps"
 
 _SYMBOLS = {
     STUDENT: "S", BASE: "B", BASES: "all B", TEACHER: "T", LABELS: "G", PLACEBO: "T'", LAST_LAYER: "last layer",

@@ -104,13 +104,13 @@ def _rows(result: Any, given: dict[str, Any]) -> None:
 FOURTH = Net(4).eval()
 
 
-def _report_with(argument: str, option: type) -> Callable[..., Any]:
+def _report_with(argument: str, option: type, **more: Any) -> Callable[..., Any]:
     """A report with one of its options, made of what is given."""
 
     def run(**given: Any) -> Any:
         models = {"student": {"a": STUDENT, "b": TEACHER}, "base": {"c": BASE, "d": FOURTH}}
         return captum_kd.metrics.compare_transfer(
-            **models, layers=["conv2"], data=[(IMAGES, LABELS)], show_progress=False, **{argument: option(**given)}
+            **models, layers=["conv2"], data=[(IMAGES, LABELS)], show_progress=False, **{argument: option(**given)}, **more
         )
 
     return run
@@ -261,7 +261,8 @@ CASES: dict[str, Case] = {
         lambda: dict(forward_func=STUDENT, teacher_func=TEACHER, inputs=IMAGES, base_func=BASE, target=LABELS), None, MODEL_ARGS,
     ),
     "captum_kd.metrics.Explanations": Case(
-        captum_kd.metrics.Explanations, captum_kd.metrics.Explanations, dict, None, {"method": ("explanations",)},
+        captum_kd.metrics.Explanations, _report_with("explanations", captum_kd.metrics.Explanations, teacher=FOURTH), dict, _rows,
+        {"method": ("explanations",)},
     ),
     "captum_kd.metrics.attribution_agreement": Case(
         captum_kd.metrics.attribution_agreement, captum_kd.metrics.attribution_agreement,

@@ -76,7 +76,7 @@ class Explanations:
     def name(self) -> str:
         return self.method if isinstance(self.method, str) else name_of(self.method)
 
-    def recorded(self) -> dict[str, Any]:
+    def _recorded(self) -> dict[str, Any]:
         """The options in plain types."""
         keep = self.keep if self.measure == "iou" else None
         return {"method": self.name, "measure": self.measure, "target": self.target, "layer": self.layer, "keep": keep}

@@ -293,7 +293,7 @@ class Settings:
             "noise": None if localize is None else localize.noise,
             "mask_token_id": None if localize is None else localize.mask_tokens,
             "temperature": None if self.predictions is None else self.predictions.temperature,
-            "explanations": None if self.explanations is None else self.explanations.recorded(),
+            "explanations": None if self.explanations is None else self.explanations._recorded(),
             "confidence": self.confidence,
             "n_permutations": self.n_permutations if is_tested else None,
             "seed": self.seed,

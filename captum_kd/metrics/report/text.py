@@ -30,7 +30,7 @@ TABLES: dict[str, dict[str, str]] = {
     "Predictions: accuracy and calibration": _columns("accuracy_", "ece_"),
     "Predictions: agreement with the Teacher": _columns("agreement", "shared_"),
     "Predictions: divergence from the Teacher, in nats": _columns("kl_", "js_"),
-    EXPLANATIONS: {each.name: each.heading for each in SCORES if each.kind == EXPLANATIONS},
+    "Explanations: agreement with the Teacher's maps": {each.name: each.heading for each in SCORES if each.kind == EXPLANATIONS},
     "Progression: similarity with the model's own last layer": {
         each.name: each.heading for each in SCORES if each.kind == PROGRESSION
     },
@@ -49,7 +49,9 @@ SUBTITLES = {
         "; same errors, same right: answers that the Student shares with the Teacher and not with the Base",
     ),
     "Predictions: divergence from the Teacher, in nats": ("over Base: negative if the Student is closer than the Base", ""),
-    EXPLANATIONS: ("over Base: agreement of the Student's maps minus that of the Base's", ""),
+    "Explanations: agreement with the Teacher's maps": (
+        "over Base: agreement of the Student's maps minus that of the Base's", ""
+    ),
     "Students given all Bases": (
         "the part that no combination of Bases has", ": its RS, the Teacher's share, and beyond the labels"
     ),

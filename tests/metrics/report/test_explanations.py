@@ -86,9 +86,9 @@ def test_rows_are_means_of_the_agreement_of_captums_maps() -> None:
     gain = {(r["model"], r["given"]): r["value"] for r in report.seed_control["pairs"] if r["score"] == "explanation_over_base"}
     assert gain["b1", "b2"] == pytest.approx(-gain["b2", "b1"])
     text = str(report)
-    assert "Agreement with the Teacher's maps" in text and "over plac." in text
+    assert "Explanations: agreement with the Teacher's maps" in text and "over plac." in text
     assert all("Students look where th" in test["sentence"] and "more than Bases do" in test["sentence"] for test in tests)
-    assert "Agreement with the Teacher's maps" in report.to_markdown()
+    assert "Explanations: agreement with the Teacher's maps" in report.to_markdown()
     report.plot()
 
 
