@@ -66,8 +66,8 @@ class ReportScore:
         share (str, optional): the Teacher's share from which the mean share of the placebo Teachers is subtracted; None for a
             score that is one correlation.
         written (str, optional): the formula of a score that is no correlation. c(S) is the class that the Student predicts, p(S)
-            its probabilities, m(S) its map, y the label, [...] is 1 if a condition holds and else 0. For these scores, ``x`` and
-            ``y`` are the models and labels that the score needs.
+            its probabilities, m(S) its map, a the agreement of two maps, y the label, [...] is 1 if a condition holds and else 0.
+            For these scores, ``x`` and ``y`` are the models and labels that the score needs.
     """
 
     name: str
@@ -329,7 +329,7 @@ SCORES = (
         ReportScore(
             f"explanation_{role}_teacher", (role,), (TEACHER,), EXPLANATIONS, f"{role.capitalize()}, T",
             f"{role.capitalize()} and Teacher", f"how well the {role.capitalize()}'s maps agree with the Teacher's",
-            written=f"mean a(m({_SYMBOLS[role]}), m(T)), with a the measure of agreement",
+            written=f"mean a(m({_SYMBOLS[role]}), m(T))",
         )
         for role in (STUDENT, BASE)
     ),

@@ -40,6 +40,7 @@ from captum_kd.metrics.report.settings import (
 )
 from captum_kd.metrics.report.sharding import announced_inputs, begin_noise, repeated_by_sampler, sampler_replicas
 from captum_kd.metrics.report.transfer_report import TransferReport
+from captum_kd.metrics.report.verification import failed_check, foot
 from captum_kd.metrics.scores_table import BASE, PLACEBO, STUDENT
 
 COVERAGE = "between 0 and 1 (for example 0.95) or None"
@@ -195,7 +196,9 @@ def compare_transfer(
         explained = (
             None if settings.explanations is None else ExplanationScores(models, labels, settings.explanations, settings)
         )
-        collector = FeatureCollector(plan.sets, localizer, settings, of_predictions, explained)
+        collector = FeatureCollector(
+            plan.sets, localizer, model_options, feature_transform, output_transform, of_predictions, explained
+        )
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
         modes = {str(each): modes_of(each.model) for each in models}
         announced = announced_inputs(data, unpack, comparisons.labels) if localizer is not None and group.size > 1 else None
@@ -213,7 +216,7 @@ def compare_transfer(
         for of_inputs in (of_predictions, explained):
             if of_inputs is not None:
                 of_inputs.gather(group)
-        rows, matrices, undefined, placebo_shares = report_rows(plan, aggregator, of_predictions, explained)
+        rows, matrices, undefined, placebo_shares, similarities = report_rows(plan, aggregator, of_predictions, explained)
     finally:
         aggregator.close()
     empty_maps = 0 if localizer is None else localizer.empty
@@ -223,7 +226,9 @@ def compare_transfer(
     modes = {name: Modes(*map(any, zip(*(each[name] for each in modes_of_ranks)))) for name in modes}
     n, positions = aggregator.n, None if sample is None else sample.recorded()
     placebos = [each.name for each in models if each.role == PLACEBO]
+    verification = None if aggregator.verification is None else aggregator.verification._asdict()
     warnings = [
+        *failed_check(verification),
         *near_chance(rows, {**settings.recorded(), "positions": positions}),
         *copied_teachers(placebo_shares, placebos),
         *mode_notes(modes),
@@ -251,10 +256,10 @@ def compare_transfer(
             notes += of_inputs.notes()
     if placebos and settings.comparisons.labels:
         notes.append(relevance_of_placebos(placebo_shares))
-    if aggregator.verification is not None:
-        notes.append(aggregator.verification.sentence(n))
     if control is None:
         notes.append(without_seed_control(models, settings.in_pairs))
+    if verification is not None:
+        notes.append(foot(verification, n))
     recorded = {
         "n": n,
         "positions": positions,
@@ -266,9 +271,10 @@ def compare_transfer(
             label: {each.name: each.layers[place].name or type(each.layers[place].module).__name__ for each in models}
             for place, label in enumerate(labels)
         },
-        "verification": None if aggregator.verification is None else aggregator.verification._asdict(),
+        "verification": verification,
         "processes": None if settings.compute.process_group is None else list(inputs),
         **settings.recorded(),
         "feature_transform": next((each for each in transforms if each is not None), None),  # None at ranks without inputs
     }
-    return TransferReport(rows, control, notes, recorded, control_placebos(rows, placebo_shares, plan.pairs, placebos, settings))
+    of_placebos = control_placebos(rows, placebo_shares, plan.pairs, placebos, settings)
+    return TransferReport(rows, control, notes, recorded, of_placebos, similarities=similarities)
