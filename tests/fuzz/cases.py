@@ -106,13 +106,13 @@ EMBEDDINGS = captum_kd.metrics.input_embeddings({"a": STUDENT, "b": BASE}, "conv
 SIMILAR = {"models": ["a", "b"], "roles": ["student", "base"], "layers": {"conv2": [[1.0, 0.4], [0.4, 1.0]]}}
 
 
-def _report_with(argument: str, option: type) -> Callable[..., Any]:
+def _report_with(argument: str, option: type, **more: Any) -> Callable[..., Any]:
     """A report with one of its options, made of what is given."""
 
     def run(**given: Any) -> Any:
         models = {"student": {"a": STUDENT, "b": TEACHER}, "base": {"c": BASE, "d": FOURTH}}
         return captum_kd.metrics.compare_transfer(
-            **models, layers=["conv2"], data=[(IMAGES, LABELS)], show_progress=False, **{argument: option(**given)}
+            **models, layers=["conv2"], data=[(IMAGES, LABELS)], show_progress=False, **{argument: option(**given)}, **more
         )
 
     return run
@@ -269,6 +269,14 @@ CASES: dict[str, Case] = {
     "captum_kd.metrics.prediction_agreement": Case(
         captum_kd.metrics.prediction_agreement, captum_kd.metrics.prediction_agreement,
         lambda: dict(forward_func=STUDENT, teacher_func=TEACHER, inputs=IMAGES, base_func=BASE, target=LABELS), None, MODEL_ARGS,
+    ),
+    "captum_kd.metrics.Explanations": Case(
+        captum_kd.metrics.Explanations, _report_with("explanations", captum_kd.metrics.Explanations, teacher=FOURTH), dict, _rows,
+        {"method": ("explanations",)},
+    ),
+    "captum_kd.metrics.attribution_agreement": Case(
+        captum_kd.metrics.attribution_agreement, captum_kd.metrics.attribution_agreement,
+        lambda: dict(attributions_a=MAPS, attributions_b=MAPS.roll(1, 0), measure="iou"),
     ),
     "captum_kd.metrics.Compute": Case(
         captum_kd.metrics.Compute, _report_with("compute", captum_kd.metrics.Compute), dict, _rows,

@@ -60,5 +60,5 @@ def test_only_what_is_left_after_removal_is_tested_by_jackknife():
     questions = ["fss", "rs_distilled", *shares, *(f"{share}_over_placebos" for share in shares)]
     questions += [f"{score}_all" for score in ("rs_distilled", *shares)]
     questions += ["accuracy_over_base", "agreement_over_base", "agreement_over_placebos", "shared_errors", "shared_right_answers"]
-    assert list(QUESTIONS) == questions + ["kl_over_base", "js_over_base"]
+    assert list(QUESTIONS) == questions + ["kl_over_base", "js_over_base", "explanation_over_base", "explanation_over_placebos"]
     assert placebo_shares_of(has_labels=True) == shares

@@ -17,7 +17,7 @@ from captum_kd.metrics.inference.seed_tests import (
     relabeling_count,
     seed_test,
 )
-from captum_kd.metrics.scores_table import BY_NAME, OF_PREDICTIONS, PLACEBO, SCORES, Question
+from captum_kd.metrics.scores_table import BY_NAME, EXPLANATIONS, PLACEBO, SCORES, Question
 
 __all__ = ["QUESTIONS", "Question", "SeedVerdict", "seed_control", "single_pair_sentence"]
 
@@ -179,6 +179,10 @@ _ANY_ACCURATE_TEACHER = (
     "Agreement with a Teacher, and errors shared with it, also change with accuracy alone: networks that are right more often "
     "agree more often, with any accurate Teacher. Placebo Teachers (agreement over placebos) exclude that."
 )
+_ANY_TEACHERS_MAPS = (
+    "Maps of accurate networks show the same objects, so a gain in accuracy can bring them closer to those of any accurate "
+    "Teacher. Placebo Teachers (explanations over placebos) exclude that."
+)
 _ONLY_THESE = "This test of agreement concerns these placebo Teachers only, not further networks of the Teacher's recipe."
 _SEE_PLACEBOS = "Any Teacher may raise the share; its difference from the placebo Teachers' tells whether it is more than theirs."
 FIRST_WEIGHTS = (
@@ -194,8 +198,9 @@ _THESE_PLACEBOS = (
 def _caveats(question: str, is_yes: bool, has_placebos: bool) -> list[str]:
     """Other explanations of an answer."""
     score = BY_NAME[question]
-    if score.kind in OF_PREDICTIONS:
-        reasons = _BY_ACCURACY if not score.needs_teacher else _ONLY_THESE if PLACEBO in score.y else _ANY_ACCURATE_TEACHER
+    if not score.is_geometric:
+        any_teacher = _ANY_TEACHERS_MAPS if score.kind == EXPLANATIONS else _ANY_ACCURATE_TEACHER
+        reasons = _BY_ACCURACY if not score.needs_teacher else _ONLY_THESE if PLACEBO in score.y else any_teacher
     elif score.share is not None:
         reasons = f"{_THESE_PLACEBOS} {FIRST_WEIGHTS}"
     elif not score.needs_teacher:

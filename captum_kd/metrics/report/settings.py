@@ -20,6 +20,7 @@ from captum_kd._utils.validation import check_bool, check_choice, check_int, sho
 from captum_kd._utils.versions import versions
 from captum_kd.distance.blockwise import check_block_size
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, Estimator, check_estimator
+from captum_kd.metrics.report.explanations import Explanations
 from captum_kd.metrics.report.localization import Localization
 from captum_kd.metrics.report.positions import TokenPositions
 from captum_kd.metrics.report.predictions import Predictions
@@ -200,6 +201,7 @@ class Settings:
     class_embeddings: Optional[Tensor]
     localize: Optional[Localization]
     predictions: Optional[Predictions]
+    explanations: Optional[Explanations]
     keep: float
     confidence: Optional[float]
     n_permutations: int
@@ -229,8 +231,9 @@ class Settings:
             self._check_without_labels()
         if self.model_options.positions is not None:
             self._check_positions()
-        if self.predictions is not None and self.localize is not None:
-            raise ValueError("predictions are those for whole inputs, but localize reduces them; leave out one of the two.")
+        for name in ("predictions", "explanations"):
+            if getattr(self, name) is not None and self.localize is not None:
+                raise ValueError(f"{name} are those for whole inputs, but localize reduces them; leave out one of the two.")
         self._check_parts()
         if self.population == "batch" and self.compute.verify:
             raise ValueError('verify belongs to population="all", but population is "batch"; leave out verify.')
@@ -246,6 +249,10 @@ class Settings:
         if self.maps_use_labels:
             raise ValueError(
                 'Localization(target="label") needs labels, but Comparisons(labels=False) has none; pass target="predicted".'
+            )
+        if self.explanations is not None and self.explanations.target == "label":
+            raise ValueError(
+                'Explanations(target="label") needs labels, but Comparisons(labels=False) has none; pass target="teacher".'
             )
 
     def _check_parts(self) -> None:
@@ -267,6 +274,7 @@ class Settings:
             "feature_transform": self.feature_transform,
             "localize": self.localize,
             "predictions": self.predictions,
+            "explanations": self.explanations,
             'population="batch"': None if self.population == "all" else self.population,
             "Compute(process_group=...)": self.compute.process_group,
         }
@@ -308,6 +316,7 @@ class Settings:
             "noise": None if localize is None else localize.noise,
             "mask_token_id": None if localize is None else localize.mask_tokens,
             "temperature": None if self.predictions is None else self.predictions.temperature,
+            "explanations": None if self.explanations is None else self.explanations._recorded(),
             "confidence": self.confidence,
             "n_permutations": self.n_permutations if is_tested else None,
             "seed": self.seed,

@@ -32,6 +32,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "predictions": dict(predictions=True, confidence=0.9, n_permutations=0),
     "classes": dict(by_class=True, by_input=True, predictions=True, confidence=0.9, n_permutations=0),
     "groups": dict(groups_of_inputs=torch.arange(33) % 4, confidence=0.9, n_permutations=0, block_size=5),
+    "explanations": dict(explanations="gradcam", confidence=0.9, n_permutations=0),
     "placebos": dict(placebo_teachers={str(seed): related(seed) for seed in range(4, 8)}, confidence=0.9, n_permutations=0),
     "embeddings": dict(class_embeddings=torch.randn(3, 4, generator=torch.Generator().manual_seed(1))),
 }
