@@ -72,7 +72,7 @@ class LayerSimilarity:
 
         Args:
             measure (str, optional): "fss" or "cka".
-                        Default: the first of :attr:`measures`
+                        Default: the first of ``measures``
 
         Returns:
             list of dict: records with ``model`` ("model_a" or "model_b"), ``layer``, ``match`` and ``value``, the best layer and
