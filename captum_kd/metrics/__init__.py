@@ -1,5 +1,6 @@
 """Scores for pairs of models and checks of their attributions, with the interface of captum.metrics."""
 
+from captum_kd.metrics.input_embeddings import InputEmbeddings, input_embeddings
 from captum_kd.metrics.keep_curve import KeepCurve, keep_curve
 from captum_kd.metrics.layer_similarity import layer_similarity
 from captum_kd.metrics.localization import LocalizationScores, localization_score
@@ -31,12 +32,14 @@ __all__ = [
     "TokenPositions",
     "TransferReport",
     "compare_transfer",
+    "InputEmbeddings",
     "KeepCurve",
     "LayerSimilarity",
     "LocalizationScores",
     "MapReliability",
     "RandomizationTest",
     "feature_similarity_score",
+    "input_embeddings",
     "keep_curve",
     "layer_similarity",
     "localization_score",

@@ -17,14 +17,14 @@ from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS
 from captum_kd.distance.labels import check_label_geometry
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
 from captum_kd.metrics.inference import LeftOutScores
-from captum_kd.metrics.report.models import FeatureSet, Pair
+from captum_kd.metrics.report.models import ComparedModel, FeatureSet, Pair
 from captum_kd.metrics.report.scores import Estimate, LayerScores
 from captum_kd.metrics.report.seed_groups import SeedGroup, SeedScores
 from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.report.sharding import ReportSharding, all_reduce_counts
 from captum_kd.metrics.report.storage import FeatureStores, Placement, place_distances, size_advice
 from captum_kd.metrics.report.verification import Verification, sample_of, verify_layer
-from captum_kd.metrics.scores_table import BY_NAME
+from captum_kd.metrics.scores_table import BASE, BY_NAME, PLACEBO, STUDENT, TEACHER
 
 
 class ReportPlan(NamedTuple):
@@ -50,6 +50,13 @@ class ReportPlan(NamedTuple):
     def progression(self) -> bool:
         return self.settings.comparisons.progression
 
+    @property
+    def models(self) -> list[ComparedModel]:
+        """Students, Bases, the Teacher and placebo Teachers; none if a model has other features in each pair."""
+        roles = (STUDENT, BASE, TEACHER, PLACEBO)
+        models = [] if self.settings.in_pairs else [each.of for each in self.sets]
+        return sorted(models, key=lambda each: roles.index(each.role))
+
 
 class LayerSummary(NamedTuple):
     """The scores of one layer.
@@ -61,6 +68,8 @@ class LayerSummary(NamedTuple):
         matrices (dict): by question, scores of all ordered pairs of models, or of Students given several Bases by group.
         placebo_shares (list of Tensor): shares of the Teacher and of placebo Teachers for each pair with one Base, see
             :meth:`LayerScores.placebo_shares`.
+        similarities (Tensor, optional): FSS of all pairs of :attr:`ReportPlan.models`, NaN where undefined; None if there are
+            none.
     """
 
     estimates: list[dict[str, Estimate]]
@@ -68,6 +77,7 @@ class LayerSummary(NamedTuple):
     progressions: dict[str, Estimate]
     matrices: dict[str, SeedScores]
     placebo_shares: list[Tensor]
+    similarities: Optional[Tensor]
 
 
 class Aggregator:
@@ -169,7 +179,7 @@ class PooledScores(Aggregator):
     def _verified(self, place: int, labels: Optional[Tensor]) -> Verification:
         rows, plan = sample_of(self.n, self._plan.settings.compute.verify, self._plan.settings.seed), self._plan
         features = {key: stores[place].read(rows, slice(None)) for key, stores in self._stores.by_key.items()}
-        return verify_layer(features, None if labels is None else labels[rows], plan.pairs, plan.settings)
+        return verify_layer(plan.labels[place], features, None if labels is None else labels[rows], plan.pairs, plan.settings)
 
     def recorded(self) -> dict[str, Any]:
         placed = self._placement
@@ -190,6 +200,7 @@ def _summary(scores: LayerScores, plan: ReportPlan, last: Mapping[str, DistanceS
         {key: scores.progression(key) for key in last},
         {**scores.pair_matrices(list(plan.compared)), **scores.left_out(plan.seed_groups)} if plan.compared else {},
         [scores.placebo_shares(pair) for pair in plan.pairs if not pair.has_all_bases],
+        scores.similarities([each.key for each in plan.models]) if plan.models else None,
     )
 
 
@@ -249,6 +260,9 @@ class BatchMeanScores(Aggregator):
                     for name in questions
                 },
                 [torch.stack(of_pair).nanmean(0) for of_pair in zip(*(each.placebo_shares for each in summaries))],
+                torch.stack([each.similarities for each in summaries if each.similarities is not None]).nanmean(0)
+                if self._plan.models
+                else None,
             )
 
     def recorded(self) -> dict[str, Any]:
@@ -287,7 +301,7 @@ def _without_removal(summary: LayerSummary) -> LayerSummary:
     estimates = [{name: e for name, e in each.items() if not BY_NAME[name].has_removal} for each in summary.estimates]
     matrices = {name: each for name, each in summary.matrices.items() if not BY_NAME[name].has_removal}
     shares = [torch.full_like(each, float("nan")) for each in summary.placebo_shares]
-    return LayerSummary(estimates, [None] * len(estimates), summary.progressions, matrices, shares)
+    return LayerSummary(estimates, [None] * len(estimates), summary.progressions, matrices, shares, summary.similarities)
 
 
 def _mean_scores(scores: Sequence[SeedScores]) -> SeedScores:
