@@ -86,10 +86,13 @@ def _names(labels: list[int], class_names: Any, has_labels: bool) -> dict[int, s
         return {label: str(label) for label in labels} if has_labels else {}
     if not has_labels:
         raise ValueError("class_names belong to labels, but the inputs have none; leave out class_names.")
-    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+    if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) for name in class_names):
         raise TypeError(f"class_names must be a list of names (str), one for each class, got {short_repr(class_names)}.")
     if min(labels) < 0 or max(labels) >= len(class_names):
-        raise ValueError(f"class_names has {len(class_names)} names, but the labels go from {min(labels)} to {max(labels)}.")
+        raise ValueError(
+            f"class_names must have a name for each label from 0 on, but it has {len(class_names)} names and the labels go from "
+            f"{min(labels)} to {max(labels)}."
+        )
     return {label: class_names[label] for label in labels}
 
 

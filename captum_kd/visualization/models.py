@@ -101,14 +101,16 @@ def _checked(report: Any) -> Mapping[str, Any]:
     return content
 
 
-def _chosen(layer: Union[None, str, Sequence[str]], known: list[str]) -> list[str]:
-    layers = known if layer is None else [layer] if isinstance(layer, str) else list(layer)
+def _chosen(layer: Any, known: list[str]) -> list[str]:
+    layers = known if layer is None else [layer] if isinstance(layer, str) else layer
+    if not isinstance(layers, (list, tuple)):
+        raise TypeError(f"layer must be a layer of the report, a list of them, or None, got {short_repr(layer)}.")
     for each in layers:
         if each not in known:
             raise ValueError(f"layer must be one of the report's layers {', '.join(map(repr, known))}, got {short_repr(each)}.")
     if not layers:
         raise ValueError("layer is empty; name at least one layer, or leave it out for all of them.")
-    return layers
+    return list(dict.fromkeys(layers))
 
 
 def _kinds(content: Mapping[str, Any]) -> list[str]:
@@ -176,7 +178,7 @@ def _handles(kinds: Sequence[str]) -> list[Line2D]:
 def _put_names(axis: Axes, names: Sequence[str], points: Array, inch: float, reach: float) -> None:
     """Writes each name beside its point if it covers no point and no other name. ``inch`` is one inch in data units."""
     taken = [(x - 0.05 * inch, y - 0.05 * inch, x + 0.05 * inch, y + 0.05 * inch) for x, y in points]
-    high, apart = 1.2 * TEXT_SIZE / 72 * inch, 0.06 * inch
+    high, apart = 1.2 * TEXT_SIZE / 72 * inch, 0.08 * inch
     for name, (x, y) in zip(names, points):
         wide = text_width(verbatim(name), TEXT_SIZE) * inch
         for side, left, bottom in (

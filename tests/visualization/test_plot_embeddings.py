@@ -106,7 +106,7 @@ def test_bad_input():
     found = embeddings()
     with pytest.raises(TypeError, match="embeddings must be the result of input_embeddings"):
         plot_embeddings(found.coordinates)
-    with pytest.raises(ValueError, match="class_names has 3 names, but the labels go from 0 to 9"):
+    with pytest.raises(ValueError, match="it has 3 names and the labels go from 0 to 9"):
         plot_embeddings(found, class_names=list("abc"))
     with pytest.raises(TypeError, match="class_names must be a list of names"):
         plot_embeddings(found, class_names=range(10))

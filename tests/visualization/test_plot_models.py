@@ -160,5 +160,7 @@ def test_bad_reports_and_layers():
         plot_models(report(), "layer9")
     with pytest.raises(ValueError, match="layer is empty"):
         plot_models(report(), [])
+    with pytest.raises(TypeError, match="layer must be a layer of the report"):
+        plot_models(report(), 2)
     with pytest.raises(TypeError, match="title"):
         plot_models(report(), title=3)

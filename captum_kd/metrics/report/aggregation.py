@@ -199,7 +199,7 @@ class PooledScores(Aggregator):
     def _verified(self, place: int, labels: Optional[Tensor]) -> Verification:
         rows, plan = sample_of(self.n, self._plan.settings.compute.verify, self._plan.settings.seed), self._plan
         features = {key: stores[place].read(rows, slice(None)) for key, stores in self._stores.by_key.items()}
-        return verify_layer(features, None if labels is None else labels[rows], plan.pairs, plan.settings)
+        return verify_layer(plan.labels[place], features, None if labels is None else labels[rows], plan.pairs, plan.settings)
 
     def recorded(self) -> dict[str, Any]:
         placed = self._placement

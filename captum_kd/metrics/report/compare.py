@@ -40,6 +40,7 @@ from captum_kd.metrics.report.settings import (
 )
 from captum_kd.metrics.report.sharding import announced_inputs, begin_noise, repeated_by_sampler, sampler_replicas
 from captum_kd.metrics.report.transfer_report import TransferReport
+from captum_kd.metrics.report.verification import failed_check, foot
 from captum_kd.metrics.scores_table import BASE, PLACEBO, STUDENT
 
 COVERAGE = "between 0 and 1 (for example 0.95) or None"
@@ -231,7 +232,9 @@ def compare_transfer(
     modes = {name: Modes(*map(any, zip(*(each[name] for each in modes_of_ranks)))) for name in modes}
     n, positions = aggregator.n, None if sample is None else sample.recorded()
     placebos = [each.name for each in models if each.role == PLACEBO]
+    verification = None if aggregator.verification is None else aggregator.verification._asdict()
     warnings = [
+        *failed_check(verification),
         *near_chance(rows, {**settings.recorded(), "positions": positions}),
         *copied_teachers(placebo_shares, placebos),
         *mode_notes(modes),
@@ -257,14 +260,14 @@ def compare_transfer(
         notes += of_predictions.notes()
     if placebos and settings.comparisons.labels:
         notes.append(relevance_of_placebos(placebo_shares))
-    if aggregator.verification is not None:
-        notes.append(aggregator.verification.sentence(n))
     if aggregator.input_groups is not None:
         notes += aggregator.input_groups.notes()
     if inputs is not None:
         notes.append(PARTS_OF_INPUTS)
     if control is None:
         notes.append(without_seed_control(models, settings.in_pairs))
+    if verification is not None:
+        notes.append(foot(verification, n))
     recorded = {
         "n": n,
         "positions": positions,
@@ -276,7 +279,7 @@ def compare_transfer(
             label: {each.name: each.layers[place].name or type(each.layers[place].module).__name__ for each in models}
             for place, label in enumerate(labels)
         },
-        "verification": None if aggregator.verification is None else aggregator.verification._asdict(),
+        "verification": verification,
         "processes": None if settings.compute.process_group is None else list(own_counts),
         **settings.recorded(),
         "feature_transform": next((each for each in transforms if each is not None), None),  # None at ranks without inputs

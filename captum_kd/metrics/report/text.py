@@ -9,6 +9,7 @@ from captum_kd._utils.text import as_markdown, one_line
 from captum_kd.metrics.inference.verdicts import short_p
 from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, of_sample, percent
 from captum_kd.metrics.report.part_text import INPUTS, class_answers, class_title, input_sentences, markdown_parts, plain_classes
+from captum_kd.metrics.report.verification import failed_check
 from captum_kd.metrics.scores_table import OF_PREDICTIONS, OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
@@ -71,7 +72,7 @@ def plain(report: Mapping[str, Any]) -> str:
     rows: Sequence[Row] = report["rows"]
     given_all = {each.name for each in GIVEN_ALL_BASES}
     pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows if row["score"] not in given_all))
-    first = [*near_chance(rows, report["settings"]), *no_gain(rows)]
+    first = [*failed_check(report["settings"].get("verification")), *near_chance(rows, report["settings"]), *no_gain(rows)]
     lines = [*_wrapped(first), *([""] * bool(first)), *_heading(report, pairs)]
     nulls = _nulls(report["seed_control"])
     if nulls:

@@ -132,7 +132,7 @@ class TransferReport:
 
         Args:
             path (str or PathLike, optional): the file.
-            table (str): "rows", "classes" (the rows of :attr:`classes`), "inputs" (the rows of :attr:`inputs`) or
+            table (str): "rows", "classes" (the rows of ``classes``), "inputs" (the rows of ``inputs``) or
                 "similarities" (one record for each layer and pair of models).
 
         Raises:
