@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from captum_kd._utils.text import as_markdown
 from captum_kd.metrics.scores_table import PREDICTIONS_LAYER
@@ -49,21 +49,25 @@ def class_answers(classes: Mapping[str, Any]) -> list[str]:
     families: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for test in classes["tests"]:
         families.setdefault((test["group_of_students"], test["layer"], test["score"]), []).append(test)
-    sentences, undecided = [], []
+    sentences: list[str] = []
+    alike: dict[Optional[bool], list[str]] = {}
     for (students, layer, score), tests in families.items():
         title = f"{'' if students is None else f'{students}, '}{layer}, {score}"
-        if all(test["decision"] is None for test in tests):
-            undecided.append((title, tests[0]["caveats"]))
+        answers = {test["decision"] for test in tests}
+        if len(answers) == 1 and True not in answers:
+            alike.setdefault(answers.pop(), []).append(title)
             continue
         parts = []
         for decision, answer in ((True, "yes for"), (False, "no evidence for"), (None, "undecided for")):
             names = [test["group"] for test in tests if test["decision"] is decision]
             parts += [f"{answer} {_listed(classes['of'], names)}"] * bool(names)
         sentences.append(f"{title}: {'; '.join(parts)} (corrected over {len(tests)} {_plural(classes['of'])}).")
-    if undecided:
-        where = "every question" if not sentences else "; ".join(title for title, _ in undecided)
-        sentences.append(" ".join([f"Undecided for each {classes['of']} in {where}.", *undecided[0][1]]))
-    return sentences
+    for decision, titles in alike.items():
+        answer = "No evidence for any" if decision is False else "Undecided for each"
+        where = "every question" if len(titles) == len(families) else "; ".join(titles)
+        sentences.append(f"{answer} {classes['of']} in {where}.")
+    caveats = [caveat for test in classes["tests"] if test["decision"] is not False for caveat in test["caveats"]]
+    return sentences + list(dict.fromkeys(caveats))
 
 
 def input_sentences(inputs: Mapping[str, Any]) -> list[str]:
