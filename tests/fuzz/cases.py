@@ -105,6 +105,7 @@ FOURTH = Net(4).eval()
 EMBEDDINGS = captum_kd.metrics.input_embeddings({"a": STUDENT, "b": BASE}, "conv2", [(IMAGES, LABELS)], show_progress=False)
 LAYERS = captum_kd.metrics.layer_similarity(STUDENT, BASE, ["conv1", "conv2"], "conv2", [IMAGES], show_progress=False)
 CLASSES = {
+    "of": "class",
     "groups": [{"group": 0, "inputs": 5}],
     "rows": [{**ROWS[0], "score": "rs_distilled", "group": 0, "adjusted_p_value": None}],
     "tests": [],
@@ -362,6 +363,10 @@ CASES: dict[str, Case] = {
     "captum_kd.metrics.inference.holm": Case(inference.holm, inference.holm, lambda: dict(p_values=[0.1, 0.2])),
     "captum_kd.metrics.inference.jackknife": Case(
         inference.jackknife, inference.jackknife,
+        lambda: dict(products=products(), score=inference.transfer_scores()["rs_distilled"]),
+    ),
+    "captum_kd.metrics.inference.input_parts": Case(
+        inference.input_parts, inference.input_parts,
         lambda: dict(products=products(), score=inference.transfer_scores()["rs_distilled"]),
     ),
     "captum_kd.metrics.inference.label_permutation_p_value": Case(

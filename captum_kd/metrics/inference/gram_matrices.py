@@ -111,7 +111,7 @@ class Products(NamedTuple):
                     defined = defined & (self.without[:, place, place] > noise[place])
         return values, bool(defined.all())
 
-    def of(self, names: Sequence[str]) -> "Products":
+    def _of(self, names: Sequence[str]) -> "Products":
         """The products of some geometries."""
         places = [self.names.index(name) for name in names]
         gram = self.full[places][:, places], self.without[:, places][:, :, places]

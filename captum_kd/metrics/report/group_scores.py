@@ -50,7 +50,7 @@ def group_scores(layer: LayerScores, pairs: Sequence[Pair], compared: Sequence[s
         return {}
     keys = list(dict.fromkeys(each.key for pair in pairs for each in (pair.student, *pair.bases)))
     keys += [TEACHER_KEY] * layer.has_teacher
-    products = layer.products.of(keys)
+    products = layer.products._of(keys)
     sums = layer.sums.of(*(layer.products.names.index(key) for key in keys))
     assert sums.by_class is not None
     without: list[Optional[Tensor]] = [None] * len(groups.large)
