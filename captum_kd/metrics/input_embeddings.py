@@ -11,24 +11,24 @@ import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.hooks import same_random_state
-from captum_kd._models.layer_activations import Layouts
-from captum_kd._models.layer_names import LayerLike, LayerPair, resolve_layer
+from captum_kd._models.layer_names import LayerLike, resolve_layer
 from captum_kd._models.training_mode import mode_notes, modes_of
 from captum_kd._utils.arguments import check_callable, check_model
-from captum_kd._utils.batches import Unpack, batches_of, device_of, to_device, unpack_batch
-from captum_kd._utils.inputs import ROLES
+from captum_kd._utils.batches import Unpack, batches_of, unpack_batch
 from captum_kd._utils.interrupts import changed_state, interruptible
-from captum_kd._utils.text import name_of
 from captum_kd._utils.validation import check_bool, check_choice, check_float, check_int, short_repr
 from captum_kd._utils.warnings import warn_user
 from captum_kd.distance.centering import MIN_INPUTS
 from captum_kd.distance.precision import MOST_DENSE
-from captum_kd.distance.sources import FeatureDistances, TensorFeatures
+from captum_kd.distance.sources import FeatureDistances, Features
 from captum_kd.metrics._multidimensional_scaling import Array, aligned, classical_scaling
-from captum_kd.metrics.report.settings import ModelOptions, check_option
+from captum_kd.metrics.report.collect import FeatureCollector, check_data
+from captum_kd.metrics.report.models import ComparedModel, FeatureSet
+from captum_kd.metrics.report.settings import Compute, ModelOptions, check_option
+from captum_kd.metrics.report.storage import FeatureStores, size_advice
+from captum_kd.metrics.scores_table import STUDENT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,47 +149,65 @@ def input_embeddings(
         raise ValueError("input_embeddings takes every sentence as one input; leave out positions in model_options.")
     if method == "tsne":
         _tsne_class()  # fail before any model runs
-    extractors = _extractors(models, layer, feature_transform, model_options)
-    for note in mode_notes({name: modes_of(model) for name, model in models.items()}):
+    check_data(data)
+    compared = _compared(models, layer)
+    for note in mode_notes({each.name: modes_of(each.model) for each in compared}):
         warn_user(note)
-    # Even an unshuffled loader draws from the global random generator.
-    with changed_state(torch.no_grad(), same_random_state(())), interruptible():
-        features, of_inputs, transform = _read(data, extractors, labels, unpack, show_progress, model_options)
-    n = next(iter(features.values())).shape[0]
-    if perplexity is not None and perplexity >= n:
-        raise ValueError(f"perplexity must be less than the number of inputs, {n}, got {perplexity:g}.")
+    collector = FeatureCollector(list(map(FeatureSet, compared)), None, model_options, feature_transform)
+    stores = FeatureStores(torch.device("cpu"), Compute().memory_limit, size_advice(feature_transform))
+    of_inputs: list[Tensor] = []
+    n = 0
+    try:
+        # Even an unshuffled loader draws from the global random generator.
+        with changed_state(same_random_state(())), interruptible():
+            for batch in batches_of(data, "Embedding inputs", show_progress):
+                inputs, of_batch = unpack_batch(batch, unpack, model_options.token_mask, labels)
+                inputs.check_names(collector.names, "The inputs of a batch")
+                n += len(inputs.student[0])
+                if n > MOST_DENSE:
+                    raise ValueError(
+                        f"The data hold more than {MOST_DENSE} inputs, too many for a picture; pass fewer, for example by "
+                        "torch.utils.data.Subset(dataset, range(500))."
+                    )
+                of_inputs += [] if of_batch is None else [of_batch]
+                features = collector.features(inputs, of_batch)
+                stores.add({f"Model {each.name!r}": features[each.key] for each in compared})
+        if n < MIN_INPUTS:
+            raise ValueError(f"The data hold {n} inputs; pass at least {MIN_INPUTS}, and some hundreds to see clusters.")
+        if perplexity is not None and perplexity >= n:
+            raise ValueError(f"perplexity must be less than the number of inputs, {n}, got {perplexity:g}.")
+        scaled = {each.name: _scaled(store) for each, store in zip(compared, stores.all())}
+    finally:
+        stores.close()
     coordinates: dict[str, Array] = {}
-    shares: dict[str, Optional[float]] = {}
     target: Optional[Array] = None
-    for name, values in features.items():
-        points, shares[name], squares = _scaled(values)
-        if shares[name] is None:
-            warn_user(f"{extractors[name].pairs[0].map_layer} does not tell the inputs apart (constant features): no picture.")
+    for each in compared:
+        points, share, squares = scaled[each.name]
+        if share is None:
+            warn_user(f"{each.layers[0]} does not tell the inputs apart (constant features): no picture.")
         else:
             points = points if target is None else aligned(points, target)
             if method == "tsne":
                 points = _tsne(points, squares, perplexity or min(30.0, (n - 1) / 3), seed)
                 points = points if target is None else aligned(points, target)
             target = points if target is None else target
-        coordinates[name] = points
+        coordinates[each.name] = points
     return InputEmbeddings(
         {name: torch.from_numpy(points) for name, points in coordinates.items()},
-        shares if method == "mds" else dict.fromkeys(shares),
-        of_inputs,
+        {name: share if method == "mds" else None for name, (_, share, _) in scaled.items()},
+        torch.cat(of_inputs) if of_inputs else None,
         method,
-        {name: each.pairs[0].map_layer.name or "" for name, each in extractors.items()},
-        transform,
+        {each.name: each.layers[0].name or "" for each in compared},
+        collector.transform or "",
     )
 
 
-def _extractors(
-    models: Any, layer: Any, feature_transform: Optional[FeatureTransform], options: ModelOptions
-) -> dict[str, FeatureExtractor]:
+def _compared(models: Any, layer: Any) -> list[ComparedModel]:
     if not isinstance(models, Mapping):
         raise TypeError(f"models must be a dict of models by name, as in {{'Student': student}}, got {type(models).__name__}.")
     if not models:
         raise ValueError("models is an empty mapping; name at least one model.")
-    found = {}
+    found = []
     for name, model in models.items():
         if not isinstance(name, str):
             raise TypeError(f"The names in models must be strings, got {name!r}.")
@@ -200,73 +218,15 @@ def _extractors(
                 f"layer must be a name, or {{name of the model: layer}} with an entry for each model; got {short_repr(layer)}, "
                 f"which has no layer for {name!r}."
             )
-        pair = resolve_layer(model, own, model=f"model {name!r}", argument="layer")
-        found[name] = FeatureExtractor(
-            model,
-            (LayerPair(pair, pair),),
-            feature_transform,
-            options.hints,
-            options.device_ids,
-            options.stop_early,
-        )
+        resolved = resolve_layer(model, own, model=f"model {name!r}", argument="layer")
+        found.append(ComparedModel(name, STUDENT, model, (resolved,)))
     unknown = [name for name in layer if name not in models] if isinstance(layer, Mapping) else []
     if unknown:
         raise ValueError(f"layer names {unknown[0]!r}, but the models are {', '.join(models)}.")
     return found
 
 
-def _read(
-    data: Iterable[Any],
-    extractors: Mapping[str, FeatureExtractor],
-    labeled: bool,
-    unpack: Optional[Unpack],
-    show_progress: bool,
-    options: ModelOptions,
-) -> tuple[dict[str, TensorFeatures], Optional[Tensor], str]:
-    """The features (n, d) of all models, the labels, and the name of the feature transform."""
-    if isinstance(data, (Tensor, str, Mapping)) or not hasattr(data, "__iter__"):
-        raise TypeError(
-            f"data must be a DataLoader or another iterable of batches (inputs, labels), got {type(data).__name__}. "
-            "Pass a single batch as data=[(inputs, labels)]."
-        )
-    parts: dict[str, list[TensorFeatures]] = {name: [] for name in extractors}
-    labels: list[Tensor] = []
-    # Layouts are kept, since they cannot always be inferred from a last batch of one input.
-    layouts: dict[str, Layouts] = {}
-    n, transform = 0, ""
-    for batch in batches_of(data, "Embedding inputs", show_progress):
-        inputs, of_batch = unpack_batch(batch, unpack, options.token_mask, labeled)
-        inputs.check_names([*ROLES, *extractors], "The inputs of a batch")
-        n += len(inputs.student[0])
-        if n > MOST_DENSE:
-            raise ValueError(
-                f"The data hold more than {MOST_DENSE} inputs, which no picture shows; pass fewer, for example by "
-                "torch.utils.data.Subset(dataset, range(500))."
-            )
-        labels += [] if of_batch is None else [of_batch]
-        for name, extractor in extractors.items():
-            device = device_of(extractor.forward_func)
-            args, own = (to_device(value, device) for value in (options.forward_args, inputs.of(name)))
-            at_input = options.attribute_to_layer_input
-            found = extractor.observe(own, args, at_input=at_input, features_only=True, known=layouts.get(name))
-            layouts[name], transform = found.layouts, name_of(found.feature_transform)
-            values, rounding = found.features[0].cpu(), float(found.rounding[0].amax())
-            if parts[name] and parts[name][0].shape[1] != values.shape[1]:
-                raise ValueError(
-                    f"Model {name!r} gives {values.shape[1]} features, but earlier batches had {parts[name][0].shape[1]}: the "
-                    "inputs differ in size. Resize them, or pass feature_transform=global_average_pool."
-                )
-            parts[name].append(TensorFeatures(values, rounding))
-    if n < MIN_INPUTS:
-        raise ValueError(f"The data hold {n} inputs; a picture needs at least {MIN_INPUTS}, and some hundreds to show clusters.")
-    features = {
-        name: TensorFeatures(torch.cat([part.values for part in of_model]), max(part.rounding for part in of_model))
-        for name, of_model in parts.items()
-    }
-    return features, torch.cat(labels) if labels else None, transform
-
-
-def _scaled(features: TensorFeatures) -> tuple[Array, Optional[float], Array]:
+def _scaled(features: Features) -> tuple[Array, Optional[float], Array]:
     """Classical scaling in units of the features, the share that it shows, and the squared distances."""
     source = FeatureDistances(features)
     distances = source.matrix().matrix.double().numpy()

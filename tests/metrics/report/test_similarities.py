@@ -107,3 +107,12 @@ def test_unknown_tables_are_refused():
         report_of(networks()).to_csv(table="pairs")
     with pytest.raises(TypeError, match="similarities must be a mapping or None"):
         TransferReport([], None, [], {}, similarities=[])
+
+
+def test_markdown_leaves_out_tables_that_are_too_wide_for_a_page():
+    def text(models: int) -> str:
+        matrix = [[0.5] * models for _ in range(models)]
+        found = {"models": [f"m {i}" for i in range(models)], "roles": ["student"] * models, "layers": {"conv": matrix}}
+        return TransferReport([], None, [], {"class_counts": {}}, similarities=found).to_markdown()
+
+    assert ["of all models at conv" in text(models) for models in (2, 3, 12, 13)] == [False, True, True, False]
