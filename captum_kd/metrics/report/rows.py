@@ -9,6 +9,8 @@ from torch import Tensor
 
 from captum_kd.metrics.inference import QUESTIONS
 from captum_kd.metrics.report.aggregation import Aggregator, LayerSummary, ReportPlan
+from captum_kd.metrics.report.classes import class_report
+from captum_kd.metrics.report.inputs import input_report
 from captum_kd.metrics.report.explanation_scores import ExplanationScores
 from captum_kd.metrics.report.means import mean_matrices, mean_rows
 from captum_kd.metrics.report.models import TEACHER_KEY, Pair
@@ -37,6 +39,7 @@ class ReportRows(NamedTuple):
         undefined (list of str): the undefined scores.
         placebo_shares (dict): by layer, the shares of the Teacher and of placebo Teachers for each pair with one Base, see
             :meth:`LayerScores.placebo_shares`.
+        classes, inputs (dict, optional): the parts on groups of inputs and on single inputs.
         similarities (dict, optional): see :class:`TransferReport`.
     """
 
@@ -44,6 +47,8 @@ class ReportRows(NamedTuple):
     matrices: dict[str, dict[str, SeedScores]]
     undefined: list[str]
     placebo_shares: dict[str, list[Tensor]]
+    classes: Optional[dict[str, Any]]
+    inputs: Optional[dict[str, Any]]
     similarities: Optional[dict[str, Any]]
 
 
@@ -97,7 +102,26 @@ def report_rows(
         if of_inputs is not None:
             matrices.update({name: dict(each) for name, each in mean_matrices(of_inputs, plan.compared).items()})
     shares = {label: summary.placebo_shares for label, summary in summaries.items()}
-    return ReportRows(rows, matrices, list(dict.fromkeys(undefined)), shares, _similarities(plan, summaries))
+    classes = inputs = None
+    if aggregator.input_groups is not None:
+        of_layers = {label: summary.groups for label, summary in summaries.items()}
+        classes = class_report(
+            aggregator.input_groups,
+            of_layers,
+            [each for each in (predictions, explained) if each is not None],
+            plan.of_one_base,
+            plan.seed_groups,
+            plan.compared,
+            plan.settings.confidence,
+            has_teacher,
+            has_placebos,
+        )
+    if plan.settings.by_input:
+        parts, comparisons = {label: summary.parts for label, summary in summaries.items()}, plan.settings.comparisons
+        inputs = input_report(
+            parts, plan.of_one_base, comparisons.groups, comparisons.shared_seeds, aggregator.labels, aggregator.n
+        )
+    return ReportRows(rows, matrices, list(dict.fromkeys(undefined)), shares, classes, inputs, _similarities(plan, summaries))
 
 
 def _similarities(plan: ReportPlan, summaries: Mapping[str, LayerSummary]) -> Optional[dict[str, Any]]:

@@ -28,7 +28,7 @@ from captum_kd.metrics.report.predictions import Predictions
 VERIFIED = 500
 """Inputs of ``Compute(verify=True)``."""
 # Settings that may differ between ranks.
-_BY_RANK = ("show_progress", "process_group", "memory_limit", "feature_device", "device_ids", "stop_early")
+_BY_RANK = ("show_progress", "process_group", "memory_limit", "feature_device", "device_ids", "stop_early", "groups_of_inputs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +215,9 @@ class Settings:
     model_options: ModelOptions
     comparisons: Comparisons
     compute: Compute
+    by_class: bool = False
+    groups_of_inputs: Optional[Tensor] = None
+    by_input: bool = False
 
     def __post_init__(self) -> None:
         check_choice(self.population, "population", ("all", "batch"))
@@ -231,6 +234,7 @@ class Settings:
         for name in ("predictions", "explanations"):
             if getattr(self, name) is not None and self.localize is not None:
                 raise ValueError(f"{name} are those for whole inputs, but localize reduces them; leave out one of the two.")
+        self._check_parts()
         if self.population == "batch" and self.compute.verify:
             raise ValueError('verify belongs to population="all", but population is "batch"; leave out verify.')
         if self.population == "batch" and self.compute.block_size is not None:
@@ -250,6 +254,20 @@ class Settings:
             raise ValueError(
                 'Explanations(target="label") needs labels, but Comparisons(labels=False) has none; pass target="teacher".'
             )
+
+    def _check_parts(self) -> None:
+        asked = {
+            "by_class": self.by_class, "groups_of_inputs": self.groups_of_inputs is not None, "by_input": self.by_input,
+        }  # fmt: skip
+        for name in (name for name, is_asked in asked.items() if is_asked):
+            if self.population == "batch":
+                raise ValueError(f'{name} needs population="all", but population is "batch"; a mini-batch has too few inputs.')
+            if name != "by_class" and self.model_options.positions is not None:
+                raise ValueError(f"{name} is about whole inputs, but TokenPositions draws tokens; leave out one of them.")
+        if self.by_class and self.groups_of_inputs is not None:
+            raise ValueError("by_class takes the labels as groups of inputs; leave out by_class or groups_of_inputs.")
+        if self.by_class and not self.comparisons.labels:
+            raise ValueError("by_class needs labels, but Comparisons(labels=False) has none; pass groups_of_inputs= instead.")
 
     def _check_positions(self) -> None:
         without = {
@@ -280,7 +298,7 @@ class Settings:
 
     def compared(self) -> dict[str, Any]:
         """The settings that must be equal in all ranks, by the argument's name."""
-        return flat(self)
+        return {**flat(self), "groups_of_inputs is not None": self.groups_of_inputs is not None}
 
     def recorded(self) -> dict[str, Any]:
         """The settings that the report's numbers depend on, in plain types."""
