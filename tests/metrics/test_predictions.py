@@ -357,3 +357,31 @@ def test_a_report_without_torchmetrics_says_what_to_install(monkeypatch: pytest.
     report = compare_transfer(Sharp(seed=1), Sharp(seed=2), "conv3", BATCHES, predictions=True, show_progress=False)
     assert not [row for row in report.rows if row["score"].startswith("ece_")]
     assert any("pip install 'captum_kd[distributed]'" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown", "mean"),
+    [
+        (10.25, 20.5, "[10,20]", "15.375"),
+        (0.5, 9.99, "[.50,9.99]", "5.245"),
+        (9.996, 130.4, "[10,130]", "70.198"),
+        (-12.6, -3.25, "[-13,-3.25]", "-7.925"),
+        (1000.0, 25000.0, "[1e3,2e4]", "1.3e+04"),
+        (3e37, 5e37, "[3e37,5e37]", "4e+37"),
+    ],
+)
+def test_large_divergences_keep_their_columns(low: float, high: float, shown: str, mean: str) -> None:
+    x, y = images(12), labels(12)
+    models = {name: ConvNet(seed=place).eval() for place, name in enumerate(("s 1", "s 2", "b", "t"))}
+    report = compare_transfer(
+        {"s 1": models["s 1"], "s 2": models["s 2"]}, models["b"], "conv2", [(x, y)], teacher=models["t"], predictions=True,
+        show_progress=False,
+    )  # fmt: skip
+    for row in report.rows:
+        if row["score"] == "kl_student_teacher":
+            row["value"] = low if row["student"] == "s 1" else high
+    lines = str(report).split("\n")
+    place = next(i for i, line in enumerate(lines) if "KL S, T" in line)
+    end = lines[place].index("KL S, T") + len("KL S, T")
+    assert [line[end - 12 : end].strip() for line in lines[place + 1 : place + 3]] == [mean, shown]
+    assert all(line[end - 12] == " " for line in lines[place + 1 : place + 3])
