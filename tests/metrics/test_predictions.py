@@ -19,7 +19,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from captum_kd.metrics import Predictions, compare_transfer, prediction_agreement
 from captum_kd.metrics.scores_table import prediction_scores
-from models import ConvNet
+from models import ConvNet, images, labels
 
 N, CLASSES = 40, 3
 IMAGES = torch.randn(N, 3, 12, 12, generator=torch.Generator().manual_seed(0))
