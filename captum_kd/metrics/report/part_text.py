@@ -32,7 +32,8 @@ MOST_INPUTS = 10
 
 def class_title(classes: Mapping[str, Any], where: str = "") -> str:
     word = str(classes["of"])
-    return f"{'Classes' if word == 'class' else 'Groups of inputs'}{where}: means over the pairs of models ({LEGEND.format(word=word)})"
+    title = f"{'Classes' if word == 'class' else 'Groups of inputs'}{where}"
+    return f"{title}: means over the pairs of models ({LEGEND.format(word=word)})"
 
 
 def last_layer(classes: Mapping[str, Any]) -> str:

@@ -73,8 +73,8 @@ class PredictionScores:
     ) -> None:
         if PREDICTIONS_LAYER in layers:
             raise ValueError(
-                f"The rows of predictions have the layer {PREDICTIONS_LAYER!r}, but layers names one {PREDICTIONS_LAYER!r} too; give "
-                f"that one another label, for example layers={{'last': {PREDICTIONS_LAYER!r}}}."
+                f"The rows of predictions have the layer {PREDICTIONS_LAYER!r}, but layers names one {PREDICTIONS_LAYER!r} too; "
+                f"give that one another label, for example layers={{'last': {PREDICTIONS_LAYER!r}}}."
             )
         students, bases, placebos = ([each.key for each in models if each.role == role] for role in (STUDENT, BASE, PLACEBO))
         has_teacher = any(each.role == TEACHER for each in models)

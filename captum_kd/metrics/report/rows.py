@@ -100,7 +100,8 @@ def report_rows(
     matrices = {name: by_layer for name, by_layer in matrices.items() if by_layer}
     for of_inputs in (predictions, explained):
         if of_inputs is not None:
-            matrices.update({name: dict(each) for name, each in mean_matrices(of_inputs, plan.compared).items()})
+            for name, by_layer in mean_matrices(of_inputs, plan.compared).items():
+                matrices[name] = {layer: of_all for layer, (of_all,) in by_layer.items()}
     shares = {label: summary.placebo_shares for label, summary in summaries.items()}
     classes = inputs = None
     if aggregator.input_groups is not None:
