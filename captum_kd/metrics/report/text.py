@@ -68,7 +68,7 @@ BUT_ONE_ROW = (
     'Rows "but one": Students given all Bases but one. Compare these, not the row above them, with their "null": the Base '
     "left out, given the others."
 )
-PLACEBO_TESTS = "Placebo Teachers: is the share larger than that of another Teacher of this recipe would be?"
+PLACEBO_TESTS = "Placebo Teachers: are shares and gains larger than another Teacher of this recipe would have?"
 
 
 def plain(report: Mapping[str, Any]) -> str:
