@@ -17,7 +17,6 @@ rates to ``docs/tables/agreement.md``.
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 import warnings
 from dataclasses import replace
@@ -141,7 +140,8 @@ def markdown(rows: list[Row]) -> str:
     own = [row["classes"].split() for row in rows if row["students"] == "another Base"]
     names = sorted({name for row in own for name in row})
     rates = ", ".join(f"`{name}` {short(mean(name in row for row in own))}" for name in names)
-    return "\n".join([*lines, "", f"Another Base, a yes for any of 10 classes: {rates or 'never'}; all other questions never.", ""])
+    last = f"Another Base, a yes for any of 10 classes: {rates or 'never'}; all other questions never."
+    return "\n".join([*lines, "", last, ""])
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
