@@ -34,8 +34,8 @@ def mean_estimate(
     r"""The mean of values (n,), NaN where undefined, with its interval.
 
     A proportion, the mean of zeros and ones, has Wilson's interval. All other means have the t interval
-    :math:`\bar x \mp t_{n-1} s / \sqrt n`, which is the delete-one jackknife of a mean. For proportions near 0 or 1 that interval is
-    too narrow, and it is missing if all values are equal (docs/inference.md).
+    :math:`\bar x \mp t_{n-1} s / \sqrt n`, which is the delete-one jackknife of a mean. That interval is too narrow for
+    proportions near 0 or 1, and it is missing if all values are equal (docs/inference.md).
 
     Source: Wilson, Journal of the American Statistical Association 22(158), 1927.
 
