@@ -68,8 +68,8 @@ def score(
         compare = partial(_compare, networks, plan, teacher, examples, settings, progress)
         mask_token = examples.source.mask if isinstance(examples, Texts) else None
         reports: dict[str, Optional[TransferReport]] = {
-            WHOLE: compare(groups, bases, plan.placebos),
-            SALIENT: compare(groups, bases, plan.placebos, Localization("gradcam", mask_token_id=mask_token)),
+            WHOLE: compare(groups, bases, plan.placebos, predictions=True),
+            SALIENT: compare(groups, bases, plan.placebos, localize=Localization("gradcam", mask_token_id=mask_token)),
             RANDOM: compare(groups, bases, plan.random_placebos) if plan.random_placebos else None,
             SECOND: None,
         }
@@ -91,9 +91,10 @@ def _compare(
     groups: Mapping[str, list[str]],
     bases: list[str],
     placebos: list[str],
-    localize: Optional[Localization] = None,
+    **more: Any,
 ) -> TransferReport:
-    """Our scores of groups of Students against networks in the Bases' place, with placebo Teachers, if there are any."""
+    """Our scores of groups of Students against networks in the Bases' place, with placebo Teachers, if there are any, and
+    ``more`` arguments of the report."""
     report: TransferReport = compare_transfer(
         {name: networks[name] for names in groups.values() for name in names},
         {name: networks[name] for name in bases},
@@ -101,11 +102,11 @@ def _compare(
         _Batches(examples, settings.image_size),
         teacher=networks[teacher],
         placebo_teachers={name: networks[name] for name in placebos} or None,
-        localize=localize,
         comparisons=Comparisons(groups=groups if len(bases) > 1 and len(groups) > 1 else None),
         confidence=CONFIDENCE,
         seed=settings.seed,
         show_progress=progress,
+        **more,
     )
     return report
 

@@ -30,7 +30,9 @@ GIVEN_ALL_BASES = {"rs_distilled_all", "teacher_distilled_all", "teacher_only_di
 PUBLISHED = {"fss", "rs_student", "rs_base", "rs_distilled", "rs_residual"}
 GROUPS = ["Response", "Attention", "Feature"]
 TABLES = {
-    "accuracy", "scores_whole", "scores_salient", "teacher_share_whole", "teacher_share_salient", "seed_control", "keep_curves",
+    "accuracy", "predictions", "prediction_tests", "scores_whole", "scores_salient", "teacher_share_whole",
+    "teacher_share_salient", "seed_control",
+    "keep_curves",
 }  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def report(written):
 
 def test_every_pair_has_every_score_in_range(written):
     rows = rows_of(written / "scores.csv")
-    ours = [row for row in rows if row["formula"] == "unbiased"]
+    ours = [row for row in rows if row["formula"] == "unbiased" and row["layer"] != "predictions"]
     assert {row["view"] for row in ours} == {"whole", "salient"}
     groups = {row["group"] for row in ours}
     assert groups == {*GROUPS, "Control: untrained Teacher", "Control: shuffled soft labels"}
@@ -88,6 +90,29 @@ def test_every_pair_has_every_score_in_range(written):
         assert -1 <= float(row["value"]) <= 1 and int(row["n"]) == 24
         if row["low"]:
             assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+
+
+def test_predictions_stand_beside_those_of_bases_and_teacher(written, report):
+    rows = {row["network"]: row for row in rows_of(written / "tables" / "predictions.csv")}
+    assert list(rows) == ["Teacher", "Base", *GROUPS, "Control: untrained Teacher", "Control: shuffled soft labels"]
+    # All held-out images are scored but for the references, so both tables have one accuracy.
+    accuracy = {row["network"]: row for row in rows_of(written / "tables" / "accuracy.csv")}
+    for name, row in rows.items():
+        assert 0 <= float(row["accuracy"]) <= 1
+        if report["folds"][0]["images"]["scored"] == report["folds"][0]["images"]["held_out"]:
+            assert float(row["accuracy"]) == pytest.approx(float(accuracy[name]["mean"]))
+    scored = report["folds"][0]["scores"][0]["whole"]
+    shared = [row["value"] for row in scored["rows"] if row["score"] == "shared_errors" and row["student"].startswith("Feature")]
+    assert len(shared) == 4 and float(rows["Feature"]["shared errors"]) == pytest.approx(sum(shared) / 4)
+    null = [
+        row["value"]
+        for row in scored["seed_control"]["pairs"]
+        if row["score"] == "shared_errors" and row["model"].startswith("Base") and row["given"].startswith("Base")
+    ]
+    assert len(null) == 2 and float(rows["Base"]["shared errors"]) == pytest.approx(sum(null) / 2)
+    assert rows["Teacher"]["agreement"] == "" and "over placebos" not in rows["Base"]
+    tests = rows_of(written / "tables" / "prediction_tests.csv")
+    assert len(tests) == 5 * 6 and {row["answer"] for row in tests} == {"undecided"}  # two seeds each
 
 
 def test_the_published_formula_stands_beside_ours(written):
@@ -138,7 +163,7 @@ def test_figures_are_not_blank(written):
     for group in ("response", "attention", "feature", "control_untrained_teacher", "control_shuffled_soft_labels"):
         for kind in ("maps", "kept", "layers_whole", "layers_salient", "keep_curve"):
             assert f"{kind}_{group}" in pictures
-    assert {"accuracy", "gradcam", "seed_control"} <= set(pictures)
+    assert {"accuracy", "gradcam", "seed_control", "predictions_teacher"} <= set(pictures)
     for name, picture in pictures.items():
         assert min(picture.shape[:2]) > 250 and picture[..., :3].std() > 0.05, name
 

@@ -1,0 +1,119 @@
+"""Pictures of accuracy and scores."""
+
+from __future__ import annotations
+
+from statistics import mean
+from typing import Any, Iterator, Sequence
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from captum_kd.visualization import plot_layer_scores
+from distillation.drawing import COLORS, NULL, SMALL, WIDTH, Picture, draw_values, prepare_axis, slug
+from distillation.outcomes import SALIENT, WHOLE, Record, members_of, seed_comparisons
+
+__all__ = ["curves", "layers", "seeds"]
+
+DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+
+
+def curves(record: Record) -> Figure:
+    """Accuracy over the epochs: the Teacher and other guides thin, Bases and groups of Students with bands."""
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axis = figure.subplots()
+    untrained = [guide["name"] for guide in record["plan"]["guides"] if not guide["trained"]]
+    members = {title: names for title, names in members_of(record["plan"]).items() if title not in untrained}
+    for i, (title, names) in enumerate(members.items()):
+        runs = torch.tensor(
+            [
+                [epoch["validation_accuracy"] for epoch in fold["history"][name]]
+                for fold in record["folds"]
+                for name in names
+            ],
+            dtype=torch.float64,
+        )
+        middle = runs.mean(0)
+        epochs = torch.arange(1, runs.shape[1] + 1)
+        color, dash = COLORS[i % len(COLORS)], DASHES[i % len(DASHES)]
+        axis.plot(epochs, middle, color=color, linestyle=dash, marker=MARKERS[i % len(MARKERS)], markersize=3, label=title)
+        if len(runs) > 1:
+            spread = runs.std(0)
+            axis.fill_between(epochs, middle - spread, middle + spread, color=color, alpha=0.15, linewidth=0)
+    axis.axhline(mean(fold["chance"] for fold in record["folds"]), color="0.5", linewidth=0.8, linestyle=(0, (1, 2)))
+    axis.set_xlabel("epoch", fontsize=SMALL)
+    axis.set_ylabel("accuracy, held out", fontsize=SMALL)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    prepare_axis(axis)
+    figure.legend(loc="outside right upper", fontsize=SMALL - 1, frameon=False)
+    return figure
+
+
+def layers(record: Record) -> Iterator[Picture]:
+    for view, words in ((WHOLE, "all of each input"), (SALIENT, "the half of each input that Grad-CAM calls salient")):
+        for group in record["plan"]["groups"]:
+            rows = _rows_over_folds(record, view, group["students"])
+            several = " Bold: mean over Bases; thin: each Base." if len(record["plan"]["bases"]) > 1 else ""
+            over = " Means over folds; bars: one SD over folds." if len(record["folds"]) > 1 else " Bars: 95 % intervals."
+            # One column of panels a Student: three fit a page.
+            names = list(dict.fromkeys(row["student"] for row in rows))[:3]
+            yield (
+                f"layers_{view}_{slug(group['name'])}",
+                f"{group['name']}: scores over the layers on {words}.{several}{over}",
+                plot_layer_scores([row for row in rows if row["student"] in names]),
+            )
+
+
+def _rows_over_folds(record: Record, view: str, students: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a report; with several folds their means, the spread over folds in place of intervals."""
+    by_fold = [
+        [row for scores in fold["scores"] for row in scores[view]["rows"] if row["student"] in students]
+        for fold in record["folds"]
+    ]
+    if len(by_fold) == 1:
+        return by_fold[0]
+    merged = []
+    for same in zip(*by_fold):
+        values = torch.tensor([row["value"] for row in same if row["value"] is not None], dtype=torch.float64)
+        value = float(values.mean()) if len(values) else None
+        spread = float(values.std()) if len(values) > 1 else None
+        bounds = (None, None) if value is None or spread is None else (value - spread, value + spread)
+        merged.append({**same[0], "value": value, "low": bounds[0], "high": bounds[1]})
+    return merged
+
+
+def seeds(record: Record) -> Figure:
+    """Scores of single pairs beside their null, for each group and layer, on whole images."""
+    questions = {
+        "rs_distilled": "RS distilled",
+        "teacher_distilled": "Teacher's share",
+        "teacher_only_distilled": "beyond the labels",
+    }
+    if any(guide["is_placebo"] for guide in record["plan"]["guides"]):
+        questions["teacher_distilled_over_placebos"] = "over placebos"
+    layers, groups = record["plan"]["layers"], record["plan"]["groups"]
+    figure = Figure(figsize=(WIDTH, 1.9 * len(questions) + 0.6), layout="constrained")
+    panels = figure.subplots(len(questions), len(layers), sharey="row", squeeze=False)
+    compared: dict[tuple[str, str, str], tuple[list[float], list[float]]] = {}
+    for each in seed_comparisons(record):
+        if each.view == WHOLE:
+            across, null = compared.setdefault((each.group, each.test["score"], each.test["layer"]), ([], []))
+            across += each.students
+            null += each.null
+    for number, (line, (question, words)) in enumerate(zip(panels, questions.items())):
+        for axis, layer in zip(line, layers):
+            axis.axhline(0.0, color="0.7", linewidth=0.6)
+            for place, group in enumerate(groups):
+                across, null = compared.get((group["name"], question, layer), ([], []))
+                draw_values(axis, place - 0.18, null, NULL, 0.33)
+                draw_values(axis, place + 0.18, across, COLORS[place % len(COLORS)], 0.33)
+            axis.set_xticks(range(len(groups)))
+            prepare_axis(axis)
+            axis.set_xticklabels([])
+            if number == 0:
+                axis.set_title(layer, fontsize=SMALL)
+            if number == len(questions) - 1:
+                axis.set_xticklabels([group["name"] for group in groups], rotation=30, ha="right", fontsize=SMALL - 1)
+        line[0].set_ylabel(words, fontsize=SMALL)
+    return figure
