@@ -31,8 +31,7 @@ PUBLISHED = {"fss", "rs_student", "rs_base", "rs_distilled", "rs_residual"}
 GROUPS = ["Response", "Attention", "Feature"]
 TABLES = {
     "accuracy", "predictions", "prediction_tests", "scores_whole", "scores_salient", "teacher_share_whole",
-    "teacher_share_salient", "seed_control",
-    "keep_curves",
+    "teacher_share_salient", "seed_control", "keep_curves",
 }  # fmt: skip
 
 

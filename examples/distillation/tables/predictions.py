@@ -55,7 +55,7 @@ def predictions(record: Record) -> Table:
         f"On whole {record['unit']} that are scored. Agreement and KL (nats): with the Teacher's predictions. Over placebos: "
         "agreement with the Teacher minus the Base's, less the same difference for the placebo Teachers. Shared errors: the "
         f"share of {record['unit']} with an error that Student and Teacher make alike where the Base is right. Shared right: "
-        "where both are right and the Base is wrong. In these two columns the row of the Bases compares a Base with another Base. "
+        "where both are right and the Base is wrong. In these two columns the row of the Bases compares a Base with another. "
         "Compare Students with it, because networks err alike without any distillation. SD: over networks or, for scores that "
         f"compare with a Base, over pairs{' and folds' if len(reports) > 1 else ''}.",
         [columns[place] for place in kept],
