@@ -33,7 +33,7 @@ def unpack_batch(
     batch: Any,
     unpack: Optional[Unpack] = None,
     token_mask: Optional[Callable[[Any], Tensor]] = None,
-    labeled: bool = True,
+    labeled: Optional[bool] = True,
     by_token: bool = False,
 ) -> Batch:
     """Inputs and labels of a loader's batch.
@@ -44,6 +44,7 @@ def unpack_batch(
         unpack (callable, optional): from a batch of any other kind to (inputs, labels).
         token_mask (callable, optional): from the inputs to their token mask (N, T).
         labeled (bool): False for batches without labels: inputs alone, (inputs, None), or mappings, whose labels are not read.
+            None for batches with or without labels, which are not read.
         by_token (bool): True for labels of tokens, (N, T).
 
     Raises:
@@ -72,7 +73,7 @@ def unpack_batch(
     values = as_inputs_by_model(inputs, "The inputs of a batch", mask)
     if labeled:
         return Batch(values, (_token_labels if by_token else _labels)(labels, len(values.student[0])))
-    if labels is not None:
+    if labels is not None and labeled is not None:
         raise TypeError(
             "The loader yields pairs whose second part is not None, but there are to be no labels (labels=False). Pass "
             "unpack=lambda batch: (batch[0], None) if it holds labels, or unpack=lambda batch: (tuple(batch), None) if it is an "
@@ -81,7 +82,7 @@ def unpack_batch(
     return Batch(values, None)
 
 
-def _from_mapping(batch: Mapping[Any, Any], labeled: bool) -> tuple[Any, Any]:
+def _from_mapping(batch: Mapping[Any, Any], labeled: Optional[bool]) -> tuple[Any, Any]:
     label_key = next((key for key in LABEL_KEYS if key in batch), None)
     if label_key is None and labeled:
         raise ValueError(

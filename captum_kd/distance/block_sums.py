@@ -54,6 +54,7 @@ class PairSums:
             ranks need the same ones.
         by_row (bool): also sum the products within each row, for leave-one-out scores. The shifts must then U-center
             exactly (:meth:`u_shifts` of a first pass).
+        with_squares (bool): the second half of the k geometries are the squared distances of the first half.
 
     Attributes:
         rows (Tensor): (k, n) sums of the shifted distances over each row.
@@ -61,8 +62,9 @@ class PairSums:
         by_row (Tensor, optional): (n, k, k) sums of products over each row.
     """
 
-    def __init__(self, shifts: Tensor, by_row: bool = False) -> None:
+    def __init__(self, shifts: Tensor, by_row: bool = False, with_squares: bool = False) -> None:
         k, n = shifts.shape
+        self.with_squares = with_squares
         self.shifts = shifts
         self.rows = torch.zeros_like(shifts)
         self.products = shifts.new_zeros((k, k))
@@ -76,10 +78,10 @@ class PairSums:
         """Adds one tile of all k geometries. A tile off the diagonal counts twice; do not add its transpose.
 
         Args:
-            distances (sequence of Tensor): k raw distances (r, c), float32 or float64.
+            distances (sequence of Tensor): k raw distances (r, c), float32 or float64; with squares, those of the first half.
             rows, columns (slice): indices of the inputs in the population: equal ranges or disjoint ones.
         """
-        (r, c), k = distances[0].shape, len(distances)
+        (r, c), k, given = distances[0].shape, len(self.shifts), len(distances)
         on_diagonal = rows == columns
         weight = 1 if on_diagonal else 2  # both (i, j) and (j, i)
         step = max(1, (_DEVICE_WORK if is_async_device(self.shifts.device) else _CPU_WORK) // (k * c))
@@ -89,6 +91,8 @@ class PairSums:
             here, work = slice(rows.start + start, rows.start + stop), buffer[:, : stop - start]
             for place, block in enumerate(distances):
                 work[place].copy_(block[start:stop])
+            if self.with_squares:
+                torch.square(work[:given], out=work[given:])
             work.sub_(self.shifts[:, here, None]).sub_(self.shifts[:, None, columns])
             if on_diagonal:
                 work.diagonal(start, dim1=1, dim2=2).zero_()
@@ -108,10 +112,13 @@ class PairSums:
 
     def of(self, place: int) -> "PairSums":
         """The sums of a single geometry."""
-        one = PairSums(self.shifts[place : place + 1])
-        one.rows = self.rows[place : place + 1]
-        one.products = self.products[place : place + 1, place : place + 1]
-        return one
+        return self.part(slice(place, place + 1))
+
+    def part(self, places: slice) -> "PairSums":
+        """The sums of some of the geometries, without those by row."""
+        some = PairSums(self.shifts[places])
+        some.rows, some.products = self.rows[places], self.products[places, places]
+        return some
 
     def gram(self, estimator: Estimator = "unbiased") -> Tensor:
         """(k, k) inner products of the centered matrices: sums over all entries."""
@@ -202,6 +209,7 @@ def population_sums(
     sources: Sequence[DistanceSource],
     *,
     by_row: bool = False,
+    with_squares: bool = False,
     block_size: Optional[int] = None,
     tile_iterator: TileIterator = LocalTiles(),
 ) -> PairSums:
@@ -211,6 +219,7 @@ def population_sums(
         sources (sequence of DistanceSource): k sources of the same inputs, on one device.
         by_row (bool): also sum within rows. Distances that are not held are then computed twice, because the shifts that
             U-center exactly are known only after a first pass.
+        with_squares (bool): add k geometries, the squared distances.
         block_size (int, optional): inputs per side of a tile; default: :func:`block_side`.
         tile_iterator (TileIterator): iterates over the tiles; another one for populations that are sharded over ranks.
 
@@ -218,10 +227,13 @@ def population_sums(
         PairSums: float64 if the device supports it.
     """
     size = block_side(sources[0].device) if block_size is None else block_size
-    passes = _Passes(sources, size, tile_iterator)
-    shifts, exact = zip(*(source.shift() for source in sources))
-    sums = passes.over(torch.stack(shifts), by_row and all(exact))
-    if not all(exact) and (by_row or bool((sums.products.diagonal() > _BAD_SHIFT * sums.gram().diagonal()).any())):
+    passes = _Passes(sources, size, tile_iterator, with_squares)
+    of_sources, exact = zip(*(source.shift() for source in sources))
+    shifts, is_exact = torch.stack(of_sources), all(exact) and not with_squares
+    if with_squares:  # if D is about u_i + u_j with similar u_i and u_j, D^2 is about 2 u_i^2 + 2 u_j^2
+        shifts = torch.cat([shifts, 2 * shifts.square()])
+    sums = passes.over(shifts, by_row and is_exact)
+    if not is_exact and (by_row or bool((sums.products.diagonal() > _BAD_SHIFT * sums.gram().diagonal()).any())):
         sums = passes.over(sums.u_shifts(), by_row)
     return sums
 
@@ -232,6 +244,7 @@ class _Passes(NamedTuple):
     sources: Sequence[DistanceSource]
     block_size: int
     tile_iterator: TileIterator
+    with_squares: bool
 
     def over(self, shifts: Tensor, by_row: bool) -> PairSums:
         """The sums of one pass.
@@ -254,7 +267,7 @@ class _Passes(NamedTuple):
         return self._once(shifts, by_row)
 
     def _once(self, shifts: Tensor, by_row: bool, rechecks: Optional[list[Tensor]] = None) -> PairSums:
-        sums = PairSums(shifts, by_row)
+        sums = PairSums(shifts, by_row, self.with_squares)
 
         def add(rows: slice, columns: slice) -> None:
             sums.add([source.block(rows, columns, rechecks) for source in self.sources], rows, columns)

@@ -178,13 +178,14 @@ class ShardedDistances(FeatureDistances):
 
     Args:
         features (ShardedFeatures): (n, d).
+        dtype (torch.dtype, optional): as for :class:`FeatureDistances`.
 
     Raises:
         ValueError: non-finite features in any rank; raised in all ranks.
     """
 
-    def __init__(self, features: ShardedFeatures) -> None:
-        super().__init__(features, keep=False)
+    def __init__(self, features: ShardedFeatures, dtype: Optional[torch.dtype] = None) -> None:
+        super().__init__(features, keep=False, dtype=dtype)
         self.features = features
         self._held: Optional[dict[tuple[int, int], Tensor]] = None
         self._shift: Optional[Tensor] = None

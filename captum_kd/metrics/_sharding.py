@@ -74,14 +74,16 @@ class InputSharding:
         """Iterates over the pairs of inputs. The arguments are those of :class:`RingTiles`."""
         return RingTiles(self._shards, self._group, width, make_buffer) if self._group.is_distributed else LocalTiles()
 
-    def distances(self, name: str, layer: int, own: Optional[Features]) -> FeatureDistances:
-        """The distances between all inputs, from this rank's features (None without inputs)."""
+    def distances(
+        self, name: str, layer: int, own: Optional[Features], dtype: Optional[torch.dtype] = None
+    ) -> FeatureDistances:
+        """The distances between all inputs, from this rank's features (None without inputs); ``dtype`` as for the distances."""
         spec = self.specs[name][layer]
         if own is None:
             own = TensorFeatures(torch.empty((0, spec.width), dtype=spec.dtype, device=self._device))
         if not self._group.is_distributed:
-            return FeatureDistances(own)
-        return ShardedDistances(ShardedFeatures(own, self._shards, self._group))
+            return FeatureDistances(own, dtype=dtype)
+        return ShardedDistances(ShardedFeatures(own, self._shards, self._group), dtype)
 
 
 def _common_specs(of_ranks: Sequence[FeatureSpecs], advice: str) -> FeatureSpecs:

@@ -7,6 +7,9 @@ markers, dashes or words repeat them.
 """
 
 from captum_kd.visualization.curves import plot_keep_curve
+from captum_kd.visualization.layer_similarity import plot_layer_similarity
+from captum_kd.visualization.input_embeddings import plot_embeddings
+from captum_kd.visualization.models import plot_models
 from captum_kd.visualization.predictions import plot_predictions
 from captum_kd.visualization.scores import plot_layer_scores
 from captum_kd.visualization.tokens import TokenFigure, token_records, visualize_tokens
@@ -14,8 +17,11 @@ from captum_kd.visualization.transfer import visualize_transfer
 
 __all__ = [
     "TokenFigure",
+    "plot_embeddings",
     "plot_keep_curve",
     "plot_layer_scores",
+    "plot_layer_similarity",
+    "plot_models",
     "plot_predictions",
     "token_records",
     "visualize_tokens",

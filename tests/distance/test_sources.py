@@ -60,7 +60,7 @@ def test_features_in_a_tensor():
 @pytest.mark.parametrize("width", [3, 17])
 def test_blocks_are_those_of_all_distances(width, kept, dtype, monkeypatch):
     monkeypatch.setattr("captum_kd.distance.precision.MOST_DENSE", 4)  # float32 stays float32
-    monkeypatch.setattr("captum_kd.distance.sources.CHUNK", 5)
+    monkeypatch.setattr("captum_kd.distance.sources._READ_COLUMNS", 5)
     if not kept:
         monkeypatch.setattr("captum_kd.distance.sources._KEPT_NUMBERS", 0)
     x = random(80, width, dtype=dtype) + 100

@@ -33,7 +33,7 @@ def everything() -> dict[str, Any]:
     images = pictures(labels, seed=0)
     loader = DataLoader(TensorDataset(images, labels), batch_size=16)
     names = ["student", "student_1", "student_2", "student_3", "base", "base_1", "base_2", "base_3", "teacher"]
-    names += [f"placebo_{place}" for place in range(1, 5)]
+    names += [*(f"placebo_{place}" for place in range(1, 5)), "untrained"]
     masks = torch.zeros(ROWS, SIDE, SIDE, dtype=torch.bool)
     masks[:, 8:24, 8:24] = True
     return {

@@ -76,6 +76,14 @@ def test_map_scripts_write_their_tables_and_figure(tmp_path: Path) -> None:
     assert len(values) == 15 * 2 and all(0 <= value <= 1 for value in values)
 
 
+def test_numbers_of_the_gallery_s_networks_are_printed() -> None:
+    pytest.importorskip("torchmetrics")
+    printed = run("gallery_numbers.py")
+    given = re.findall(r"The Teacher given (\w+): rs_distilled, value: ([\d.]+)", printed)
+    assert [name for name, _ in given] == ["Students", "Bases"] and float(given[0][1]) < float(given[1][1])
+    assert len(re.findall("in the Teacher's place: shared_errors", printed)) == 4
+
+
 def test_published_tables_come_from_full_runs() -> None:
     for views, replications in (False, (1000, 1000, 500)), (True, (250, 250, 125)):
         found = {

@@ -102,6 +102,8 @@ def _rows(result: Any, given: dict[str, Any]) -> None:
 
 
 FOURTH = Net(4).eval()
+EMBEDDINGS = captum_kd.metrics.input_embeddings({"a": STUDENT, "b": BASE}, "conv2", [(IMAGES, LABELS)], show_progress=False)
+SIMILAR = {"models": ["a", "b"], "roles": ["student", "base"], "layers": {"conv2": [[1.0, 0.4], [0.4, 1.0]]}}
 
 
 def _report_with(argument: str, option: type) -> Callable[..., Any]:
@@ -241,6 +243,14 @@ CASES: dict[str, Case] = {
         ),
         _rows,
         {"data": ("loader", "batch"), "localize": ("localizes",), **MODEL_ARGS},
+    ),
+    "captum_kd.metrics.input_embeddings": Case(
+        captum_kd.metrics.input_embeddings, captum_kd.metrics.input_embeddings,
+        lambda: dict(models={"a": STUDENT, "b": BASE}, layer="conv2", data=[(IMAGES, LABELS)], show_progress=False), None,
+        {"data": ("loader", "batch"), **MODEL_ARGS},
+    ),
+    "captum_kd.metrics.InputEmbeddings.plot": Case(
+        captum_kd.metrics.InputEmbeddings.plot, lambda **given: EMBEDDINGS.plot(**given), dict, _drawn,
     ),
     "captum_kd.metrics.Localization": Case(
         captum_kd.metrics.Localization, _report_with("localize", captum_kd.metrics.Localization),
@@ -385,6 +395,14 @@ CASES: dict[str, Case] = {
         captum_kd.visualization.plot_predictions, captum_kd.visualization.plot_predictions,
         lambda: dict(report={"rows": [{**row, "layer": "predictions", "score": "accuracy_student"} for row in ROWS[:1]]}), _drawn,
     ),
+    "captum_kd.visualization.plot_embeddings": Case(
+        captum_kd.visualization.plot_embeddings, captum_kd.visualization.plot_embeddings,
+        lambda: dict(embeddings=EMBEDDINGS, class_names=list("abcd")), _drawn,
+    ),
+    "captum_kd.visualization.plot_models": Case(
+        captum_kd.visualization.plot_models, captum_kd.visualization.plot_models, lambda: dict(report={"similarities": SIMILAR}),
+        _drawn,
+    ),
     "captum_kd.visualization.plot_layer_scores": Case(
         captum_kd.visualization.plot_layer_scores, captum_kd.visualization.plot_layer_scores, lambda: dict(rows=ROWS), _drawn,
         {"rows": ("row",)},
@@ -410,7 +428,9 @@ CASES: dict[str, Case] = {
 
 def _is_record(value: object) -> bool:
     """A record holds what it is given; functions that take one check it."""
-    is_result = value in (captum_kd.metrics.MapReliability, captum_kd.metrics.RandomizationTest)
+    is_result = value in (
+        captum_kd.metrics.InputEmbeddings, captum_kd.metrics.MapReliability, captum_kd.metrics.RandomizationTest,
+    )  # fmt: skip
     return is_result or isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields")
 
 

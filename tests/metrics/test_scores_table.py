@@ -1,19 +1,38 @@
 """The table of scores: what reports, figures and documentation take from it."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+import captum_kd.metrics
 from captum_kd.metrics.inference import QUESTIONS, transfer_scores
 from captum_kd.metrics.scores_table import SCORES, placebo_shares_of, scores_of_pair
 
-REPORT_PAGE = Path(__file__).parents[2] / "docs" / "report.md"
+PAGE = (Path(__file__).parents[2] / "docs" / "scores.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("score", [score for score in SCORES if score.is_geometric], ids=lambda score: score.name)
-def test_the_documentation_has_a_row_for_each_score(score):
+@pytest.mark.parametrize("score", SCORES, ids=lambda score: score.name)
+def test_the_page_on_scores_has_a_row_for_each(score):
     formula = score.formula.replace("|", r"\|")
-    assert f"| `{score.name}` | {formula} | {score.description} |" in REPORT_PAGE.read_text("utf-8")
+    assert f"| `{score.name}` | {formula} | {score.description} |" in PAGE
+
+
+def test_each_table_of_the_page_comes_with_its_limits():
+    for part in re.split("^##+ ", PAGE, flags=re.MULTILINE)[1:]:
+        if re.search(r"^\| (score|part).* \| formula \|", part, re.MULTILINE):
+            found = re.findall(r"^- \*\*(.+?):\*\*", part, re.MULTILINE)
+            assert found[:4] == ["Range", "Compare with", "Does not mean", "Source"], part.splitlines()[0]
+
+
+def test_the_page_has_every_function_of_scores():
+    functions = [name for name in captum_kd.metrics.__all__ if name.islower()]
+    assert len(functions) > 10 and not [name for name in functions if f"`{name}" not in PAGE]
+
+
+def test_the_page_names_no_score_that_there_is_not():
+    names = re.findall(r"^\| `(\w+)` \|", PAGE.split("## Classes and groups of inputs")[0], re.MULTILINE)
+    assert sorted(names) == sorted(score.name for score in SCORES)
 
 
 def test_names_are_used_once():

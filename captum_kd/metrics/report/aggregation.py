@@ -13,19 +13,18 @@ import torch
 from torch import Tensor
 
 from captum_kd._distributed import ProcessGroup
-from captum_kd._models.feature_transforms import FeatureTransform, global_average_pool
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS
 from captum_kd.distance.labels import check_label_geometry
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
 from captum_kd.metrics.inference import LeftOutScores
-from captum_kd.metrics.report.models import FeatureSet, Pair
+from captum_kd.metrics.report.models import ComparedModel, FeatureSet, Pair
 from captum_kd.metrics.report.scores import Estimate, LayerScores
 from captum_kd.metrics.report.seed_groups import SeedGroup, SeedScores
 from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.report.sharding import ReportSharding, all_reduce_counts
-from captum_kd.metrics.report.storage import FeatureStore, Placement, place_distances
+from captum_kd.metrics.report.storage import FeatureStores, Placement, place_distances, size_advice
 from captum_kd.metrics.report.verification import Verification, sample_of, verify_layer
-from captum_kd.metrics.scores_table import BY_NAME
+from captum_kd.metrics.scores_table import BASE, BY_NAME, PLACEBO, STUDENT, TEACHER
 
 
 class ReportPlan(NamedTuple):
@@ -51,6 +50,13 @@ class ReportPlan(NamedTuple):
     def progression(self) -> bool:
         return self.settings.comparisons.progression
 
+    @property
+    def models(self) -> list[ComparedModel]:
+        """Students, Bases, the Teacher and placebo Teachers; none if a model has other features in each pair."""
+        roles = (STUDENT, BASE, TEACHER, PLACEBO)
+        models = [] if self.settings.in_pairs else [each.of for each in self.sets]
+        return sorted(models, key=lambda each: roles.index(each.role))
+
 
 class LayerSummary(NamedTuple):
     """The scores of one layer.
@@ -62,6 +68,8 @@ class LayerSummary(NamedTuple):
         matrices (dict): by question, scores of all ordered pairs of models, or of Students given several Bases by group.
         placebo_shares (list of Tensor): shares of the Teacher and of placebo Teachers for each pair with one Base, see
             :meth:`LayerScores.placebo_shares`.
+        similarities (Tensor, optional): FSS of all pairs of :attr:`ReportPlan.models`, NaN where undefined; None if there are
+            none.
     """
 
     estimates: list[dict[str, Estimate]]
@@ -69,6 +77,7 @@ class LayerSummary(NamedTuple):
     progressions: dict[str, Estimate]
     matrices: dict[str, SeedScores]
     placebo_shares: list[Tensor]
+    similarities: Optional[Tensor]
 
 
 class Aggregator:
@@ -119,33 +128,20 @@ class PooledScores(Aggregator):
 
     def __init__(self, plan: ReportPlan, group: ProcessGroup) -> None:
         super().__init__(plan, group)
-        self._device = plan.settings.device
-        self._size_advice = _size_advice(plan.settings.feature_transform)
-        self._sharding = ReportSharding(group, self._device, f"{self._size_advice} Load the models in one dtype.")
-        self._stores: dict[str, list[FeatureStore]] = {}
+        device, advice = plan.settings.device, size_advice(plan.settings.feature_transform)
+        self._sharding = ReportSharding(group, device, f"{advice} Load the models in one dtype.")
+        self._stores = FeatureStores(device, plan.settings.compute.memory_limit, advice)
         self._labels: list[Tensor] = []
         self._placement: Optional[Placement] = None
 
     def add(self, features: dict[str, list[TensorFeatures]], labels: Optional[Tensor]) -> None:
         self._count(features, labels)
-        for key, of_layers in features.items():
-            for store in self._stores.setdefault(key, [FeatureStore(self._device) for _ in of_layers]):
-                batch = of_layers.pop(0)  # freed once it is stored
-                if store.shape[0] and store.shape[1] != batch.shape[1]:
-                    raise ValueError(
-                        f"{key} gives {batch.shape[1]} features, but earlier batches had {store.shape[1]}: the "
-                        f"inputs differ in size. {self._size_advice}"
-                    )
-                store.append(batch.values, batch.rounding)
+        self._stores.add(features)
         if labels is not None:
             self._labels.append(labels)
-        limit, stores = self._plan.settings.compute.memory_limit, self._all_stores()
-        if limit is not None and sum(store.bytes for store in stores) > limit:
-            for store in stores:
-                store.move_to_file()
 
     def layers(self) -> Iterator[LayerSummary]:
-        plan, sharding, stores = self._plan, self._sharding, self._stores
+        plan, sharding, stores = self._plan, self._sharding, self._stores.by_key
         labels = self._gather_labels()
         self.n = sharding.gather_size(self.n) if labels is None else len(labels)
         self.counts = all_reduce_counts(self._group, self.counts)
@@ -155,10 +151,10 @@ class PooledScores(Aggregator):
                 "hundred to be stable."
             )
         matrices = len(plan.sets) * (2 if plan.progression else 1)
-        in_file = any(store.in_file for store in self._all_stores())
-        placed = self._placement = sharding.placement(
-            place_distances(plan.settings.compute, self._device, self.n, matrices, self._group.size, in_file), stores
+        own = place_distances(
+            plan.settings.compute, plan.settings.device, self.n, matrices, self._group.size, self._stores.in_file
         )
+        placed = self._placement = sharding.placement(own, stores)
         keys = list(sharding.specs)
         last: dict[str, DistanceSource] = {}
         if plan.progression:
@@ -182,8 +178,8 @@ class PooledScores(Aggregator):
 
     def _verified(self, place: int, labels: Optional[Tensor]) -> Verification:
         rows, plan = sample_of(self.n, self._plan.settings.compute.verify, self._plan.settings.seed), self._plan
-        features = {key: stores[place].read(rows, slice(None)) for key, stores in self._stores.items()}
-        return verify_layer(features, None if labels is None else labels[rows], plan.pairs, plan.settings)
+        features = {key: stores[place].read(rows, slice(None)) for key, stores in self._stores.by_key.items()}
+        return verify_layer(plan.labels[place], features, None if labels is None else labels[rows], plan.pairs, plan.settings)
 
     def recorded(self) -> dict[str, Any]:
         placed = self._placement
@@ -194,18 +190,7 @@ class PooledScores(Aggregator):
         }
 
     def close(self) -> None:
-        for store in self._all_stores():
-            store.close()
-
-    def _all_stores(self) -> list[FeatureStore]:
-        return [store for of_layers in self._stores.values() for store in of_layers]
-
-
-def _size_advice(feature_transform: Optional[FeatureTransform]) -> str:
-    """Advice for inputs that differ in size, and so in the number of features."""
-    if feature_transform is global_average_pool:
-        return "Resize them, or choose a layer whose number of channels does not depend on the input's size."
-    return "Resize them, or pass feature_transform=global_average_pool."
+        self._stores.close()
 
 
 def _summary(scores: LayerScores, plan: ReportPlan, last: Mapping[str, DistanceSource]) -> LayerSummary:
@@ -215,6 +200,7 @@ def _summary(scores: LayerScores, plan: ReportPlan, last: Mapping[str, DistanceS
         {key: scores.progression(key) for key in last},
         {**scores.pair_matrices(list(plan.compared)), **scores.left_out(plan.seed_groups)} if plan.compared else {},
         [scores.placebo_shares(pair) for pair in plan.pairs if not pair.has_all_bases],
+        scores.similarities([each.key for each in plan.models]) if plan.models else None,
     )
 
 
@@ -274,6 +260,9 @@ class BatchMeanScores(Aggregator):
                     for name in questions
                 },
                 [torch.stack(of_pair).nanmean(0) for of_pair in zip(*(each.placebo_shares for each in summaries))],
+                torch.stack([each.similarities for each in summaries if each.similarities is not None]).nanmean(0)
+                if self._plan.models
+                else None,
             )
 
     def recorded(self) -> dict[str, Any]:
@@ -312,7 +301,7 @@ def _without_removal(summary: LayerSummary) -> LayerSummary:
     estimates = [{name: e for name, e in each.items() if not BY_NAME[name].has_removal} for each in summary.estimates]
     matrices = {name: each for name, each in summary.matrices.items() if not BY_NAME[name].has_removal}
     shares = [torch.full_like(each, float("nan")) for each in summary.placebo_shares]
-    return LayerSummary(estimates, [None] * len(estimates), summary.progressions, matrices, shares)
+    return LayerSummary(estimates, [None] * len(estimates), summary.progressions, matrices, shares, summary.similarities)
 
 
 def _mean_scores(scores: Sequence[SeedScores]) -> SeedScores:

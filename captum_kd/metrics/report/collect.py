@@ -11,9 +11,10 @@ from torch import Tensor
 
 from captum_kd._models.call_arguments import with_named_mask
 from captum_kd._models.extraction import FeatureExtractor
+from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_activations import Layouts
 from captum_kd._models.layer_names import LayerPair
-from captum_kd._models.logits import class_scores
+from captum_kd._models.logits import OutputTransform, class_scores
 from captum_kd._utils.batches import batches_of, device_of, to_device, unpack_batch
 from captum_kd._utils.inputs import ROLES, InputsByModel, ModelInputs
 from captum_kd._utils.interrupts import changed_state, interruptible
@@ -25,7 +26,7 @@ from captum_kd.metrics.report.models import FeatureSet, hints_for
 from captum_kd.metrics.report.predictions import PredictionScores
 from captum_kd.metrics.report.positions import PositionSample, check_same_tokens, token_rows, tokens_of
 from captum_kd.metrics.report.salient import Localizer
-from captum_kd.metrics.report.settings import Settings
+from captum_kd.metrics.report.settings import ModelOptions, Settings
 
 
 class FeatureCollector:
@@ -35,20 +36,22 @@ class FeatureCollector:
         self,
         sets: Sequence[FeatureSet],
         localizer: Optional[Localizer],
-        settings: Settings,
+        options: ModelOptions,
+        feature_transform: Optional[FeatureTransform],
+        output_transform: Optional[OutputTransform] = None,
         predictions: Optional[PredictionScores] = None,
     ) -> None:
         self._sets = sets
         self._localizer = localizer
         self._predictions = predictions
-        self._output_transform = settings.output_transform
-        self._options = settings.model_options
+        self._output_transform = output_transform
+        self._options = options
         self._extractors = {
             each.key: FeatureExtractor(
                 each.of.model,
                 tuple(LayerPair(layer, layer) for layer in each.of.layers),
                 hints=hints_for(each.of, self._options.hints),
-                feature_transform=settings.feature_transform if self._options.positions is None else token_rows,
+                feature_transform=feature_transform if self._options.positions is None else token_rows,
                 device_ids=self._options.device_ids,
                 stop_early=self._options.stop_early,
             )
@@ -126,15 +129,20 @@ class FeatureCollector:
         return [TensorFeatures(values, float(of.amax())) for values, of in zip(activations.features, activations.rounding)]
 
 
-def read_data(
-    data: Iterable[Any], aggregator: Aggregator, collector: FeatureCollector, settings: Settings, show_progress: bool
-) -> tuple[DuplicateCounter, Optional[PositionSample]]:
-    """Adds the features of every batch, or of a sample of token positions, to the aggregator, and counts duplicate inputs."""
+def check_data(data: object) -> None:
+    """Raises a TypeError unless the data are an iterable of batches."""
     if isinstance(data, (Tensor, str, Mapping)) or not hasattr(data, "__iter__"):
         raise TypeError(
             f"data must be a DataLoader or another iterable of batches (inputs, labels), got {type(data).__name__}. "
             "Pass a single batch as data=[(inputs, labels)]."
         )
+
+
+def read_data(
+    data: Iterable[Any], aggregator: Aggregator, collector: FeatureCollector, settings: Settings, show_progress: bool
+) -> tuple[DuplicateCounter, Optional[PositionSample]]:
+    """Adds the features of every batch, or of a sample of token positions, to the aggregator, and counts duplicate inputs."""
+    check_data(data)
     duplicates, table, options = DuplicateCounter(), settings.class_embeddings, settings.model_options
     sample = None if options.positions is None else PositionSample(options.positions, settings.device)
     for batch in batches_of(data, "Comparing models", show_progress):

@@ -38,6 +38,7 @@ from captum_kd.metrics.report.settings import (
 )
 from captum_kd.metrics.report.sharding import announced_inputs, begin_noise, repeated_by_sampler, sampler_replicas
 from captum_kd.metrics.report.transfer_report import TransferReport
+from captum_kd.metrics.report.verification import failed_check, foot
 from captum_kd.metrics.scores_table import BASE, PLACEBO, STUDENT
 
 COVERAGE = "between 0 and 1 (for example 0.95) or None"
@@ -184,7 +185,7 @@ def compare_transfer(
         of_predictions = (
             None if settings.predictions is None else PredictionScores(models, settings.predictions, comparisons.labels)
         )
-        collector = FeatureCollector(plan.sets, localizer, settings, of_predictions)
+        collector = FeatureCollector(plan.sets, localizer, model_options, feature_transform, output_transform, of_predictions)
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
         modes = {str(each): modes_of(each.model) for each in models}
         announced = announced_inputs(data, unpack, comparisons.labels) if localizer is not None and group.size > 1 else None
@@ -201,7 +202,7 @@ def compare_transfer(
             raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
         if of_predictions is not None:
             of_predictions.gather(group)
-        rows, matrices, undefined, placebo_shares = report_rows(plan, aggregator, of_predictions)
+        rows, matrices, undefined, placebo_shares, similarities = report_rows(plan, aggregator, of_predictions)
     finally:
         aggregator.close()
     empty_maps = 0 if localizer is None else localizer.empty
@@ -211,7 +212,9 @@ def compare_transfer(
     modes = {name: Modes(*map(any, zip(*(each[name] for each in modes_of_ranks)))) for name in modes}
     n, positions = aggregator.n, None if sample is None else sample.recorded()
     placebos = [each.name for each in models if each.role == PLACEBO]
+    verification = None if aggregator.verification is None else aggregator.verification._asdict()
     warnings = [
+        *failed_check(verification),
         *near_chance(rows, {**settings.recorded(), "positions": positions}),
         *copied_teachers(placebo_shares, placebos),
         *mode_notes(modes),
@@ -237,10 +240,10 @@ def compare_transfer(
         notes += of_predictions.notes()
     if placebos and settings.comparisons.labels:
         notes.append(relevance_of_placebos(placebo_shares))
-    if aggregator.verification is not None:
-        notes.append(aggregator.verification.sentence(n))
     if control is None:
         notes.append(without_seed_control(models, settings.in_pairs))
+    if verification is not None:
+        notes.append(foot(verification, n))
     recorded = {
         "n": n,
         "positions": positions,
@@ -252,9 +255,10 @@ def compare_transfer(
             label: {each.name: each.layers[place].name or type(each.layers[place].module).__name__ for each in models}
             for place, label in enumerate(labels)
         },
-        "verification": None if aggregator.verification is None else aggregator.verification._asdict(),
+        "verification": verification,
         "processes": None if settings.compute.process_group is None else list(inputs),
         **settings.recorded(),
         "feature_transform": next((each for each in transforms if each is not None), None),  # None at ranks without inputs
     }
-    return TransferReport(rows, control, notes, recorded, control_placebos(rows, placebo_shares, plan.pairs, placebos, settings))
+    of_placebos = control_placebos(rows, placebo_shares, plan.pairs, placebos, settings)
+    return TransferReport(rows, control, notes, recorded, of_placebos, similarities=similarities)

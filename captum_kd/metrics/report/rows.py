@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Optional
+from math import isnan
+from typing import Any, Mapping, NamedTuple, Optional
 
 from torch import Tensor
 
@@ -35,12 +36,14 @@ class ReportRows(NamedTuple):
         undefined (list of str): the undefined scores.
         placebo_shares (dict): by layer, the shares of the Teacher and of placebo Teachers for each pair with one Base, see
             :meth:`LayerScores.placebo_shares`.
+        similarities (dict, optional): see :class:`TransferReport`.
     """
 
     rows: list[dict[str, Any]]
     matrices: dict[str, dict[str, SeedScores]]
     undefined: list[str]
     placebo_shares: dict[str, list[Tensor]]
+    similarities: Optional[dict[str, Any]]
 
 
 def report_rows(
@@ -87,7 +90,18 @@ def report_rows(
     if predictions is not None:
         matrices.update({name: dict(each) for name, each in mean_matrices(predictions, plan.compared).items()})
     shares = {label: summary.placebo_shares for label, summary in summaries.items()}
-    return ReportRows(rows, matrices, list(dict.fromkeys(undefined)), shares)
+    return ReportRows(rows, matrices, list(dict.fromkeys(undefined)), shares, _similarities(plan, summaries))
+
+
+def _similarities(plan: ReportPlan, summaries: Mapping[str, LayerSummary]) -> Optional[dict[str, Any]]:
+    if not plan.models:
+        return None
+    layers = {
+        label: [[None if isnan(value) else value for value in row] for row in each.similarities.tolist()]
+        for label, each in summaries.items()
+        if each.similarities is not None
+    }
+    return {"models": [each.name for each in plan.models], "roles": [each.role for each in plan.models], "layers": layers}
 
 
 def _estimate(summary: LayerSummary, place: int, pair: Pair, score: ReportScore) -> Optional[Estimate]:

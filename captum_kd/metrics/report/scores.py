@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance.block_sums import LocalTiles, TileIterator, population_sums
-from captum_kd.distance.gram import partial_correlation
+from captum_kd.distance.gram import correlations_given, partial_correlation
 from captum_kd.distance.labels import WAYS_OUT_OF_SCORE, LabelDistances, check_label_geometry, label_distances
 from captum_kd.distance.sources import DistanceSource
 from captum_kd.metrics.inference import (
@@ -160,11 +160,16 @@ class LayerScores:
                 found[score.name] = torch.stack(differences).mean(0)
             elif score.has_removal:
                 found[score.name] = pair_scores(self.products, keys, target)
-            elif self._settings.estimator == "unbiased":
-                found[score.name] = pair_scores(self.products, keys)
             else:
-                found[score.name] = self._similarities(keys)
+                found[score.name] = self.similarities(keys)
         return found
+
+    def similarities(self, keys: Sequence[str]) -> Tensor:
+        """FSS of all pairs of models, (models, models) float64 on the CPU; NaN for models without geometry."""
+        places = [self.products.names.index(key) for key in keys]
+        gram, noise = self._gram[places][:, places], self._noise[places]
+        rows = [correlations_given(gram, noise, place, ()) for place in range(len(keys))]
+        return torch.stack([torch.where(defined, values, float("nan")) for values, defined in rows]).cpu()
 
     def left_out(self, groups: Sequence[SeedGroup]) -> dict[str, SeedScores]:
         """The scores of Students given several Bases that seed control compares, by question and group."""
@@ -198,20 +203,16 @@ class LayerScores:
     def _gram(self) -> Tensor:
         return self._sums.gram(self._settings.estimator)
 
+    @cached_property
+    def _noise(self) -> Tensor:
+        """The largest squared norms in ``_gram`` that count as rounding."""
+        return self.products.noise * (self._sums.n * (self._sums.n - 3))
+
     def _similarity(self, first: str, second: str) -> Estimate:
         """Similarity by a biased estimator, without interval: leave-one-out values are unbiased."""
         x, y = (self.products.names.index(side) for side in (first, second))
-        noise = self.products.noise * (self._sums.n * (self._sums.n - 3))
-        value, is_defined = partial_correlation(self._gram, noise, x, y)
+        value, is_defined = partial_correlation(self._gram, self._noise, x, y)
         return Estimate(float(value), is_defined=bool(is_defined))
-
-    def _similarities(self, keys: list[str]) -> Tensor:
-        scores = torch.eye(len(keys), dtype=torch.float64, device="cpu")
-        for i, first in enumerate(keys):
-            for j, second in enumerate(keys[:i]):
-                found = self._similarity(first, second)
-                scores[i, j] = scores[j, i] = found.value if found.is_defined else float("nan")
-        return scores
 
     def _permutation_p_value(self, key: str) -> Optional[float]:
         """Cached, since all pairs of a model share it."""

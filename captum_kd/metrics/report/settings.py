@@ -24,6 +24,8 @@ from captum_kd.metrics.report.localization import Localization
 from captum_kd.metrics.report.positions import TokenPositions
 from captum_kd.metrics.report.predictions import Predictions
 
+VERIFIED = 500
+"""Inputs of ``Compute(verify=True)``."""
 # Settings that may differ between ranks.
 _BY_RANK = ("show_progress", "process_group", "memory_limit", "feature_device", "device_ids", "stop_early")
 
@@ -156,8 +158,9 @@ class Compute:
                     Default: None, matrices up to 4,096 inputs if memory allows, else blocks of 512 (4,096 on a GPU)
         feature_device (str or torch.device, optional): Device on which features are kept and scored.
                     Default: "cpu"
-        verify (int, optional): Size of a random sample of the inputs, on which dcor recomputes every score. The report notes
-                    the largest difference. dcor takes some seconds to compile, and memory for the sample's distances.
+        verify (int or bool, optional): Size of a random sample of the inputs, on which dcor recomputes every correlation; True
+                    for 500. The report ends with the largest difference, and begins with a caution if it is above 1e-4, which is
+                    more than rounding. dcor takes some seconds to compile, and memory for the sample's distances.
                     Default: 0, no recomputation
 
     Raises:
@@ -174,10 +177,12 @@ class Compute:
     memory_limit: Optional[int] = 8 * 2**30
     block_size: Optional[int] = None
     feature_device: Union[str, torch.device] = "cpu"
-    verify: int = 0
+    verify: Union[int, bool] = 0
 
     def __post_init__(self) -> None:
         as_process_group(self.process_group)
+        if isinstance(self.verify, bool):
+            _set(self, verify=VERIFIED * self.verify)
         if 0 < check_int(self.verify, "verify", 0) < LEAST_WITH_REMOVAL:
             raise ValueError(f"verify must be 0 or at least {LEAST_WITH_REMOVAL} inputs, got {self.verify}.")
         if self.verify and self.process_group is not None:
@@ -267,7 +272,7 @@ class Settings:
 
     def compared(self) -> dict[str, Any]:
         """The settings that must be equal in all ranks, by the argument's name."""
-        return dict(_flat(self))
+        return flat(self)
 
     def recorded(self) -> dict[str, Any]:
         """The settings that the report's numbers depend on, in plain types."""
@@ -305,12 +310,13 @@ def _set(option: object, **values: Any) -> None:
         object.__setattr__(option, name, value)
 
 
-def _flat(settings: Any) -> dict[str, Any]:
+def flat(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass and of its options by name, without those that may differ between ranks."""
     found: dict[str, Any] = {}
     for each in fields(settings):
         value = getattr(settings, each.name)
         if is_dataclass(value):
-            found |= {f"{each.name}.{name}": inner for name, inner in _flat(value).items()}
+            found |= {f"{each.name}.{name}": inner for name, inner in flat(value).items()}
         elif each.name not in _BY_RANK:
             found[each.name] = value
     return found

@@ -40,9 +40,11 @@ class ReportSharding(InputSharding):
         self.tiles = self.tile_iterator(2 * width, _file_buffer if in_file else None)
         return Placement(in_file, all(each.held for each in of_ranks), of_ranks[0].block_size)
 
-    def source(self, key: str, layer: int, stores: Stores, placement: Placement) -> DistanceSource:
+    def source(
+        self, key: str, layer: int, stores: Stores, placement: Placement, dtype: Optional[torch.dtype] = None
+    ) -> DistanceSource:
         """The distances between the inputs of all ranks."""
-        source = self.distances(key, layer, stores[key][layer] if stores else None)
+        source = self.distances(key, layer, stores[key][layer] if stores else None, dtype)
         if not placement.held:
             return source
         if not isinstance(source, ShardedDistances):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from typing import IO, NamedTuple, Optional, Union
+from typing import IO, Mapping, NamedTuple, Optional, Union
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from captum_kd._models.feature_transforms import FeatureTransform, global_average_pool
 from captum_kd._utils.tensors import largest_of
 from captum_kd.distance.block_sums import block_side
 from captum_kd.distance.precision import MOST_DENSE, widest
+from captum_kd.distance.sources import TensorFeatures
 from captum_kd.metrics.report.settings import Compute
 
 
@@ -98,6 +100,8 @@ class FeatureStore:
     def read(self, rows: Union[slice, list[int]], columns: slice) -> Tensor:
         """Some columns of some rows."""
         if self._file is None:
+            if len(self._pieces) > 1 and rows == slice(0, self.shape[0]):  # a copy of all features would be slow to allocate
+                return torch.cat([piece[:, columns] for piece in self._pieces])
             if len(self._pieces) > 1:
                 self._pieces = [torch.cat(self._pieces)]
             return self._pieces[0][rows, columns]
@@ -134,3 +138,60 @@ class FeatureStore:
                 "environment variable TMPDIR to a folder on a larger disk, or pass fewer layers, models or inputs, or a "
                 "feature_transform with fewer features",
             ) from error
+
+
+class FeatureStores:
+    """The stores of all sets of features at all layers. Above the memory limit all of them go to temporary files.
+
+    Args:
+        device (torch.device): device of the features that are read.
+        limit (int, optional): limit of all features in bytes.
+        size_advice (str): advice at the end of the error about inputs that differ in size.
+
+    Attributes:
+        by_key (dict): the stores of each layer, by the key of the feature set; empty before the first batch.
+    """
+
+    def __init__(self, device: torch.device, limit: Optional[int], size_advice: str) -> None:
+        self.by_key: dict[str, list[FeatureStore]] = {}
+        self._device = device
+        self._limit = limit
+        self._size_advice = size_advice
+
+    @property
+    def in_file(self) -> bool:
+        return any(store.in_file for store in self.all())
+
+    def all(self) -> list[FeatureStore]:
+        return [store for of_layers in self.by_key.values() for store in of_layers]
+
+    def add(self, features: Mapping[str, list[TensorFeatures]]) -> None:
+        """Adds a batch: one tensor for each layer, by the set's key. Empties the lists.
+
+        Raises:
+            ValueError: another number of features than in earlier batches.
+        """
+        for key, of_layers in features.items():
+            for store in self.by_key.setdefault(key, [FeatureStore(self._device) for _ in of_layers]):
+                batch = of_layers.pop(0)  # freed once it is stored
+                if store.shape[0] and store.shape[1] != batch.shape[1]:
+                    raise ValueError(
+                        f"{key} gives {batch.shape[1]} features, but earlier batches had {store.shape[1]}: the "
+                        f"inputs differ in size. {self._size_advice}"
+                    )
+                store.append(batch.values, batch.rounding)
+        if self._limit is not None and sum(store.bytes for store in self.all()) > self._limit:
+            for store in self.all():
+                store.move_to_file()
+
+    def close(self) -> None:
+        """Frees all features."""
+        for store in self.all():
+            store.close()
+
+
+def size_advice(feature_transform: Optional[FeatureTransform]) -> str:
+    """Advice for inputs that differ in size, and so in the number of features."""
+    if feature_transform is global_average_pool:
+        return "Resize them, or choose a layer whose number of channels does not depend on the input's size."
+    return "Resize them, or pass feature_transform=global_average_pool."

@@ -8,9 +8,12 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 from captum_kd._utils.text import as_markdown, one_line
 from captum_kd.metrics.inference.verdicts import short_p
 from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, of_sample, percent
+from captum_kd.metrics.report.verification import failed_check
 from captum_kd.metrics.scores_table import OF_PREDICTIONS, OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
+MOST_MODELS = 12
+"""Models in a table with a column for each."""
 GIVEN_ALL_BASES = scores_of_pair(has_teacher=True, all_bases=True)
 Row = Mapping[str, Any]
 Nulls = dict[str, dict[tuple[str, str], float]]
@@ -68,7 +71,7 @@ def plain(report: Mapping[str, Any]) -> str:
     rows: Sequence[Row] = report["rows"]
     given_all = {each.name for each in GIVEN_ALL_BASES}
     pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows if row["score"] not in given_all))
-    first = [*near_chance(rows, report["settings"]), *no_gain(rows)]
+    first = [*failed_check(report["settings"].get("verification")), *near_chance(rows, report["settings"]), *no_gain(rows)]
     lines = [*_wrapped(first), *([""] * bool(first)), *_heading(report, pairs)]
     nulls = _nulls(report["seed_control"])
     if nulls:
@@ -328,11 +331,25 @@ def markdown(report: Mapping[str, Any]) -> str:
                 cells = [f"*{name}*", "", as_markdown(layer), *cells, *("" for _ in unique)]
                 lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
+    lines += _similarity_tables(report["similarities"])
     for title, part in (("Seed control", "seed_control"), (PLACEBO_TESTS, "placebos")):
         if report[part] is not None:
             lines += [f"**{title}**", "", *(f"- {as_markdown(test['sentence'])}" for test in report[part]["tests"]), ""]
     lines += ["**Notes**", "", *(f"- {as_markdown(note)}" for note in report["notes"]), ""]
     return "\n".join(lines)
+
+
+def _similarity_tables(similarities: Optional[Mapping[str, Any]]) -> list[str]:
+    """A table of FSS for each layer. Two models are in the other tables; many do not fit a page."""
+    if similarities is None or not 2 < len(similarities["models"]) <= MOST_MODELS:
+        return []
+    names = [as_markdown(name) for name in similarities["models"]]
+    lines = []
+    for layer, matrix in similarities["layers"].items():
+        lines += [f"**Similarity (FSS) of all models at {as_markdown(layer)}**", "", f"| | {' | '.join(names)} |"]
+        lines += ["|---" + "|--:" * len(names) + "|"]
+        lines += [f"| {name} | {' | '.join(map(_optional, row))} |" for name, row in zip(names, matrix)] + [""]
+    return lines
 
 
 def _optional(value: Optional[float]) -> str:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
 
 from captum_kd._utils.files import write_whole
@@ -59,8 +60,10 @@ class TransferReport:
             above with ``group`` and ``adjusted_p_value`` (Holm, over the groups); and ``tests``, seed control of each group.
         inputs (dict or None): each input's part in the scores, None without ``by_input``: ``rows``, one record for each group of
             Students, layer and input, and ``reliability``, the agreement of these parts between seeds.
-        similarities (dict or None): FSS of all models with each other: ``models`` (names), ``roles`` and ``layers``, a matrix for
-            each layer with None where FSS is undefined.
+        similarities (dict or None): FSS of all models with each other: ``models`` (names), ``roles`` ("student", "base",
+            "teacher" or "placebo") and ``layers``, a matrix for each layer with None where FSS is undefined.
+            :func:`captum_kd.visualization.plot_models` draws them. None for ``localize="unicam"``, where a model has other
+            features in each pair.
 
     Example::
 
@@ -129,7 +132,7 @@ class TransferReport:
 
         Args:
             path (str or PathLike, optional): the file.
-            table (str): "rows", "classes" (the rows of :attr:`classes`), "inputs" (the rows of :attr:`inputs`) or
+            table (str): "rows", "classes" (the rows of ``classes``), "inputs" (the rows of ``inputs``) or
                 "similarities" (one record for each layer and pair of models).
 
         Raises:
@@ -156,8 +159,7 @@ class TransferReport:
             rows: list[dict[str, Any]] = [
                 {"layer": layer, "model": first, "other": second, "fss": matrix[i][j]}
                 for layer, matrix in part["layers"].items()
-                for i, first in enumerate(part["models"])
-                for j, second in enumerate(part["models"][:i])
+                for (i, first), (j, second) in combinations(enumerate(part["models"]), 2)
             ]
             return ("layer", "model", "other", "fss"), rows
         return list(dict.fromkeys(key for row in part["rows"] for key in row)), part["rows"]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from workers import Workers, of
 
 from captum_kd._distributed import as_process_group
-from captum_kd.metrics.report import aggregation
+from captum_kd.metrics.report import storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -108,7 +108,7 @@ def test_seed_control_equals_that_of_one_process(workers: Workers) -> None:
 
 def in_files(group: Any, sizes: Sequence[int]) -> tuple[bool, bool]:
     moved: list[bool] = []
-    store = aggregation.FeatureStore
+    store = storage.FeatureStore
     move = store.move_to_file
 
     def watch(self: Any) -> None:

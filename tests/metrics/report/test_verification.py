@@ -1,5 +1,8 @@
 """Scores that dcor recomputes on a sample of the inputs."""
 
+import importlib.metadata
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -39,17 +42,46 @@ def test_scores_are_those_of_dcor(given, scores):
     assert plain.to_dict()["settings"]["verification"] is None
     found = report.to_dict()["settings"]["verification"]
     assert (found["inputs"], found["scores"]) == (20, scores) and found["largest_difference"] < 1e-10
-    assert any(f"dcor recomputed {scores} scores on 20 of the 60 inputs" in note for note in report.to_dict()["notes"])
+    version = importlib.metadata.version("dcor")
+    largest = f"{found['largest_difference']:.1g}"
+    foot = f"Checked by dcor {version} on 20 of 60 inputs: {scores} correlations, largest difference {largest}."
+    assert report.notes[-1] == foot and report.to_markdown().rstrip().endswith(foot.replace("_", r"\_"))
+    assert " ".join(str(report).rsplit("- ", 1)[1].split()) == foot
 
 
-def test_a_wrong_score_is_seen(monkeypatch):
+@pytest.mark.parametrize("error", [0.02, 2e-4, float("nan")])
+def test_a_wrong_score_is_the_first_thing_that_a_report_says(monkeypatch, error):
     of_pair = verification.LayerScores.of_pair
-    monkeypatch.setattr(
-        verification.LayerScores, "of_pair", lambda self, pair: {
-            name: each._replace(value=each.value + 0.02) for name, each in of_pair(self, pair).items()
-        }
-    )
-    assert compare(20).to_dict()["settings"]["verification"]["largest_difference"] > 0.01
+
+    def wrong(self, pair):
+        found = of_pair(self, pair)
+        is_wrong = pair.student.of.name == "b" and next(places) >= 1  # only at the second layer
+        score = found["rs_residual"]
+        return {**found, "rs_residual": score._replace(value=score.value + error)} if is_wrong else found
+
+    places = iter(range(9))
+    monkeypatch.setattr(verification.LayerScores, "of_pair", wrong)
+    with pytest.warns(UserWarning, match="Failed check"):
+        report = compare(20)
+    found = report.settings["verification"]
+    assert found["where"] == "rs_residual at 3 (b, base)"
+    assert found["largest_difference"] == pytest.approx(2 if math.isnan(error) else error)
+    caution = "Failed check: dcor"
+    assert report.notes[0].startswith(caution) and "rs_residual at 3 (b, base)" in report.notes[0]
+    assert str(report).startswith(f"- {caution}") and str(report).count(caution) == 1
+    assert f"- {caution}" in report.to_markdown()
+
+
+def test_rounding_is_no_failed_check():
+    found = {"dcor": "0.7", "inputs": 20, "scores": 5, "largest_difference": verification.ROUNDING, "where": "fss at 3 (a, b)"}
+    assert not verification.failed_check(found) and not verification.failed_check(None)
+    assert verification.failed_check({**found, "largest_difference": 1.01e-4})
+
+
+def test_true_stands_for_500_inputs():
+    assert Compute(verify=True) == Compute(verify=500)
+    assert Compute(verify=False) == Compute()
+    assert compare(True).settings["verification"]["inputs"] == N
 
 
 @pytest.mark.parametrize("n", [7, 60, 61, 1000])
