@@ -75,6 +75,7 @@ def record_of(
                         "teacher": each.teacher,
                         **{view: report and report.to_dict() for view, report in each.reports.items()},
                         "published": each.published,
+                        "layers": {name: found.to_dict() for name, found in each.layers.items()},
                     }
                     for each in found.scores
                 ],

@@ -73,6 +73,8 @@ def print_results(record: Record, tables: Sequence[Table]) -> None:
     for note in record["notes"]:
         print(f"- {printable(note)}")
     for table in tables:
+        if table.is_detail:
+            continue
         if not table.name.startswith(("scores_", "teacher_share_")):
             print(f"\n{table.title}\n{table.note}")
             _print(table)

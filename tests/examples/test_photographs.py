@@ -31,7 +31,7 @@ PUBLISHED = {"fss", "rs_student", "rs_base", "rs_distilled", "rs_residual"}
 GROUPS = ["Response", "Attention", "Feature"]
 TABLES = {
     "accuracy", "predictions", "prediction_tests", "scores_whole", "scores_salient", "teacher_share_whole",
-    "teacher_share_salient", "seed_control", "keep_curves",
+    "teacher_share_salient", "seed_control", "keep_curves", "layer_matches",
 }  # fmt: skip
 
 
@@ -147,6 +147,14 @@ def test_seed_control_compares_each_group_with_the_bases(written, report):
         assert sign * (float(row["Students"]) - float(row["Bases"])) == pytest.approx(float(row["difference"]), abs=1e-6)
 
 
+def test_layers_of_the_first_networks_are_matched_with_the_teachers(written):
+    rows = rows_of(written / "tables" / "layer_matches.csv")
+    names = ["Base 1", *(f"{group} 1" for group in GROUPS), "Control: untrained Teacher 1", "Control: shuffled soft labels 1"]
+    stages = ["stage1", "stage2", "stage3"]
+    assert [(row["network"], row["layer"]) for row in rows] == [(name, stage) for name in names for stage in stages]
+    assert all(row["best match by FSS"] in stages and float(row["FSS"]) >= float(row["FSS of second"]) for row in rows)
+
+
 def test_keep_curves_are_of_every_map_and_chance(report):
     for each in report["folds"][0]["maps"]:
         assert list(each["keep_curves"]) == [
@@ -162,7 +170,8 @@ def test_figures_are_not_blank(written):
     for group in ("response", "attention", "feature", "control_untrained_teacher", "control_shuffled_soft_labels"):
         for kind in ("maps", "kept", "layers_whole", "layers_salient", "keep_curve"):
             assert f"{kind}_{group}" in pictures
-    assert {"accuracy", "gradcam", "seed_control", "predictions_teacher"} <= set(pictures)
+    assert {"accuracy", "gradcam", "seed_control"} <= set(pictures)
+    assert {f"{kind}_teacher" for kind in ("predictions", "models", "layer_similarity", "embeddings")} <= set(pictures)
     for name, picture in pictures.items():
         assert min(picture.shape[:2]) > 250 and picture[..., :3].std() > 0.05, name
 

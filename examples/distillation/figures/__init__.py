@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Iterator, Sequence
 
-from captum_kd.visualization import plot_keep_curve, plot_predictions
+from captum_kd.visualization import plot_keep_curve
 from distillation.data.questions import Texts
 from distillation.drawing import Picture, slug
 from distillation.figures.maps import maps, sentences
-from distillation.figures.scores import curves, layers, seeds
+from distillation.figures.scores import curves, layers, likeness, predictions, seeds
 from distillation.measuring import Measurements
 from distillation.outcomes import SALIENT, WHOLE, Record
 from distillation.plan import Plan
@@ -25,14 +25,7 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
         "always names the most frequent class.",
         curves(record),
     )
-    for scores in record["folds"][0]["scores"]:
-        yield (
-            f"predictions_{slug(scores['teacher'])}",
-            f"Predictions of Students, Bases and {scores['teacher']}. One dot is one network, a bar the mean. In the last two "
-            "panels the dots of Bases compare a Base with the other Bases: compare Students with them."
-            + " The first fold." * (len(record["folds"]) > 1),
-            plot_predictions(scores[WHOLE]),
-        )
+    yield from predictions(record)
     first = measured[0]
     shown = first_of_each_class(first.shown.labels, rows)
     yield from (sentences if isinstance(first.shown, Texts) else maps)(task, first, shown)
@@ -45,6 +38,7 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
             "Teacher beyond the labels, and, if there are placebo Teachers, the Teacher more closely than these.",
             seeds(record),
         )
+    yield from likeness(task, record, first)
     for pair in first.first_pairs():
         yield (
             f"keep_curve_{slug(pair.group.name)}",
@@ -57,7 +51,8 @@ def picture_names(plan: Plan) -> list[str]:
     """Names of all pictures that a run can have."""
     kinds = ("maps", "kept", f"layers_{WHOLE}", f"layers_{SALIENT}", "keep_curve")
     of_groups = [f"{kind}_{slug(group.name)}" for group in plan.groups for kind in kinds]
-    of_teachers = [f"predictions_{slug(teacher)}" for teacher in plan.teachers]
+    once = ("predictions", "models", "layer_similarity", "embeddings")
+    of_teachers = [f"{kind}_{slug(teacher)}" for teacher in plan.teachers for kind in once]
     return ["accuracy", "gradcam", "seed_control", *of_teachers, *of_groups]
 
 

@@ -9,11 +9,15 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from captum_kd.visualization import plot_layer_scores
+from captum_kd.visualization import (
+    plot_embeddings, plot_layer_scores, plot_layer_similarity, plot_models, plot_predictions,
+)  # fmt: skip
 from distillation.drawing import COLORS, NULL, SMALL, WIDTH, Picture, draw_values, prepare_axis, slug
+from distillation.measuring import Measurements
 from distillation.outcomes import SALIENT, WHOLE, Record, members_of, seed_comparisons
+from distillation.task import Task
 
-__all__ = ["curves", "layers", "seeds"]
+__all__ = ["curves", "layers", "likeness", "predictions", "seeds"]
 
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
@@ -48,6 +52,46 @@ def curves(record: Record) -> Figure:
     prepare_axis(axis)
     figure.legend(loc="outside right upper", fontsize=SMALL - 1, frameon=False)
     return figure
+
+
+def predictions(record: Record) -> Iterator[Picture]:
+    """Predictions of all networks, one picture for each Teacher."""
+    for scores in record["folds"][0]["scores"]:
+        yield (
+            f"predictions_{slug(scores['teacher'])}",
+            f"Predictions of Students, Bases and {scores['teacher']}. One dot is one network, a bar the mean. In the last two "
+            "panels the dots of Bases compare a Base with the other Bases: compare Students with them." + _only_first(record),
+            plot_predictions(scores[WHOLE]),
+        )
+
+
+def likeness(task: Task, record: Record, found: Measurements) -> Iterator[Picture]:
+    """Networks as points, layers beside the Teacher's, and inputs as points; of each Teacher."""
+    first = _only_first(record)
+    for scores, measured in zip(record["folds"][0]["scores"], found.scores):
+        name = slug(scores["teacher"])
+        yield (
+            f"models_{name}",
+            f"All networks as points, at each layer: the closer two are, the larger their FSS. Read how much of the distances "
+            f"the plane shows below each panel.{first}",
+            plot_models(scores[WHOLE]),
+        )
+        student, layers = list(measured.layers.items())[1]
+        yield (
+            f"layer_similarity_{name}",
+            f"Similarity of the layers of {student} with those of {scores['teacher']}.{first}",
+            plot_layer_similarity(layers, names=(student, scores["teacher"])),
+        )
+        yield (
+            f"embeddings_{name}",
+            f"The same {measured.embeddings.n} {task.unit} in {scores['teacher']}, the first Base and the first Student of each "
+            f"technique, at the last compared layer: the closer two points are, the more alike their features.{first}",
+            plot_embeddings(measured.embeddings, class_names=list(task.classes)),
+        )
+
+
+def _only_first(record: Record) -> str:
+    return " The first fold." * (len(record["folds"]) > 1)
 
 
 def layers(record: Record) -> Iterator[Picture]:

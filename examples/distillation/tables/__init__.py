@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distillation.outcomes import Record
 from distillation.tables.controls import placebos, random_placebos, second_teacher, seed_control
+from distillation.tables.layers import layer_matches
 from distillation.tables.maps import keep_curves, localization
 from distillation.tables.predictions import prediction_tests, predictions
 from distillation.tables.scores import VIEWS, accuracy, paper_scores, teacher_shares
@@ -13,7 +14,7 @@ __all__ = ["TABLES", "Table", "tables_of"]
 
 TABLES = (
     "accuracy", "predictions", "prediction_tests", *(f"{kind}_{view}" for kind in ("scores", "teacher_share") for view in VIEWS),
-    "seed_control", "placebos", "random_placebos", "second_teacher", "keep_curves", "localization",
+    "seed_control", "placebos", "random_placebos", "second_teacher", "keep_curves", "localization", "layer_matches",
 )  # fmt: skip
 """Names of all tables that a run can have."""
 
@@ -23,6 +24,6 @@ def tables_of(record: Record) -> list[Table]:
     found = (
         accuracy(record), predictions(record), prediction_tests(record), *paper_scores(record), *teacher_shares(record),
         seed_control(record), placebos(record), random_placebos(record), second_teacher(record), keep_curves(record),
-        localization(record),
+        localization(record), layer_matches(record),
     )  # fmt: skip
     return [table for table in found if table.rows]

@@ -19,13 +19,18 @@ ANSWERS = {True: "yes", False: "no evidence", None: "undecided"}
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its name as a file, its heading, a note on how to read it, and its cells."""
+    """A table with its name as a file, its heading, a note on how to read it, and its cells.
+
+    Attributes:
+        is_detail: whether the page shows it folded, and the console not at all.
+    """
 
     name: str
     title: str
     note: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    is_detail: bool = False
 
     def to_csv(self) -> str:
         """RFC 4180, numbers in full."""
