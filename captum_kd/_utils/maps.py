@@ -144,8 +144,15 @@ def unit_maps(values: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         centered = torch.where(mask, wide - means, 0.0)
     size = centered.abs().amax(1, keepdim=True)
     has_shape = size > 32 * torch.finfo(wide.dtype).eps * means.abs()
-    centered = torch.where(has_shape, centered / torch.where(has_shape, size, 1.0), 0.0)  # no overflow of squares
-    return centered / torch.where(has_shape, centered.norm(dim=1, keepdim=True), 1.0)
+    return unit_length(torch.where(has_shape, centered, 0.0))
+
+
+def unit_length(values: Tensor) -> Tensor:
+    """Rows (N, p) at length 1; rows of zeros as they are."""
+    size = values.abs().amax(1, keepdim=True)
+    is_zero = size == 0
+    scaled = values / torch.where(is_zero, 1.0, size)  # no overflow of squares
+    return scaled / torch.where(is_zero, 1.0, scaled.norm(dim=1, keepdim=True))
 
 
 def correlations(first: Tensor, second: Tensor, mask: Optional[Tensor] = None) -> tuple[Tensor, Optional[float]]:

@@ -74,8 +74,8 @@ def layer_gradcams(
         if len(tensors) > 1 or tensors[0].dim() < 3:
             what = f"{len(tensors)} tensors" if len(tensors) > 1 else f"shape {tuple(tensors[0].shape)}, no positions"
             raise ValueError(
-                f"{layer} gives {what}, so it has no map that could localize a score. Take the maps from another layer, "
-                "localize=Localization(..., layer=...), or pass a function that makes maps as localize=."
+                f"{layer} gives {what}, so it has no map. Take the maps from another layer, by layer= of Localization or "
+                "Explanations, or pass a function that makes maps in the method's place."
             )
     with changed_state(torch.inference_mode(False), torch.enable_grad()), interruptible():
         scores = class_scores(outputs[0], output_transform, labels, model)

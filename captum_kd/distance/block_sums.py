@@ -54,21 +54,28 @@ class PairSums:
             ranks need the same ones.
         by_row (bool): also sum the products within each row, for leave-one-out scores. The shifts must then U-center
             exactly (:meth:`u_shifts` of a first pass).
+        classes (Tensor, optional): (n, C) float64, 1 for the members of each class: also sum each row over the members of each
+            class. The shifts must then U-center exactly.
         with_squares (bool): the second half of the k geometries are the squared distances of the first half.
 
     Attributes:
         rows (Tensor): (k, n) sums of the shifted distances over each row.
         products (Tensor): (k, k) sums of products over all ordered pairs of different inputs.
         by_row (Tensor, optional): (n, k, k) sums of products over each row.
+        by_class (Tensor, optional): (k, n, C) sums of each row over the members of each class.
     """
 
-    def __init__(self, shifts: Tensor, by_row: bool = False, with_squares: bool = False) -> None:
+    def __init__(
+        self, shifts: Tensor, by_row: bool = False, classes: Optional[Tensor] = None, with_squares: bool = False
+    ) -> None:
         k, n = shifts.shape
         self.with_squares = with_squares
         self.shifts = shifts
         self.rows = torch.zeros_like(shifts)
         self.products = shifts.new_zeros((k, k))
         self.by_row: Optional[Tensor] = shifts.new_zeros((n, k, k)) if by_row else None
+        self.by_class: Optional[Tensor] = None if classes is None else shifts.new_zeros((k, n, classes.shape[1]))
+        self._classes = classes
 
     @property
     def n(self) -> int:
@@ -99,6 +106,10 @@ class PairSums:
             else:
                 self.rows[:, columns] += work.sum(1)
             self.rows[:, here] += work.sum(2)
+            if self.by_class is not None and self._classes is not None:
+                self.by_class[:, here] += work @ self._classes[columns]
+                if not on_diagonal:
+                    self.by_class[:, columns] += work.mT @ self._classes[here]
             if self.by_row is None:
                 self.products += _inner_products(work.flatten(1)).mul_(weight)
             else:
@@ -110,14 +121,13 @@ class PairSums:
                     of_columns = work.permute(2, 0, 1).contiguous()
                     self.by_row[columns] += torch.bmm(of_columns, of_columns.mT)
 
-    def of(self, place: int) -> "PairSums":
-        """The sums of a single geometry."""
-        return self.part(slice(place, place + 1))
-
-    def part(self, places: slice) -> "PairSums":
-        """The sums of some of the geometries, without those by row."""
-        some = PairSums(self.shifts[places])
-        some.rows, some.products = self.rows[places], self.products[places, places]
+    def of(self, *places: int) -> "PairSums":
+        """The sums of some geometries."""
+        chosen = list(places)
+        some = PairSums(self.shifts[chosen])
+        some.rows, some.products = self.rows[chosen], self.products[chosen][:, chosen]
+        some.by_row = None if self.by_row is None else self.by_row[:, chosen][:, :, chosen]
+        some.by_class = None if self.by_class is None else self.by_class[chosen]
         return some
 
     def gram(self, estimator: Estimator = "unbiased") -> Tensor:
@@ -209,6 +219,7 @@ def population_sums(
     sources: Sequence[DistanceSource],
     *,
     by_row: bool = False,
+    classes: Optional[Tensor] = None,
     with_squares: bool = False,
     block_size: Optional[int] = None,
     tile_iterator: TileIterator = LocalTiles(),
@@ -219,6 +230,7 @@ def population_sums(
         sources (sequence of DistanceSource): k sources of the same inputs, on one device.
         by_row (bool): also sum within rows. Distances that are not held are then computed twice, because the shifts that
             U-center exactly are known only after a first pass.
+        classes (Tensor, optional): (n, C), 1 for the members of each class; with ``by_row``, also sum rows over classes.
         with_squares (bool): add k geometries, the squared distances.
         block_size (int, optional): inputs per side of a tile; default: :func:`block_side`.
         tile_iterator (TileIterator): iterates over the tiles; another one for populations that are sharded over ranks.
@@ -227,7 +239,7 @@ def population_sums(
         PairSums: float64 if the device supports it.
     """
     size = block_side(sources[0].device) if block_size is None else block_size
-    passes = _Passes(sources, size, tile_iterator, with_squares)
+    passes = _Passes(sources, size, tile_iterator, classes, with_squares)
     of_sources, exact = zip(*(source.shift() for source in sources))
     shifts, is_exact = torch.stack(of_sources), all(exact) and not with_squares
     if with_squares:  # if D is about u_i + u_j with similar u_i and u_j, D^2 is about 2 u_i^2 + 2 u_j^2
@@ -244,6 +256,7 @@ class _Passes(NamedTuple):
     sources: Sequence[DistanceSource]
     block_size: int
     tile_iterator: TileIterator
+    classes: Optional[Tensor]
     with_squares: bool
 
     def over(self, shifts: Tensor, by_row: bool) -> PairSums:
@@ -267,11 +280,12 @@ class _Passes(NamedTuple):
         return self._once(shifts, by_row)
 
     def _once(self, shifts: Tensor, by_row: bool, rechecks: Optional[list[Tensor]] = None) -> PairSums:
-        sums = PairSums(shifts, by_row, self.with_squares)
+        sums = PairSums(shifts, by_row, self.classes if by_row else None, self.with_squares)
 
         def add(rows: slice, columns: slice) -> None:
             sums.add([source.block(rows, columns, rechecks) for source in self.sources], rows, columns)
 
         self.tile_iterator.each(self.sources, self.block_size, add)
-        self.tile_iterator.all_reduce_sum(sums.rows, sums.products, *([] if sums.by_row is None else [sums.by_row]))
+        optional = [each for each in (sums.by_row, sums.by_class) if each is not None]
+        self.tile_iterator.all_reduce_sum(sums.rows, sums.products, *optional)
         return sums

@@ -1,5 +1,6 @@
 """Scores for pairs of models and checks of their attributions, with the interface of captum.metrics."""
 
+from captum_kd.metrics.attribution_agreement import attribution_agreement
 from captum_kd.metrics.input_embeddings import InputEmbeddings, input_embeddings
 from captum_kd.metrics.keep_curve import KeepCurve, keep_curve
 from captum_kd.metrics.layer_similarity import layer_similarity
@@ -12,6 +13,7 @@ from captum_kd.metrics.relevance import relevance_score
 from captum_kd.metrics.report import (
     Comparisons,
     Compute,
+    Explanations,
     Localization,
     ModelOptions,
     Predictions,
@@ -26,6 +28,7 @@ from captum_kd.metrics.similarity_matrices import LayerSimilarity
 __all__ = [
     "Comparisons",
     "Compute",
+    "Explanations",
     "Localization",
     "ModelOptions",
     "Predictions",
@@ -38,6 +41,7 @@ __all__ = [
     "LocalizationScores",
     "MapReliability",
     "RandomizationTest",
+    "attribution_agreement",
     "feature_similarity_score",
     "input_embeddings",
     "keep_curve",

@@ -255,11 +255,11 @@ def _geometries(
         sources, with_squares=with_squares, block_size=placed.block_size, tile_iterator=sharding.tiles
     )
     k = len(sources)
-    distances = sums.part(slice(0, k))
+    distances = sums.of(*range(k))
     noise = noise_squares(distances, sources)
     geometries = {"fss": (distances.gram(), noise)}
     if with_squares:
-        squares = sums.part(slice(k, 2 * k))
+        squares = sums.of(*range(k, 2 * k))
         gram, levels = squares.gram(), noise.new_tensor([source.noise for source in sources])
         # A square has twice the relative error. A layer whose distances are rounding has no kernel either.
         is_dead = geometries["fss"][0].diagonal() <= noise

@@ -24,6 +24,7 @@ OF_PREDICTIONS = (PREDICTIONS, DIVERGENCE)
 """Kinds of scores of predicted classes and probabilities, which belong to no layer."""
 PREDICTIONS_LAYER = "predictions"
 """The layer in the rows of these scores."""
+EXPLANATIONS = "Agreement of maps"
 
 _SYMBOLS = {
     STUDENT: "S", BASE: "B", BASES: "all B", TEACHER: "T", LABELS: "G", PLACEBO: "T'", LAST_LAYER: "last layer",
@@ -65,8 +66,8 @@ class ReportScore:
         share (str, optional): the Teacher's share from which the mean share of the placebo Teachers is subtracted; None for a
             score that is one correlation.
         written (str, optional): the formula of a score that is no correlation. c(S) is the class that the Student predicts, p(S)
-            its probabilities, y the label, [...] is 1 if a condition holds and else 0. For these scores, ``x`` and ``y`` are
-            the models and labels that the score needs.
+            its probabilities, m(S) its map, a the agreement of two maps, y the label, [...] is 1 if a condition holds and else 0.
+            For these scores, ``x`` and ``y`` are the models and labels that the score needs.
     """
 
     name: str
@@ -114,6 +115,9 @@ class ReportScore:
         """The smallest and the largest possible value."""
         if self.is_geometric:
             return (-2.0, 2.0) if self.share else (-1.0, 1.0)
+        if self.kind == EXPLANATIONS:
+            most = 4.0 if PLACEBO in self.y else 2.0 if self.test else 1.0
+            return -most, most
         high = inf if self.kind == DIVERGENCE else 2.0 if PLACEBO in self.y else 1.0
         return (-high if self.test else 0.0), high
 
@@ -321,6 +325,25 @@ SCORES = (
         _question("Students' predictions are", "closer to the Teacher's than Bases' are, by JS", larger=False),
         written="mean JS(p(T), p(S)) - JS(p(T), p(B))",
     ),
+    *(
+        ReportScore(
+            f"explanation_{role}_teacher", (role,), (TEACHER,), EXPLANATIONS, f"{role.capitalize()}, T",
+            f"{role.capitalize()} and Teacher", f"how well the {role.capitalize()}'s maps agree with the Teacher's",
+            written=f"mean a(m({_SYMBOLS[role]}), m(T))",
+        )
+        for role in (STUDENT, BASE)
+    ),
+    ReportScore(
+        "explanation_over_base", (STUDENT, BASE), (TEACHER,), EXPLANATIONS, "over Base", "Student - Base",
+        "how much better the Student's maps agree with the Teacher's than the Base's do", "mean",
+        _question("Students look where the Teacher looks,", "more than Bases do"), written="mean a(m(S), m(T)) - a(m(B), m(T))",
+    ),
+    ReportScore(
+        "explanation_over_placebos", (STUDENT, BASE), (TEACHER, PLACEBO), EXPLANATIONS, "over plac.",
+        "Student - Base, over placebos", "the same difference, minus its mean over the placebo Teachers", "mean",
+        _question("Students look where this Teacher, rather than these placebo Teachers, looks,", "more than Bases do"),
+        written="mean a(m(S), m(T)) - a(m(B), m(T)) - mean over T' of (a(m(S), m(T')) - a(m(B), m(T')))",
+    ),
 )  # fmt: skip
 """All scores, in the order of the rows."""
 
@@ -344,6 +367,11 @@ def prediction_scores(
     given = {BASE: has_base, TEACHER: has_teacher, PLACEBO: has_placebos, LABELS: has_labels}
     of_predictions = [score for score in SCORES if score.kind in OF_PREDICTIONS]
     return [score for score in of_predictions if all(given.get(each, True) for each in score.x + score.y)]
+
+
+def explanation_scores(has_placebos: bool = False) -> list[ReportScore]:
+    """The scores of the agreement of maps, with a Teacher."""
+    return [score for score in SCORES if score.kind == EXPLANATIONS and (has_placebos or PLACEBO not in score.y)]
 
 
 def placebo_shares_of(has_labels: bool) -> list[str]:

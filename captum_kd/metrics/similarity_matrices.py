@@ -72,7 +72,7 @@ class LayerSimilarity:
 
         Args:
             measure (str, optional): "fss" or "cka".
-                        Default: the first of :attr:`measures`
+                        Default: the first of ``measures``
 
         Returns:
             list of dict: records with ``model`` ("model_a" or "model_b"), ``layer``, ``match`` and ``value``, the best layer and
@@ -88,7 +88,7 @@ class LayerSimilarity:
             {'model': 'model_a', 'layer': 'layer1', 'match': 'layer1', 'value': 0.871, 'runner_up': 'layer2',
              'runner_up_value': 0.604, 'is_mutual': True}
         """
-        measure = self.checked_measure(measure)
+        measure = self._checked_measure(measure)
         ranked_a, ranked_b = self._ranked(measure), self._ranked(measure, of_columns=True)
         records = []
         for model, layers, others, ranked, back in (
@@ -110,14 +110,14 @@ class LayerSimilarity:
                 )
         return records
 
-    def checked_measure(self, measure: Optional[str]) -> str:
+    def _checked_measure(self, measure: Optional[str]) -> str:
         """The measure, or the first one for None; a ValueError for a measure that was not computed."""
         if measure is None:
             return self.measures[0]
         check_choice(measure, "measure", self.measures)
         return measure
 
-    def is_same_layer(self, row: int, column: int) -> bool:
+    def _is_same_layer(self, row: int, column: int) -> bool:
         """Whether a layer of ``model_a`` and a layer of ``model_b`` are one layer of one model."""
         layers = self.settings["layers"]
         return bool(self.settings["is_one_model"]) and layers["model_a"][row] == layers["model_b"][column]
@@ -129,7 +129,7 @@ class LayerSimilarity:
         for place in range(len(self.layers_b if of_columns else self.layers_a)):
             others = range(len(self.layers_a if of_columns else self.layers_b))
             pairs = [(other, place) if of_columns else (place, other) for other in others]
-            values = [(other, matrix[i][j]) for other, (i, j) in zip(others, pairs) if not self.is_same_layer(i, j)]
+            values = [(other, matrix[i][j]) for other, (i, j) in zip(others, pairs) if not self._is_same_layer(i, j)]
             found.append(sorted(((other, value) for other, value in values if value is not None), key=lambda each: -each[1]))
         return found
 

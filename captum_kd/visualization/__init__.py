@@ -6,6 +6,7 @@ inches wide, the text width of a page, with text of at least 7 points. Colors ca
 markers, dashes or words repeat them.
 """
 
+from captum_kd.visualization.classes import plot_classes
 from captum_kd.visualization.curves import plot_keep_curve
 from captum_kd.visualization.layer_similarity import plot_layer_similarity
 from captum_kd.visualization.input_embeddings import plot_embeddings
@@ -17,6 +18,7 @@ from captum_kd.visualization.transfer import visualize_transfer
 
 __all__ = [
     "TokenFigure",
+    "plot_classes",
     "plot_embeddings",
     "plot_keep_curve",
     "plot_layer_scores",

@@ -71,7 +71,7 @@ def plot_layer_similarity(
         raise TypeError(f"result must be a LayerSimilarity, made by layer_similarity(), got {short_repr(result)}.")
     if not isinstance(names, (tuple, list)) or len(names) != 2 or not all(isinstance(name, str) for name in names):
         raise TypeError(f"names must be two strings, the names of the two models, got {short_repr(names)}.")
-    measures = result.measures if measure is None else (result.checked_measure(measure),)
+    measures = result.measures if measure is None else (result._checked_measure(measure),)
     title = check_str(title, "title")
     rows, columns = len(result.layers_a), len(result.layers_b)
     cell = min(max(PAGE_WIDTH / 2 / max(rows, columns), _LEAST_CELL), _CELL)

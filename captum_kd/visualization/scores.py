@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from captum_kd._utils.validation import check_str
 from captum_kd.metrics import scores_table
-from captum_kd.metrics.scores_table import OVER_PLACEBOS, PROGRESSION, RELEVANCE, SIMILARITY, TEACHERS_SHARE
+from captum_kd.metrics.scores_table import EXPLANATIONS, OVER_PLACEBOS, PROGRESSION, RELEVANCE, SIMILARITY, TEACHERS_SHARE
 from captum_kd.visualization._rows import Estimate, checked_rows
 from captum_kd.visualization._style import (
     BLACK,
@@ -62,6 +62,10 @@ LINES = {
     "rs_distilled_all": LineStyle(GREEN, "P", "-"),
     "teacher_distilled_all": LineStyle(BLUE, "P", "-"),
     "teacher_only_distilled_all": LineStyle(BLUE, "X", "--"),
+    "explanation_student_teacher": LineStyle(BLUE, "o", "-"),
+    "explanation_base_teacher": LineStyle(ORANGE, "s", "-"),
+    "explanation_over_base": LineStyle(GREEN, "^", "--"),
+    "explanation_over_placebos": LineStyle(BLACK, "D", ":"),
     "progression_student": LineStyle(BLUE, "o", "-"),
     "progression_base": LineStyle(ORANGE, "s", "--"),
     "progression_teacher": LineStyle(SKY, "D", "-."),
@@ -69,7 +73,7 @@ LINES = {
 
 SCORES: dict[str, dict[str, tuple[str, LineStyle]]] = {
     kind: {score.name: (score.label, LINES[score.name]) for score in scores_table.SCORES if score.kind == kind}
-    for kind in (SIMILARITY, RELEVANCE, TEACHERS_SHARE, OVER_PLACEBOS, PROGRESSION)
+    for kind in (SIMILARITY, RELEVANCE, TEACHERS_SHARE, OVER_PLACEBOS, EXPLANATIONS, PROGRESSION)
 }
 """Kind of score -> score -> label and style. Scores of one kind share a panel."""
 
@@ -85,7 +89,7 @@ def plot_layer_scores(rows: Any, *, title: Optional[str] = None) -> Figure:
     """Draws scores over the layers, with intervals where there are any.
 
     There is one panel for each Student and kind of score: similarity, relevance, the Teacher's share, its difference from that of
-    placebo Teachers, progression.
+    placebo Teachers, agreement with the Teacher's maps, progression.
     Panels of one kind share a scale. With several Bases each score has a thin line for each Base, with that pair's
     interval, and a bold line for their mean. The mean has no interval; the spread of the thin lines shows how much the
     score depends on the Base. A score that is the same for all Bases is drawn once. To distinguish the Bases, pass the

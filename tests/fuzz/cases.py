@@ -103,16 +103,24 @@ def _rows(result: Any, given: dict[str, Any]) -> None:
 
 FOURTH = Net(4).eval()
 EMBEDDINGS = captum_kd.metrics.input_embeddings({"a": STUDENT, "b": BASE}, "conv2", [(IMAGES, LABELS)], show_progress=False)
+LAYERS = captum_kd.metrics.layer_similarity(STUDENT, BASE, ["conv1", "conv2"], "conv2", [IMAGES], show_progress=False)
+CLASSES = {
+    "of": "class",
+    "groups": [{"group": 0, "inputs": 5}],
+    "rows": [{**ROWS[0], "score": "rs_distilled", "group": 0, "adjusted_p_value": None}],
+    "tests": [],
+    "nulls": [],
+}
 SIMILAR = {"models": ["a", "b"], "roles": ["student", "base"], "layers": {"conv2": [[1.0, 0.4], [0.4, 1.0]]}}
 
 
-def _report_with(argument: str, option: type) -> Callable[..., Any]:
+def _report_with(argument: str, option: type, **more: Any) -> Callable[..., Any]:
     """A report with one of its options, made of what is given."""
 
     def run(**given: Any) -> Any:
         models = {"student": {"a": STUDENT, "b": TEACHER}, "base": {"c": BASE, "d": FOURTH}}
         return captum_kd.metrics.compare_transfer(
-            **models, layers=["conv2"], data=[(IMAGES, LABELS)], show_progress=False, **{argument: option(**given)}
+            **models, layers=["conv2"], data=[(IMAGES, LABELS)], show_progress=False, **{argument: option(**given)}, **more
         )
 
     return run
@@ -249,6 +257,27 @@ CASES: dict[str, Case] = {
         lambda: dict(models={"a": STUDENT, "b": BASE}, layer="conv2", data=[(IMAGES, LABELS)], show_progress=False), None,
         {"data": ("loader", "batch"), **MODEL_ARGS},
     ),
+    "captum_kd.metrics.layer_similarity": Case(
+        captum_kd.metrics.layer_similarity, captum_kd.metrics.layer_similarity,
+        lambda: dict(
+            model_a=STUDENT, model_b=BASE, layers_a=["conv1", "conv2"], layers_b="conv2", data=[(IMAGES, LABELS)],
+            show_progress=False,
+        ),
+        None, {"data": ("loader", "batch"), **MODEL_ARGS},
+    ),
+    **{
+        f"captum_kd.metrics.LayerSimilarity.{name}": Case(
+            getattr(captum_kd.metrics.LayerSimilarity, name), lambda name=name, **given: getattr(LAYERS, name)(**given), dict,
+            _drawn if name == "plot" else None,
+        )
+        for name in ("best_match", "plot")
+    },
+    **{
+        f"captum_kd.metrics.LayerSimilarity.{name}": Case(
+            getattr(captum_kd.metrics.LayerSimilarity, name), functools.partial(written, name, of=LAYERS), dict
+        )
+        for name in ("to_json", "to_csv")
+    },
     "captum_kd.metrics.InputEmbeddings.plot": Case(
         captum_kd.metrics.InputEmbeddings.plot, lambda **given: EMBEDDINGS.plot(**given), dict, _drawn,
     ),
@@ -269,6 +298,14 @@ CASES: dict[str, Case] = {
     "captum_kd.metrics.prediction_agreement": Case(
         captum_kd.metrics.prediction_agreement, captum_kd.metrics.prediction_agreement,
         lambda: dict(forward_func=STUDENT, teacher_func=TEACHER, inputs=IMAGES, base_func=BASE, target=LABELS), None, MODEL_ARGS,
+    ),
+    "captum_kd.metrics.Explanations": Case(
+        captum_kd.metrics.Explanations, _report_with("explanations", captum_kd.metrics.Explanations, teacher=FOURTH), dict, _rows,
+        {"method": ("explanations",)},
+    ),
+    "captum_kd.metrics.attribution_agreement": Case(
+        captum_kd.metrics.attribution_agreement, captum_kd.metrics.attribution_agreement,
+        lambda: dict(attributions_a=MAPS, attributions_b=MAPS.roll(1, 0), measure="iou"),
     ),
     "captum_kd.metrics.Compute": Case(
         captum_kd.metrics.Compute, _report_with("compute", captum_kd.metrics.Compute), dict, _rows,
@@ -326,6 +363,10 @@ CASES: dict[str, Case] = {
     "captum_kd.metrics.inference.holm": Case(inference.holm, inference.holm, lambda: dict(p_values=[0.1, 0.2])),
     "captum_kd.metrics.inference.jackknife": Case(
         inference.jackknife, inference.jackknife,
+        lambda: dict(products=products(), score=inference.transfer_scores()["rs_distilled"]),
+    ),
+    "captum_kd.metrics.inference.input_parts": Case(
+        inference.input_parts, inference.input_parts,
         lambda: dict(products=products(), score=inference.transfer_scores()["rs_distilled"]),
     ),
     "captum_kd.metrics.inference.label_permutation_p_value": Case(
@@ -399,6 +440,14 @@ CASES: dict[str, Case] = {
         captum_kd.visualization.plot_embeddings, captum_kd.visualization.plot_embeddings,
         lambda: dict(embeddings=EMBEDDINGS, class_names=list("abcd")), _drawn,
     ),
+    "captum_kd.visualization.plot_layer_similarity": Case(
+        captum_kd.visualization.plot_layer_similarity, captum_kd.visualization.plot_layer_similarity, lambda: dict(result=LAYERS),
+        _drawn,
+    ),
+    "captum_kd.visualization.plot_classes": Case(
+        captum_kd.visualization.plot_classes, captum_kd.visualization.plot_classes, lambda: dict(report={"classes": CLASSES}),
+        _drawn,
+    ),
     "captum_kd.visualization.plot_models": Case(
         captum_kd.visualization.plot_models, captum_kd.visualization.plot_models, lambda: dict(report={"similarities": SIMILAR}),
         _drawn,
@@ -429,7 +478,8 @@ CASES: dict[str, Case] = {
 def _is_record(value: object) -> bool:
     """A record holds what it is given; functions that take one check it."""
     is_result = value in (
-        captum_kd.metrics.InputEmbeddings, captum_kd.metrics.MapReliability, captum_kd.metrics.RandomizationTest,
+        captum_kd.metrics.InputEmbeddings, captum_kd.metrics.LayerSimilarity, captum_kd.metrics.MapReliability,
+        captum_kd.metrics.RandomizationTest,
     )  # fmt: skip
     return is_result or isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields")
 

@@ -81,9 +81,9 @@ def unicam() -> UniCAM:
     return UniCAM(STUDENT, "conv2", BASE)
 
 
-def written(method: str, **given: Any) -> str:
-    """What a report's method writes, in a folder of its own, for relative paths."""
-    report = TransferReport(ROWS, None, [], {"n": 8})
+def written(method: str, of: Any = None, **given: Any) -> str:
+    """What a method of a report or of another result writes, in a folder of its own, for relative paths."""
+    report = TransferReport(ROWS, None, [], {"n": 8}) if of is None else of
     here = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

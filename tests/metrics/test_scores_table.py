@@ -31,7 +31,7 @@ def test_the_page_has_every_function_of_scores():
 
 
 def test_the_page_names_no_score_that_there_is_not():
-    names = re.findall(r"^\| `(\w+)` \|", PAGE.split("## Classes and groups of inputs")[0], re.MULTILINE)
+    names = re.findall(r"^\| `(\w+)` \|", PAGE.split("## Checks of maps")[0], re.MULTILINE)
     assert sorted(names) == sorted(score.name for score in SCORES)
 
 
@@ -60,5 +60,5 @@ def test_only_what_is_left_after_removal_is_tested_by_jackknife():
     questions = ["fss", "rs_distilled", *shares, *(f"{share}_over_placebos" for share in shares)]
     questions += [f"{score}_all" for score in ("rs_distilled", *shares)]
     questions += ["accuracy_over_base", "agreement_over_base", "agreement_over_placebos", "shared_errors", "shared_right_answers"]
-    assert list(QUESTIONS) == questions + ["kl_over_base", "js_over_base"]
+    assert list(QUESTIONS) == questions + ["kl_over_base", "js_over_base", "explanation_over_base", "explanation_over_placebos"]
     assert placebo_shares_of(has_labels=True) == shares

@@ -131,7 +131,7 @@ def test_every_score_of_the_contract_is_drawn_in_its_panel():
         for m, score in enumerate(STYLES):
             if score in scores:
                 np.testing.assert_allclose(series(axis, score).get_ydata(), np.sin(3 * np.arange(4) + 0.4 * m) / 2)
-    assert len(panels(figure)) == len(SCORES) == 5
+    assert len(panels(figure)) == len(SCORES) == 6
 
 
 def test_a_legend_names_every_score_and_only_those():

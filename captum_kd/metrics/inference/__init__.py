@@ -1,12 +1,14 @@
 """Statistical inference about the scores: intervals, p-values, seed control.
 
 :mod:`.jackknife` computes intervals and tests over inputs from the leave-one-out Gram matrices of :mod:`.gram_matrices`.
-:mod:`.permutation` needs only distances and labels. Seed control (:mod:`.seed_tests`, :mod:`.verdicts`) tests whether a
-difference between Students and Bases exceeds the differences between models of other random seeds. :mod:`.placebo_tests` tests
-whether a Teacher's share exceeds the shares of other Teachers of its recipe.
+:mod:`.input_parts` splits a score into the parts of single inputs. :mod:`.permutation` needs only distances and labels. Seed
+control (:mod:`.seed_tests`, :mod:`.verdicts`) tests whether a difference between Students and Bases exceeds the differences
+between models of other random seeds. :mod:`.placebo_tests` tests whether a Teacher's share exceeds the shares of other
+Teachers of its recipe.
 """
 
 from captum_kd.metrics.inference.gram_matrices import Products, Score, geometry_products, pair_scores, transfer_scores
+from captum_kd.metrics.inference.input_parts import input_parts
 from captum_kd.metrics.inference.jackknife import JackknifeEstimate, jackknife
 from captum_kd.metrics.inference.left_out_bases import LeftOutScores, left_out_scores
 from captum_kd.metrics.inference.means import MeanEstimate
@@ -27,6 +29,7 @@ __all__ = [
     "SeedVerdict",
     "geometry_products",
     "holm",
+    "input_parts",
     "jackknife",
     "label_permutation_p_value",
     "left_out_scores",

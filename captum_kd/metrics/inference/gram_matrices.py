@@ -111,6 +111,24 @@ class Products(NamedTuple):
                     defined = defined & (self.without[:, place, place] > noise[place])
         return values, bool(defined.all())
 
+    def _of(self, names: Sequence[str]) -> "Products":
+        """The products of some geometries."""
+        places = [self.names.index(name) for name in names]
+        gram = self.full[places][:, places], self.without[:, places][:, :, places]
+        return Products(tuple(names), *gram, self.noise[places])
+
+    def rows(self) -> Tensor:
+        """(n, k, k) inner products within each input's row. They add up to ``full``.
+
+        Raises:
+            ValueError: products without leave-one-out values.
+        """
+        n = len(self.without)
+        if n == 0:
+            raise ValueError("products has no leave-one-out values; make it by geometry_products(..., leave_one_out=True).")
+        # The mean of the products without each input is the full product. Deviations from it keep the digits of the sum.
+        return self.full / n + (self.without.mean(0) - self.without) * ((n - 1) * (n - 4) / (2 * n * (n - 2)))
+
     def unique_share(self, of: str, given: Union[str, Sequence[str]]) -> Optional[float]:
         """Unique share: the fraction of a geometry's squared norm that is left after removal of others.
 

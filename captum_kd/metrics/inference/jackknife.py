@@ -103,12 +103,21 @@ def jackknife(
     removed = max(0 if isinstance(side, str) else len(side) - 1 for each in (score, *minus) for side in each)
     dimensions = (n - 1) * (n - 4) // 2 - removed  # of U-centered matrices of n - 1 inputs
     bound = 2.0 if minus else 1.0
-    moved = values - values.mean()
+    if not (defined and all_defined) or dimensions < 2:
+        return JackknifeEstimate(value, None, None, None, None)
+    return estimate_of(value, values, confidence, bound, groups)
+
+
+def estimate_of(
+    value: float, values: Tensor, confidence: float, bound: float, groups: Optional[Tensor] = None
+) -> JackknifeEstimate:
+    """The interval and test of a value within -bound to bound from its values without each input, (n,)."""
+    n, moved = len(values), values - values.mean()
     if groups is not None:
         places = groups.unique(return_inverse=True)[1].to(moved.device)
         moved = moved.new_zeros(int(places.max()) + 1).index_add(0, places, moved)
     units = len(moved)
-    if not (defined and all_defined) or dimensions < 2 or units < 2:
+    if units < 2:
         return JackknifeEstimate(value, None, None, None, None)
     # Imported here so that import captum_kd stays fast.
     from scipy.special import stdtr, stdtrit

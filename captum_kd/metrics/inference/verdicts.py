@@ -17,7 +17,7 @@ from captum_kd.metrics.inference.seed_tests import (
     relabeling_count,
     seed_test,
 )
-from captum_kd.metrics.scores_table import BY_NAME, OF_PREDICTIONS, PLACEBO, SCORES, Question
+from captum_kd.metrics.scores_table import BY_NAME, EXPLANATIONS, PLACEBO, SCORES, Question
 
 __all__ = ["QUESTIONS", "Question", "SeedVerdict", "seed_control", "single_pair_sentence"]
 
@@ -67,6 +67,7 @@ def seed_control(
     level: float = 0.05,
     likeness: Optional[Mapping[str, tuple[float, float]]] = None,
     has_placebos: bool = False,
+    over: str = "layers",
 ) -> list[SeedVerdict]:
     """Answers one question at every layer by an exact test over seeds.
 
@@ -82,6 +83,7 @@ def seed_control(
             Teacher. The share can rise at equal likeness to the Teacher, so with a likeness "yes" also needs the first
             number to be larger. For questions about the Teacher.
         has_placebos (bool): True if the Teacher is also compared with placebo Teachers; caveats are then shorter.
+        over (str): what the mapping's keys are, for the sentences; in reports also classes.
 
     Returns:
         list of SeedVerdict: one per layer, in the mapping's order. A layer cannot be decided if the smallest possible
@@ -105,7 +107,7 @@ def seed_control(
     for layer in scores:
         check_str(layer, "Each layer in scores", or_none=False)
     has_placebos, likeness = check_bool(has_placebos, "has_placebos"), _checked(likeness, scores)
-    asked = QUESTIONS[question]
+    asked, over = QUESTIONS[question], check_str(over, "over", or_none=False) or ""
     for each in scores.values():
         if isinstance(each, LeftOutScores) != BY_NAME[question].needs_all_bases:
             maker = "left_out_scores" if BY_NAME[question].needs_all_bases else "pair_scores"
@@ -130,11 +132,11 @@ def seed_control(
         # Holm multiplies the smallest p by the number of layers, and lets no other fall below it.
         smallest = min(1.0, test.smallest_p_value * len(tests))
         decision = None if smallest > level + _ROUNDING else p_value <= level + _ROUNDING
-        corrected = f" after correction over {len(tests)} layers" if len(tests) > 1 else ""
+        corrected = f" after correction over {len(tests)} {over}" if len(tests) > 1 else ""
         numbers = f"difference {test.statistic:+.3f}, p = {short_p(p_value)}{corrected}"
         if decision is None:
             sentence = f"undecided whether {asked.yes} (difference {test.statistic:+.3f})."
-            caveats = [_too_few(students, bases, len(shared_seeds), len(tests), level, smallest)]
+            caveats = [_too_few(students, bases, len(shared_seeds), len(tests), level, smallest, over)]
         elif decision and likeness is not None and not likeness[layer][0] > likeness[layer][1]:
             decision, caveats = False, _caveats(question, False, has_placebos)
             sentence = _without_likeness(asked, numbers, *likeness[layer])
@@ -177,6 +179,10 @@ _ANY_ACCURATE_TEACHER = (
     "Agreement with a Teacher, and errors shared with it, also change with accuracy alone: networks that are right more often "
     "agree more often, with any accurate Teacher. Placebo Teachers (agreement over placebos) exclude that."
 )
+_ANY_TEACHERS_MAPS = (
+    "Maps of accurate networks show the same objects, so a gain in accuracy can bring them closer to those of any accurate "
+    "Teacher. Placebo Teachers (explanations over placebos) exclude that."
+)
 _ONLY_THESE = "This test of agreement concerns these placebo Teachers only, not further networks of the Teacher's recipe."
 _SEE_PLACEBOS = "Any Teacher may raise the share; its difference from the placebo Teachers' tells whether it is more than theirs."
 FIRST_WEIGHTS = (
@@ -192,8 +198,9 @@ _THESE_PLACEBOS = (
 def _caveats(question: str, is_yes: bool, has_placebos: bool) -> list[str]:
     """Other explanations of an answer."""
     score = BY_NAME[question]
-    if score.kind in OF_PREDICTIONS:
-        reasons = _BY_ACCURACY if not score.needs_teacher else _ONLY_THESE if PLACEBO in score.y else _ANY_ACCURATE_TEACHER
+    if not score.is_geometric:
+        any_teacher = _ANY_TEACHERS_MAPS if score.kind == EXPLANATIONS else _ANY_ACCURATE_TEACHER
+        reasons = _BY_ACCURACY if not score.needs_teacher else _ONLY_THESE if PLACEBO in score.y else any_teacher
     elif score.share is not None:
         reasons = f"{_THESE_PLACEBOS} {FIRST_WEIGHTS}"
     elif not score.needs_teacher:
@@ -203,12 +210,12 @@ def _caveats(question: str, is_yes: bool, has_placebos: bool) -> list[str]:
     return [reasons] * is_yes + [_SAME_RECIPE] * (not has_placebos)
 
 
-def _too_few(students: int, bases: int, shared: int, layers: int, level: float, smallest: float) -> str:
+def _too_few(students: int, bases: int, shared: int, layers: int, level: float, smallest: float, over: str) -> str:
     """The limit of these seeds, and the number of seeds that would decide."""
     pairs = f" ({shared} pair{'s' * (shared > 1)} of one seed)" if shared else ""
-    corrected = f" after correction over {layers} layers" if layers > 1 else ""
+    corrected = f" after correction over {layers} {over}" if layers > 1 else ""
     enough = _enough(students, bases, shared, layers, level)
-    more = "there are too many layers for any number of seeds" if enough is None else f"{enough[0]} and {enough[1]} would decide"
+    more = f"there are too many {over} for any number of seeds" if enough is None else f"{enough[0]} and {enough[1]} would decide"
     models = f"{students} Student{'s' * (students > 1)} and {bases} Bases{pairs}"
     return f"With {models} no p-value can be below {short_p(smallest)}{corrected}; {more}."
 

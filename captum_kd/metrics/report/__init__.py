@@ -7,6 +7,7 @@ is the result; :mod:`.notes` and :mod:`.text` put it into words.
 """
 
 from captum_kd.metrics.report.compare import compare_transfer
+from captum_kd.metrics.report.explanations import Explanations
 from captum_kd.metrics.report.localization import Localization
 from captum_kd.metrics.report.positions import TokenPositions
 from captum_kd.metrics.report.predictions import Predictions
@@ -16,6 +17,7 @@ from captum_kd.metrics.report.transfer_report import TransferReport
 __all__ = [
     "Comparisons",
     "Compute",
+    "Explanations",
     "Localization",
     "ModelOptions",
     "Predictions",

@@ -17,6 +17,9 @@ from captum_kd.distance.centering import LEAST_WITH_REMOVAL, MIN_INPUTS
 from captum_kd.distance.labels import check_label_geometry
 from captum_kd.distance.sources import DistanceSource, FeatureDistances, TensorFeatures
 from captum_kd.metrics.inference import LeftOutScores
+from captum_kd.metrics.report.group_scores import GroupScores, group_scores
+from captum_kd.metrics.report.input_groups import InputGroups, gathered_groups
+from captum_kd.metrics.report.inputs import Parts, layer_parts
 from captum_kd.metrics.report.models import ComparedModel, FeatureSet, Pair
 from captum_kd.metrics.report.scores import Estimate, LayerScores
 from captum_kd.metrics.report.seed_groups import SeedGroup, SeedScores
@@ -47,6 +50,11 @@ class ReportPlan(NamedTuple):
     settings: Settings
 
     @property
+    def of_one_base(self) -> list[Pair]:
+        """The pairs with one Base."""
+        return [pair for pair in self.pairs if not pair.has_all_bases]
+
+    @property
     def progression(self) -> bool:
         return self.settings.comparisons.progression
 
@@ -70,6 +78,8 @@ class LayerSummary(NamedTuple):
             :meth:`LayerScores.placebo_shares`.
         similarities (Tensor, optional): FSS of all pairs of :attr:`ReportPlan.models`, NaN where undefined; None if there are
             none.
+        groups (mapping): scores of classes or other groups of inputs, if requested.
+        parts (dict): parts of single inputs, if requested.
     """
 
     estimates: list[dict[str, Estimate]]
@@ -78,6 +88,8 @@ class LayerSummary(NamedTuple):
     matrices: dict[str, SeedScores]
     placebo_shares: list[Tensor]
     similarities: Optional[Tensor]
+    groups: Mapping[int, GroupScores] = {}
+    parts: Parts = {}
 
 
 class Aggregator:
@@ -91,9 +103,13 @@ class Aggregator:
         undefined (int): the number of undefined scores of single mini-batches, which are left out of the means.
         groups (Tensor, optional): (n,), the group of each input; inputs of one group depend on each other.
         verification (Verification, optional): the recomputation by dcor.
+        labels (Tensor, optional): (n,), the labels of the inputs of all ranks.
+        input_groups (InputGroups, optional): classes or other groups that have scores of their own.
     """
 
     groups: Optional[Tensor] = None
+    labels: Optional[Tensor] = None
+    input_groups: Optional[InputGroups] = None
     verification: Optional[Verification] = None
 
     def __init__(self, plan: ReportPlan, group: ProcessGroup) -> None:
@@ -142,7 +158,9 @@ class PooledScores(Aggregator):
 
     def layers(self) -> Iterator[LayerSummary]:
         plan, sharding, stores = self._plan, self._sharding, self._stores.by_key
-        labels = self._gather_labels()
+        labels = self.labels = self._gather_labels()
+        settings = plan.settings
+        self.input_groups = gathered_groups(settings.groups_of_inputs, labels, settings.by_class, self._group)
         self.n = sharding.gather_size(self.n) if labels is None else len(labels)
         self.counts = all_reduce_counts(self._group, self.counts)
         if self.n < LEAST_WITH_REMOVAL:
@@ -162,7 +180,9 @@ class PooledScores(Aggregator):
         for place in range(len(plan.labels)):
             is_last = bool(last) and place == len(plan.labels) - 1
             sources = last if is_last else {key: sharding.source(key, place, stores, placed) for key in keys}
-            scores = LayerScores(sources, last, labels, plan.settings, placed.block_size, sharding.tiles, self.groups)
+            scores = LayerScores(
+                sources, last, labels, settings, placed.block_size, sharding.tiles, self.groups, self.input_groups
+            )
             if plan.settings.compute.verify:
                 found = self._verified(place, labels)
                 self.verification = found if self.verification is None else self.verification + found
@@ -199,8 +219,10 @@ def _summary(scores: LayerScores, plan: ReportPlan, last: Mapping[str, DistanceS
         [scores.unique_share(pair) for pair in plan.pairs],
         {key: scores.progression(key) for key in last},
         {**scores.pair_matrices(list(plan.compared)), **scores.left_out(plan.seed_groups)} if plan.compared else {},
-        [scores.placebo_shares(pair) for pair in plan.pairs if not pair.has_all_bases],
+        [scores.placebo_shares(pair) for pair in plan.of_one_base],
         scores.similarities([each.key for each in plan.models]) if plan.models else None,
+        group_scores(scores, plan.of_one_base, plan.compared),
+        layer_parts(scores, plan.of_one_base) if plan.settings.by_input else {},
     )
 
 

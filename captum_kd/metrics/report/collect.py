@@ -22,6 +22,7 @@ from captum_kd._utils.text import name_of
 from captum_kd.distance.sources import TensorFeatures
 from captum_kd.metrics.report.aggregation import Aggregator
 from captum_kd.metrics.report.duplicates import DuplicateCounter
+from captum_kd.metrics.report.explanation_scores import ExplanationScores
 from captum_kd.metrics.report.models import FeatureSet, hints_for
 from captum_kd.metrics.report.predictions import PredictionScores
 from captum_kd.metrics.report.positions import PositionSample, check_same_tokens, token_rows, tokens_of
@@ -40,10 +41,13 @@ class FeatureCollector:
         feature_transform: Optional[FeatureTransform],
         output_transform: Optional[OutputTransform] = None,
         predictions: Optional[PredictionScores] = None,
+        explained: Optional[ExplanationScores] = None,
     ) -> None:
         self._sets = sets
         self._localizer = localizer
         self._predictions = predictions
+        self._explained = explained
+        self._needs_logits = predictions is not None or (explained is not None and explained.needs_logits)
         self._output_transform = output_transform
         self._options = options
         self._extractors = {
@@ -68,11 +72,14 @@ class FeatureCollector:
         self.names = [*ROLES, *(each.of.name for each in sets)]
 
     def features(self, inputs: InputsByModel, labels: Optional[Tensor]) -> dict[str, list[TensorFeatures]]:
-        """The features (N, d) of a batch: one tensor for each layer, by the set's key. Adds its logits to the predictions."""
+        """The features (N, d) of a batch: one tensor for each layer, by the set's key.
+
+        Adds the batch to the scores of predictions and to those of explanations.
+        """
         found: dict[str, list[TensorFeatures]] = {}
         logits: dict[str, Tensor] = {}
         for each in self._sets:
-            returned: Optional[list[Any]] = None if self._predictions is None else []
+            returned: Optional[list[Any]] = [] if self._needs_logits else None
             device = device_of(each.of.model)
             given = self._options.forward_args, inputs.of(*each.of.names)
             args, own = (to_device(value, device) for value in given)
@@ -85,9 +92,12 @@ class FeatureCollector:
                 for features in self._extract(each.key, extractor, of, args, returned)
             ]
             if returned is not None:
-                logits[each.key] = class_scores(returned[0], self._output_transform, labels, str(each.of))
+                predicted = None if self._predictions is None else labels
+                logits[each.key] = class_scores(returned[0], self._output_transform, predicted, str(each.of))
         if self._predictions is not None:
             self._predictions.add(logits, labels)
+        if self._explained is not None:
+            self._explained.add(inputs, labels, logits)
         return found
 
     def tokens(self, inputs: InputsByModel) -> tuple[dict[str, list[Tensor]], Tensor]:

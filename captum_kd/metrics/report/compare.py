@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Mapping, Optional, Union
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, Union
 
 from captum.log import log_usage
 from torch import Tensor
@@ -21,9 +21,13 @@ from captum_kd.embeddings import check_class_embeddings
 from captum_kd.metrics.report.aggregation import Aggregator, BatchMeanScores, PooledScores, ReportPlan
 from captum_kd.metrics.report.agreement import check_models, shared_arguments
 from captum_kd.metrics.report.collect import FeatureCollector, read_data
+from captum_kd.metrics.report.explanation_scores import ExplanationScores
+from captum_kd.metrics.report.explanations import Explanations, as_explanations
+from captum_kd.metrics.report.input_groups import as_groups_of_inputs, check_length
+from captum_kd.metrics.report.inputs import PARTS_OF_INPUTS
 from captum_kd.metrics.report.localization import Localization, as_localization
 from captum_kd.metrics.report.models import Layers, Model, Models, as_compared_models, feature_sets_of, pairs_of
-from captum_kd.metrics.report.notes import cautions, explanations, near_chance
+from captum_kd.metrics.report.notes import advice, cautions, near_chance
 from captum_kd.metrics.report.predictions import Predictions, PredictionScores, as_predictions
 from captum_kd.metrics.report.placebos import control_placebos, copied_teachers, relevance_of_placebos
 from captum_kd.metrics.report.rows import report_rows
@@ -57,6 +61,10 @@ def compare_transfer(
     localize: Union[None, str, Callable[..., Tensor], Localization] = None,
     keep: float = 0.5,
     predictions: Union[bool, Predictions] = False,
+    explanations: Union[None, str, Callable[..., Tensor], Explanations] = None,
+    by_class: bool = False,
+    groups_of_inputs: Union[None, Tensor, Sequence[int]] = None,
+    by_input: bool = False,
     confidence: Optional[float] = None,
     n_permutations: int = 1000,
     seed: int = 0,
@@ -115,6 +123,19 @@ def compare_transfer(
                     passes: accuracy and calibration, agreement with the Teacher, divergences, errors and right answers that the
                     Student shares with the Teacher and not with the Base. All models need the same classes.
                     Default: False
+        explanations (str, Callable or Explanations, optional): Also compare the maps of Students and Bases with the Teacher's, at
+                    every layer: whether Students look where the Teacher looks, more than Bases do. "gradcam", "hirescam" or
+                    a function as for ``localize`` stand for an :class:`Explanations` with its defaults. Needs ``teacher``.
+                    Default: None
+        by_class (bool, optional): Also score each class: its relevance (the class against the rest), the Teacher's share within
+                    its rows, and the means of predictions over its inputs, in ``report.classes``. Classes of fewer than 5 inputs
+                    have no scores.
+                    Default: False
+        groups_of_inputs (Tensor or sequence of int, optional): The same for other groups: a non-negative integer for each
+                    input, in the data's order. Each rank passes the groups of its own shard.
+        by_input (bool, optional): Also split the scores into the parts of single inputs, in ``report.inputs``, with their
+                    agreement between seeds.
+                    Default: False
         confidence (float, optional): Coverage of intervals, for example 0.95.
                     Default: None, neither intervals nor p-values
         n_permutations (int, optional): Permutations of the labels for p-values; 0 for none.
@@ -128,8 +149,8 @@ def compare_transfer(
                     are no labels.
                     Default: pairs, or mappings with ``labels``, of which all else are the models' inputs by name, or
                     ``pixel_values`` alone
-        output_transform (Callable, optional): From a model's output to logits (N, classes), for ``localize`` and
-                    ``predictions``.
+        output_transform (Callable, optional): From a model's output to logits (N, classes), for ``localize``,
+                    ``predictions`` and ``explanations``.
                     Default: the output's ``.logits`` if it has them, else the output
         show_progress (bool, optional): Show a progress bar over the batches.
         model_options (ModelOptions, optional): Further arguments of the models, and the layouts of their layers.
@@ -162,6 +183,7 @@ def compare_transfer(
             localize=as_localization(localize),
             keep=check_share(keep),
             predictions=as_predictions(predictions),
+            explanations=as_explanations(explanations),
             confidence=None if confidence is None else check_float(confidence, "confidence", COVERAGE, 0, 1),
             n_permutations=check_int(n_permutations, "n_permutations"),
             seed=check_int(seed, "seed"),
@@ -174,10 +196,16 @@ def compare_transfer(
             model_options=model_options,
             comparisons=comparisons,
             compute=compute,
+            by_class=check_bool(by_class, "by_class"),
+            groups_of_inputs=as_groups_of_inputs(groups_of_inputs),
+            by_input=check_bool(by_input, "by_input"),
         )
         labels, models = as_compared_models(student, base, teacher, placebo_teachers, layers)
         check_models(models, group)
         localizer = None if settings.localize is None else Localizer(settings.localize, settings, labels)
+        are_counted = settings.groups_of_inputs is not None or (localizer is not None and group.size > 1)
+        announced = announced_inputs(data, unpack, comparisons.labels) if are_counted else None
+        check_length(settings.groups_of_inputs, announced)
         pairs = pairs_of(models, explained_in_pairs=settings.in_pairs)
         seed_groups = as_seed_groups(models, settings)
         compared = [each.key for each in models if each.role in (STUDENT, BASE)] if seed_groups else []
@@ -185,10 +213,14 @@ def compare_transfer(
         of_predictions = (
             None if settings.predictions is None else PredictionScores(models, settings.predictions, comparisons.labels)
         )
-        collector = FeatureCollector(plan.sets, localizer, model_options, feature_transform, output_transform, of_predictions)
+        explained = (
+            None if settings.explanations is None else ExplanationScores(models, labels, settings.explanations, settings)
+        )
+        collector = FeatureCollector(
+            plan.sets, localizer, model_options, feature_transform, output_transform, of_predictions, explained
+        )
         aggregator: Aggregator = (PooledScores if population == "all" else BatchMeanScores)(plan, group)
         modes = {str(each): modes_of(each.model) for each in models}
-        announced = announced_inputs(data, unpack, comparisons.labels) if localizer is not None and group.size > 1 else None
         shared = {} if settings.compute.process_group is None else shared_arguments(models, labels, settings.compared())
     group.check_equal(shared)
     noise_by_rank = localizer is not None and not begin_noise(localizer, group, announced)
@@ -196,19 +228,23 @@ def compare_transfer(
         # Even an unshuffled loader draws from the global random generator.
         with group.raise_together("reading its data"), changed_state(same_random_state(())), interruptible():
             duplicates, sample = read_data(data, aggregator, collector, settings, settings.show_progress and group.rank == 0)
+            check_length(settings.groups_of_inputs, duplicates.seen)
         own_inputs = duplicates.seen
         duplicates.all_reduce(group)
         if duplicates.seen == 0:
             raise ValueError("data yielded no batches; pass a loader with inputs (an iterator that was used up is empty).")
-        if of_predictions is not None:
-            of_predictions.gather(group)
-        rows, matrices, undefined, placebo_shares, similarities = report_rows(plan, aggregator, of_predictions)
+        for of_inputs in (of_predictions, explained):
+            if of_inputs is not None:
+                of_inputs.gather(group)
+        rows, matrices, undefined, placebo_shares, classes, inputs, similarities = report_rows(
+            plan, aggregator, of_predictions, explained
+        )
     finally:
         aggregator.close()
     empty_maps = 0 if localizer is None else localizer.empty
     is_as_announced = announced in (own_inputs, None)
     of_ranks = group.gather((own_inputs, modes, empty_maps, repeated_by_sampler(data), is_as_announced, collector.transform))
-    inputs, modes_of_ranks, empty, repeated, as_announced, transforms = zip(*of_ranks)
+    own_counts, modes_of_ranks, empty, repeated, as_announced, transforms = zip(*of_ranks)
     modes = {name: Modes(*map(any, zip(*(each[name] for each in modes_of_ranks)))) for name in modes}
     n, positions = aggregator.n, None if sample is None else sample.recorded()
     placebos = [each.name for each in models if each.role == PLACEBO]
@@ -231,15 +267,21 @@ def compare_transfer(
             replicas=sampler_replicas(data) if settings.compute.process_group is None else 1,
             noise_by_rank=noise_by_rank or not all(as_announced),
         ),
+        *(explained.constant_maps() if explained is not None else []),
     ]
     for warning in warnings if group.rank == 0 else []:
         warn_user(warning)
     control = control_seeds(matrices, seed_groups, compared, rows, bool(placebos))
-    notes = [*warnings, *explanations(rows, settings, positions)]
-    if of_predictions is not None:
-        notes += of_predictions.notes()
+    notes = [*warnings, *advice(rows, settings, positions)]
+    for of_inputs in (of_predictions, explained):
+        if of_inputs is not None:
+            notes += of_inputs.notes()
     if placebos and settings.comparisons.labels:
         notes.append(relevance_of_placebos(placebo_shares))
+    if aggregator.input_groups is not None:
+        notes += aggregator.input_groups.notes()
+    if inputs is not None:
+        notes.append(PARTS_OF_INPUTS)
     if control is None:
         notes.append(without_seed_control(models, settings.in_pairs))
     if verification is not None:
@@ -256,9 +298,9 @@ def compare_transfer(
             for place, label in enumerate(labels)
         },
         "verification": verification,
-        "processes": None if settings.compute.process_group is None else list(inputs),
+        "processes": None if settings.compute.process_group is None else list(own_counts),
         **settings.recorded(),
         "feature_transform": next((each for each in transforms if each is not None), None),  # None at ranks without inputs
     }
     of_placebos = control_placebos(rows, placebo_shares, plan.pairs, placebos, settings)
-    return TransferReport(rows, control, notes, recorded, of_placebos, similarities=similarities)
+    return TransferReport(rows, control, notes, recorded, of_placebos, classes, inputs, similarities)

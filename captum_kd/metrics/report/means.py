@@ -55,8 +55,10 @@ def mean_rows(of: InputValues, pair: Pair, confidence: Optional[float]) -> list[
     return found
 
 
-def mean_matrices(of: InputValues, compared: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-    """By question and layer, the scores of all ordered pairs of models that seed control compares."""
+def mean_matrices(
+    of: InputValues, compared: Sequence[str], rows: Optional[Tensor] = None
+) -> dict[str, dict[str, Tensor]]:
+    """By question and layer, the scores of all ordered pairs of models that seed control compares, over all or some rows."""
     found: dict[str, dict[str, Tensor]] = {}
     for score in of.scores if compared else ():
         for layer in of.layers if score.question is not None else ():
@@ -64,7 +66,8 @@ def mean_matrices(of: InputValues, compared: Sequence[str]) -> dict[str, dict[st
             for i, student in enumerate(compared):
                 for j, base in enumerate(compared):
                     if i != j:
-                        value = mean_estimate(of.values(score.name, layer, student, base), None, score.bounds).value
+                        values = of.values(score.name, layer, student, base)
+                        value = mean_estimate(values if rows is None else values[rows], None, score.bounds).value
                         matrix[i, j] = float("nan") if value is None else value
             found.setdefault(score.name, {})[layer] = matrix
     return found

@@ -171,7 +171,7 @@ def _copied_positions(positions: Optional[Mapping[str, Any]], rows: Sequence[Map
     )
 
 
-def explanations(
+def advice(
     rows: Sequence[Mapping[str, Any]], settings: Settings, positions: Optional[Mapping[str, Any]] = None
 ) -> list[str]:
     """Advice for reading this report's numbers."""

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from captum_kd.metrics.inference import QUESTIONS
 from captum_kd.metrics.report.aggregation import Aggregator, LayerSummary, ReportPlan
+from captum_kd.metrics.report.classes import class_report
+from captum_kd.metrics.report.inputs import input_report
+from captum_kd.metrics.report.explanation_scores import ExplanationScores
 from captum_kd.metrics.report.means import mean_matrices, mean_rows
 from captum_kd.metrics.report.models import TEACHER_KEY, Pair
 from captum_kd.metrics.report.predictions import PredictionScores
@@ -36,6 +39,7 @@ class ReportRows(NamedTuple):
         undefined (list of str): the undefined scores.
         placebo_shares (dict): by layer, the shares of the Teacher and of placebo Teachers for each pair with one Base, see
             :meth:`LayerScores.placebo_shares`.
+        classes, inputs (dict, optional): the parts on groups of inputs and on single inputs.
         similarities (dict, optional): see :class:`TransferReport`.
     """
 
@@ -43,13 +47,18 @@ class ReportRows(NamedTuple):
     matrices: dict[str, dict[str, SeedScores]]
     undefined: list[str]
     placebo_shares: dict[str, list[Tensor]]
+    classes: Optional[dict[str, Any]]
+    inputs: Optional[dict[str, Any]]
     similarities: Optional[dict[str, Any]]
 
 
 def report_rows(
-    plan: ReportPlan, aggregator: Aggregator, predictions: Optional[PredictionScores] = None
+    plan: ReportPlan,
+    aggregator: Aggregator,
+    predictions: Optional[PredictionScores] = None,
+    explained: Optional[ExplanationScores] = None,
 ) -> ReportRows:
-    """The report's contents from its layers' summaries and its predictions."""
+    """The report's contents from its layers' summaries, its predictions and the agreement of explanations."""
     summaries = dict(zip(plan.labels, aggregator.layers()))
     n, has_labels = aggregator.n, plan.settings.comparisons.labels
     has_teacher, has_placebos = (any(each.of.role == role for each in plan.sets) for role in (TEACHER, PLACEBO))
@@ -82,15 +91,37 @@ def report_rows(
                     undefined.append(f"{score.name} at {label}{_of_models(score, pair)}")
         if predictions is not None:
             rows += mean_rows(predictions, pair, plan.settings.confidence) + predictions.calibration_rows(pair)
+        if explained is not None:
+            rows += mean_rows(explained, pair, plan.settings.confidence)
     matrices: dict[str, dict[str, SeedScores]] = {
         name: {label: summary.matrices[name] for label, summary in summaries.items() if name in summary.matrices}
         for name in QUESTIONS
     }
     matrices = {name: by_layer for name, by_layer in matrices.items() if by_layer}
-    if predictions is not None:
-        matrices.update({name: dict(each) for name, each in mean_matrices(predictions, plan.compared).items()})
+    for of_inputs in (predictions, explained):
+        if of_inputs is not None:
+            matrices.update({name: dict(each) for name, each in mean_matrices(of_inputs, plan.compared).items()})
     shares = {label: summary.placebo_shares for label, summary in summaries.items()}
-    return ReportRows(rows, matrices, list(dict.fromkeys(undefined)), shares, _similarities(plan, summaries))
+    classes = inputs = None
+    if aggregator.input_groups is not None:
+        of_layers = {label: summary.groups for label, summary in summaries.items()}
+        classes = class_report(
+            aggregator.input_groups,
+            of_layers,
+            [each for each in (predictions, explained) if each is not None],
+            plan.of_one_base,
+            plan.seed_groups,
+            plan.compared,
+            plan.settings.confidence,
+            has_teacher,
+            has_placebos,
+        )
+    if plan.settings.by_input:
+        parts, comparisons = {label: summary.parts for label, summary in summaries.items()}, plan.settings.comparisons
+        inputs = input_report(
+            parts, plan.of_one_base, comparisons.groups, comparisons.shared_seeds, aggregator.labels, aggregator.n
+        )
+    return ReportRows(rows, matrices, list(dict.fromkeys(undefined)), shares, classes, inputs, _similarities(plan, summaries))
 
 
 def _similarities(plan: ReportPlan, summaries: Mapping[str, LayerSummary]) -> Optional[dict[str, Any]]:

@@ -18,10 +18,10 @@ from captum_kd._utils.batches import device_of, to_device
 from captum_kd._utils.inputs import InputsByModel, ModelInputs, as_inputs_by_model, is_ids
 from captum_kd._utils.maps import mapped_place, maps_of
 from captum_kd.attr import UniCAM
-from captum_kd.attr.grad_cam import layer_gradcams
 from captum_kd.attr.reference_population import ReferencePopulation
 from captum_kd.metrics.report.localization import Localization
-from captum_kd.metrics.report.models import ComparedModel, FeatureSet, hints_for
+from captum_kd.metrics.report.maps import layer_maps, with_prefix
+from captum_kd.metrics.report.models import ComparedModel, FeatureSet
 from captum_kd.metrics.report.settings import Settings
 from captum_kd.metrics.scores_table import STUDENT
 from captum_kd.perturb import keep_relevant
@@ -93,10 +93,7 @@ class Localizer:
     def _reduce_text(self, features: FeatureSet, inputs: ModelInputs, at: int, place: int, values: Any) -> ModelInputs:
         tokens = token_mask_of(inputs, at)
         prefix = self._settings.model_options.hints.prefix_tokens or 0
-        if prefix and isinstance(values, Tensor) and values.dim() == 3 and values.shape[2] == tokens.shape[1] - prefix:
-            # Maps do not cover prefix tokens, which are kept.
-            values = torch.nn.functional.pad(values, (prefix, 0))
-            tokens = tokens & (torch.arange(tokens.shape[1], device=tokens.device) >= prefix)
+        values, tokens = with_prefix(values, tokens, prefix)  # prefix tokens are kept
         maps = maps_of(values, _named(features, place), inputs[at])
         high, low = (maps[:, 0].masked_fill(~tokens, end) for end in (-torch.inf, torch.inf))
         self.empty += int(((high.amax(1) == low.amin(1)) & (tokens.sum(1) > 1)).sum())
@@ -114,32 +111,15 @@ class Localizer:
         args: tuple[Any, ...],
     ) -> list[Tensor]:
         """One tensor of maps for each layer, of the predicted classes if ``classes`` is None."""
-        method, options = self._localize.method, self._settings.model_options
-        at_input, output_transform = options.attribute_to_layer_input, self._settings.output_transform
-        model, name = features.of.model, str(features.of)
-        layers = [features.of.layers[place] for place in self._places]
-        is_unicam = method == "unicam" and features.given is not None  # the Teacher belongs to no pair
-        if not callable(method) and not is_unicam:
-            return layer_gradcams(
-                model,
-                layers,
-                inputs,
-                classes,  # None: this forward pass also gives the predictions
-                args,
-                model=name,
-                hints=hints_for(features.of, options.hints),
-                high_resolution=method == "hirescam",
-                output_transform=output_transform,
-                at_input=at_input,
-                device_ids=options.device_ids,
-            )
+        method = self._localize.method
+        if method != "unicam" or features.given is None:  # the Teacher belongs to no pair
+            layers = [features.of.layers[place] for place in self._places]
+            return layer_maps(features.of, layers, inputs, classes, args, method, self._settings)
         if classes is None:
-            classes = predicted_classes(model, inputs, args, model=name, output_transform=output_transform)
-        if callable(method):
-            alone, classes = inputs.as_given(), classes.to(inputs[0].device)
-            return [method(model, layer.module, alone, classes) for layer in layers]
+            model, transform = features.of.model, self._settings.output_transform
+            classes = predicted_classes(model, inputs, args, model=str(features.of), output_transform=transform)
         unicam, population = self._unicam(features, args)
-        n_steps = self._localize.n_steps
+        at_input, n_steps = self._settings.model_options.attribute_to_layer_input, self._localize.n_steps
         of_pair: Any = _inputs_of_pair(features, of_models)
         maps: list[Tensor] = unicam.attribute(of_pair, classes, args, at_input, reference=population, n_steps=n_steps)
         return maps

@@ -27,6 +27,7 @@ from captum_kd.metrics.inference import (
 from captum_kd.metrics.inference.gram_matrices import products_of
 from captum_kd.metrics.inference.jackknife import difference
 from captum_kd.metrics.inference.left_out_bases import LEAST_BASES
+from captum_kd.metrics.report.input_groups import InputGroups
 from captum_kd.metrics.report.models import TEACHER_KEY, Pair
 from captum_kd.metrics.report.seed_groups import SeedGroup, SeedScores
 from captum_kd.metrics.report.settings import Settings
@@ -57,6 +58,14 @@ class Estimate(NamedTuple):
 class LayerScores:
     """Scores of one layer, from the distances of each set of features and, for progression, of the model's last layer.
 
+    Attributes:
+        settings (Settings): the report's settings.
+        sources (dict): the distances of each set of features, by its key.
+        sums, products: sums over pairs of inputs and inner products of these, the labels and last layers.
+        input_groups (InputGroups, optional): classes or other groups of inputs that have scores of their own.
+        dependent (Tensor, optional): (n,), the group of each input; inputs of one group depend on each other.
+        block_size, tile_iterator: how distances are passed over.
+
     The estimator of the settings is used for similarity scores. Relevance is always unbiased, as in the authors' code. Without
     labels there are no scores with them. Inputs of one group depend on each other: intervals count groups, and labels are not
     permuted, since that would need independent inputs.
@@ -71,25 +80,32 @@ class LayerScores:
         block_size: Optional[int] = None,
         tile_iterator: TileIterator = LocalTiles(),
         groups: Optional[Tensor] = None,
+        input_groups: Optional[InputGroups] = None,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._labels = labels
-        self._groups = groups
-        self._tile_iterator = tile_iterator
-        self._sources = dict(sources)
+        self.dependent = groups
+        self.input_groups = input_groups
+        self.block_size, self.tile_iterator = block_size, tile_iterator
+        self.sources = dict(sources)
         device = next(iter(sources.values())).device
         every = {**sources, **{_LAST + key: source for key, source in last.items()}}
         if labels is not None:
             check_label_geometry(labels, settings.class_embeddings, ways_out=WAYS_OUT_OF_SCORE)
             every[LABELS] = LabelDistances(labels, settings.class_embeddings, device)
-        by_row = settings.confidence is not None
-        self._sums = population_sums(list(every.values()), by_row=by_row, block_size=block_size, tile_iterator=tile_iterator)
-        self.products: Products = products_of(tuple(every), list(every.values()), self._sums)
+        self.sums = population_sums(
+            list(every.values()),
+            by_row=settings.confidence is not None or settings.by_input or input_groups is not None,
+            classes=None if input_groups is None else input_groups.columns(device),
+            block_size=block_size,
+            tile_iterator=tile_iterator,
+        )
+        self.products: Products = products_of(tuple(every), list(every.values()), self.sums)
         self._p_values: dict[str, Optional[float]] = {}
 
     @property
     def has_teacher(self) -> bool:
-        return TEACHER_KEY in self._sources
+        return TEACHER_KEY in self.sources
 
     @property
     def has_labels(self) -> bool:
@@ -98,7 +114,7 @@ class LayerScores:
     @cached_property
     def placebos(self) -> list[str]:
         """The keys of the placebo Teachers."""
-        return [key for key in self._sources if key.startswith(f"{PLACEBO}:")]
+        return [key for key in self.sources if key.startswith(f"{PLACEBO}:")]
 
     def of_pair(self, pair: Pair) -> dict[str, Estimate]:
         """The five scores of a Student and a Base, twelve with a Teacher, sixteen with placebo Teachers.
@@ -184,13 +200,13 @@ class LayerScores:
         return found
 
     def _estimate(self, score: Score, kind: str, test: Optional[str] = None, minus: Sequence[Score] = ()) -> Estimate:
-        settings = self._settings
+        settings = self.settings
         if kind == SIMILARITY and settings.estimator != "unbiased":
             return self._similarity(str(score.x), str(score.y))
         value, is_defined = difference(self.products, score, minus)
         if settings.confidence is None:
             return Estimate(value, is_defined=is_defined)
-        interval = jackknife(self.products, score, settings.confidence, minus=minus, groups=self._groups)
+        interval = jackknife(self.products, score, settings.confidence, minus=minus, groups=self.dependent)
         p_value = None
         if is_defined and not settings.maps_use_labels:  # relevance is above 0 even under the null hypothesis
             if test == "permutation":
@@ -201,12 +217,12 @@ class LayerScores:
 
     @cached_property
     def _gram(self) -> Tensor:
-        return self._sums.gram(self._settings.estimator)
+        return self.sums.gram(self.settings.estimator)
 
     @cached_property
     def _noise(self) -> Tensor:
         """The largest squared norms in ``_gram`` that count as rounding."""
-        return self.products.noise * (self._sums.n * (self._sums.n - 3))
+        return self.products.noise * (self.sums.n * (self.sums.n - 3))
 
     def _similarity(self, first: str, second: str) -> Estimate:
         """Similarity by a biased estimator, without interval: leave-one-out values are unbiased."""
@@ -216,18 +232,18 @@ class LayerScores:
 
     def _permutation_p_value(self, key: str) -> Optional[float]:
         """Cached, since all pairs of a model share it."""
-        settings = self._settings
-        if settings.n_permutations == 0 or self._labels is None or self._groups is not None:
+        settings = self.settings
+        if settings.n_permutations == 0 or self._labels is None or self.dependent is not None:
             return None
         if key not in self._p_values:
             seen, places = torch.unique(self._labels, return_inverse=True)
             self._p_values[key] = label_permutation_p_value(
-                self._sources[key],
+                self.sources[key],
                 places,
                 label_distances(seen, seen, settings.class_embeddings),
                 permutations=settings.n_permutations,
                 seed=settings.seed,
-                sums=self._sums.of(self.products.names.index(key)),
-                tile_iterator=self._tile_iterator,
+                sums=self.sums.of(self.products.names.index(key)),
+                tile_iterator=self.tile_iterator,
             )
         return self._p_values[key]

@@ -20,6 +20,7 @@ from captum_kd._utils.validation import check_bool, check_choice, check_int, sho
 from captum_kd._utils.versions import versions
 from captum_kd.distance.blockwise import check_block_size
 from captum_kd.distance.centering import LEAST_WITH_REMOVAL, Estimator, check_estimator
+from captum_kd.metrics.report.explanations import Explanations
 from captum_kd.metrics.report.localization import Localization
 from captum_kd.metrics.report.positions import TokenPositions
 from captum_kd.metrics.report.predictions import Predictions
@@ -27,7 +28,7 @@ from captum_kd.metrics.report.predictions import Predictions
 VERIFIED = 500
 """Inputs of ``Compute(verify=True)``."""
 # Settings that may differ between ranks.
-_BY_RANK = ("show_progress", "process_group", "memory_limit", "feature_device", "device_ids", "stop_early")
+_BY_RANK = ("show_progress", "process_group", "memory_limit", "feature_device", "device_ids", "stop_early", "groups_of_inputs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +201,7 @@ class Settings:
     class_embeddings: Optional[Tensor]
     localize: Optional[Localization]
     predictions: Optional[Predictions]
+    explanations: Optional[Explanations]
     keep: float
     confidence: Optional[float]
     n_permutations: int
@@ -213,6 +215,9 @@ class Settings:
     model_options: ModelOptions
     comparisons: Comparisons
     compute: Compute
+    by_class: bool = False
+    groups_of_inputs: Optional[Tensor] = None
+    by_input: bool = False
 
     def __post_init__(self) -> None:
         check_choice(self.population, "population", ("all", "batch"))
@@ -226,8 +231,10 @@ class Settings:
             self._check_without_labels()
         if self.model_options.positions is not None:
             self._check_positions()
-        if self.predictions is not None and self.localize is not None:
-            raise ValueError("predictions are those for whole inputs, but localize reduces them; leave out one of the two.")
+        for name in ("predictions", "explanations"):
+            if getattr(self, name) is not None and self.localize is not None:
+                raise ValueError(f"{name} are those for whole inputs, but localize reduces them; leave out one of the two.")
+        self._check_parts()
         if self.population == "batch" and self.compute.verify:
             raise ValueError('verify belongs to population="all", but population is "batch"; leave out verify.')
         if self.population == "batch" and self.compute.block_size is not None:
@@ -243,12 +250,31 @@ class Settings:
             raise ValueError(
                 'Localization(target="label") needs labels, but Comparisons(labels=False) has none; pass target="predicted".'
             )
+        if self.explanations is not None and self.explanations.target == "label":
+            raise ValueError(
+                'Explanations(target="label") needs labels, but Comparisons(labels=False) has none; pass target="teacher".'
+            )
+
+    def _check_parts(self) -> None:
+        asked = {
+            "by_class": self.by_class, "groups_of_inputs": self.groups_of_inputs is not None, "by_input": self.by_input,
+        }  # fmt: skip
+        for name in (name for name, is_asked in asked.items() if is_asked):
+            if self.population == "batch":
+                raise ValueError(f'{name} needs population="all", but population is "batch"; a mini-batch has too few inputs.')
+            if name != "by_class" and self.model_options.positions is not None:
+                raise ValueError(f"{name} is about whole inputs, but TokenPositions draws tokens; leave out one of them.")
+        if self.by_class and self.groups_of_inputs is not None:
+            raise ValueError("by_class takes the labels as groups of inputs; leave out by_class or groups_of_inputs.")
+        if self.by_class and not self.comparisons.labels:
+            raise ValueError("by_class needs labels, but Comparisons(labels=False) has none; pass groups_of_inputs= instead.")
 
     def _check_positions(self) -> None:
         without = {
             "feature_transform": self.feature_transform,
             "localize": self.localize,
             "predictions": self.predictions,
+            "explanations": self.explanations,
             'population="batch"': None if self.population == "all" else self.population,
             "Compute(process_group=...)": self.compute.process_group,
         }
@@ -272,7 +298,7 @@ class Settings:
 
     def compared(self) -> dict[str, Any]:
         """The settings that must be equal in all ranks, by the argument's name."""
-        return flat(self)
+        return {**flat(self), "groups_of_inputs is not None": self.groups_of_inputs is not None}
 
     def recorded(self) -> dict[str, Any]:
         """The settings that the report's numbers depend on, in plain types."""
@@ -290,6 +316,7 @@ class Settings:
             "noise": None if localize is None else localize.noise,
             "mask_token_id": None if localize is None else localize.mask_tokens,
             "temperature": None if self.predictions is None else self.predictions.temperature,
+            "explanations": None if self.explanations is None else self.explanations._recorded(),
             "confidence": self.confidence,
             "n_permutations": self.n_permutations if is_tested else None,
             "seed": self.seed,

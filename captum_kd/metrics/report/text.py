@@ -9,7 +9,8 @@ from captum_kd._utils.text import as_markdown, one_line
 from captum_kd.metrics.inference.verdicts import short_p
 from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, of_sample, percent
 from captum_kd.metrics.report.verification import failed_check
-from captum_kd.metrics.scores_table import OF_PREDICTIONS, OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
+from captum_kd.metrics.report.part_text import INPUTS, class_answers, class_title, input_sentences, markdown_parts, plain_classes
+from captum_kd.metrics.scores_table import EXPLANATIONS, OF_PREDICTIONS, OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
 MOST_MODELS = 12
@@ -33,6 +34,7 @@ TABLES: dict[str, dict[str, str]] = {
     "Predictions: accuracy and calibration": _columns("accuracy_", "ece_"),
     "Predictions: agreement with the Teacher": _columns("agreement", "shared_"),
     "Predictions: divergence from the Teacher, in nats": _columns("kl_", "js_"),
+    "Explanations: agreement with the Teacher's maps": {each.name: each.heading for each in SCORES if each.kind == EXPLANATIONS},
     "Progression: similarity with the model's own last layer": {
         each.name: each.heading for each in SCORES if each.kind == PROGRESSION
     },
@@ -51,6 +53,9 @@ SUBTITLES = {
         "; same errors, same right: answers that the Student shares with the Teacher and not with the Base",
     ),
     "Predictions: divergence from the Teacher, in nats": ("over Base: negative if the Student is closer than the Base", ""),
+    "Explanations: agreement with the Teacher's maps": (
+        "over Base: agreement of the Student's maps minus that of the Base's", ""
+    ),
     "Students given all Bases": (
         "the part that no combination of Bases has", ": its RS, the Teacher's share, and beyond the labels"
     ),
@@ -90,6 +95,10 @@ def plain(report: Mapping[str, Any]) -> str:
         tests = report["placebos"]["tests"]
         lines += _wrapped([_bare(test) for test in tests if test["decision"] is not None])
         lines += _wrapped(dict.fromkeys(caveat for test in tests for caveat in test["caveats"]))
+    if (classes := report.get("classes")) is not None:
+        lines += ["", *textwrap.wrap(class_title(classes), WIDTH), *plain_classes(classes), *_wrapped(class_answers(classes))]
+    if (inputs := report.get("inputs")) is not None:
+        lines += ["", INPUTS, *_wrapped(input_sentences(inputs))]
     lines += ["", "How to read this"]
     lines += _wrapped(note for note in report["notes"] if note not in first)
     return "\n".join(lines)
@@ -335,6 +344,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     for title, part in (("Seed control", "seed_control"), (PLACEBO_TESTS, "placebos")):
         if report[part] is not None:
             lines += [f"**{title}**", "", *(f"- {as_markdown(test['sentence'])}" for test in report[part]["tests"]), ""]
+    lines += markdown_parts(report)
     lines += ["**Notes**", "", *(f"- {as_markdown(note)}" for note in report["notes"]), ""]
     return "\n".join(lines)
 

@@ -30,6 +30,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "file": dict(memory_limit=20_000, block_size=4, confidence=0.9, n_permutations=20),
     "gradcam": dict(localize="gradcam"),
     "predictions": dict(predictions=True, confidence=0.9, n_permutations=0),
+    "classes": dict(by_class=True, by_input=True, predictions=True, confidence=0.9, n_permutations=0),
+    "groups": dict(groups_of_inputs=torch.arange(33) % 4, confidence=0.9, n_permutations=0, block_size=5),
+    "explanations": dict(explanations="gradcam", confidence=0.9, n_permutations=0),
     "placebos": dict(placebo_teachers={str(seed): related(seed) for seed in range(4, 8)}, confidence=0.9, n_permutations=0),
     "embeddings": dict(class_embeddings=torch.randn(3, 4, generator=torch.Generator().manual_seed(1))),
 }
@@ -58,6 +61,8 @@ def report(group: Any, sizes: Sequence[int], settings: dict[str, Any], several: 
     parts = [batches(sum(sizes[:each]), sizes[each], n, size) for each in range(len(sizes))]
     own = parts[rank] if group is not None else [batch for part in parts for batch in part]
     student, base, teacher = models(several)
+    if group is not None and "groups_of_inputs" in settings:
+        settings = {**settings, "groups_of_inputs": settings["groups_of_inputs"].split(list(sizes))[rank]}
     torch.manual_seed(rank)
     found = compare(
         student, base, LAYERS, own, teacher=teacher, process_group=group, **settings

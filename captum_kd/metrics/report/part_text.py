@@ -1,0 +1,149 @@
+"""The parts of a report on classes and on single inputs as text."""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Mapping, Optional, Sequence
+
+from captum_kd._utils.text import as_markdown
+from captum_kd.metrics.scores_table import PREDICTIONS_LAYER
+
+COLUMNS = {
+    "rs_distilled": "distilled",
+    "rs_residual": "residual",
+    "teacher_distilled": "T. dist.",
+    "teacher_residual": "T. resid.",
+    "accuracy_over_base": "accuracy",
+    "agreement_over_base": "agreement",
+}
+"""Scores in the tables of classes, with their headings."""
+LEGEND = (
+    "distilled, residual: relevance of the {word}, one against the rest; T.: the Teacher's share of these features within the "
+    "rows of the {word}; null: the score before it of a Base given another Base; accuracy, agreement with the Teacher: Student's "
+    "minus Base's"
+)
+INPUTS = "Inputs: does another seed have the same inputs on top?"
+MOST_CLASSES = 12
+"""Classes in the table of ``print(report)``."""
+MOST_INPUTS = 10
+"""Inputs in a table in Markdown."""
+
+
+def class_title(classes: Mapping[str, Any]) -> str:
+    word = str(classes["of"])
+    return f"{'Classes' if word == 'class' else 'Groups of inputs'}: means over the pairs of models ({LEGEND.format(word=word)})"
+
+
+def plain_classes(classes: Mapping[str, Any]) -> list[str]:
+    """A table of the last layer, of at most 12 classes."""
+    layers = _layers(classes["rows"])
+    heads, table = _class_table(classes, layers[-1])
+    lines = [f"{classes['of']}".ljust(10) + "".join(head.rjust(10) for head in heads)]
+    lines += [name.ljust(10) + "".join(cell.rjust(10) for cell in cells) for name, cells in table[:MOST_CLASSES]]
+    if len(table) > MOST_CLASSES:
+        lines.append(f"... and {len(table) - MOST_CLASSES} more in report.classes, as well as intervals and the other layers")
+    return lines
+
+
+def class_answers(classes: Mapping[str, Any]) -> list[str]:
+    """One sentence for each group of Students, layer and question of seed control; those without an answer share one."""
+    families: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for test in classes["tests"]:
+        families.setdefault((test["group_of_students"], test["layer"], test["score"]), []).append(test)
+    sentences: list[str] = []
+    alike: dict[Optional[bool], list[str]] = {}
+    for (students, layer, score), tests in families.items():
+        title = f"{'' if students is None else f'{students}, '}{layer}, {score}"
+        answers = {test["decision"] for test in tests}
+        if len(answers) == 1 and True not in answers:
+            alike.setdefault(answers.pop(), []).append(title)
+            continue
+        parts = []
+        for decision, answer in ((True, "yes for"), (False, "no evidence for"), (None, "undecided for")):
+            names = [test["group"] for test in tests if test["decision"] is decision]
+            parts += [f"{answer} {_listed(classes['of'], names)}"] * bool(names)
+        sentences.append(f"{title}: {'; '.join(parts)} (corrected over {len(tests)} {_plural(classes['of'])}).")
+    for decision, titles in alike.items():
+        answer = "No evidence for any" if decision is False else "Undecided for each"
+        where = "every question" if len(titles) == len(families) else "; ".join(titles)
+        sentences.append(f"{answer} {classes['of']} in {where}.")
+    caveats = [caveat for test in classes["tests"] if test["decision"] is not False for caveat in test["caveats"]]
+    return sentences + list(dict.fromkeys(caveats))
+
+
+def input_sentences(inputs: Mapping[str, Any]) -> list[str]:
+    return [each["sentence"] for each in inputs["reliability"]]
+
+
+def markdown_parts(report: Mapping[str, Any]) -> list[str]:
+    """Tables of classes at all layers and of the inputs with the largest parts, with their tests."""
+    lines: list[str] = []
+    classes, inputs = report.get("classes"), report.get("inputs")
+    if classes is not None:
+        lines += [f"**{class_title(classes)}**", ""]
+        for layer in _layers(classes["rows"]):
+            heads, table = _class_table(classes, layer)
+            first = f"{classes['of']} ({as_markdown(str(layer))})"
+            lines += _markdown_table([first, *heads], [[name, *cells] for name, cells in table])
+        lines += [f"- {as_markdown(each)}" for each in class_answers(classes)] + [""] * bool(classes["tests"])
+    if inputs is not None:
+        lines += [f"**{INPUTS}**", "", *(f"- {as_markdown(each)}" for each in input_sentences(inputs)), ""]
+        score = inputs["reliability"][-1]["score"] if inputs["reliability"] else ""
+        for each in (each for each in inputs["reliability"] if each["score"] == score):
+            key = {name: each[name] for name in ("group_of_students", "layer")}
+            own = [row for row in inputs["rows"] if key.items() <= row.items() and row[score] is not None]
+            top = sorted(own, key=lambda row: -row[score])[:MOST_INPUTS]
+            names = [name for name in own[0] if name not in key] if own else []
+            title = ", ".join(as_markdown(str(part)) for part in (*key.values(), score) if part is not None)
+            doubt = "" if each["is_repeated"] else " (not shown to be repeated by another seed)"
+            lines += [f"Largest parts of inputs{doubt}: {title}", ""] * bool(top)
+            lines += _markdown_table(names, [[_cell(row[name]) for name in names] for row in top]) if top else []
+    return lines
+
+
+def _layers(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [layer for layer in dict.fromkeys(row["layer"] for row in rows) if layer != PREDICTIONS_LAYER]
+
+
+def _class_table(classes: Mapping[str, Any], layer: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Headings, and for each class its name and cells: its size, mean scores over the pairs, and nulls, at a layer."""
+    values: dict[tuple[str, int], list[float]] = {}
+    for row in classes["rows"]:
+        if row["layer"] in (layer, PREDICTIONS_LAYER) and row["score"] in COLUMNS:
+            values.setdefault((row["score"], row["group"]), []).extend([row["value"]] * (row["value"] is not None))
+    nulls = {(null["score"], null["group"]): [null["value"]] for null in classes["nulls"] if null["layer"] == layer}
+    columns = []
+    for score, heading in COLUMNS.items():
+        for head, of_score in ((heading, values), ("null", nulls)):
+            if any(known == score for known, _ in of_score):
+                columns.append((head, {group: each for (known, group), each in of_score.items() if known == score}))
+    table = []
+    for each in classes["groups"]:
+        own = [of_groups.get(each["group"]) for _, of_groups in columns]
+        cells = [f"{sum(of_group) / len(of_group):.3f}".replace("-0.000", "0.000") if of_group else "-" for of_group in own]
+        table.append((str(each["group"]), [str(each["inputs"]), *cells]))
+    return ["inputs", *(head for head, _ in columns)], table
+
+
+def _cell(value: Any) -> str:
+    """An entry of the table of inputs."""
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    # Parts of single inputs are small.
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
+
+
+def _listed(word: str, names: Sequence[int]) -> str:
+    if len(names) > MOST_CLASSES:
+        return f"{len(names)} {_plural(word)}"
+    return f"{word if len(names) == 1 else _plural(word)} {', '.join(map(str, names))}"
+
+
+def _plural(word: str) -> str:
+    return "classes" if word == "class" else "groups"
+
+
+def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    start = ["| " + " | ".join(heads) + " |", "|---" + "|--:" * (len(heads) - 1) + "|"]
+    return [*start, *("| " + " | ".join(cells) + " |" for cells in rows), ""]
