@@ -37,7 +37,7 @@ OWN = re.compile(
     r"hidden|control|from)(_[a-z0-9_]+)?\.(ckpt|json)|"
     rf"tables/({'|'.join(TABLES)})\.(csv|md)|"
     r"figures/(accuracy|gradcam|seed_control|"
-    r"(predictions|models|layer_similarity|embeddings|maps|kept|keep_curve|layers_whole|layers_salient)_[a-z0-9_]+)\.png"
+    r"(predictions|classes|models|layer_similarity|embeddings|maps|kept|keep_curve|layers_whole|layers_salient)_[a-z0-9_]+)\.png"
 )
 """Names that a run gives to its files. Nothing else is ever removed, whatever run.json says."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from captum_kd import flatten_to_unit_length
 from captum_kd.metrics import (
-    Comparisons, InputEmbeddings, LayerSimilarity, Localization, TransferReport, compare_transfer,
+    Comparisons, Compute, Explanations, InputEmbeddings, LayerSimilarity, Localization, TransferReport, compare_transfer,
 )  # fmt: skip
 from distillation.data.questions import Texts
 from distillation.layers import embeddings, layer_matches
@@ -24,6 +24,9 @@ from distillation.task import Batches, Examples
 __all__ = ["Scores", "pairs_of_classes", "score"]
 
 CONFIDENCE = 0.95
+VERIFIED = 100
+"""Inputs whose scores dcor recomputes."""
+
 PUBLISHED_BATCH = (3, 2)
 """Images of each of the two classes in a mini-batch of the published formula: five is the least for removal."""
 
@@ -72,7 +75,10 @@ def score(
         compare = partial(_compare, networks, plan, teacher, examples, settings, progress)
         mask_token = examples.source.mask if isinstance(examples, Texts) else None
         reports: dict[str, Optional[TransferReport]] = {
-            WHOLE: compare(groups, bases, plan.placebos, predictions=True),
+            WHOLE: compare(
+                groups, bases, plan.placebos, predictions=True, by_class=True, by_input=True,
+                explanations=Explanations("gradcam", layer=plan.layers[-1]), compute=Compute(verify=VERIFIED),
+            ),  # fmt: skip
             SALIENT: compare(groups, bases, plan.placebos, localize=Localization("gradcam", mask_token_id=mask_token)),
             RANDOM: compare(groups, bases, plan.random_placebos) if plan.random_placebos else None,
             SECOND: None,

@@ -8,7 +8,7 @@ from captum_kd.visualization import plot_keep_curve
 from distillation.data.questions import Texts
 from distillation.drawing import Picture, slug
 from distillation.figures.maps import maps, sentences
-from distillation.figures.scores import curves, layers, likeness, predictions, seeds
+from distillation.figures.scores import classes, curves, layers, likeness, predictions, seeds
 from distillation.measuring import Measurements
 from distillation.outcomes import SALIENT, WHOLE, Record
 from distillation.plan import Plan
@@ -38,6 +38,7 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
             "Teacher beyond the labels, and, if there are placebo Teachers, the Teacher more closely than these.",
             seeds(record),
         )
+    yield from classes(task, record)
     yield from likeness(task, record, first)
     for pair in first.first_pairs():
         yield (
@@ -49,7 +50,7 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
 
 def picture_names(plan: Plan) -> list[str]:
     """Names of all pictures that a run can have."""
-    kinds = ("maps", "kept", f"layers_{WHOLE}", f"layers_{SALIENT}", "keep_curve")
+    kinds = ("maps", "kept", f"layers_{WHOLE}", f"layers_{SALIENT}", "keep_curve", "classes")
     of_groups = [f"{kind}_{slug(group.name)}" for group in plan.groups for kind in kinds]
     once = ("predictions", "models", "layer_similarity", "embeddings")
     of_teachers = [f"{kind}_{slug(teacher)}" for teacher in plan.teachers for kind in once]

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from captum_kd.visualization import (
-    plot_embeddings, plot_layer_scores, plot_layer_similarity, plot_models, plot_predictions,
+    plot_classes, plot_embeddings, plot_layer_scores, plot_layer_similarity, plot_models, plot_predictions,
 )  # fmt: skip
 from distillation.drawing import COLORS, NULL, SMALL, WIDTH, Picture, draw_values, prepare_axis, slug
 from distillation.measuring import Measurements
 from distillation.outcomes import SALIENT, WHOLE, Record, members_of, seed_comparisons
 from distillation.task import Task
 
-__all__ = ["curves", "layers", "likeness", "predictions", "seeds"]
+__all__ = ["classes", "curves", "layers", "likeness", "predictions", "seeds"]
 
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
@@ -88,6 +88,28 @@ def likeness(task: Task, record: Record, found: Measurements) -> Iterator[Pictur
             f"technique, at the last compared layer: the closer two points are, the more alike their features.{first}",
             plot_embeddings(measured.embeddings, class_names=list(task.classes)),
         )
+
+
+def classes(task: Task, record: Record) -> Iterator[Picture]:
+    """The Teacher's share of the rows of every class, for each group of Students that a technique taught."""
+    for scores in record["folds"][0]["scores"]:
+        report = scores[WHOLE]
+        for group in record["plan"]["groups"]:
+            if group["teacher"] != scores["teacher"] or group["is_control"]:
+                continue
+            rows = [row for row in report["classes"]["rows"] if row["student"] in group["students"]]
+            tests = [
+                test for test in report["classes"]["tests"] if test["group_of_students"] in (None, group["name"])
+            ]
+            yield (
+                f"classes_{slug(group['name'])}",
+                f"{group['name']}: the Teacher's share of the {task.unit} of each class, at the last compared layer. Squares: "
+                f"those of a Base given another Base, the null.{_only_first(record)}",
+                plot_classes(
+                    {**report, "classes": {**report["classes"], "rows": rows, "tests": tests}},
+                    "teacher_distilled", class_names=list(task.classes),
+                ),
+            )  # fmt: skip
 
 
 def _only_first(record: Record) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Mapping, Optional, Sequence
 
-from distillation.outcomes import WHOLE, Record, seed_comparisons
+from distillation.outcomes import WHOLE, Record, network_values, null_values, seed_comparisons
 from distillation.plan import BASE
 from distillation.tables.table import ANSWERS, Cell, Table, spread
 
@@ -64,13 +64,13 @@ def predictions(record: Record) -> Table:
 
 
 def _teacher(reports: Sequence[Record]) -> Callable[[str], list[float]]:
-    return lambda heading: _values(reports, SCORES[heading][2], ())
+    return lambda heading: network_values(reports, SCORES[heading][2], ())
 
 
 def _bases(reports: Sequence[Record]) -> Callable[[str], list[float]]:
     def values(heading: str) -> list[float]:
         of_pairs, of_base, _ = SCORES[heading]
-        return _null(reports, of_pairs) if of_base is None else _values(reports, of_base, ("base",))
+        return null_values(reports, of_pairs) if of_base is None else network_values(reports, of_base, ("base",))
 
     return values
 
@@ -78,32 +78,9 @@ def _bases(reports: Sequence[Record]) -> Callable[[str], list[float]]:
 def _students(reports: Sequence[Record], students: Sequence[str]) -> Callable[[str], list[float]]:
     def values(heading: str) -> list[float]:
         score, of_base, _ = SCORES[heading]
-        return _values(reports, score, ("student", "base") if of_base is None else ("student",), students)
+        return network_values(reports, score, ("student", "base") if of_base is None else ("student",), students)
 
     return values
-
-
-def _values(
-    reports: Sequence[Record], score: Optional[str], of: Sequence[str], students: Optional[Sequence[str]] = None
-) -> list[float]:
-    """The values of a score, one for each network or pair that it is of, though rows repeat it for all pairs."""
-    found = {
-        (fold, *(row[key] for key in of)): row["value"]
-        for fold, report in enumerate(reports)
-        for row in report["rows"]
-        if row["score"] == score and row["value"] is not None and (students is None or row["student"] in students)
-    }
-    return list(found.values())
-
-
-def _null(reports: Sequence[Record], score: str) -> list[float]:
-    """The values of a score for all pairs of Bases."""
-    found = []
-    for control in (report["seed_control"] for report in reports if report["seed_control"] is not None):
-        bases = set(control["groups"][0]["bases"])
-        of_score = [row for row in control["pairs"] if row["score"] == score and row["value"] is not None]
-        found += [row["value"] for row in of_score if {row["model"], row["given"]} <= bases]
-    return found
 
 
 def prediction_tests(record: Record) -> Table:

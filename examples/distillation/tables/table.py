@@ -23,6 +23,7 @@ class Table:
 
     Attributes:
         is_detail: whether the page shows it folded, and the console not at all.
+        thumbnails: for each row a small PNG file, which only the page shows.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     is_detail: bool = False
+    thumbnails: Sequence[bytes] = ()
 
     def to_csv(self) -> str:
         """RFC 4180, numbers in full."""
