@@ -32,6 +32,9 @@ QUESTIONS = {
     "teacher_distilled_over_placebos": "Teacher's share\nover placebos",
 }
 DRAWN = ("rs_distilled", "teacher_distilled", "teacher_distilled_over_placebos")
+TRANSFERRED = ("predictions", "prediction_tests", "classes", "input_reliability", "explanations", "layer_matches")
+"""Tables that a run writes itself."""
+
 ANSWERS = {True: "yes", False: "no", None: "undecidable"}
 COLUMNS = (
     "data", "view", "group", "control", "layer", "score", "students", "students_sd", "null", "null_sd", "difference", "p",
@@ -43,7 +46,7 @@ def records(report: Record) -> Iterator[Record]:
     """One row for each view, group, layer and question of a run."""
     controls = {group["name"]: group["is_control"] for group in report["plan"]["groups"]}
     for each in seed_comparisons(report):
-        if each.fold == 1:
+        if each.fold == 1 and each.test["score"] in QUESTIONS:
             yield {
                 "data": report["task"],
                 "view": each.view,
@@ -96,6 +99,17 @@ def write_tables(rows: Sequence[Record], tests: Sequence[Record], folder: Path) 
             lines.append(f"| {group} | {layer} | " + " | ".join(cells) + " |")
         lines.append("")
     (folder / "experiments.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def write_transferred(runs: Sequence[Path], folder: Path) -> None:
+    """The runs' own tables of what else was transferred, one run after the other; runs of earlier versions have none."""
+    lines = ["# What else was transferred", ""]
+    for run in runs:
+        found = [path for name in TRANSFERRED if (path := run / "tables" / f"{name}.md").exists()]
+        if found:
+            lines += [f"# {json.loads((run / 'report.json').read_text(encoding='utf-8'))['task']}", ""]
+            lines += [path.read_text(encoding="utf-8") for path in found]
+    (folder / "transferred.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _cell(rows: Sequence[Record]) -> str:
@@ -160,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in ("tables", "images"):
         (arguments.docs / folder).mkdir(parents=True, exist_ok=True)
     write_tables(rows, tests, arguments.docs / "tables")
+    write_transferred(arguments.runs, arguments.docs / "tables")
     draw(rows).savefig(arguments.docs / "images" / "experiments.png", dpi=200)
 
 

@@ -120,6 +120,8 @@ def layers(record: Record) -> Iterator[Picture]:
     for view, words in ((WHOLE, "all of each input"), (SALIENT, "the half of each input that Grad-CAM calls salient")):
         for group in record["plan"]["groups"]:
             rows = _rows_over_folds(record, view, group["students"])
+            # Maps are compared at one layer, which the table shows.
+            rows = [row for row in rows if not row["score"].startswith("explanation")]
             several = " Bold: mean over Bases; thin: each Base." if len(record["plan"]["bases"]) > 1 else ""
             over = " Means over folds; bars: one SD over folds." if len(record["folds"]) > 1 else " Bars: 95 % intervals."
             # One column of panels a Student: three fit a page.
