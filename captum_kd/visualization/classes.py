@@ -164,14 +164,11 @@ def _name(names: Union[None, Mapping[int, str], Sequence[str]], group: int) -> s
         return str(group)
     if isinstance(names, str) or not isinstance(names, (Mapping, Sequence)):
         raise TypeError(f"class_names must be a list of names or a mapping from numbers to names, got {short_repr(names)}.")
-    found: Any = group
     if isinstance(names, Mapping):
-        found = names.get(group, str(group))
-    elif group < len(names):
-        found = names[group]
-    if not isinstance(found, str):
-        found = check_str(found, f"class_names[{group}]", or_none=False) if group != found else str(group)
-    return str(found)
+        known = group in names
+    else:
+        known = group < len(names)
+    return str(check_str(names[group], f"class_names[{group}]", or_none=False)) if known else str(group)
 
 
 def _note(score: str, word: str) -> str:

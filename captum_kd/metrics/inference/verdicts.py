@@ -181,13 +181,17 @@ _ANY_ACCURATE_TEACHER = (
 )
 _ANY_TEACHERS_MAPS = (
     "Maps of accurate networks show the same objects, so a gain in accuracy can bring them closer to those of any accurate "
-    "Teacher. Placebo Teachers (explanations over placebos) exclude that."
+    "Teacher. Placebo Teachers (explanations over placebos) show how much of it."
 )
 _ONLY_THESE = "This test of agreement concerns these placebo Teachers only, not further networks of the Teacher's recipe."
 _SEE_PLACEBOS = "Any Teacher may raise the share; its difference from the placebo Teachers' tells whether it is more than theirs."
 FIRST_WEIGHTS = (
     "The share also rises above the placebo Teachers' without distillation if Students share their first weights with the "
     "Teacher."
+)
+_ONLY_THESE_MAPS = (
+    "This test of agreement concerns these placebo Teachers only. It can say yes to Students of another Teacher, with a small "
+    "difference, if this Teacher's maps are more like those of most networks. Read the size of the difference."
 )
 _THESE_PLACEBOS = (
     "This test concerns these placebo Teachers only, and in simulations it says yes somewhat too often; the t test against the "
@@ -199,8 +203,9 @@ def _caveats(question: str, is_yes: bool, has_placebos: bool) -> list[str]:
     """Other explanations of an answer."""
     score = BY_NAME[question]
     if not score.is_geometric:
-        any_teacher = _ANY_TEACHERS_MAPS if score.kind == EXPLANATIONS else _ANY_ACCURATE_TEACHER
-        reasons = _BY_ACCURACY if not score.needs_teacher else _ONLY_THESE if PLACEBO in score.y else any_teacher
+        maps = score.kind == EXPLANATIONS
+        any_teacher, only_these = (_ANY_TEACHERS_MAPS, _ONLY_THESE_MAPS) if maps else (_ANY_ACCURATE_TEACHER, _ONLY_THESE)
+        reasons = _BY_ACCURACY if not score.needs_teacher else only_these if PLACEBO in score.y else any_teacher
     elif score.share is not None:
         reasons = f"{_THESE_PLACEBOS} {FIRST_WEIGHTS}"
     elif not score.needs_teacher:

@@ -2,6 +2,7 @@
 
 :mod:`.compare` is the function and :mod:`.settings` its options. :mod:`.models` finds models and layers, :mod:`.collect` takes
 their features batch by batch (of images that :mod:`.salient` reduces, or of the tokens that :mod:`.positions` draws),
+:mod:`.predictions` and :mod:`.explanation_scores` compare logits and maps input by input,
 :mod:`.aggregation` pools them, and :mod:`.scores` computes scores, intervals and p-values of a layer. :mod:`.transfer_report`
 is the result; :mod:`.notes` and :mod:`.text` put it into words.
 """
