@@ -80,8 +80,9 @@ def seed_control(
         shared_seeds (sequence of (int, int)): see :func:`seed_test`.
         level (float): the largest adjusted p-value for which the answer is yes.
         likeness (mapping of str to (float, float), optional): by layer, the mean FSS of Students and Teacher, and of Bases and
-            Teacher. The share can rise at equal likeness to the Teacher, so with a likeness "yes" also needs the first
-            number to be larger. For questions about the Teacher.
+            Teacher; for agreement over placebo Teachers, the mean agreements. The share can rise at equal likeness to the
+            Teacher, and agreement over placebos at less agreement. So with a likeness "yes" also needs the first number to be
+            larger. For questions about the Teacher.
         has_placebos (bool): True if the Teacher is also compared with placebo Teachers; caveats are then shorter.
         over (str): what the mapping's keys are, for the sentences; in reports also classes.
 
@@ -139,7 +140,7 @@ def seed_control(
             caveats = [_too_few(students, bases, len(shared_seeds), len(tests), level, smallest, over)]
         elif decision and likeness is not None and not likeness[layer][0] > likeness[layer][1]:
             decision, caveats = False, _caveats(question, False, has_placebos)
-            sentence = _without_likeness(asked, numbers, *likeness[layer])
+            sentence = _without_likeness(question, numbers, *likeness[layer])
         elif decision:
             sentence = f"{asked.yes} (by {test.statistic:.3f}, p = {short_p(p_value)}{corrected})."
             caveats = _caveats(question, True, has_placebos)
@@ -236,10 +237,16 @@ def _enough(students: int, bases: int, shared: int, layers: int, level: float) -
     return None
 
 
-def _without_likeness(asked: Question, numbers: str, of_students: float, of_bases: float) -> str:
+def _without_likeness(question: str, numbers: str, of_students: float, of_bases: float) -> str:
+    no, both = QUESTIONS[question].no, f"{of_students:.3f} and {of_bases:.3f}"
+    if BY_NAME[question].is_share:
+        return (
+            f"{no}: the share is larger ({numbers}), but Students are not more similar to the Teacher than Bases are (mean FSS "
+            f"{both}), and a share can rise without that."
+        )
     return (
-        f"{asked.no}: the share is larger ({numbers}), but Students are not more similar to the Teacher than Bases are (mean FSS "
-        f"{of_students:.3f} and {of_bases:.3f}), and a share can rise without that."
+        f"{no}: the difference is larger ({numbers}), but Students do not agree with the Teacher more than Bases do ({both}), "
+        "and networks that agree less with every Teacher can show that too."
     )
 
 

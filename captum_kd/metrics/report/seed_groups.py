@@ -15,13 +15,19 @@ from captum_kd.metrics.inference import LeftOutScores, seed_control, single_pair
 from captum_kd.metrics.inference.seed_tests import MOST_RELABELINGS, relabeling_count
 from captum_kd.metrics.report.models import ComparedModel
 from captum_kd.metrics.report.settings import Settings
-from captum_kd.metrics.scores_table import BASE, BY_NAME, STUDENT
+from captum_kd.metrics.scores_table import BASE, SCORES, STUDENT
 
 SeedScores = Union[Tensor, list[LeftOutScores]]
 """Scores that seed control compares: of all ordered pairs of models, or of Students given several Bases by group."""
 
 LEAST_BASES = 2
 """Under the null hypothesis, Students differ from Bases as Bases differ from each other."""
+
+LIKENESS = {
+    **{score.name: ("fss_student_teacher", "fss_base_teacher") for score in SCORES if score.is_share},
+    **{f"{kind}_over_placebos": (f"{kind}_student_teacher", f"{kind}_base_teacher") for kind in ("agreement", "explanation")},
+}
+"""By question, the scores of Student and Teacher, and of Base and Teacher, of which a yes needs the first to be larger."""
 
 
 class SeedGroup(NamedTuple):
@@ -126,7 +132,7 @@ def control_seeds(
                 group.students,
                 name,
                 shared_seeds=group.shared_seeds,
-                likeness=_likeness(rows, group, list(scores)) if BY_NAME[name].is_share else None,
+                likeness={layer: mean_likeness(rows, group, layer, name) for layer in scores} if name in LIKENESS else None,
                 has_placebos=has_placebos,
             )
             for verdict in verdicts:
@@ -158,15 +164,18 @@ def _left_out_rows(
     ]
 
 
-def _likeness(rows: Sequence[Mapping[str, Any]], group: SeedGroup, layers: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """By layer, the mean FSS of the group's Students and the Teacher, and of the Bases and the Teacher, over all pairs."""
+def mean_likeness(
+    rows: Sequence[Mapping[str, Any]], group: SeedGroup, layer: str, question: str
+) -> tuple[float, float]:
+    """The mean likeness of the group's Students and the Teacher, and of the Bases and the Teacher, over all pairs."""
     students = {model.name for model in group.models[: group.students]}
 
-    def similarity(score: str, layer: str) -> float:
+    def likeness(score: str) -> float:
         own = [row for row in rows if row["score"] == score and row["layer"] == layer and row["student"] in students]
         return float(mean([row["value"] for row in own if row["value"] is not None] or [0.0]))
 
-    return {layer: (similarity("fss_student_teacher", layer), similarity("fss_base_teacher", layer)) for layer in layers}
+    first, second = LIKENESS[question]
+    return likeness(first), likeness(second)
 
 
 def _pair_rows(
