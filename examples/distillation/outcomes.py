@@ -7,8 +7,9 @@ from typing import Any, Iterator, NamedTuple, Optional, Sequence
 from distillation.plan import BASE, PLACEBO
 
 __all__ = [
-    "RANDOM", "SALIENT", "SECOND", "WHOLE", "Record", "SeedComparison", "class_rows", "class_tests", "input_parts", "members_of",
-    "network_values", "null_values", "placebo_tests", "score_rows", "seed_comparisons",
+    "CLASS_SCORES", "PREDICTIONS", "RANDOM", "SALIENT", "SECOND", "WHOLE", "Record", "SeedComparison", "class_rows",
+    "class_tests", "input_parts", "members_of", "network_values", "null_values", "placebo_tests", "score_rows",
+    "seed_comparisons",
 ]  # fmt: skip
 
 Record = dict[str, Any]
@@ -21,6 +22,15 @@ SECOND = "second_teacher"
 
 RANDOM = "random_placebos"
 """Whole inputs, with placebo Teachers that start from random weights."""
+
+PREDICTIONS = "predictions"
+"""The layer in the rows on predictions."""
+
+CLASS_SCORES = (
+    "accuracy_student", "accuracy_base", "accuracy_teacher", "accuracy_over_base", "agreement_student_teacher",
+    "agreement_base_teacher", "agreement_over_base", "rs_distilled", "rs_residual", "teacher_distilled", "teacher_residual",
+)  # fmt: skip
+"""Scores of single classes in the record, at the last compared layer."""
 
 
 class SeedComparison(NamedTuple):
@@ -137,7 +147,7 @@ def null_values(reports: Sequence[Record], score: str) -> list[float]:
 
 
 def class_rows(record: Record) -> Iterator[Record]:
-    """Scores of every class, pair and layer on whole inputs, with the fold, the Student's group and the Teacher."""
+    """Scores of every class and pair on whole inputs, with the fold, the Student's group and the Teacher."""
     group_of = {name: group["name"] for group in record["plan"]["groups"] for name in group["students"]}
     for number, scores, view in _reports(record, (WHOLE,)):
         for row in scores[view]["classes"]["rows"]:

@@ -42,7 +42,7 @@ def write_results(
 
     Each is written whole or not at all, the page last.
     """
-    write_text(folder / "report.json", json.dumps(record, indent=1) + "\n")
+    write_text(folder / "report.json", json.dumps(record) + "\n")
     write_text(folder / "scores.csv", _scores_csv(record))
     for table in tables:
         write_text(folder / "tables" / f"{table.name}.csv", table.to_csv())

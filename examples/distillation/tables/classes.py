@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distillation.outcomes import Record, class_rows, class_tests
+from distillation.outcomes import PREDICTIONS, Record, class_rows, class_tests
 from distillation.tables.table import Cell, Table, spread
 
 __all__ = ["classes"]
@@ -23,13 +23,13 @@ def classes(record: Record) -> Table:
     values: dict[tuple[str, int, str], list[float]] = {}
     sizes: dict[tuple[str, int], int] = {}
     for row in class_rows(record):
-        if row["layer"] in (layers[-1], "predictions") and row["value"] is not None:
+        if row["value"] is not None:
             values.setdefault((row["group"], row["class"], row["score"]), []).append(row["value"])
         sizes[row["group"], row["class"]] = row["n"]
     tests = {
         (test["group"], test["class"], test["score"]): test
         for test in class_tests(record)
-        if test["layer"] in (layers[-1], "predictions") and len(record["folds"]) == 1
+        if test["layer"] in (layers[-1], PREDICTIONS) and len(record["folds"]) == 1
     }
     rows: list[list[Cell]] = []
     for (group, number), size in sizes.items():

@@ -55,8 +55,11 @@ def inputs(record: Record, measured: Sequence[Measurements]) -> Table:
                 )  # fmt: skip
                 if not is_text:
                     thumbnails.append(_thumbnail(found.examples, place))
+    taught = [group["name"] for group in record["plan"]["groups"] if not group["is_control"]]
     sentences = [
-        row["sentence"] for row in input_parts(record, "reliability") if row["layer"] == layer and row["score"] == PART
+        row["sentence"]
+        for row in input_parts(record, "reliability")
+        if (row["layer"], row["score"]) == (layer, PART) and row["group"] in taught
     ]
     return Table(
         "inputs",
