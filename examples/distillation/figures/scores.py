@@ -70,11 +70,13 @@ def likeness(task: Task, record: Record, found: Measurements) -> Iterator[Pictur
     first = _only_first(record)
     for scores, measured in zip(record["folds"][0]["scores"], found.scores):
         name = slug(scores["teacher"])
+        far = _far(record)
         yield (
             f"models_{name}",
-            f"All networks as points, at each layer: the closer two are, the larger their FSS. Read how much of the distances "
-            f"the plane shows below each panel.{first}",
-            plot_models(scores[WHOLE]),
+            "Networks as points, at each layer: the closer two are, the larger their FSS. Below each panel: how much of the "
+            f"distances the plane shows.{' Controls that learned little are left out: they are far from all others.' * bool(far)}"
+            + first,
+            plot_models({**scores[WHOLE], "similarities": _without(scores[WHOLE]["similarities"], far)}),
         )
         student, layers = list(measured.layers.items())[1]
         yield (
@@ -110,6 +112,24 @@ def classes(task: Task, record: Record) -> Iterator[Picture]:
                     "teacher_distilled", class_names=list(task.classes),
                 ),
             )  # fmt: skip
+
+
+def _far(record: Record) -> set[str]:
+    """Students of shuffled labels and of an untrained Teacher. In a plane with them all others would be one spot."""
+    untrained = {guide["name"] for guide in record["plan"]["guides"] if not guide["trained"]}
+    groups = (each for each in record["plan"]["groups"] if each["technique"] == "shuffled-labels" or each["guide"] in untrained)
+    return {name for group in groups for name in group["students"]}
+
+
+def _without(similarities: Record, left_out: set[str]) -> Record:
+    """Similarities of the other networks."""
+    kept = [place for place, name in enumerate(similarities["models"]) if name not in left_out]
+    return {
+        **{key: [similarities[key][place] for place in kept] for key in ("models", "roles")},
+        "layers": {
+            layer: [[matrix[i][j] for j in kept] for i in kept] for layer, matrix in similarities["layers"].items()
+        },
+    }
 
 
 def _only_first(record: Record) -> str:
