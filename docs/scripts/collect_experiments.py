@@ -23,6 +23,11 @@ DOCS = Path(__file__).parents[1]
 sys.path.insert(0, str(DOCS.parent / "examples"))
 from distillation.drawing import COLORS, NULL, SMALL, WIDTH, draw_values, prepare_axis  # noqa: E402
 from distillation.outcomes import SECOND, WHOLE, Record, placebo_tests, seed_comparisons  # noqa: E402
+from distillation.tables.classes import classes  # noqa: E402
+from distillation.tables.explanations import explanations  # noqa: E402
+from distillation.tables.inputs import input_reliability  # noqa: E402
+from distillation.tables.layers import layer_matches  # noqa: E402
+from distillation.tables.predictions import prediction_tests, predictions  # noqa: E402
 
 QUESTIONS = {
     "fss": "FSS",
@@ -32,8 +37,8 @@ QUESTIONS = {
     "teacher_distilled_over_placebos": "Teacher's share\nover placebos",
 }
 DRAWN = ("rs_distilled", "teacher_distilled", "teacher_distilled_over_placebos")
-TRANSFERRED = ("predictions", "prediction_tests", "classes", "input_reliability", "explanations", "layer_matches")
-"""Tables that a run writes itself."""
+TRANSFERRED = (predictions, prediction_tests, classes, input_reliability, explanations, layer_matches)
+"""Tables of what else was transferred."""
 
 ANSWERS = {True: "yes", False: "no", None: "undecidable"}
 COLUMNS = (
@@ -46,7 +51,7 @@ def records(report: Record) -> Iterator[Record]:
     """One row for each view, group, layer and question of a run."""
     controls = {group["name"]: group["is_control"] for group in report["plan"]["groups"]}
     for each in seed_comparisons(report):
-        if each.fold == 1 and each.test["score"] in QUESTIONS:
+        if each.fold == 1 and each.test["score"].startswith(("fss", "rs_", "teacher_")):
             yield {
                 "data": report["task"],
                 "view": each.view,
@@ -101,14 +106,12 @@ def write_tables(rows: Sequence[Record], tests: Sequence[Record], folder: Path) 
     (folder / "experiments.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def write_transferred(runs: Sequence[Path], folder: Path) -> None:
-    """The runs' own tables of what else was transferred, one run after the other; runs of earlier versions have none."""
+def write_transferred(reports: Sequence[Record], folder: Path) -> None:
+    """The tables of what else was transferred, one run after the other; runs of earlier versions have none."""
     lines = ["# What else was transferred", ""]
-    for run in runs:
-        found = [path for name in TRANSFERRED if (path := run / "tables" / f"{name}.md").exists()]
-        if found:
-            lines += [f"# {json.loads((run / 'report.json').read_text(encoding='utf-8'))['task']}", ""]
-            lines += [path.read_text(encoding="utf-8") for path in found]
+    for report in reports:
+        if "layers" in report["folds"][0]["scores"][0]:
+            lines += [f"# {report['task']}", "", *(table(report).to_markdown() for table in TRANSFERRED)]
     (folder / "transferred.md").write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -174,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in ("tables", "images"):
         (arguments.docs / folder).mkdir(parents=True, exist_ok=True)
     write_tables(rows, tests, arguments.docs / "tables")
-    write_transferred(arguments.runs, arguments.docs / "tables")
+    write_transferred(reports, arguments.docs / "tables")
     draw(rows).savefig(arguments.docs / "images" / "experiments.png", dpi=200)
 
 
