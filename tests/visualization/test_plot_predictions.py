@@ -48,7 +48,7 @@ def test_each_network_has_a_dot_and_bases_are_compared_with_bases() -> None:
     assert found.seed_control is not None
     pairs = [row for row in found.seed_control["pairs"] if row["score"] == "shared_errors"]
     null = [row["value"] for row in pairs if {row["model"], row["given"]} == {"b 0", "b 1"}]
-    assert sorted(dots(figure, "Errors shared with the Teacher\nwhere a Base is right")["Bases"]) == sorted(null)
+    assert sorted(dots(figure, "Errors shared\nwith the Teacher\nwhere a Base is right")["Bases"]) == sorted(null)
 
 
 def test_one_pair_has_intervals_and_no_panel_without_its_score() -> None:
