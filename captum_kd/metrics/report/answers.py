@@ -41,27 +41,19 @@ SEED_CONTROL = (
     "(exact test, Holm over layers; sentences and p-values: report.seed_control)"
 )
 PLACEBOS = (
-    "Placebo Teachers: is it more than another Teacher of this recipe would give? This Teacher minus the placebos' mean (t test, "
-    "Holm over layers; sentences and p-values: report.placebos)"
+    "Placebo Teachers: are shares and gains larger than another Teacher of this recipe would have? This Teacher minus the "
+    "placebos' mean (t test, Holm over layers; sentences and p-values: report.placebos)"
 )
 
 
-def seed_answers(tests: Sequence[Test]) -> list[str]:
-    """Tables of seed control: for each group of Students one of the layers, then one of predictions for all groups."""
+def answers(tests: Sequence[Test]) -> list[str]:
+    """Tables of tests: for each group of Students one of the layers, then one of predictions for all groups; and their legend."""
     of_layers = [test for test in tests if test["layer"] != PREDICTIONS_LAYER]
     lines: list[str] = []
     for group in dict.fromkeys(test["group"] for test in of_layers):
         own = [test for test in of_layers if test["group"] == group]
         lines += _table(group or "", own, "layer")
     lines += _table(PREDICTIONS_LAYER, [test for test in tests if test["layer"] == PREDICTIONS_LAYER], "group")
-    return lines + _legend(tests)
-
-
-def placebo_answers(tests: Sequence[Test]) -> list[str]:
-    """Tables of the tests against placebo Teachers."""
-    lines: list[str] = []
-    for group in dict.fromkeys(test["group"] for test in tests):
-        lines += _table(group or "", [test for test in tests if test["group"] == group], "layer")
     return lines + _legend(tests)
 
 
@@ -83,12 +75,10 @@ def _row(title: str, cells: Sequence[str]) -> str:
 
 
 def _cell(test: Test) -> str:
-    value = test["share"] - test["mean"] if _of_placebos(test) else test.get("statistic")
+    value = test["statistic"]
+    if "share" in test:  # against placebo Teachers, where the statistic is one of Student's t
+        value = None if test["share"] is None or test["mean"] is None else test["share"] - test["mean"]
     return "-" if value is None else f"{value:+.3f}{_mark(test)}"
-
-
-def _of_placebos(test: Test) -> bool:
-    return test.get("share") is not None and test.get("mean") is not None
 
 
 def _mark(test: Test) -> str:
@@ -158,7 +148,11 @@ def input_answers(inputs: Mapping[str, Any]) -> list[str]:
             own = [each for each in known if (each["layer"], each["score"]) == (layer, score)]
             cells = {each["group_of_students"]: _correlations(each) for each in own}
             lines.append(_row(f"  {one_line(layer)}, {score}", [cells.get(name, "-") for name in part]))
-    return [*lines, "- A correlation near 0: the order of single inputs in one pair of models is mostly noise."]
+    return [
+        *lines,
+        "- Correlations of the parts between single pairs of models of other seeds. Near 0, the order of the inputs is noise. "
+        "Means over pairs are more reliable: see the reliability in report.inputs.",
+    ]
 
 
 def _correlations(record: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from captum_kd.metrics.report.group_scores import RELEVANCE_OF_GROUP, SHARES_OF_
 from captum_kd.metrics.report.input_groups import InputGroups
 from captum_kd.metrics.report.means import InputValues, estimates_of, mean_matrices
 from captum_kd.metrics.report.models import Pair
-from captum_kd.metrics.report.seed_groups import SeedGroup
+from captum_kd.metrics.report.seed_groups import SeedGroup, mean_likeness
 from captum_kd.metrics.scores_table import BASE, BY_NAME
 
 Row = dict[str, Any]
@@ -66,7 +66,7 @@ def class_report(
             rows += _corrected(family)
     matrices = _matrices(groups, by_layer, means, compared, selections)
     listed = [{"group": name, "inputs": size, "note": groups.note_of(name)} for name, size in groups.sizes.items()]
-    tests = _tests(groups, matrices, by_layer, seed_groups, compared, has_placebos)
+    tests = _tests(groups, matrices, by_layer, rows, seed_groups, compared, has_placebos)
     return {"of": groups.word, "groups": listed, "rows": rows, "nulls": _nulls(matrices, compared), "tests": tests}
 
 
@@ -123,6 +123,7 @@ def _tests(
     groups: InputGroups,
     matrices: Mapping[tuple[str, str], Mapping[int, Tensor]],
     by_layer: Mapping[str, Mapping[int, GroupScores]],
+    rows: Sequence[Row],
     seed_groups: Sequence[SeedGroup],
     compared: Sequence[str],
     has_placebos: bool,
@@ -137,6 +138,11 @@ def _tests(
             if question in SHARES_OF_GROUP:
                 likeness = {
                     title: _likeness(by_layer[layer][name].likeness, seed_group) for title, name in titles.items()
+                }
+            elif BY_NAME[question].needs_likeness:
+                likeness = {
+                    title: mean_likeness(rows, BY_NAME[question], {"layer": layer, "group": name}, seed_group.student_names)
+                    for title, name in titles.items()
                 }
             verdicts = seed_control(
                 {title: of_groups[name][places][:, places] for title, name in titles.items()},

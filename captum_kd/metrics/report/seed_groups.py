@@ -15,7 +15,7 @@ from captum_kd.metrics.inference import LeftOutScores, seed_control, single_pair
 from captum_kd.metrics.inference.seed_tests import MOST_RELABELINGS, relabeling_count
 from captum_kd.metrics.report.models import ComparedModel
 from captum_kd.metrics.report.settings import Settings
-from captum_kd.metrics.scores_table import BASE, BY_NAME, STUDENT
+from captum_kd.metrics.scores_table import BASE, BY_NAME, STUDENT, ReportScore
 
 SeedScores = Union[Tensor, list[LeftOutScores]]
 """Scores that seed control compares: of all ordered pairs of models, or of Students given several Bases by group."""
@@ -42,6 +42,10 @@ class SeedGroup(NamedTuple):
     @property
     def keys(self) -> list[str]:
         return [model.key for model in self.models]
+
+    @property
+    def student_names(self) -> list[str]:
+        return [model.name for model in self.models[: self.students]]
 
     @property
     def bases(self) -> int:
@@ -126,7 +130,7 @@ def control_seeds(
                 group.students,
                 name,
                 shared_seeds=group.shared_seeds,
-                likeness=_likeness(rows, group, list(scores)) if BY_NAME[name].is_share else None,
+                likeness=_likeness(rows, group, BY_NAME[name], list(scores)) if BY_NAME[name].needs_likeness else None,
                 has_placebos=has_placebos,
             )
             for verdict in verdicts:
@@ -158,15 +162,23 @@ def _left_out_rows(
     ]
 
 
-def _likeness(rows: Sequence[Mapping[str, Any]], group: SeedGroup, layers: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """By layer, the mean FSS of the group's Students and the Teacher, and of the Bases and the Teacher, over all pairs."""
-    students = {model.name for model in group.models[: group.students]}
+def _likeness(
+    rows: Sequence[Mapping[str, Any]], group: SeedGroup, score: ReportScore, layers: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """By layer, the mean similarity of the group's Students and the Teacher, and of the Bases and the Teacher, over all pairs."""
+    return {layer: mean_likeness(rows, score, {"layer": layer}, group.student_names) for layer in layers}
 
-    def similarity(score: str, layer: str) -> float:
-        own = [row for row in rows if row["score"] == score and row["layer"] == layer and row["student"] in students]
-        return float(mean([row["value"] for row in own if row["value"] is not None] or [0.0]))
 
-    return {layer: (similarity("fss_student_teacher", layer), similarity("fss_base_teacher", layer)) for layer in layers}
+def mean_likeness(
+    rows: Sequence[Mapping[str, Any]], score: ReportScore, key: Mapping[str, Any], students: Sequence[str]
+) -> tuple[float, float]:
+    """The means of a score's :attr:`ReportScore.likeness` over the rows of these Students that have the key."""
+    of_students, of_bases = (
+        [row["value"] for row in rows if row["score"] == name and row["student"] in students and key.items() <= row.items()]
+        for name in score.likeness
+    )
+    known = [[value for value in values if value is not None] or [0.0] for values in (of_students, of_bases)]
+    return float(mean(known[0])), float(mean(known[1]))
 
 
 def _pair_rows(

@@ -6,7 +6,7 @@ import textwrap
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from captum_kd._utils.text import as_markdown, one_line
-from captum_kd.metrics.report.answers import PLACEBOS, SEED_CONTROL, input_answers, placebo_answers, seed_answers
+from captum_kd.metrics.report.answers import PLACEBOS, SEED_CONTROL, answers, input_answers
 from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, of_sample, percent
 from captum_kd.metrics.report.verification import failed_check
 from captum_kd.metrics.report.part_text import INPUTS, class_title, last_layer, markdown_parts, plain_classes
@@ -68,7 +68,7 @@ BUT_ONE_ROW = (
     'Rows "but one": Students given all Bases but one. Compare these, not the row above them, with their "null": the Base '
     "left out, given the others."
 )
-PLACEBO_TESTS = "Placebo Teachers: is the share larger than that of another Teacher of this recipe would be?"
+PLACEBO_TESTS = "Placebo Teachers: are shares and gains larger than another Teacher of this recipe would have?"
 
 
 def plain(report: Mapping[str, Any]) -> str:
@@ -88,9 +88,9 @@ def plain(report: Mapping[str, Any]) -> str:
             in_table = {(row["student"], row["base"]) for row in rows if row["score"] in shown}
             lines += _table(rows, {score: columns[score] for score in shown}, len(in_table), nulls)
     if report["seed_control"] is not None:
-        lines += ["", *textwrap.wrap(SEED_CONTROL, WIDTH), *_folded(seed_answers(report["seed_control"]["tests"]))]
+        lines += ["", *textwrap.wrap(SEED_CONTROL, WIDTH), *_folded(answers(report["seed_control"]["tests"]))]
     if report["placebos"] is not None:
-        lines += ["", *textwrap.wrap(PLACEBOS, WIDTH), *_folded(placebo_answers(report["placebos"]["tests"]))]
+        lines += ["", *textwrap.wrap(PLACEBOS, WIDTH), *_folded(answers(report["placebos"]["tests"]))]
     if (classes := report.get("classes")) is not None:
         title = class_title(classes, f" at {last_layer(classes)}")
         lines += ["", *textwrap.wrap(one_line(title), WIDTH), *_folded(plain_classes(classes))]

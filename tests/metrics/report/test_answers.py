@@ -7,7 +7,7 @@ from typing import Any, Optional
 import pytest
 
 from captum_kd.metrics.inference import QUESTIONS
-from captum_kd.metrics.report.answers import COLUMNS, SHORT, class_answers, input_answers, placebo_answers, seed_answers
+from captum_kd.metrics.report.answers import COLUMNS, SHORT, answers, class_answers, input_answers
 
 
 def answer(score: str, layer: str, decision: Optional[bool], group: Optional[str] = None, **more: Any) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def test_marks_tell_yes_from_no_and_from_undecided() -> None:
         answer("teacher_distilled", "a", False, adjusted_p_value=0.01),
         answer("teacher_distilled", "b", None, statistic=None),
     ]
-    lines = seed_answers(tests)
+    lines = answers(tests)
     assert lines[0].split() == ["a", "b", "c"]
     assert lines[1].split()[-3:] == ["+0.012*", "+0.012", "+0.012?"]
     assert lines[2].split()[-3:] == ["+0.012!", "-", "-"]
@@ -42,7 +42,7 @@ def test_marks_tell_yes_from_no_and_from_undecided() -> None:
 
 def test_predictions_have_the_groups_side_by_side() -> None:
     tests = [answer("accuracy_over_base", "predictions", name == "x", name) for name in ("x", "y")]
-    lines = seed_answers(tests)
+    lines = answers(tests)
     assert lines[0].split() == ["predictions", "x", "y"]
     assert lines[1].split() == ["accuracy", "+0.012*", "+0.012"]
 
@@ -51,7 +51,7 @@ def test_predictions_have_the_groups_side_by_side() -> None:
 def test_many_layers_go_on_below(layers: int) -> None:
     names = [f"backbone.encoder.layer{i}.attention.output" for i in range(layers)]
     group = "A group of Students with a name that is far too long for a line"
-    lines = seed_answers([answer("fss", name, True, group) for name in names])
+    lines = answers([answer("fss", name, True, group) for name in names])
     assert max(map(len, lines)) <= 100
     assert sum(line.count("*") for line in lines[:-1]) == layers
     assert len(lines) == 2 * -(-layers // COLUMNS) + 1
@@ -62,7 +62,7 @@ def test_placebo_tests_show_the_difference_from_the_placebos() -> None:
         answer("teacher_distilled", "a", True, share=0.5, mean=0.25),
         answer("teacher_distilled", "b", None, share=None, mean=None, statistic=None),
     ]
-    assert placebo_answers(tests)[1].split()[-2:] == ["+0.250*", "-"]
+    assert answers(tests)[1].split()[-2:] == ["+0.250*", "-"]
 
 
 def test_classes_are_named_by_question() -> None:
