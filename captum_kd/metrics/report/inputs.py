@@ -122,21 +122,23 @@ def _reliability(
     formula of Spearman (1910) gives m r / (1 + (m - 1) r) for their mean. A mean over all pairs is at least as reliable.
     """
     correlation, top_share, count = _agreement(parts, seeds)
-    disjoint = min((len(set(names)) for names in zip(*parts)), default=0)
+    reliability = None
+    if correlation is not None:
+        reliability = _of_mean(correlation, min(len(set(names)) for names in zip(*parts)))
     null_correlation, null_top_share, null_count = _agreement(null, seeds)
     found = {
         "group_of_students": group,
         "layer": layer,
         "score": column,
         "correlation": correlation,
-        "reliability": None if correlation is None else _of_mean(correlation, disjoint),
+        "reliability": reliability,
         "comparisons": count,
         "null_correlation": null_correlation,
         "null_comparisons": null_count,
         "top_share": top_share,
         "null_top_share": null_top_share,
     }
-    found["is_repeated"] = found["reliability"] is not None and found["reliability"] >= REPEATED
+    found["is_repeated"] = reliability is not None and reliability >= REPEATED
     return {**found, "sentence": _in_words(found)}
 
 
