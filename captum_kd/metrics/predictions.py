@@ -242,8 +242,8 @@ class PredictionValues:
     def calibration_error_by_chance(self, key: str) -> float:
         """About the expected calibration error of calibrated predictions of the same confidences.
 
-        The number of right answers in a bin is then a sum of independent draws with these probabilities. Its mean absolute error is
-        about that of a normal distribution, sqrt(2 / pi) times its standard deviation.
+        The number of right answers in a bin is then a sum of independent draws with these probabilities. Its mean absolute error
+        is about that of a normal distribution, sqrt(2 / pi) times its standard deviation.
         """
         confidence = self._read("confidence", key)
         variances = torch.zeros(BINS, dtype=torch.float64, device="cpu")

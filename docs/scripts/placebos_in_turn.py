@@ -6,8 +6,8 @@
 
 FOLDER is the output folder of ``examples/cifar10.py --seeds 5 --placebos 4 --controls random-teacher,other-teacher``. The
 Teacher, the Teacher of ``other-teacher`` and the placebos have one recipe. Each stands in the Teacher's place in turn, with the
-others as placebos; the network that taught a group of Students is left out of its placebos. Prints, for Students that this network taught
-and that it did not teach, in how many places p is at most .05, before any correction, by seed control and by the t test.
+others as placebos; the network that taught a group of Students is left out of its placebos. Prints in how many places p is at
+most .05, before any correction, by seed control and by the t test: for Students that this network taught, and for others.
 Students of shuffled soft labels are left out, since it is open whether the Teacher taught them.
 """
 
