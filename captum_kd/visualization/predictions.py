@@ -44,8 +44,8 @@ PANELS = (
     _Panel("Agreement with the Teacher", "agreement_student_teacher", "agreement_base_teacher"),
     _Panel("KL from the Teacher (nats)", "kl_student_teacher", "kl_base_teacher"),
     _Panel("Calibration error (ECE)", "ece_student", "ece_base", "ece_teacher"),
-    _Panel("Right answers shared with the Teacher\nwhere a Base is wrong", "shared_right_answers"),
-    _Panel("Errors shared with the Teacher\nwhere a Base is right", "shared_errors"),
+    _Panel("Right answers shared\nwith the Teacher\nwhere a Base is wrong", "shared_right_answers"),
+    _Panel("Errors shared\nwith the Teacher\nwhere a Base is right", "shared_errors"),
 )
 COLUMNS = 3
 
@@ -95,7 +95,7 @@ def plot_predictions(report: Any, *, title: Optional[str] = None) -> Figure:
     order = [BASES] * (BASES in names) + order + [TEACHER] * (TEACHER in names)
     lines = -(-len(panels) // COLUMNS)
     heading = None if title is None else wrapped(title, PAGE_WIDTH, TITLE_SIZE)
-    height = lines * (0.75 + 0.24 * len(order))
+    height = lines * (0.85 + 0.24 * len(order))
     figure = Figure(figsize=(PAGE_WIDTH, height + heading_room(heading)), layout="constrained")
     width = min(1.6, max(text_width(name, TEXT_SIZE) for name in order) + 0.1)
     axes = figure.subplots(lines, min(COLUMNS, len(panels)), squeeze=False)

@@ -23,6 +23,11 @@ DOCS = Path(__file__).parents[1]
 sys.path.insert(0, str(DOCS.parent / "examples"))
 from distillation.drawing import COLORS, NULL, SMALL, WIDTH, draw_values, prepare_axis  # noqa: E402
 from distillation.outcomes import SECOND, WHOLE, Record, placebo_tests, seed_comparisons  # noqa: E402
+from distillation.tables.classes import classes  # noqa: E402
+from distillation.tables.explanations import explanations  # noqa: E402
+from distillation.tables.inputs import input_reliability  # noqa: E402
+from distillation.tables.layers import layer_matches  # noqa: E402
+from distillation.tables.predictions import prediction_tests, predictions  # noqa: E402
 
 QUESTIONS = {
     "fss": "FSS",
@@ -32,6 +37,9 @@ QUESTIONS = {
     "teacher_distilled_over_placebos": "Teacher's share\nover placebos",
 }
 DRAWN = ("rs_distilled", "teacher_distilled", "teacher_distilled_over_placebos")
+TRANSFERRED = (predictions, prediction_tests, classes, input_reliability, explanations, layer_matches)
+"""Tables of what else was transferred."""
+
 ANSWERS = {True: "yes", False: "no", None: "undecidable"}
 COLUMNS = (
     "data", "view", "group", "control", "layer", "score", "students", "students_sd", "null", "null_sd", "difference", "p",
@@ -43,7 +51,7 @@ def records(report: Record) -> Iterator[Record]:
     """One row for each view, group, layer and question of a run."""
     controls = {group["name"]: group["is_control"] for group in report["plan"]["groups"]}
     for each in seed_comparisons(report):
-        if each.fold == 1:
+        if each.fold == 1 and each.test["score"].startswith(("fss", "rs_", "teacher_")):
             yield {
                 "data": report["task"],
                 "view": each.view,
@@ -96,6 +104,15 @@ def write_tables(rows: Sequence[Record], tests: Sequence[Record], folder: Path) 
             lines.append(f"| {group} | {layer} | " + " | ".join(cells) + " |")
         lines.append("")
     (folder / "experiments.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def write_transferred(reports: Sequence[Record], folder: Path) -> None:
+    """The tables of what else was transferred, one run after the other; runs of earlier versions have none."""
+    lines = ["# What else was transferred", ""]
+    for report in reports:
+        if "layers" in report["folds"][0]["scores"][0]:
+            lines += [f"# {report['task']}", "", *(table(report).to_markdown() for table in TRANSFERRED)]
+    (folder / "transferred.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _cell(rows: Sequence[Record]) -> str:
@@ -160,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in ("tables", "images"):
         (arguments.docs / folder).mkdir(parents=True, exist_ok=True)
     write_tables(rows, tests, arguments.docs / "tables")
+    write_transferred(reports, arguments.docs / "tables")
     draw(rows).savefig(arguments.docs / "images" / "experiments.png", dpi=200)
 
 

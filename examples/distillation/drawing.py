@@ -6,8 +6,12 @@ from statistics import mean
 from typing import Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "NULL", "SMALL", "WIDTH", "draw_values", "prepare_axis"]
+__all__ = ["COLORS", "NULL", "SMALL", "WIDTH", "Picture", "draw_values", "prepare_axis", "slug"]
+
+Picture = tuple[str, str, Figure]
+"""Name as a file, caption, figure."""
 
 WIDTH = 7.0
 """Inches."""
@@ -40,3 +44,8 @@ def draw_values(axis: Axes, place: float, values: Sequence[float], color: str, w
     axis.plot(places, values, ".", color=color, markersize=2.5, alpha=0.6)
     middle = mean(values)
     axis.plot([place - 0.45 * width, place + 0.45 * width], [middle, middle], color=color, linewidth=1.8)
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file's name."""
+    return "_".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split())

@@ -75,7 +75,7 @@ def _run(task: Task, plan: Plan, settings: Settings, progress: bool, resume: boo
     measured = [measure(networks, plan, fold, settings, progress) for fold, (networks, _) in zip(task.folds, trained)]
     seconds["measuring"] = time.perf_counter() - start
     record = record_of(task, plan, settings, [history for _, history in trained], measured, seconds)
-    tables = tables_of(record)
+    tables = tables_of(record, measured)
     write_results(settings.output, task, record, tables, measured, settings.rows)
     print_results(record, tables)
     return record

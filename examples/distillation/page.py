@@ -49,7 +49,9 @@ def page(record: Record, tables: Sequence[Table], pictures: Sequence[tuple[str, 
     )
     return environment.get_template(TEMPLATE).render(
         record=record,
-        tables=[{"title": table.title, "note": table.note, "columns": table.columns, "rows": list(table.shown())}
+        tables=[{"title": table.title, "note": table.note, "columns": table.columns, "rows": list(table.shown()),
+                 "is_detail": table.is_detail,
+                 "thumbnails": [base64.b64encode(image).decode("ascii") for image in table.thumbnails]}
                 for table in tables],
         pictures=shown,
         first_cautions=cautions(record),

@@ -13,7 +13,7 @@ import torch
 
 from captum_kd.metrics import KeepCurve
 from distillation.measuring import Measurements
-from distillation.outcomes import Record
+from distillation.outcomes import CLASS_SCORES, PREDICTIONS, Record
 from distillation.plan import Plan
 from distillation.run_folder import plain
 from distillation.settings import Settings
@@ -73,8 +73,9 @@ def record_of(
                 "scores": [
                     {
                         "teacher": each.teacher,
-                        **{view: report and report.to_dict() for view, report in each.reports.items()},
+                        **{view: report and _shortened(report.to_dict(), plan) for view, report in each.reports.items()},
                         "published": each.published,
+                        "layers": {name: found.to_dict() for name, found in each.layers.items()},
                     }
                     for each in found.scores
                 ],
@@ -97,6 +98,15 @@ def record_of(
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
         "seconds": dict(seconds),
     }
+
+
+def _shortened(report: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """Without the scores of classes that no table shows: all would be twice as long as the rest of the report."""
+    classes = report["classes"]
+    if classes is not None:
+        layers = (PREDICTIONS, plan.layers[-1])
+        classes["rows"] = [row for row in classes["rows"] if row["score"] in CLASS_SCORES and row["layer"] in layers]
+    return report
 
 
 def _starts(plan: Plan, settings: Settings) -> Iterator[str]:

@@ -42,7 +42,7 @@ def write_results(
 
     Each is written whole or not at all, the page last.
     """
-    write_text(folder / "report.json", json.dumps(record, indent=1) + "\n")
+    write_text(folder / "report.json", json.dumps(record) + "\n")
     write_text(folder / "scores.csv", _scores_csv(record))
     for table in tables:
         write_text(folder / "tables" / f"{table.name}.csv", table.to_csv())
@@ -73,6 +73,8 @@ def print_results(record: Record, tables: Sequence[Table]) -> None:
     for note in record["notes"]:
         print(f"- {printable(note)}")
     for table in tables:
+        if table.is_detail:
+            continue
         if not table.name.startswith(("scores_", "teacher_share_")):
             print(f"\n{table.title}\n{table.note}")
             _print(table)

@@ -14,6 +14,7 @@ from typing import Any, Iterator, Optional, Sequence
 from distillation import locks
 from distillation.files import UNFINISHED, write_text
 from distillation.settings import Settings
+from distillation.tables import TABLES
 from distillation.text import printable
 from distillation.training import is_main_process
 
@@ -34,9 +35,9 @@ OWN = re.compile(
     r"report\.json|scores\.csv|index\.html|"
     r"checkpoints/(fold_\d+_)?((untrained_|other_|placebo_)?teacher|assistant|base|student|response|attention|feature|"
     r"hidden|control|from)(_[a-z0-9_]+)?\.(ckpt|json)|"
-    r"tables/(accuracy|(scores|teacher_share)_(whole|salient)|seed_control|second_teacher|(random_)?placebos|keep_curves|"
-    r"localization)\.(csv|md)|"
-    r"figures/(accuracy|gradcam|seed_control|(maps|kept|keep_curve|layers_whole|layers_salient)_[a-z0-9_]+)\.png"
+    rf"tables/({'|'.join(TABLES)})\.(csv|md)|"
+    r"figures/(accuracy|gradcam|seed_control|"
+    r"(predictions|classes|models|layer_similarity|embeddings|maps|kept|keep_curve|layers_whole|layers_salient)_[a-z0-9_]+)\.png"
 )
 """Names that a run gives to its files. Nothing else is ever removed, whatever run.json says."""
 

@@ -5,24 +5,27 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Iterator, Mapping, Optional
+from typing import Any, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
 
 from captum_kd import flatten_to_unit_length
-from captum_kd.metrics import Comparisons, Localization, TransferReport, compare_transfer
+from captum_kd.metrics import (
+    Comparisons, Compute, Explanations, InputEmbeddings, LayerSimilarity, Localization, TransferReport, compare_transfer,
+)  # fmt: skip
 from distillation.data.questions import Texts
+from distillation.layers import embeddings, layer_matches
 from distillation.outcomes import RANDOM, SALIENT, SECOND, WHOLE
 from distillation.plan import Plan
 from distillation.settings import Settings
-from distillation.task import Examples
+from distillation.task import Batches, Examples
 
 __all__ = ["Scores", "pairs_of_classes", "score"]
 
 CONFIDENCE = 0.95
-BATCH = 64
-"""Images in one forward pass; no result depends on it."""
+VERIFIED = 100
+"""Inputs whose scores dcor recomputes."""
 
 PUBLISHED_BATCH = (3, 2)
 """Images of each of the two classes in a mini-batch of the published formula: five is the least for removal."""
@@ -40,11 +43,15 @@ class Scores:
         reports: by view, our scores of all groups that this Teacher is behind; None where a view was not asked for.
         published: tidy records by the published formula: those of a report's rows and the ``view``. None of texts, which the
             formula does not know.
+        layers: similarity of all layers with the Teacher's, for the first Base and the first Student of each group, by name.
+        embeddings: the same inputs in the Teacher, the first Base and the first Student of each technique.
     """
 
     teacher: str
     reports: Mapping[str, Optional[TransferReport]]
     published: list[dict[str, Any]]
+    layers: Mapping[str, LayerSimilarity]
+    embeddings: InputEmbeddings
 
 
 def score(
@@ -68,8 +75,11 @@ def score(
         compare = partial(_compare, networks, plan, teacher, examples, settings, progress)
         mask_token = examples.source.mask if isinstance(examples, Texts) else None
         reports: dict[str, Optional[TransferReport]] = {
-            WHOLE: compare(groups, bases, plan.placebos),
-            SALIENT: compare(groups, bases, plan.placebos, Localization("gradcam", mask_token_id=mask_token)),
+            WHOLE: compare(
+                groups, bases, plan.placebos, predictions=True, by_class=True, by_input=True,
+                explanations=Explanations("gradcam", layer=plan.layers[-1]), compute=Compute(verify=VERIFIED),
+            ),  # fmt: skip
+            SALIENT: compare(groups, bases, plan.placebos, localize=Localization("gradcam", mask_token_id=mask_token)),
             RANDOM: compare(groups, bases, plan.random_placebos) if plan.random_placebos else None,
             SECOND: None,
         }
@@ -77,7 +87,17 @@ def score(
         if plan.second is not None and taught and len(bases) > 1:
             reports[SECOND] = compare(taught, plan.second.students(settings.seeds), plan.placebos)
         published = [] if isinstance(examples, Texts) else _published(networks, bases, plan, groups, examples, settings)
-        found.append(Scores(teacher, reports, published))
+        first = [bases[0], *(names[0] for names in groups.values())]
+        shown = [bases[0], *(names[0] for names in (taught or groups).values())]
+        found.append(
+            Scores(
+                teacher,
+                reports,
+                published,
+                layer_matches(networks, first, teacher, plan, Batches(examples, settings.image_size), progress),
+                embeddings(networks, shown, teacher, plan, examples, settings, progress),
+            )
+        )
     return found
 
 
@@ -91,36 +111,24 @@ def _compare(
     groups: Mapping[str, list[str]],
     bases: list[str],
     placebos: list[str],
-    localize: Optional[Localization] = None,
+    **more: Any,
 ) -> TransferReport:
-    """Our scores of groups of Students against networks in the Bases' place, with placebo Teachers, if there are any."""
+    """Our scores of groups of Students against networks in the Bases' place, with placebo Teachers, if there are any, and
+    ``more`` arguments of the report."""
     report: TransferReport = compare_transfer(
         {name: networks[name] for names in groups.values() for name in names},
         {name: networks[name] for name in bases},
         {layer: {"student": layer, "base": layer, "teacher": at} for layer, at in zip(plan.layers, plan.guide_layers)},
-        _Batches(examples, settings.image_size),
+        Batches(examples, settings.image_size),
         teacher=networks[teacher],
         placebo_teachers={name: networks[name] for name in placebos} or None,
-        localize=localize,
         comparisons=Comparisons(groups=groups if len(bases) > 1 and len(groups) > 1 else None),
         confidence=CONFIDENCE,
         seed=settings.seed,
         show_progress=progress,
+        **more,
     )
     return report
-
-
-@dataclass(frozen=True)
-class _Batches:
-    examples: Examples
-    size: int
-
-    def __iter__(self) -> Iterator[Any]:
-        for inputs, labels in self.examples.batches(BATCH, self.size):
-            yield {**inputs, "labels": labels} if isinstance(inputs, dict) else (inputs, labels)
-
-    def __len__(self) -> int:
-        return -(-len(self.examples) // BATCH)
 
 
 def _published(

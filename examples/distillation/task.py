@@ -9,11 +9,16 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "DataError", "Examples", "Fold", "Inputs", "Task", "answer", "as_inputs", "first_of_each_class", "in_turn", "on_device",
+    "Batches", "DataError", "Examples", "Fold", "Inputs", "Task", "answer", "as_inputs", "first_of_each_class", "in_turn",
+    "on_device",
 ]  # fmt: skip
 
 Inputs = Union[Tensor, dict[str, Tensor]]
 """What networks take: images (N, 3, H, W), or ``input_ids`` and ``attention_mask`` (N, T) by name."""
+
+
+SCORED_BATCH = 64
+"""Examples in one forward pass when networks are scored."""
 
 
 class DataError(ValueError):
@@ -75,6 +80,26 @@ class Examples:
         """Inputs and labels of ``count`` images at a time, in order."""
         for rows in torch.arange(len(self)).split(count):
             yield self[rows].inputs(size), self.labels[rows]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A loader of examples in order, for the scores; no score depends on the size of the batches.
+
+    Attributes:
+        examples: what it yields.
+        size: of the images.
+    """
+
+    examples: Examples
+    size: Optional[int]
+
+    def __iter__(self) -> Iterator[Any]:
+        for inputs, labels in self.examples.batches(SCORED_BATCH, self.size):
+            yield {**inputs, "labels": labels} if isinstance(inputs, dict) else (inputs, labels)
+
+    def __len__(self) -> int:
+        return -(-len(self.examples) // SCORED_BATCH)
 
 
 def as_inputs(stored: Inputs, size: Optional[int] = None) -> Any:

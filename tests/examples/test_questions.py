@@ -304,7 +304,7 @@ def test_students_learn_from_teachers_of_other_layers(report: Any) -> None:
         "Response", "Hidden states", "Control: untrained Teacher", "Control: shuffled soft labels", "Control: another Teacher",
     ]  # fmt: skip
     rows = report["folds"][0]["scores"][0]["whole"]["rows"]
-    assert {row["layer"] for row in rows} == set(report["plan"]["layers"])
+    assert {row["layer"] for row in rows} == {*report["plan"]["layers"], "predictions"}
     assert all(row["value"] is not None for row in rows if row["score"] == "teacher_distilled")
 
 

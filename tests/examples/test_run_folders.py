@@ -62,8 +62,8 @@ def test_a_run_lists_all_that_it_writes_and_writes_nothing_else(finished):
     listed = json.loads((finished / "run.json").read_text())["files"]
     written = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
     assert written - set(listed) == {"run.json"}
-    # One Base only, no placebo Teachers, no second Teacher.
-    optional = ("seed_control", "placebos", "random_placebos", "second_teacher")
+    # One Base only, so no seed control; no placebo Teachers, no second Teacher.
+    optional = ("seed_control", "prediction_tests", "placebos", "random_placebos", "second_teacher")
     tables = [f"tables/{name}.{kind}" for name in optional for kind in ("csv", "md")]
     assert set(listed) - written == {"figures/seed_control.png", *tables}
 

@@ -48,7 +48,7 @@ def test_each_network_has_a_dot_and_bases_are_compared_with_bases() -> None:
     assert found.seed_control is not None
     pairs = [row for row in found.seed_control["pairs"] if row["score"] == "shared_errors"]
     null = [row["value"] for row in pairs if {row["model"], row["given"]} == {"b 0", "b 1"}]
-    assert sorted(dots(figure, "Errors shared with the Teacher\nwhere a Base is right")["Bases"]) == sorted(null)
+    assert sorted(dots(figure, "Errors shared\nwith the Teacher\nwhere a Base is right")["Bases"]) == sorted(null)
 
 
 def test_one_pair_has_intervals_and_no_panel_without_its_score() -> None:
@@ -61,8 +61,10 @@ def test_one_pair_has_intervals_and_no_panel_without_its_score() -> None:
 
 
 def test_reports_draw_it_by_name() -> None:
-    found = report(1, 2)
+    found = report(1, 2, by_class=True)
     assert len(found.plot("predictions").axes) == 6
+    assert "RS" in found.plot("classes", title="Classes").axes[0].get_xlabel()
+    assert found.plot("models").axes
     assert len(found.plot().axes) < 12
     with pytest.raises(ValueError, match="what must be"):
         found.plot("accuracy")

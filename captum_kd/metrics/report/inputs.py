@@ -126,7 +126,7 @@ def _reliability(
     if correlation is not None:
         reliability = _of_mean(correlation, min(len(set(names)) for names in zip(*parts)))
     null_correlation, null_top_share, null_count = _agreement(null, seeds)
-    found = {
+    found: dict[str, Any] = {
         "group_of_students": group,
         "layer": layer,
         "score": column,
