@@ -135,7 +135,7 @@ def class_answers(classes: Mapping[str, Any], layer: str, plural: str) -> list[s
 
 
 def input_answers(inputs: Mapping[str, Any]) -> list[str]:
-    """A table of the agreement between seeds, or a sentence if it is not known."""
+    """A table of the reliability of the parts, or a sentence if it is not known."""
     known = [each for each in inputs["reliability"] if each["correlation"] is not None]
     if not known:
         return ["- It is unknown, since that needs two Students and two Bases of different seeds."]
@@ -143,18 +143,18 @@ def input_answers(inputs: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for start in range(0, len(groups), COLUMNS):
         part = groups[start : start + COLUMNS]
-        lines.append(_row("correlation (of a Base given another Base)", [_cut(one_line(name or ""), CELL - 1) for name in part]))
+        lines.append(_row("reliability (of Bases given other Bases)", [_cut(one_line(name or ""), CELL - 1) for name in part]))
         for layer, score in dict.fromkeys((each["layer"], each["score"]) for each in known):
             own = [each for each in known if (each["layer"], each["score"]) == (layer, score)]
-            cells = {each["group_of_students"]: _correlations(each) for each in own}
+            cells = {each["group_of_students"]: _reliabilities(each) for each in own}
             lines.append(_row(f"  {one_line(layer)}, {score}", [cells.get(name, "-") for name in part]))
     return [
         *lines,
-        "- Correlations of the parts between single pairs of models of other seeds. Near 0, the order of the inputs is noise. "
-        "Means over pairs are more reliable: see the reliability in report.inputs.",
+        "- About the correlation of these means over pairs with those of other seeds. Below .5, most of the differences between "
+        "inputs come from the seeds.",
     ]
 
 
-def _correlations(record: Mapping[str, Any]) -> str:
-    null = record["null_correlation"]
-    return f"{record['correlation']:.2f} ({'-' if null is None else f'{null:.2f}'})".replace("0.", ".")
+def _reliabilities(record: Mapping[str, Any]) -> str:
+    null = record["null_reliability"]
+    return f"{record['reliability']:.2f} ({'-' if null is None else f'{null:.2f}'})".replace("0.", ".")

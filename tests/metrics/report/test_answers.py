@@ -83,9 +83,10 @@ def test_classes_are_named_by_question() -> None:
     assert line == "- x. No yes for any of the groups."
 
 
-def test_agreement_of_inputs_stands_beside_its_null() -> None:
-    record = {"group_of_students": "x", "layer": "a", "score": "distilled", "correlation": 0.451, "null_correlation": None}
-    lines = input_answers({"reliability": [record, {**record, "layer": "b", "null_correlation": 0.2}]})
+def test_reliability_of_inputs_stands_beside_its_null() -> None:
+    record = {"group_of_students": "x", "layer": "a", "score": "distilled", "correlation": 0.3, "reliability": 0.451}
+    record["null_reliability"] = None
+    lines = input_answers({"reliability": [record, {**record, "layer": "b", "null_reliability": 0.2}]})
     assert lines[1].split()[-2:] == [".45", "(-)"] and lines[2].split()[-2:] == [".45", "(.20)"]
     (line,) = input_answers({"reliability": [{**record, "correlation": None}]})
     assert "needs two Students and two Bases" in line
