@@ -213,18 +213,20 @@ class PredictionValues:
             of_student, of_base = (self.values(own.format(role), student, base) for role in (STUDENT, BASE))
             return of_student - of_base
         if rest == "over_placebos":
-            of_models = [self._read("classes", models[role]) for role in (STUDENT, BASE)]
-            gains = []
-            for key in (teacher, *self._placebos):
-                of_student, of_base = ((own == self._read("classes", key)).double() for own in of_models)
-                gains.append(of_student - of_base)
-            return gains[0] - torch.stack(gains[1:]).mean(0)
+            gains = self.gains(student, base)
+            return gains[0] - gains[1:].mean(0)
         first, _, second = (rest or "student_base").partition("_")
         if name == "accuracy":
             return (self._read("classes", models[first]) == self._read("labels")).double()
         if name == "agreement":
             return (self._read("classes", models[first]) == self._read("classes", models[second])).double()
         return self._read(name, models[first], models[second])
+
+    def gains(self, student: str, base: Optional[str]) -> Tensor:
+        """(1 + placebos, n) agreement of the Student minus that of the Base, with the Teacher and with each placebo Teacher."""
+        teachers = torch.stack([self._read("classes", key) for key in (self._teacher, *self._placebos)])
+        of_student, of_base = ((self._read("classes", key) == teachers).double() for key in (student, base))
+        return of_student - of_base
 
     def calibration_error(self, key: str) -> float:
         """The expected calibration error of a model, by torchmetrics.

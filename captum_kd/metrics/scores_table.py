@@ -63,8 +63,8 @@ class ReportScore:
         test (str, optional): "permutation" of the labels, "jackknife", or "mean", the t test of a mean difference. None for
             scores of two models: features of the same inputs are never independent, so 0 is not a null hypothesis.
         question (Question, optional): the question of seed control that the score answers.
-        share (str, optional): the Teacher's share from which the mean share of the placebo Teachers is subtracted; None for a
-            score that is one correlation.
+        share (str, optional): for scores over placebo Teachers, the score of the Teacher from which its mean over the placebo
+            Teachers is subtracted.
         written (str, optional): the formula of a score that is no correlation. c(S) is the class that the Student predicts, p(S)
             its probabilities, m(S) its map, a the agreement of two maps, y the label, [...] is 1 if a condition holds and else 0.
             For these scores, ``x`` and ``y`` are the models and labels that the score needs.
@@ -96,9 +96,15 @@ class ReportScore:
         return LABELS in self.x + self.y
 
     @property
-    def is_share(self) -> bool:
-        """True for the Teacher's share, also over placebo Teachers."""
-        return self.kind in (TEACHERS_SHARE, OVER_PLACEBOS)
+    def needs_likeness(self) -> bool:
+        """True for scores that can be large although Students are no more similar to the Teacher than Bases are."""
+        return self.kind == TEACHERS_SHARE or self.share is not None
+
+    @property
+    def likeness(self) -> tuple[str, str]:
+        """The scores of Student and Teacher, and of Base and Teacher, of which the first must then be larger."""
+        measure = "fss" if self.is_geometric else self.name.partition("_")[0]
+        return f"{measure}_student_teacher", f"{measure}_base_teacher"
 
     @property
     def has_removal(self) -> bool:
@@ -290,6 +296,7 @@ SCORES = (
         "agreement with the Teacher, Student - Base, over placebos",
         "the same difference, minus its mean over the placebo Teachers", "mean",
         _question("Students agree with this Teacher, rather than these placebo Teachers,", "more often than Bases do"),
+        share="agreement_over_base",
         written="mean [c(S) = c(T)] - [c(B) = c(T)] - mean over T' of ([c(S) = c(T')] - [c(B) = c(T')])",
     ),
     ReportScore(
@@ -342,6 +349,7 @@ SCORES = (
         "explanation_over_placebos", (STUDENT, BASE), (TEACHER, PLACEBO), EXPLANATIONS, "over plac.",
         "Student - Base, over placebos", "the same difference, minus its mean over the placebo Teachers", "mean",
         _question("Students look where this Teacher, rather than these placebo Teachers, looks,", "more than Bases do"),
+        share="explanation_over_base",
         written="mean a(m(S), m(T)) - a(m(B), m(T)) - mean over T' of (a(m(S), m(T')) - a(m(B), m(T')))",
     ),
 )  # fmt: skip

@@ -186,11 +186,10 @@ def p_values(products: Products, case: Case) -> Row:
     }
 
 
-def finished(path: Path) -> list[Row]:
+def finished(path: Path, texts: Sequence[str] = ("setting", "students")) -> list[Row]:
     """Rows of the repetitions in a file of results."""
     if not path.exists():
         return []
-    texts = ("setting", "students")
     with open(path, newline="") as file:
         return [{key: value if key in texts else float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr
-from scipy.stats import ttest_1samp
+from scipy.stats import binomtest, ttest_1samp
 from sklearn.metrics import accuracy_score
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from captum_kd.metrics import Predictions, compare_transfer, prediction_agreement
+from captum_kd.metrics.inference.means import mean_estimate
 from captum_kd.metrics.scores_table import prediction_scores
 from models import ConvNet
 
@@ -177,11 +178,22 @@ def test_intervals_are_those_of_the_jackknife_and_of_the_t_test() -> None:
     assert found["agreement"].p_value is None
 
 
-def test_equal_values_have_no_interval() -> None:
+def test_equal_values_show_no_spread_unless_they_are_a_proportion() -> None:
     student = Sharp(seed=1)
-    found = prediction_agreement(student, student, IMAGES)
-    assert found["agreement_student_teacher"] == (1.0, None, None, None, N)
-    assert found["kl_student_teacher"].value == 0
+    found = prediction_agreement(student, student, IMAGES, base_func=student)
+    assert found["agreement_over_base"] == (0.0, None, None, None, N)
+    assert found["kl_student_teacher"] == (0.0, None, None, None, N)
+    low = binomtest(N, N).proportion_ci(method="wilson").low
+    assert found["agreement_student_teacher"] == pytest.approx((1.0, low, 1.0, None, N))
+
+
+@pytest.mark.parametrize("k, n, confidence", [(0, 5, 0.95), (3, 7, 0.9), (49, 50, 0.95), (20, 20, 0.99)])
+def test_proportions_have_wilsons_interval(k, n, confidence) -> None:
+    values = torch.tensor([1.0] * k + [0.0] * (n - k) + [torch.nan])
+    found = mean_estimate(values, confidence, (0.0, 1.0))
+    expected = binomtest(k, n).proportion_ci(confidence, method="wilson")
+    assert found == pytest.approx((k / n, expected.low, expected.high, None, n), abs=1e-12)
+    assert found.low <= found.value <= found.high
 
 
 def test_closed_forms_of_the_divergences() -> None:

@@ -1,7 +1,8 @@
-r"""Test of one Teacher's share against the shares of placebo Teachers.
+r"""Test of one Teacher's share, or gain in agreement, against those of placebo Teachers.
 
 Placebo Teachers are networks of the Teacher's recipe, trained from other seeds, that taught no Student. Under the null
-hypothesis the Teacher is one more draw of such networks, so that its share comes from the distribution of theirs.
+hypothesis the Teacher is one more draw of such networks, so that its share comes from the distribution of theirs. The same
+holds for a gain in agreement, the Student's minus the Base's.
 """
 
 from __future__ import annotations
@@ -48,14 +49,15 @@ def placebo_test(share: float, placebo_shares: Sequence[float]) -> PlaceboTest:
     normally distributed.
 
     Args:
-        share (float): the Teacher's share, R(S|B, T).
+        share (float): the Teacher's share, R(S|B, T), or another score of Student and Base with the Teacher, such as
+            agreement_over_base.
         placebo_shares (sequence of float): the same score with each placebo in the Teacher's place, at least 4.
 
     Returns:
         PlaceboTest: the test.
 
     Raises:
-        ValueError: fewer than 4 placebos, a share outside [-1, 1].
+        ValueError: fewer than 4 placebos, a value outside [-2, 2], where all these scores lie.
         TypeError: shares that are not numbers.
 
     Source: docs/inference.md (placebo Teachers); Hahn & Meeker 1991 for the prediction of one new observation.
@@ -71,7 +73,7 @@ def placebo_test(share: float, placebo_shares: Sequence[float]) -> PlaceboTest:
     if k < LEAST_PLACEBOS:
         raise ValueError(f"placebo_shares must be of at least {LEAST_PLACEBOS} placebo Teachers, got {k}. Train further ones.")
     named = [("share", share), *((f"placebo_shares[{place}]", each) for place, each in enumerate(placebo_shares))]
-    own, *others = (check_float(each, name, "between -1 and 1", -1, 1, closed=True) for name, each in named)
+    own, *others = (check_float(each, name, "between -2 and 2", -2, 2, closed=True) for name, each in named)
     center, spread = mean(others), stdev(others)
     if spread <= _SAME:
         return PlaceboTest(None, None, center, spread, k - 1)

@@ -17,7 +17,15 @@ from captum_kd.metrics.inference.seed_tests import (
     relabeling_count,
     seed_test,
 )
-from captum_kd.metrics.scores_table import BY_NAME, EXPLANATIONS, PLACEBO, SCORES, Question
+from captum_kd.metrics.scores_table import (
+    BY_NAME,
+    EXPLANATIONS,
+    OVER_PLACEBOS,
+    PREDICTIONS,
+    SCORES,
+    TEACHERS_SHARE,
+    Question,
+)
 
 __all__ = ["QUESTIONS", "Question", "SeedVerdict", "seed_control", "single_pair_sentence"]
 
@@ -79,10 +87,9 @@ def seed_control(
         question (str): a key of :data:`QUESTIONS`, the score that the matrices hold.
         shared_seeds (sequence of (int, int)): see :func:`seed_test`.
         level (float): the largest adjusted p-value for which the answer is yes.
-        likeness (mapping of str to (float, float), optional): by layer, the mean FSS of Students and Teacher, and of Bases and
-            Teacher; for agreement over placebo Teachers, the mean agreements. The share can rise at equal likeness to the
-            Teacher, and agreement over placebos at less agreement. So with a likeness "yes" also needs the first number to be
-            larger. For questions about the Teacher.
+        likeness (mapping of str to (float, float), optional): by layer, the mean similarity of Students and Teacher, and of
+            Bases and Teacher: FSS, or the agreement that the question is about. The share can rise at equal likeness to the
+            Teacher, so with a likeness "yes" also needs the first number to be larger. For questions about the Teacher.
         has_placebos (bool): True if the Teacher is also compared with placebo Teachers; caveats are then shorter.
         over (str): what the mapping's keys are, for the sentences; in reports also classes.
 
@@ -165,6 +172,12 @@ def _test(
     return seed_test(scores, students, larger=larger, shared_seeds=shared_seeds) if has_every_score(scores) else None
 
 
+LIKENESS = {
+    **dict.fromkeys((TEACHERS_SHARE, OVER_PLACEBOS), "mean FSS"),
+    PREDICTIONS: "mean agreement of predictions",
+    EXPLANATIONS: "mean agreement of maps",
+}
+"""What is compared to say which models are more similar to the Teacher, by the kind of score."""
 _NO_SCORE = "Some pairs of models have no score, because features are constant or one model's features are a copy of another's."
 _SAME_RECIPE = "Students and Bases must share epochs, data, augmentation, first weights and pretraining."
 _NO_TRANSFER = (
@@ -184,15 +197,10 @@ _ANY_TEACHERS_MAPS = (
     "Maps of accurate networks show the same objects, so a gain in accuracy can bring them closer to those of any accurate "
     "Teacher. Placebo Teachers (explanations over placebos) show how much of it."
 )
-_ONLY_THESE = "This test of agreement concerns these placebo Teachers only, not further networks of the Teacher's recipe."
 _SEE_PLACEBOS = "Any Teacher may raise the share; its difference from the placebo Teachers' tells whether it is more than theirs."
 FIRST_WEIGHTS = (
-    "The share also rises above the placebo Teachers' without distillation if Students share their first weights with the "
+    "Values above those of placebo Teachers also come without distillation if Students share their first weights with the "
     "Teacher."
-)
-_ONLY_THESE_MAPS = (
-    "This test of agreement concerns these placebo Teachers only. It can say yes to Students of another Teacher, with a small "
-    "difference, if this Teacher's maps are more like those of most networks. Read the size of the difference."
 )
 _THESE_PLACEBOS = (
     "This test concerns these placebo Teachers only, and in simulations it says yes somewhat too often; the t test against the "
@@ -203,12 +211,11 @@ _THESE_PLACEBOS = (
 def _caveats(question: str, is_yes: bool, has_placebos: bool) -> list[str]:
     """Other explanations of an answer."""
     score = BY_NAME[question]
-    if not score.is_geometric:
-        maps = score.kind == EXPLANATIONS
-        any_teacher, only_these = (_ANY_TEACHERS_MAPS, _ONLY_THESE_MAPS) if maps else (_ANY_ACCURATE_TEACHER, _ONLY_THESE)
-        reasons = _BY_ACCURACY if not score.needs_teacher else only_these if PLACEBO in score.y else any_teacher
-    elif score.share is not None:
+    if score.share is not None:
         reasons = f"{_THESE_PLACEBOS} {FIRST_WEIGHTS}"
+    elif not score.is_geometric:
+        any_teacher = _ANY_TEACHERS_MAPS if score.kind == EXPLANATIONS else _ANY_ACCURATE_TEACHER
+        reasons = any_teacher if score.needs_teacher else _BY_ACCURACY
     elif not score.needs_teacher:
         reasons = _NO_TRANSFER
     else:
@@ -238,15 +245,11 @@ def _enough(students: int, bases: int, shared: int, layers: int, level: float) -
 
 
 def _without_likeness(question: str, numbers: str, of_students: float, of_bases: float) -> str:
-    no, both = QUESTIONS[question].no, f"{of_students:.3f} and {of_bases:.3f}"
-    if BY_NAME[question].is_share:
-        return (
-            f"{no}: the share is larger ({numbers}), but Students are not more similar to the Teacher than Bases are (mean FSS "
-            f"{both}), and a share can rise without that."
-        )
+    score = BY_NAME[question]
+    larger = "difference" if score.share is not None else "share"
     return (
-        f"{no}: the difference is larger ({numbers}), but Students do not agree with the Teacher more than Bases do ({both}), "
-        "and networks that agree less with every Teacher can show that too."
+        f"{QUESTIONS[question].no}: the {larger} is larger than between Bases ({numbers}), but Students are not more similar to "
+        f"the Teacher than Bases are ({LIKENESS[score.kind]} {of_students:.3f} and {of_bases:.3f})."
     )
 
 

@@ -13,12 +13,10 @@ from captum_kd.metrics.report.group_scores import RELEVANCE_OF_GROUP, SHARES_OF_
 from captum_kd.metrics.report.input_groups import InputGroups
 from captum_kd.metrics.report.means import InputValues, estimate_of, mean_matrices
 from captum_kd.metrics.report.models import Pair
-from captum_kd.metrics.report.seed_groups import LIKENESS, SeedGroup, mean_likeness
+from captum_kd.metrics.report.seed_groups import SeedGroup, mean_likeness
 from captum_kd.metrics.scores_table import BASE, BY_NAME
 
 Row = dict[str, Any]
-
-_AGREEMENTS = {score for question, pair in LIKENESS.items() if not BY_NAME[question].is_share for score in pair}
 
 
 def class_report(
@@ -69,7 +67,7 @@ def class_report(
             rows += _corrected(family)
     matrices = _matrices(groups, by_layer, means, compared)
     listed = [{"group": name, "inputs": size, "note": groups.note_of(name)} for name, size in groups.sizes.items()]
-    tests = _tests(groups, rows, matrices, by_layer, seed_groups, compared, has_placebos)
+    tests = _tests(groups, matrices, by_layer, rows, seed_groups, compared, has_placebos)
     return {"of": groups.word, "groups": listed, "rows": rows, "nulls": _nulls(matrices, compared), "tests": tests}
 
 
@@ -124,19 +122,15 @@ def _nulls(matrices: Mapping[tuple[str, str], Mapping[int, Tensor]], compared: S
 
 def _tests(
     groups: InputGroups,
-    rows: Sequence[Row],
     matrices: Mapping[tuple[str, str], Mapping[int, Tensor]],
     by_layer: Mapping[str, Mapping[int, GroupScores]],
+    rows: Sequence[Row],
     seed_groups: Sequence[SeedGroup],
     compared: Sequence[str],
     has_placebos: bool,
 ) -> list[Row]:
     """Seed control of each group, corrected over the groups of a layer."""
     tests = []
-    rows_of: dict[int, list[Row]] = {}
-    for row in rows:
-        if row["score"] in _AGREEMENTS:
-            rows_of.setdefault(row["group"], []).append(row)
     for seed_group in seed_groups:
         places = torch.tensor([list(compared).index(key) for key in seed_group.keys], device="cpu")
         for (layer, question), of_groups in matrices.items():
@@ -146,9 +140,10 @@ def _tests(
                 likeness = {
                     title: _likeness(by_layer[layer][name].likeness, seed_group) for title, name in titles.items()
                 }
-            elif question in LIKENESS:
+            elif BY_NAME[question].needs_likeness:
                 likeness = {
-                    title: mean_likeness(rows_of[name], seed_group, layer, question) for title, name in titles.items()
+                    title: mean_likeness(rows, BY_NAME[question], {"layer": layer, "group": name}, seed_group.student_names)
+                    for title, name in titles.items()
                 }
             verdicts = seed_control(
                 {title: of_groups[name][places][:, places] for title, name in titles.items()},

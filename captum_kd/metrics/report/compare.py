@@ -236,7 +236,7 @@ def compare_transfer(
         for of_inputs in (of_predictions, explained):
             if of_inputs is not None:
                 of_inputs.gather(group)
-        rows, matrices, undefined, placebo_shares, classes, inputs, similarities = report_rows(
+        rows, matrices, undefined, placebo_shares, gains, classes, inputs, similarities = report_rows(
             plan, aggregator, of_predictions, explained
         )
     finally:
@@ -302,5 +302,5 @@ def compare_transfer(
         **settings.recorded(),
         "feature_transform": next((each for each in transforms if each is not None), None),  # None at ranks without inputs
     }
-    of_placebos = control_placebos(rows, placebo_shares, plan.pairs, placebos, settings)
+    of_placebos = control_placebos(rows, placebo_shares, gains, plan.pairs, placebos, settings)
     return TransferReport(rows, control, notes, recorded, of_placebos, classes, inputs, similarities)

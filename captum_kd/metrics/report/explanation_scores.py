@@ -121,10 +121,12 @@ class ExplanationScores:
         """
         if score in ("explanation_student_teacher", "explanation_base_teacher"):
             return self._read(student if score == "explanation_student_teacher" else base, TEACHER_KEY, layer).nan_to_num(0.0)
-        gains = [
-            self._read(student, teacher, layer) - self._read(base, teacher, layer) for teacher in (TEACHER_KEY, *self._placebos)
-        ]
-        return gains[0] - torch.stack(gains[1:]).mean(0) if score == "explanation_over_placebos" else gains[0]
+        gains = self.gains(layer, student, base)
+        return gains[0] - gains[1:].mean(0) if score == "explanation_over_placebos" else gains[0]
+
+    def gains(self, layer: str, student: str, base: str) -> Tensor:
+        teachers = (TEACHER_KEY, *self._placebos)
+        return torch.stack([self._read(student, each, layer) - self._read(base, each, layer) for each in teachers])
 
     def constant_maps(self) -> list[str]:
         """A caution about constant maps, if there are any."""

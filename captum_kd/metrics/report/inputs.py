@@ -16,7 +16,7 @@ from captum_kd.metrics.scores_table import BASE, LABELS, STUDENT
 TARGETS = {"distilled": ("residual", LABELS), "teacher_distilled": ("teacher_residual", TEACHER_KEY)}
 """Columns of the parts of distilled features: the column of residual ones, and the target of both."""
 REPEATED = 0.5
-"""Below this mean correlation between seeds, most of the differences between inputs are those of the seeds."""
+"""Below this reliability, most of the differences between inputs are those of the seeds."""
 TOP = 0.1
 PARTS_OF_INPUTS = (
     "Parts of inputs add up to the score. A part is half of the input's terms with all other inputs; it is no score of its own "
@@ -116,22 +116,34 @@ def _reliability(
     null: Mapping[tuple[str, str], Tensor],
     seeds: Mapping[str, int],
 ) -> dict[str, Any]:
-    """The agreement of the parts between pairs of models without a common seed; of two Bases as null."""
+    """The agreement of the parts between pairs of models without a common seed; of two Bases as null.
+
+    The rows hold means over pairs, which are more reliable than single pairs. With m disjoint pairs of single correlation r, the
+    formula of Spearman (1910) gives m r / (1 + (m - 1) r) for their mean. A mean over all pairs is at least as reliable.
+    """
     correlation, top_share, count = _agreement(parts, seeds)
+    disjoint = min((len(set(names)) for names in zip(*parts)), default=0)
     null_correlation, null_top_share, null_count = _agreement(null, seeds)
-    found = {
+    found: dict[str, Any] = {
         "group_of_students": group,
         "layer": layer,
         "score": column,
         "correlation": correlation,
+        "reliability": None if correlation is None else _of_mean(correlation, disjoint),
         "comparisons": count,
         "null_correlation": null_correlation,
         "null_comparisons": null_count,
         "top_share": top_share,
         "null_top_share": null_top_share,
     }
-    found["is_repeated"] = correlation is not None and correlation >= REPEATED
+    found["is_repeated"] = found["reliability"] is not None and found["reliability"] >= REPEATED
     return {**found, "sentence": _in_words(found)}
+
+
+def _of_mean(correlation: float, pairs: int) -> float:
+    """The correlation of means over this many disjoint pairs, from that of single pairs."""
+    single = max(correlation, 0.0)
+    return pairs * single / (1 + (pairs - 1) * single)
 
 
 def _agreement(
@@ -167,14 +179,15 @@ def _in_words(found: Mapping[str, Any]) -> str:
             f"{start}it is unknown whether another seed has the same inputs on top, since that needs two Students and two Bases "
             "of different seeds. Do not read the order of the inputs as a finding."
         )
-    compared = f"mean correlation {own:.2f} between pairs of models without a common seed"
-    compared += f"; {null:.2f} for a Base given another Base" if null is not None else "; a null needs four Bases"
+    compared = f"single pairs {own:.2f}; " + ("a null needs four Bases" if null is None else f"two Bases {null:.2f}")
+    answer = f"these means over pairs would correlate about {found['reliability']:.2f} with those of other seeds ({compared})."
     if not found["is_repeated"]:
-        answer = f"another seed hardly repeats the order of the inputs ({compared}). In one pair it is mostly noise."
+        answer += " Most of the differences between inputs come from the seeds."
     elif null is not None and own <= null:
-        answer = f"another seed repeats the order of the inputs ({compared}), but no more than without a Teacher."
-    else:
-        answer = f"another seed repeats the order of the inputs ({compared})."
+        answer += " Bases given other Bases repeat their order as well, so this is no sign of distillation."
     if found["is_repeated"] and found["top_share"] is not None:
-        answer += f" The tenth of the inputs that is on top in one pair has {found['top_share']:.0%} of the score of another."
+        answer += (
+            f" The tenth of the inputs that is on top in one pair has {found['top_share']:.0%} of the score of another pair "
+            "(a tenth at random: 10%)."
+        )
     return start + answer

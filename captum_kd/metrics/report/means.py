@@ -29,6 +29,9 @@ class InputValues(Protocol):
     def values(self, score: str, layer: str, student: str, base: str) -> Tensor:
         """(n,) float64 values of a Student and a Base, by their keys; NaN where undefined."""
 
+    def gains(self, layer: str, student: str, base: str) -> Tensor:
+        """(1 + placebos, n) agreement of the Student minus that of the Base, with the Teacher and with each placebo Teacher."""
+
 
 def estimate_of(
     of: InputValues,
@@ -53,6 +56,16 @@ def mean_rows(of: InputValues, pair: Pair, confidence: Optional[float]) -> list[
             names = {"student": pair.student.of.name, "base": pair.base_name, "layer": layer, "score": score.name}
             found.append({**names, **estimate_of(of, score, layer, pair, confidence)._asdict(), "unique_share": None})
     return found
+
+
+def placebo_gains(of: InputValues, pairs: Sequence[Pair]) -> dict[tuple[str, str], list[Tensor]]:
+    """By score and layer, the mean gains (1 + placebos,) of each pair with one Base; NaN if no input has all of them."""
+    found = {}
+    for score in of.scores:
+        for layer in of.layers if score.share is not None else ():
+            gains = [of.gains(layer, pair.student.of.key, pair.bases[0].of.key) for pair in pairs if not pair.has_all_bases]
+            found[score.share, layer] = [each[:, each.isfinite().all(0)].mean(1) for each in gains]
+    return found  # type: ignore[return-value]
 
 
 def mean_matrices(

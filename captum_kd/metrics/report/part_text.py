@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Mapping, Optional, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 from captum_kd._utils.text import as_markdown
+from captum_kd.metrics.report.answers import class_answers
 from captum_kd.metrics.scores_table import PREDICTIONS_LAYER
 
 COLUMNS = {
@@ -41,33 +42,9 @@ def plain_classes(classes: Mapping[str, Any]) -> list[str]:
     lines += [name.ljust(10) + "".join(cell.rjust(10) for cell in cells) for name, cells in table[:MOST_CLASSES]]
     if len(table) > MOST_CLASSES:
         lines.append(f"... and {len(table) - MOST_CLASSES} more in report.classes, as well as intervals and the other layers")
-    return lines
-
-
-def class_answers(classes: Mapping[str, Any]) -> list[str]:
-    """One sentence for each group of Students, layer and question of seed control; those without an answer share one."""
-    families: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for test in classes["tests"]:
-        families.setdefault((test["group_of_students"], test["layer"], test["score"]), []).append(test)
-    sentences: list[str] = []
-    alike: dict[Optional[bool], list[str]] = {}
-    for (students, layer, score), tests in families.items():
-        title = f"{'' if students is None else f'{students}, '}{layer}, {score}"
-        answers = {test["decision"] for test in tests}
-        if len(answers) == 1 and True not in answers:
-            alike.setdefault(answers.pop(), []).append(title)
-            continue
-        parts = []
-        for decision, answer in ((True, "yes for"), (False, "no evidence for"), (None, "undecided for")):
-            names = [test["group"] for test in tests if test["decision"] is decision]
-            parts += [f"{answer} {_listed(classes['of'], names)}"] * bool(names)
-        sentences.append(f"{title}: {'; '.join(parts)} (corrected over {len(tests)} {_plural(classes['of'])}).")
-    for decision, titles in alike.items():
-        answer = "No evidence for any" if decision is False else "Undecided for each"
-        where = "every question" if len(titles) == len(families) else "; ".join(titles)
-        sentences.append(f"{answer} {classes['of']} in {where}.")
-    caveats = [caveat for test in classes["tests"] if test["decision"] is not False for caveat in test["caveats"]]
-    return sentences + list(dict.fromkeys(caveats))
+    answers = class_answers(classes, layers[-1], _plural(classes["of"]))
+    where = f"Seed control at {layers[-1]} and of predictions (exact test, Holm over the {_plural(classes['of'])}):"
+    return [*lines, *[f"- {where}"] * bool(answers), *answers]
 
 
 def input_sentences(inputs: Mapping[str, Any]) -> list[str]:
@@ -84,7 +61,9 @@ def markdown_parts(report: Mapping[str, Any]) -> list[str]:
             heads, table = _class_table(classes, layer)
             first = f"{classes['of']} ({as_markdown(str(layer))})"
             lines += _markdown_table([first, *heads], [[name, *cells] for name, cells in table])
-        lines += [f"- {as_markdown(each)}" for each in class_answers(classes)] + [""] * bool(classes["tests"])
+        for layer in _layers(classes["rows"]):
+            answers = class_answers(classes, layer, _plural(classes["of"]))
+            lines += [f"- {as_markdown(f'At {layer}: ' + each[2:])}" for each in answers] + [""] * bool(answers)
     if inputs is not None:
         lines += [f"**{INPUTS}**", "", *(f"- {as_markdown(each)}" for each in input_sentences(inputs)), ""]
         score = inputs["reliability"][-1]["score"] if inputs["reliability"] else ""
@@ -132,12 +111,6 @@ def _cell(value: Any) -> str:
         return str(value)
     # Parts of single inputs are small.
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
-
-
-def _listed(word: str, names: Sequence[int]) -> str:
-    if len(names) > MOST_CLASSES:
-        return f"{len(names)} {_plural(word)}"
-    return f"{word if len(names) == 1 else _plural(word)} {', '.join(map(str, names))}"
 
 
 def _plural(word: str) -> str:

@@ -1,4 +1,4 @@
-"""Placebo Teachers in a report: their shares, and the test of this Teacher against them."""
+"""Placebo Teachers in a report: their shares and gains in agreement, and the test of this Teacher against them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ from torch import Tensor
 
 from captum_kd.metrics.inference import holm, placebo_test
 from captum_kd.metrics.inference.placebo_tests import LEAST_PLACEBOS
-from captum_kd.metrics.inference.verdicts import FIRST_WEIGHTS, short_p
+from captum_kd.metrics.inference.verdicts import FIRST_WEIGHTS, LIKENESS, short_p
 from captum_kd.metrics.report.models import Pair
+from captum_kd.metrics.report.seed_groups import mean_likeness
 from captum_kd.metrics.report.settings import Settings
-from captum_kd.metrics.scores_table import placebo_shares_of
+from captum_kd.metrics.scores_table import BY_NAME, placebo_shares_of
 
 LEVEL = 0.05
 _SAME = 1e-9
 """Scores of copies of one network differ by rounding."""
+_SUBJECTS = {
+    "teacher_distilled": ("share of this Teacher", "of"),
+    "teacher_only_distilled": ("share of this Teacher beyond the labels", "of"),
+    "agreement_over_base": ("gain in agreement with this Teacher's predictions", "with those of"),
+    "explanation_over_base": ("gain in agreement with this Teacher's maps", "with those of"),
+}
+"""Words for each score that is tested. A gain is the Students' agreement minus the Bases'."""
 
 
 def copied_teachers(shares: Mapping[str, Sequence[Tensor]], placebos: Sequence[str]) -> list[str]:
@@ -54,23 +62,29 @@ def _shown(value: float) -> str:
 def control_placebos(
     rows: Sequence[Mapping[str, Any]],
     shares: Mapping[str, Sequence[Tensor]],
+    gains: Mapping[tuple[str, str], Sequence[Tensor]],
     pairs: Sequence[Pair],
     placebos: Sequence[str],
     settings: Settings,
 ) -> Optional[dict[str, Any]]:
-    """The tests of the Teacher against placebo Teachers, and the placebos' shares; None without placebos.
+    """The tests of the Teacher against placebo Teachers, and the placebos' shares and gains; None without placebos.
 
     Args:
         rows (sequence of dict): the report's rows.
         shares (mapping): by layer, the shares of the Teacher and of the placebos for each pair with one Base, as
             :meth:`LayerScores.placebo_shares` returns them.
+        gains (mapping): by score and layer, the gains in agreement with each of them for each pair with one Base.
         pairs (sequence of Pair): the pairs of a Student and a Base, then those of a Student and all Bases, which are not used.
         placebos (sequence of str): the placebos' names, in the order of the shares.
         settings (Settings): the settings, for the groups of Students.
     """
     if not placebos:
         return None
-    scores = placebo_shares_of(settings.comparisons.labels)
+    values: dict[str, dict[str, Sequence[Tensor]]] = {}
+    for place, score in enumerate(placebo_shares_of(settings.comparisons.labels)):
+        values[score] = {layer: [of_pair[place] for of_pair in of_layer] for layer, of_layer in shares.items()}
+    for (score, layer), of_layer in gains.items():
+        values.setdefault(score, {})[layer] = of_layer
     records = [
         {
             "student": pair.student.of.name,
@@ -80,29 +94,29 @@ def control_placebos(
             "placebo": name,  # None for the Teacher
             "value": None if value != value else value,
         }
-        for layer, of_layer in shares.items()
+        for score, by_layer in values.items()
+        for layer, of_layer in by_layer.items()
         for pair, of_pair in zip(pairs, of_layer)  # pairs with one Base come first
-        for score, of_score in zip(scores, of_pair.tolist())
-        for name, value in zip((None, *placebos), of_score)
+        for name, value in zip((None, *placebos), of_pair.tolist())
     ]
     students = list(dict.fromkeys(pair.student.of.name for pair in pairs))
     groups: Mapping[Optional[str], Sequence[str]] = settings.comparisons.groups or {None: students}  # type: ignore[assignment]
     is_copied = bool(copied_teachers(shares, placebos))
     tests: list[dict[str, Any]] = []
     for group, members in groups.items():
-        for score in scores:
+        for score, by_layer in values.items():
             family = []
-            for layer in shares:
+            for layer in by_layer:
                 key = {"score": score, "layer": layer}
                 own, *others = (
                     _mean([each for each in records if each["placebo"] == name], key, members) for name in (None, *placebos)
                 )
-                likeness = [_mean(rows, {**key, "score": each}, members) for each in ("fss_student_teacher", "fss_base_teacher")]
-                family.append({"group": group, **key, "likeness": likeness, **_test(own, others, is_copied)})
+                likeness = mean_likeness(rows, BY_NAME[score], {"layer": layer}, members)
+                family.append({"group": group, **key, "likeness": list(likeness), **_test(own, others, is_copied)})
             tested = [test for test in family if test["p_value"] is not None]
             for test, adjusted in zip(tested, holm([test["p_value"] for test in tested])):
                 of_students, of_bases = test["likeness"]
-                # A share can be large although Students are no more similar to the Teacher than Bases are.
+                # A value can be large among placebos' although Students are no more similar to the Teacher than Bases are.
                 test |= {"adjusted_p_value": adjusted, "decision": adjusted <= LEVEL and of_students > of_bases}
             tests += [test | _in_words(test, len(tested), len(placebos), is_copied) for test in family]
     return {"tests": tests, "shares": [each for each in records if each["placebo"] is not None]}
@@ -126,10 +140,10 @@ def _test(share: Optional[float], of_placebos: Sequence[Optional[float]], is_cop
 
 def _in_words(test: Mapping[str, Any], layers: int, placebos: int, is_copied: bool) -> dict[str, Any]:
     start = f"{test['layer']}: " if test["group"] is None else f"{test['group']}, {test['layer']}: "
-    beyond = " beyond the labels" if test["score"] == "teacher_only_distilled" else ""
+    subject, other = _SUBJECTS[test["score"]]
     is_larger = test["decision"] is not None and test["adjusted_p_value"] <= LEVEL
     answer = "is larger" if is_larger else "is not shown to be larger"
-    answer = "is not tested" if test["decision"] is None else f"{answer} than that of another Teacher of its recipe would be"
+    answer = "is not tested" if test["decision"] is None else f"{answer} than that {other} another Teacher of its recipe would be"
     numbers, caveats, end = "", [], "."
     if test["share"] is None or test["mean"] is None:
         caveats = ["Some pairs of models have no score."]
@@ -142,15 +156,15 @@ def _in_words(test: Mapping[str, Any], layers: int, placebos: int, is_copied: bo
             if is_larger and not test["decision"]:
                 of_students, of_bases = test["likeness"]
                 end = (
-                    f", but Students are not more similar to the Teacher than Bases are (mean FSS {of_students:.3f} and "
-                    f"{of_bases:.3f}), and a share can rise without that."
+                    f", but Students are not more similar to the Teacher than Bases are ({LIKENESS[BY_NAME[test['score']].kind]} "
+                    f"{of_students:.3f} and {of_bases:.3f})."
                 )
         elif is_copied:
             caveats = ["There is no t test of this Teacher, because some placebo Teachers are copies."]
         elif placebos < LEAST_PLACEBOS:
             caveats = [f"A t test of this Teacher needs at least {LEAST_PLACEBOS} placebo Teachers, got {placebos}."]
         else:
-            caveats = ["All placebo Teachers have the same share there, so there is no spread to test against."]
+            caveats = ["All placebo Teachers have the same value there, so there is no spread to test against."]
         numbers = f" ({numbers})"
-    sentence = f"{start}the share of this Teacher{beyond} {answer}{numbers}{end}"
+    sentence = f"{start}the {subject} {answer}{numbers}{end}"
     return {"sentence": " ".join([sentence, *caveats]), "caveats": caveats}

@@ -91,6 +91,9 @@ class PredictionScores:
     def values(self, score: str, layer: str, student: str, base: str) -> Tensor:
         return self._values.values(score, student, base)
 
+    def gains(self, layer: str, student: str, base: str) -> Tensor:
+        return self._values.gains(student, base)
+
     def notes(self) -> list[str]:
         """Advice for reading these scores."""
         found = [

@@ -12,7 +12,7 @@ from captum_kd.metrics.report.aggregation import Aggregator, LayerSummary, Repor
 from captum_kd.metrics.report.classes import class_report
 from captum_kd.metrics.report.inputs import input_report
 from captum_kd.metrics.report.explanation_scores import ExplanationScores
-from captum_kd.metrics.report.means import mean_matrices, mean_rows
+from captum_kd.metrics.report.means import mean_matrices, mean_rows, placebo_gains
 from captum_kd.metrics.report.models import TEACHER_KEY, Pair
 from captum_kd.metrics.report.predictions import PredictionScores
 from captum_kd.metrics.report.scores import Estimate
@@ -39,6 +39,7 @@ class ReportRows(NamedTuple):
         undefined (list of str): the undefined scores.
         placebo_shares (dict): by layer, the shares of the Teacher and of placebo Teachers for each pair with one Base, see
             :meth:`LayerScores.placebo_shares`.
+        placebo_gains (dict): by score and layer, the gains in agreement with each of them, see :func:`placebo_gains`.
         classes, inputs (dict, optional): the parts on groups of inputs and on single inputs.
         similarities (dict, optional): see :class:`TransferReport`.
     """
@@ -47,6 +48,7 @@ class ReportRows(NamedTuple):
     matrices: dict[str, dict[str, SeedScores]]
     undefined: list[str]
     placebo_shares: dict[str, list[Tensor]]
+    placebo_gains: dict[tuple[str, str], list[Tensor]]
     classes: Optional[dict[str, Any]]
     inputs: Optional[dict[str, Any]]
     similarities: Optional[dict[str, Any]]
@@ -98,8 +100,10 @@ def report_rows(
         for name in QUESTIONS
     }
     matrices = {name: by_layer for name, by_layer in matrices.items() if by_layer}
+    gains: dict[tuple[str, str], list[Tensor]] = {}
     for of_inputs in (predictions, explained):
         if of_inputs is not None:
+            gains |= placebo_gains(of_inputs, plan.pairs) if has_placebos else {}
             matrices.update({name: dict(each) for name, each in mean_matrices(of_inputs, plan.compared).items()})
     shares = {label: summary.placebo_shares for label, summary in summaries.items()}
     classes = inputs = None
@@ -121,7 +125,8 @@ def report_rows(
         inputs = input_report(
             parts, plan.of_one_base, comparisons.groups, comparisons.shared_seeds, aggregator.labels, aggregator.n
         )
-    return ReportRows(rows, matrices, list(dict.fromkeys(undefined)), shares, classes, inputs, _similarities(plan, summaries))
+    similarities = _similarities(plan, summaries)
+    return ReportRows(rows, matrices, list(dict.fromkeys(undefined)), shares, gains, classes, inputs, similarities)
 
 
 def _similarities(plan: ReportPlan, summaries: Mapping[str, LayerSummary]) -> Optional[dict[str, Any]]:

@@ -15,19 +15,13 @@ from captum_kd.metrics.inference import LeftOutScores, seed_control, single_pair
 from captum_kd.metrics.inference.seed_tests import MOST_RELABELINGS, relabeling_count
 from captum_kd.metrics.report.models import ComparedModel
 from captum_kd.metrics.report.settings import Settings
-from captum_kd.metrics.scores_table import BASE, SCORES, STUDENT
+from captum_kd.metrics.scores_table import BASE, BY_NAME, STUDENT, ReportScore
 
 SeedScores = Union[Tensor, list[LeftOutScores]]
 """Scores that seed control compares: of all ordered pairs of models, or of Students given several Bases by group."""
 
 LEAST_BASES = 2
 """Under the null hypothesis, Students differ from Bases as Bases differ from each other."""
-
-LIKENESS = {
-    **{score.name: ("fss_student_teacher", "fss_base_teacher") for score in SCORES if score.is_share},
-    **{f"{kind}_over_placebos": (f"{kind}_student_teacher", f"{kind}_base_teacher") for kind in ("agreement", "explanation")},
-}
-"""By question, the scores of Student and Teacher, and of Base and Teacher, of which a yes needs the first to be larger."""
 
 
 class SeedGroup(NamedTuple):
@@ -48,6 +42,10 @@ class SeedGroup(NamedTuple):
     @property
     def keys(self) -> list[str]:
         return [model.key for model in self.models]
+
+    @property
+    def student_names(self) -> list[str]:
+        return [model.name for model in self.models[: self.students]]
 
     @property
     def bases(self) -> int:
@@ -132,7 +130,7 @@ def control_seeds(
                 group.students,
                 name,
                 shared_seeds=group.shared_seeds,
-                likeness={layer: mean_likeness(rows, group, layer, name) for layer in scores} if name in LIKENESS else None,
+                likeness=_likeness(rows, group, BY_NAME[name], list(scores)) if BY_NAME[name].needs_likeness else None,
                 has_placebos=has_placebos,
             )
             for verdict in verdicts:
@@ -164,18 +162,23 @@ def _left_out_rows(
     ]
 
 
+def _likeness(
+    rows: Sequence[Mapping[str, Any]], group: SeedGroup, score: ReportScore, layers: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """By layer, the mean similarity of the group's Students and the Teacher, and of the Bases and the Teacher, over all pairs."""
+    return {layer: mean_likeness(rows, score, {"layer": layer}, group.student_names) for layer in layers}
+
+
 def mean_likeness(
-    rows: Sequence[Mapping[str, Any]], group: SeedGroup, layer: str, question: str
+    rows: Sequence[Mapping[str, Any]], score: ReportScore, key: Mapping[str, Any], students: Sequence[str]
 ) -> tuple[float, float]:
-    """The mean likeness of the group's Students and the Teacher, and of the Bases and the Teacher, over all pairs."""
-    students = {model.name for model in group.models[: group.students]}
-
-    def likeness(score: str) -> float:
-        own = [row for row in rows if row["score"] == score and row["layer"] == layer and row["student"] in students]
-        return float(mean([row["value"] for row in own if row["value"] is not None] or [0.0]))
-
-    first, second = LIKENESS[question]
-    return likeness(first), likeness(second)
+    """The means of a score's :attr:`ReportScore.likeness` over the rows of these Students that have the key."""
+    of_students, of_bases = (
+        [row["value"] for row in rows if row["score"] == name and row["student"] in students and key.items() <= row.items()]
+        for name in score.likeness
+    )
+    known = [[value for value in values if value is not None] or [0.0] for values in (of_students, of_bases)]
+    return float(mean(known[0])), float(mean(known[1]))
 
 
 def _pair_rows(

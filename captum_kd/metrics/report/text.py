@@ -6,10 +6,10 @@ import textwrap
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from captum_kd._utils.text import as_markdown, one_line
-from captum_kd.metrics.inference.verdicts import short_p
+from captum_kd.metrics.report.answers import PLACEBOS, SEED_CONTROL, answers, input_answers
 from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, of_sample, percent
 from captum_kd.metrics.report.verification import failed_check
-from captum_kd.metrics.report.part_text import INPUTS, class_answers, class_title, input_sentences, markdown_parts, plain_classes
+from captum_kd.metrics.report.part_text import INPUTS, class_title, markdown_parts, plain_classes
 from captum_kd.metrics.scores_table import EXPLANATIONS, OF_PREDICTIONS, OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
@@ -68,7 +68,7 @@ BUT_ONE_ROW = (
     'Rows "but one": Students given all Bases but one. Compare these, not the row above them, with their "null": the Base '
     "left out, given the others."
 )
-PLACEBO_TESTS = "Placebo Teachers: is the share larger than that of another Teacher of this recipe would be?"
+PLACEBO_TESTS = "Placebo Teachers: are shares and gains larger than another Teacher of this recipe would have?"
 
 
 def plain(report: Mapping[str, Any]) -> str:
@@ -88,17 +88,13 @@ def plain(report: Mapping[str, Any]) -> str:
             in_table = {(row["student"], row["base"]) for row in rows if row["score"] in shown}
             lines += _table(rows, {score: columns[score] for score in shown}, len(in_table), nulls)
     if report["seed_control"] is not None:
-        lines += ["", "Seed control: would another training run give the same result?"]
-        lines += _wrapped(_verdicts(report["seed_control"]["tests"]))
+        lines += ["", *textwrap.wrap(SEED_CONTROL, WIDTH), *_folded(answers(report["seed_control"]["tests"]))]
     if report["placebos"] is not None:
-        lines += ["", PLACEBO_TESTS]
-        tests = report["placebos"]["tests"]
-        lines += _wrapped([_bare(test) for test in tests if test["decision"] is not None])
-        lines += _wrapped(dict.fromkeys(caveat for test in tests for caveat in test["caveats"]))
+        lines += ["", *textwrap.wrap(PLACEBOS, WIDTH), *_folded(answers(report["placebos"]["tests"]))]
     if (classes := report.get("classes")) is not None:
-        lines += ["", *textwrap.wrap(class_title(classes), WIDTH), *plain_classes(classes), *_wrapped(class_answers(classes))]
+        lines += ["", *textwrap.wrap(class_title(classes), WIDTH), *_folded(plain_classes(classes))]
     if (inputs := report.get("inputs")) is not None:
-        lines += ["", INPUTS, *_wrapped(input_sentences(inputs))]
+        lines += ["", INPUTS, *_folded(input_answers(inputs))]
     lines += ["", "How to read this"]
     lines += _wrapped(note for note in report["notes"] if note not in first)
     return "\n".join(lines)
@@ -256,52 +252,13 @@ def _shortened(labels: Sequence[str], width: int) -> list[str]:
     return [f"{number + 1}:{cut(label, width - len(str(len(labels))) - 1)}" for number, label in enumerate(labels)]
 
 
-def _verdicts(tests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The answers, then the caveats that they share, then one sentence for all undecided questions of the same reason."""
-    decided = [test for test in tests if test["decision"] is not None]
-    answers: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for test in decided:
-        answers.setdefault((test["group"], _statement(test)), []).append(test)
-    caveats = list(dict.fromkeys(caveat for test in decided for caveat in test["caveats"]))
-    undecided: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for test in tests:
-        if test["decision"] is None:
-            undecided.setdefault((test["group"], test["score"], *test["caveats"]), []).append(test)
-    alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for (group, _, *reasons), of_score in undecided.items():
-        alike.setdefault((group, *reasons, *(test["layer"] for test in of_score)), []).extend(of_score)
-    sentences = []
-    for of_reason in alike.values():
-        group = of_reason[0]["group"]
-        layers, scores = (", ".join(dict.fromkeys(test[key] for test in of_reason)) for key in ("layer", "score"))
-        is_all = len(of_reason) == sum(test["group"] == group for test in tests)
-        where = "for every score and layer" if is_all else f"at {layers} for {scores}"
-        sentence = f"{'' if group is None else f'{group}: '}Undecided {where}. {' '.join(of_reason[0]['caveats'])}"
-        sentences.append(of_reason[0]["sentence"] if len(of_reason) == 1 else sentence)
-    return [*map(_answer, answers.values()), *caveats, *sentences]
-
-
-def _statement(test: Mapping[str, Any]) -> str:
-    """An answer without its layer, caveats and numbers, which are in the last parentheses."""
-    start = f"{test['layer']}: " if test["group"] is None else f"{test['group']}, {test['layer']}: "
-    return _bare(test).removeprefix(start).rsplit(" (", 1)[0]
-
-
-def _bare(test: Mapping[str, Any]) -> str:
-    """A test's sentence without its caveats."""
-    return str(test["sentence"].removesuffix(" " + " ".join(test["caveats"])))
-
-
-def _answer(tests: Sequence[Mapping[str, Any]]) -> str:
-    """One sentence for the layers with the same answer."""
-    first = tests[0]
-    if len(tests) == 1:
-        return _bare(first)
-    group = "" if first["group"] is None else f"{first['group']}, "
-    layers = ", ".join(test["layer"] for test in tests)
-    differences = ", ".join(f"{test['statistic']:+.3f}" for test in tests)
-    p_values = ", ".join(short_p(test["adjusted_p_value"]) for test in tests)
-    return f"{group}{layers}: {_statement(first)} (differences {differences}; p = {p_values}, corrected over the layers)."
+def _folded(lines: Iterable[str]) -> list[str]:
+    """Lines of tables as they are, and sentences, which begin with a dash, wrapped."""
+    return [
+        part
+        for line in lines
+        for part in (textwrap.wrap(one_line(line), WIDTH, subsequent_indent="  ") if line.startswith("- ") else [line])
+    ]
 
 
 def _wrapped(sentences: Iterable[str]) -> list[str]:

@@ -50,10 +50,11 @@ class TransferReport:
         notes (list of str): cautions first, then how to read the scores.
         settings (dict): everything that the numbers depend on, with class counts and versions.
         placebos (dict or None): ``tests``, the t test of this Teacher against at least 4 placebo Teachers for each group, score
-            and layer, with ``share`` (the Teacher's, mean over pairs of models), ``mean`` and ``standard_deviation`` of the
+            and layer, with ``share`` (the Teacher's value, mean over pairs of models), ``mean`` and ``standard_deviation`` of the
             placebos' shares, ``statistic``, ``p_value``, ``adjusted_p_value`` (Holm, over layers), ``likeness``
-            (mean FSS of Students and Teacher, and of Bases and Teacher), ``decision`` (yes needs the first of them to be larger)
-            and ``sentence``; and ``shares``, the share of each placebo for each pair, score and layer. None without placebo
+            (mean FSS, or agreement, of Students and Teacher, and of Bases and Teacher), ``decision`` (yes needs the first of
+            them to be larger) and ``sentence``; and ``shares``, the value of each placebo for each pair, score and layer. The
+            scores are the Teacher's shares, ``agreement_over_base`` and ``explanation_over_base``. None without placebo
             Teachers.
         classes (dict or None): scores of classes or other groups of inputs, None without ``by_class`` and
             ``groups_of_inputs``: ``groups``, one record each with ``group`` and ``inputs`` (their number); ``rows``, records as

@@ -41,7 +41,7 @@ def test_equal_placebos_have_no_spread_to_test_against() -> None:
     [
         (0.5, [0.1, 0.2, 0.3], ValueError, "at least 4 placebo Teachers, got 3"),
         (0.5, 0.1, TypeError, "list of numbers"),
-        (1.5, [0.1] * 4, ValueError, "share must be between -1 and 1"),
+        (2.5, [0.1] * 4, ValueError, "share must be between -2 and 2"),
         (0.5, [0.1, 0.2, 0.3, None], TypeError, r"placebo_shares\[3\]"),
         (0.5, [0.1, 0.2, 0.3, float("nan")], ValueError, r"placebo_shares\[3\]"),
     ],

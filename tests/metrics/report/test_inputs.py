@@ -6,7 +6,7 @@ import pytest
 import torch
 from population import N, batches, compare, data, related
 
-from captum_kd.metrics.report.inputs import _agreement
+from captum_kd.metrics.report.inputs import _agreement, _reliability
 
 STUDENTS = {f"s{i}": related(i) for i in range(3)}
 BASES = {f"b{i}": related(10 + i) for i in range(4)}
@@ -45,7 +45,7 @@ def test_reliability_is_between_pairs_without_a_common_seed(report: Any) -> None
     assert kd["comparisons"] == 12  # of 8 pairs: the other Student with three other Bases
     assert kd["null_comparisons"] == 12  # of 12 ordered pairs of Bases: two others, in both orders
     assert -1 <= kd["correlation"] <= 1 and f"{kd['correlation']:.2f}" in kd["sentence"]
-    assert hints["correlation"] is None and "unknown" in hints["sentence"]
+    assert hints["correlation"] is hints["reliability"] is None and "unknown" in hints["sentence"]
 
 
 def test_shared_seeds_are_common_ones() -> None:
@@ -74,6 +74,27 @@ def test_agreement_against_a_loop() -> None:
     assert count == 18 and correlation == pytest.approx(float(sum(expected)) / 36)
     tops = [(parts[other][parts[one].topk(4).indices].sum(), parts[other].sum()) for one, other in apart]
     assert share == pytest.approx(float(sum(t for t, _ in tops) / sum(w for _, w in tops)))
+
+
+@pytest.mark.parametrize("noise, repeated", [(1.0, True), (2.0, False)])
+def test_reliability_is_that_of_the_means_over_pairs(noise: float, repeated: bool) -> None:
+    """Parts with effects of the Student and of the Base: means of other networks correlate as predicted."""
+    draw = torch.Generator().manual_seed(0)
+    common, *effects = torch.randn(13, 20_000, generator=draw, dtype=torch.float64)
+    names = [f"{role}{place}" for role in "sb" for place in range(6)]
+    own = dict(zip(names, effects))
+    parts = {(s, b): common + noise * (own[s] + own[b]) for s in names[:6] for b in names[6:]}
+    seeds = {name: place for place, name in enumerate(names)}
+
+    def half(first: bool) -> dict[tuple[str, str], torch.Tensor]:
+        return {key: each for key, each in parts.items() if all((int(name[1]) < 3) is first for name in key)}
+
+    means = torch.stack([torch.stack(list(half(first).values())).mean(0) for first in (True, False)])
+    found = _reliability(None, "x", "distilled", half(True), {}, seeds)
+    assert found["reliability"] == pytest.approx(float(torch.corrcoef(means)[0, 1]), abs=0.03)
+    assert found["reliability"] == pytest.approx(1 / (1 + 2 * noise**2 / 3), abs=0.03)  # closed form
+    assert found["is_repeated"] is repeated
+    assert ("Most of the differences between inputs come from the seeds" in found["sentence"]) is not repeated
 
 
 def test_texts_and_tables(report: Any) -> None:

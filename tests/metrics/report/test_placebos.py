@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from captum.attr import LayerGradCam
 from population import batches, by_score, compare, data, hooked, related
 from reference import literal
 from scipy import stats
 from torch import Tensor
 
-from captum_kd.metrics import TransferReport
+from captum_kd.metrics import TransferReport, attribution_agreement
 from captum_kd.metrics.inference import seed_control
 from captum_kd.metrics.report.notes import no_gain
 from captum_kd.metrics.report import seed_groups
@@ -217,7 +218,7 @@ def test_tables_hold_them(report) -> None:
     assert sum(row["score"] in OVER for row in read) == 4 * 18
     assert json.loads(report.to_json())["placebos"] == report.to_dict()["placebos"]
     for text in (str(report), report.to_markdown()):
-        assert "The Teacher's share over placebo Teachers" in text and "is the share larger than that of another Teacher" in text
+        assert "The Teacher's share over placebo Teachers" in text and "Placebo Teachers: " in text
     assert max(map(len, str(report).splitlines())) <= 100
     assert len(report.plot().axes) > 4
 
@@ -282,14 +283,15 @@ def test_students_that_took_from_the_teacher_are_told_and_their_other_explanatio
     decisions = {test["score"]: test["decision"] for test in beside.seed_control["tests"]}
     assert decisions["teacher_distilled"] and decisions["teacher_distilled_over_placebos"]
     texts = [" ".join(str(each).split()) for each in (alone, beside)]
-    for text in texts:
-        assert text.count("the part that Students have and Bases lack is arranged as the Teacher arranges it more than") == 1
+    for text, own in zip(texts, (alone, beside)):
+        (test,) = (test for test in own.seed_control["tests"] if test["score"] == "teacher_distilled")
+        assert f"Teacher's share {test['statistic']:+.3f}* " in text
     assert texts[0].count("Students and Bases must share epochs, data, augmentation") == 1
     assert texts[0].count("can also come from longer training") == 1 and "longer training" not in texts[1]
-    assert "as this Teacher, rather than these placebo Teachers, arranges it more than" in texts[1]
+    assert "share over placebo Teachers" in texts[1]
 
 
-def test_answers_of_several_layers_share_a_sentence() -> None:
+def test_answers_of_several_layers_share_a_row() -> None:
     names = [f"{role} {seed}" for role in ("kd", "base") for seed in range(5)]
     models = {name: related(seed) for seed, name in enumerate(names)}
     students, bases = ({name: model for name, model in models.items() if name.startswith(role)} for role in ("kd", "base"))
@@ -297,8 +299,8 @@ def test_answers_of_several_layers_share_a_sentence() -> None:
     first, second = (test for test in found.seed_control["tests"] if test["score"] == "rs_distilled")
     assert first["decision"] is second["decision"] is False
     text = " ".join(str(found).split())
-    assert "- conv2, conv3: no evidence that the part that Students have and Bases lack follows the labels" in text
-    assert f"(differences {first['statistic']:+.3f}, {second['statistic']:+.3f}; p = " in text
+    assert f"RS of distilled features {first['statistic']:+.3f} {second['statistic']:+.3f} " in text
+    assert "no mark: no evidence" in text
 
 
 def test_the_null_stands_below_each_score_that_has_one(report) -> None:
@@ -357,7 +359,7 @@ def test_a_larger_share_is_no_yes_if_students_are_less_similar_to_the_teacher_th
     settings = SimpleNamespace(comparisons=SimpleNamespace(groups=None, labels=True))
     for likeness, decision in ((0.94, False), (0.5, True)):
         rows[1]["value"] = likeness
-        (test, _) = control_placebos(rows, shares, [pair], list("abcd"), settings)["tests"]
+        (test, _) = control_placebos(rows, shares, {}, [pair], list("abcd"), settings)["tests"]
         assert test["p_value"] < 0.001 and test["decision"] is decision and test["likeness"] == [0.81, likeness]
         said = "but Students are not more similar to the Teacher than Bases are (mean FSS 0.810" in test["sentence"]
         assert said is not decision
@@ -420,3 +422,51 @@ def test_students_without_a_gain_do_not_hide_the_gain_of_others() -> None:
 
 def rs(model: torch.nn.Module) -> float:
     return by_score(quiet(model, BASES["base 0"], "conv2", batches(11)), "conv2", base="base")["rs_student"]["value"]
+
+
+def test_gains_in_agreement_have_the_same_test() -> None:
+    found = quiet(
+        STUDENTS, BASES, ["conv2", "conv3"], batches(11), teacher=TEACHER, placebo_teachers=PLACEBOS, confidence=0.9,
+        n_permutations=0, predictions=True, explanations="gradcam", by_class=True,
+    )  # fmt: skip
+    x, _ = data()
+    classes = TEACHER(x).argmax(1)
+
+    def alike(model: Any, teacher: Any, layer: str) -> float:
+        if layer == "predictions":
+            return float((model(x).argmax(1) == teacher(x).argmax(1)).double().mean())
+        maps = [LayerGradCam(each, each.get_submodule(layer)).attribute(x, classes).detach() for each in (model, teacher)]
+        return float(attribution_agreement(*maps).mean())
+
+    for score, layers in (("agreement_over_base", ["predictions"]), ("explanation_over_base", ["conv2", "conv3"])):
+        tests = [test for test in found.placebos["tests"] if test["score"] == score]
+        assert [test["layer"] for test in tests] == layers
+        for test in tests:
+            gains = []
+            for each in (TEACHER, *PLACEBOS.values()):
+                own, others = ([alike(model, each, test["layer"]) for model in models.values()] for models in (STUDENTS, BASES))
+                gains.append(sum(own) / 3 - sum(others) / 3)
+                if each is TEACHER:
+                    assert test["likeness"] == pytest.approx([sum(own) / 3, sum(others) / 3], abs=1e-5)
+            expected = stats.ttest_ind(gains[:1], gains[1:], alternative="greater")
+            assert (test["share"], test["mean"]) == pytest.approx((gains[0], sum(gains[1:]) / 4), abs=1e-5)
+            assert test["p_value"] == pytest.approx(expected.pvalue, abs=1e-3)
+            assert test["decision"] is (test["adjusted_p_value"] <= 0.05 and gains[0] > 0)
+    over = [t for t in found.seed_control["tests"] + found.classes["tests"] if t["score"] == "agreement_over_placebos"]
+    assert all("these placebo Teachers only" in t["sentence"] for t in over if t["decision"])
+
+
+@pytest.mark.parametrize("gain, decision", [(0.3, True), (-0.1, False)])
+def test_a_larger_gain_is_no_yes_if_students_agree_less_than_bases(gain, decision) -> None:
+    """Weak Students agree less with all Teachers, and with some a little less so."""
+    likeness = {"agreement_student_teacher": 0.5 + gain, "agreement_base_teacher": 0.5}
+    rows = [
+        {"student": "s", "base": "b", "layer": "predictions", "score": score, "value": value} for score, value in likeness.items()
+    ]
+    pair = SimpleNamespace(student=SimpleNamespace(of=SimpleNamespace(name="s")), base_name="b")
+    settings = SimpleNamespace(comparisons=SimpleNamespace(groups=None, labels=True))
+    gains = {("agreement_over_base", "predictions"): [gain + torch.tensor([0.0, -0.2, -0.21, -0.19, -0.2])]}
+    shares = {"x": [torch.arange(15.0).reshape(3, 5) / 20]}
+    test = control_placebos(rows, shares, gains, [pair], list("abcd"), settings)["tests"][-1]
+    assert test["p_value"] < 0.001 and test["decision"] is decision
+    assert ("(mean agreement of predictions 0.400 and 0.500)" in test["sentence"]) is not decision
