@@ -69,8 +69,8 @@ def _placebo_table(record: Record, name: str, title: str, views: Sequence[str]) 
         name,
         title,
         "The Teacher's share, or the gain of Students over Bases in agreement with the Teacher; the mean and SD of the same "
-        "for the placebo Teachers (each a mean over pairs of Student and Base); and a t test of the Teacher as one draw of Teachers, "
-        "corrected by Holm over the layers. "
+        "for the placebo Teachers (each a mean over pairs of Student and Base); and a t test of the Teacher as one draw of "
+        "Teachers, corrected by Holm over the layers. "
         + " ".join(_caveats(test for *_, test in tests)),
         [
             *fold, "group", "view", "score", "layer", "Teacher", "placebos", "placebos SD", "t", "p", "p corrected", "answer",
