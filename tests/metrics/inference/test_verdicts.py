@@ -116,6 +116,14 @@ def test_a_yes_needs_students_more_similar_to_the_teacher_than_bases(of_students
     assert undecided.decision is None
 
 
+@pytest.mark.parametrize(("of_students", "decision"), [(0.9, True), (0.3, False)])
+def test_agreement_over_placebos_needs_more_agreement_than_that_of_bases(of_students, decision) -> None:
+    likeness = {"predictions": (of_students, 0.8)}
+    (verdict,) = seed_control({"predictions": separated(5, 5)}, 5, "agreement_over_placebos", likeness=likeness)
+    assert verdict.decision is decision
+    assert ("(mean agreement of predictions 0.300 and 0.800)" in verdict.sentence) is not decision
+
+
 @pytest.mark.parametrize(
     ("likeness", "error", "words"),
     [
