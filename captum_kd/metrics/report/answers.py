@@ -148,7 +148,11 @@ def input_answers(inputs: Mapping[str, Any]) -> list[str]:
             own = [each for each in known if (each["layer"], each["score"]) == (layer, score)]
             cells = {each["group_of_students"]: _correlations(each) for each in own}
             lines.append(_row(f"  {one_line(layer)}, {score}", [cells.get(name, "-") for name in part]))
-    return [*lines, "- A correlation near 0: the order of single inputs in one pair of models is mostly noise."]
+    return [
+        *lines,
+        "- Correlations of the parts between single pairs of models of other seeds. Near 0, the order of the inputs is noise. "
+        "Means over pairs are more reliable: see the reliability in report.inputs.",
+    ]
 
 
 def _correlations(record: Mapping[str, Any]) -> str:
