@@ -207,8 +207,8 @@ FIRST_WEIGHTS = (
     "Teacher."
 )
 _THESE_PLACEBOS = (
-    "This test concerns these placebo Teachers only, and it says yes too often: with trained networks at 14 % of the places without "
-    "transfer, not 5 %. The t test against the spread of at least 4 placebos keeps its level."
+    "This test concerns these placebo Teachers only, and it says yes too often: with trained networks at 14 % of the places "
+    "without transfer, not 5 %. The t test against the spread of at least 4 placebos keeps its level."
 )
 
 
