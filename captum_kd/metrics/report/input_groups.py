@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from typing import Any, Iterable, Optional
 
 import torch
 from torch import Tensor
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from captum_kd._distributed import ProcessGroup
 from captum_kd._utils.validation import short_repr
@@ -94,7 +96,8 @@ def as_groups_of_inputs(groups: Any) -> Optional[Tensor]:
         return None
     wanted = "one non-negative integer for each input, in the data's order"
     if not isinstance(groups, Tensor):
-        is_list = isinstance(groups, Iterable) and not isinstance(groups, (str, bytes))
+        # A set or a mapping has an order of its own.
+        is_list = isinstance(groups, Iterable) and not isinstance(groups, (str, bytes, Set, Mapping))
         listed = groups.tolist() if hasattr(groups, "tolist") else list(groups) if is_list else None
         if not isinstance(listed, list) or not all(type(each) is int for each in listed):
             raise TypeError(f"groups_of_inputs must hold {wanted}, got {short_repr(groups)}.")
@@ -116,6 +119,21 @@ def check_length(groups: Optional[Tensor], inputs: Optional[int]) -> None:
             f"groups_of_inputs has {len(groups)} integers, but the data hold {inputs} inputs; pass one integer for each "
             "input, in the order in which the loader yields them. Do not shuffle it. With several processes, each rank passes "
             "the integers of its own shard."
+        )
+
+
+def shuffles(data: object) -> bool:
+    """True for a DataLoader whose order differs from pass to pass, so that nobody knows it beforehand."""
+    sampler = getattr(data, "sampler", None)
+    return isinstance(sampler, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)) and sampler.generator is None
+
+
+def check_order(groups: Optional[Tensor], data: object) -> None:
+    """Raises a ValueError if there are groups of inputs whose order is drawn at random."""
+    if groups is not None and shuffles(data):
+        raise ValueError(
+            "groups_of_inputs are in the data's order, but this DataLoader shuffles its inputs, so that groups would go to other "
+            "inputs. Pass a loader with shuffle=False and no random sampler."
         )
 
 

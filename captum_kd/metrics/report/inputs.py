@@ -22,6 +22,10 @@ PARTS_OF_INPUTS = (
     "Parts of inputs add up to the score. A part is half of the input's terms with all other inputs; it is no score of its own "
     "and has no null hypothesis. Read an order of inputs only if another seed repeats it."
 )
+OF_SHUFFLED_INPUTS = (
+    "Inputs are numbered in the order in which the loader yielded them, and it shuffles: these numbers are not the places in the "
+    "data set. Use shuffle=False to find an input."
+)
 
 Parts = dict[str, dict[tuple[str, str], Tensor]]
 """By target, the parts (n,) of all inputs in the score of a model given another one, by their keys; undefined ones are absent."""

@@ -61,11 +61,21 @@ class PredictionScores:
     Attributes:
         scores (list of ReportScore): means of values of single inputs.
         layers (tuple of str): the layer in their rows.
+
+    Raises:
+        ValueError: one of the report's layers has the same label.
     """
 
     layers = (PREDICTIONS_LAYER,)
 
-    def __init__(self, models: Sequence[ComparedModel], options: Predictions, has_labels: bool) -> None:
+    def __init__(
+        self, models: Sequence[ComparedModel], options: Predictions, has_labels: bool, layers: Sequence[str] = ()
+    ) -> None:
+        if PREDICTIONS_LAYER in layers:
+            raise ValueError(
+                f"The rows of predictions have the layer {PREDICTIONS_LAYER!r}, but layers names one {PREDICTIONS_LAYER!r} too; "
+                f"give that one another label, for example layers={{'last': {PREDICTIONS_LAYER!r}}}."
+            )
         students, bases, placebos = ([each.key for each in models if each.role == role] for role in (STUDENT, BASE, PLACEBO))
         has_teacher = any(each.role == TEACHER for each in models)
         pairs = [(student, base) for student in students for base in bases]
