@@ -1,6 +1,7 @@
 r"""Agreement of a Student's predictions with those of its Teacher and of a Base.
 
-Every score but the calibration error is a mean over inputs of a value of single inputs, so its interval is that of a mean.
+Every score but the calibration error is a mean over inputs of a value of single inputs. So its interval is that of a mean, or of
+a proportion.
 """
 
 from __future__ import annotations

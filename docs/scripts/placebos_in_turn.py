@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from trained_runs import read_run
 
-from distillation.scoring import _Batches  # trained_runs makes the examples importable
+from distillation.task import Batches  # trained_runs makes the examples importable
 
 from captum_kd.metrics import compare_transfer
 
@@ -44,7 +44,7 @@ def main() -> None:
     other = "Other Teacher"
     recipe = [*plan.teachers, other, *plan.placebos]
     networks = {name: run.network(name) for name in [*recipe, *plan.bases(seeds)]}
-    batches = _Batches(run.fold.test[: options.images], run.settings.image_size)
+    batches = Batches(run.fold.test[: options.images], run.settings.image_size)
     layers = {a: {"student": a, "base": a, "teacher": b} for a, b in zip(plan.layers, plan.guide_layers)}
     found: dict[tuple[str, bool], Counter[str]] = {}
     for group in plan.groups:
