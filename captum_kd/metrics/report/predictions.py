@@ -102,9 +102,8 @@ class PredictionScores:
         ]
         if any(score.name == "agreement_over_base" for score in self.scores):
             found.append(
-                "Networks that are right more often agree more often, with any accurate Teacher, so agreement alone is no "
-                "evidence of transfer. Errors shared with the Teacher say more; compare them with those of a Base given another "
-                'Base (row "null" if there are two Bases).'
+                "Networks that are right more often agree more often with any accurate Teacher, so agreement alone is no "
+                'evidence of transfer. Compare errors shared with the Teacher with those of a second Base (row "null").'
             )
         if self._errors and self.lacks_torchmetrics:
             found.append(
@@ -112,8 +111,8 @@ class PredictionScores:
             )
         elif self._errors:
             found.append(
-                f"The calibration error (ECE, {BINS} bins, by torchmetrics) is that of the probabilities at temperature 1. It is "
-                "above 0 even for a calibrated network, the more so for few inputs."
+                f"The calibration error (ECE, {BINS} bins, temperature 1, torchmetrics) of a calibrated network is above 0 too, "
+                "the more so for few inputs."
             )
         return found
 
