@@ -67,9 +67,8 @@ class InputGroups:
     def notes(self) -> list[str]:
         """Sentences for the report's notes."""
         found = [
-            f"Relevance of a {self.word}: how well a representation separates it from all other inputs. It grows with the "
-            f"{self.word}'s share of the inputs. So compare models within a {self.word}, and {self.plural} with each other only "
-            "if they are about equally large."
+            f"Relevance of a {self.word} grows with its share of the inputs. So compare models within a {self.word}, and only "
+            f"{self.plural} of equal size with each other."
         ]
         without = [name for name in self.sizes if self.note_of(name) is not None]
         if without:

@@ -19,8 +19,7 @@ REPEATED = 0.5
 """Below this reliability, most of the differences between inputs are those of the seeds."""
 TOP = 0.1
 PARTS_OF_INPUTS = (
-    "Parts of inputs add up to the score. A part is half of the input's terms with all other inputs; it is no score of its own "
-    "and has no null hypothesis. Read an order of inputs only if another seed repeats it."
+    "Parts of inputs add up to the score; a part is no score of its own. Read an order of inputs only if another seed repeats it."
 )
 OF_SHUFFLED_INPUTS = (
     "Inputs are numbered in the order in which the loader yielded them, and it shuffles: these numbers are not the places in the "

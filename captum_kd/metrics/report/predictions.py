@@ -115,8 +115,7 @@ class PredictionScores:
             found.append(
                 "Networks that are right more often agree more often, and share more right answers, with any accurate Teacher; "
                 "networks that are wrong more often share more errors. So these scores alone are no evidence of transfer. "
-                'Compare shared errors and right answers with those of a Base given another Base (row "null" if there are two '
-                "Bases), and agreement with that of placebo Teachers."
+                'Compare them with those of a Base given another Base (row "null") and with agreement over placebo Teachers.'
             )
         if self._errors and self.lacks_torchmetrics:
             found.append(
@@ -126,8 +125,8 @@ class PredictionScores:
             by_chance = sorted(map(self._values.calibration_error_by_chance, self._models))
             about = " to ".join(dict.fromkeys(f"{each:.3f}" for each in (by_chance[0], by_chance[-1])))
             found.append(
-                f"The calibration error (ECE, {BINS} bins, by torchmetrics) is that of the probabilities at temperature 1. "
-                f"Calibrated networks of these confidences would have about {about} on {self._values.n} inputs, not 0."
+                f"The calibration error (ECE, {BINS} bins, temperature 1, torchmetrics) of calibrated networks of these "
+                f"confidences would be about {about} on {self._values.n} inputs, not 0."
             )
         return found
 
