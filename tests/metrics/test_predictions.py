@@ -19,6 +19,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from captum_kd.metrics import Predictions, compare_transfer, prediction_agreement
 from captum_kd.metrics.inference.means import mean_estimate
+from captum_kd.metrics.predictions import PredictionValues
 from captum_kd.metrics.scores_table import prediction_scores
 from models import ConvNet, images, labels
 
@@ -369,6 +370,20 @@ def test_a_report_without_torchmetrics_says_what_to_install(monkeypatch: pytest.
     report = compare_transfer(Sharp(seed=1), Sharp(seed=2), "conv3", BATCHES, predictions=True, show_progress=False)
     assert not [row for row in report.rows if row["score"].startswith("ece_")]
     assert any("pip install 'captum_kd[distributed]'" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("n, scale", [(60, 1.5), (1000, 1.5), (1000, 4.0)])
+def test_calibration_error_of_calibrated_predictions(n: int, scale: float) -> None:
+    """Against right answers that are drawn with the predicted probabilities."""
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    draw = torch.Generator().manual_seed(0)
+    logits = scale * torch.randn(n, 10, generator=draw, dtype=torch.float64)
+    found = PredictionValues([], None, (), 1.0)
+    found.add({"a": logits}, None)
+    confidence = logits.softmax(1).amax(1)
+    draws = [(torch.rand(n, generator=draw, dtype=torch.float64) < confidence).long() for _ in range(100)]
+    errors = [functional.binary_calibration_error(confidence.float(), each, n_bins=15, norm="l1") for each in draws]
+    assert found.calibration_error_by_chance("a") == pytest.approx(float(torch.stack(errors).mean()), rel=0.08)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ SHORT = {
     "explanation_over_placebos": "maps like this Teacher's, over placebos",
 }
 """Questions of seed control in a few words; larger differences are evidence for yes."""
+INPUT_SCORES = {"distilled": "parts in RS of distilled features", "teacher_distilled": "parts in the Teacher's share"}
 SEED_CONTROL = (
     "Seed control: would another training run give the same result? Differences of Students from Bases, minus those of two Bases "
     "(exact test, Holm over layers; sentences and p-values: report.seed_control)"
@@ -130,31 +131,37 @@ def class_answers(classes: Mapping[str, Any], layer: str, plural: str) -> list[s
         found = f"- {'' if students is None else f'{students}. '}Yes for {plural} in {'; '.join(parts)}." if parts else ""
         found = found or f"- {'' if students is None else f'{students}. '}No yes for any of the {plural}."
         found += f" None in {', '.join(without)}." * bool(without and parts)
-        lines.append(found + f" Undecided: {', '.join(undecided)}." * bool(undecided))
-    return lines
+        if not parts and not without:
+            found = f"- {'' if students is None else f'{students}. '}Undecided for all {plural} and questions."
+        elif undecided:
+            found += f" Undecided: {', '.join(undecided)}."
+        lines.append(found)
+    caveats = dict.fromkeys(caveat for test in tests if test["decision"] is None for caveat in test["caveats"])
+    return lines + [f"- {caveat}" for caveat in caveats]
 
 
 def input_answers(inputs: Mapping[str, Any]) -> list[str]:
-    """A table of the agreement between seeds, or a sentence if it is not known."""
+    """A table of the reliability of the parts, or a sentence if it is not known."""
     known = [each for each in inputs["reliability"] if each["correlation"] is not None]
     if not known:
         return ["- It is unknown, since that needs two Students and two Bases of different seeds."]
-    groups = list(dict.fromkeys(each["group_of_students"] for each in known))
+    layers = list(dict.fromkeys(each["layer"] for each in known))
+    cells = {(each["group_of_students"], each["score"], each["layer"]): _reliabilities(each) for each in known}
+    rows = dict.fromkeys((group, score) for group, score, _ in cells)
     lines: list[str] = []
-    for start in range(0, len(groups), COLUMNS):
-        part = groups[start : start + COLUMNS]
-        lines.append(_row("correlation (of a Base given another Base)", [_cut(one_line(name or ""), CELL - 1) for name in part]))
-        for layer, score in dict.fromkeys((each["layer"], each["score"]) for each in known):
-            own = [each for each in known if (each["layer"], each["score"]) == (layer, score)]
-            cells = {each["group_of_students"]: _correlations(each) for each in own}
-            lines.append(_row(f"  {one_line(layer)}, {score}", [cells.get(name, "-") for name in part]))
+    for start in range(0, len(layers), COLUMNS):
+        part = layers[start : start + COLUMNS]
+        lines.append(_row("reliability (of Bases given other Bases)", [_cut(one_line(layer), CELL - 1) for layer in part]))
+        for group, score in rows:
+            name = f"  {'' if group is None else f'{one_line(group)}, '}{INPUT_SCORES.get(score, score)}"
+            lines.append(_row(name, [cells.get((group, score, layer), "-") for layer in part]))
     return [
         *lines,
-        "- Correlations of the parts between single pairs of models of other seeds. Near 0, the order of the inputs is noise. "
-        "Means over pairs are more reliable: see the reliability in report.inputs.",
+        "- About the correlation of these means over pairs with those of other seeds. Below .5, most of the differences between "
+        "inputs come from the seeds.",
     ]
 
 
-def _correlations(record: Mapping[str, Any]) -> str:
-    null = record["null_correlation"]
-    return f"{record['correlation']:.2f} ({'-' if null is None else f'{null:.2f}'})".replace("0.", ".")
+def _reliabilities(record: Mapping[str, Any]) -> str:
+    null = record["null_reliability"]
+    return f"{record['reliability']:.2f} ({'-' if null is None else f'{null:.2f}'})".replace("0.", ".")

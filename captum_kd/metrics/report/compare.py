@@ -87,11 +87,11 @@ def compare_transfer(
     features (``estimator="biased"``, ``feature_transform=flatten_to_unit_length``). Their earlier scripts average it over
     mini-batches (``population="batch"``). For few inputs the biased FSS is close to 1 even for unrelated features.
 
-    With ``confidence``, intervals are delete-one jackknife-t intervals. p-values come from permuted labels for the relevance
-    of a whole model, and from the jackknife-t test for distilled and residual features. FSS and the Teacher's share have no
-    p-values: features of the same inputs are never independent, so independence is not a useful null hypothesis. Seed control
-    tests the technique rather than these trained models. Its exact p-values come from relabelings of the trained models and are
-    corrected over layers by Holm's method.
+    With ``confidence``, intervals are delete-one jackknife-t intervals, of proportions Wilson's. p-values come from permuted
+    labels for the relevance of a whole model, and from the jackknife-t test for distilled and residual features. FSS and the
+    Teacher's share have no p-values: features of the same inputs are never independent, so independence is not a useful null
+    hypothesis. Seed control tests the technique rather than these trained models. Its exact p-values come from relabelings of the
+    trained models and are corrected over layers by Holm's method.
 
     A Teacher's share above that of other seeds need not be this Teacher's: longer training or another Teacher can raise it too.
     Placebo Teachers are networks of the Teacher's recipe, from other seeds, that taught no Student. With them, the report has the

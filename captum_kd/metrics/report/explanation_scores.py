@@ -147,8 +147,7 @@ class ExplanationScores:
         method = options.method if isinstance(options.method, str) else name_of(options.method)
         return [
             f"Agreement of explanations: {options.measure} of {of}, made by {method} for {_TARGETS[options.target]}; a mean over "
-            "inputs. Maps can agree without any transfer, because they show the same objects, so compare Students with Bases and "
-            "not with 0."
+            "inputs. Maps of the same objects agree without any transfer, so compare Students with Bases and not with 0."
         ]
 
     def _maps(

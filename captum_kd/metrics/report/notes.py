@@ -203,25 +203,15 @@ def advice(
         ),
         (
             has_relevance,
-            "The difference of distilled and residual follows from that of RS Student and RS Base, so read all four scores "
-            "together: distilled - residual = (RS Student - RS Base) sqrt((1 + F) / (1 - F)), where F is the unbiased FSS "
-            f"{inputs}.",
-        ),
-        (
-            has_teacher and has_relevance,
-            "So does the difference of the Teacher's shares: distilled - residual = (FSS Student - FSS Base) "
-            "sqrt((1 + F) / (1 - F)), with the unbiased FSS of Student and Teacher, and of Base and Teacher.",
+            "The difference of distilled and residual follows from RS Student and RS Base: distilled - residual = (RS Student - "
+            f"RS Base) sqrt((1 + F) / (1 - F)), where F is the unbiased FSS {inputs}."
+            + " That of the Teacher's shares follows in the same way from FSS Student and FSS Base." * has_teacher,
         ),
         (
             has_teacher and not has_relevance,
             "The difference of the Teacher's shares follows from the similarity with the Teacher, so read all four scores "
             "together: distilled - residual = (FSS Student - FSS Base) sqrt((1 + F) / (1 - F)), with the unbiased FSS of Student "
             f"and Teacher, and of Base and Teacher, where F is that of Student and Base {inputs}.",
-        ),
-        (
-            has_teacher,
-            "The Teacher's share is a correlation, not a fraction of the gain. A Base given another Base has one too "
-            '(row "null" if there are two Bases), so 0 is not what chance gives.',
         ),
         (magnified, magnified),
         (
@@ -230,10 +220,12 @@ def advice(
             "positive one.",
         ),
         (
+            has_teacher,
+            "The Teacher's share is a correlation, not a fraction of the gain. A second Base has a positive one too.",
+        ),
+        (
             any(row["score"] in ("rs_distilled_all", "teacher_distilled_all") for row in rows),
-            "Given all Bases, the span of their representations is removed. The more Bases, the less is left (unique), so "
-            "compare such scores only with the same number of Bases, and not with those of pairs. With three Bases or more, "
-            'seed control compares Students given all Bases but one (row "but one") with the Base left out (row "null").',
+            "Given all Bases: the more Bases, the less is left (unique). Compare such scores only with the same number of Bases.",
         ),
         (has_labels, "RS depends on the class frequencies, so compare scores on identical inputs only."),
         (

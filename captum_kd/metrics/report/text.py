@@ -15,6 +15,8 @@ from captum_kd.metrics.scores_table import EXPLANATIONS, OF_PREDICTIONS, OVER_PL
 WIDTH = 100
 MOST_MODELS = 12
 """Models in a table with a column for each."""
+DIFFERENCES = {each.name for each in SCORES if each.test == "mean"}
+"""They change their sign when two models change places, so their mean over two Bases is 0 and no null."""
 GIVEN_ALL_BASES = scores_of_pair(has_teacher=True, all_bases=True)
 Row = Mapping[str, Any]
 Nulls = dict[str, dict[tuple[str, str], float]]
@@ -42,7 +44,7 @@ TABLES: dict[str, dict[str, str]] = {
 # Subtitles; the second part belongs to reports with labels.
 SUBTITLES = {
     "The Teacher": (
-        "the Teacher's share of distilled and residual features", "; beyond: with the labels removed from the Teacher"
+        "FSS with the Teacher; its share of distilled and residual features", "; beyond: with the labels removed from the Teacher"
     ),
     "The Teacher's share over placebo Teachers": ("minus the mean share of networks of its recipe that taught nobody", ""),
     "Predictions: accuracy and calibration": (
@@ -57,7 +59,7 @@ SUBTITLES = {
         "over Base: agreement of the Student's maps minus that of the Base's", ""
     ),
     "Students given all Bases": (
-        "the part that no combination of Bases has", ": its RS, the Teacher's share, and beyond the labels"
+        "the part that no combination of Bases has", "; distilled: its RS"
     ),
 }  # fmt: skip
 UNIQUE = "unique"
@@ -159,7 +161,7 @@ def _nulls(seed_control: Optional[Mapping[str, Any]]) -> Nulls:
     for name, of_name in rows.items():
         values: dict[tuple[str, str], list[float]] = {}
         for row in of_name:
-            if row["value"] is not None:
+            if row["value"] is not None and row["score"] not in DIFFERENCES:
                 values.setdefault((row["score"], row["layer"]), []).append(row["value"])
         if values:
             found[name] = {key: sum(of_key) / len(of_key) for key, of_key in values.items()}
@@ -205,7 +207,8 @@ def _cell(rows: Sequence[Row], pairs: int) -> list[str]:
     if not values:
         return ["-"]
     if pairs > 1:
-        return [_number(sum(values) / len(values)), _range(min(values), max(values))]
+        # The Teacher's own scores are the same in all pairs.
+        return [_number(sum(values) / len(values)), *([_range(min(values), max(values))] * (min(values) < max(values)))]
     row = rows[0]
     lines = [_number(row["value"])]
     if row.get("low") is not None:

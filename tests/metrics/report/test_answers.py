@@ -73,19 +73,24 @@ def test_classes_are_named_by_question() -> None:
         ]
 
     tests = of("rs_distilled", [True, False, True]) + of("teacher_distilled", [True] * 3) + of("shared_errors", [False] * 3)
-    tests += of("accuracy_over_base", [None] * 3)
-    (line,) = class_answers({"tests": tests}, "a", "classes")
+    tests += [{**test, "caveats": ["Too few seeds."]} for test in of("accuracy_over_base", [None] * 3)]
+    line, caveat = class_answers({"tests": tests}, "a", "classes")
+    assert caveat == "- Too few seeds."
     assert line == (
         "- x. Yes for classes in RS of distilled features: 0, 2; Teacher's share: all. None in errors shared with the Teacher. "
         "Undecided: accuracy."
     )
+    line, _ = class_answers({"tests": tests[-3:]}, "a", "classes")
+    assert line == "- x. Undecided for all classes and questions."
     (line,) = class_answers({"tests": of("shared_errors", [False] * 3)}, "a", "groups")
     assert line == "- x. No yes for any of the groups."
 
 
-def test_agreement_of_inputs_stands_beside_its_null() -> None:
-    record = {"group_of_students": "x", "layer": "a", "score": "distilled", "correlation": 0.451, "null_correlation": None}
-    lines = input_answers({"reliability": [record, {**record, "layer": "b", "null_correlation": 0.2}]})
-    assert lines[1].split()[-2:] == [".45", "(-)"] and lines[2].split()[-2:] == [".45", "(.20)"]
+def test_reliability_of_inputs_stands_beside_its_null() -> None:
+    record = {"group_of_students": "x", "layer": "a", "score": "distilled", "correlation": 0.3, "reliability": 0.451}
+    record["null_reliability"] = None
+    lines = input_answers({"reliability": [record, {**record, "layer": "b", "null_reliability": 0.2}]})
+    assert lines[0].split()[-2:] == ["a", "b"]
+    assert lines[1] == "  x, parts in RS of distilled features".ljust(49) + ".45 (-)  .45 (.20)"
     (line,) = input_answers({"reliability": [{**record, "correlation": None}]})
     assert "needs two Students and two Bases" in line

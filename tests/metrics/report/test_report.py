@@ -242,7 +242,7 @@ def test_layers_whose_names_are_shortened_stay_apart():
 
 
 def test_all_reports_say_how_distilled_and_residual_hang_together(report):
-    assert any("follows from that of RS Student and RS Base" in note for note in report.notes)
+    assert any("follows from RS Student and RS Base" in note for note in report.notes)
     assert any("no evidence of transfer by itself" in note for note in report.notes)
 
 
