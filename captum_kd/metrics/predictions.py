@@ -1,6 +1,7 @@
 r"""Agreement of a Student's predictions with those of its Teacher and of a Base.
 
-Every score but the calibration error is a mean over inputs of a value of single inputs, so its interval is that of a mean.
+Every score but the calibration error is a mean over inputs of a value of single inputs. So its interval is that of a mean, or of
+a proportion.
 """
 
 from __future__ import annotations
@@ -238,6 +239,17 @@ class PredictionValues:
 
         is_right = self._read("classes", key) == self._read("labels")
         return float(binary_calibration_error(self._read("confidence", key).float(), is_right.long(), n_bins=BINS, norm="l1"))
+
+    def calibration_error_by_chance(self, key: str) -> float:
+        """About the expected calibration error of calibrated predictions of the same confidences.
+
+        The number of right answers in a bin is then a sum of independent draws with these probabilities. Its mean absolute error
+        is about that of a normal distribution, sqrt(2 / pi) times its standard deviation.
+        """
+        confidence = self._read("confidence", key)
+        variances = torch.zeros(BINS, dtype=torch.float64, device="cpu")
+        variances.index_add_(0, (confidence * BINS).ceil().long().clamp(1, BINS) - 1, confidence * (1 - confidence))
+        return float(variances.sqrt().sum()) * math.sqrt(2 / math.pi) / len(confidence)
 
     def _append(self, key: tuple[str, ...], values: Tensor) -> None:
         self._pieces.setdefault(key, []).append(values)

@@ -20,8 +20,9 @@ from captum_kd.distance import euclidean_distances
 from captum_kd.distance.block_sums import population_sums
 from captum_kd.distance.sources import MatrixDistances
 from captum_kd.metrics.inference import JackknifeEstimate, Score
-from captum_kd.metrics.inference.class_products import ONE_CLASS, one_hot, with_class
+from captum_kd.metrics.inference.class_products import ONE_CLASS, OneAgainstRest, one_hot
 from captum_kd.metrics.inference.class_shares import ClassRows, left_out_rows
+from captum_kd.metrics.inference.class_sides import Sides
 from captum_kd.metrics.inference.gram_matrices import products_of
 from captum_kd.metrics.inference.jackknife import estimate_of
 
@@ -61,10 +62,10 @@ def draw(n: int, share: float, population: str, generator: torch.Generator) -> t
 def estimates(distances: list[Tensor], members: Tensor, intervals: bool = True) -> dict[str, JackknifeEstimate]:
     sources, classes = list(map(MatrixDistances, distances)), one_hot(members.long(), torch.tensor([1]))
     sums = population_sums(sources, by_row=True, classes=classes)
-    products = products_of(NAMES, sources, sums)
+    sides = Sides(products_of(NAMES, sources, sums))
     assert sums.by_class is not None
-    left = left_out_rows(sources, sums, classes)[0] if intervals else None
-    of_class = {True: ClassRows(products, members, left), False: with_class(products, sums.by_class[..., 0], members)}
+    left = next(left_out_rows(sources, sums, classes)) if intervals else None
+    of_class = {True: ClassRows(sides, members, left), False: OneAgainstRest(sides, sums.by_class[..., 0], members)}
     found = {}
     for name, score in SCORES.items():
         scored = of_class[name == "teacher_distilled"]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from samples import DTYPES, F64, each, partial, rotation, score, triple
 from reference.geometries import remove
@@ -78,6 +78,7 @@ def test_powers_of_two_leave_every_bit_alone(population, power):
     x, y, _ = each(lambda f: f.float(), *triple(**population))
     near = x + 1e-2 * y
     size = 2.0**power
+    assume(all(torch.equal(each * size / size, each) for each in (near, x)))  # tiny numbers lose bits by the product itself
     assert partial(near * size, y, x * size) == partial(near, y, x)
 
 

@@ -141,3 +141,30 @@ def test_the_page_shows_the_published_rates(simulation: ModuleType) -> None:
     page = (DOCS / "inference.md").read_text()
     shown = [line for line in table.splitlines() if line.startswith("|")]
     assert len(shown) == len(asked) / len(simulation.TESTS) + 4 and all(line in page for line in shown)
+
+
+def test_agreement_is_counted_in_reports(simulation: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = pytest.importorskip("simulate_agreement")
+    own = {name: replace(recipe, steps=5) for name, recipe in module.STUDENTS.items()}
+    monkeypatch.setattr(module, "STUDENTS", {name: own[name] for name in ("another Base", "KD of T")})
+    monkeypatch.setattr(module, "TEACHER", replace(module.TEACHER, steps=5))
+    for repetitions in ("1", "2"):
+        module.main(["--repetitions", repetitions, f"--results={tmp_path}", f"--output={tmp_path}"])
+    found = rows(tmp_path / "agreement_0.csv")
+    assert [(float(row["repetition"]), row["students"]) for row in found] == [
+        (number, name) for number in (0, 1) for name in ("another Base", "KD of T")
+    ]
+    assert {float(row[name]) for row in found for name in module.QUESTIONS} <= {0, 1}
+    text = (tmp_path / "agreement.md").read_text()
+    assert text.count("| another Base |") == 1 and "in 2 repetitions" in text
+
+
+def test_modules_are_the_networks_that_were_trained(networks: ModuleType, simulation: ModuleType) -> None:
+    module = pytest.importorskip("simulate_agreement")
+    data, _ = networks.digits(torch.Generator().manual_seed(0), 50, 50)
+    (network,) = networks.train({"a": networks.Recipe(8, 4, "own")}, data, torch.Generator().manual_seed(1)).values()
+    images = data["own"][0]
+    model = module.as_module(network)
+    hidden, logits = networks.outputs(network, images)
+    assert torch.allclose(model(images.unflatten(1, (1, 8, 8))), logits, atol=1e-5)
+    assert torch.allclose(model[:3](images.unflatten(1, (1, 8, 8))), hidden, atol=1e-5)

@@ -19,8 +19,9 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from captum_kd.metrics import Predictions, compare_transfer, prediction_agreement
 from captum_kd.metrics.inference.means import mean_estimate
+from captum_kd.metrics.predictions import PredictionValues
 from captum_kd.metrics.scores_table import prediction_scores
-from models import ConvNet
+from models import ConvNet, images, labels
 
 N, CLASSES = 40, 3
 IMAGES = torch.randn(N, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -369,3 +370,45 @@ def test_a_report_without_torchmetrics_says_what_to_install(monkeypatch: pytest.
     report = compare_transfer(Sharp(seed=1), Sharp(seed=2), "conv3", BATCHES, predictions=True, show_progress=False)
     assert not [row for row in report.rows if row["score"].startswith("ece_")]
     assert any("pip install 'captum_kd[distributed]'" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("n, scale", [(60, 1.5), (1000, 1.5), (1000, 4.0)])
+def test_calibration_error_of_calibrated_predictions(n: int, scale: float) -> None:
+    """Against right answers that are drawn with the predicted probabilities."""
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    draw = torch.Generator().manual_seed(0)
+    logits = scale * torch.randn(n, 10, generator=draw, dtype=torch.float64)
+    found = PredictionValues([], None, (), 1.0)
+    found.add({"a": logits}, None)
+    confidence = logits.softmax(1).amax(1)
+    draws = [(torch.rand(n, generator=draw, dtype=torch.float64) < confidence).long() for _ in range(100)]
+    errors = [functional.binary_calibration_error(confidence.float(), each, n_bins=15, norm="l1") for each in draws]
+    assert found.calibration_error_by_chance("a") == pytest.approx(float(torch.stack(errors).mean()), rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown", "mean"),
+    [
+        (10.25, 20.5, "[10,20]", "15.375"),
+        (0.5, 9.99, "[.50,9.99]", "5.245"),
+        (9.996, 130.4, "[10,130]", "70.198"),
+        (-12.6, -3.25, "[-13,-3.25]", "-7.925"),
+        (1000.0, 25000.0, "[1e3,2e4]", "1.3e+04"),
+        (3e37, 5e37, "[3e37,5e37]", "4e+37"),
+    ],
+)
+def test_large_divergences_keep_their_columns(low: float, high: float, shown: str, mean: str) -> None:
+    x, y = images(12), labels(12)
+    models = {name: ConvNet(seed=place).eval() for place, name in enumerate(("s 1", "s 2", "b", "t"))}
+    report = compare_transfer(
+        {"s 1": models["s 1"], "s 2": models["s 2"]}, models["b"], "conv2", [(x, y)], teacher=models["t"], predictions=True,
+        show_progress=False,
+    )  # fmt: skip
+    for row in report.rows:
+        if row["score"] == "kl_student_teacher":
+            row["value"] = low if row["student"] == "s 1" else high
+    lines = str(report).split("\n")
+    place = next(i for i, line in enumerate(lines) if "KL S, T" in line)
+    end = lines[place].index("KL S, T") + len("KL S, T")
+    assert [line[end - 12 : end].strip() for line in lines[place + 1 : place + 3]] == [mean, shown]
+    assert all(line[end - 12] == " " for line in lines[place + 1 : place + 3])

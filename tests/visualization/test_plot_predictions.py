@@ -61,8 +61,10 @@ def test_one_pair_has_intervals_and_no_panel_without_its_score() -> None:
 
 
 def test_reports_draw_it_by_name() -> None:
-    found = report(1, 2)
+    found = report(1, 2, by_class=True)
     assert len(found.plot("predictions").axes) == 6
+    assert "RS" in found.plot("classes", title="Classes").axes[0].get_xlabel()
+    assert found.plot("models").axes
     assert len(found.plot().axes) < 12
     with pytest.raises(ValueError, match="what must be"):
         found.plot("accuracy")

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance.centering import noise_level
-from captum_kd.metrics.inference.gram_matrices import Products
+from captum_kd.metrics.inference.class_sides import Sides, correlation
+from captum_kd.metrics.inference.gram_matrices import LEFT_OUT_SHARE, Score
 
-__all__ = ["ONE_CLASS", "one_hot", "with_class"]
+__all__ = ["ONE_CLASS", "OneAgainstRest", "one_hot"]
 
 ONE_CLASS = "\0class"
-"""The name of the class's geometry in the products of :func:`with_class`."""
+"""The name of the class's geometry in the scores of :class:`OneAgainstRest`."""
 
 
 def one_hot(labels: Tensor, classes: Tensor) -> Tensor:
@@ -28,41 +29,51 @@ def one_hot(labels: Tensor, classes: Tensor) -> Tensor:
     return (labels[:, None] == classes).double()
 
 
-def with_class(products: Products, sums: Tensor, members: Tensor) -> Products:
-    """Products with one more geometry, :data:`ONE_CLASS`: one class against the rest.
+class OneAgainstRest:
+    """Relevance of one class against the rest. A class of one input, or of all but one, has no geometry.
 
     Args:
-        products (Products): products of k geometries with leave-one-out values.
+        sides (Sides): the sides of scores, of k geometries.
         sums (Tensor): (k, n), sums of the U-centered rows over the class's members
             (:attr:`~captum_kd.distance.block_sums.PairSums.by_class`).
         members (Tensor): (n,) booleans.
 
-    Returns:
-        Products: of k + 1 geometries. A class of one input, or of all but one, has no geometry.
+    Attributes:
+        full (Tensor): (k + 1,), inner products of the class's geometry with the k geometries and with itself.
+        without (Tensor): (k + 1, n), the same with each input left out.
+        noise (float): the largest squared norm of the class's geometry that counts as rounding.
     """
-    n, inside = len(members), int(members.sum())
-    outside, step, pairs = n - inside, 2**0.5, n * (n - 3)
-    middle = step * inside * outside / ((n - 1) * (n - 2))
-    u_in, u_out = step * outside / (n - 2) - middle, step * inside / (n - 2) - middle
-    across, tilt = step - u_in - u_out, u_out - u_in
-    is_in = members.to(products.full)
-    of_inside = (inside - 1) * (2 * u_in) ** 2 + outside * across**2
-    of_outside = (outside - 1) * (2 * u_out) ** 2 + inside * across**2
-    own = of_outside + (of_inside - of_outside) * is_in
-    with_others = ((tilt + step - 2 * step * is_in) * sums).T  # (n, k)
-    by_row = torch.cat([with_others, own[:, None]], 1)
-    total = by_row.sum(0)
-    left = (total - by_row * (2 * (n - 2) / (n - 3))) / ((n - 1) * (n - 4))
-    raw = 2 * step**2 * inside * outside
-    noise = products.noise.new_tensor([raw * noise_level(torch.float64) ** 2 / pairs])
-    return Products(
-        (*products.names, ONE_CLASS),
-        _bordered(products.full, total / pairs),
-        _bordered(products.without, left),
-        torch.cat([products.noise, noise]),
-    )
 
+    def __init__(self, sides: Sides, sums: Tensor, members: Tensor) -> None:
+        n, inside = len(members), int(members.sum())
+        outside, step, pairs = n - inside, 2**0.5, n * (n - 3)
+        middle = step * inside * outside / ((n - 1) * (n - 2))
+        u_in, u_out = step * outside / (n - 2) - middle, step * inside / (n - 2) - middle
+        across, tilt = step - u_in - u_out, u_out - u_in
+        is_in = members.to(sums)
+        of_inside = (inside - 1) * (2 * u_in) ** 2 + outside * across**2
+        of_outside = (outside - 1) * (2 * u_out) ** 2 + inside * across**2
+        own = of_outside + (of_inside - of_outside) * is_in
+        by_row = torch.cat([(tilt + step - 2 * step * is_in) * sums, own[None]])
+        total = by_row.sum(1)
+        self._sides = sides
+        self.full = total / pairs
+        self.without = (total[:, None] - by_row * (2 * (n - 2) / (n - 3))) / ((n - 1) * (n - 4))
+        self.noise = 2 * step**2 * inside * outside * noise_level(torch.float64) ** 2 / pairs
 
-def _bordered(gram: Tensor, last: Tensor) -> Tensor:
-    """(..., k + 1, k + 1): Gram matrices with one more row and column."""
-    return torch.cat([torch.cat([gram, last[..., None, :-1]], -2), last[..., None]], -1)
+    def score(self, score: Score) -> tuple[float, bool]:
+        """The score of a side and :data:`ONE_CLASS`, and whether it is defined; 0 if not."""
+        value, defined = self._correlation(score, False)
+        return float(value), bool(defined)
+
+    def leave_one_out(self, score: Score) -> tuple[Tensor, bool]:
+        """The score without each input, (n,), and whether all of them are defined."""
+        values, defined = self._correlation(score, True)
+        return values, bool(defined.all())
+
+    def _correlation(self, score: Score, left_out: bool) -> tuple[Tensor, Tensor]:
+        side, of_class = self._sides.of(score.x, left_out), self.without if left_out else self.full
+        noise = max(self.noise, LEFT_OUT_SHARE * float(self.full[-1])) if left_out else self.noise
+        defined = side.defined & (of_class[-1] > noise)
+        product = torch.stack([value * of_class[place] for place, value in side.terms]).sum(0)
+        return correlation(product, (side.square, of_class[-1]), defined), defined

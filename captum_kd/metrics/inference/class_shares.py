@@ -15,15 +15,15 @@ which changes every row. Without these terms the standard error is up to three t
 from __future__ import annotations
 
 from itertools import combinations_with_replacement
-from typing import Optional, Sequence
+from typing import Iterator, Optional, Sequence
 
 import torch
 from torch import Tensor
 
 from captum_kd.distance.block_sums import LocalTiles, PairSums, TileIterator, block_side
-from captum_kd.distance.gram import remainder
 from captum_kd.distance.sources import DistanceSource
-from captum_kd.metrics.inference.gram_matrices import Products, Score
+from captum_kd.metrics.inference.class_sides import OneSide, Sides, correlation
+from captum_kd.metrics.inference.gram_matrices import Score
 
 __all__ = ["ClassRows", "left_out_rows"]
 
@@ -35,42 +35,38 @@ class ClassRows:
     """Products within the rows of a class, over all inputs and with each input left out.
 
     Args:
-        products (Products): products over all rows.
+        sides (Sides): the sides of scores, of k geometries.
         members (Tensor): (n,) booleans.
-        without (Tensor, optional): (n, k, k), the sums over the class's rows with each input left out.
+        without (Tensor, optional): (k, k, n), the sums over the class's rows with each input left out.
     """
 
-    def __init__(self, products: Products, members: Tensor, without: Optional[Tensor] = None) -> None:
-        self._products = products
-        self._rows = products.rows()[members].sum(0) * (len(members) * (len(members) - 3))
+    def __init__(self, sides: Sides, members: Tensor, without: Optional[Tensor] = None) -> None:
+        self._sides = sides
+        self._rows = sides.rows[members].sum(0) * (len(members) * (len(members) - 3))
         self._without = without
 
     def score(self, score: Score) -> tuple[float, bool]:
         """The correlation, and whether it is defined; 0 if not."""
-        value, defined = self._correlation(self._rows, self._products.full, score)
+        value, defined = self._correlation(self._rows, score, False)
         return float(value), bool(defined)
 
     def leave_one_out(self, score: Score) -> tuple[Tensor, bool]:
         """The correlation without each input, (n,), and whether all of them are defined."""
         assert self._without is not None
-        values, defined = self._correlation(self._without, self._products.without, score)
+        values, defined = self._correlation(self._without, score, True)
         return values, bool(defined.all())
 
-    def _correlation(self, rows: Tensor, gram: Tensor, score: Score) -> tuple[Tensor, Tensor]:
-        places = [[self._products.names.index(name) for name in ((side,) if isinstance(side, str) else side)] for side in score]
-        used = sorted({place for side in places for place in side})
-        rows, gram, noise = rows[..., used, :][..., used], gram[..., used, :][..., used], self._products.noise[used]
-        left, right = (remainder(gram, noise, used.index(of), [used.index(z) for z in given]) for of, *given in places)
+    def _correlation(self, rows: Tensor, score: Score, left_out: bool) -> tuple[Tensor, Tensor]:
+        left, right = (self._sides.of(side, left_out) for side in score)
 
-        def product(first: Tensor, second: Tensor) -> Tensor:
-            return ((rows @ second[..., None])[..., 0] * first).sum(-1)
+        def product(first: OneSide, second: OneSide) -> Tensor:
+            parts = [value * other * rows[p, q] for p, value in first.terms for q, other in second.terms]
+            return torch.stack(parts).sum(0)
 
-        squares = [product(side.coefficients, side.coefficients) for side in (left, right)]
+        squares = product(left, left), product(right, right)
         # A class far from all variation has rows of rounding only.
         defined = left.defined & right.defined & (squares[0] > 0) & (squares[1] > 0)
-        norms = torch.where(defined, squares[0], 1.0).sqrt() * torch.where(defined, squares[1], 1.0).sqrt()
-        value = product(left.coefficients, right.coefficients) / norms
-        return torch.where(defined, value, 0.0).clamp(-1, 1), defined
+        return correlation(product(left, right), squares, defined), defined
 
 
 def left_out_rows(
@@ -80,7 +76,7 @@ def left_out_rows(
     *,
     block_size: Optional[int] = None,
     tile_iterator: TileIterator = LocalTiles(),
-) -> list[Tensor]:
+) -> Iterator[Tensor]:
     r"""Sums of products over the rows of each class, with each input left out, in one pass over the distances.
 
     With a class c, :math:`e_i = \langle P, Q\rangle_i`, :math:`f_k = \sum_{i \in c} P_{ik} Q_{ik}` and
@@ -97,25 +93,22 @@ def left_out_rows(
         classes (Tensor): (n, C), as in ``sums``.
 
     Returns:
-        list of Tensor: (n, k, k) for each class.
+        iterator of Tensor: (k, k, n) for each class. One of them at a time is in memory, since many classes would not fit.
     """
-    found: list[Tensor] = []
     k, n, c = len(sources), sums.n, classes.shape[1]
     assert sums.by_row is not None and sums.by_class is not None
     pairs, a = list(combinations_with_replacement(range(k), 2)), 1 / (n - 3)
+    by_row = sums.by_row.movedim(0, 2).contiguous()
     width = max(1, _NUMBERS // (len(pairs) * n))
     for start in range(0, c, width):
         chosen, of_class = classes[:, start : start + width], sums.by_class[:, :, start : start + width]
         moved = _moved_rows(sources, sums, chosen, of_class, pairs, block_size or block_side(sources[0].device), tile_iterator)
         for members, change in zip(chosen.T, moved.unbind(-1)):
-            whole = torch.einsum("iab,i->ab", sums.by_row, members)
-            inside = members[:, None, None]
-            own = sums.by_row * (a**2 * members.sum() - (1 + a) ** 2 * inside)
-            both = sums.by_row.new_empty(n, k, k)
+            weights = a**2 * members.sum() - (1 + a) ** 2 * members
+            both = by_row.new_empty(k, k, n)
             for place, (p, q) in enumerate(pairs):
-                both[:, p, q] = both[:, q, p] = change[place]
-            found.append(whole + own + both)
-    return found
+                both[p, q] = both[q, p] = change[place] + by_row[p, q] @ members + by_row[p, q] * weights
+            yield both
 
 
 def _moved_rows(

@@ -28,7 +28,7 @@ Side = Union[str, tuple[str, ...]]
 
 # A squared norm below this fraction of the original one counts as rounding: it is the difference of two numbers that agree
 # to 12 digits.
-_LEFT_OUT_SHARE = 1e-12
+LEFT_OUT_SHARE = 1e-12
 
 
 class Score(NamedTuple):
@@ -102,7 +102,7 @@ class Products(NamedTuple):
         """The score without each input, (n,) float64, and whether all of them are defined."""
         check_score(self, score)
         score = Score(*score)
-        noise = torch.maximum(self.noise, _LEFT_OUT_SHARE * self.full.diagonal())
+        noise = torch.maximum(self.noise, LEFT_OUT_SHARE * self.full.diagonal())
         values, defined = self._correlation(self.without, noise, score)
         for side in score:
             for place in self._places(side)[1:]:

@@ -100,12 +100,16 @@ def jackknife(
     # The mean of differences, not the difference of means: equal scores then differ by exactly 0.
     values = torch.stack([of_scores[0] - each for each in of_scores[1:]]).mean(0) if minus else of_scores[0]
     all_defined = all(each_defined)
-    removed = max(0 if isinstance(side, str) else len(side) - 1 for each in (score, *minus) for side in each)
-    dimensions = (n - 1) * (n - 4) // 2 - removed  # of U-centered matrices of n - 1 inputs
     bound = 2.0 if minus else 1.0
-    if not (defined and all_defined) or dimensions < 2:
+    if not (defined and all_defined and leaves_room(n, score, *minus)):
         return JackknifeEstimate(value, None, None, None, None)
     return estimate_of(value, values, confidence, bound, groups)
+
+
+def leaves_room(n: int, *scores: Score) -> bool:
+    """Whether U-centered matrices of n - 1 inputs have more than one dimension after removal."""
+    removed = max(0 if isinstance(side, str) else len(side) - 1 for each in scores for side in each)
+    return (n - 1) * (n - 4) // 2 - removed >= 2
 
 
 def estimate_of(

@@ -190,8 +190,12 @@ _OTHER_REASONS = (
 )
 _BY_ACCURACY = "A gain in accuracy is no evidence of transfer by itself: any better recipe causes it."
 _ANY_ACCURATE_TEACHER = (
-    "Agreement with a Teacher, and errors shared with it, also change with accuracy alone: networks that are right more often "
+    "Agreement with a Teacher, and right answers shared with it, grow with accuracy alone: networks that are right more often "
     "agree more often, with any accurate Teacher. Placebo Teachers (agreement over placebos) exclude that."
+)
+_ANY_TEACHERS_ERRORS = (
+    "Networks that are wrong more often share more errors with any Teacher, and Students of another Teacher share some of its "
+    "errors as well. Placebo Teachers (agreement over placebos) tell whether the agreement is with this Teacher."
 )
 _ANY_TEACHERS_MAPS = (
     "Maps of accurate networks show the same objects, so a gain in accuracy can bring them closer to those of any accurate "
@@ -203,8 +207,8 @@ FIRST_WEIGHTS = (
     "Teacher."
 )
 _THESE_PLACEBOS = (
-    "This test concerns these placebo Teachers only, and in simulations it says yes somewhat too often; the t test against the "
-    "spread of at least 4 placebos keeps its level."
+    "This test concerns these placebo Teachers only, and it says yes too often: with trained networks at 14 % of the places "
+    "without transfer, not 5 %. The t test against the spread of at least 4 placebos keeps its level."
 )
 
 
@@ -215,6 +219,7 @@ def _caveats(question: str, is_yes: bool, has_placebos: bool) -> list[str]:
         reasons = f"{_THESE_PLACEBOS} {FIRST_WEIGHTS}"
     elif not score.is_geometric:
         any_teacher = _ANY_TEACHERS_MAPS if score.kind == EXPLANATIONS else _ANY_ACCURATE_TEACHER
+        any_teacher = _ANY_TEACHERS_ERRORS if question == "shared_errors" else any_teacher
         reasons = any_teacher if score.needs_teacher else _BY_ACCURACY
     elif not score.needs_teacher:
         reasons = _NO_TRANSFER

@@ -141,23 +141,27 @@ def class_answers(classes: Mapping[str, Any], layer: str, plural: str) -> list[s
 
 
 def input_answers(inputs: Mapping[str, Any]) -> list[str]:
-    """A table of the agreement between seeds, or a sentence if it is not known."""
+    """A table of the reliability of the parts, or a sentence if it is not known."""
     known = [each for each in inputs["reliability"] if each["correlation"] is not None]
     if not known:
         return ["- It is unknown, since that needs two Students and two Bases of different seeds."]
     layers = list(dict.fromkeys(each["layer"] for each in known))
-    cells = {(each["group_of_students"], each["score"], each["layer"]): _correlations(each) for each in known}
+    cells = {(each["group_of_students"], each["score"], each["layer"]): _reliabilities(each) for each in known}
     rows = dict.fromkeys((group, score) for group, score, _ in cells)
     lines: list[str] = []
     for start in range(0, len(layers), COLUMNS):
         part = layers[start : start + COLUMNS]
-        lines.append(_row("correlation (of a Base given another Base)", [_cut(one_line(layer), CELL - 1) for layer in part]))
+        lines.append(_row("reliability (of Bases given other Bases)", [_cut(one_line(layer), CELL - 1) for layer in part]))
         for group, score in rows:
             name = f"  {'' if group is None else f'{one_line(group)}, '}{INPUT_SCORES.get(score, score)}"
             lines.append(_row(name, [cells.get((group, score, layer), "-") for layer in part]))
-    return [*lines, "- A correlation near 0: the order of single inputs in one pair of models is mostly noise."]
+    return [
+        *lines,
+        "- About the correlation of these means over pairs with those of other seeds. Below .5, most of the differences between "
+        "inputs come from the seeds.",
+    ]
 
 
-def _correlations(record: Mapping[str, Any]) -> str:
-    null = record["null_correlation"]
-    return f"{record['correlation']:.2f} ({'-' if null is None else f'{null:.2f}'})".replace("0.", ".")
+def _reliabilities(record: Mapping[str, Any]) -> str:
+    null = record["null_reliability"]
+    return f"{record['reliability']:.2f} ({'-' if null is None else f'{null:.2f}'})".replace("0.", ".")

@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_kd.metrics.inference import holm, seed_control
 from captum_kd.metrics.report.group_scores import RELEVANCE_OF_GROUP, SHARES_OF_GROUP, GroupScores
 from captum_kd.metrics.report.input_groups import InputGroups
-from captum_kd.metrics.report.means import InputValues, estimate_of, mean_matrices
+from captum_kd.metrics.report.means import InputValues, estimates_of, mean_matrices
 from captum_kd.metrics.report.models import Pair
 from captum_kd.metrics.report.seed_groups import SeedGroup, mean_likeness
 from captum_kd.metrics.scores_table import BASE, BY_NAME
@@ -43,6 +43,7 @@ def class_report(
     """
     rows: list[Row] = []
     scores = [*RELEVANCE_OF_GROUP, *SHARES_OF_GROUP]
+    selections = [groups.members(name).nonzero()[:, 0] for name in groups.large]
     for place, pair in enumerate(pairs):
         names = {"student": pair.student.of.name, "base": pair.base_name}
         for layer, of_layer in by_layer.items():
@@ -58,14 +59,12 @@ def class_report(
                 rows += _corrected(family)
         for of, layer, measure in ((of, layer, measure) for of in means for layer in of.layers for measure in of.scores):
             family = []
+            estimates = dict(zip(groups.large, estimates_of(of, measure, layer, pair, confidence, selections)))
             for name, size in groups.sizes.items():
                 key = {**names, "layer": layer, "score": measure.name, "group": name}
-                if name not in groups.large:
-                    family.append(_row(key, None, None, None, None, size))
-                else:
-                    family.append(_row(key, *estimate_of(of, measure, layer, pair, confidence, groups.members(name))))
+                family.append(_row(key, *estimates.get(name, (None, None, None, None, size))))
             rows += _corrected(family)
-    matrices = _matrices(groups, by_layer, means, compared)
+    matrices = _matrices(groups, by_layer, means, compared, selections)
     listed = [{"group": name, "inputs": size, "note": groups.note_of(name)} for name, size in groups.sizes.items()]
     tests = _tests(groups, matrices, by_layer, rows, seed_groups, compared, has_placebos)
     return {"of": groups.word, "groups": listed, "rows": rows, "nulls": _nulls(matrices, compared), "tests": tests}
@@ -90,6 +89,7 @@ def _matrices(
     by_layer: Mapping[str, Mapping[int, GroupScores]],
     means: Sequence[InputValues],
     compared: Sequence[str],
+    selections: Sequence[Tensor],
 ) -> dict[tuple[str, str], dict[int, Tensor]]:
     """By layer and question, the scores of each group that seed control compares."""
     found: dict[tuple[str, str], dict[int, Tensor]] = {}
@@ -100,10 +100,9 @@ def _matrices(
             for question, matrix in of_group.matrices.items():
                 found.setdefault((layer, question), {})[name] = matrix
     for of in means:
-        for name in groups.large:
-            for question, of_layers in mean_matrices(of, compared, groups.members(name)).items():
-                for layer, matrix in of_layers.items():
-                    found.setdefault((layer, question), {})[name] = matrix
+        for question, of_layers in mean_matrices(of, compared, selections).items():
+            for layer, of_groups in of_layers.items():
+                found[layer, question] = dict(zip(groups.large, of_groups))
     return found
 
 

@@ -23,8 +23,8 @@ from captum_kd.metrics.report.agreement import check_models, shared_arguments
 from captum_kd.metrics.report.collect import FeatureCollector, read_data
 from captum_kd.metrics.report.explanation_scores import ExplanationScores
 from captum_kd.metrics.report.explanations import Explanations, as_explanations
-from captum_kd.metrics.report.input_groups import as_groups_of_inputs, check_length
-from captum_kd.metrics.report.inputs import PARTS_OF_INPUTS
+from captum_kd.metrics.report.input_groups import as_groups_of_inputs, check_length, check_order, shuffles
+from captum_kd.metrics.report.inputs import OF_SHUFFLED_INPUTS, PARTS_OF_INPUTS
 from captum_kd.metrics.report.localization import Localization, as_localization
 from captum_kd.metrics.report.models import Layers, Model, Models, as_compared_models, feature_sets_of, pairs_of
 from captum_kd.metrics.report.notes import advice, cautions, near_chance
@@ -87,11 +87,11 @@ def compare_transfer(
     features (``estimator="biased"``, ``feature_transform=flatten_to_unit_length``). Their earlier scripts average it over
     mini-batches (``population="batch"``). For few inputs the biased FSS is close to 1 even for unrelated features.
 
-    With ``confidence``, intervals are delete-one jackknife-t intervals. p-values come from permuted labels for the relevance
-    of a whole model, and from the jackknife-t test for distilled and residual features. FSS and the Teacher's share have no
-    p-values: features of the same inputs are never independent, so independence is not a useful null hypothesis. Seed control
-    tests the technique rather than these trained models. Its exact p-values come from relabelings of the trained models and are
-    corrected over layers by Holm's method.
+    With ``confidence``, intervals are delete-one jackknife-t intervals, of proportions Wilson's. p-values come from permuted
+    labels for the relevance of a whole model, and from the jackknife-t test for distilled and residual features. FSS and the
+    Teacher's share have no p-values: features of the same inputs are never independent, so independence is not a useful null
+    hypothesis. Seed control tests the technique rather than these trained models. Its exact p-values come from relabelings of the
+    trained models and are corrected over layers by Holm's method.
 
     A Teacher's share above that of other seeds need not be this Teacher's: longer training or another Teacher can raise it too.
     Placebo Teachers are networks of the Teacher's recipe, from other seeds, that taught no Student. With them, the report has the
@@ -204,6 +204,7 @@ def compare_transfer(
         check_models(models, group)
         localizer = None if settings.localize is None else Localizer(settings.localize, settings, labels)
         are_counted = settings.groups_of_inputs is not None or (localizer is not None and group.size > 1)
+        check_order(settings.groups_of_inputs, data)
         announced = announced_inputs(data, unpack, comparisons.labels) if are_counted else None
         check_length(settings.groups_of_inputs, announced)
         pairs = pairs_of(models, explained_in_pairs=settings.in_pairs)
@@ -211,7 +212,9 @@ def compare_transfer(
         compared = [each.key for each in models if each.role in (STUDENT, BASE)] if seed_groups else []
         plan = ReportPlan(labels, pairs, feature_sets_of(models, pairs), compared, seed_groups, settings)
         of_predictions = (
-            None if settings.predictions is None else PredictionScores(models, settings.predictions, comparisons.labels)
+            None
+            if settings.predictions is None
+            else PredictionScores(models, settings.predictions, comparisons.labels, labels)
         )
         explained = (
             None if settings.explanations is None else ExplanationScores(models, labels, settings.explanations, settings)
@@ -281,7 +284,7 @@ def compare_transfer(
     if aggregator.input_groups is not None:
         notes += aggregator.input_groups.notes()
     if inputs is not None:
-        notes.append(PARTS_OF_INPUTS)
+        notes += [PARTS_OF_INPUTS] + [OF_SHUFFLED_INPUTS] * shuffles(data)
     if control is None:
         notes.append(without_seed_control(models, settings.in_pairs))
     if verification is not None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence, Union
+from typing import Iterator, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
-from captum_kd.metrics.inference import Products, Score, jackknife, pair_scores, transfer_scores
-from captum_kd.metrics.inference.class_products import ONE_CLASS, with_class
+from captum_kd.metrics.inference import Score, transfer_scores
+from captum_kd.metrics.inference.class_products import ONE_CLASS, OneAgainstRest
 from captum_kd.metrics.inference.class_shares import ClassRows, left_out_rows
-from captum_kd.metrics.inference.jackknife import JackknifeEstimate, estimate_of
+from captum_kd.metrics.inference.class_sides import Sides
+from captum_kd.metrics.inference.jackknife import JackknifeEstimate, estimate_of, leaves_room
 from captum_kd.metrics.report.models import TEACHER_KEY, Pair
 from captum_kd.metrics.report.scores import LayerScores
 from captum_kd.metrics.scores_table import BY_NAME
@@ -21,6 +22,7 @@ SHARES_OF_GROUP = ("teacher_distilled", "teacher_residual")
 """Scores within the group's rows."""
 QUESTIONS_OF_GROUP = ("rs_distilled", "teacher_distilled")
 """Scores that seed control compares."""
+OfGroup = Union[OneAgainstRest, ClassRows]
 
 
 class GroupScores(NamedTuple):
@@ -53,27 +55,26 @@ def group_scores(layer: LayerScores, pairs: Sequence[Pair], compared: Sequence[s
     products = layer.products._of(keys)
     sums = layer.sums.of(*(layer.products.names.index(key) for key in keys))
     assert sums.by_class is not None
-    without: list[Optional[Tensor]] = [None] * len(groups.large)
+    sides = Sides(products)
+    without: Iterator[Tensor] = iter(())
     if layer.has_teacher and layer.settings.confidence is not None:
         sources, columns = [layer.sources[key] for key in keys], groups.columns(products.full.device)
-        without = list(
-            left_out_rows(sources, sums, columns, block_size=layer.block_size, tile_iterator=layer.tile_iterator)
-        )
+        without = left_out_rows(sources, sums, columns, block_size=layer.block_size, tile_iterator=layer.tile_iterator)
     found = {}
     for place, name in enumerate(groups.large):
         members = groups.members(name).to(products.full.device)
-        scored: list[tuple[tuple[str, ...], Union[Products, ClassRows]]] = []
+        scored: list[tuple[tuple[str, ...], OfGroup]] = []
         if groups.has_rest(name):
-            scored.append((RELEVANCE_OF_GROUP, with_class(products, sums.by_class[..., place], members)))
+            scored.append((RELEVANCE_OF_GROUP, OneAgainstRest(sides, sums.by_class[..., place], members)))
         if layer.has_teacher:
-            scored.append((SHARES_OF_GROUP, ClassRows(products, members, without[place])))
+            scored.append((SHARES_OF_GROUP, ClassRows(sides, members, next(without, None))))
         found[name] = _scores_of_group(layer, scored, pairs, compared)
     return found
 
 
 def _scores_of_group(
     layer: LayerScores,
-    scored: Sequence[tuple[tuple[str, ...], Union[Products, ClassRows]]],
+    scored: Sequence[tuple[tuple[str, ...], OfGroup]],
     pairs: Sequence[Pair],
     compared: Sequence[str],
 ) -> GroupScores:
@@ -92,31 +93,26 @@ def _scores_of_group(
                 if (estimate := known[score]) is not None:
                     found[name] = estimate
         for name in (each for each in QUESTIONS_OF_GROUP if each in names and compared):
-            if isinstance(of_group, Products):
-                matrices[name] = pair_scores(of_group, list(compared), ONE_CLASS)
-                continue
+            target = ONE_CLASS if isinstance(of_group, OneAgainstRest) else TEACHER_KEY
             matrices[name] = torch.zeros(len(compared), len(compared), dtype=torch.float64, device="cpu")
             for i, first in enumerate(compared):
-                likeness[first] = of_group.score(Score(first, TEACHER_KEY))[0]
+                if target == TEACHER_KEY:
+                    likeness[first] = of_group.score(Score(first, TEACHER_KEY))[0]
                 for j, second in enumerate(compared):
                     if i != j:
-                        value, defined = of_group.score(Score((first, second), TEACHER_KEY))
+                        value, defined = of_group.score(Score((first, second), target))
                         matrices[name][i, j] = value if defined else float("nan")
     return GroupScores(estimates, matrices, likeness)
 
 
-def _estimate(
-    layer: LayerScores, of_group: Union[Products, ClassRows], score: Score, tested: bool
-) -> Optional[JackknifeEstimate]:
+def _estimate(layer: LayerScores, of_group: OfGroup, score: Score, tested: bool) -> Optional[JackknifeEstimate]:
     """None if the score is undefined."""
     value, defined = of_group.score(score)
     if not defined:
         return None
     found, confidence = JackknifeEstimate(value, None, None, None, None), layer.settings.confidence
-    if confidence is not None and isinstance(of_group, Products):
-        found = jackknife(of_group, score, confidence, groups=layer.dependent)
-    elif confidence is not None and isinstance(of_group, ClassRows):
+    if confidence is not None:
         values, all_defined = of_group.leave_one_out(score)
-        if all_defined:
+        if all_defined and leaves_room(len(values), score):
             found = estimate_of(value, values, confidence, 1.0, layer.dependent)
     return found if tested and not layer.settings.maps_use_labels else found._replace(p_value=None)

@@ -21,6 +21,10 @@ TOP = 0.1
 PARTS_OF_INPUTS = (
     "Parts of inputs add up to the score; a part is no score of its own. Read an order of inputs only if another seed repeats it."
 )
+OF_SHUFFLED_INPUTS = (
+    "Inputs are numbered in the order in which the loader yielded them, and it shuffles: these numbers are not the places in the "
+    "data set. Use shuffle=False to find an input."
+)
 
 Parts = dict[str, dict[tuple[str, str], Tensor]]
 """By target, the parts (n,) of all inputs in the score of a model given another one, by their keys; undefined ones are absent."""
@@ -121,21 +125,26 @@ def _reliability(
     formula of Spearman (1910) gives m r / (1 + (m - 1) r) for their mean. A mean over all pairs is at least as reliable.
     """
     correlation, top_share, count = _agreement(parts, seeds)
-    disjoint = min((len(set(names)) for names in zip(*parts)), default=0)
     null_correlation, null_top_share, null_count = _agreement(null, seeds)
+    reliability = null_reliability = None
+    if correlation is not None:
+        disjoint = min(len(set(names)) for names in zip(*parts))
+        reliability = _of_mean(correlation, disjoint)
+        null_reliability = None if null_correlation is None else _of_mean(null_correlation, disjoint)
     found: dict[str, Any] = {
         "group_of_students": group,
         "layer": layer,
         "score": column,
         "correlation": correlation,
-        "reliability": None if correlation is None else _of_mean(correlation, disjoint),
+        "reliability": reliability,
         "comparisons": count,
         "null_correlation": null_correlation,
+        "null_reliability": null_reliability,
         "null_comparisons": null_count,
         "top_share": top_share,
         "null_top_share": null_top_share,
     }
-    found["is_repeated"] = found["reliability"] is not None and found["reliability"] >= REPEATED
+    found["is_repeated"] = reliability is not None and reliability >= REPEATED
     return {**found, "sentence": _in_words(found)}
 
 
@@ -178,7 +187,8 @@ def _in_words(found: Mapping[str, Any]) -> str:
             f"{start}it is unknown whether another seed has the same inputs on top, since that needs two Students and two Bases "
             "of different seeds. Do not read the order of the inputs as a finding."
         )
-    compared = f"single pairs {own:.2f}; " + ("a null needs four Bases" if null is None else f"two Bases {null:.2f}")
+    compared = "a null needs four Bases" if null is None else f"Bases given other Bases: {found['null_reliability']:.2f}"
+    compared += f"; single pairs {own:.2f}" + ("" if null is None else f" and {null:.2f}")
     answer = f"these means over pairs would correlate about {found['reliability']:.2f} with those of other seeds ({compared})."
     if not found["is_repeated"]:
         answer += " Most of the differences between inputs come from the seeds."

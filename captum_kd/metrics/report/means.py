@@ -33,17 +33,20 @@ class InputValues(Protocol):
         """(1 + placebos, n) agreement of the Student minus that of the Base, with the Teacher and with each placebo Teacher."""
 
 
-def estimate_of(
+def estimates_of(
     of: InputValues,
     score: ReportScore,
     layer: str,
     pair: Pair,
     confidence: Optional[float],
-    rows: Optional[Tensor] = None,
-) -> MeanEstimate:
-    """A score of a pair with one Base, over all inputs or over some rows."""
+    selections: Sequence[Optional[Tensor]] = (None,),
+) -> list[MeanEstimate]:
+    """A score of a pair with one Base, over all inputs or over each selection of them, by their indices."""
     values = of.values(score.name, layer, pair.student.of.key, pair.bases[0].of.key)
-    return mean_estimate(values if rows is None else values[rows], confidence, score.bounds, tested=score.test is not None)
+    return [
+        mean_estimate(values if rows is None else values[rows], confidence, score.bounds, tested=score.test is not None)
+        for rows in selections
+    ]
 
 
 def mean_rows(of: InputValues, pair: Pair, confidence: Optional[float]) -> list[dict[str, Any]]:
@@ -54,7 +57,8 @@ def mean_rows(of: InputValues, pair: Pair, confidence: Optional[float]) -> list[
     for layer in of.layers:
         for score in of.scores:
             names = {"student": pair.student.of.name, "base": pair.base_name, "layer": layer, "score": score.name}
-            found.append({**names, **estimate_of(of, score, layer, pair, confidence)._asdict(), "unique_share": None})
+            (estimate,) = estimates_of(of, score, layer, pair, confidence)
+            found.append({**names, **estimate._asdict(), "unique_share": None})
     return found
 
 
@@ -69,18 +73,20 @@ def placebo_gains(of: InputValues, pairs: Sequence[Pair]) -> dict[tuple[str, str
 
 
 def mean_matrices(
-    of: InputValues, compared: Sequence[str], rows: Optional[Tensor] = None
-) -> dict[str, dict[str, Tensor]]:
-    """By question and layer, the scores of all ordered pairs of models that seed control compares, over all or some rows."""
-    found: dict[str, dict[str, Tensor]] = {}
+    of: InputValues, compared: Sequence[str], selections: Sequence[Optional[Tensor]] = (None,)
+) -> dict[str, dict[str, list[Tensor]]]:
+    """By question and layer, the scores of all ordered pairs of models that seed control compares: over all inputs, or over each
+    selection of them, by their indices."""
+    found: dict[str, dict[str, list[Tensor]]] = {}
     for score in of.scores if compared else ():
         for layer in of.layers if score.question is not None else ():
-            matrix = torch.zeros(len(compared), len(compared), dtype=torch.float64, device="cpu")
+            matrices = torch.zeros(len(selections), len(compared), len(compared), dtype=torch.float64, device="cpu")
             for i, student in enumerate(compared):
                 for j, base in enumerate(compared):
                     if i != j:
                         values = of.values(score.name, layer, student, base)
-                        value = mean_estimate(values if rows is None else values[rows], None, score.bounds).value
-                        matrix[i, j] = float("nan") if value is None else value
-            found.setdefault(score.name, {})[layer] = matrix
+                        for place, rows in enumerate(selections):
+                            own = values if rows is None else values[rows]
+                            matrices[place, i, j] = own[own.isfinite()].mean()  # NaN without a defined value
+            found.setdefault(score.name, {})[layer] = list(matrices)
     return found

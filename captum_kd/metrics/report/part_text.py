@@ -17,6 +17,7 @@ COLUMNS = {
     "agreement_over_base": "agreement",
 }
 """Scores in the tables of classes, with their headings."""
+OF_FEATURES = ("rs_distilled", "rs_residual")
 LEGEND = (
     "distilled, residual: relevance of the {word}, one against the rest; T.: the Teacher's share of these features within the "
     "rows of the {word}; null: the score before it of a Base given another Base; accuracy, agreement with the Teacher: Student's "
@@ -29,21 +30,29 @@ MOST_INPUTS = 10
 """Inputs in a table in Markdown."""
 
 
-def class_title(classes: Mapping[str, Any]) -> str:
+def class_title(classes: Mapping[str, Any], where: str = "") -> str:
     word = str(classes["of"])
-    return f"{'Classes' if word == 'class' else 'Groups of inputs'}: means over the pairs of models ({LEGEND.format(word=word)})"
+    title = f"{'Classes' if word == 'class' else 'Groups of inputs'}{where}"
+    return f"{title}: means over the pairs of models ({LEGEND.format(word=word)})"
+
+
+def last_layer(classes: Mapping[str, Any]) -> str:
+    """The layer in the table of ``print(report)``."""
+    return _layers(classes["rows"])[-1]
 
 
 def plain_classes(classes: Mapping[str, Any]) -> list[str]:
     """A table of the last layer, of at most 12 classes."""
-    layers = _layers(classes["rows"])
-    heads, table = _class_table(classes, layers[-1])
-    lines = [f"{classes['of']}".ljust(10) + "".join(head.rjust(10) for head in heads)]
-    lines += [name.ljust(10) + "".join(cell.rjust(10) for cell in cells) for name, cells in table[:MOST_CLASSES]]
+    layer = last_layer(classes)
+    heads, table = _class_table(classes, layer)
+    lines = [
+        f"{name} {size.rjust(19 - len(name))}" + "".join(cell.rjust(10) for cell in cells)
+        for name, (size, *cells) in [(str(classes["of"]), heads), *table[:MOST_CLASSES]]
+    ]
     if len(table) > MOST_CLASSES:
         lines.append(f"... and {len(table) - MOST_CLASSES} more in report.classes, as well as intervals and the other layers")
-    answers = class_answers(classes, layers[-1], _plural(classes["of"]))
-    where = f"Seed control at {layers[-1]} and of predictions (exact test, Holm over the {_plural(classes['of'])}):"
+    answers = class_answers(classes, layer, _plural(classes["of"]))
+    where = f"Seed control at {layer} and of predictions (exact test, Holm over the {_plural(classes['of'])}):"
     return [*lines, *[f"- {where}"] * bool(answers), *answers]
 
 
@@ -80,7 +89,8 @@ def markdown_parts(report: Mapping[str, Any]) -> list[str]:
 
 
 def _layers(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [layer for layer in dict.fromkeys(row["layer"] for row in rows) if layer != PREDICTIONS_LAYER]
+    """Layers with features; predictions and maps at the inputs have none."""
+    return list(dict.fromkeys(row["layer"] for row in rows if row["score"] in OF_FEATURES))
 
 
 def _class_table(classes: Mapping[str, Any], layer: str) -> tuple[list[str], list[tuple[str, list[str]]]]:

@@ -61,15 +61,26 @@ class PredictionScores:
     Attributes:
         scores (list of ReportScore): means of values of single inputs.
         layers (tuple of str): the layer in their rows.
+
+    Raises:
+        ValueError: one of the report's layers has the same label.
     """
 
     layers = (PREDICTIONS_LAYER,)
 
-    def __init__(self, models: Sequence[ComparedModel], options: Predictions, has_labels: bool) -> None:
+    def __init__(
+        self, models: Sequence[ComparedModel], options: Predictions, has_labels: bool, layers: Sequence[str] = ()
+    ) -> None:
+        if PREDICTIONS_LAYER in layers:
+            raise ValueError(
+                f"The rows of predictions have the layer {PREDICTIONS_LAYER!r}, but layers names one {PREDICTIONS_LAYER!r} too; "
+                f"give that one another label, for example layers={{'last': {PREDICTIONS_LAYER!r}}}."
+            )
         students, bases, placebos = ([each.key for each in models if each.role == role] for role in (STUDENT, BASE, PLACEBO))
         has_teacher = any(each.role == TEACHER for each in models)
         pairs = [(student, base) for student in students for base in bases]
         self.options = options
+        self._models = [*students, *bases, *[TEACHER_KEY] * has_teacher]
         self._values = PredictionValues(pairs, TEACHER_KEY if has_teacher else None, placebos, options.temperature)
         every = prediction_scores(True, has_teacher, bool(placebos), has_labels)
         self.scores: list[ReportScore] = [score for score in every if not score.name.startswith(_ECE)]
@@ -102,17 +113,20 @@ class PredictionScores:
         ]
         if any(score.name == "agreement_over_base" for score in self.scores):
             found.append(
-                "Networks that are right more often agree more often with any accurate Teacher, so agreement alone is no "
-                'evidence of transfer. Compare errors shared with the Teacher with those of a second Base (row "null").'
+                "Networks that are right more often agree more often, and share more right answers, with any accurate Teacher; "
+                "networks that are wrong more often share more errors. So these scores alone are no evidence of transfer. "
+                'Compare them with those of a Base given another Base (row "null") and with agreement over placebo Teachers.'
             )
         if self._errors and self.lacks_torchmetrics:
             found.append(
                 "There is no calibration error, because torchmetrics is missing: pip install 'captum_kd[distributed]'."
             )
         elif self._errors:
+            by_chance = sorted(map(self._values.calibration_error_by_chance, self._models))
+            about = " to ".join(dict.fromkeys(f"{each:.3f}" for each in (by_chance[0], by_chance[-1])))
             found.append(
-                f"The calibration error (ECE, {BINS} bins, temperature 1, torchmetrics) of a calibrated network is above 0 too, "
-                "the more so for few inputs."
+                f"The calibration error (ECE, {BINS} bins, temperature 1, torchmetrics) of calibrated networks of these "
+                f"confidences would be about {about} on {self._values.n} inputs, not 0."
             )
         return found
 

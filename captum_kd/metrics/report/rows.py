@@ -104,7 +104,8 @@ def report_rows(
     for of_inputs in (predictions, explained):
         if of_inputs is not None:
             gains |= placebo_gains(of_inputs, plan.pairs) if has_placebos else {}
-            matrices.update({name: dict(each) for name, each in mean_matrices(of_inputs, plan.compared).items()})
+            for name, by_layer in mean_matrices(of_inputs, plan.compared).items():
+                matrices[name] = {layer: of_all for layer, (of_all,) in by_layer.items()}
     shares = {label: summary.placebo_shares for label, summary in summaries.items()}
     classes = inputs = None
     if aggregator.input_groups is not None:

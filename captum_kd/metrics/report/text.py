@@ -10,7 +10,7 @@ from captum_kd.metrics.report.answers import PLACEBOS, SEED_CONTROL, answers, in
 from captum_kd.metrics.report.nulls import BUT_ONE, Nulls, mean_nulls
 from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, of_sample, percent
 from captum_kd.metrics.report.verification import failed_check
-from captum_kd.metrics.report.part_text import INPUTS, class_title, markdown_parts, plain_classes
+from captum_kd.metrics.report.part_text import INPUTS, class_title, last_layer, markdown_parts, plain_classes
 from captum_kd.metrics.scores_table import EXPLANATIONS, OF_PREDICTIONS, OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
 WIDTH = 100
@@ -89,7 +89,8 @@ def plain(report: Mapping[str, Any]) -> str:
     if report["placebos"] is not None:
         lines += ["", *textwrap.wrap(PLACEBOS, WIDTH), *_folded(answers(report["placebos"]["tests"]))]
     if (classes := report.get("classes")) is not None:
-        lines += ["", *textwrap.wrap(class_title(classes), WIDTH), *_folded(plain_classes(classes))]
+        title = class_title(classes, f" at {last_layer(classes)}")
+        lines += ["", *textwrap.wrap(one_line(title), WIDTH), *_folded(plain_classes(classes))]
     if (inputs := report.get("inputs")) is not None:
         lines += ["", INPUTS, *_folded(input_answers(inputs))]
     lines += ["", "How to read this"]
@@ -191,12 +192,14 @@ def _cell(rows: Sequence[Row], pairs: int) -> list[str]:
 
 
 def _number(value: float) -> str:
-    text = f"{value:.3f}"
+    text = f"{value:.3f}" if abs(value) < 9999.9995 else f"{value:.3g}"  # divergences have no bound
     return "0.000" if text == "-0.000" else text
 
 
 def _short(value: float) -> str:
-    """Two digits without the leading zero, so that an interval takes 11 characters at most."""
+    """Two digits without the leading zero, so that an interval takes 11 characters at most; fewer of large divergences."""
+    if abs(value) >= 9.995:
+        return f"{value:.0f}" if abs(value) < 999.5 else f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
     text = f"{value:.2f}"
     if text.endswith("1.00"):
         return text.removesuffix(".00")

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence, Union
 
 from captum_kd._utils.files import write_whole
 from captum_kd._utils.text import as_spreadsheet_text, encodable
@@ -174,8 +174,10 @@ class TransferReport:
 
         Args:
             what (str): "layers", scores over the layers with their intervals
-                (:func:`captum_kd.visualization.plot_layer_scores`), or "predictions"
-                (:func:`captum_kd.visualization.plot_predictions`).
+                (:func:`captum_kd.visualization.plot_layer_scores`); "predictions"
+                (:func:`~captum_kd.visualization.plot_predictions`); "classes", one score of each class
+                (:func:`~captum_kd.visualization.plot_classes`, which has further options); or "models", all models as points
+                (:func:`~captum_kd.visualization.plot_models`).
             title (str, optional): a heading over the figure.
 
         Raises:
@@ -183,7 +185,12 @@ class TransferReport:
         """
         from captum_kd import visualization
 
-        figures = {"layers": visualization.plot_layer_scores, "predictions": visualization.plot_predictions}
+        figures: dict[str, Callable[..., "Figure"]] = {
+            "layers": visualization.plot_layer_scores,
+            "predictions": visualization.plot_predictions,
+            "classes": visualization.plot_classes,
+            "models": visualization.plot_models,
+        }
         check_choice(what, "what", list(figures))
         return figures[what](self, title=title)
 

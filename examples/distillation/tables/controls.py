@@ -18,6 +18,9 @@ QUESTIONS = {
     "teacher_only_distilled_over_placebos": "Teacher's share beyond the labels over placebos",
 }
 
+GAINS = {"agreement_over_base": "agreement, over Base", "explanation_over_base": "agreement of maps, over Base"}
+"""Further questions of the t test against placebo Teachers."""
+
 
 def seed_control(record: Record) -> Table:
     has_random = any(each.view == RANDOM for each in seed_comparisons(record))
@@ -56,8 +59,8 @@ def _placebo_table(record: Record, name: str, title: str, views: Sequence[str]) 
     fold = ["fold"] if len(record["folds"]) > 1 else []
     rows: list[list[Cell]] = [
         [
-            *([number] if fold else []), group, WHOLE if view == RANDOM else view, QUESTIONS[test["score"]], test["layer"],
-            test["share"], test["mean"], test["standard_deviation"], test["statistic"], test["p_value"],
+            *([number] if fold else []), group, WHOLE if view == RANDOM else view, (QUESTIONS | GAINS)[test["score"]],
+            test["layer"], test["share"], test["mean"], test["standard_deviation"], test["statistic"], test["p_value"],
             test["adjusted_p_value"], ANSWERS[test["decision"]],
         ]
         for number, group, view, test in tests
@@ -65,8 +68,9 @@ def _placebo_table(record: Record, name: str, title: str, views: Sequence[str]) 
     return Table(
         name,
         title,
-        "The Teacher's share, the mean and SD of the placebo Teachers' shares (each a mean over pairs of Student and Base), "
-        "and a t test of the Teacher as one draw of Teachers, corrected by Holm over the layers. "
+        "The Teacher's share, or the gain of Students over Bases in agreement with the Teacher; the mean and SD of the same "
+        "for the placebo Teachers (each a mean over pairs of Student and Base); and a t test of the Teacher as one draw of "
+        "Teachers, corrected by Holm over the layers. "
         + " ".join(_caveats(test for *_, test in tests)),
         [
             *fold, "group", "view", "score", "layer", "Teacher", "placebos", "placebos SD", "t", "p", "p corrected", "answer",

@@ -8,8 +8,10 @@ from captum_kd.distance.block_sums import population_sums
 from captum_kd.distance.labels import LabelDistances
 from captum_kd.distance.sources import FeatureDistances, MatrixDistances, TensorFeatures
 from captum_kd.metrics.inference import Products, Score, jackknife
-from captum_kd.metrics.inference.class_products import ONE_CLASS, one_hot, with_class
+from captum_kd.metrics.inference.class_products import ONE_CLASS, OneAgainstRest, one_hot
 from captum_kd.metrics.inference.class_shares import ClassRows, left_out_rows
+from captum_kd.metrics.inference.class_sides import Sides
+from captum_kd.metrics.inference.jackknife import estimate_of
 from captum_kd.metrics.inference.gram_matrices import products_of
 from tests.reference import literal
 
@@ -38,7 +40,7 @@ def products(n: int = 40, block: int | None = None, held: bool = True) -> tuple[
     classes = one_hot(labels, torch.arange(3))
     sums = population_sums(sources, by_row=True, classes=classes, block_size=block)
     assert sums.by_class is not None
-    left = left_out_rows(sources, sums, classes, block_size=block)
+    left = list(left_out_rows(sources, sums, classes, block_size=block))
     return products_of(NAMES, sources, sums), sums.by_class, labels, left, distances
 
 
@@ -50,14 +52,15 @@ def test_one_class_against_the_rest_is_one_more_geometry(n: int, block: int | No
         binary = LabelDistances(members.long(), None, torch.device("cpu"))
         sources = [*map(MatrixDistances, distances), binary]
         expected = products_of((*NAMES, ONE_CLASS), sources, population_sums(sources, by_row=True))
-        augmented = with_class(found, by_class[..., c], members)
-        assert augmented.names == expected.names
-        torch.testing.assert_close(augmented.full, expected.full, atol=1e-10, rtol=0)
-        torch.testing.assert_close(augmented.without, expected.without, atol=1e-10, rtol=0)
-        torch.testing.assert_close(augmented.noise, expected.noise)
+        against = OneAgainstRest(Sides(found), by_class[..., c], members)
+        torch.testing.assert_close(against.full, expected.full[-1], atol=1e-10, rtol=0)
+        torch.testing.assert_close(against.without, expected.without[:, -1].T, atol=1e-10, rtol=0)
+        assert against.noise == pytest.approx(float(expected.noise[-1]))
         for side in ("student", "teacher", ("student", "base"), ("base", "student")):
-            one, other = (jackknife(each, Score(side, ONE_CLASS)) for each in (augmented, expected))
-            assert one == pytest.approx(other, abs=1e-10)
+            score = Score(side, ONE_CLASS)
+            (value, defined), (values, all_defined) = against.score(score), against.leave_one_out(score)
+            assert defined and all_defined
+            assert estimate_of(value, values, 0.95, 1.0) == pytest.approx(jackknife(expected, score), abs=1e-10)
 
 
 @pytest.mark.parametrize("inside", [0, 1, 39, 40])
@@ -65,7 +68,7 @@ def test_a_class_of_one_input_has_no_geometry(inside: int) -> None:
     found, by_class, *_ = products()
     members = torch.arange(40) < inside
     sums = found.full.new_zeros(3, 40)  # not used where G is 0
-    assert with_class(found, sums, members).score(Score("student", ONE_CLASS)) == (0.0, False)
+    assert OneAgainstRest(Sides(found), sums, members).score(Score("student", ONE_CLASS)) == (0.0, False)
 
 
 def literal_share(distances: Tensor, members: Tensor, score: Score) -> float:
@@ -86,7 +89,7 @@ def test_the_share_of_a_class_and_its_values_without_each_input(score: Score, bl
     found, _, labels, left, distances = products(40, block, held)
     for c in range(3):
         members = labels == c
-        rows = ClassRows(found, members, left[c])
+        rows = ClassRows(Sides(found), members, left[c])
         value, defined = rows.score(score)
         assert defined and value == pytest.approx(literal_share(distances, members, score), abs=1e-12)
         values, all_defined = rows.leave_one_out(score)
@@ -102,7 +105,7 @@ def test_the_rows_of_all_inputs_have_the_score_itself(monkeypatch: pytest.Monkey
     classes = torch.ones(40, 1, dtype=torch.float64)
     sums = population_sums(sources, by_row=True, classes=classes)
     whole = products_of(NAMES, sources, sums)
-    rows = ClassRows(whole, classes[:, 0] > 0, left_out_rows(sources, sums, classes)[0])
+    rows = ClassRows(Sides(whole), classes[:, 0] > 0, next(left_out_rows(sources, sums, classes)))
     for score in SHARES:
         assert rows.score(score)[0] == pytest.approx(whole.score(score)[0], abs=1e-12)
         torch.testing.assert_close(rows.leave_one_out(score)[0], whole.leave_one_out(score)[0], atol=1e-12, rtol=0)

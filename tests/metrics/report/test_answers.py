@@ -86,9 +86,10 @@ def test_classes_are_named_by_question() -> None:
     assert line == "- x. No yes for any of the groups."
 
 
-def test_agreement_of_inputs_stands_beside_its_null() -> None:
-    record = {"group_of_students": "x", "layer": "a", "score": "distilled", "correlation": 0.451, "null_correlation": None}
-    lines = input_answers({"reliability": [record, {**record, "layer": "b", "null_correlation": 0.2}]})
+def test_reliability_of_inputs_stands_beside_its_null() -> None:
+    record = {"group_of_students": "x", "layer": "a", "score": "distilled", "correlation": 0.3, "reliability": 0.451}
+    record["null_reliability"] = None
+    lines = input_answers({"reliability": [record, {**record, "layer": "b", "null_reliability": 0.2}]})
     assert lines[0].split()[-2:] == ["a", "b"]
     assert lines[1] == "  x, parts in RS of distilled features".ljust(49) + ".45 (-)  .45 (.20)"
     (line,) = input_answers({"reliability": [{**record, "correlation": None}]})

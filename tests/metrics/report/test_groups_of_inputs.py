@@ -8,8 +8,9 @@ import torch
 from models import ConvNet
 from population import N, batches, compare, data, hooked, related
 from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset
 
-from captum_kd.metrics import Predictions, TokenPositions
+from captum_kd.metrics import Explanations, Predictions, TokenPositions
 from captum_kd.metrics.inference import holm
 from tests.reference import literal
 
@@ -110,7 +111,7 @@ def test_the_report_itself_is_unchanged_and_has_all_of_it_as_text(full: Any) -> 
     assert json.loads(full.to_json())["classes"]["rows"][0]["group"] == full.classes["rows"][0]["group"]
     assert full.to_csv(table="classes").startswith("student,base,layer,score,group,value,low,high,p_value,adjusted_p_value,n")
     for text in (full.to_markdown(), str(full)):
-        assert "Classes: means over the pairs" in text and "one against the rest" in " ".join(text.split())
+        assert "means over the pairs of models" in text and "one against the rest" in " ".join(text.split())
     assert max(map(len, str(full).split("\n"))) <= 100
 
 
@@ -173,6 +174,8 @@ def test_constant_features_have_no_scores_in_classes() -> None:
         ({"groups_of_inputs": torch.zeros(N)}, TypeError, "float32"),
         ({"groups_of_inputs": torch.zeros(N, 1, dtype=torch.long)}, ValueError, "shape"),
         ({"groups_of_inputs": "classes"}, TypeError, "groups_of_inputs"),
+        ({"groups_of_inputs": set(range(N))}, TypeError, "groups_of_inputs"),
+        ({"groups_of_inputs": dict.fromkeys(range(N))}, TypeError, "groups_of_inputs"),
         ({"groups_of_inputs": [0] * N, "by_class": True}, ValueError, "leave out by_class or groups_of_inputs"),
         ({"by_class": True, "labels": False}, ValueError, "by_class needs labels"),
         ({"by_class": True, "population": "batch"}, ValueError, 'by_class needs population="all"'),
@@ -190,3 +193,46 @@ def test_bad_arguments(arguments: dict[str, Any], error: type, message: str) -> 
 def test_the_length_is_checked_where_it_is_known_only_afterwards() -> None:
     with pytest.raises(ValueError, match="has 32 integers, but the data hold 33"):
         compare(STUDENTS, BASES, "conv2", iter(batches(8)), groups_of_inputs=[0] * 32)
+
+
+def input_maps(model: Any, layer: Any, inputs: Tensor, classes: Tensor) -> Tensor:
+    return inputs * model.conv1.weight[0, 0, 0, 0].detach()
+
+
+def test_maps_at_the_inputs_do_not_take_the_place_of_the_layers_in_tables() -> None:
+    found = report(explanations=Explanations(input_maps, layer="inputs"))
+    (mean_of_rows,) = {
+        round(sum(row["value"] for row in rows) / len(rows), 3)
+        for rows in [rows_of(found, layer="conv2", score="rs_distilled", group=0)]
+    }
+    for text in (str(found), found.to_markdown()):
+        assert f"{mean_of_rows:.3f}" in text and "T. dist." in text
+    assert "Classes at conv2: means over the pairs" in str(found)
+
+
+def test_large_numbers_of_groups_keep_the_table_in_its_columns() -> None:
+    found = report(by_class=False, groups_of_inputs=(data()[1] + 10**15).tolist(), predictions=True)
+    table = str(found).split("Groups of inputs at conv2")[1].split("\n")
+    lines = [line for line in table if line.startswith(("group ", "1000000000000"))]
+    assert len(lines) == 4 and {len(line) for line in lines} == {100}
+
+
+def test_a_layer_may_be_called_predictions_without_scores_of_predictions() -> None:
+    layers = {"predictions": "conv2"}
+    assert "T. dist." in str(compare(STUDENTS, BASES, layers, batches(8), teacher=TEACHER, by_class=True))
+    with pytest.raises(ValueError, match="give that one another label"):
+        compare(STUDENTS, BASES, layers, batches(8), teacher=TEACHER, predictions=True)
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler, SubsetRandomSampler])
+def test_groups_of_a_loader_that_shuffles_are_refused(sampler: Any) -> None:
+    dataset, groups = TensorDataset(*data()), [place % 2 for place in range(N)]
+
+    def loader(generator: Any = None) -> DataLoader:
+        return DataLoader(dataset, 8, sampler=sampler(range(N), generator=generator))
+
+    with pytest.raises(ValueError, match="shuffles its inputs"):
+        compare(STUDENTS, BASES, "conv2", loader(), groups_of_inputs=groups)
+    known = loader(torch.Generator().manual_seed(0))  # its order can be known
+    assert compare(STUDENTS, BASES, "conv2", known, groups_of_inputs=groups).classes is not None
+    assert any("it shuffles" in note for note in compare(STUDENTS, BASES, "conv2", loader(), by_input=True).notes)
