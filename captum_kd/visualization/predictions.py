@@ -48,6 +48,10 @@ PANELS = (
     _Panel("Errors shared\nwith the Teacher\nwhere a Base is right", "shared_errors"),
 )
 COLUMNS = 3
+CAPTION = (
+    "Dot: one network. Black bar: mean over networks. Line: interval over inputs, if a group is one network. "
+    "Axes need not begin at 0."
+)
 
 
 class _Dot(NamedTuple):
@@ -95,7 +99,7 @@ def plot_predictions(report: Any, *, title: Optional[str] = None) -> Figure:
     order = [BASES] * (BASES in names) + order + [TEACHER] * (TEACHER in names)
     lines = -(-len(panels) // COLUMNS)
     heading = None if title is None else wrapped(title, PAGE_WIDTH, TITLE_SIZE)
-    height = lines * (0.85 + 0.24 * len(order))
+    height = lines * (0.85 + 0.24 * len(order)) + 0.2
     figure = Figure(figsize=(PAGE_WIDTH, height + heading_room(heading)), layout="constrained")
     width = min(1.6, max(text_width(name, TEXT_SIZE) for name in order) + 0.1)
     axes = figure.subplots(lines, min(COLUMNS, len(panels)), squeeze=False)
@@ -108,6 +112,7 @@ def plot_predictions(report: Any, *, title: Optional[str] = None) -> Figure:
         is_first = place % COLUMNS == 0
         axis.set_yticks(range(len(order)), [wrapped(name, width, TEXT_SIZE) if is_first else "" for name in order])
         axis.tick_params(axis="y", labelsize=TEXT_SIZE)
+    figure.supxlabel(CAPTION, fontsize=TEXT_SIZE, color="0.35")
     if heading is not None:
         figure.suptitle(heading, fontsize=TITLE_SIZE)
     return figure

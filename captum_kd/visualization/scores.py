@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 
 from captum_kd._utils.validation import check_str
 from captum_kd.metrics import scores_table
+from captum_kd.metrics.report.nulls import NULL, mean_nulls
 from captum_kd.metrics.scores_table import EXPLANATIONS, OVER_PLACEBOS, PROGRESSION, RELEVANCE, SIMILARITY, TEACHERS_SHARE
 from captum_kd.visualization._rows import Estimate, checked_rows
 from captum_kd.visualization._style import (
@@ -83,6 +84,9 @@ MAX_COLUMNS = 4
 """The most panels side by side on a page that leave room for a few layers each."""
 
 ONE_BASE: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.6, "marker": "_", "markersize": 2.5}
+NULL_MARK: dict[str, Any] = {
+    "linestyle": "none", "marker": "s", "markersize": 3.5, "markerfacecolor": "none", "markeredgecolor": ORANGE,
+}  # fmt: skip
 
 
 def plot_layer_scores(rows: Any, *, title: Optional[str] = None) -> Figure:
@@ -93,7 +97,8 @@ def plot_layer_scores(rows: Any, *, title: Optional[str] = None) -> Figure:
     Panels of one kind share a scale. With several Bases each score has a thin line for each Base, with that pair's
     interval, and a bold line for their mean. The mean has no interval; the spread of the thin lines shows how much the
     score depends on the Base. A score that is the same for all Bases is drawn once. To distinguish the Bases, pass the
-    rows of one Base at a time.
+    rows of one Base at a time. Of a report with several Bases, hollow squares show the null, the mean of the same score of a Base
+    given another Base: compare a distilled score, a Teacher's share or FSS with it, not with 0.
 
     Args:
         rows (sequence of mappings, or report): tidy records with ``student``, ``base``, ``layer``, ``score`` and
@@ -116,6 +121,9 @@ def plot_layer_scores(rows: Any, *, title: Optional[str] = None) -> Figure:
         >>> plot_layer_scores(rows).savefig("layers.pdf")
     """
     table = checked_rows(rows, list(STYLES))
+    content: Any = rows.to_dict() if hasattr(rows, "to_dict") else rows
+    nulls = mean_nulls(content.get("seed_control")).get(NULL, {}) if isinstance(content, Mapping) else {}
+    nulls = {key: value for key, value in nulls.items() if not scores_table.BY_NAME[key[0]].needs_all_bases}
     title = check_str(title, "title")
     students, bases, layers = (list(dict.fromkeys(key[i] for key in table)) for i in range(3))
     present = {score for _, _, _, score in table}
@@ -134,8 +142,14 @@ def plot_layer_scores(rows: Any, *, title: Optional[str] = None) -> Figure:
             entries[kind] = 1 if len(band.legends) > 1 else legend_columns(labels, width * columns)
         lines = max(ceil(len(drawn[kind]) / entries[kind]) for kind in band.legends)
         heights += [panel_height] * len(band.panels) + [LINE_HEIGHT * lines + 0.1]
+    which = [
+        Line2D([], [], color="0.35", linewidth=1.4, label="mean over the Bases"),
+        Line2D([], [], color="0.35", **ONE_BASE, label="one Base"),
+        *([Line2D([], [], **NULL_MARK, label="null: a Base given another Base")] if nulls else []),
+    ]
+    named = [str(line.get_label()) for line in which]
     if len(bases) > 1:
-        heights.append(LINE_HEIGHT)
+        heights.append(LINE_HEIGHT * ceil(len(which) / legend_columns(named, width * columns)))
     heading = None if title is None else wrapped(title, width * columns, TITLE_SIZE)
     figure = Figure(figsize=(width * columns, sum(heights) + heading_room(heading)), layout="constrained")
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
@@ -145,7 +159,7 @@ def plot_layer_scores(rows: Any, *, title: Optional[str] = None) -> Figure:
         for i, row in enumerate(band.panels):
             for j, (kind, student) in enumerate(row):
                 axis = figure.add_subplot(grid[top + i, j], sharey=first.get(kind))
-                _draw_scores(axis, table, student, bases, layers, drawn[kind])
+                _draw_scores(axis, table, student, bases, layers, drawn[kind], nulls)
                 names.put(axis)
                 if j == 0 or kind not in first:
                     axis.set_ylabel(kind, fontsize=LABEL_SIZE)
@@ -160,11 +174,7 @@ def plot_layer_scores(rows: Any, *, title: Optional[str] = None) -> Figure:
             legend_below(figure.add_subplot(place), [_handle(score) for score in drawn[kind]], entries[kind])
         top += 1
     if len(bases) > 1:
-        which = [
-            Line2D([], [], color="0.35", linewidth=1.4, label="mean over the Bases"),
-            Line2D([], [], color="0.35", **ONE_BASE, label="one Base"),
-        ]
-        legend_below(figure.add_subplot(grid[top, :]), which, 2)
+        legend_below(figure.add_subplot(grid[top, :]), which, legend_columns(named, width * columns))
     if heading is not None:
         figure.suptitle(heading, fontsize=TITLE_SIZE)
     return figure
@@ -242,6 +252,7 @@ def _draw_scores(
     bases: Sequence[str],
     layers: Sequence[str],
     scores: Sequence[str],
+    nulls: Mapping[tuple[str, str], float],
 ) -> None:
     missing = (np.nan, np.nan, np.nan)
     lines: list[tuple[str, list[Array]]] = []
@@ -267,5 +278,7 @@ def _draw_scores(
                 axis.plot(at, values, color=style.color, **ONE_BASE)
         mean = np.mean([values for values, _, _ in known], axis=0)
         axis.plot(places.mean(axis=0), mean, zorder=3, **style.artist())
+        null = [nulls.get((score, layer), np.nan) for layer in layers]
+        axis.plot(places.mean(axis=0), null, zorder=4, **NULL_MARK)
     axis.axhline(0.0, color="0.5", linewidth=0.8, zorder=1)
     prepare_axis(axis)

@@ -116,6 +116,24 @@ def test_several_bases_are_thin_lines_with_their_mean_in_bold():
     assert max(line.get_linewidth() for line in thin) < bold.get_linewidth() / 2
 
 
+def test_the_null_of_a_report_stands_at_its_score():
+    pairs = [("base 1", "base 2", 0.1), ("base 2", "base 1", 0.3), ("s", "base 1", 0.9)]
+    control = {
+        "groups": [{"group": None, "students": ["s"], "bases": ["base 1", "base 2"]}],
+        "pairs": [
+            {"layer": LAYERS[0], "score": "rs_distilled", "model": model, "given": given, "value": value}
+            for model, given, value in pairs
+        ],
+    }
+    records = grid(["s"], ["base 1", "base 2"], scores=("rs_distilled", "rs_residual"))
+    figure = plot_layer_scores({"rows": records, "seed_control": control})
+    marks = [line for axis in panels(figure) for line in axis.lines if (line.get_marker(), line.get_linestyle()) == ("s", "None")]
+    values = np.concatenate([line.get_ydata() for line in marks])
+    assert values[np.isfinite(values)] == pytest.approx(0.2)
+    assert any("a Base given another Base" in text.get_text() for text in figure.axes[-1].get_legend().get_texts())
+    assert_legible(figure)
+
+
 def test_score_that_is_the_same_for_all_bases_is_drawn_once():
     records = grid("S", "abc", scores=("rs_student", "rs_base"))
     axis = panels(plot_layer_scores(records))[0]

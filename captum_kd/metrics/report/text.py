@@ -7,6 +7,7 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from captum_kd._utils.text import as_markdown, one_line
 from captum_kd.metrics.report.answers import PLACEBOS, SEED_CONTROL, answers, input_answers
+from captum_kd.metrics.report.nulls import BUT_ONE, Nulls, mean_nulls
 from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, of_sample, percent
 from captum_kd.metrics.report.verification import failed_check
 from captum_kd.metrics.report.part_text import INPUTS, class_title, last_layer, markdown_parts, plain_classes
@@ -15,12 +16,8 @@ from captum_kd.metrics.scores_table import EXPLANATIONS, OF_PREDICTIONS, OVER_PL
 WIDTH = 100
 MOST_MODELS = 12
 """Models in a table with a column for each."""
-DIFFERENCES = {each.name for each in SCORES if each.test == "mean"}
-"""They change their sign when two models change places, so their mean over two Bases is 0 and no null."""
 GIVEN_ALL_BASES = scores_of_pair(has_teacher=True, all_bases=True)
 Row = Mapping[str, Any]
-Nulls = dict[str, dict[tuple[str, str], float]]
-"""By the name of a table's row, mean scores by score and layer."""
 
 
 def _columns(*starts: str) -> dict[str, str]:
@@ -63,9 +60,7 @@ SUBTITLES = {
     ),
 }  # fmt: skip
 UNIQUE = "unique"
-NULL = "null"
 NULL_ROW = 'Rows "null": the same score of a Base given another Base, mean over the Bases: compare with it, not with 0.'
-BUT_ONE = "but one"
 BUT_ONE_ROW = (
     'Rows "but one": Students given all Bases but one. Compare these, not the row above them, with their "null": the Base '
     "left out, given the others."
@@ -80,7 +75,7 @@ def plain(report: Mapping[str, Any]) -> str:
     pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows if row["score"] not in given_all))
     first = [*failed_check(report["settings"].get("verification")), *near_chance(rows, report["settings"]), *no_gain(rows)]
     lines = [*_wrapped(first), *([""] * bool(first)), *_heading(report, pairs)]
-    nulls = _nulls(report["seed_control"])
+    nulls = mean_nulls(report["seed_control"])
     if nulls:
         lines += textwrap.wrap(f"{NULL_ROW} {BUT_ONE_ROW}" if BUT_ONE in nulls else NULL_ROW, WIDTH)
     for title, columns in TABLES.items():
@@ -144,28 +139,6 @@ def _title(title: str, report: Mapping[str, Any]) -> tuple[str, str]:
     title = title if has_labels else title.replace("Similarity and relevance", "Similarity")
     start, beyond = SUBTITLES.get(title, ("", ""))
     return title, f" ({start}{beyond * has_labels})" if start else ""
-
-
-def _nulls(seed_control: Optional[Mapping[str, Any]]) -> Nulls:
-    """The mean scores that seed control compares with each other, and for pairs only those of a Base given another Base."""
-    if seed_control is None:
-        return {}
-    bases = {name for group in seed_control.get("groups", ()) for name in group["bases"]}
-    left_out = seed_control.get("left_out", ())
-    rows = {
-        BUT_ONE: [row for row in left_out if row["model"] != row["left_out"]],
-        NULL: [row for row in seed_control.get("pairs", ()) if row["model"] in bases and row["given"] in bases]
-        + [row for row in left_out if row["model"] == row["left_out"]],
-    }
-    found: Nulls = {}
-    for name, of_name in rows.items():
-        values: dict[tuple[str, str], list[float]] = {}
-        for row in of_name:
-            if row["value"] is not None and row["score"] not in DIFFERENCES:
-                values.setdefault((row["score"], row["layer"]), []).append(row["value"])
-        if values:
-            found[name] = {key: sum(of_key) / len(of_key) for key, of_key in values.items()}
-    return found
 
 
 def _null_rows(nulls: Nulls, columns: Iterable[str], layer: str) -> dict[str, list[str]]:
@@ -278,7 +251,7 @@ def _wrapped(sentences: Iterable[str]) -> list[str]:
 def markdown(report: Mapping[str, Any]) -> str:
     """The whole report in Markdown: a table of every pair, seed control, notes."""
     rows: Sequence[Row] = report["rows"]
-    lines, nulls = [], _nulls(report["seed_control"])
+    lines, nulls = [], mean_nulls(report["seed_control"])
     for title, columns in TABLES.items():
         shown = {score: head for score, head in columns.items() if any(row["score"] == score for row in rows)}
         if not shown:
