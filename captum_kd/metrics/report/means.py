@@ -1,4 +1,4 @@
-"""Scores of a report that are means over inputs: of predictions, which have no layer."""
+"""Scores of a report that are means over inputs: of predictions, which have no layer, and of explanations."""
 
 from __future__ import annotations
 
