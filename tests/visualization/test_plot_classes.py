@@ -58,6 +58,14 @@ def test_dots_are_means_over_the_pairs_and_squares_the_nulls() -> None:
     assert len([each for each in figure.axes[0].collections if len(each.get_segments())]) == 12
 
 
+def test_differences_from_the_base_have_no_null_that_is_zero_by_construction() -> None:
+    row = {"student": "s", "base": "b", "layer": "predictions", "score": "accuracy_over_base", "group": 0, "n": 30}
+    rows = [{**row, "value": 0.1, "low": None, "high": None, "p_value": None, "adjusted_p_value": None}]
+    nulls = [{"layer": "predictions", "score": "accuracy_over_base", "group": 0, "value": 0.0}]
+    classes = {"of": "class", "groups": [{"group": 0, "inputs": 30}], "rows": rows, "nulls": nulls, "tests": []}
+    assert list(drawn(plot_classes({"classes": classes}, "accuracy_over_base"))) == ["o"]
+
+
 def test_without_two_bases_the_square_is_the_residual_score() -> None:
     found = report(1, 1)
     assert found.classes is not None and found.classes["nulls"] == []
