@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import Any
 
 import pytest
@@ -63,7 +64,8 @@ def test_differences_from_the_base_have_no_null_that_is_zero_by_construction() -
     rows = [{**row, "value": 0.1, "low": None, "high": None, "p_value": None, "adjusted_p_value": None}]
     nulls = [{"layer": "predictions", "score": "accuracy_over_base", "group": 0, "value": 0.0}]
     classes = {"of": "class", "groups": [{"group": 0, "inputs": 30}], "rows": rows, "nulls": nulls, "tests": []}
-    assert list(drawn(plot_classes({"classes": classes}, "accuracy_over_base"))) == ["o"]
+    dots = drawn(plot_classes({"classes": classes}, "accuracy_over_base"))
+    assert dots["o"]["0 (30)"] == 0.1 and isnan(dots["s"]["0 (30)"])
 
 
 def test_without_two_bases_the_square_is_the_residual_score() -> None:
