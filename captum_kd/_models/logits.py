@@ -57,8 +57,8 @@ def class_scores(output: Any, output_transform: Optional[OutputTransform], label
     outside = None if labels is None else labels[labels >= classes]
     if outside is not None and outside.numel():
         raise ValueError(
-            f"target holds the label {int(outside[0])}, but {model} gives logits of the classes 0 to "
-            f"{classes - 1} only."
+            f"The labels hold the label {int(outside[0])}, but {model} gives logits of the classes 0 to {classes - 1} only. Pass "
+            "labels that are numbered as the logits are."
         )
     if not is_finite(logits):
         raise ValueError(f"{model} gives non-finite logits (NaN or infinity); check its weights and its inputs.")

@@ -6,7 +6,7 @@
 
 Inputs are drawn at random, so the class's size is random too. Prints, for each population, expected size and score, the true
 value, the mean and SD of the estimates, the mean standard error, and the coverage of nominal .95 intervals. The least size of a
-class in a report (LEAST_IN_CLASS in captum_kd/metrics/report/classes.py) follows from this table.
+class in a report (LEAST_IN_GROUP in captum_kd/metrics/report/input_groups.py) follows from this table.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def compare_transfer(
                     have no scores.
                     Default: False
         groups_of_inputs (Tensor or sequence of int, optional): The same for other groups: a non-negative integer for each
-                    input, in the data's order. Each rank passes the groups of its own shard.
+                    input, in the data's order, so ``data`` must not be shuffled. Each rank passes the groups of its own shard.
         by_input (bool, optional): Also split the scores into the parts of single inputs, in ``report.inputs``, with their
                     agreement between seeds.
                     Default: False

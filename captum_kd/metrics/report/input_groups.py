@@ -18,6 +18,8 @@ LEAST_IN_GROUP = 5
 more; with 2 or 3 inputs some cover .87, and relevance without one of two inputs is not defined. Proportions are
 covered as well (.91 or more), mean divergences of 5 inputs less (.83; docs/inference.md)."""
 
+_RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
 
 class InputGroups:
     """The groups of all inputs.
@@ -123,8 +125,8 @@ def check_length(groups: Optional[Tensor], inputs: Optional[int]) -> None:
 
 def shuffles(data: object) -> bool:
     """True for a DataLoader whose order differs from pass to pass, so that nobody knows it beforehand."""
-    sampler = getattr(data, "sampler", None)
-    return isinstance(sampler, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)) and sampler.generator is None
+    samplers = [getattr(each, "sampler", None) for each in (data, getattr(data, "batch_sampler", None))]
+    return any(isinstance(each, _RANDOM) and each.generator is None for each in samplers)
 
 
 def check_order(groups: Optional[Tensor], data: object) -> None:

@@ -8,7 +8,7 @@ import torch
 from models import ConvNet
 from population import N, batches, compare, data, hooked, related
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset
 
 from captum_kd.metrics import Explanations, Predictions, TokenPositions
 from captum_kd.metrics.inference import holm
@@ -233,6 +233,9 @@ def test_groups_of_a_loader_that_shuffles_are_refused(sampler: Any) -> None:
 
     with pytest.raises(ValueError, match="shuffles its inputs"):
         compare(STUDENTS, BASES, "conv2", loader(), groups_of_inputs=groups)
+    in_batches = DataLoader(dataset, batch_sampler=BatchSampler(sampler(range(N)), 8, drop_last=False))
+    with pytest.raises(ValueError, match="shuffles its inputs"):
+        compare(STUDENTS, BASES, "conv2", in_batches, groups_of_inputs=groups)
     known = loader(torch.Generator().manual_seed(0))  # its order can be known
     assert compare(STUDENTS, BASES, "conv2", known, groups_of_inputs=groups).classes is not None
     assert any("it shuffles" in note for note in compare(STUDENTS, BASES, "conv2", loader(), by_input=True).notes)
