@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from captum_kd._utils.validation import check_str, short_repr
+from captum_kd.metrics.report.nulls import DIFFERENCES
 from captum_kd.metrics.scores_table import BY_NAME, PREDICTIONS_LAYER, RELEVANCE
 from captum_kd.visualization._style import (
     GREEN,
@@ -64,7 +65,8 @@ def plot_classes(
 
     A dot is the mean over the pairs of a Student and a Base, a thin line the interval of one pair. A square is the null: the
     mean score of a Base given another Base in this class. Without two Bases there is no null. For distilled features the square
-    is then the residual score, since 0 is not what another seed would give. Classes without a score come last.
+    is then the residual score, since 0 is not what another seed would give. Differences from the Base have no square: compare
+    them with 0. Classes without a score come last.
 
     Args:
         report (TransferReport or mapping): a report with ``by_class=True`` or ``groups_of_inputs``, or its ``to_dict()``.
@@ -138,7 +140,9 @@ def _classes(
     pairs: dict[int, list[tuple[float, float, float]]] = {each["group"]: [] for each in classes["groups"]}
     others: dict[int, list[float]] = {group: [] for group in pairs}
     nulls = {
-        null["group"]: null["value"] for null in classes["nulls"] if (null["layer"], null["score"]) == (layer, score)
+        null["group"]: null["value"]
+        for null in classes["nulls"]
+        if (null["layer"], null["score"]) == (layer, score) and score not in DIFFERENCES
     }
     for row in (row for row in classes["rows"] if row["layer"] == layer and row["value"] is not None):
         if row["score"] == score:

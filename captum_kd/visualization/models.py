@@ -184,6 +184,8 @@ def _put_names(axis: Axes, names: Sequence[str], points: Array, inch: float, rea
         for side, left, bottom in (
             ("left", x + apart, y - high / 2), ("right", x - apart - wide, y - high / 2),
             ("center", x - wide / 2, y + apart), ("center", x - wide / 2, y - apart - high),
+            ("left", x - apart, y + apart), ("left", x - apart, y - apart - high),
+            ("right", x + apart - wide, y + apart), ("right", x + apart - wide, y - apart - high),
         ):  # fmt: skip
             box = (left, bottom, left + wide, bottom + high)
             inside = min(box) > -reach and max(box) < reach

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import Any
 
 import pytest
@@ -56,6 +57,15 @@ def test_dots_are_means_over_the_pairs_and_squares_the_nulls() -> None:
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names[-1] == "3 (3)" and "3 (3)" not in dots["o"]
     assert len([each for each in figure.axes[0].collections if len(each.get_segments())]) == 12
+
+
+def test_differences_from_the_base_have_no_null_that_is_zero_by_construction() -> None:
+    row = {"student": "s", "base": "b", "layer": "predictions", "score": "accuracy_over_base", "group": 0, "n": 30}
+    rows = [{**row, "value": 0.1, "low": None, "high": None, "p_value": None, "adjusted_p_value": None}]
+    nulls = [{"layer": "predictions", "score": "accuracy_over_base", "group": 0, "value": 0.0}]
+    classes = {"of": "class", "groups": [{"group": 0, "inputs": 30}], "rows": rows, "nulls": nulls, "tests": []}
+    dots = drawn(plot_classes({"classes": classes}, "accuracy_over_base"))
+    assert dots["o"]["0 (30)"] == 0.1 and isnan(dots["s"]["0 (30)"])
 
 
 def test_without_two_bases_the_square_is_the_residual_score() -> None:

@@ -43,18 +43,13 @@ SUBTITLES = {
     "The Teacher": (
         "FSS with the Teacher; its share of distilled and residual features", "; beyond: with the labels removed from the Teacher"
     ),
-    "The Teacher's share over placebo Teachers": ("minus the mean share of networks of its recipe that taught nobody", ""),
-    "Predictions: accuracy and calibration": (
-        "over Base: accuracy of the Student minus that of the Base; ECE: calibration error", ""
-    ),
+    "The Teacher's share over placebo Teachers": ("minus the mean share of the placebos", ""),
+    "Predictions: accuracy and calibration": ("over Base: Student minus Base; ECE: calibration error", ""),
     "Predictions: agreement with the Teacher": (
-        "over Base: agreement of the Student with the Teacher minus that of the Base",
-        "; same errors, same right: answers that the Student shares with the Teacher and not with the Base",
+        "over Base: Student minus Base", "; same errors, same right: answers shared with the Teacher, not with the Base"
     ),
-    "Predictions: divergence from the Teacher, in nats": ("over Base: negative if the Student is closer than the Base", ""),
-    "Explanations: agreement with the Teacher's maps": (
-        "over Base: agreement of the Student's maps minus that of the Base's", ""
-    ),
+    "Predictions: divergence from the Teacher, in nats": ("over Base: negative if the Student is closer", ""),
+    "Explanations: agreement with the Teacher's maps": ("over Base: Student minus Base", ""),
     "Students given all Bases": (
         "the part that no combination of Bases has", "; distilled: its RS"
     ),
