@@ -52,7 +52,7 @@ def test_their_table_holds_the_teachers_share(report: dict[str, Any], output: Pa
 
 def test_the_teachers_share_stands_beside_that_of_placebos(report: dict[str, Any], output: Path) -> None:
     rows = rows_of(output / "tables" / "placebos.csv")
-    assert len(rows) == 2 * 2 * 2 * 3  # groups, views, scores, layers
+    assert len(rows) == 2 * (2 * 2 * 3 + 2)  # groups; views, scores, layers; predictions and maps of whole images
     assert {row["answer"] for row in rows} == {"undecided"}  # two placebos; the t test needs four
     shares = {(row["group"], row["layer"]): row for row in rows_of(output / "tables" / "teacher_share_whole.csv")}
     for row in rows:
