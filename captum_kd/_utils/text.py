@@ -29,6 +29,12 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def with_middle_cut(text: str, width: int) -> str:
+    """The text if it fits a width, else its beginning and its end."""
+    end = (width - 1) // 2
+    return text if len(text) <= width else text[: width - 1 - end] + "~" + text[len(text) - end :]
+
+
 def as_markdown(text: str) -> str:
     """One line of Markdown without markup, which is shown as the text itself, also in a table cell."""
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -90,7 +90,7 @@ def partial_correlation(
         right = remainder(gram, noise, used.index(y), [used.index(z) for z in y_given])
         product = ((gram @ right.coefficients[..., None])[..., 0] * left.coefficients).sum(-1)
         squares, defined = (left.square, right.square), left.defined & right.defined
-    return _ratio(product, *squares, defined), defined
+    return correlation_of(product, *squares, defined), defined
 
 
 def correlations_given(gram: Tensor, noise: Tensor, y: int, given: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -109,7 +109,7 @@ def correlations_given(gram: Tensor, noise: Tensor, y: int, given: Sequence[int]
     left = _without(gram, least, given)
     squares, target = left.diagonal(dim1=-2, dim2=-1), gram[..., y, y, None]
     defined = (squares > least[..., 0, :]) & (target > least[..., 0, y, None])
-    return _ratio(left[..., y], squares, target, defined), defined
+    return correlation_of(left[..., y], squares, target, defined), defined
 
 
 def correlation_slope(
@@ -153,8 +153,8 @@ def remainder(gram: Tensor, noise: Tensor, x: int, given: Sequence[int]) -> Rema
     return Remainder(row[..., k:], row[..., x], row[..., x] > least[..., 0, x], table[..., k:, k:])
 
 
-def _ratio(product: Tensor, x_square: Tensor, y_square: Tensor, defined: Tensor) -> Tensor:
-    """The correlation; 0 if it is undefined."""
+def correlation_of(product: Tensor, x_square: Tensor, y_square: Tensor, defined: Tensor) -> Tensor:
+    """The correlation of two geometries from their inner product and squared norms; 0 where it is undefined."""
     # Square roots first: the product of the two squares may overflow.
     norms = torch.where(defined, x_square, 1.0).sqrt() * torch.where(defined, y_square, 1.0).sqrt()
     return torch.where(defined, product / norms, 0.0).clamp(-1, 1)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance.centering import noise_level
-from captum_kd.metrics.inference.class_sides import Sides, correlation
+from captum_kd.distance.gram import correlation_of
+from captum_kd.metrics.inference.class_sides import Sides
 from captum_kd.metrics.inference.gram_matrices import LEFT_OUT_SHARE, Score
 
 __all__ = ["ONE_CLASS", "OneAgainstRest", "one_hot"]
@@ -76,4 +77,4 @@ class OneAgainstRest:
         noise = max(self.noise, LEFT_OUT_SHARE * float(self.full[-1])) if left_out else self.noise
         defined = side.defined & (of_class[-1] > noise)
         product = torch.stack([value * of_class[place] for place, value in side.terms]).sum(0)
-        return correlation(product, (side.square, of_class[-1]), defined), defined
+        return correlation_of(product, side.square, of_class[-1], defined), defined

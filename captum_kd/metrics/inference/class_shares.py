@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from captum_kd.distance.block_sums import LocalTiles, PairSums, TileIterator, block_side
+from captum_kd.distance.gram import correlation_of
 from captum_kd.distance.sources import DistanceSource
-from captum_kd.metrics.inference.class_sides import OneSide, Sides, correlation
+from captum_kd.metrics.inference.class_sides import OneSide, Sides
 from captum_kd.metrics.inference.gram_matrices import Score
 
 __all__ = ["ClassRows", "left_out_rows"]
@@ -66,7 +67,7 @@ class ClassRows:
         squares = product(left, left), product(right, right)
         # A class far from all variation has rows of rounding only.
         defined = left.defined & right.defined & (squares[0] > 0) & (squares[1] > 0)
-        return correlation(product(left, right), squares, defined), defined
+        return correlation_of(product(left, right), *squares, defined), defined
 
 
 def left_out_rows(

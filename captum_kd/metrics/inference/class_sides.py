@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_kd.distance.gram import remainder
 from captum_kd.metrics.inference.gram_matrices import LEFT_OUT_SHARE, Products, Side
 
-__all__ = ["OneSide", "Sides", "correlation"]
+__all__ = ["OneSide", "Sides"]
 
 
 class OneSide(NamedTuple):
@@ -62,9 +62,3 @@ class Sides:
             if left_out and bool(full[place, place] > noise[place]):
                 defined = defined & (gram[:, place, place] > least[place])
         return OneSide(list(zip(places, found.coefficients.movedim(-1, 0).contiguous())), found.square, defined)
-
-
-def correlation(product: Tensor, squares: tuple[Tensor, Tensor], defined: Tensor) -> Tensor:
-    """The correlation; 0 where it is undefined."""
-    norms = torch.where(defined, squares[0], 1.0).sqrt() * torch.where(defined, squares[1], 1.0).sqrt()
-    return torch.where(defined, product / norms, 0.0).clamp(-1, 1)

@@ -234,6 +234,15 @@ def check_products(products: object) -> None:
         raise TypeError(f"products must be Products, made by geometry_products(), got {short_repr(products)}.")
 
 
+def check_scores(products: Products, score: object, minus: object) -> None:
+    """Checks a score, and a list of scores that are subtracted from it, as :func:`check_score` does."""
+    check_score(products, score)
+    if not isinstance(minus, (list, tuple)):
+        raise TypeError(f"minus must be a list of scores, got {short_repr(minus)}.")
+    for each in minus:
+        check_score(products, each, "minus")
+
+
 def check_score(products: Products, score: object, argument: str = "score") -> None:
     """Checks that both sides of a score name geometries of the products.
 

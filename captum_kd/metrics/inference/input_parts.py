@@ -7,14 +7,13 @@ population; a part is no score of its own, and it has no null hypothesis by itse
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
 
-from captum_kd._utils.validation import short_repr
-from captum_kd.distance.gram import Remainder, remainder
-from captum_kd.metrics.inference.gram_matrices import Products, Score, Side, check_products, check_score
+from captum_kd.distance.gram import remainder
+from captum_kd.metrics.inference.gram_matrices import Products, Score, check_products, check_scores
 
 __all__ = ["input_parts"]
 
@@ -48,28 +47,19 @@ def input_parts(products: Products, score: Score, *, minus: Sequence[Score] = ()
         >>> parts.argsort(descending=True)[:10]  # the inputs with the largest parts
     """
     check_products(products)
-    check_score(products, score)
-    if not isinstance(minus, (list, tuple)):
-        raise TypeError(f"minus must be a list of scores, got {short_repr(minus)}.")
-    for each in minus:
-        check_score(products, each, "minus")
+    check_scores(products, score, minus)
     rows = products.rows()
-    found = [_parts(products, rows, each) for each in (score, *minus)]
+    found = [score_parts(products, rows, each) for each in (score, *minus)]
     if any(each is None for each in found):
         return products.full.new_zeros(len(rows))
     own, *others = [each for each in found if each is not None]
     return torch.stack([own - each for each in others]).mean(0) if others else own
 
 
-def side_remainder(products: Products, side: Side) -> Remainder:
-    """A side of a score as a combination of the geometries, over all inputs."""
-    of, *removed = [products.names.index(name) for name in ((side,) if isinstance(side, str) else side)]
-    return remainder(products.full, products.noise, of, removed)
-
-
-def _parts(products: Products, rows: Tensor, score: Score) -> Tensor | None:
-    """None if the score is undefined."""
-    left, right = (side_remainder(products, side) for side in score)
+def score_parts(products: Products, rows: Tensor, score: Score) -> Optional[Tensor]:
+    """Each input's part (n,) in a score, from the products' rows; None if the score is undefined."""
+    sides = [[products.names.index(name) for name in ((side,) if isinstance(side, str) else side)] for side in score]
+    left, right = (remainder(products.full, products.noise, of, removed) for of, *removed in sides)
     if not bool(left.defined & right.defined):
         return None
     return (rows @ right.coefficients) @ left.coefficients / (left.square.sqrt() * right.square.sqrt())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_kd._utils.validation import check_float, short_repr
-from captum_kd.metrics.inference.gram_matrices import Products, Score, check_products, check_score
+from captum_kd.metrics.inference.gram_matrices import Products, Score, check_products, check_scores
 
 __all__ = ["JackknifeEstimate", "jackknife"]
 
@@ -84,11 +84,7 @@ def jackknife(
         JackknifeEstimate(value=0.109, standard_error=0.013, low=0.083, high=0.135, p_value=2e-16)
     """
     check_products(products)
-    check_score(products, score)
-    if not isinstance(minus, (list, tuple)):
-        raise TypeError(f"minus must be a list of scores, got {short_repr(minus)}.")
-    for each in minus:
-        check_score(products, each, "minus")
+    check_scores(products, score, minus)
     n = products.without.shape[0]
     if groups is not None and (not isinstance(groups, Tensor) or groups.shape != (n,) or groups.is_floating_point()):
         raise ValueError(f"groups must be an integer tensor ({n},), the group of each input, got {short_repr(groups)}.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
-from captum_kd._utils.text import one_line
+from captum_kd._utils.text import one_line, with_middle_cut
 from captum_kd.metrics.scores_table import PREDICTIONS_LAYER
 
 Test = Mapping[str, Any]
@@ -66,13 +66,17 @@ def _table(title: str, tests: Sequence[Test], by: str) -> list[str]:
     lines: list[str] = []
     for start in range(0, len(names), COLUMNS):
         part = names[start : start + COLUMNS]
-        lines.append(_row(one_line(title), [_cut(one_line(name or ""), CELL - 1) for name in part]))
+        lines.append(_row(one_line(title), _heads(part)))
         lines += [_row(f"  {SHORT[score]}", [cells.get((score, name), "-") for name in part]) for score in scores]
     return lines
 
 
+def _heads(names: Sequence[Optional[str]]) -> list[str]:
+    return [with_middle_cut(one_line(name or ""), CELL - 1) for name in names]
+
+
 def _row(title: str, cells: Sequence[str]) -> str:
-    return (_cut(title, FIRST - 1).ljust(FIRST) + "".join(cell.rjust(CELL) for cell in cells)).rstrip()
+    return (with_middle_cut(title, FIRST - 1).ljust(FIRST) + "".join(cell.rjust(CELL) for cell in cells)).rstrip()
 
 
 def _cell(test: Test) -> str:
@@ -105,11 +109,6 @@ def _legend(tests: Sequence[Test]) -> list[str]:
     text = "; ".join(part for part in (shown, unmarked) if part)
     caveats = dict.fromkeys(caveat for test in tests for caveat in test["caveats"])
     return [f"- {text}."] * bool(text) + [f"- {caveat}" for caveat in caveats]
-
-
-def _cut(text: str, width: int) -> str:
-    end = (width - 1) // 2
-    return text if len(text) <= width else text[: width - 1 - end] + "~" + text[len(text) - end :]
 
 
 def class_answers(classes: Mapping[str, Any], layer: str, plural: str) -> list[str]:
@@ -151,7 +150,7 @@ def input_answers(inputs: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for start in range(0, len(layers), COLUMNS):
         part = layers[start : start + COLUMNS]
-        lines.append(_row("reliability (of Bases given other Bases)", [_cut(one_line(layer), CELL - 1) for layer in part]))
+        lines.append(_row("reliability (of Bases given other Bases)", _heads(part)))
         for group, score in rows:
             name = f"  {'' if group is None else f'{one_line(group)}, '}{INPUT_SCORES.get(score, score)}"
             lines.append(_row(name, [cells.get((group, score, layer), "-") for layer in part]))

@@ -8,7 +8,8 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
-from captum_kd.metrics.inference import Score, input_parts
+from captum_kd.metrics.inference import Score
+from captum_kd.metrics.inference.input_parts import score_parts
 from captum_kd.metrics.report.models import TEACHER_KEY, ComparedModel, Pair
 from captum_kd.metrics.report.scores import LayerScores
 from captum_kd.metrics.scores_table import BASE, LABELS, STUDENT
@@ -46,11 +47,12 @@ def layer_parts(layer: LayerScores, pairs: Sequence[Pair]) -> Parts:
         bases = list(dict.fromkeys(pair.bases[0].key for pair in pairs))
         ordered |= dict.fromkeys((one, other) for one, other in product(bases, repeat=2) if one != other)
     found: Parts = {}
+    rows = layer.products.rows()
     for target in [LABELS] * layer.has_labels + [TEACHER_KEY] * layer.has_teacher:
         found[target] = {}
         for key in ordered:
-            if layer.products.score(Score(key, target))[1]:
-                found[target][key] = input_parts(layer.products, Score(key, target)).cpu()
+            if (parts := score_parts(layer.products, rows, Score(key, target))) is not None:
+                found[target][key] = parts.cpu()
     return found
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import textwrap
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
-from captum_kd._utils.text import as_markdown, one_line
-from captum_kd.metrics.report.answers import PLACEBOS, SEED_CONTROL, answers, input_answers
+from captum_kd._utils.text import as_markdown, one_line, with_middle_cut
+from captum_kd.metrics.report.answers import PLACEBOS, SEED_CONTROL, WIDTH, answers, input_answers
 from captum_kd.metrics.report.nulls import BUT_ONE, Nulls, mean_nulls
 from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, of_sample, percent
 from captum_kd.metrics.report.verification import failed_check
 from captum_kd.metrics.report.part_text import INPUTS, class_title, last_layer, markdown_parts, plain_classes
 from captum_kd.metrics.scores_table import EXPLANATIONS, OF_PREDICTIONS, OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
-WIDTH = 100
 MOST_MODELS = 12
 """Models in a table with a column for each."""
 GIVEN_ALL_BASES = scores_of_pair(has_teacher=True, all_bases=True)
@@ -215,15 +214,11 @@ def _short_p(p: float) -> str:
 
 def _shortened(labels: Sequence[str], width: int) -> list[str]:
     """Labels that fit the width, with their middle left out; numbered if two would look alike."""
-
-    def cut(text: str, room: int) -> str:
-        end = (room - 1) // 2
-        return text if len(text) <= room else text[: room - 1 - end] + "~" + text[len(text) - end :]
-
-    found = [cut(label, width) for label in labels]
+    found = [with_middle_cut(label, width) for label in labels]
     if len(set(found)) == len(found):
         return found
-    return [f"{number + 1}:{cut(label, width - len(str(len(labels))) - 1)}" for number, label in enumerate(labels)]
+    room = width - len(str(len(labels))) - 1
+    return [f"{number + 1}:{with_middle_cut(label, room)}" for number, label in enumerate(labels)]
 
 
 def _folded(lines: Iterable[str]) -> list[str]:
