@@ -133,6 +133,14 @@ def check_temperature(temperature: float) -> float:
     return check_float(temperature, "temperature", "above 0", 0, math.inf)
 
 
+def check_same_classes(logits: Mapping[str, Tensor], consequence: str) -> None:
+    """Raises a ValueError for logits (N, classes) of other numbers of classes, by the models' keys."""
+    counts = {key: values.shape[1] for key, values in logits.items()}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{key}: {count}" for key, count in counts.items())
+        raise ValueError(f"The models predict other numbers of classes ({shown}), {consequence}")
+
+
 class PredictionValues:
     """Values of single inputs, of which the scores of predictions are means. Batches are added one after another.
 
@@ -169,14 +177,11 @@ class PredictionValues:
         Raises:
             ValueError: models with other numbers of classes.
         """
-        counts = {key: values.shape[1] for key, values in logits.items()}
-        if len(set(counts.values())) > 1:
-            shown = ", ".join(f"{key}: {count}" for key, count in counts.items())
-            raise ValueError(
-                f"The models predict other numbers of classes ({shown}), so their predictions cannot be compared. Pass an "
-                "output_transform that returns the logits of the same classes, or leave predictions out: geometry needs no "
-                "common classes."
-            )
+        check_same_classes(
+            logits,
+            "so their predictions cannot be compared. Pass an output_transform that returns the logits of the same classes, or "
+            "leave predictions out: geometry needs no common classes.",
+        )
         precise = {key: values.detach().to(widest(values.device)).cpu().double() for key, values in logits.items()}
         for key, values in precise.items():
             self._append(("classes", key), values.argmax(1))

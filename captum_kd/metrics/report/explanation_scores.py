@@ -14,6 +14,7 @@ from captum_kd._utils.batches import device_of, to_device
 from captum_kd._utils.inputs import InputsByModel, ModelInputs, find_ids
 from captum_kd._utils.text import name_of
 from captum_kd.metrics.attribution_agreement import agreement_of_maps, as_any_maps, is_constant, on_one_grid
+from captum_kd.metrics.predictions import check_same_classes
 from captum_kd.metrics.report.explanations import INPUTS_LAYER, Explanations
 from captum_kd.metrics.report.maps import layer_maps, with_prefix
 from captum_kd.metrics.report.models import TEACHER_KEY, ComparedModel
@@ -89,12 +90,11 @@ class ExplanationScores:
         Raises:
             ValueError: models with other numbers of classes or other tokens than the Teacher; maps that cannot be compared.
         """
-        counts = {key: values.shape[1] for key, values in logits.items()}
-        if self._options.target == "teacher" and len(set(counts.values())) > 1:
-            shown = ", ".join(f"{key}: {count}" for key, count in counts.items())
-            raise ValueError(
-                f"The models predict other numbers of classes ({shown}), so their maps cannot explain the Teacher's class. Pass "
-                'an output_transform that returns the logits of the same classes, or Explanations(target="predicted").'
+        if self._options.target == "teacher":
+            check_same_classes(
+                logits,
+                "so their maps cannot explain the Teacher's class. Pass an output_transform that returns the logits of the same "
+                'classes, or Explanations(target="predicted").',
             )
         classes = {key: values.argmax(1) for key, values in logits.items()}
         of_teachers = {each.key: self._maps(each, inputs, labels, classes) for each in self._teachers}
