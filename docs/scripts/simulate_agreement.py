@@ -16,16 +16,13 @@ rates to ``docs/tables/agreement.md``.
 
 from __future__ import annotations
 
-import argparse
-import time
 import warnings
 from dataclasses import replace
-from pathlib import Path
 from statistics import mean
 from typing import Any, Optional, Sequence
 
 import torch
-from simulate_yes_rates import ALPHA, HELD_OUT, IMAGES, OWN, STEPS, TEACHERS, finished, short, write
+from simulate_yes_rates import ALPHA, HELD_OUT, IMAGES, OWN, STEPS, TEACHERS, repetitions, short
 from small_networks import Networks, digits, train
 from torch import Tensor, nn
 
@@ -146,24 +143,9 @@ def markdown(rows: list[Row]) -> str:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
-    root = Path(__file__).parents[2]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=60, help="number of repetitions, finished ones included")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=root / "build", help="folder for the results of each repetition")
-    parser.add_argument("--output", type=Path, default=root / "docs" / "tables")
-    options = parser.parse_args(arguments)
-    start = time.time()
-    results = options.results / f"agreement_{options.seed}.csv"
-    rows = finished(results, texts=("students", "classes"))
-    done = {row["repetition"] for row in rows}
-    for number in range(options.repetitions):
-        if number not in done:
-            rows += repeat(number, options.seed)
-            write(results, rows)
-            print(f"repetition {number} after {time.time() - start:.0f} s", flush=True)
+    rows, output = repetitions("agreement", repeat, 60, __doc__, arguments, ("students", "classes"))
     table = markdown(rows)
-    (options.output / "agreement.md").write_text(table)
+    (output / "agreement.md").write_text(table)
     print(table)
 
 

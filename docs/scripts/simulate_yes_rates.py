@@ -28,7 +28,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import Any, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
 
 import torch
 from scipy.stats import binomtest
@@ -186,7 +186,7 @@ def p_values(products: Products, case: Case) -> Row:
     }
 
 
-def finished(path: Path, texts: Sequence[str] = ("setting", "students")) -> list[Row]:
+def finished(path: Path, texts: Sequence[str]) -> list[Row]:
     """Rows of the repetitions in a file of results."""
     if not path.exists():
         return []
@@ -244,27 +244,45 @@ def write(path: Path, rows: list[Row]) -> None:
     part.replace(path)
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> None:
+def repetitions(
+    name: str, repeat: Callable[[int, int], list[Row]], number: int, description: Optional[str],
+    arguments: Optional[Sequence[str]], texts: Sequence[str],
+) -> tuple[list[Row], Path]:
+    """The rows of all repetitions and the folder for the tables, by the command line. Finished repetitions are not run again.
+
+    Args:
+        name (str): of the file of results.
+        repeat (callable): from the number of a repetition and the seed to its rows.
+        number (int): of repetitions by default.
+        description (str, optional): for the help of the command line.
+        arguments (sequence of str, optional): those of the command line.
+        texts (sequence of str): columns that are no numbers.
+    """
     root = Path(__file__).parents[2]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=50, help="number of repetitions, finished ones included")
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=number, help="number of repetitions, finished ones included")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=root / "build", help="folder for the results of each repetition")
     parser.add_argument("--output", type=Path, default=root / "docs" / "tables")
     options = parser.parse_args(arguments)
     start = time.time()
-    results = options.results / f"yes_rates_{options.seed}.csv"
-    rows = finished(results)
+    results = options.results / f"{name}_{options.seed}.csv"
+    rows = finished(results, texts)
     done = {row["repetition"] for row in rows}
-    for number in range(options.repetitions):
-        if number not in done:
-            rows += repeat(number, options.seed)
+    for place in range(options.repetitions):
+        if place not in done:
+            rows += repeat(place, options.seed)
             write(results, rows)
-            print(f"repetition {number} after {time.time() - start:.0f} s", flush=True)
+            print(f"repetition {place} after {time.time() - start:.0f} s", flush=True)
+    return rows, options.output
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+    rows, output = repetitions("yes_rates", repeat, 50, __doc__, arguments, ("setting", "students"))
     summary = list(summarize(rows))
-    write(options.output / "yes_rates.csv", summary)
+    write(output / "yes_rates.csv", summary)
     table = markdown(summary)
-    (options.output / "yes_rates.md").write_text(table)
+    (output / "yes_rates.md").write_text(table)
     print(table)
 
 
