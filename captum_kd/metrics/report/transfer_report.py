@@ -15,9 +15,13 @@ from captum_kd._utils.files import write_whole
 from captum_kd._utils.text import as_spreadsheet_text, encodable
 from captum_kd._utils.validation import check_choice, check_mapping, short_repr
 from captum_kd.metrics.report.text import markdown, plain
+from captum_kd.metrics.report.verdict import verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from captum_kd.attr import InputMaps
+    from captum_kd.page import Section
 
 COLUMNS = ("student", "base", "layer", "score", "value", "low", "high", "p_value", "n", "unique_share")
 PARTS = ("rows", "seed_control", "placebos", "classes", "inputs", "similarities", "notes", "settings")
@@ -193,6 +197,29 @@ class TransferReport:
         }
         check_choice(what, "what", list(figures))
         return figures[what](self, title=title)
+
+    @property
+    def verdict(self) -> list[str]:
+        """At most five sentences, in plain words, for a reader in a hurry: accuracy, what the Students gained, whether it is the
+        Teacher's, at which layers, and what stays undecided."""
+        return verdict(self.to_dict())
+
+    def to_html(
+        self,
+        path: Union[None, str, "os.PathLike[str]"] = None,
+        *,
+        maps: Optional["InputMaps"] = None,
+        curves: Optional[Mapping[str, Any]] = None,
+        sections: Sequence["Section"] = (),
+        title: Optional[str] = None,
+    ) -> str:
+        """The report as one self-contained page of HTML, verdict first. Also writes it to ``path`` if given."""
+        from captum_kd.page.report_page import report_page
+
+        text = report_page(self, maps=maps, curves=curves, sections=sections, title=title)
+        if path is not None:
+            write_whole(path, text)
+        return text
 
     def __str__(self) -> str:
         return plain(self.to_dict())

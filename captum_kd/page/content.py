@@ -1,0 +1,89 @@
+"""The parts of a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional, Sequence, Union
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["PLACES", "Download", "Folded", "PageTable", "Paragraphs", "Picture", "Section"]
+
+PLACES = ("verdict", "maps", "curves", "tables", "settings")
+"""The parts of a page from top to bottom."""
+
+
+@dataclass(frozen=True)
+class Paragraphs:
+    """Plain text, one paragraph each; shown as it is, never as markup."""
+
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table that a reader can sort by column.
+
+    Attributes:
+        columns (list of str): the headings.
+        rows (list of list): cells: texts, numbers or None (shown as a dash).
+        title (str, optional): a heading.
+        note (str, optional): how to read it.
+        thumbnails (list of bytes): a small PNG, JPEG or WebP file for each row, or none.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Union[str, int, float, None]]]
+    title: Optional[str] = None
+    note: Optional[str] = None
+    thumbnails: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its caption.
+
+    Attributes:
+        picture (Figure or path): a figure, which the page draws; or a file (PNG, JPEG, WebP or SVG).
+        caption (str): what it shows and how to read it.
+        alt (str, optional): what a reader who does not see it needs to know. Default: the caption
+        is_photographic (bool): True if it has images, which are compressed as such; lines stay lines otherwise.
+    """
+
+    picture: Union["Figure", Path]
+    caption: str
+    alt: Optional[str] = None
+    is_photographic: bool = False
+
+
+@dataclass(frozen=True)
+class Download:
+    """A text that a reader can save as a file, such as CSV or JSON."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Blocks that are shown after a click on their title."""
+
+    title: str
+    blocks: Sequence[Union[Paragraphs, PageTable, Picture, Download]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page with a heading and an entry in its contents.
+
+    Attributes:
+        title (str): the heading.
+        blocks (list): what is in it.
+        place (str): one of "verdict", "maps", "curves", "tables" and "settings": where on the page it is, after the page's own.
+    """
+
+    title: str
+    blocks: Sequence[Union[Paragraphs, PageTable, Picture, Download, Folded]]
+    place: str = "tables"
