@@ -76,6 +76,8 @@ def plot_seed_control(report: Any, *, scores: Optional[Sequence[str]] = None, ti
         raise ValueError("The report has no seed control; pass two or more Students and Bases, as dicts by name.")
     title = check_str(title, "title")
     known = list(dict.fromkeys(row["score"] for row in control["pairs"]))
+    if scores is not None and (not isinstance(scores, (list, tuple)) or not all(isinstance(each, str) for each in scores)):
+        raise TypeError(f"scores must be a list of names of scores or None, got {short_repr(scores)}.")
     chosen = [score for score in SCORES if score in known] if scores is None else list(scores)
     if not chosen or not set(chosen) <= set(known):
         raise ValueError(f"scores must be some of {', '.join(known)}; got {short_repr(scores)}.")
