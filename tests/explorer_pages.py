@@ -55,27 +55,23 @@ def image_maps(n: int = 8, side: int = 32, grid: int = 4, **changes: Any) -> Inp
 
 
 def text_maps(**changes: Any) -> InputMaps:
-    tokens = ["[CLS] where is moz ##amb ##ique ? [SEP]".split(), f"[CLS] who wrote {HOSTILE.replace(' ', '_')} ? [SEP]".split()]
+    texts = ["[CLS] where is moz ##amb ##ique ? [SEP]", f"[CLS] who wrote {HOSTILE.replace(' ', '_')} ? [SEP]"]
+    tokens = [text.split() for text in texts]
     longest = max(map(len, tokens))
     mask = torch.tensor([[place < len(each) for place in range(longest)] for each in tokens])
-    maps = {
-        "encoder.1": {
-            ("kd", "base"): {title: random(2, 1, longest, seed=seed) * mask[:, None] for seed, title in enumerate(["net", "residual"])}
-        }
-    }
-    given = {"maps": maps, "tokens": tokens, "token_mask": mask, "labels": torch.tensor([0, 1]), "class_names": ["place", "human"]}
-    return InputMaps(**{**given, "same_scale": [["net", "residual"]], **changes})
+    net, residual = (random(2, 1, longest, seed=seed) * mask[:, None] for seed in range(2))
+    maps = {"encoder.1": {("kd", "base"): {"net": net, "residual": residual}}}
+    given = {"maps": maps, "tokens": tokens, "token_mask": mask, "same_scale": [["net", "residual"]]}
+    return InputMaps(**{**given, "labels": torch.tensor([0, 1]), "class_names": ["place", "human"], **changes})
 
 
 def report_inputs(n: int = 8) -> dict[str, Any]:
     """Parts that put the inputs of ``image_maps`` in the order n - 1, ..., 0 at layer3; layer4 is missing."""
-    rows = [
-        {"group_of_students": None, "layer": "layer3", "input": 100 + place, "label": 0, "distilled": 0.01 * place, "residual": None}
-        for place in range(n)
-    ]
+    of_layer = {"group_of_students": None, "layer": "layer3"}
+    parts = [{"label": 0, "distilled": 0.01 * place, "residual": None} for place in range(n)]
+    rows = [{**of_layer, "input": 100 + place, **part} for place, part in enumerate(parts)]
     caution = "layer3, distilled: it is unknown whether another seed has the same inputs on top."
-    reliability = [{"group_of_students": None, "layer": "layer3", "score": "distilled", "sentence": caution}]
-    return {"rows": rows, "reliability": reliability}
+    return {"rows": rows, "reliability": [{**of_layer, "score": "distilled", "sentence": caution}]}
 
 
 def page(maps: InputMaps, inputs: Optional[Mapping[str, Any]] = None) -> str:

@@ -66,9 +66,9 @@ def explorer(maps: "InputMaps", inputs: Optional[Mapping[str, Any]] = None) -> t
     The HTML has an element with the id "explorer", whose content the script replaces. The page must hold the data in
     ``<script type="application/json" id="explorer-data">``.
 
-    Images become WebP files of at most 160 pixels. Maps become levels of 8 bits, at most 1/254 of the map's largest value from its
-    true values; equal maps are kept once. If images and maps would need more than 3 MB, maps become means over at most 16 x 16
-    blocks, then 8 x 8, and the explorer says so.
+    Images become WebP files of at most 160 pixels. Maps become levels of 8 bits: an error of at most 1/254 of the map's largest
+    value. Equal maps are kept once. If images and maps would need more than 3 MB, maps become means over at most 16 x 16 blocks,
+    then 8 x 8, and the explorer says so.
 
     Args:
         maps (InputMaps): images or texts and their maps.
@@ -84,10 +84,13 @@ def explorer(maps: "InputMaps", inputs: Optional[Mapping[str, Any]] = None) -> t
     sentences = None if maps.tokens is None else _sentences(maps)
     found = _map_list(maps, sentences)
     unit = UNIT if sentences is None else WORD_UNIT
-    layers, titles = (list(dict.fromkeys(names)) for names in ((each.layer for each in found), (each.title for each in found)))
+    layers = list(dict.fromkeys(each.layer for each in found))
+    titles = list(dict.fromkeys(each.title for each in found))
     groups = {title: next((group for group in maps.same_scale if title in group), [title]) for title in titles}
     static = _static(maps, found[0], groups, unit)
-    data = {
+    pictures = [] if maps.images is None else _pictures(maps.images)
+    sides = [None, *REDUCED_SIDES] if sentences is None else [None]
+    data: dict[str, Any] = {
         "layers": [printable(layer) for layer in layers],
         "titles": [printable(title) for title in titles],
         "scales": [titles.index(next(each for each in groups[title] if each in titles)) for title in titles],
@@ -100,11 +103,10 @@ def explorer(maps: "InputMaps", inputs: Optional[Mapping[str, Any]] = None) -> t
         "predictions": [[printable(name), classes.tolist()] for name, classes in (maps.predictions or {}).items()],
         "orders": _orders(maps, layers, inputs),
         "outlines": _outlines(maps.masks),
-        "images": [] if maps.images is None else _pictures(maps.images),
+        "images": pictures,
         "words": [] if sentences is None else _words(sentences),
     }
-    used = sum(map(len, data["images"])) if sentences is None else ROOM
-    data.update(_encoded(found, titles, [None] if sentences is not None else [None, *REDUCED_SIDES], ROOM - used))
+    data.update(_encoded(found, titles, sides, ROOM - sum(map(len, pictures))))
     return static, json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
