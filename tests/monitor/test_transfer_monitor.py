@@ -1,5 +1,7 @@
 """TransferMonitor: its scores against compare_transfer's, the state of what it measures, resuming."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +219,18 @@ def test_a_student_without_geometry_warns() -> None:
     monitor = TransferMonitor(net(1), net(2), ["conv1"], probe(), predictions=False)
     with pytest.warns(UserWarning, match="At epoch 2 these scores are 0 .* fss at conv1"):
         monitor.step(student, 2)
+
+
+def test_import_needs_neither_lightning_nor_transformers() -> None:
+    script = (
+        "import sys; sys.modules.update({name: None for name in ('lightning', 'pytorch_lightning', 'transformers')})\n"
+        "import captum_kd.monitor as monitor\n"
+        "for name in ('LightningTransferMonitor', 'TransformersTransferMonitor'):\n"
+        "    try: getattr(monitor, name)\n"
+        "    except ImportError as error: print(error)\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert shown == [
+        "LightningTransferMonitor needs Lightning, which is not installed: pip install lightning.",
+        "TransformersTransferMonitor needs transformers, which is not installed: pip install transformers.",
+    ]
