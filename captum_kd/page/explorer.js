@@ -12,7 +12,7 @@
   const drawing = makeDrawing(data.colors);
   const { bytes, signed } = drawing;
   const state = {
-    input: 0, layer: 0, student: "", base: "", sort: "order", filter: "all", scale: "all", opacity: 0.7, smooth: true,
+    input: 0, layer: 0, student: "", base: "", sort: "order", filter: "all", scale: "all", opacity: 0.75, smooth: true,
     outline: true, shown: new Set(data.titles.keys()),
   };
   const { KINDS, classText, everyInput, isOfKind, isRight, listed, orderOf, predictions } = makeInputs(data, state, count);
