@@ -155,7 +155,7 @@ def _token_grad_cam(network: nn.Module, layer: str, inputs: dict[str, Tensor], l
 
 def localization(maps: Mapping[str, Tensor], masks: Tensor) -> dict[str, Any]:
     """How far the maps lie on the objects: means over images with standard errors, what chance would give, and
-    differences between two kinds of maps, image by image."""
+    differences between two kinds of maps, image by image. Energy is that of maps with positive values."""
     return _localization(maps, masks, masks.float().mean((1, 2)))
 
 
@@ -174,23 +174,26 @@ def _localization(maps: Mapping[str, Tensor], masks: Tensor, areas: Tensor) -> d
     found: dict[str, Any] = {"mask_area": float(areas.mean()), "number": len(areas), "maps": {}}
     shares = {}
     for name, values in maps.items():
-        with warnings.catch_warnings(record=True):  # empty maps count as 0; the record says how many there are
+        is_empty = values.flatten(1).amax(1) <= 0
+        with warnings.catch_warnings(record=True):  # the record says how many maps are empty
             scores = localization_score(values, masks)
-        shares[name] = scores.energy_share
+        # localization_score has 0 for them. Their mean with the others would look as if maps avoided the object.
+        shares[name] = scores.energy_share.masked_fill(is_empty, torch.nan)
         found["maps"][name] = {
-            "energy_share": mean_and_error(scores.energy_share),
+            "energy_share": mean_and_error(shares[name]),
             "pointing_game": mean_and_error(scores.pointing_game),
-            "empty_maps": int((values.flatten(1).amax(1) <= 0).sum()),
+            "empty_maps": int(is_empty.sum()),
         }
     pairs = [(DISTILLED, RESIDUAL), *([(NET, NULL)] if NULL in maps else [])]
     found["differences"] = {f"{one} - {other}": mean_and_error(shares[one] - shares[other]) for one, other in pairs}
     return found
 
 
-def mean_and_error(values: Tensor) -> tuple[float, Optional[float]]:
-    """Mean and its standard error; None for a single value."""
+def mean_and_error(values: Tensor) -> tuple[Optional[float], Optional[float]]:
+    """Mean of the values that are not NaN, and its standard error; None where there are too few."""
+    values = values[~values.isnan()]
     n = len(values)
-    return float(values.mean()), float(values.std()) / n**0.5 if n > 1 else None
+    return float(values.mean()) if n else None, float(values.std()) / n**0.5 if n > 1 else None
 
 
 def keep_curves(
