@@ -21,6 +21,7 @@ from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.text import name_of
 from captum_kd.distance.sources import TensorFeatures
 from captum_kd.metrics.report.aggregation import Aggregator
+from captum_kd.metrics.report.class_names import check_labels
 from captum_kd.metrics.report.duplicates import DuplicateCounter
 from captum_kd.metrics.report.explanation_scores import ExplanationScores
 from captum_kd.metrics.report.models import FeatureSet, hints_for
@@ -164,6 +165,8 @@ def read_data(
                 f"The data hold the label {int(labels.max())}, but class_embeddings has rows for the labels 0 to "
                 f"{len(table) - 1} only. Pass one row for each class."
             )
+        if labels is not None and len(labels):
+            check_labels(int(labels.max()), settings.class_names)
         inputs.check_names(collector.names, "The inputs of a batch")
         duplicates.add(inputs.student)
         if sample is None:
