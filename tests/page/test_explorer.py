@@ -90,6 +90,11 @@ def test_scales_are_shared_in_groups_and_only_maps_of_gains_have_a_unit():
     assert data["units"] == ["gain of J per position", "gain of J per position", ""]
 
 
+def test_maps_that_are_not_said_to_have_a_unit_have_none():
+    for same_scale in ([], [["distilled", "Grad-CAM"]]):
+        assert data_of(image_maps(same_scale=same_scale))["units"] == ["", "", ""]
+
+
 # ----------------------------------------------------------------------------- size
 
 
