@@ -27,6 +27,9 @@ Layers = Union[str, Sequence[str], Mapping[str, Union[str, Mapping[str, LayerLik
 NET, DISTILLED, RESIDUAL, NULL = "net", "distilled", "residual", "net of two Bases"
 BY_TEACHER, STUDENT_CAM, BASE_CAM = "net by the Teacher", "Grad-CAM Student", "Grad-CAM Base"
 
+GAINS = {NET: "J", DISTILLED: "J", RESIDUAL: "J", NULL: "J", BY_TEACHER: "the Teacher's share"}
+"""What the positions of an integrated map add up to."""
+
 
 def explain_transfer(
     student: Union[Model, Mapping[str, Model]],
@@ -118,7 +121,7 @@ def explain_transfer(
                          output_transform, internal_batch_size)
         for role, models in (("student", students), ("base", bases)) for name, model in models.items()
     }  # fmt: skip
-    names = list(bases)
+    names, unit = list(bases), "position" if tokens is None else "word"
     found: dict[str, dict[tuple[str, str], dict[str, Tensor]]] = {}
     steps: Iterable[tuple[tuple[int, str], str]] = list(product(enumerate(places), bases))
     for (number, label), base_name in progress(steps, desc="Maps") if show_progress else steps:
@@ -146,6 +149,7 @@ def explain_transfer(
         predictions=predictions,
         masks=masks,
         same_scale=[[NET, DISTILLED, RESIDUAL, NULL], [BY_TEACHER]],
+        units={title: f"gain of {what} per {unit}" for title, what in GAINS.items()},
         indices=indices,
     )
 

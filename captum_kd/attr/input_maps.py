@@ -34,6 +34,7 @@ class InputMaps:
         masks (Tensor, optional): (N, H, W), True on the object.
         same_scale (list of list of str): groups of titles whose maps have one unit, and so share one color scale. Every other
             map has a scale of its own.
+        units (dict, optional): {title: unit} of maps that have one, "gain of J per position" for integrated maps.
         indices (Tensor, optional): (N,) the inputs' places in the report's data, which connect a map with ``report.inputs``.
 
     Raises:
@@ -57,6 +58,7 @@ class InputMaps:
     predictions: Optional[Mapping[str, Tensor]] = None
     masks: Optional[Tensor] = None
     same_scale: Sequence[Sequence[str]] = ()
+    units: Optional[Mapping[str, str]] = None
     indices: Optional[Tensor] = None
 
     def __post_init__(self) -> None:
@@ -89,6 +91,10 @@ class InputMaps:
             check_mapping(self.predictions, "predictions", "a mapping {model: (N,) classes}")
             for model, classes in self.predictions.items():
                 _check(classes, f"predictions[{short_repr(model)}]", n, (1,), integers=True)
+        if self.units is not None:
+            check_mapping(self.units, "units", "a mapping {title: unit}")
+            if not _is_list_of_texts([*self.units, *self.units.values()]):
+                raise TypeError(f"units must map titles to units, both str, got {short_repr(self.units)}.")
         if self.class_names is not None and not _is_list_of_texts(self.class_names):
             raise TypeError(f"class_names must be a list of str, got {short_repr(self.class_names)}.")
         if not isinstance(self.same_scale, (list, tuple)) or not all(_is_list_of_texts(group) for group in self.same_scale):

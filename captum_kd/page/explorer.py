@@ -19,10 +19,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from captum_kd._utils.maps import as_maps
 from captum_kd._utils.text import one_line, printable
-from captum_kd.visualization._sentences import UNIT as WORD_UNIT
 from captum_kd.visualization._sentences import Sentences, read_sentences
 from captum_kd.visualization._token_html import sentence_rows, shades
-from captum_kd.visualization.transfer import UNIT, visualize_transfer
+from captum_kd.visualization.transfer import visualize_transfer
 
 if TYPE_CHECKING:
     from captum_kd.attr import InputMaps
@@ -83,9 +82,7 @@ def explorer(maps: "InputMaps", inputs: Optional[Mapping[str, Any]] = None) -> t
     """
     sentences = None if maps.tokens is None else _sentences(maps)
     found = _map_list(maps, sentences)
-    # ``same_scale`` says which maps have one unit. It is a gain if the net map is among them: it exists only for such maps.
-    unit = UNIT if sentences is None else WORD_UNIT
-    units = {title: unit for group in maps.same_scale if "net" in group for title in group}
+    units = maps.units or {}
     layers = list(dict.fromkeys(each.layer for each in found))
     titles = list(dict.fromkeys(each.title for each in found))
     groups = {title: next((group for group in maps.same_scale if title in group), [title]) for title in titles}

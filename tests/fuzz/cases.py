@@ -194,7 +194,8 @@ CASES: dict[str, Case] = {
             student=STUDENT, base=BASE, layers="conv2", inputs=IMAGES[:3], reference_inputs=IMAGES, reference_labels=LABELS,
             images=IMAGES[:3], n_steps=2,
         ),
-        None, {"inputs": ("forward_func", "images"), "images": ("masks",), "reference_inputs": ("reference_labels", "The features of")},
+        None,
+        {"inputs": ("forward_func", "images"), "images": ("masks",), "reference_inputs": ("reference_labels", "The features of")},
     ),
     "captum_kd.flatten": Case(captum_kd.flatten, captum_kd.flatten, lambda: dict(activations=IMAGES)),
     "captum_kd.flatten_to_unit_length": Case(

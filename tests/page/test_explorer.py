@@ -91,8 +91,8 @@ def test_scales_are_shared_in_groups_and_only_maps_of_gains_have_a_unit():
 
 
 def test_maps_that_are_not_said_to_have_a_unit_have_none():
-    for same_scale in ([], [["distilled", "Grad-CAM"]]):
-        assert data_of(image_maps(same_scale=same_scale))["units"] == ["", "", ""]
+    assert data_of(image_maps(units=None))["units"] == ["", "", ""]
+    assert data_of(image_maps(units={"Grad-CAM": "a logit"}))["units"] == ["", "", "a logit"]
 
 
 # ----------------------------------------------------------------------------- size
