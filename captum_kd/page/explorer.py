@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCRIPTS", "STYLES", "explorer"]
 
-SCRIPTS, STYLES = ("map_drawing.js", "explorer.js"), ("explorer.css",)
+SCRIPTS, STYLES = ("map_drawing.js", "explorer_inputs.js", "explorer.js"), ("explorer.css",)
 """Files beside this one that a page with the explorer must hold, in this order."""
 
 ROOM = 3_000_000

@@ -15,8 +15,8 @@ from distillation.data.questions import Texts
 from distillation.task import Examples, Inputs, answer, on_device
 
 __all__ = [
-    "BASE", "BY_TEACHER", "DISTILLED", "NET", "NULL", "POINT", "RANDOM", "RESIDUAL", "STUDENT", "keep_curves", "localization",
-    "maps_of", "mean_and_error", "net_maps_of_bases", "token_localization",
+    "BASE", "BY_TEACHER", "DISTILLED", "FIRST_WORDS", "NET", "NULL", "POINT", "RANDOM", "RESIDUAL", "STUDENT", "keep_curves",
+    "localization", "maps_of", "mean_and_error", "net_maps_of_bases", "token_localization",
 ]  # fmt: skip
 
 BATCH = 64
@@ -27,6 +27,8 @@ N_STEPS = 16
 
 NET, DISTILLED, RESIDUAL, NULL, BY_TEACHER = "net", "distilled", "residual", "net of two Bases", "net by the Teacher"
 STUDENT, BASE, POINT, RANDOM = "Grad-CAM Student", "Grad-CAM Base", "paper's gradient", "random"
+FIRST_WORDS = "first words"
+"""The map that ranks the tokens of a text by their places: a rule that needs no network."""
 
 
 def maps_of(
@@ -200,7 +202,7 @@ def keep_curves(
     student: nn.Module, inputs: Inputs, shown: Examples, maps: Mapping[str, Tensor], progress: bool
 ) -> dict[str, KeepCurve]:
     """Accuracy of the Student on examples of which only the most salient part is kept, by each map and by chance. Of texts
-    the other tokens become the mask token, or padding; tokens such as [CLS] stay."""
+    the other tokens become the mask token, or padding; tokens such as [CLS] stay, and one more curve keeps the first words."""
     device = next(student.parameters()).device
     options: dict[str, Any] = {}
     if isinstance(shown, Texts) and isinstance(inputs, dict):
@@ -208,6 +210,9 @@ def keep_curves(
         options = {"mask_token_id": shown.source.mask, "token_mask": is_word.to(device)}
     chosen = {name: values.to(device) for name, values in maps.items() if name != BASE}
     chosen[RANDOM] = random_attributions(chosen[DISTILLED])
+    if isinstance(inputs, dict):
+        distilled = chosen[DISTILLED]
+        chosen[FIRST_WORDS] = -torch.arange(distilled.shape[-1]).to(distilled).expand_as(distilled)
     return keep_curve(
         student, on_device(inputs, device), shown.labels.to(device), chosen, max_examples_per_batch=BATCH,
         show_progress=progress, **options,

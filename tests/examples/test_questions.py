@@ -315,6 +315,7 @@ def test_a_run_writes_what_the_other_examples_write(report: Any, output: Path) -
     tables = {path.stem for path in (output / "tables").glob("*.csv")}
     assert {"accuracy", "scores_whole", "teacher_share_whole", "seed_control", "placebos", "random_placebos"} <= tables
     assert "scores_salient" in tables and "keep_curves" in tables
+    assert {"random", "first words"} <= set(report["folds"][0]["maps"][0]["keep_curves"])
     page = (output / "index.html").read_text()
     assert "<h2>Questions</h2>" in page and "held-out questions" in page and "image" not in page.partition("<h2>Figures")[0]
 
