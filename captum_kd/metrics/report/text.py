@@ -97,11 +97,9 @@ def plain(report: Mapping[str, Any]) -> str:
         lines += ["", *textwrap.wrap(one_line(title), WIDTH), *_folded(plain_classes(classes, report["settings"]))]
     if (inputs := report.get("inputs")) is not None:
         lines += ["", INPUTS, *_folded(input_answers(inputs))]
-    lines += ["", "How to read this", *_wrapped(HOW_TO_READ)]
-    if positions := of_positions(report["settings"].get("positions"), any(row["low"] is not None for row in rows)):
-        lines += _wrapped([positions])
-    if check is not None:
-        lines += _wrapped([foot(check, report["settings"]["n"])])
+    positions = of_positions(report["settings"].get("positions"), any(row["low"] is not None for row in rows))
+    last = "" if check is None else foot(check, report["settings"]["n"])
+    lines += ["", "How to read this", *_wrapped([*HOW_TO_READ, *filter(None, (positions, last))])]
     return "\n".join(lines)
 
 
