@@ -1,14 +1,15 @@
-"""Warnings about modules whose mode makes outputs depend on random numbers, on the batch or on earlier passes."""
+"""Modes of modules: evaluation mode for a while, and warnings about modes in which outputs depend on chance or on the batch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Callable, NamedTuple
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from captum_kd._models.reachable import is_installed, methods_of_passes, modules_of
+from captum_kd._models.reachable import is_installed, methods_of_passes, model_of, modules_of
 from captum_kd._utils.warnings import warn_user
 
 
@@ -30,6 +31,28 @@ class Modes(NamedTuple):
     @property
     def is_training(self) -> bool:
         return self.updates or self.couples or self.draws
+
+
+@contextmanager
+def evaluation_mode(forward_func: Callable[..., Any]) -> Iterator[None]:
+    """Evaluation mode of all modules that a model or function runs; then each module gets its own mode back.
+
+    ``train()`` of a model that is in training mode is called too, since some models do more in it than set a flag (they merge
+    weights in ``eval()`` and split them again). Modules that are in evaluation mode already stay so.
+    """
+    root, modes = model_of(forward_func), {module: module.training for module in modules_of(forward_func)}
+    was_training = root is not None and root.training
+    try:
+        if root is not None and (was_training or any(modes.values())):
+            root.eval()
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        if root is not None and was_training:
+            root.train()
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def modes_of(forward_func: Callable[..., Any]) -> Modes:

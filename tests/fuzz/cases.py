@@ -111,6 +111,14 @@ CLASSES = {
     "tests": [],
     "nulls": [],
 }
+SEED_CONTROL = {
+    "groups": [{"group": None, "students": ["a"], "bases": ["b", "c"], "shared_seeds": []}],
+    "pairs": [
+        {"score": "rs_distilled", "layer": "conv2", "model": model, "given": given, "value": 0.1}
+        for model, given in (("a", "b"), ("a", "c"), ("b", "c"), ("c", "b"))
+    ],
+    "tests": [{"score": "rs_distilled", "layer": "conv2", "group": None, "decision": None}],
+}
 SIMILAR = {"models": ["a", "b"], "roles": ["student", "base"], "layers": {"conv2": [[1.0, 0.4], [0.4, 1.0]]}}
 
 
@@ -435,6 +443,10 @@ CASES: dict[str, Case] = {
     "captum_kd.visualization.plot_predictions": Case(
         captum_kd.visualization.plot_predictions, captum_kd.visualization.plot_predictions,
         lambda: dict(report={"rows": [{**row, "layer": "predictions", "score": "accuracy_student"} for row in ROWS[:1]]}), _drawn,
+    ),
+    "captum_kd.visualization.plot_seed_control": Case(
+        captum_kd.visualization.plot_seed_control, captum_kd.visualization.plot_seed_control,
+        lambda: dict(report={"seed_control": SEED_CONTROL}, scores=("rs_distilled",)), _drawn,
     ),
     "captum_kd.visualization.plot_embeddings": Case(
         captum_kd.visualization.plot_embeddings, captum_kd.visualization.plot_embeddings,

@@ -186,7 +186,7 @@ class PooledScores(Aggregator):
             if plan.settings.compute.verify:
                 found = self._verified(place, labels)
                 self.verification = found if self.verification is None else self.verification + found
-            yield _summary(scores, plan, last)
+            yield layer_summary(scores, plan, last)
             for of_layers in stores.values():
                 of_layers[place].close()
 
@@ -213,7 +213,8 @@ class PooledScores(Aggregator):
         self._stores.close()
 
 
-def _summary(scores: LayerScores, plan: ReportPlan, last: Mapping[str, DistanceSource]) -> LayerSummary:
+def layer_summary(scores: LayerScores, plan: ReportPlan, last: Mapping[str, DistanceSource]) -> LayerSummary:
+    """The summary of one layer from its scores; ``last`` are the distances of the last layers, empty without progression."""
     return LayerSummary(
         [scores.of_pair(pair) for pair in plan.pairs],
         [scores.unique_share(pair) for pair in plan.pairs],
@@ -253,7 +254,7 @@ class BatchMeanScores(Aggregator):
             for place in range(len(plan.labels))
         ]
         last = by_layer[-1] if plan.progression else {}
-        summaries = [_summary(LayerScores(sources, last, labels, self._of_one_batch), plan, last) for sources in by_layer]
+        summaries = [layer_summary(LayerScores(sources, last, labels, self._of_one_batch), plan, last) for sources in by_layer]
         self._batches.append((n, list(map(_without_removal, summaries)) if few else summaries))
 
     def layers(self) -> Iterator[LayerSummary]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Iterable, Optional, Sequence
+from typing import Any, Iterable, Optional, Protocol, Sequence
 
 import torch
 from torch import Tensor
@@ -25,10 +25,16 @@ from captum_kd.metrics.report.class_names import check_labels
 from captum_kd.metrics.report.duplicates import DuplicateCounter
 from captum_kd.metrics.report.explanation_scores import ExplanationScores
 from captum_kd.metrics.report.models import FeatureSet, hints_for
-from captum_kd.metrics.report.predictions import PredictionScores
 from captum_kd.metrics.report.positions import PositionSample, check_same_tokens, token_rows, tokens_of
 from captum_kd.metrics.report.salient import Localizer
 from captum_kd.metrics.report.settings import ModelOptions, Settings
+
+
+class TakesLogits(Protocol):
+    """Something that takes the logits of every batch, such as the scores of predictions."""
+
+    def add(self, logits: Mapping[str, Tensor], labels: Optional[Tensor]) -> None:
+        """Adds the logits (N, classes) of one batch, by the model's key, and labels (N,)."""
 
 
 class FeatureCollector:
@@ -41,7 +47,7 @@ class FeatureCollector:
         options: ModelOptions,
         feature_transform: Optional[FeatureTransform],
         output_transform: Optional[OutputTransform] = None,
-        predictions: Optional[PredictionScores] = None,
+        predictions: Optional[TakesLogits] = None,
         explained: Optional[ExplanationScores] = None,
     ) -> None:
         self._sets = sets
@@ -149,6 +155,15 @@ def check_data(data: object) -> None:
         )
 
 
+def check_embedded(labels: Optional[Tensor], table: Optional[Tensor]) -> None:
+    """Raises a ValueError for labels without a row in the table of class embeddings."""
+    if table is not None and labels is not None and int(labels.max()) >= len(table):
+        raise ValueError(
+            f"The data hold the label {int(labels.max())}, but class_embeddings has rows for the labels 0 to "
+            f"{len(table) - 1} only. Pass one row for each class."
+        )
+
+
 def read_data(
     data: Iterable[Any], aggregator: Aggregator, collector: FeatureCollector, settings: Settings, show_progress: bool
 ) -> tuple[DuplicateCounter, Optional[PositionSample]]:
@@ -160,11 +175,7 @@ def read_data(
         inputs, labels = unpack_batch(
             batch, settings.unpack, options.token_mask, settings.comparisons.labels, by_token=sample is not None
         )
-        if table is not None and labels is not None and int(labels.max()) >= len(table):
-            raise ValueError(
-                f"The data hold the label {int(labels.max())}, but class_embeddings has rows for the labels 0 to "
-                f"{len(table) - 1} only. Pass one row for each class."
-            )
+        check_embedded(labels, table)
         if labels is not None and len(labels):
             check_labels(int(labels.max()), settings.class_names)
         inputs.check_names(collector.names, "The inputs of a batch")

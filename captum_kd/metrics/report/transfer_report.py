@@ -227,7 +227,8 @@ class TransferReport:
         Args:
             what (str): "layers", scores over the layers with their intervals
                 (:func:`captum_kd.visualization.plot_layer_scores`); "predictions"
-                (:func:`~captum_kd.visualization.plot_predictions`); "classes", one score of each class
+                (:func:`~captum_kd.visualization.plot_predictions`); "seeds", what seed control compares
+                (:func:`~captum_kd.visualization.plot_seed_control`); "classes", one score of each class
                 (:func:`~captum_kd.visualization.plot_classes`, which has further options); or "models", all models as points
                 (:func:`~captum_kd.visualization.plot_models`).
             title (str, optional): a heading over the figure.
@@ -240,6 +241,7 @@ class TransferReport:
         figures: dict[str, Callable[..., "Figure"]] = {
             "layers": visualization.plot_layer_scores,
             "predictions": visualization.plot_predictions,
+            "seeds": visualization.plot_seed_control,
             "classes": visualization.plot_classes,
             "models": visualization.plot_models,
         }
