@@ -39,7 +39,7 @@ TABLES = {
 class TransferReport:
     """Scores of Students and Bases over layers, one record each, with notes for the reader and the settings.
 
-    ``print(report)`` shows it as a table of at most 100 columns.
+    ``print(report)`` shows the verdict and tables of at most 100 columns.
 
     Attributes:
         rows (list of dict): a record for each Student, Base, layer and score, with the keys ``student``, ``base``,
@@ -53,7 +53,7 @@ class TransferReport:
             features of ``given`` are removed. Pairs of two Bases are the null. With at least three Bases there are tests of
             Students given several Bases; ``left_out`` holds the scores of ``model`` given all Bases but ``left_out``, and those
             of the Base left out itself are the null. None with fewer than two Bases.
-        notes (list of str): cautions first, then how to read the scores.
+        notes (list of str): cautions first (``settings["cautions"]`` is their number), then how to read the scores.
         settings (dict): everything that the numbers depend on, with class counts and versions.
         placebos (dict or None): ``tests``, the t test of this Teacher against at least 4 placebo Teachers for each group, score
             and layer, with ``share`` (the Teacher's value, mean over pairs of models), ``mean`` and ``standard_deviation`` of the
@@ -250,8 +250,8 @@ class TransferReport:
 
     @property
     def verdict(self) -> list[str]:
-        """At most five sentences, in plain words, for a reader in a hurry: accuracy, what the Students gained, whether it is the
-        Teacher's, at which layers, and what stays undecided."""
+        """At most five sentences: cautions, accuracy, what the Students gained and at which layers, whether it is the Teacher's,
+        and what stays undecided. They rest on the report's tests (docs/report.md, the verdict)."""
         return verdict(self.to_dict())
 
     def to_html(
