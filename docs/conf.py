@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parent
@@ -24,7 +26,7 @@ copyright = "the captum_kd authors"
 release = version = captum_kd.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_gallery"]
-exclude_patterns = ["scripts", "gallery"]
+exclude_patterns = ["scripts", "gallery", "auto_gallery/*.ipynb"]  # the gallery offers its notebooks for download
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
@@ -76,7 +78,34 @@ html_show_sphinx = False
 html_math_renderer = "mathml"
 
 
+class NotebookParser(MystParser):
+    """Shows a stored notebook: its text, its code, and the outputs that it was stored with. Nothing is run."""
+
+    supported = ("notebook",)
+
+    def parse(self, inputstring: str, document: nodes.document) -> None:
+        name = Path(document.settings.env.docname).name
+        parts = [self._cell(cell) for cell in json.loads(inputstring)["cells"]]
+        parts.insert(1, f"{{download}}`Download this notebook <{name}.ipynb>`, which was stored with its outputs.")
+        super().parse("\n\n".join(parts), document)
+
+    def _cell(self, cell: dict[str, Any]) -> str:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            return source
+        # Lines with % are IPython's.
+        return "\n\n".join([f"````ipython3\n{source}\n````", *map(self._output, cell["outputs"])])
+
+    def _output(self, output: dict[str, Any]) -> str:
+        data = output.get("data", {})
+        if "image/png" in data:
+            return f'<img alt="The figure that this code draws" src="data:image/png;base64,{"".join(data["image/png"]).strip()}">'
+        return f"````text\n{''.join(output.get('text', data.get('text/plain', ''))).rstrip()}\n````"
+
+
 def setup(app: Sphinx) -> None:
+    app.add_source_suffix(".ipynb", "notebook")
+    app.add_source_parser(NotebookParser)
     app.add_html_math_renderer("mathml", inline_renderers=(_inline_math, None), block_renderers=(_block_math, None))
     app.connect("source-read", _as_page)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from captum_kd._models.call_arguments import signature_of
 from captum_kd._models.cam import masked_mean
 from captum_kd._utils.validation import check_dense, short_repr
+from captum_kd._utils.warnings import warn_user
 
 FeatureTransform = Callable[..., Tensor]
 
@@ -100,7 +101,8 @@ def first_token(activations: Tensor, token_mask: Optional[Tensor] = None) -> Ten
 
     Args:
         activations (Tensor): (N, C, T) or (N, C). Tokens left out by ``prefix_tokens`` are not among these.
-        token_mask (Tensor, optional): (N, T) booleans; the first token is the first one that is not masked.
+        token_mask (Tensor, optional): (N, T) booleans; the first token is the first one that is not masked. If the tokenizer's
+            ``special_tokens_mask`` is among the inputs, that is the first word and not the class token; a warning says so.
 
     Returns:
         Tensor: (N, C).
@@ -149,6 +151,12 @@ def _token(activations: Tensor, token_mask: Optional[Tensor], name: str, *, last
     if token_mask is None:
         return activations[:, :, -1 if last else 0]
     _check_mask(token_mask, activations)
+    if not last and not bool(token_mask[:, 0].any()):
+        warn_user(
+            "first_token takes the first token that is not left out, and the token in front of every input is left out. If this "
+            "is the class token, leave special_tokens_mask out of the inputs; otherwise first_token takes the first word. If it "
+            "is padding, ignore this warning."
+        )
     places = token_mask.int()
     place = places.shape[1] - 1 - places.flip(1).argmax(1) if last else places.argmax(1)
     return activations[torch.arange(len(activations), device=activations.device), :, place]

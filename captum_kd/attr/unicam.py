@@ -107,7 +107,9 @@ class UniCAM(LayerAttribution):
 
             forward_func (Callable): The Student: a module or any function that runs it.
             layer (str, torch.nn.Module or list of them): Layer for which attributions are computed: a module of the Student or
-                        its dotted name, "layer4.1". A list gives a list of results.
+                        its dotted name, "layer4.1". A list gives a list of results. Take the last stage or block; of a
+                        transformer whose classifier reads only the class token, the block before it, because the last block's
+                        other tokens reach neither the classifier nor the loss.
             base_func (Callable or sequence of them): The Base model. Its architecture may differ. A list or tuple of Bases
                         removes all of them at once.
             base_layer (str, torch.nn.Module or list, optional): Counterpart of ``layer`` in the Base model, for residual maps.

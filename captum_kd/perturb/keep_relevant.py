@@ -116,9 +116,10 @@ def highest(values: Tensor, counts: Tensor, places: str) -> Tensor:
     is_cut = (last == next_one) & (counts < values.shape[1])
     tied = is_cut & ((values == last[:, None]).sum(1) > max(4, _MANY_TIED * values.shape[1]))
     if bool(tied.any()):
+        # Without counts, so that Python shows the warning once for all batches of a report.
         warn_user(
-            f"{int(tied.sum())} of {len(tied)} maps have the same value at many {places} on both sides of the cut. Of these "
-            f"{places} the first ones are kept. Maps without negative values often have such ties: pass signed maps "
+            f"{'All' if bool(tied.all()) else 'Some'} maps have the same value at many {places} on both sides of the cut. Of "
+            f"these {places} the first ones are kept. Maps without negative values often have such ties: pass signed maps "
             "(relu_attributions=False). If the maps are constant, choose another layer."
         )
     is_kept = torch.arange(values.shape[1], device=values.device) < counts[:, None]

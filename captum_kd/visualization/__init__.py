@@ -13,6 +13,7 @@ from captum_kd.visualization.input_embeddings import plot_embeddings
 from captum_kd.visualization.models import plot_models
 from captum_kd.visualization.predictions import plot_predictions
 from captum_kd.visualization.scores import plot_layer_scores
+from captum_kd.visualization.seed_control import plot_seed_control
 from captum_kd.visualization.tokens import TokenFigure, token_records, visualize_tokens
 from captum_kd.visualization.transfer import visualize_transfer
 
@@ -25,6 +26,7 @@ __all__ = [
     "plot_layer_similarity",
     "plot_models",
     "plot_predictions",
+    "plot_seed_control",
     "token_records",
     "visualize_tokens",
     "visualize_transfer",

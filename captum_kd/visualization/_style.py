@@ -26,7 +26,8 @@ LINE_HEIGHT = 0.135
 BLUE, ORANGE, BLACK, SKY, GREEN, PURPLE, AMBER = (
     "#0072B2", "#D55E00", "#000000", "#56B4E9", "#009E73", "#CC79A7", "#E69F00",
 )  # fmt: skip
-_COLORS = (BLUE, ORANGE, BLACK, SKY, GREEN, PURPLE, AMBER)
+BROWN = "#7A4B23"
+_COLORS = (BLUE, ORANGE, BLACK, SKY, GREEN, PURPLE, AMBER, BROWN)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 Dash = Literal["-", "--", "-.", ":"]
 _DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
@@ -50,8 +51,9 @@ class LineStyle(NamedTuple):
 
 
 def cycled_style(i: int) -> LineStyle:
-    """The style of the i-th series of a figure; the first 56 differ."""
-    return LineStyle(_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
+    """The style of the i-th series of a figure. The first 8 differ in color and in marker, the first 64 in one of them."""
+    turn = i // len(_COLORS)
+    return LineStyle(_COLORS[i % len(_COLORS)], _MARKERS[(i + turn) % len(_MARKERS)], _DASHES[(i + turn) % len(_DASHES)])
 
 
 def text_width(text: str, size: float) -> float:

@@ -48,10 +48,16 @@ def page(sentences: Sentences, titles: Optional[Sequence[str]], title: Optional[
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{heading}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{heading}</h1>",
-        _legend(sentences),
+        sentence_rows(sentences, titles),
     ]
+    return "\n".join([*parts, "</body>\n</html>\n"])
+
+
+def sentence_rows(sentences: Sentences, titles: Optional[Sequence[str]], heading: str = "h2") -> str:
+    """The legend and the sentences, without the page around them."""
+    parts = [_legend(sentences)]
     for i, words in enumerate(sentences.words):
-        parts.append("<section>" if titles is None else f'<section>\n<h2 dir="auto">{_text(titles[i])}</h2>')
+        parts.append("<section>" if titles is None else f'<section>\n<{heading} dir="auto">{_text(titles[i])}</{heading}>')
         for name in sentences.maps:
             note = sentences.sums(name, i)
             small = "" if note is None else f"<small>{_text(note)}</small>"
@@ -61,7 +67,7 @@ def page(sentences: Sentences, titles: Optional[Sequence[str]], title: Optional[
             ]
             parts.append(f'<div class="row"><div class="name">{_text(name)}{small}</div><p dir="auto">{"".join(spans)}</p></div>')
         parts.append("</section>")
-    return "\n".join([*parts, "</body>\n</html>\n"])
+    return "\n".join(parts)
 
 
 def _span(sentences: Sentences, i: int, name: str, word: Word, value: float) -> str:
@@ -70,7 +76,7 @@ def _span(sentences: Sentences, i: int, name: str, word: Word, value: float) -> 
     hover = f"{' '.join(tokens)}: {signed(value)}"
     if len(tokens) > 1:
         hover += f" ({' '.join(map(signed, values))})"
-    light, dark = _shades(value / sentences.tops[name][i])
+    light, dark = shades(value / sentences.tops[name][i])
     ink = "#fff" if is_dark(to_rgb(light)) else "#000"
     return (
         f'<span class="w{" special" * word.is_special}" style="--light:{light};--dark:{dark};--ink:{ink}" '
@@ -79,7 +85,7 @@ def _span(sentences: Sentences, i: int, name: str, word: Word, value: float) -> 
 
 
 def _legend(sentences: Sentences) -> str:
-    stops = [_shades(step / 4) for step in range(-4, 5)]
+    stops = [shades(step / 4) for step in range(-4, 5)]
     light, dark = (f"linear-gradient(to right,{','.join(colors)})" for colors in zip(*stops))
     bar = f'<div class="bar" style="--light:{light};--dark:{dark}"></div>'
     scales = []
@@ -90,7 +96,7 @@ def _legend(sentences: Sentences) -> str:
     return f'<div class="scales">{"".join(scales)}</div>'
 
 
-def _shades(share: float) -> tuple[str, str]:
+def shades(share: float) -> tuple[str, str]:
     """The colors of a value between -1 and 1 in the light and in the dark scheme."""
     zero, end = to_rgb(_DARK), to_rgb(_DARK_ENDS[share > 0])
     red, green, blue = (start + abs(share) * (stop - start) for start, stop in zip(zero, end))

@@ -32,17 +32,21 @@ WIDTH = 3.4
 
 
 def plot_keep_curve(
-    curves: Mapping[str, Any], *, whole_accuracy: Optional[float] = None, title: Optional[str] = None
+    curves: Mapping[str, Any], *, whole_accuracy: Optional[float] = None, chance: Optional[float] = None,
+    title: Optional[str] = None,
 ) -> Figure:
     """Draws accuracy against the share of pixels or tokens that are kept, one line per curve.
 
-    The legend gives the area under each curve, and its standard error if the curve has one.
+    The legend gives the area under each curve, and its standard error if the curve has one. A band of one standard error around
+    each accuracy shows how much it depends on the choice of inputs. Curves of one call share their inputs, so their differences
+    are more certain than two overlapping bands suggest: test ``areas``, input by input.
 
     Args:
         curves (mapping of str to curve): name -> curve, as ``keep_curve`` returns for several maps by name, or any
-            objects with ``shares`` (k,), ``accuracy`` (k,) and ``area``, and optionally ``area_standard_error``,
-            as tensors or numbers. Shares may differ between curves. Long names are wrapped.
+            objects with ``shares`` (k,), ``accuracy`` (k,) and ``area``, and optionally ``area_standard_error`` and
+            ``correct`` (k, N), as tensors or numbers. Shares may differ between curves. Long names are wrapped.
         whole_accuracy (float, optional): accuracy on whole inputs, drawn as a horizontal line.
+        chance (float, optional): accuracy of a model that always predicts the most frequent class, drawn as a dotted line.
         title (str, optional): a heading over the figure.
 
     Returns:
@@ -66,20 +70,29 @@ def plot_keep_curve(
         _check_curve(name, curve)
     if whole_accuracy is not None:
         whole_accuracy = check_float(whole_accuracy, "whole_accuracy", "between 0 and 1 or None", 0.0, 1.0, closed=True)
+    if chance is not None:
+        chance = check_float(chance, "chance", "between 0 and 1 or None", 0.0, 1.0, closed=True)
     title = check_str(title, "title")
 
     labels = [wrapped(_label(name, curve), WIDTH - 0.6, TEXT_SIZE) for name, curve in curves.items()]
     if whole_accuracy is not None:
         labels.append(f"whole inputs, accuracy {whole_accuracy:.3f}")
+    if chance is not None:
+        labels.append(f"most frequent class, accuracy {chance:.3f}")
     legend_height = 1.08 * LINE_HEIGHT * sum(label.count("\n") + 1 for label in labels) + 0.05
     heading = None if title is None else wrapped(title, WIDTH, TITLE_SIZE)
     figure = Figure(figsize=(WIDTH, 2.4 + legend_height + heading_room(heading)), layout="constrained")
     axis, below = figure.subplots(2, 1, height_ratios=[2.4, legend_height])
     for i, (curve, label) in enumerate(zip(curves.values(), labels)):
         style = cycled_style(i).artist()
-        axis.plot(_as_array(curve.shares), _as_array(curve.accuracy), label=label, zorder=3, **style)
-    if whole_accuracy is not None:
-        axis.axhline(whole_accuracy, color="0.35", linestyle=(0, (6, 2)), linewidth=0.9, zorder=1, label=labels[-1])
+        shares, accuracy = _as_array(curve.shares), _as_array(curve.accuracy)
+        axis.plot(shares, accuracy, label=label, zorder=3, **style)
+        if getattr(curve, "correct", None) is not None and (n := _as_array(curve.correct).shape[-1]) > 1:
+            error = np.sqrt(accuracy * (1.0 - accuracy) / (n - 1))
+            axis.fill_between(shares, accuracy - error, accuracy + error, color=style["color"], alpha=0.12, linewidth=0)
+    levels = ((whole_accuracy, (0, (6, 2))), (chance, (0, (1, 2))))
+    for label, (level, dash) in zip(labels[len(curves) :], [each for each in levels if each[0] is not None]):
+        axis.axhline(level, color="0.35", linestyle=dash, linewidth=0.9, zorder=1, label=label)
     legend_below(below, axis.lines, 1)
     bottom, top = axis.get_ylim()
     # Room for markers at 0 and 1, but no tick labels beyond.

@@ -72,11 +72,25 @@ LINES = {
     "progression_teacher": LineStyle(SKY, "D", "-."),
 }
 
-SCORES: dict[str, dict[str, tuple[str, LineStyle]]] = {
-    kind: {score.name: (score.label, LINES[score.name]) for score in scores_table.SCORES if score.kind == kind}
-    for kind in (SIMILARITY, RELEVANCE, TEACHERS_SHARE, OVER_PLACEBOS, EXPLANATIONS, PROGRESSION)
+BEYOND = "beyond the labels"
+PANELS = {
+    SIMILARITY: ("fss", "fss_student_teacher", "fss_base_teacher"),
+    RELEVANCE: ("rs_student", "rs_base", "rs_teacher"),
+    f"{RELEVANCE} given the other": ("rs_distilled", "rs_residual", "rs_distilled_all"),
+    TEACHERS_SHARE: ("teacher_distilled", "teacher_residual", "teacher_distilled_all"),
+    f"{TEACHERS_SHARE} {BEYOND}": ("teacher_only_distilled", "teacher_only_residual", "teacher_only_distilled_all"),
+    OVER_PLACEBOS: ("teacher_distilled_over_placebos", "teacher_residual_over_placebos"),
+    f"{OVER_PLACEBOS} {BEYOND}": ("teacher_only_distilled_over_placebos", "teacher_only_residual_over_placebos"),
+    EXPLANATIONS: ("explanation_student_teacher", "explanation_base_teacher"),
+    f"{EXPLANATIONS}, difference": ("explanation_over_base", "explanation_over_placebos"),
+    PROGRESSION: ("progression_student", "progression_base", "progression_teacher"),
 }
-"""Kind of score -> score -> label and style. Scores of one kind share a panel."""
+"""Scores of one panel; with more than three a reader could not tell intervals at a layer from each other."""
+
+SCORES: dict[str, dict[str, tuple[str, LineStyle]]] = {
+    panel: {name: (scores_table.BY_NAME[name].label, LINES[name]) for name in names} for panel, names in PANELS.items()
+}
+"""Panel -> score -> label and style."""
 
 STYLES = {score: style for scores in SCORES.values() for score, style in scores.items()}
 
@@ -89,11 +103,16 @@ NULL_MARK: dict[str, Any] = {
 }  # fmt: skip
 
 
+APART, BAND = 0.12, 0.22
+"""In units of the distance of two layers: from one score to the next, and half of the gray band around a layer's tick."""
+
+
 def plot_layer_scores(rows: Any, *, title: Optional[str] = None) -> Figure:
     """Draws scores over the layers, with intervals where there are any.
 
-    There is one panel for each Student and kind of score: similarity, relevance, the Teacher's share, its difference from that of
-    placebo Teachers, agreement with the Teacher's maps, progression.
+    There is one panel for each Student and kind of score: similarity, relevance of whole models and of distilled and residual
+    features, the Teacher's share and its part beyond the labels, their differences from those of placebo Teachers, agreement
+    with the Teacher's maps, progression. A panel has at most three scores, side by side at the tick of their layer.
     Panels of one kind share a scale. With several Bases each score has a thin line for each Base, with that pair's
     interval, and a bold line for their mean. The mean has no interval; the spread of the thin lines shows how much the
     score depends on the Base. A score that is the same for all Bases is drawn once. To distinguish the Bases, pass the
@@ -162,7 +181,7 @@ def plot_layer_scores(rows: Any, *, title: Optional[str] = None) -> Figure:
                 _draw_scores(axis, table, student, bases, layers, drawn[kind], nulls)
                 names.put(axis)
                 if j == 0 or kind not in first:
-                    axis.set_ylabel(kind, fontsize=LABEL_SIZE)
+                    axis.set_ylabel(wrapped(kind, 1.4, LABEL_SIZE), fontsize=LABEL_SIZE)
                 else:
                     axis.tick_params(labelleft=False)
                 if len(students) > 1:
@@ -195,7 +214,7 @@ def _bands(kinds: Sequence[str], students: Sequence[str]) -> list[_Band]:
         columns = ceil(len(students) / ceil(len(students) / MAX_COLUMNS))
         rows = [students[i : i + columns] for i in range(0, len(students), columns)]
         return [_Band([[(kind, student) for student in row] for row in rows], [kind]) for kind in kinds]
-    blocks = [kinds] if len(kinds) < 4 else [kinds[:2], kinds[2:]]
+    blocks = [kinds[i : i + 2] for i in range(0, len(kinds), 2)]
     return [_Band([[(kind, students[0]) for kind in block]], list(block)) for block in blocks]
 
 
@@ -264,14 +283,14 @@ def _draw_scores(
         if known:
             lines.append((score, known))
 
-    # Side by side, so that the intervals at a layer do not cover each other.
-    slots = sum(len(known) for _, known in lines) + len(lines) - 1
-    gap = min(0.07, 0.72 / max(slots, 1))
-    slot = -(slots - 1) / 2
-    for score, known in lines:
+    for layer in range(len(layers)):
+        axis.axvspan(layer - BAND, layer + BAND, color="0.96", linewidth=0, zorder=0)
+    # Side by side at their layer's tick, so that intervals do not cover each other.
+    for number, (score, known) in enumerate(lines):
         style = STYLES[score][1]
-        places = np.arange(len(layers)) + gap * (slot + np.arange(len(known))[:, None])
-        slot += len(known) + 1
+        middle = APART * (number - (len(lines) - 1) / 2)
+        beside = np.linspace(-0.35 * APART, 0.35 * APART, len(known)) if len(known) > 1 else np.zeros(1)
+        places = np.arange(len(layers)) + middle + beside[:, None]
         for at, (values, lows, highs) in zip(places, known):
             axis.vlines(at, lows, highs, color=style.color, linewidth=1.2 if len(known) == 1 else 0.8)
             if len(known) > 1:

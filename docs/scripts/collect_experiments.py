@@ -51,7 +51,9 @@ def records(report: Record) -> Iterator[Record]:
     """One row for each view, group, layer and question of a run."""
     controls = {group["name"]: group["is_control"] for group in report["plan"]["groups"]}
     for each in seed_comparisons(report):
-        if each.fold == 1 and each.test["score"].startswith(("fss", "rs_", "teacher_")):
+        # Scores given all Bases but one are in the runs' own tables.
+        in_pairs = each.test["score"].startswith(("fss", "rs_", "teacher_")) and not each.test["score"].endswith("_all")
+        if each.fold == 1 and in_pairs:
             yield {
                 "data": report["task"],
                 "view": each.view,

@@ -41,8 +41,9 @@ class SeedComparison(NamedTuple):
         group: of the Students.
         view: of the inputs, ``SECOND`` or ``RANDOM``.
         test: its outcome, as reports hold it.
-        students: scores of the pairs of Student and Base.
-        null: scores of the pairs of Bases. With ``SECOND``, the Students of a second Teacher are the Bases.
+        students: scores of the pairs of Student and Base. Given all Bases but one: of each Student and left-out Base.
+        null: scores of the pairs of Bases. Given all Bases but one: of each Base, given the others. With ``SECOND``, the Students
+            of a second Teacher are the Bases.
     """
 
     fold: int
@@ -86,14 +87,12 @@ def seed_comparisons(record: Record) -> Iterator[SeedComparison]:
             continue
         bases = set(control["groups"][0]["bases"])
         for test in control["tests"]:
-            if test["score"].endswith("_all"):  # of Students given several Bases, which are no pairs
-                continue
             if view == RANDOM and not test["score"].endswith("_over_placebos"):  # the same as in WHOLE
                 continue
             group = _group(record, scores, test["group"])
             asked = [
                 row
-                for row in control["pairs"]
+                for row in [*control["pairs"], *control.get("left_out", ())]
                 if (row["score"], row["layer"]) == (test["score"], test["layer"]) and row["value"] is not None
             ]
             yield SeedComparison(
@@ -102,7 +101,7 @@ def seed_comparisons(record: Record) -> Iterator[SeedComparison]:
                 view,
                 test,
                 [row["value"] for row in asked if row["model"] in members[group]],
-                [row["value"] for row in asked if {row["model"], row["given"]} <= bases],
+                [row["value"] for row in asked if {row["model"], row.get("given", row["model"])} <= bases],
             )
 
 

@@ -75,7 +75,8 @@ def transformer(seed: int) -> torch.nn.Module:
 def test_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "page", type(sys)("page"))  # classes that a page defines need a module
-    namespace = {"__name__": "page", **everything()}
+    # A newcomer pastes this page in order and has nothing else.
+    namespace = {"__name__": "page", **({} if page.name == "start.md" else everything())}
     if page.name == "text.md":
         text_models.save_models(tmp_path)
         namespace |= text_models.everything()

@@ -65,7 +65,7 @@ def test_a_run_lists_all_that_it_writes_and_writes_nothing_else(finished):
     # One Base only, so no seed control; no placebo Teachers, no second Teacher.
     optional = ("seed_control", "prediction_tests", "placebos", "random_placebos", "second_teacher")
     tables = [f"tables/{name}.{kind}" for name in optional for kind in ("csv", "md")]
-    assert set(listed) - written == {"figures/seed_control.png", *tables}
+    assert set(listed) - written == {"figures/seed_control_teacher.png", *tables}
 
 
 def test_files_of_others_are_left_alone_and_named(tmp_path, capsys, monkeypatch):

@@ -1,5 +1,7 @@
 """Maps of tokens are those of the definition over each sentence's own tokens, one by one."""
 
+import warnings
+
 import pytest
 import torch
 from reference import literal
@@ -108,6 +110,19 @@ def test_features_of_one_token(transform):
     (gradients,) = torch.autograd.grad(literal.objective(student, base, Y), student)
     found = UniCAM(STUDENT, LAYER, BASE, feature_transform=transform).attribute(X, Y)
     torch.testing.assert_close(found, literal_maps(gradients, torch.zeros_like(student)), rtol=1e-9, atol=1e-12)
+
+
+def test_a_class_token_that_is_left_out_is_warned_of():
+    """Its neighbor would be taken for it. Padding on the left has sentences that begin at the first token."""
+    features, mask = torch.rand(3, 5, 4), torch.ones(3, 4, dtype=torch.bool)
+    mask[:, 0] = False
+    with pytest.warns(UserWarning, match="leave special_tokens_mask out of the inputs"):
+        torch.testing.assert_close(first_token(features, mask), features[:, :, 1])
+    mask[1, 0] = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first_token(features, mask)
+        last_token(features, ~mask)
 
 
 def test_own_transforms_get_the_mask_if_they_ask_for_it_and_zeros_if_not():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from captum_kd.metrics import KeepCurve
 from captum_kd.visualization import plot_keep_curve
 from figures import assert_legible
 
@@ -130,3 +131,29 @@ def test_wrong_types_are_named():
         plot_keep_curve(curve(2.0))
     with pytest.raises(TypeError, match="lacks .*accuracy"):
         plot_keep_curve({"c": object()})
+
+
+def test_bands_are_one_standard_error_of_each_accuracy():
+    correct = torch.rand(2, 50, generator=torch.Generator().manual_seed(0)) < torch.tensor([[0.3], [0.8]])
+    axis = plot_keep_curve({"a": KeepCurve.of([0.2, 0.6], correct), "b": curve(2.0)}).axes[0]
+    (band,) = axis.collections
+    outline = band.get_paths()[0].vertices
+    for share, right in zip((0.2, 0.6), correct.double()):
+        error = float(right.std() / 50**0.5)
+        ends = sorted({round(y, 9) for x, y in outline if x == pytest.approx(share)})
+        assert ends == pytest.approx([float(right.mean()) - error, float(right.mean()) + error])
+
+
+def test_chance_is_a_level_line_with_its_name():
+    figure = plot_keep_curve(curves(), whole_accuracy=0.93, chance=0.1)
+    np.testing.assert_allclose([line.get_ydata()[0] for line in figure.axes[0].lines[-2:]], [0.93, 0.1])
+    assert legend(figure)[-2:] == ["whole inputs, accuracy 0.930", "most frequent class, accuracy 0.100"]
+    assert_legible(figure)
+    assert legend(plot_keep_curve(curves(), chance=0.5))[-1] == "most frequent class, accuracy 0.500"
+    with pytest.raises(ValueError, match="chance must be"):
+        plot_keep_curve(curves(), chance=1.5)
+
+
+def test_the_first_eight_curves_have_eight_colors():
+    lines = plot_keep_curve({str(i): curve(i + 1.0) for i in range(8)}).axes[0].lines
+    assert len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == 8

@@ -60,29 +60,31 @@ def intervals(axis, score):
 
 def test_scores_are_drawn_where_they_belong():
     figure = plot_layer_scores(rows(low=0.0, high=0.5))
-    similarity, relevance = panels(figure)
-    assert similarity.get_ylabel() == "Feature similarity (FSS)" and relevance.get_ylabel() == "Relevance (RS)"
+    similarity, relevance, given_other = panels(figure)
+    assert similarity.get_ylabel() == "Feature similarity\n(FSS)" and relevance.get_ylabel() == "Relevance (RS)"
+    assert given_other.get_ylabel() == "Relevance (RS) given\nthe other"
     np.testing.assert_allclose(series(similarity, "fss").get_ydata(), [0.9, 0.8])
     np.testing.assert_allclose(series(relevance, "rs_student").get_ydata(), [0.3, 0.4])
     assert [tick.get_text() for tick in relevance.get_xticklabels()] == ["layer1", "layer2"]
 
 
 def test_intervals_stand_at_their_points():
-    relevance = panels(plot_layer_scores(rows(low=0.0, high=0.5)))[1]
-    for score in ("rs_student", "rs_residual"):
-        first, second = intervals(relevance, score)
+    _, *two = panels(plot_layer_scores(rows(low=0.0, high=0.5)))
+    for panel, score in zip(two, ("rs_student", "rs_residual")):
+        first, second = intervals(panel, score)
         np.testing.assert_allclose(first[:, 1], [0.0, 0.5])
-        np.testing.assert_allclose([first[0, 0], second[0, 0]], series(relevance, score).get_xdata())
+        np.testing.assert_allclose([first[0, 0], second[0, 0]], series(panel, score).get_xdata())
 
 
-def test_intervals_of_different_scores_do_not_cover_each_other():
-    given_one = tuple(score for score in SCORES["Relevance (RS)"] if score != "rs_distilled_all")
+def test_intervals_of_different_scores_do_not_cover_each_other_and_stay_at_their_tick():
     given_all = grid("S", ["all Bases"], scores=["rs_distilled_all"])
-    axis = panels(plot_layer_scores(grid("S", "abc", scores=given_one) + given_all))[0]
+    axis = panels(plot_layer_scores(grid("S", "abc", scores=("rs_distilled", "rs_residual")) + given_all))[0]
     places = [segment[0, 0] for lines in axis.collections for segment in lines.get_segments()]
-    # rs_student is one for all Bases, and so is the score given all of them. The other four scores have three each.
-    assert len(places) == len(set(np.round(places, 6))) == 4 * 14
-    assert np.abs(np.array(places) - np.round(places)).max() < 0.45
+    # The score given all Bases is one; the other two have three each.
+    assert len(places) == len(set(np.round(places, 6))) == 4 * 7
+    assert np.abs(np.array(places) - np.round(places)).max() < 0.17
+    first, second = axis.patches[:2]
+    assert [first.get_x() + first.get_width() / 2, second.get_x() + second.get_width() / 2] == pytest.approx([0, 1])
 
 
 def test_missing_values_leave_a_gap():
@@ -94,14 +96,14 @@ def test_missing_values_leave_a_gap():
 
 def test_scores_that_are_undefined_everywhere_leave_an_empty_panel():
     figure = plot_layer_scores([{**row, "value": None} for row in rows()])
-    assert len(panels(figure)) == 2
+    assert len(panels(figure)) == 3
     assert_legible(figure)
 
 
 def test_several_students_stand_side_by_side_on_one_scale():
     figure = plot_layer_scores(rows() + [{**row, "value": 2 * row["value"]} for row in rows(student="T")])
-    first, second, third, fourth = panels(figure)
-    assert [axis.get_title() for axis in (first, second, third, fourth)] == ["S", "T", "S", "T"]
+    first, second, third, fourth, *_ = panels(figure)
+    assert [axis.get_title() for axis in panels(figure)] == ["S", "T"] * 3
     assert first.get_ylim() == second.get_ylim() and third.get_ylim() == fourth.get_ylim()
     assert first.get_ylim()[1] >= 1.8
 
@@ -145,11 +147,11 @@ def test_score_that_is_the_same_for_all_bases_is_drawn_once():
 def test_every_score_of_the_contract_is_drawn_in_its_panel():
     figure = plot_layer_scores(grid("S", "B"))
     for axis in panels(figure):
-        scores = SCORES[axis.get_ylabel()]
+        scores = SCORES[axis.get_ylabel().replace("\n", " ")]
         for m, score in enumerate(STYLES):
             if score in scores:
                 np.testing.assert_allclose(series(axis, score).get_ydata(), np.sin(3 * np.arange(4) + 0.4 * m) / 2)
-    assert len(panels(figure)) == len(SCORES) == 6
+    assert len(panels(figure)) == len(SCORES) == 10
 
 
 def test_a_legend_names_every_score_and_only_those():

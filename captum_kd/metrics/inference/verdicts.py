@@ -232,13 +232,13 @@ def _too_few(students: int, bases: int, shared: int, layers: int, level: float, 
     """The limit of these seeds, and the number of seeds that would decide."""
     pairs = f" ({shared} pair{'s' * (shared > 1)} of one seed)" if shared else ""
     corrected = f" after correction over {layers} {over}" if layers > 1 else ""
-    enough = _enough(students, bases, shared, layers, level)
+    enough = enough_seeds(students, bases, shared, layers, level)
     more = f"there are too many {over} for any number of seeds" if enough is None else f"{enough[0]} and {enough[1]} would decide"
     models = f"{students} Student{'s' * (students > 1)} and {bases} Bases{pairs}"
     return f"With {models} no p-value can be below {short_p(smallest)}{corrected}; {more}."
 
 
-def _enough(students: int, bases: int, shared: int, layers: int, level: float) -> Optional[tuple[int, int]]:
+def enough_seeds(students: int, bases: int, shared: int, layers: int, level: float) -> Optional[tuple[int, int]]:
     """The least numbers of Students and Bases, as equal as possible, with which the smallest p-value is within the level."""
     all_shared = shared and shared == students == bases
     for number in range(min(students, bases) + 1, 64):

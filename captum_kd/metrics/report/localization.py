@@ -30,7 +30,8 @@ class Localization:
         target (str, optional): The class that maps explain: "predicted", each model's own prediction, or "label", as in the
                     authors' code. Maps of an input's own label carry the label into the features: relevance is then above 0
                     even for untrained models and random labels, and has no p-values.
-        layer (str, optional): Use the map of this layer of the report for all layers.
+        layer (str, optional): Use the map of this layer of the report for all layers. Grad-CAM of the last block is empty in a
+                    transformer whose classifier reads only the class token; name the block before it.
                     Default: None, each layer uses its own map
         reference (tuple, optional): (inputs, labels), the reference population of "unicam".
         noise (float, optional): Standard deviation of the imputed pixels' noise, in input units. Text gets no noise.

@@ -17,8 +17,8 @@ LEAST_PERMUTATIONS = 19
 """With fewer, no p-value can be .05."""
 
 
-def near_chance(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
-    """A caution that comes first: networks that do not follow the labels.
+def at_chance(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
+    """The names of networks that do not follow the labels.
 
     A network is near chance if at no layer its RS is distinguishable from 0: by its p-value or interval, or, without them, if RS
     is at most two standard deviations of RS under permuted labels, sqrt(2 / (n (n - 3))).
@@ -28,14 +28,19 @@ def near_chance(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) 
     positions = settings.get("positions")
     if positions is not None:  # positions of one sentence are not independent
         rows = [{**row, "n": positions["sentences"]} for row in rows]
-    pooled = settings["population"] == "all"
+    pooled = settings.get("population") == "all"
     has_p_values = (settings.get("n_permutations") or 0) >= LEAST_PERMUTATIONS
     by_model: dict[str, list[bool]] = {}
     for row in rows:
         name = {"rs_student": row["student"], "rs_base": row["base"], "rs_teacher": "the Teacher"}.get(row["score"])
         if name is not None:
             by_model.setdefault(name, []).append(_is_near_chance(row, pooled, has_p_values))
-    models = [name for name, of_layers in by_model.items() if all(of_layers)]
+    return [name for name, of_layers in by_model.items() if all(of_layers)]
+
+
+def near_chance(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
+    """A caution that comes first: networks that do not follow the labels."""
+    models = at_chance(rows, settings)
     if not models:
         return []
     return [
@@ -45,15 +50,22 @@ def near_chance(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) 
     ]
 
 
+def students_without_gain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The Students that nowhere follow the labels more closely than Bases do on average."""
+    own = [row for row in rows if row["score"] == "rs_student" and row["value"] is not None]
+    bases = {layer: _mean(rows, "rs_base", layer) for layer in dict.fromkeys(row["layer"] for row in own)}
+    known = [(row["student"], row["value"] - bases[row["layer"]]) for row in own if bases[row["layer"]] is not None]
+    gaining = {student for student, gain in known if gain > 0}
+    return [student for student in dict.fromkeys(student for student, _ in known) if student not in gaining]
+
+
 def no_gain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A note that comes first on Students that nowhere follow the labels more closely than Bases do on average."""
+    """A note that comes first on Students without gain."""
     own = [row for row in rows if row["score"] == "rs_student" and row["value"] is not None]
     layers, students = (list(dict.fromkeys(row[key] for row in own)) for key in ("layer", "student"))
     bases = {layer: _mean(rows, "rs_base", layer) for layer in layers}
-    known = [(row["student"], row["value"] - bases[row["layer"]]) for row in own if bases[row["layer"]] is not None]
-    gaining = {student for student, gain in known if gain > 0}
-    without = [student for student in students if student not in gaining]
-    if not known or not without:
+    without = students_without_gain(rows)
+    if not without:
         return []
     last = [row["value"] for row in own if row["layer"] == layers[-1] and row["student"] in without]
     who = "Students do" if len(without) == len(students) else f"{_listed(without)} {'do' if len(without) > 1 else 'does'}"
@@ -185,7 +197,7 @@ def advice(
     has_labels = settings.comparisons.labels
     found = [
         *((True, sentence) for sentence in no_gain(rows)),
-        (positions is not None, _of_positions(positions, bool(coverage))),
+        (positions is not None, of_positions(positions, bool(coverage))),
         (
             not has_labels,
             "Without labels, no score shows whether these networks have learned their task. Compare their accuracy or their loss "
@@ -242,7 +254,8 @@ def advice(
     return [sentence for applies, sentence in found if applies]
 
 
-def _of_positions(positions: Optional[Mapping[str, Any]], has_intervals: bool) -> str:
+def of_positions(positions: Optional[Mapping[str, Any]], has_intervals: bool) -> str:
+    """What to know about scores of token positions; empty for other inputs."""
     if positions is None:
         return ""
     reach = "Intervals treat each sentence as one unit, and labels are not permuted. " * has_intervals

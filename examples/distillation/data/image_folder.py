@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
+from distillation.data.layout import TEST_PARTS, layout_hint
 from distillation.data.listing import classes_in, list_images
 from distillation.data.pool import Pool
 from distillation.data.reading import Reading, read_pool
 from distillation.data.sources import Source
-from distillation.data.trees import Folder
+from distillation.data.trees import Folder, TreeError
+from distillation.task import DataError
 from distillation.text import printable
 
 __all__ = ["SOURCE", "read_image_folder", "read_parts"]
@@ -22,8 +24,6 @@ SOURCE = Source(
     layout="<class>/*.jpg (or .png, .bmp, .webp), or train/ and test/ (or val/) with the same <class>/*.jpg in both",
     origin="Any images will do, at least two folders of them.",
 )
-
-TEST_PARTS = ("test", "val", "valid", "validation")
 
 
 def read_image_folder(folder: Optional[Path], size: int, cache: Path, progress: bool = True) -> Pool:
@@ -38,11 +38,20 @@ def read_image_folder(folder: Optional[Path], size: int, cache: Path, progress: 
 
     Raises:
         DataError: nothing there, another layout, fewer than two classes, a class without images, parts that differ in
-            their classes.
+            their classes. If a folder nearby looks right, the message names it.
     """
     folder = SOURCE.existing(folder)
     if not folder.is_dir():
-        raise SOURCE.error(f"{folder} is no folder.")
+        raise SOURCE.error(f"{folder} is not a folder. Unpack an archive first.")
+    try:
+        return _read(folder, size, cache, progress)
+    except TreeError:  # a file or folder that cannot be read, whatever the layout
+        raise
+    except DataError as error:
+        raise DataError(" ".join(filter(None, [str(error), layout_hint(folder)]))) from error
+
+
+def _read(folder: Path, size: int, cache: Path, progress: bool) -> Pool:
     tree = Folder(folder)
     found = classes_in(tree, "")
     name = folder.name or folder.resolve().name  # "." has none

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from dataclasses import replace
+from typing import Optional, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,14 @@ __all__ = ["LEAST_TEST", "assign", "folds_of", "split_notes"]
 
 LEAST_TEST = 5
 """Images that must be left to be explained: the least for scores with removal."""
+
+LEAST_REFERENCES = 4
+
+STEADY = 30
+"""References from which UniCAM gives no warning; fewer are suggested only where half of the images cannot give so many."""
+
+SMALL = 500
+"""Training images below which smaller batches and more epochs are suggested, those of the profile of plant_disease."""
 
 Counts = npt.NDArray[np.int64]
 
@@ -141,12 +150,55 @@ def _check_groups(pool: Pool, least: int, complaint: str) -> None:
         )
 
 
+def _advice(pool: Pool, settings: Settings) -> str:
+    """Options with which the pool can be divided, or how many images that takes."""
+    chosen = _fitting(pool, settings)
+    if chosen is None:
+        return f"So few images cannot be divided in any way: hold out at least {LEAST_REFERENCES + LEAST_TEST}, better 100."
+    if len(pool.copies) * (1 - chosen.test_share) < SMALL:
+        longer = {name: max(getattr(chosen, name), 40) for name in ("teacher_epochs", "epochs")}
+        chosen = replace(chosen, batch_size=min(chosen.batch_size, 16), **longer)
+    names = ("test_share", "folds", "references", "batch_size", "teacher_epochs", "epochs")
+    changed = [name for name in names if getattr(chosen, name) != getattr(settings, name)]
+    options = " ".join(f"--{name.replace('_', '-')} {getattr(chosen, name)}" for name in changed)
+    return f"These options fit the data: {options}. Scores of few images are uncertain: add images if you can."
+
+
+def _fitting(pool: Pool, settings: Settings) -> Optional[Settings]:
+    """The settings with as many images held out as the references need, up to half of them; None if that is not enough.
+
+    A third of the held-out images become references, in whole tens where there are more than ten."""
+    if settings.folds > 1:
+        tries = [replace(settings, folds=folds) for folds in (settings.folds, 2)]
+    elif pool.is_test is not None:
+        tries = [settings]
+    else:
+        tries = [replace(settings, test_share=share) for share in (settings.test_share, 0.3, 0.5) if share >= settings.test_share]
+    found = None
+    for each in tries:
+        sides = _sides(pool, each)
+        held_out = min(len(rows) for _, rows in sides)
+        references = min(max(held_out // 3, LEAST_REFERENCES), settings.references)
+        references -= references % 10 if references > 10 else 0
+        if held_out < references + LEAST_TEST:
+            continue
+        candidate = replace(each, references=references)
+        try:
+            for training, rows in sides:
+                _check(pool, candidate, training, rows, "")
+        except DataError:  # a class would be missing
+            continue
+        found = candidate
+        if references >= STEADY:
+            break
+    return found
+
+
 def _check(pool: Pool, settings: Settings, training: Tensor, held_out: Tensor, where: str) -> None:
     if len(held_out) < settings.references + LEAST_TEST:
         raise DataError(
             f"{len(held_out)} held-out images{where} are too few: {settings.references} are set apart as the reference "
-            f"population (--references) and at least {LEAST_TEST} must remain to be explained. Give more images, or "
-            "take fewer references, a larger --test-share or fewer --folds."
+            f"population (--references) and at least {LEAST_TEST} must remain to be explained. {_advice(pool, settings)}"
         )
     for rows, side in ((training, "training"), (held_out, "held-out")):
         present = set(pool.examples.labels[rows].tolist())

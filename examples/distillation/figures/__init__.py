@@ -32,21 +32,18 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
     shown = first_of_each_class(first.shown.labels, rows)
     yield from (sentences if isinstance(first.shown, Texts) else maps)(task, first, shown)
     yield from layers(record)
-    if any(scores[WHOLE]["seed_control"] for fold in record["folds"] for scores in fold["scores"]):
-        yield (
-            "seed_control",
-            "The part that a Student has and a Base lacks (colored), and the part that one Base has and another lacks (gray). "
-            "Each point is a pair of networks; bars are means. Rows: how closely the part follows the labels, the Teacher, the "
-            "Teacher beyond the labels, and, if there are placebo Teachers, the Teacher more closely than these.",
-            seeds(record),
-        )
+    yield from seeds(record)
     yield from classes(task, record)
     yield from likeness(task, record, first)
     for pair in first.first_pairs():
         yield (
             f"keep_curve_{slug(pair.group.name)}",
-            f"{pair.student}: accuracy on {task.unit} of which only what a map ranks highest is kept.",
-            plot_keep_curve(pair.curves, whole_accuracy=_accuracy_on_shown(first, pair.student), title=pair.student),
+            f"{pair.student}: accuracy on {task.unit} of which only what a map ranks highest is kept. "
+            f"Bands: one standard error over {task.unit}.",
+            plot_keep_curve(
+                pair.curves, whole_accuracy=_accuracy_on_shown(first, pair.student),
+                chance=record["folds"][0]["chance"], title=pair.student,
+            ),
         )
 
 
@@ -54,9 +51,9 @@ def picture_names(plan: Plan) -> list[str]:
     """Names of all pictures that a run can have."""
     kinds = ("maps", "kept", f"layers_{WHOLE}", f"layers_{SALIENT}", "keep_curve", "classes")
     of_groups = [f"{kind}_{slug(group.name)}" for group in plan.groups for kind in kinds]
-    once = ("predictions", "models", "layer_similarity", "embeddings")
+    once = ("predictions", "seed_control", "models", "layer_similarity", "embeddings")
     of_teachers = [f"{kind}_{slug(teacher)}" for teacher in plan.teachers for kind in once]
-    return ["accuracy", "gradcam", "process", "seed_control", *of_teachers, *of_groups]
+    return ["accuracy", "gradcam", "process", *of_teachers, *of_groups]
 
 
 def _accuracy_on_shown(found: Measurements, network: str) -> float:

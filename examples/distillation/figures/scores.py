@@ -11,10 +11,11 @@ from matplotlib.ticker import MaxNLocator
 
 from captum_kd.visualization import (
     plot_classes, plot_embeddings, plot_layer_scores, plot_layer_similarity, plot_models, plot_predictions,
+    plot_seed_control,
 )  # fmt: skip
-from distillation.drawing import COLORS, NULL, SMALL, WIDTH, Picture, draw_values, prepare_axis, slug
+from distillation.drawing import COLORS, SMALL, WIDTH, Picture, prepare_axis, slug
 from distillation.measuring import Measurements
-from distillation.outcomes import SALIENT, WHOLE, Record, members_of, seed_comparisons
+from distillation.outcomes import SALIENT, WHOLE, Record, members_of
 from distillation.task import Task
 
 __all__ = ["classes", "curves", "layers", "likeness", "predictions", "seeds"]
@@ -144,12 +145,14 @@ def layers(record: Record) -> Iterator[Picture]:
             rows = [row for row in rows if not row["score"].startswith("explanation")]
             several = " Bold: mean over Bases; thin: each Base." if len(record["plan"]["bases"]) > 1 else ""
             over = " Means over folds; bars: one SD over folds." if len(record["folds"]) > 1 else " Bars: 95 % intervals."
+            first = next(each for each in record["folds"][0]["scores"] if each["teacher"] == group["teacher"])
+            control = first[view]["seed_control"] if len(record["folds"]) == 1 else None
             # One column of panels a Student: three fit a page.
             names = list(dict.fromkeys(row["student"] for row in rows))[:3]
             yield (
                 f"layers_{view}_{slug(group['name'])}",
                 f"{group['name']}: scores over the layers on {words}.{several}{over}",
-                plot_layer_scores([row for row in rows if row["student"] in names]),
+                plot_layer_scores({"rows": [row for row in rows if row["student"] in names], "seed_control": control}),
             )
 
 
@@ -171,37 +174,14 @@ def _rows_over_folds(record: Record, view: str, students: Sequence[str]) -> list
     return merged
 
 
-def seeds(record: Record) -> Figure:
-    """Scores of single pairs beside their null, for each group and layer, on whole images."""
-    questions = {
-        "rs_distilled": "RS distilled",
-        "teacher_distilled": "Teacher's share",
-        "teacher_only_distilled": "beyond the labels",
-    }
-    if any(guide["is_placebo"] for guide in record["plan"]["guides"]):
-        questions["teacher_distilled_over_placebos"] = "over placebos"
-    layers, groups = record["plan"]["layers"], record["plan"]["groups"]
-    figure = Figure(figsize=(WIDTH, 1.9 * len(questions) + 0.6), layout="constrained")
-    panels = figure.subplots(len(questions), len(layers), sharey="row", squeeze=False)
-    compared: dict[tuple[str, str, str], tuple[list[float], list[float]]] = {}
-    for each in seed_comparisons(record):
-        if each.view == WHOLE:
-            across, null = compared.setdefault((each.group, each.test["score"], each.test["layer"]), ([], []))
-            across += each.students
-            null += each.null
-    for number, (line, (question, words)) in enumerate(zip(panels, questions.items())):
-        for axis, layer in zip(line, layers):
-            axis.axhline(0.0, color="0.7", linewidth=0.6)
-            for place, group in enumerate(groups):
-                across, null = compared.get((group["name"], question, layer), ([], []))
-                draw_values(axis, place - 0.18, null, NULL, 0.33)
-                draw_values(axis, place + 0.18, across, COLORS[place % len(COLORS)], 0.33)
-            axis.set_xticks(range(len(groups)))
-            prepare_axis(axis)
-            axis.set_xticklabels([])
-            if number == 0:
-                axis.set_title(layer, fontsize=SMALL)
-            if number == len(questions) - 1:
-                axis.set_xticklabels([group["name"] for group in groups], rotation=30, ha="right", fontsize=SMALL - 1)
-        line[0].set_ylabel(words, fontsize=SMALL)
-    return figure
+def seeds(record: Record) -> Iterator[Picture]:
+    """Scores of Students beside their null on whole inputs, one picture for each Teacher."""
+    for scores in record["folds"][0]["scores"]:
+        if scores[WHOLE]["seed_control"]:
+            yield (
+                f"seed_control_{slug(scores['teacher'])}",
+                f"Students and {scores['teacher']}: the part that a Student has and a Base lacks, beside the part that one "
+                "Base has and another lacks. Lines: how closely the part follows the labels, the Teacher, the Teacher beyond "
+                f"the labels, and, if there are placebo Teachers, the Teacher more closely than these.{_only_first(record)}",
+                plot_seed_control(scores[WHOLE]),
+            )

@@ -16,6 +16,9 @@ QUESTIONS = {
     "teacher_only_distilled": "Teacher's share beyond the labels",
     "teacher_distilled_over_placebos": "Teacher's share over placebos",
     "teacher_only_distilled_over_placebos": "Teacher's share beyond the labels over placebos",
+    "rs_distilled_all": "RS distilled, given all Bases but one",
+    "teacher_distilled_all": "Teacher's share, given all Bases but one",
+    "teacher_only_distilled_all": "Teacher's share beyond the labels, given all Bases but one",
 }
 
 GAINS = {"agreement_over_base": "agreement, over Base", "explanation_over_base": "agreement of maps, over Base"}
@@ -29,6 +32,8 @@ def seed_control(record: Record) -> Table:
         "Seed control: is it more than another seed shows?",
         "Means and SD over pairs of Student and Base, and over pairs of Bases, the null; their difference (for FSS the null "
         "less the Students); p: exact, over all relabelings; corrected: by Holm over the layers. "
+        + "Given all Bases but one: scores of Students after the span of these Bases is removed, and, as the null, of the Base "
+        "left out. " * any(each.test["score"].endswith("_all") for each in seed_comparisons(record) if _is_shown(each))
         + "View random_placebos: over placebo Teachers from random weights. " * has_random
         + " ".join(_caveats(each.test for each in seed_comparisons(record) if _is_shown(each))),
         *_seed_comparisons(record, "Bases", _is_shown),

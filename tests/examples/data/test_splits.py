@@ -154,6 +154,44 @@ def test_splits_that_cannot_be_are_refused(labels, changes, message):
         folds_of(pool_of(labels), replace(SETTINGS, **changes))
 
 
+def suggested(pool, settings):
+    """The settings changed as the refusal says."""
+    with pytest.raises(DataError, match="These options fit the data") as error:
+        folds_of(pool, settings)
+    options = str(error.value).partition("fit the data: ")[2].partition(". Scores")[0].split()
+    changes = {name[2:].replace("-", "_"): value for name, value in zip(options[::2], options[1::2])}
+    return replace(settings, **{name: type(getattr(settings, name))(value) for name, value in changes.items()})
+
+
+@pytest.mark.parametrize(
+    ("pool", "changes", "expected"),
+    [
+        (pool_of([*range(10)] * 20), {"references": 64}, {"test_share": 0.5, "references": 30}),  # 200 images
+        (pool_of([0, 1, 2] * 48), {"references": 64}, {"test_share": 0.5, "references": 20}),
+        (pool_of([0, 1] * 150), {"references": 64}, {"test_share": 0.3, "references": 30}),
+        (pool_of([0, 1] * 1000), {"references": 1000}, {"references": 130}),
+        (pool_of([0, 1] * 9), {"references": 30}, {"test_share": 0.5, "references": 4}),
+        (pool_of([0, 1] * 40, is_test=torch.arange(80) < 30), {"references": 64}, {"references": 10}),
+        (pool_of([0, 1] * 50), {"references": 64, "folds": 5}, {"folds": 2, "references": 10}),
+    ],
+)
+def test_the_suggested_options_divide_the_data(pool, changes, expected):
+    before = replace(SETTINGS, batch_size=32, **changes)
+    after = suggested(pool, before)
+    assert {name: getattr(after, name) for name in expected} == expected
+    for fold in folds_of(pool, after):
+        assert len(fold.test) >= 5 and len(fold.reference) == after.references
+    few = len(pool.copies) < 900  # training images decide
+    assert (after.batch_size, after.epochs, after.teacher_epochs) == ((16, 40, 40) if few else (32, 1, 1))
+
+
+@pytest.mark.parametrize("labels", [[0, 1] * 5, [0] * 10 + [1] * 2])
+def test_too_few_images_for_any_options_get_a_number_and_no_options(labels):
+    with pytest.raises(DataError, match="hold out at least 9") as error:
+        folds_of(pool_of(labels), replace(SETTINGS, references=30))
+    assert "--test-share" not in str(error.value)
+
+
 def test_a_class_whose_images_are_all_copies_cannot_be_divided():
     with pytest.raises(DataError, match=r"copies counted once.*class 1 \(1\)"):
         folds_of(pool_of([0] * 40 + [1] * 5, [*range(40), *[40] * 5]), SETTINGS)
