@@ -11,7 +11,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
-from myst_parser.sphinx_ import MystParser
+from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parent
@@ -26,7 +26,7 @@ copyright = "the captum_kd authors"
 release = version = captum_kd.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_gallery"]
-exclude_patterns = ["scripts", "gallery"]
+exclude_patterns = ["scripts", "gallery", "auto_gallery/*.ipynb"]  # the gallery offers its notebooks for download
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
@@ -84,7 +84,7 @@ class NotebookParser(MystParser):
     supported = ("notebook",)
 
     def parse(self, inputstring: str, document: nodes.document) -> None:
-        name = Path(self.env.docname).name
+        name = Path(document.settings.env.docname).name
         parts = [self._cell(cell) for cell in json.loads(inputstring)["cells"]]
         parts.insert(1, f"{{download}}`Download this notebook <{name}.ipynb>`, which was stored with its outputs.")
         super().parse("\n\n".join(parts), document)

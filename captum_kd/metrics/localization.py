@@ -23,7 +23,8 @@ class LocalizationScores(NamedTuple):
     """Localization of each map inside its mask.
 
     Attributes:
-        energy_share (Tensor): (N,) positive energy inside the mask over all positive energy, in [0, 1].
+        energy_share (Tensor): (N,) positive energy inside the mask over all positive energy, in [0, 1]; 0 for a
+            map without positive energy.
         pointing_game (Tensor): (N,) 1 if the map's maximum lies inside the mask, else 0; the share of
             maxima inside the mask if several are tied.
     """
@@ -42,7 +43,9 @@ def localization_score(attributions: Tensor, masks: Tensor) -> LocalizationScore
     the scores of :func:`captum_kd.metrics.random_attributions`.
 
     A map without positive energy has an energy share of 0, so that means over inputs stay defined; a
-    warning counts such maps. Tied maxima count by their share inside the mask, which is the expected
+    warning counts such maps. These zeros lower the mean, as if the maps avoided the object. To compare
+    two kinds of maps of which some are empty, leave these out:
+    ``energy_share[attributions.flatten(1).amax(1) > 0]``. Tied maxima count by their share inside the mask, which is the expected
     score if one of them is drawn at random. A constant map therefore scores the mask's share of the
     image.
 
@@ -87,7 +90,10 @@ def _energy_share(maps: Tensor, inside: Tensor) -> Tensor:
     energy = positive.sum(1)
     without = energy == 0
     if bool(without.any()):
-        warn_user(f"{int(without.sum())} of {len(maps)} maps have no positive energy; their energy share counts as 0.")
+        warn_user(
+            f"{int(without.sum())} of {len(maps)} maps have no positive energy; their energy share counts as 0, which lowers the "
+            "mean. Leave them out to compare maps."
+        )
     return (positive * inside).sum(1) / torch.where(without, 1.0, energy)
 
 

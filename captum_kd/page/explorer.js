@@ -9,14 +9,13 @@
   const count = isText ? data.words.length : data.images.length;
   const noun = isText ? "text" : "image";
   const SIDE = 320; // pixels of a canvas' longer side
-  const drawing = makeDrawing(data.colors.light);
-  const { bytes, color, isDark, signed, stopsOf } = drawing;
-  const STOPS = { light: stopsOf(data.colors.light), dark: stopsOf(data.colors.dark) };
-  const predictions = new Map(data.predictions);
+  const drawing = makeDrawing(data.colors);
+  const { bytes, signed } = drawing;
   const state = {
-    input: 0, layer: 0, student: "", base: "", sort: "order", filter: "all", scale: "all", opacity: 0.7, smooth: true,
+    input: 0, layer: 0, student: "", base: "", sort: "order", filter: "all", scale: "all", opacity: 0.75, smooth: true,
     outline: true, shown: new Set(data.titles.keys()),
   };
+  const { KINDS, classText, everyInput, isOfKind, isRight, listed, orderOf, predictions } = makeInputs(data, state, count);
 
   // ------------------------------------------------------------------ elements
 
@@ -56,24 +55,15 @@
 
   // ------------------------------------------------------------------ numbers
 
-  const decoded = new Map();
-
-  function mapsOf(place) {
-    if (!decoded.has(place)) {
-      const { height, width, tops, levels } = data.maps[place];
-      decoded.set(place, {
-        height: Number(height), width: Number(width), tops: new Float32Array(bytes(tops).buffer),
-        levels: new Int8Array(bytes(levels).buffer),
-      });
-    }
-    return decoded.get(place);
-  }
+  const stored = data.maps.map(({ height, width, tops, levels }) => ({
+    height: Number(height), width: Number(width), tops: new Float32Array(bytes(tops).buffer), levels: new Int8Array(bytes(levels).buffer),
+  }));
 
   // The map of an input with a title, for the chosen pair at the chosen layer.
   function mapOf(title, input = state.input) {
     const place = pair()[2][title];
     if (place === null) return null;
-    const { height, width, tops, levels } = mapsOf(place);
+    const { height, width, tops, levels } = stored[place];
     const size = height * width;
     const values = Float32Array.from(levels.subarray(input * size, (input + 1) * size), (level) => level / 127 * tops[input]);
     return { height, width, values };
@@ -86,7 +76,7 @@
     const input = state.scale === "all" ? "all" : state.input;
     const key = [state.layer, state.student, state.base, data.scales[title], input].join("\n");
     if (!limits.has(key)) {
-      const inputs = input === "all" ? [...Array(count).keys()] : [input];
+      const inputs = input === "all" ? everyInput : [input];
       const sizes = data.titles.flatMap((_, other) =>
         data.scales[other] === data.scales[title] && pair()[2][other] !== null
           ? inputs.flatMap((each) => Array.from(mapOf(other, each).values, Math.abs)) : []);
@@ -96,41 +86,6 @@
   }
 
   // ------------------------------------------------------------------ inputs
-
-  const classText = (label) => data.classes[label];
-
-  function isRight(model, input) {
-    return data.labels && predictions.has(model) ? predictions.get(model)[input] === data.labels[input] : null;
-  }
-
-  const KINDS = {
-    all: ["all", () => true],
-    gained: ["Student right, Base wrong", (student, base) => student === true && base === false],
-    lost: ["Student wrong, Base right", (student, base) => student === false && base === true],
-    right: ["both right", (student, base) => student === true && base === true],
-    wrong: ["both wrong", (student, base) => student === false && base === false],
-  };
-  const isOfKind = (kind, input) => KINDS[kind][1](isRight(state.student, input), isRight(state.base, input));
-  const everyInput = [...Array(count).keys()];
-
-  function orderOf() {
-    const order = state.sort.startsWith("part") ? data.orders[Number(state.sort.slice(4))] : null;
-    return order && order.layers[state.layer].some((part) => part !== null) ? order : null;
-  }
-
-  function listed() {
-    const inputs = everyInput.filter((input) => isOfKind(state.filter, input));
-    const ranks = ["gained", "right", "wrong", "lost", "all"];
-    const keys = {
-      order: () => 0,
-      class: (input) => data.labels[input],
-      predictions: (input) => ranks.findIndex((kind) => isOfKind(kind, input)),
-    };
-    const order = orderOf();
-    const key = order ? (input) => -(order.layers[state.layer][input] ?? -Infinity) : keys[state.sort];
-    const values = everyInput.map(key);
-    return inputs.sort((one, other) => (values[one] === values[other] ? one - other : values[one] - values[other]));
-  }
 
   const sentence = (input) => data.words[input].map(([text, , isGlued]) => (isGlued ? "" : " ") + text).join("").trim();
   const pictures = data.images.map((content, input) => {
@@ -189,7 +144,8 @@
     panel.box.append(element("div", { class: "scale" }, bar, element("div", { class: "ends" }, ...panel.ends)), panel.value);
     panel.view.addEventListener("pointermove", (event) => onPointer(panel, event));
     panel.view.addEventListener("pointerdown", (event) => onPointer(panel, event));
-    panel.view.addEventListener("pointerleave", () => probe(null));
+    // A finger that was lifted leaves the value for reading.
+    panel.view.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") probe(null); });
     panel.view.addEventListener("blur", () => probe(null));
     panel.view.addEventListener("keydown", (event) => onProbeKey(panel, event));
     return panel;
@@ -234,7 +190,7 @@
     for (const panel of panels) {
       if (panel.title === null || !panel.map) continue;
       const { height, width, values } = panel.map;
-      let text = "\u00a0";
+      let text = data.units[panel.title] || "\u00a0";
       if (isText) {
         for (const word of panel.view.children) word.classList.toggle("probed", place !== null && Number(word.dataset.word) === place.word);
         if (place) text = `${data.words[state.input][place.word][0]}: ${withUnit(panel, values[place.word])}`;
@@ -274,10 +230,7 @@
       const span = element("span", { class: isSpecial ? "w special" : "w", "data-word": word }, text);
       if (panel.title !== null) {
         const value = panel.map.values[word];
-        const [light, dark] = [STOPS.light, STOPS.dark].map((stops) => color(value / limit, stops).map(Math.round));
-        span.style.setProperty("--light", `rgb(${light})`);
-        span.style.setProperty("--dark", `rgb(${dark})`);
-        span.style.setProperty("--ink", isDark(light) ? "#fff" : "#000");
+        drawing.paintWord(span, value / limit);
         span.title = `${tokens}: ${withUnit(panel, value)}`;
       }
       return isGlued ? [span] : [" ", span];
@@ -312,23 +265,36 @@
 
   // ------------------------------------------------------------------ facts
 
+  const isInPairs = (model) => data.pairs.flat().some(([student, base]) => model === student || model === base);
+
   function drawFacts() {
     const { input } = state;
-    const rows = data.labels ? [["true class", classText(data.labels[input]), ""]] : [];
-    const models = [state.student, state.base, ...predictions.keys()];
-    for (const model of new Set(models.filter((name) => predictions.has(name)))) {
-      const role = model === state.student ? " (Student)" : model === state.base ? " (Base)" : "";
+    const prediction = (model, role) => {
       const verdict = { true: "right", false: "wrong", null: "" }[isRight(model, input)];
-      rows.push([model + role, classText(predictions.get(model)[input]), verdict]);
+      return [model + role, classText(predictions.get(model)[input]), verdict];
+    };
+    const chosen = [[state.student, " (Student)"], [state.base, " (Base)"]].filter(([model]) => predictions.has(model));
+    const others = [...predictions.keys()].filter((model) => model !== state.student && model !== state.base);
+    const rows = [
+      ...(data.labels ? [["true class", classText(data.labels[input]), ""]] : []),
+      ...chosen.map(([model, role]) => prediction(model, role)),
+      ...others.filter((model) => !isInPairs(model)).map((model) => prediction(model, "")),
+    ];
+    const order = orderOf();
+    if (order && order.layers[state.layer][input] !== null) {
+      const part = order.layers[state.layer][input];
+      const parts = order.layers[state.layer].filter((other) => other !== null);
+      rows.push([order.text, signed(part), `rank ${1 + parts.filter((other) => other > part).length} of ${parts.length}`]);
     }
-    for (const { text, layers } of data.orders) {
-      const parts = layers[state.layer];
-      if (parts[input] === null) continue;
-      const rank = 1 + parts.filter((part) => part !== null && part > parts[input]).length;
-      rows.push([`${text}, ${data.layers[state.layer]}`, signed(parts[input]), `rank ${rank} of ${count}`]);
-    }
-    facts.replaceChildren(element("caption", {}, `${noun} ${input + 1} of ${count}`), ...rows.map(([head, ...cells]) =>
-      element("tr", {}, element("th", { scope: "row" }, head), ...cells.map((cell) => element("td", { class: cell }, cell)))));
+    fillTable(facts, rows);
+    fillTable(moreFacts, others.filter(isInPairs).map((model) => prediction(model, "")));
+    more.hidden = moreFacts.rows.length === 0;
+    heading.textContent = `${noun} ${input + 1} of ${count}`;
+  }
+
+  function fillTable(table, rows) {
+    table.replaceChildren(...rows.map(([head, ...cells]) =>
+      element("tr", {}, element("th", { scope: "row" }, head), ...cells.map((cell) => element("td", { class: cell === "wrong" ? cell : "" }, cell)))));
   }
 
   // ------------------------------------------------------------------ all together
@@ -353,7 +319,7 @@
       ...(data.labels ? [["class", "class"]] : []),
       ...(data.labels && predictions.size ? [["predictions", "right and wrong predictions", !isJudged]] : []),
       ...data.orders.map(({ text, layers }, place) =>
-        [`part${place}`, `${text}, largest first`, layers[state.layer].every((part) => part === null)]),
+        [`part${place}`, `largest ${text}`, layers[state.layer].every((part) => part === null)]),
     ]);
     fill(selects.scale, [["all", `all ${noun}s`], ["one", `this ${noun}`]]);
     selects.filter.parentElement.hidden = !data.labels || !predictions.size;
@@ -388,7 +354,7 @@
   const choices = element("div", { class: "choices", role: "group", "aria-label": "Choice of maps" });
   const selects = {
     layer: choice("Layer", "layer"), student: choice("Student", "student"), base: choice("Base", "base"),
-    sort: choice("Sorted by", "sort"), filter: choice("Only", "filter"), scale: choice("Color scale of", "scale"),
+    sort: choice("Sorted by", "sort"), filter: choice("Inputs", "filter"), scale: choice("Color scale of", "scale"),
   };
   if (!isText) {
     const slider = element("input", { type: "range", min: 0, max: 1, step: 0.05, value: state.opacity });
@@ -406,13 +372,20 @@
   const strip = element("div", { class: isText ? "strip texts" : "strip", role: "group", "aria-label": `Choice of the ${noun}; arrow keys go to the next one` });
   strip.addEventListener("keydown", onKey);
   const note = element("p", { class: "note", role: "status" });
-  const facts = element("table", { class: "facts" });
+  const heading = element("p", { class: "heading" });
+  const [facts, moreFacts] = ["facts", "facts"].map((name) => element("table", { class: name }));
+  const more = element("details", {}, element("summary", {}, "Predictions of the other models"), moreFacts);
   const panels = [null, ...data.titles.keys()].map(makePanel);
   const [first, ...others] = panels.map((panel) => panel.box);
   const stage = element("div", { class: isText ? "stage texts" : "stage" },
-    element("div", { class: "chosen" }, first, facts), element("div", { class: "panels" }, ...others));
-  const ends = isText ? "" : ` The largest values, which sum to ${data.outlier_percent}% of all, have the end's color.`;
-  const help = element("p", { class: "note" }, `Red is above 0, blue is below 0.${ends} ${data.note}`);
+    element("div", { class: "chosen" }, first, element("div", {}, heading, facts, more)), element("div", { class: "panels" }, ...others));
+  const shared = unique(data.scales).map((scale) => data.titles.filter((_, title) => data.scales[title] === scale));
+  const help = element("p", { class: "note" }, [
+    "Red is above 0, blue is below 0.",
+    ...shared.filter((titles) => titles.length > 1).map((titles) => `One color scale: ${titles.join(", ")}.`),
+    ...(data.units.every((unit) => unit) ? [] : ["Maps without a unit: compare places, not sizes, with other maps."]),
+    ...(isText ? [] : [`The largest values, which sum to ${data.outlier_percent}% of all, have the end's color.`]), data.note,
+  ].join(" "));
   root.replaceChildren(choices, toggles, strip, note, stage, help);
   render();
 })();

@@ -6,26 +6,32 @@ function makeDrawing(colors) {
 
   function signed(value) {
     if (value === 0) return "0";
-    return (value < 0 ? "\u2212" : "+") + String(Number(Math.abs(value).toPrecision(3)));
+    const size = Math.abs(value);
+    const text = size < 0.001 || size >= 1e5 ? size.toExponential(2) : String(Number(size.toPrecision(3)));
+    return (value < 0 ? "\u2212" : "+") + text.replace("e+", "e").replace("-", "\u2212");
   }
 
   const stopsOf = (names) => names.map((name) => [1, 3, 5].map((start) => parseInt(name.slice(start, start + 2), 16)));
 
   // The color (red, green, blue) of a value between -1 and 1.
-  function color(share, stops) {
-    const place = (Math.max(-1, Math.min(1, share)) + 1) / 2 * (stops.length - 1);
-    const low = Math.min(stops.length - 2, Math.floor(place));
-    return stops[low].map((start, part) => start + (place - low) * (stops[low + 1][part] - start));
+  function color(share, scheme) {
+    const place = (Math.max(-1, Math.min(1, share)) + 1) / 2 * (scheme.length - 1);
+    const low = Math.min(scheme.length - 2, Math.floor(place));
+    return scheme[low].map((start, part) => start + (place - low) * (scheme[low + 1][part] - start));
   }
 
-  // Whether white text has more contrast than black text, by the relative luminance of WCAG.
-  function isDark(shade) {
-    const linear = shade.map((part) => (part / 255 <= 0.04045 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] < 0.179;
-  }
+  const stops = { light: stopsOf(colors.light), dark: stopsOf(colors.dark) };
+  const table = Array.from({ length: LEVELS + 1 }, (_, level) => color(level / LEVELS * 2 - 1, stops.light));
 
-  const stops = stopsOf(colors);
-  const table = Array.from({ length: LEVELS + 1 }, (_, level) => color(level / LEVELS * 2 - 1, stops));
+  // The colors of a word with a value between -1 and 1. Its letters are black or white, by the relative luminance of WCAG.
+  function paintWord(span, share) {
+    const [light, dark] = [stops.light, stops.dark].map((each) => color(share, each).map(Math.round));
+    const linear = light.map((part) => (part / 255 <= 0.04045 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
+    const isDark = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] < 0.179;
+    span.style.setProperty("--light", `rgb(${light})`);
+    span.style.setProperty("--dark", `rgb(${dark})`);
+    span.style.setProperty("--ink", isDark ? "#fff" : "#000");
+  }
 
   // The value that gets the last color: Captum's threshold. Larger values sum to this percentage of all; 0 is the largest value.
   function endOfScale(values, percent) {
@@ -96,5 +102,5 @@ function makeDrawing(colors) {
     }
   }
 
-  return { bytes, color, drawMap, drawOutline, endOfScale, isDark, signed, stopsOf };
+  return { bytes, drawMap, drawOutline, endOfScale, paintWord, signed };
 }

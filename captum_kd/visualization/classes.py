@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from captum_kd._utils.validation import check_str, short_repr
+from captum_kd.metrics.report.class_names import names_in
 from captum_kd.metrics.report.nulls import DIFFERENCES
 from captum_kd.metrics.scores_table import BY_NAME, PREDICTIONS_LAYER, RELEVANCE
 from captum_kd.visualization._style import (
@@ -75,6 +76,7 @@ def plot_classes(
         layer (str, optional): the layer.
                     Default: None, the last one that has the score
         class_names (mapping or sequence of str, optional): name of each class, by its number.
+                    Default: None, the report's own names
         title (str, optional): a heading over the figure.
 
     Returns:
@@ -103,7 +105,8 @@ def plot_classes(
     if layer is not None and layer not in layers:
         raise ValueError(f"layer must be one of {', '.join(layers)}, got {short_repr(layer)}.")
     chosen = layers[-1] if layer is None else layer
-    found, compared = _classes(classes, score, chosen, class_names)
+    names = names_in(content["settings"], classes) if class_names is None else class_names
+    found, compared = _classes(classes, score, chosen, names)
     labels = [wrapped(each.label, NAME_WIDTH, TEXT_SIZE) for each in found]
     width = PAGE_WIDTH - 0.5 - min(NAME_WIDTH, max(text_width(label, TEXT_SIZE) for label in labels))
     heading = None if title is None else wrapped(title, PAGE_WIDTH, TITLE_SIZE)

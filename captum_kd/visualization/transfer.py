@@ -42,6 +42,8 @@ def visualize_transfer(
     images: Union[Tensor, Sequence[Image]],
     maps: Union[Mapping[str, Tensor], TransferAttributions],
     *,
+    mean: Union[None, float, Sequence[float], Tensor] = None,
+    std: Union[None, float, Sequence[float], Tensor] = None,
     kept: Optional[Mapping[str, Tensor]] = None,
     columns: Optional[Sequence[str]] = None,
     masks: Optional[Tensor] = None,
@@ -64,12 +66,16 @@ def visualize_transfer(
 
     Args:
         images (Tensor or sequence of PIL.Image.Image): N images of one size. As a tensor (N, C, H, W) with C = 1 or 3 and
-            values between 0 and 1, as for ``imshow``; undo the network's normalization first.
+            values between 0 and 1, as for ``imshow``, or normalized by ``mean`` and ``std``.
         maps (mapping of str to Tensor, or TransferAttributions): column title -> maps (N, 1, h, w), one for each
             image, of any resolution, in the order in which they are shown. Long titles are wrapped. May be empty.
             The result of ``attribute_transfer`` for one layer becomes the columns "distilled" and "residual". If it
             was made with ``n_steps``, "net" comes first, all have both signs and one scale, and their unit stands
             below the color bars. With several Bases there is a residual column for each.
+        mean, std (float, sequence or Tensor, optional): one number, or one for each channel, by which ``images`` were
+            normalized, (x - mean) / std, as by torchvision's ``Normalize``; the figure shows x. They also apply to
+            floating-point images in ``kept``, but not to PIL images. Pass both. Default: None, the images are not
+            normalized
         kept (mapping of str to Tensor, optional): column title -> the part of the images that a perturbation keeps.
             Boolean masks (N, H, W) or (N, 1, H, W) are drawn as the image with removed pixels (False) pale and
             hatched; floating-point images (N, C, H, W), as ``keep_relevant`` returns them, are drawn like
@@ -104,8 +110,8 @@ def visualize_transfer(
     Raises:
         TypeError: images, maps or kept images that are not tensors, or kept images that are neither boolean nor
             floating point.
-        ValueError: shapes that do not belong together, values that are not finite or outside [0, 1], a title
-            that is used twice, or options that do not exist.
+        ValueError: shapes that do not belong together, values that are not finite or outside [0, 1], a mean without
+            a standard deviation, a title that is used twice, or options that do not exist.
 
     Examples::
 
@@ -114,6 +120,8 @@ def visualize_transfer(
         >>> kept = {"kept by distilled": keep_relevant(images, transfer.distilled)}
         >>> figure = visualize_transfer(images, transfer, kept=kept)
         >>> figure.savefig("transfer.png", dpi=150)
+        >>> # Images as the loader of a network trained on ImageNet normalizes them.
+        >>> visualize_transfer(images, transfer, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         >>> # The net map first, and as its null the net map of two Bases on the same scale.
         >>> transfer, null = (
         ...     each.attribute_transfer(images, labels, n_steps=16)
@@ -140,11 +148,13 @@ def visualize_transfer(
     if not isinstance(cmap, (str, type(None))) or (cmap is not None and cmap not in colormaps):
         raise ValueError(f"cmap must be the name of one of matplotlib's color maps or None, got {short_repr(cmap)}.")
     title = check_str(title, "title")
+    is_pillow = not isinstance(images, Tensor)
     images = _from_pillow(images)
     check_dense(images, "images")
     if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"images must have shape (N, 1 or 3, H, W) with N >= 1, got {tuple(images.shape)}.")
-    pictures = _as_pictures("images", images, 1e-3)
+    normalization = _as_normalization(mean, std, images.shape[1])
+    pictures = _as_pictures("images", images, None if is_pillow else normalization, 1e-3)
     n, height, width = pictures.shape[:3]
     given_kept: Mapping[str, Tensor] = {} if kept is None else kept
     names = _checked_columns(columns, given_maps, given_kept)
@@ -158,7 +168,7 @@ def visualize_transfer(
     if row_labels is not None and len(row_labels) != n:
         raise ValueError(f"row_labels must hold one text for each of the {n} images, got {len(row_labels)}.")
     panels = {name: _as_maps(name, given_maps[name], n, height, width) for name in names if name in given_maps}
-    drawn = {name: _as_kept(name, given_kept[name], images, pictures) for name in names if name in given_kept}
+    drawn = {name: _as_kept(name, given_kept[name], images, normalization, pictures) for name in names if name in given_kept}
     drawn[INPUT] = pictures
 
     row_texts = [wrapped(text, 1.3, LABEL_SIZE) for text in ([] if row_labels is None else row_labels)]
@@ -280,17 +290,48 @@ def _from_pillow(images: object) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
-def _as_pictures(name: str, images: Tensor, overshoot: float) -> Array:
+def _as_normalization(mean: Any, std: Any, channels: int) -> Optional[tuple[Tensor, Tensor]]:
+    """Mean and standard deviation, each (1, C or 1, 1, 1); None if neither is given."""
+    if (mean is None) != (std is None):
+        raise ValueError(
+            "mean and std belong together; pass both, or neither for images between 0 and 1. "
+            f"{'mean' if mean is None else 'std'} is missing."
+        )
+    if mean is None:
+        return None
+    found = []
+    for name, given in (("mean", mean), ("std", std)):
+        wanted = f"a number or one for each of the {channels} channels"
+        if isinstance(given, Tensor):
+            check_dense(given, name)
+        try:
+            values = torch.as_tensor(given, dtype=torch.float32, device="cpu").detach()
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name} must be {wanted}, got {short_repr(given)}.") from None
+        if values.numel() not in (1, channels) or not bool(torch.isfinite(values).all()):
+            raise ValueError(f"{name} must be {wanted}, got {short_repr(given)}.")
+        found.append(values.reshape(1, -1, 1, 1))
+    if bool((found[1] <= 0).any()):
+        raise ValueError(f"std must be positive, got {short_repr(std)}.")
+    return found[0], found[1]
+
+
+def _as_pictures(name: str, images: Tensor, normalization: Optional[tuple[Tensor, Tensor]], overshoot: float) -> Array:
     """(N, H, W, 3) between 0 and 1; Captum needs three channels for gray images too."""
     if images.is_complex():
         raise TypeError(f"{name} must be real, got {images.dtype}.")
     values = images.detach().float().cpu()
+    if normalization is not None:
+        values = values * normalization[1] + normalization[0]
     low, high = float(values.min()), float(values.max())
     if not bool(torch.isfinite(values).all()) or low < -overshoot or high > 1.0 + overshoot:
-        raise ValueError(
-            f"{name} must be finite and between 0 and 1, got values from {low:.3g} to {high:.3g}. "
-            "Undo the normalization, or divide by 255."
-        )
+        after, advice = " after mean and std are undone", "Pass the mean and std of your transform."
+        if normalization is None:
+            after, advice = "", (
+                "Pass mean= and std= if they are normalized, for example mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, "
+                "0.225) for ImageNet; divide by 255 if they go up to 255."
+            )
+        raise ValueError(f"{name} must be finite and between 0 and 1{after}, got values from {low:.3g} to {high:.3g}. {advice}")
     array: Array = values.clamp(0.0, 1.0).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).double().numpy()
     return array
 
@@ -312,7 +353,9 @@ def _as_masks(name: str, masks: Tensor, n: int, height: int, width: int) -> Arra
     return array
 
 
-def _as_kept(name: str, kept: Tensor, images: Tensor, pictures: Array) -> Array:
+def _as_kept(
+    name: str, kept: Tensor, images: Tensor, normalization: Optional[tuple[Tensor, Tensor]], pictures: Array
+) -> Array:
     """(N, H, W, 3): perturbed images, or the images with the removed part pale and hatched."""
     name = f"The kept pixels of column {name!r}"
     if not isinstance(kept, Tensor):
@@ -328,7 +371,7 @@ def _as_kept(name: str, kept: Tensor, images: Tensor, pictures: Array) -> Array:
             f"{name} must have the images' shape {tuple(images.shape)}, or be a boolean mask of the pixels that stay, "
             f"got {tuple(kept.shape)} of {kept.dtype}."
         )
-    return _as_pictures(name, kept, OVERSHOOT)
+    return _as_pictures(name, kept, normalization, OVERSHOOT)
 
 
 def _as_maps(name: str, values: Tensor, n: int, height: int, width: int) -> Array:

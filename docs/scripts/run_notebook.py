@@ -14,7 +14,10 @@ NOTEBOOK = Path(__file__).parents[1] / "first_look.ipynb"
 
 def run(notebook: Any, folder: Path) -> Any:
     """The notebook with its outputs. ``folder`` is where it runs and writes."""
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    client = NotebookClient(
+        notebook, timeout=300, kernel_name="python3", coalesce_streams=True, resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute()
     for cell in notebook.cells:
         cell.metadata = {}  # times of this run
         if "outputs" in cell:  # without tqdm's advice to install ipywidgets

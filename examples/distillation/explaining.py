@@ -15,8 +15,8 @@ from distillation.data.questions import Texts
 from distillation.task import Examples, Inputs, answer, on_device
 
 __all__ = [
-    "BASE", "BY_TEACHER", "DISTILLED", "NET", "NULL", "POINT", "RANDOM", "RESIDUAL", "STUDENT", "keep_curves", "localization",
-    "maps_of", "mean_and_error", "net_maps_of_bases", "token_localization",
+    "BASE", "BY_TEACHER", "DISTILLED", "FIRST_WORDS", "NET", "NULL", "POINT", "RANDOM", "RESIDUAL", "STUDENT", "keep_curves",
+    "localization", "maps_of", "mean_and_error", "net_maps_of_bases", "token_localization",
 ]  # fmt: skip
 
 BATCH = 64
@@ -27,6 +27,8 @@ N_STEPS = 16
 
 NET, DISTILLED, RESIDUAL, NULL, BY_TEACHER = "net", "distilled", "residual", "net of two Bases", "net by the Teacher"
 STUDENT, BASE, POINT, RANDOM = "Grad-CAM Student", "Grad-CAM Base", "paper's gradient", "random"
+FIRST_WORDS = "first words"
+"""The map that ranks the tokens of a text by their places: a rule that needs no network."""
 
 
 def maps_of(
@@ -155,7 +157,7 @@ def _token_grad_cam(network: nn.Module, layer: str, inputs: dict[str, Tensor], l
 
 def localization(maps: Mapping[str, Tensor], masks: Tensor) -> dict[str, Any]:
     """How far the maps lie on the objects: means over images with standard errors, what chance would give, and
-    differences between two kinds of maps, image by image."""
+    differences between two kinds of maps, image by image. Energy is that of maps with positive values."""
     return _localization(maps, masks, masks.float().mean((1, 2)))
 
 
@@ -174,30 +176,33 @@ def _localization(maps: Mapping[str, Tensor], masks: Tensor, areas: Tensor) -> d
     found: dict[str, Any] = {"mask_area": float(areas.mean()), "number": len(areas), "maps": {}}
     shares = {}
     for name, values in maps.items():
-        with warnings.catch_warnings(record=True):  # empty maps count as 0; the record says how many there are
+        is_empty = values.flatten(1).amax(1) <= 0
+        with warnings.catch_warnings(record=True):  # the record says how many maps are empty
             scores = localization_score(values, masks)
-        shares[name] = scores.energy_share
+        # localization_score has 0 for them. Their mean with the others would look as if maps avoided the object.
+        shares[name] = scores.energy_share.masked_fill(is_empty, torch.nan)
         found["maps"][name] = {
-            "energy_share": mean_and_error(scores.energy_share),
+            "energy_share": mean_and_error(shares[name]),
             "pointing_game": mean_and_error(scores.pointing_game),
-            "empty_maps": int((values.flatten(1).amax(1) <= 0).sum()),
+            "empty_maps": int(is_empty.sum()),
         }
     pairs = [(DISTILLED, RESIDUAL), *([(NET, NULL)] if NULL in maps else [])]
     found["differences"] = {f"{one} - {other}": mean_and_error(shares[one] - shares[other]) for one, other in pairs}
     return found
 
 
-def mean_and_error(values: Tensor) -> tuple[float, Optional[float]]:
-    """Mean and its standard error; None for a single value."""
+def mean_and_error(values: Tensor) -> tuple[Optional[float], Optional[float]]:
+    """Mean of the values that are not NaN, and its standard error; None where there are too few."""
+    values = values[~values.isnan()]
     n = len(values)
-    return float(values.mean()), float(values.std()) / n**0.5 if n > 1 else None
+    return float(values.mean()) if n else None, float(values.std()) / n**0.5 if n > 1 else None
 
 
 def keep_curves(
     student: nn.Module, inputs: Inputs, shown: Examples, maps: Mapping[str, Tensor], progress: bool
 ) -> dict[str, KeepCurve]:
     """Accuracy of the Student on examples of which only the most salient part is kept, by each map and by chance. Of texts
-    the other tokens become the mask token, or padding; tokens such as [CLS] stay."""
+    the other tokens become the mask token, or padding; tokens such as [CLS] stay, and one more curve keeps the first words."""
     device = next(student.parameters()).device
     options: dict[str, Any] = {}
     if isinstance(shown, Texts) and isinstance(inputs, dict):
@@ -205,6 +210,9 @@ def keep_curves(
         options = {"mask_token_id": shown.source.mask, "token_mask": is_word.to(device)}
     chosen = {name: values.to(device) for name, values in maps.items() if name != BASE}
     chosen[RANDOM] = random_attributions(chosen[DISTILLED])
+    if isinstance(inputs, dict):
+        distilled = chosen[DISTILLED]
+        chosen[FIRST_WORDS] = -torch.arange(distilled.shape[-1]).to(distilled).expand_as(distilled)
     return keep_curve(
         student, on_device(inputs, device), shown.labels.to(device), chosen, max_examples_per_batch=BATCH,
         show_progress=progress, **options,

@@ -166,13 +166,20 @@ class Task:
 def in_turn(labels: Tensor, generator: torch.Generator) -> Tensor:
     """A random order in which the classes take turns, so that any first part holds them in equal shares."""
     order = torch.randperm(len(labels), generator=generator)
-    turn = torch.empty(len(labels), dtype=torch.int64)
-    for label in labels.unique():
-        places = (labels[order] == label).nonzero()[:, 0]
-        turn[places] = torch.arange(len(places))
-    return order[torch.argsort(turn, stable=True)]
+    return order[torch.argsort(_turns(labels[order]), stable=True)]
 
 
 def first_of_each_class(labels: Tensor, count: int) -> Tensor:
-    """Positions of the first example of each of the first ``count`` classes: a choice nobody made."""
-    return torch.tensor([int((labels == label).nonzero()[0]) for label in labels.unique()[:count]])
+    """Positions of the first ``count`` examples with the classes in turn: the first example of each class, then the second of
+    each, and so on. Nobody picks them."""
+    by_class = torch.argsort(labels, stable=True)
+    return by_class[torch.argsort(_turns(labels[by_class]), stable=True)][:count]
+
+
+def _turns(labels: Tensor) -> Tensor:
+    """For each example, the number of examples of its class before it."""
+    turns = torch.empty(len(labels), dtype=torch.int64)
+    for label in labels.unique():
+        is_class = labels == label
+        turns[is_class] = torch.arange(int(is_class.sum()))
+    return turns

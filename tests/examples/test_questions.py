@@ -146,8 +146,29 @@ def test_maps_are_localized_over_marked_texts_and_their_own_tokens() -> None:
     assert found["mask_area"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert found["maps"]["distilled"]["energy_share"][0] == pytest.approx((3 / 4 + 2 / 4) / 2)
     assert found["maps"]["distilled"]["pointing_game"][0] == pytest.approx(1 / 2)
+    # Without positive values a map has no energy to share, and no difference from another map.
     assert found["maps"]["residual"]["empty_maps"] == 2
-    assert explaining.token_localization({"distilled": maps, "residual": maps}, masks & False, inputs) is None
+    assert found["maps"]["residual"]["energy_share"] == (None, None)
+    assert found["differences"] == {"distilled - residual": (None, None)}
+
+
+def test_empty_maps_are_left_out_of_the_energy() -> None:
+    masks = torch.tensor([[1, 0], [0, 1], [1, 0]]).bool()
+    inputs = {"attention_mask": torch.ones(3, 2)}
+    distilled = torch.tensor([[3.0, 1.0], [1.0, 1.0], [1.0, 4.0]])[:, None]
+    residual = torch.tensor([[1.0, 1.0], [-1.0, -2.0], [0.0, 0.0]])[:, None]
+    found = explaining.token_localization({"distilled": distilled, "residual": residual}, masks, inputs)
+    assert found is not None
+    assert found["maps"]["distilled"]["energy_share"][0] == pytest.approx((0.75 + 0.5 + 0.2) / 3)
+    assert found["maps"]["residual"]["energy_share"] == (pytest.approx(0.5), None)
+    assert found["differences"]["distilled - residual"] == (pytest.approx(0.75 - 0.5), None)  # of the first text alone
+
+
+def test_texts_without_marked_tokens_have_no_localization() -> None:
+    masks = torch.zeros(3, 4, dtype=torch.bool)
+    inputs = {"attention_mask": torch.ones(3, 4)}
+    maps = torch.rand(3, 1, 4)
+    assert explaining.token_localization({"distilled": maps, "residual": maps}, masks, inputs) is None
 
 
 # --------------------------------------------------------------------------- networks
@@ -294,6 +315,7 @@ def test_a_run_writes_what_the_other_examples_write(report: Any, output: Path) -
     tables = {path.stem for path in (output / "tables").glob("*.csv")}
     assert {"accuracy", "scores_whole", "teacher_share_whole", "seed_control", "placebos", "random_placebos"} <= tables
     assert "scores_salient" in tables and "keep_curves" in tables
+    assert {"random", "first words"} <= set(report["folds"][0]["maps"][0]["keep_curves"])
     page = (output / "index.html").read_text()
     assert "<h2>Questions</h2>" in page and "held-out questions" in page and "image" not in page.partition("<h2>Figures")[0]
 

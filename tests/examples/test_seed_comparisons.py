@@ -1,4 +1,4 @@
-"""Seed control of pairs and of Students given all Bases but one: which scores stand on which side, and their rows in the table."""
+"""Seed control of pairs, and of Students given all Bases but one: the scores of both sides, and their rows in the table."""
 
 from statistics import mean
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Optional, Sequence
 
 from captum_kd._utils.text import one_line, with_middle_cut
+from captum_kd.metrics.report.class_names import numbered
 from captum_kd.metrics.scores_table import PREDICTIONS_LAYER
 
 Test = Mapping[str, Any]
@@ -111,7 +112,9 @@ def _legend(tests: Sequence[Test]) -> list[str]:
     return [f"- {text}."] * bool(text) + [f"- {caveat}" for caveat in caveats]
 
 
-def class_answers(classes: Mapping[str, Any], layer: str, plural: str) -> list[str]:
+def class_answers(
+    classes: Mapping[str, Any], layer: str, plural: str, names: Optional[Sequence[str]] = None
+) -> list[str]:
     """For each group of Students, the classes with a yes at a layer and of predictions, by question."""
     tests = [test for test in classes["tests"] if test["layer"] in (layer, PREDICTIONS_LAYER)]
     lines: list[str] = []
@@ -122,7 +125,7 @@ def class_answers(classes: Mapping[str, Any], layer: str, plural: str) -> list[s
         undecided: list[str] = []
         for score in dict.fromkeys(test["score"] for test in own):
             of_score = [test for test in own if test["score"] == score]
-            yes = [str(test["group"]) for test in of_score if test["decision"]]
+            yes = [numbered(test["group"], names) for test in of_score if test["decision"]]
             if yes:
                 parts.append(f"{SHORT[score]}: {'all' if len(yes) == len(of_score) else ', '.join(yes)}")
             else:

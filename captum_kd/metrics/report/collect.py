@@ -21,6 +21,7 @@ from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.text import name_of
 from captum_kd.distance.sources import TensorFeatures
 from captum_kd.metrics.report.aggregation import Aggregator
+from captum_kd.metrics.report.class_names import check_labels
 from captum_kd.metrics.report.duplicates import DuplicateCounter
 from captum_kd.metrics.report.explanation_scores import ExplanationScores
 from captum_kd.metrics.report.models import FeatureSet, hints_for
@@ -175,6 +176,8 @@ def read_data(
             batch, settings.unpack, options.token_mask, settings.comparisons.labels, by_token=sample is not None
         )
         check_embedded(labels, table)
+        if labels is not None and len(labels):
+            check_labels(int(labels.max()), settings.class_names)
         inputs.check_names(collector.names, "The inputs of a batch")
         duplicates.add(inputs.student)
         if sample is None:

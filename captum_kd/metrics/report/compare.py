@@ -20,6 +20,7 @@ from captum_kd.distance.centering import Estimator
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.metrics.report.aggregation import Aggregator, BatchMeanScores, PooledScores, ReportPlan
 from captum_kd.metrics.report.agreement import check_models, shared_arguments
+from captum_kd.metrics.report.class_names import check_class_names, names_of_data
 from captum_kd.metrics.report.collect import FeatureCollector, read_data
 from captum_kd.metrics.report.explanation_scores import ExplanationScores
 from captum_kd.metrics.report.explanations import Explanations, as_explanations
@@ -58,6 +59,7 @@ def compare_transfer(
     teacher: Optional[Model] = None,
     placebo_teachers: Optional[Mapping[str, Model]] = None,
     class_embeddings: Optional[Tensor] = None,
+    class_names: Optional[Sequence[str]] = None,
     localize: Union[None, str, Callable[..., Tensor], Localization] = None,
     keep: float = 0.5,
     predictions: Union[bool, Predictions] = False,
@@ -114,6 +116,9 @@ def compare_transfer(
                     ``teacher``; 4 or more allow the t test.
         class_embeddings (Tensor, optional): (num_classes, e).
                     Default: None, one-hot. With two classes, all embeddings give the same scores.
+        class_names (list of str, optional): The name of each class, for tables and figures.
+                    Default: None, the names in ``data.dataset.classes`` if the data set has them and they fit the labels;
+                    not with ``unpack`` or a ``target_transform``, whose labels may be others
         localize (str, Callable or Localization, optional): Take features on each model's inputs reduced to their salient
                     part. "gradcam", "hirescam" or a function (model, layer module, inputs, classes) -> maps stand for a
                     :class:`Localization` with its defaults. "unicam" needs ``Localization("unicam", reference=...)``.
@@ -180,6 +185,7 @@ def compare_transfer(
     with group.raise_together("checking its arguments"):
         settings = Settings(
             class_embeddings=check_class_embeddings(class_embeddings),
+            class_names=check_class_names(class_names),
             localize=as_localization(localize),
             keep=check_share(keep),
             predictions=as_predictions(predictions),
@@ -246,8 +252,10 @@ def compare_transfer(
         aggregator.close()
     empty_maps = 0 if localizer is None else localizer.empty
     is_as_announced = announced in (own_inputs, None)
-    of_ranks = group.gather((own_inputs, modes, empty_maps, repeated_by_sampler(data), is_as_announced, collector.transform))
-    own_counts, modes_of_ranks, empty, repeated, as_announced, transforms = zip(*of_ranks)
+    names = names_of_data(data) if unpack is None and settings.class_names is None else settings.class_names
+    of_rank = own_inputs, modes, empty_maps, repeated_by_sampler(data), is_as_announced, collector.transform, names
+    own_counts, modes_of_ranks, empty, repeated, as_announced, transforms, names_of_ranks = zip(*group.gather(of_rank))
+    names = next((each for each in names_of_ranks if each is not None), None)
     modes = {name: Modes(*map(any, zip(*(each[name] for each in modes_of_ranks)))) for name in modes}
     n, positions = aggregator.n, None if sample is None else sample.recorded()
     placebos = [each.name for each in models if each.role == PLACEBO]
@@ -291,8 +299,10 @@ def compare_transfer(
         notes.append(foot(verification, n))
     recorded = {
         "n": n,
+        "cautions": len(warnings),
         "positions": positions,
         "class_counts": {str(label): aggregator.counts[label] for label in sorted(aggregator.counts)},
+        "class_names": list(names) if names is not None and max(aggregator.counts, default=len(names)) < len(names) else None,
         **aggregator.recorded(),
         "models": {each.name: each.role for each in models},
         "training_mode": [name for name, of_model in modes.items() if of_model.is_training],

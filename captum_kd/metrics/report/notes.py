@@ -28,7 +28,7 @@ def at_chance(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) ->
     positions = settings.get("positions")
     if positions is not None:  # positions of one sentence are not independent
         rows = [{**row, "n": positions["sentences"]} for row in rows]
-    pooled = settings["population"] == "all"
+    pooled = settings.get("population") == "all"
     has_p_values = (settings.get("n_permutations") or 0) >= LEAST_PERMUTATIONS
     by_model: dict[str, list[bool]] = {}
     for row in rows:
@@ -197,7 +197,7 @@ def advice(
     has_labels = settings.comparisons.labels
     found = [
         *((True, sentence) for sentence in no_gain(rows)),
-        (positions is not None, _of_positions(positions, bool(coverage))),
+        (positions is not None, of_positions(positions, bool(coverage))),
         (
             not has_labels,
             "Without labels, no score shows whether these networks have learned their task. Compare their accuracy or their loss "
@@ -254,7 +254,8 @@ def advice(
     return [sentence for applies, sentence in found if applies]
 
 
-def _of_positions(positions: Optional[Mapping[str, Any]], has_intervals: bool) -> str:
+def of_positions(positions: Optional[Mapping[str, Any]], has_intervals: bool) -> str:
+    """What to know about scores of token positions; empty for other inputs."""
     if positions is None:
         return ""
     reach = "Intervals treat each sentence as one unit, and labels are not permuted. " * has_intervals

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Optional, Sequence
 
-from captum_kd._utils.text import as_markdown
+from captum_kd._utils.text import as_markdown, one_line, with_middle_cut
 from captum_kd.metrics.report.answers import class_answers
+from captum_kd.metrics.report.class_names import names_in, numbered
 from captum_kd.metrics.scores_table import PREDICTIONS_LAYER
 
 COLUMNS = {
@@ -41,17 +42,17 @@ def last_layer(classes: Mapping[str, Any]) -> str:
     return layers_with_features(classes["rows"])[-1]
 
 
-def plain_classes(classes: Mapping[str, Any]) -> list[str]:
+def plain_classes(classes: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """A table of the last layer, of at most 12 classes."""
-    layer = last_layer(classes)
-    heads, table = class_table(classes, layer)
+    layer, names = last_layer(classes), names_in(settings, classes)
+    heads, table = class_table(classes, layer, names)
     lines = [
-        f"{name} {size.rjust(19 - len(name))}" + "".join(cell.rjust(10) for cell in cells)
+        f"{with_middle_cut(one_line(name), 12).ljust(12)}{size.rjust(8)}" + "".join(cell.rjust(10) for cell in cells)
         for name, (size, *cells) in [(str(classes["of"]), heads), *table[:MOST_CLASSES]]
     ]
     if len(table) > MOST_CLASSES:
         lines.append(f"... and {len(table) - MOST_CLASSES} more in report.classes, as well as intervals and the other layers")
-    answers = class_answers(classes, layer, plural(classes["of"]))
+    answers = class_answers(classes, layer, plural(classes["of"]), names)
     where = f"Seed control at {layer} and of predictions (exact test, Holm over the {plural(classes['of'])}):"
     return [*lines, *[f"- {where}"] * bool(answers), *answers]
 
@@ -65,13 +66,14 @@ def markdown_parts(report: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     classes, inputs = report.get("classes"), report.get("inputs")
     if classes is not None:
+        class_names = names_in(report["settings"], classes)
         lines += [f"**{class_title(classes)}**", ""]
         for layer in layers_with_features(classes["rows"]):
-            heads, table = class_table(classes, layer)
+            heads, table = class_table(classes, layer, class_names)
             first = f"{classes['of']} ({as_markdown(str(layer))})"
-            lines += _markdown_table([first, *heads], [[name, *cells] for name, cells in table])
+            lines += _markdown_table([first, *heads], [[as_markdown(name), *cells] for name, cells in table])
         for layer in layers_with_features(classes["rows"]):
-            answers = class_answers(classes, layer, plural(classes["of"]))
+            answers = class_answers(classes, layer, plural(classes["of"]), class_names)
             lines += [f"- {as_markdown(f'At {layer}: ' + each[2:])}" for each in answers] + [""] * bool(answers)
     if inputs is not None:
         lines += [f"**{INPUTS}**", "", *(f"- {as_markdown(each)}" for each in input_sentences(inputs)), ""]
@@ -84,6 +86,7 @@ def markdown_parts(report: Mapping[str, Any]) -> list[str]:
             title = ", ".join(as_markdown(str(part)) for part in (*key.values(), score) if part is not None)
             doubt = "" if each["is_repeated"] else " (not shown to be repeated by another seed)"
             lines += [f"Largest parts of inputs{doubt}: {title}", ""] * bool(top)
+            top = [{**row, "label": row["label"] and numbered(row["label"], names_in(report["settings"]))} for row in top]
             lines += _markdown_table(names, [[_cell(row[name]) for name in names] for row in top]) if top else []
     return lines
 
@@ -93,7 +96,9 @@ def layers_with_features(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(row["layer"] for row in rows if row["score"] in OF_FEATURES))
 
 
-def class_table(classes: Mapping[str, Any], layer: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
+def class_table(
+    classes: Mapping[str, Any], layer: str, names: Optional[Sequence[str]]
+) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Headings, and for each class its name and cells: its size, mean scores over the pairs, and nulls, at a layer."""
     values: dict[tuple[str, int], list[float]] = {}
     for row in classes["rows"]:
@@ -109,7 +114,7 @@ def class_table(classes: Mapping[str, Any], layer: str) -> tuple[list[str], list
     for each in classes["groups"]:
         own = [of_groups.get(each["group"]) for _, of_groups in columns]
         cells = [f"{sum(of_group) / len(of_group):.3f}".replace("-0.000", "0.000") if of_group else "-" for of_group in own]
-        table.append((str(each["group"]), [str(each["inputs"]), *cells]))
+        table.append((numbered(each["group"], names), [str(each["inputs"]), *cells]))
     return ["inputs", *(head for head, _ in columns)], table
 
 
@@ -118,7 +123,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if not isinstance(value, float):
-        return str(value)
+        return as_markdown(str(value))
     # Parts of single inputs are small.
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
 

@@ -218,6 +218,7 @@ class Settings:
     by_class: bool = False
     groups_of_inputs: Optional[Tensor] = None
     by_input: bool = False
+    class_names: Optional[tuple[str, ...]] = None
 
     def __post_init__(self) -> None:
         check_choice(self.population, "population", ("all", "batch"))

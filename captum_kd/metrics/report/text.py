@@ -7,10 +7,12 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from captum_kd._utils.text import as_markdown, one_line, with_middle_cut
 from captum_kd.metrics.report.answers import PLACEBOS, SEED_CONTROL, WIDTH, answers, input_answers
+from captum_kd.metrics.report.class_names import names_in, numbered
 from captum_kd.metrics.report.nulls import BUT_ONE, Nulls, mean_nulls
-from captum_kd.metrics.report.notes import distilled_scores, near_chance, no_gain, of_sample, percent
-from captum_kd.metrics.report.verification import failed_check
+from captum_kd.metrics.report.notes import distilled_scores, of_positions, of_sample, percent
 from captum_kd.metrics.report.part_text import INPUTS, class_title, last_layer, markdown_parts, plain_classes
+from captum_kd.metrics.report.verdict import verdict
+from captum_kd.metrics.report.verification import foot
 from captum_kd.metrics.scores_table import EXPLANATIONS, OF_PREDICTIONS, OVER_PLACEBOS, PROGRESSION, SCORES, scores_of_pair
 
 MOST_MODELS = 12
@@ -59,6 +61,13 @@ BUT_ONE_ROW = (
     'Rows "but one": Students given all Bases but one. Compare these, not the row above them, with their "null": the Base '
     "left out, given the others."
 )
+HOW_TO_READ = (
+    "FSS: similarity of two representations, which are the distances between all inputs. RS: how closely a representation "
+    "follows the labels. Distilled: the part that the Student has and the Base lacks; residual: the reverse.",
+    'Compare scores with their "null" and read the tests; a score above 0 is no evidence of transfer by itself.',
+    "docs/reading.md explains these tables, docs/report.md each score, docs/inference.md the tests. Notes on this report's "
+    "numbers: report.notes.",
+)
 PLACEBO_TESTS = "Placebo Teachers: are shares and gains larger than another Teacher of this recipe would have?"
 
 
@@ -67,8 +76,9 @@ def plain(report: Mapping[str, Any]) -> str:
     rows: Sequence[Row] = report["rows"]
     given_all = {each.name for each in GIVEN_ALL_BASES}
     pairs = list(dict.fromkeys((row["student"], row["base"]) for row in rows if row["score"] not in given_all))
-    first = [*failed_check(report["settings"].get("verification")), *near_chance(rows, report["settings"]), *no_gain(rows)]
-    lines = [*_wrapped(first), *([""] * bool(first)), *_heading(report, pairs)]
+    sentences, warned, check = verdict(report), _cautions(report), report["settings"].get("verification")
+    lines = [*["Verdict"] * bool(sentences), *_wrapped(sentences), *[""] * bool(sentences)]
+    lines += [*["Cautions"] * bool(warned), *_wrapped(warned), *[""] * bool(warned), *_heading(report, pairs)]
     nulls = mean_nulls(report["seed_control"])
     if nulls:
         lines += textwrap.wrap(f"{NULL_ROW} {BUT_ONE_ROW}" if BUT_ONE in nulls else NULL_ROW, WIDTH)
@@ -84,18 +94,27 @@ def plain(report: Mapping[str, Any]) -> str:
         lines += ["", *textwrap.wrap(PLACEBOS, WIDTH), *_folded(answers(report["placebos"]["tests"]))]
     if (classes := report.get("classes")) is not None:
         title = class_title(classes, f" at {last_layer(classes)}")
-        lines += ["", *textwrap.wrap(one_line(title), WIDTH), *_folded(plain_classes(classes))]
+        lines += ["", *textwrap.wrap(one_line(title), WIDTH), *_folded(plain_classes(classes, report["settings"]))]
     if (inputs := report.get("inputs")) is not None:
         lines += ["", INPUTS, *_folded(input_answers(inputs))]
-    lines += ["", "How to read this"]
-    lines += _wrapped(note for note in report["notes"] if note not in first)
+    lines += ["", "How to read this", *_wrapped(HOW_TO_READ)]
+    if positions := of_positions(report["settings"].get("positions"), any(row["low"] is not None for row in rows)):
+        lines += _wrapped([positions])
+    if check is not None:
+        lines += _wrapped([foot(check, report["settings"]["n"])])
     return "\n".join(lines)
+
+
+def _cautions(report: Mapping[str, Any]) -> Sequence[str]:
+    """The notes that are cautions. Reports of earlier versions do not say how many are, so all are shown."""
+    notes: Sequence[str] = report["notes"]
+    return notes[: report["settings"].get("cautions", len(notes))]
 
 
 def _heading(report: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> list[str]:
     settings = report["settings"]
     counts = settings["class_counts"]
-    several = ", ".join(f"{label}: {count}" for label, count in counts.items())
+    several = ", ".join(f"{numbered(int(label), names_in(settings))}: {count}" for label, count in counts.items())
     inputs = "whole inputs"
     if settings["localize"] is not None:
         inputs = f"{percent(settings['keep'])} kept by {settings['localize']} of the {settings['localize_target']} class"
@@ -239,9 +258,10 @@ def _wrapped(sentences: Iterable[str]) -> list[str]:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The whole report in Markdown: a table of every pair, seed control, notes."""
+    """The whole report in Markdown: verdict, a table of every pair, seed control, notes."""
     rows: Sequence[Row] = report["rows"]
-    lines, nulls = [], mean_nulls(report["seed_control"])
+    sentences, nulls = verdict(report), mean_nulls(report["seed_control"])
+    lines = [*["**Verdict**", ""] * bool(sentences), *_items(sentences), *[""] * bool(sentences)]
     for title, columns in TABLES.items():
         shown = {score: head for score, head in columns.items() if any(row["score"] == score for row in rows)}
         if not shown:
@@ -269,10 +289,18 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += _similarity_tables(report["similarities"])
     for title, part in (("Seed control", "seed_control"), (PLACEBO_TESTS, "placebos")):
         if report[part] is not None:
-            lines += [f"**{title}**", "", *(f"- {as_markdown(test['sentence'])}" for test in report[part]["tests"]), ""]
+            tests = report[part]["tests"]
+            caveats = dict.fromkeys(caveat for test in tests for caveat in test["caveats"])
+            answered = [str(test["sentence"]).removesuffix(" " + " ".join(test["caveats"])) for test in tests]
+            lines += [f"**{title}**", "", *_items(answered), ""]
+            lines += [*["About these answers:", ""] * bool(caveats), *_items(caveats), *[""] * bool(caveats)]
     lines += markdown_parts(report)
-    lines += ["**Notes**", "", *(f"- {as_markdown(note)}" for note in report["notes"]), ""]
+    lines += ["**Notes**", "", *_items(report["notes"]), ""]
     return "\n".join(lines)
+
+
+def _items(sentences: Iterable[str]) -> list[str]:
+    return [f"- {as_markdown(sentence)}" for sentence in sentences]
 
 
 def _similarity_tables(similarities: Optional[Mapping[str, Any]]) -> list[str]:

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence, Union
 from captum_kd._utils.files import write_whole
 from captum_kd._utils.text import as_spreadsheet_text, encodable
 from captum_kd._utils.validation import check_choice, check_mapping, short_repr
+from captum_kd.metrics.report.class_names import class_name, names_in
+from captum_kd.metrics.report.notebook_html import notebook_html
+from captum_kd.metrics.report.saved import COLUMNS, PARTS, read_report
 from captum_kd.metrics.report.text import markdown, plain
 from captum_kd.metrics.report.verdict import verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
     from captum_kd.attr import InputMaps
     from captum_kd.page import Section
 
-COLUMNS = ("student", "base", "layer", "score", "value", "low", "high", "p_value", "n", "unique_share")
-PARTS = ("rows", "seed_control", "placebos", "classes", "inputs", "similarities", "notes", "settings")
 TABLES = {
     "rows": "",
     "classes": "Pass by_class=True or groups_of_inputs= to compare_transfer.",
@@ -111,6 +113,25 @@ class TransferReport:
         self.notes = list(notes)
         self.settings = dict(settings)
 
+    @classmethod
+    def from_json(cls, source: Union[str, "os.PathLike[str]"]) -> "TransferReport":
+        """The report that :meth:`to_json` saved.
+
+        Args:
+            source (str or PathLike): the file, or its text (which begins with ``{``).
+
+        Raises:
+            OSError: a file that cannot be read.
+            ValueError: not JSON, or not a saved report.
+            TypeError: neither a path nor a text.
+
+        Example::
+
+            >>> report.to_json("report.json")
+            >>> print(TransferReport.from_json("report.json"))
+        """
+        return cls(**read_report(source))
+
     def to_dict(self) -> dict[str, Any]:
         """A copy of all attributes in plain Python types."""
         return copy.deepcopy({name: getattr(self, name) for name in PARTS})
@@ -137,8 +158,8 @@ class TransferReport:
 
         Args:
             path (str or PathLike, optional): the file.
-            table (str): "rows", "classes" (the rows of ``classes``), "inputs" (the rows of ``inputs``) or
-                "similarities" (one record for each layer and pair of models).
+            table (str): "rows", "classes" (the rows of ``classes``), "inputs" (the rows of ``inputs``), both with a column
+                ``class_name`` if the report has class names, or "similarities" (one record for each layer and pair of models).
 
         Raises:
             ValueError: a table that this report does not have, or that does not exist.
@@ -160,14 +181,41 @@ class TransferReport:
         part: Optional[Mapping[str, Any]] = getattr(self, name)
         if part is None:
             raise ValueError(f"This report has no table {name!r}. {TABLES[name]}")
+        rows: list[dict[str, Any]]
         if name == "similarities":
-            rows: list[dict[str, Any]] = [
+            rows = [
                 {"layer": layer, "model": first, "other": second, "fss": matrix[i][j]}
                 for layer, matrix in part["layers"].items()
                 for (i, first), (j, second) in combinations(enumerate(part["models"]), 2)
             ]
             return ("layer", "model", "other", "fss"), rows
-        return list(dict.fromkeys(key for row in part["rows"] for key in row)), part["rows"]
+        names, number = names_in(self.settings, part if name == "classes" else None), "group" if name == "classes" else "label"
+        rows = part["rows"]
+        if names is not None:
+            rows = [{**row, "class_name": class_name(row[number], names)} for row in rows]
+        return list(dict.fromkeys(key for row in rows for key in row)), rows
+
+    def to_dataframe(self, table: str = "rows") -> "DataFrame":
+        """A table of :meth:`to_csv` as a pandas.DataFrame, with None for values that are not defined or were not asked for.
+
+        Args:
+            table (str): as for :meth:`to_csv`.
+
+        Raises:
+            ImportError: pandas is not installed.
+            ValueError: a table that this report does not have, or that does not exist.
+
+        Example::
+
+            >>> report.to_dataframe().pivot_table("value", "layer", "score")
+        """
+        check_choice(table, "table", list(TABLES))
+        columns, rows = self._table(table)
+        try:
+            import pandas
+        except ImportError:
+            raise ImportError("to_dataframe needs pandas, which is not installed: pip install pandas. to_csv() works without it.")
+        return pandas.DataFrame.from_records(copy.deepcopy(list(rows)), columns=list(columns))
 
     def to_markdown(self) -> str:
         """The report as Markdown: tables of every pair of models, seed control and notes."""
@@ -222,6 +270,9 @@ class TransferReport:
         if path is not None:
             write_whole(path, text)
         return text
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self.to_dict())
 
     def __str__(self) -> str:
         return plain(self.to_dict())

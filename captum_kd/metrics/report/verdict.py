@@ -75,7 +75,8 @@ class _Sentences:
         self.nulls = mean_nulls(control).get(NULL, {})
         in_pairs = [row for row in self.rows if not BY_NAME[row["score"]].needs_all_bases]
         self.students, self.bases = (list(dict.fromkeys(row[key] for row in in_pairs)) for key in ("student", "base"))
-        named = {each["group"]: each["students"] for each in (control or {}).get("groups", ())} or {None: self.students}
+        recorded = () if control is None else control.get("groups", ())
+        named = {each["group"]: each["students"] for each in recorded} or {None: self.students}
         self.groups = [_Group(_who("Student", of) if name is None else name, name, of) for name, of in named.items()]
         self.is_crowded = len(self.groups) > MOST_WITH_NUMBERS
         none = set(students_without_gain(self.rows))
@@ -91,10 +92,10 @@ class _Sentences:
             found.append("inputs were reduced by maps of their own labels, so relevance is above 0 even for untrained networks")
         near = dict.fromkeys([*at_chance(self.rows, settings), *self._inaccurate()])
         if near:
-            names = _joined(list(near)[:4] + [f"{len(near) - 4} others"] * (len(near) > 4))
+            names = _joined(list(near)[:4] + [f"{len(near) - 4} more"] * (len(near) > 4))
             them = "them" if len(near) > 1 else "it"
             found.append(f"{names} cannot be told from chance, so scores that involve {them} do not show that a task was taught")
-        if settings["n"] < FEW_INPUTS:
+        if settings.get("n", FEW_INPUTS) < FEW_INPUTS:
             found.append(f"scores of {settings['n']} inputs are mostly noise ({FEW_INPUTS} are the least, a few hundred better)")
         return f"caution: {'; '.join(found)}" if found else ""
 
@@ -148,7 +149,7 @@ class _Sentences:
         """The Teacher's part: by placebo Teachers if there are any, else over the seeds of the Base."""
         if not self._layers(SHARE):
             has_teacher = "teacher" in self.settings.get("models", {}).values()
-            return "" if has_teacher else "there is no Teacher in this report, so it does not show whether anything was transferred"
+            return "" if has_teacher else "there is no Teacher in this report, so it cannot show whether anything was transferred"
         if self.placebo_tests:
             answers = [self._of_placebos(each) for each in self.groups]
             other = [FIRST_WEIGHTS] * any(each.answer == SHOWN for each in answers)
@@ -261,15 +262,15 @@ class _Sentences:
 
     def _inaccurate(self) -> list[str]:
         """Models whose accuracy is within two standard errors of that of naming the most frequent class."""
-        chance, n = self._chance(), self.settings["n"]
-        bound = chance + 2 * (chance * (1 - chance) / n) ** 0.5
         names = {"accuracy_student": "student", "accuracy_base": "base"}
         found = {
             row[names[row["score"]]] if row["score"] in names else "the Teacher": row["value"]
             for row in self.rows
             if row["score"] in (*names, "accuracy_teacher") and row["value"] is not None
         }
-        return [name for name, value in found.items() if value <= bound]
+        chance = self._chance()
+        error = (chance * (1 - chance) / max(1, sum(self.settings["class_counts"].values()))) ** 0.5
+        return [name for name, value in found.items() if value <= chance + 2 * error]
 
     def _chance(self) -> float:
         """The accuracy of always naming the most frequent class."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import mean
+from typing import Iterable, Optional
 
 from distillation.outcomes import Record
 from distillation.tables.table import Cell, Table, spread
@@ -37,19 +38,25 @@ def localization(record: Record) -> Table:
             continue
         area, number = found[0]["mask_area"], found[0]["number"]
         for name in found[0]["maps"]:
-            energy, hit = ([each["maps"][name][score][0] for each in found] for score in ("energy_share", "pointing_game"))
+            energy, hit = (_known(each["maps"][name][score] for each in found) for score in ("energy_share", "pointing_game"))
             empty = sum(each["maps"][name]["empty_maps"] for each in found)
             rows.append([group["name"], name, len(found), *spread(energy), *spread(hit), empty])
         for name in found[0]["differences"]:
             rows.append(
-                [group["name"], name, len(found), *spread([each["differences"][name][0] for each in found]), None, None, None]
+                [group["name"], name, len(found), *spread(_known(each["differences"][name] for each in found)), None, None, None]
             )
     return Table(
         "localization",
         f"Maps on {record['evidence']}",
         f"Share of a map's positive values there, and how often its maximum is there, over {number} {record['unit']}. There "
-        f"is {area:.1%} of an input on average. Means and SD over pairs of a Student and a Base; report.json has the standard "
-        f"errors over {record['unit']}.",
+        f"is {area:.1%} of an input on average. The last column counts maps without positive values, which have no share: they "
+        "are left out of the energy, and of its difference between two maps. Means and SD over pairs of a Student and a Base; "
+        f"report.json has the standard errors over {record['unit']}.",
         ["group", "map", "pairs", "energy", "energy SD", "maximum", "maximum SD", "maps without positive values"],
         rows,
     )
+
+
+def _known(estimates: Iterable[tuple[Optional[float], Optional[float]]]) -> list[float]:
+    """The means of estimates that have one."""
+    return [value for value, _ in estimates if value is not None]

@@ -73,7 +73,9 @@ def test_markdown_has_a_line_for_every_pair_and_layer(report):
     assert text.count("| kd 2 | base \\| 2 | conv3 |") == 3  # scores, the Teacher's, progression
     value = by_score(report, "conv3", "kd 2", "base | 2")["rs_distilled"]["value"]
     assert f"{value:.3f}" in text
-    assert report.seed_control["tests"][0]["sentence"] in text
+    test = report.seed_control["tests"][0]
+    assert "- " + test["sentence"].removesuffix(" " + " ".join(test["caveats"])) in text.splitlines()
+    assert all(text.count(f"- {caveat}") == 1 for caveat in test["caveats"])
 
 
 @pytest.mark.parametrize("students", [1, 3])
