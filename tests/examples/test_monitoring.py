@@ -15,6 +15,7 @@ from torch import nn
 
 from captum_kd.monitor import TransferMonitor
 
+
 def setup(output: Path, kind: str = "attention") -> tuple[training.TrainingSetup, Any]:
     chosen = settings(output, augmentation="paper")
     teacher, base, student = (Small(seed=seed) for seed in (5, 6, 0))

@@ -47,7 +47,7 @@ def plain_classes(classes: Mapping[str, Any], settings: Mapping[str, Any]) -> li
     layer, names = last_layer(classes), names_in(settings, classes)
     heads, table = class_table(classes, layer, names)
     lines = [
-        f"{with_middle_cut(one_line(name), 12).ljust(12)}{size.rjust(8)}" + "".join(cell.rjust(10) for cell in cells)
+        with_middle_cut(one_line(name), 19 - len(size)).ljust(20 - len(size)) + size + "".join(cell.rjust(10) for cell in cells)
         for name, (size, *cells) in [(str(classes["of"]), heads), *table[:MOST_CLASSES]]
     ]
     if len(table) > MOST_CLASSES:
