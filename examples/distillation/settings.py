@@ -136,6 +136,13 @@ class Settings:
     test_images: int = _option("held-out images for scores, at most", _at_least(5))
     map_images: int = _option("of them, those for maps and keep curves, at most", _at_least(2))
     references: int = _option("held-out images of UniCAM's reference population, at most", _at_least(4))
+    monitor_images: int = field(
+        default=256,
+        metadata={
+            "help": "held-out images on which Students, and Bases after the first, are measured after each epoch; 0: none",
+            "type": _at_least(0, 4096),
+        },
+    )
     rows: int = _option("rows of the figures of maps", _at_least(1))
     # How.
     teacher_epochs: int = _option("epochs of the Teacher", _at_least(1))
