@@ -35,6 +35,7 @@ def report_page(
     scores, parts = score_tables(content), part_tables(content)
     notes = content["notes"][first:]
     own = [
+        *(section for section in sections if section.place == "verdict"),
         *_section("Answers", answers, "verdict"),
         *_section("Figures of the report", report_figures(content, curves), "curves"),
         *_section("Scores", [Folded(table.title or "", [table]) for table in scores], "tables"),
@@ -48,7 +49,7 @@ def report_page(
         verdict=report.verdict,
         cautions=content["notes"][:first],
         explorer_of=None if maps is None else (maps, content["inputs"]),
-        sections=[*own, *sections],
+        sections=[*own, *(section for section in sections if section.place != "verdict")],
         downloads=_downloads(report),
     )
 
