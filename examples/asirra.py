@@ -13,8 +13,15 @@ Takes about 15 minutes on two cores; docs/experiments.md says what the paper's p
 
 from __future__ import annotations
 
+import sys
 from typing import Optional, Sequence
 
+from distillation.opening import announce
+
+if __name__ == "__main__":
+    announce(__doc__)  # before the imports that take seconds
+
+from distillation.command_line import exit_status
 from distillation.data.petimages import read_petimages
 from distillation.outcomes import Record
 from distillation.photographs import run_photographs
@@ -26,4 +33,4 @@ def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main()))

@@ -13,9 +13,16 @@ Takes about 25 minutes on two cores; docs/experiments.md says what the paper's p
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
+from distillation.opening import announce
+
+if __name__ == "__main__":
+    announce(__doc__)  # before the imports that take seconds
+
+from distillation.command_line import exit_status
 from distillation.data.cifar10 import read_cifar10
 from distillation.data.pool import Pool
 from distillation.outcomes import Record
@@ -33,4 +40,4 @@ def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main()))

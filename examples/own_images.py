@@ -13,8 +13,15 @@ Takes minutes on two cores with a few thousand images.
 
 from __future__ import annotations
 
+import sys
 from typing import Optional, Sequence
 
+from distillation.opening import announce
+
+if __name__ == "__main__":
+    announce(__doc__)  # before the imports that take seconds
+
+from distillation.command_line import exit_status
 from distillation.data.image_folder import read_image_folder
 from distillation.outcomes import Record
 from distillation.photographs import run_photographs
@@ -28,4 +35,4 @@ def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main()))

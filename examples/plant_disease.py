@@ -13,8 +13,15 @@ Takes about 5 minutes on two cores with a few hundred images; docs/experiments.m
 
 from __future__ import annotations
 
+import sys
 from typing import Optional, Sequence
 
+from distillation.opening import announce
+
+if __name__ == "__main__":
+    announce(__doc__)  # before the imports that take seconds
+
+from distillation.command_line import exit_status
 from distillation.data.plantvillage import read_plantvillage
 from distillation.outcomes import Record
 from distillation.photographs import run_photographs
@@ -26,4 +33,4 @@ def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main()))

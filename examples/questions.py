@@ -15,11 +15,17 @@ Takes about 15 minutes on two cores.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Optional, Sequence
 
-from distillation.command_line import parser_of, run_example
+from distillation.opening import announce
+
+if __name__ == "__main__":
+    announce(__doc__)  # before the imports that take seconds
+
+from distillation.command_line import exit_status, parser_of, run_example
 from distillation.data.questions import questions_task
 from distillation.data.sources import ENVIRONMENT, find
 from distillation.encoders import SMALL, Encoders, open_tokenizer
@@ -69,4 +75,4 @@ def main(argv: Optional[Sequence[str]] = None) -> Optional[Record]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main()))

@@ -200,7 +200,7 @@ def _draw(axis: Axes, found: Sequence[_Class]) -> None:
                 "no score", (0.01, place), xycoords=("axes fraction", "data"), fontsize=TEXT_SIZE, color="0.45", va="center"
             )
         else:
-            axis.plot(each.compared, place, zorder=3, **SQUARE)
+            axis.plot(each.compared, place, zorder=3, label="to compare with", **SQUARE)
             axis.plot(each.value, place, "o", color=GREEN, markersize=4.5, markeredgewidth=0.0, zorder=4)
     prepare_axis(axis)
     axis.grid(False, axis="y")

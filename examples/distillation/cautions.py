@@ -1,4 +1,4 @@
-"""Cautions that a reader needs before any score: networks at chance, and Students that are no better than Bases."""
+"""Cautions that a reader needs before any score: networks at chance, and Teachers and Students no better than Bases."""
 
 from __future__ import annotations
 
@@ -8,29 +8,34 @@ from typing import Sequence
 from distillation.outcomes import Record, members_of
 from distillation.plan import BASE
 
-__all__ = ["cautions"]
+__all__ = ["cautions", "failures"]
 
 STANDARD_ERRORS = 2.0
 """An accuracy must exceed chance by so many standard errors."""
 
 
-def cautions(record: Record) -> list[str]:
-    """Sentences about the accuracies of a run; none if all networks learned and all techniques helped.
+def failures(record: Record) -> list[str]:
+    """Sentences about trainings that failed, after which no score says anything about distillation; none if all learned.
 
-    Networks that are meant to be untrained are left out of the first, and controls out of the second.
+    Networks that are meant to be untrained are left out, and controls, which may learn nothing.
     """
-    found = []
-    untrained = [guide["name"] for guide in record["plan"]["guides"] if not guide["trained"]]
-    members = {title: names for title, names in members_of(record["plan"]).items() if title not in untrained}
-    at_chance = [text for title, names in members.items() for text in _at_chance(record, title, names)]
-    if at_chance:
-        chance = mean(fold["chance"] for fold in record["folds"])
-        found.append(
-            f"At chance: {', '.join(at_chance)}. Always naming the most frequent class is right in {chance:.3f} of the held-out "
-            f"{record['unit']}, and these networks do not exceed it by two standard errors. Their scores, shares and maps say "
-            f"nothing about distillation. Train longer, on more {record['unit']}, or with another learning rate."
-        )
-    of_bases = _mean_accuracy(record, members[BASE])
+    controls = [group["name"] for group in record["plan"]["groups"] if group["is_control"]]
+    trained = _trained(record)
+    found = _sentence_on_chance(record, [title for title in trained if title not in controls])
+    of_bases = _mean_accuracy(record, trained[BASE])
+    n = sum(fold["images"]["held_out"] for fold in record["folds"])
+    bound = of_bases - STANDARD_ERRORS * (of_bases * (1 - of_bases) / n) ** 0.5
+    worse = [name for name in _teachers(record) if _mean_accuracy(record, [name]) < bound]
+    return found + ([_no_better_teacher(record, worse)] if worse else [])
+
+
+def cautions(record: Record) -> list[str]:
+    """Sentences about the accuracies of a run, failures first; none if all networks learned and all techniques helped."""
+    trained = _trained(record)
+    found = _sentence_on_chance(record, list(trained))
+    of_bases = _mean_accuracy(record, trained[BASE])
+    if no_better := [name for name in _teachers(record) if _mean_accuracy(record, [name]) <= of_bases]:
+        found.append(_no_better_teacher(record, no_better))
     means = {
         group["name"]: _mean_accuracy(record, group["students"]) for group in record["plan"]["groups"] if not group["is_control"]
     }
@@ -41,6 +46,38 @@ def cautions(record: Record) -> list[str]:
             "these Students have and the Bases lack has not made them better at the task."
         )
     return found
+
+
+def _trained(record: Record) -> dict[str, list[str]]:
+    """Names of the networks that are trained, by what they are."""
+    untrained = [guide["name"] for guide in record["plan"]["guides"] if not guide["trained"]]
+    return {title: names for title, names in members_of(record["plan"]).items() if title not in untrained}
+
+
+def _teachers(record: Record) -> list[str]:
+    """Names of the Teachers from which the Students of a technique learn."""
+    return list(dict.fromkeys(group["guide"] for group in record["plan"]["groups"] if not group["is_control"]))
+
+
+def _sentence_on_chance(record: Record, titles: Sequence[str]) -> list[str]:
+    trained = _trained(record)
+    at_chance = [text for title in titles for text in _at_chance(record, title, trained[title])]
+    if not at_chance:
+        return []
+    chance = mean(fold["chance"] for fold in record["folds"])
+    return [
+        f"At chance: {', '.join(at_chance)}. Always naming the most frequent class is right in {chance:.3f} of the held-out "
+        f"{record['unit']}, and these networks do not exceed it by two standard errors. Their scores, shares and maps say "
+        f"nothing about distillation. Train longer, on more {record['unit']}, or with another learning rate."
+    ]
+
+
+def _no_better_teacher(record: Record, teachers: Sequence[str]) -> str:
+    each = ", ".join(f"{name} {_mean_accuracy(record, [name]):.3f}" for name in teachers)
+    return (
+        f"No better Teacher: the mean accuracy of the Bases is {_mean_accuracy(record, _trained(record)[BASE]):.3f}, that of "
+        f"{each}. Such a Teacher has little to give: train it longer, on more {record['unit']}, or take a larger one."
+    )
 
 
 def _at_chance(record: Record, title: str, names: Sequence[str]) -> list[str]:

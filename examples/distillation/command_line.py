@@ -7,6 +7,7 @@ import io
 import sys
 from typing import Callable, Optional
 
+from distillation.cautions import failures
 from distillation.checkpoints import FOLDER, CheckpointError
 from distillation.experiment import run
 from distillation.networks import WeightsError
@@ -19,10 +20,21 @@ from distillation.task import DataError, Task
 from distillation.text import printable
 from distillation.training import TrainingError
 
-__all__ = ["INTERRUPTED", "parser_of", "run_example"]
+__all__ = ["FAILED", "INTERRUPTED", "exit_status", "parser_of", "run_example"]
 
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C stopped."""
+
+FAILED = 3
+"""Exit status of a run that ended with networks that did not learn, or with a Teacher worse than the Bases."""
+
+EPILOG = f"""\
+exit status:
+  0    finished
+  2    refused or broken off: the last line says why and what to do; also if a loss is not finite in the end
+  {FAILED}    finished, but a training failed: networks at chance, or a Teacher worse than the Bases
+  {INTERRUPTED}  stopped by Ctrl-C
+"""
 
 
 def parser_of(
@@ -30,7 +42,7 @@ def parser_of(
 ) -> argparse.ArgumentParser:
     """A parser with the options that all examples have; its help begins with the script's own words."""
     parser = argparse.ArgumentParser(
-        description=(documentation or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+        description=(documentation or "").strip(), epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     if example not in ONE_PROFILE:
         parser.add_argument(
@@ -53,7 +65,6 @@ def run_example(
         # Names of files and classes may hold what cannot be encoded; standard error escapes it anyway.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        print(parser.description, flush=True)
         with claimed(settings, arguments.resume, arguments.overwrite):
             task, plan = make(settings)
             return run(task, plan, settings, progress=not arguments.no_progress, resume=arguments.resume)
@@ -71,3 +82,8 @@ def run_example(
             way_on = f"What is trained is in {kept}; the same command with --resume goes on from there."
         parser.exit(INTERRUPTED, f"\n{parser.prog}: stopped. {way_on}\n")
     parser.exit(2, f"{parser.prog}: error: {printable(reason)}\n")
+
+
+def exit_status(record: Optional[Record]) -> int:
+    """0, or ``FAILED`` if a training failed; of None, which processes that do not report return, 0."""
+    return FAILED if record is not None and failures(record) else 0

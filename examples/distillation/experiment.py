@@ -17,6 +17,7 @@ from distillation.monitoring import monitor_of
 from distillation.networks import IMAGE_NETWORKS, Networks
 from distillation.outcomes import Record
 from distillation.plan import Plan, Training
+from distillation.progress import Progress
 from distillation.randomness import derived, own_randomness
 from distillation.record import fingerprint, record_of
 from distillation.results import print_results, result_files, write_results
@@ -42,7 +43,7 @@ def run(task: Task, plan: Plan, settings: Settings, *, progress: bool = True, re
         task: the data.
         plan: who is trained, and by whom.
         settings: everything else.
-        progress: whether to draw progress bars.
+        progress: whether to show progress.
         resume: whether to go on with the run that is in the output folder. What is trained is loaded, what is half
             trained is trained on, with the result of a run without a break.
 
@@ -68,18 +69,20 @@ def _run(task: Task, plan: Plan, settings: Settings, progress: bool, resume: boo
     begin(settings, fingerprint(task), files_of(task, plan, settings), resume)
     check_space(task, plan, settings)
     start = time.perf_counter()
-    trained = [train(task, plan, fold, number, settings, progress, resume) for number, fold in enumerate(task.folds)]
-    if not is_main_process():
-        return None
-    seconds = {"training": time.perf_counter() - start}
-    start = time.perf_counter()
-    measured = [measure(each.networks, plan, fold, settings, progress) for fold, each in zip(task.folds, trained)]
-    seconds["measuring"] = time.perf_counter() - start
-    histories, monitored = [each.histories for each in trained], [each.monitored for each in trained]
-    record = record_of(task, plan, settings, histories, monitored, measured, seconds)
-    tables = tables_of(record, measured)
-    write_results(settings.output, task, record, tables, measured, settings.rows)
-    print_results(record, tables)
+    with Progress(work(task, plan, settings), progress and is_main_process()) as shown:
+        trained = [train(task, plan, fold, number, settings, shown, resume) for number, fold in enumerate(task.folds)]
+        if not is_main_process():
+            return None
+        seconds = {"training": time.perf_counter() - start}
+        start = time.perf_counter()
+        measured = [measure(each.networks, plan, fold, settings, shown) for fold, each in zip(task.folds, trained)]
+        seconds["measuring"] = time.perf_counter() - start
+        shown.stage("Writing tables, figures and the page")
+        histories, monitored = [each.histories for each in trained], [each.monitored for each in trained]
+        record = record_of(task, plan, settings, histories, monitored, measured, seconds)
+        tables = tables_of(record, measured)
+        write_results(settings.output, task, record, tables, measured, settings.rows)
+    print_results(record, tables, measured)
     return record
 
 
@@ -92,7 +95,7 @@ class TrainedFold(NamedTuple):
 
 
 def train(
-    task: Task, plan: Plan, fold: Fold, number: int, settings: Settings, progress: bool, resume: bool
+    task: Task, plan: Plan, fold: Fold, number: int, settings: Settings, progress: Progress, resume: bool
 ) -> TrainedFold:
     """Trains all networks of one fold: guides, Bases, Students. Each starts from a seed of its own."""
     found = TrainedFold({}, {}, {})
@@ -103,7 +106,9 @@ def train(
         if training.is_trained:
             setup = _setup(task, plan, number, training, networks, settings, settings.weights)
             monitor = monitor_of(training, networks, plan, fold, settings)
-            done = fit(setup, progress=progress, resume=resume, monitor=monitor)
+            progress.begin(setup.name)
+            done = fit(setup, moved=progress.moved, resume=resume, monitor=monitor)
+            progress.finished(done.history[-1]["validation_accuracy"])
             networks[training.name], found.histories[training.name] = done.network, done.history
             found.monitored[training.name] = done.monitored
         else:
@@ -113,6 +118,18 @@ def train(
             # Without statistics of its batch normalization a deep network's outputs would be the same throughout, or immense.
             update_bn(fold.teacher_train[:CALIBRATION].batches(BATCH, settings.image_size), network.to(device), device)
             networks[training.name] = network.eval()
+    return found
+
+
+def work(task: Task, plan: Plan, settings: Settings) -> dict[str, float]:
+    """The work of each training by the network's full name, in images of all epochs."""
+    found = {}
+    for number, fold in enumerate(task.folds):
+        for training in plan.trainings(settings.seeds):
+            images = settings.teacher_epochs * len(fold.teacher_train) if training.is_guide else settings.epochs * len(fold.train)
+            if training.is_trained:
+                # The guide's answers take about half as long as a step of the network that learns.
+                found[full_name(task, number, training.name)] = images * (1.5 if training.technique else 1.0)
     return found
 
 

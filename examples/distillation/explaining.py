@@ -40,7 +40,6 @@ def maps_of(
     inputs: Inputs,
     answers: tuple[Tensor, Tensor],
     reference: Examples,
-    progress: bool,
 ) -> dict[str, Tensor]:
     """Maps of the same inputs at one layer, each (N, 1, h, w), of texts (N, 1, T), and signed, on the CPU.
 
@@ -59,12 +58,11 @@ def maps_of(
         inputs: N images or texts that are explained.
         answers: (N,) labels that the Student and the Base predict for them.
         reference: labeled examples that are none of these.
-        progress: whether to draw bars.
     """
     device = next(student.parameters()).device
     inputs = on_device(inputs, device)
     of_student, of_base = (labels.to(device) for labels in answers)
-    options: dict[str, Any] = {"internal_batch_size": BATCH, "show_progress": progress}
+    options: dict[str, Any] = {"internal_batch_size": BATCH}
 
     unicam, population = _unicam(student, base, layer, reference, inputs)
     integrated = unicam.attribute_transfer(inputs, of_student, reference=population, n_steps=N_STEPS, **options)
@@ -87,7 +85,6 @@ def net_maps_of_bases(
     inputs: Inputs,
     predictions: Mapping[str, Tensor],
     reference: Examples,
-    progress: bool,
 ) -> dict[str, Tensor]:
     """For each Base its net map with the next Base in the Student's place: what net maps show without a Teacher.
 
@@ -99,7 +96,6 @@ def net_maps_of_bases(
         inputs: N images or texts that are explained.
         predictions: by network, (N,) labels that it predicts for them.
         reference: labeled examples that are none of these.
-        progress: whether to draw bars.
     """
     names = list(bases)
     found = {}
@@ -109,7 +105,7 @@ def net_maps_of_bases(
         unicam, population = _unicam(bases[other], bases[base], layer, reference, moved)
         integrated = unicam.attribute_transfer(
             moved, predictions[other].to(device), reference=population, n_steps=N_STEPS,
-            internal_batch_size=BATCH, show_progress=progress,
+            internal_batch_size=BATCH,
         )  # fmt: skip
         found[base] = integrated.net.detach().cpu()
     return found
@@ -199,7 +195,7 @@ def mean_and_error(values: Tensor) -> tuple[Optional[float], Optional[float]]:
 
 
 def keep_curves(
-    student: nn.Module, inputs: Inputs, shown: Examples, maps: Mapping[str, Tensor], progress: bool
+    student: nn.Module, inputs: Inputs, shown: Examples, maps: Mapping[str, Tensor]
 ) -> dict[str, KeepCurve]:
     """Accuracy of the Student on examples of which only the most salient part is kept, by each map and by chance. Of texts
     the other tokens become the mask token, or padding; tokens such as [CLS] stay, and one more curve keeps the first words."""
@@ -215,5 +211,5 @@ def keep_curves(
         chosen[FIRST_WORDS] = -torch.arange(distilled.shape[-1]).to(distilled).expand_as(distilled)
     return keep_curve(
         student, on_device(inputs, device), shown.labels.to(device), chosen, max_examples_per_batch=BATCH,
-        show_progress=progress, **options,
+        show_progress=False, **options,
     )  # fmt: skip

@@ -32,13 +32,13 @@ def blocks(network: nn.Module, stages: Sequence[str]) -> list[str]:
 
 
 def layer_matches(
-    networks: Mapping[str, nn.Module], names: Sequence[str], teacher: str, plan: Plan, batches: Batches, progress: bool
+    networks: Mapping[str, nn.Module], names: Sequence[str], teacher: str, plan: Plan, batches: Batches
 ) -> dict[str, LayerSimilarity]:
     """Similarity of all blocks of some networks with all blocks of their Teacher, by the network's name."""
     of_teacher = blocks(networks[teacher], plan.guide_layers)
     return {
         name: layer_similarity(
-            networks[name], networks[teacher], blocks(networks[name], plan.layers), of_teacher, batches, show_progress=progress
+            networks[name], networks[teacher], blocks(networks[name], plan.layers), of_teacher, batches, show_progress=False
         )
         for name in names
     }
@@ -51,11 +51,10 @@ def embeddings(
     plan: Plan,
     examples: Examples,
     settings: Settings,
-    progress: bool,
 ) -> InputEmbeddings:
     """The first inputs as points by the features of the Teacher and of some networks, at the last compared layer."""
     at = {teacher: plan.guide_layers[-1], **{name: plan.layers[-1] for name in names}}
     found: InputEmbeddings = input_embeddings(
-        {name: networks[name] for name in at}, at, Batches(examples[:EMBEDDED], settings.image_size), show_progress=progress
+        {name: networks[name] for name in at}, at, Batches(examples[:EMBEDDED], settings.image_size), show_progress=False
     )
     return found

@@ -49,7 +49,7 @@ class TrainingSetup:
     """Everything that decides the result of one training.
 
     Attributes:
-        name: of the network, for the progress bar and the files; no two trainings of a run may share it.
+        name: of the network, for the files; no two trainings of a run may share it.
         network: is trained in place.
         train: images to learn from.
         validation: images for the loss and accuracy after each epoch; they decide nothing.
@@ -139,8 +139,6 @@ class Learner(lightning.LightningModule):
             loss = self.technique(inputs, logits, labels)
         right = (logits.detach().argmax(1) == labels).sum()
         self._trained.append(torch.stack([loss.detach() * len(labels), right, right.new_tensor(len(labels))]))
-        self.log("loss", loss.detach(), prog_bar=True, logger=False)
-        self.log("accuracy", right / len(labels), prog_bar=True, logger=False)
         return loss
 
     def validation_step(self, batch: tuple[Inputs, Tensor], batch_idx: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Mapping, Optional, cast
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from captum_kd.metrics import KeepCurve
 from distillation.explaining import NULL, keep_curves, localization, maps_of, net_maps_of_bases, token_localization
 from distillation.plan import Group, Plan
+from distillation.progress import Progress
 from distillation.scoring import Scores, score
 from distillation.settings import Settings
 from distillation.task import Examples, Fold, Inputs
@@ -64,7 +66,7 @@ class Measurements:
 
 
 def measure(
-    networks: Mapping[str, nn.Module], plan: Plan, fold: Fold, settings: Settings, progress: bool
+    networks: Mapping[str, nn.Module], plan: Plan, fold: Fold, settings: Settings, progress: Progress
 ) -> Measurements:
     """Predicts, scores and explains the fold's held-out images."""
     predictions = {name: predict(network, fold.test, settings.image_size) for name, network in networks.items()}
@@ -75,7 +77,8 @@ def measure(
     scores = score(networks, plan, examples, settings, progress)
     answers = {name: labels[: len(shown)] for name, labels in predictions.items()}
     bases = {name: networks[name] for name in plan.bases(settings.seeds)}
-    nulls = net_maps_of_bases(bases, plan.layers[-1], inputs, answers, fold.reference, progress)
+    progress.stage("Measuring maps of Bases")
+    nulls = net_maps_of_bases(bases, plan.layers[-1], inputs, answers, fold.reference)
     return Measurements(
         examples,
         shown,
@@ -85,7 +88,7 @@ def measure(
         [
             _explain(networks, plan, group, (student, base), inputs, shown, answers, nulls.get(base), fold.reference, progress)
             for group in plan.groups
-            for student, base in zip(group.students(settings.seeds), bases)
+            for student, base in islice(zip(group.students(settings.seeds), bases), settings.map_pairs)
         ],
     )
 
@@ -100,15 +103,16 @@ def _explain(
     answers: Mapping[str, Tensor],
     null: Optional[Tensor],
     reference: Examples,
-    progress: bool,
+    progress: Progress,
 ) -> PairMaps:
     student, base = pair
+    progress.stage(f"Measuring maps and keep curves of {student}")
     trio = networks[student], networks[base], networks[group.teacher]
     layers = plan.layers[-1], plan.guide_layers[-1]
-    maps = maps_of(*trio, *layers, inputs, (answers[student], answers[base]), reference, progress)
+    maps = maps_of(*trio, *layers, inputs, (answers[student], answers[base]), reference)
     if null is not None:
         maps[NULL] = null
-    curves = keep_curves(networks[student], inputs, shown, maps, progress)
+    curves = keep_curves(networks[student], inputs, shown, maps)
     if isinstance(inputs, dict):
         return PairMaps(group, student, base, maps, curves, token_localization(maps, cast(Tensor, shown.masks), inputs))
     return PairMaps(

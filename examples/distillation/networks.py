@@ -101,6 +101,7 @@ class ResNet(models.ResNet):
 
 
 SMALL: dict[str, tuple[tuple[int, int, int], int]] = {
+    "resnet-xs": ((8, 16, 32), 1),
     "resnet-s": ((12, 24, 48), 1),
     "resnet-m": ((24, 48, 96), 1),
     "resnet-l": ((32, 64, 128), 1),

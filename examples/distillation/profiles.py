@@ -39,6 +39,7 @@ QUICK = Settings(
     train_images=10_000,
     test_images=1000,
     map_images=200,
+    map_pairs=1000,
     references=256,
     rows=6,
     teacher_epochs=8,
@@ -86,9 +87,9 @@ DIFFERENCES: dict[str, dict[str, dict[str, Any]]] = {
         # One technique, and one thread: networks this small gain little from more, lose much on a busy machine, and so
         # repeat on any number of cores.
         "quickstart": {
-            "seeds": 2, "techniques": ("response",), "teacher": "resnet-m", "teacher_images": 3000, "train_images": 1000,
-            "test_images": 500, "map_images": 200, "teacher_epochs": 4, "epochs": 12, "batch_size": 32,
-            "augmentation": "none", "threads": 1,
+            "seeds": 5, "techniques": ("response",), "teacher": "resnet-m", "student": "resnet-xs", "teacher_images": 3000,
+            "train_images": 1000, "test_images": 500, "map_pairs": 2, "teacher_epochs": 4, "epochs": 12, "augmentation": "none",
+            "threads": 1,
         },
         "asirra": {"image_size": 48, "references": 64, "teacher_epochs": 16, "epochs": 16, "batch_size": 32},
         # Some classes have a few dozen images, in the whole data set as well: half of them are held out.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Sequence
 
@@ -12,7 +14,7 @@ from distillation.cautions import cautions
 from distillation.figures import picture_names, pictures_of
 from distillation.files import whole_file, write_text
 from distillation.measuring import Measurements
-from distillation.outcomes import Record, score_rows
+from distillation.outcomes import WHOLE, Record, score_rows
 from distillation.page import page
 from distillation.plan import Plan
 from distillation.tables import TABLES, Table
@@ -22,6 +24,9 @@ from distillation.text import as_spreadsheet_text, printable
 __all__ = ["print_results", "result_files", "write_results"]
 
 DPI = 150
+
+WIDTH = 100
+"""Columns of sentences, in terminals that are as wide."""
 
 COLUMNS = (
     "fold", "group", "student", "base", "teacher", "view", "formula", "layer", "score", "value", "low", "high", "p_value",
@@ -52,8 +57,8 @@ def write_results(
         path = folder / "figures" / f"{name}.png"
         with whole_file(path) as file:
             figure.savefig(file, dpi=DPI, format="png")
-        pictures.append((name, caption, path))
-    write_text(folder / "index.html", page(record, tables, pictures))
+        pictures.append((name, caption, figure))
+    write_text(folder / "index.html", page(task, record, tables, pictures, measured))
 
 
 def _scores_csv(record: Record) -> str:
@@ -65,36 +70,30 @@ def _scores_csv(record: Record) -> str:
     return text.getvalue()
 
 
-def print_results(record: Record, tables: Sequence[Table]) -> None:
-    """The tables that fit a terminal, and where the rest is."""
+def print_results(record: Record, tables: Sequence[Table], measured: Sequence[Measurements]) -> None:
+    """Cautions, accuracy, the verdict on the scores of each Teacher and fold, and where the rest is."""
     print(f"\n{printable(record['task'])}")
     for caution in cautions(record):
-        print(f"CAUTION. {printable(caution)}")
-    for note in record["notes"]:
-        print(f"- {printable(note)}")
+        print(_filled(f"CAUTION. {caution}"))
     for table in tables:
-        if table.is_detail:
-            continue
-        if not table.name.startswith(("scores_", "teacher_share_")):
+        if table.name == "accuracy":
             print(f"\n{table.title}\n{table.note}")
             _print(table)
-        else:
-            print(f"\n{table.title}: means over pairs")
-            _print(_without_spread(table))
+    reports = [(number, scores) for number, found in enumerate(measured, start=1) for scores in found.scores]
+    for number, scores in reports:
+        fold = f"fold {number}, " if len(measured) > 1 else ""
+        print(f"\nVerdict ({fold}{printable(scores.teacher)})" if len(reports) > 1 else "\nVerdict")
+        report = scores.reports[WHOLE]
+        for sentence in [] if report is None else report.verdict:
+            print(_filled(f"- {sentence}"))
     seconds = record["seconds"]
     print(f"\n{seconds['training']:.0f} s of training, {seconds['measuring']:.0f} s of measuring.")
-    print(f"Everything is in {printable(str(record['settings']['output']))}; open index.html there.")
+    print(f"Maps, figures and all tables are on one page: {printable(str(Path(record['settings']['output']) / 'index.html'))}")
 
 
-def _without_spread(table: Table) -> Table:
-    keep = [place for place, column in enumerate(table.columns) if not column.endswith((" SD", " published"))]
-    return Table(
-        table.name,
-        table.title,
-        table.note,
-        [table.columns[place] for place in keep],
-        [[row[place] for place in keep] for row in table.rows],
-    )
+def _filled(text: str) -> str:
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 1)).columns)
+    return textwrap.fill(printable(text), width, subsequent_indent="  ")
 
 
 def _print(table: Table) -> None:

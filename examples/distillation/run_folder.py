@@ -43,7 +43,7 @@ OWN = re.compile(
 """Names that a run gives to its files. Nothing else is ever removed, whatever run.json says."""
 
 FREE_TO_CHANGE = {
-    "output", "rows", "test_images", "map_images", "threads", "accelerator", "devices", "strategy",
+    "output", "rows", "test_images", "map_images", "map_pairs", "threads", "accelerator", "devices", "strategy",
     "seeds", "techniques", "controls", "placebos", "random_placebos",
 }  # fmt: skip
 """Settings that a resumed run may have anew: none of them says how a network is trained on what. So a finished run can

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Mapping, Optional
 
 import torch
@@ -18,6 +19,7 @@ from distillation.data.questions import Texts
 from distillation.layers import embeddings, layer_matches
 from distillation.outcomes import RANDOM, SALIENT, SECOND, WHOLE
 from distillation.plan import Plan
+from distillation.progress import Progress
 from distillation.settings import Settings
 from distillation.task import Batches, Examples
 
@@ -55,7 +57,7 @@ class Scores:
 
 
 def score(
-    networks: Mapping[str, nn.Module], plan: Plan, examples: Examples, settings: Settings, progress: bool
+    networks: Mapping[str, nn.Module], plan: Plan, examples: Examples, settings: Settings, progress: Progress
 ) -> list[Scores]:
     """Scores every Student against every Base, with seed control of each group where there is more than one Base. Then
     Students of the techniques are also scored against Students of a second Teacher, if these were trained, and with placebo
@@ -66,13 +68,14 @@ def score(
         plan: who was taught by whom.
         examples: held-out images.
         settings: seeds and size of the images.
-        progress: whether to draw bars.
+        progress: says what is measured.
     """
     found = []
     for teacher in plan.teachers:
+        progress.stage(f"Measuring scores with {teacher}")
         groups = {group.name: group.students(settings.seeds) for group in plan.groups_of(teacher)}
         bases = plan.bases(settings.seeds)
-        compare = partial(_compare, networks, plan, teacher, examples, settings, progress)
+        compare = partial(_compare, networks, plan, teacher, examples, settings)
         mask_token = examples.source.mask if isinstance(examples, Texts) else None
         reports: dict[str, Optional[TransferReport]] = {
             WHOLE: compare(
@@ -86,7 +89,9 @@ def score(
         taught = {group.name: groups[group.name] for group in plan.groups_of(teacher) if not group.is_control}
         if plan.second is not None and taught and len(bases) > 1:
             reports[SECOND] = compare(taught, plan.second.students(settings.seeds), plan.placebos)
+        progress.stage("Measuring the published formula")
         published = [] if isinstance(examples, Texts) else _published(networks, bases, plan, groups, examples, settings)
+        progress.stage("Measuring similarity of layers")
         first = [bases[0], *(names[0] for names in groups.values())]
         shown = [bases[0], *(names[0] for names in (taught or groups).values())]
         found.append(
@@ -94,8 +99,8 @@ def score(
                 teacher,
                 reports,
                 published,
-                layer_matches(networks, first, teacher, plan, Batches(examples, settings.image_size), progress),
-                embeddings(networks, shown, teacher, plan, examples, settings, progress),
+                layer_matches(networks, first, teacher, plan, Batches(examples, settings.image_size)),
+                embeddings(networks, shown, teacher, plan, examples, settings),
             )
         )
     return found
@@ -107,7 +112,6 @@ def _compare(
     teacher: str,
     examples: Examples,
     settings: Settings,
-    progress: bool,
     groups: Mapping[str, list[str]],
     bases: list[str],
     placebos: list[str],
@@ -125,7 +129,7 @@ def _compare(
         comparisons=Comparisons(groups=groups if len(bases) > 1 and len(groups) > 1 else None),
         confidence=CONFIDENCE,
         seed=settings.seed,
-        show_progress=progress,
+        show_progress=False,
         **more,
     )
     return report
@@ -150,7 +154,7 @@ def _published(
     batches = [(examples[each].inputs(settings.image_size), examples.labels[each]) for each in rows]
     records = []
     for names in groups.values():
-        for student, base in zip(names, bases):
+        for student, base in islice(zip(names, bases), settings.map_pairs):
             for view, localize in ((WHOLE, None), (SALIENT, "hirescam")):
                 with warnings.catch_warnings():
                     # That such scores are noisy and biased is what the column is there to show; the report says so.

@@ -135,6 +135,9 @@ class Settings:
     # 5 inputs are the least for scores with removal, 4 the least a reference can hold.
     test_images: int = _option("held-out images for scores, at most", _at_least(5))
     map_images: int = _option("of them, those for maps and keep curves, at most", _at_least(2))
+    map_pairs: int = _option(
+        "pairs of a Student and a Base, of each technique, for maps, keep curves and the published formula, at most", _at_least(1)
+    )
     references: int = _option("held-out images of UniCAM's reference population, at most", _at_least(4))
     monitor_images: int = field(
         default=256,
@@ -193,7 +196,7 @@ def add_options(
     earlier.add_argument(
         "--overwrite", action="store_true", help="begin anew, and delete what the run in the output folder wrote"
     )
-    parser.add_argument("--no-progress", action="store_true", help="draw no progress bars")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress")
 
 
 def _shown(value: Any) -> str:

@@ -10,11 +10,11 @@ import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple, Optional
+from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 import lightning.pytorch as lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
@@ -51,7 +51,11 @@ class Trained(NamedTuple):
 
 
 def fit(
-    setup: TrainingSetup, *, progress: bool, resume: bool = False, monitor: Optional[TransferMonitor] = None
+    setup: TrainingSetup,
+    *,
+    moved: Optional[Callable[[float], None]] = None,
+    resume: bool = False,
+    monitor: Optional[TransferMonitor] = None,
 ) -> Trained:
     """Trains a network, by cross-entropy alone or by a technique.
 
@@ -64,7 +68,7 @@ def fit(
 
     Args:
         setup: what is trained, and how.
-        progress: whether to draw a bar.
+        moved: is called after each step with the share of the training that is done.
         resume: load what is finished, continue what is not, begin what is missing. Otherwise an old checkpoint of this
             name is removed.
         monitor: measures the network before the training and after each epoch; its history is in the checkpoint too.
@@ -87,7 +91,7 @@ def fit(
     if begun is None and is_main_process():
         path.unlink(missing_ok=True)
     with own_randomness(setup.seed), _quiet(), _switches_as_before():
-        trainer = _trainer(name, path, settings, setup.epochs, progress, [] if watcher is None else [watcher])
+        trainer = _trainer(path, settings, setup.epochs, moved, [] if watcher is None else [watcher])
         device = trainer.strategy.root_device
         if begun is not None and begun["finished"]:
             learner.load_state_dict(begun["state_dict"])
@@ -165,7 +169,7 @@ def _identity(setup: TrainingSetup) -> dict[str, Any]:
 
 
 def _trainer(
-    name: str, path: Path, settings: Settings, epochs: int, progress: bool, callbacks: list[Any]
+    path: Path, settings: Settings, epochs: int, moved: Optional[Callable[[float], None]], callbacks: list[Any]
 ) -> lightning.Trainer:
     machine: dict[str, Any] = {name: getattr(settings, name) for name in ("accelerator", "devices", "strategy", "precision")}
     try:
@@ -178,9 +182,9 @@ def _trainer(
             # The learner divides its images itself.
             use_distributed_sampler=False,
             enable_model_summary=False,
-            enable_progress_bar=progress,
+            enable_progress_bar=False,
             plugins=[checkpoints.WholeFiles()],
-            callbacks=[*callbacks, Kept(path), *([NamedBar(name)] if progress else [])],
+            callbacks=[*callbacks, Kept(path), *([] if moved is None else [Moving(moved)])],
             default_root_dir=settings.output,
         )
     except Exception as error:  # Lightning refuses options with errors of many kinds
@@ -206,16 +210,14 @@ def _run(trainer: lightning.Trainer, learner: Learner, checkpoint: Optional[str]
         raise KeyboardInterrupt(f"after {len(learner.history)} of {trainer.max_epochs} epochs") from cause
 
 
-class NamedBar(TQDMProgressBar):
-    """Lightning's bar, saying which network is trained."""
+class Moving(lightning.Callback):
+    """Tells after each step which share of the training is done."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(refresh_rate=10)
-        self.name = name
+    def __init__(self, moved: Callable[[float], None]) -> None:
+        self._moved = moved
 
-    def on_train_epoch_start(self, trainer: Any, *args: Any) -> None:
-        super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.set_description(f"{self.name}, epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        self._moved(trainer.global_step / trainer.estimated_stepping_batches)
 
 
 class Kept(ModelCheckpoint):

@@ -22,7 +22,7 @@ def main(output: Path) -> None:
         setup = training.TrainingSetup(
             "Student", network, examples(45), examples(31, seed=1), epochs=2, settings=options, seed=1, technique=technique
         )
-        results.append(training.fit(setup, progress=False, resume=resume))
+        results.append(training.fit(setup, resume=resume))
     validation = examples(31, seed=1)
     right = (training.predict(results[0].network, validation) == validation.labels).sum().item()
     main_process = training.is_main_process()

@@ -31,6 +31,7 @@ def settings(output: Path, **changes: Any) -> Settings:
         "train_images": 100,
         "test_images": 100,
         "map_images": 20,
+        "map_pairs": 1000,
         "references": 10,
         "rows": 1,
         "teacher_epochs": 3,

@@ -33,7 +33,7 @@ def test_the_training_is_the_same_with_a_monitor(tmp_path: Path) -> None:
     states = []
     for place, watched in enumerate((True, False)):
         made, monitor = setup(tmp_path / str(place))
-        trained = training.fit(made, progress=False, monitor=monitor() if watched else None)
+        trained = training.fit(made, monitor=monitor() if watched else None)
         states.append((trained.network.state_dict(), trained.history))
         assert len({record["epoch"] for record in trained.monitored}) == 4 * watched
     assert states[0][1] == states[1][1]
@@ -42,7 +42,7 @@ def test_the_training_is_the_same_with_a_monitor(tmp_path: Path) -> None:
 
 def test_a_history_goes_on_after_a_break_bit_for_bit(tmp_path: Path) -> None:
     made, monitor = setup(tmp_path / "whole")
-    whole = training.fit(made, progress=False, monitor=monitor())
+    whole = training.fit(made, monitor=monitor())
     made, monitor = setup(tmp_path / "broken")
     broken = monitor()
     step = broken.step
@@ -54,10 +54,10 @@ def test_a_history_goes_on_after_a_break_bit_for_bit(tmp_path: Path) -> None:
 
     broken.step = stop  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        training.fit(made, progress=False, monitor=broken)
+        training.fit(made, monitor=broken)
     for _ in range(2):  # goes on, then is only loaded
         made, monitor = setup(tmp_path / "broken")
-        resumed = training.fit(made, progress=False, resume=True, monitor=monitor())
+        resumed = training.fit(made, resume=True, monitor=monitor())
         assert resumed.monitored == whole.monitored and resumed.history == whole.history
         assert all(torch.equal(value, whole.network.state_dict()[name]) for name, value in resumed.network.state_dict().items())
 

@@ -10,7 +10,7 @@ from distillation import digits
 
 TINY = (
     "--teacher-images 100 --train-images 100 --test-images 40 --map-images 20 --references 40 --epochs 1 --teacher-epochs 1 "
-    "--rows 2 --no-progress"
+    "--rows 2 --seeds 2 --no-progress"
 ).split()
 STAGES = ("stage1", "stage2", "stage3")
 SCORES = (
@@ -153,7 +153,7 @@ def test_help_names_the_values_that_are_taken(capsys):
     with pytest.raises(SystemExit):
         quickstart.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "None" not in text and "Bases, each from a seed of its own; default: 2" in text
+    assert "None" not in text and "Bases, each from a seed of its own; default: 5" in text
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def train(
         seed=1,
         technique=technique,
     )
-    return training.fit(setup, progress=False, resume=resume)
+    return training.fit(setup, resume=resume)
 
 
 def at_step(network: nn.Module, step: int, sent: int) -> None:
@@ -273,7 +273,7 @@ def test_another_guide_or_other_images_are_another_training(tmp_path):
         setup = training.TrainingSetup(
             "Student 1", network, data, examples(9), epochs=1, settings=options, seed=1, technique=technique
         )
-        training.fit(setup, progress=False, resume=resume)
+        training.fit(setup, resume=resume)
 
     fit(resume=False)
     guide.head.weight.data[0, 0] += 1e-6

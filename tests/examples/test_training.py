@@ -27,7 +27,7 @@ def fit(output: Path, network: nn.Module, *, name="Base", seed=1, epochs=3, tech
         seed=seed,
         technique=technique,
     )
-    return training.fit(setup, progress=False)
+    return training.fit(setup)
 
 
 def teaching(kind: str, student: nn.Module, output: Path) -> techniques.Technique:
@@ -161,15 +161,14 @@ def test_predict_is_in_evaluation_mode_at_a_size_and_in_any_batches():
     assert torch.equal(labels, network.eval()(as_inputs(data.pixels, 12)).argmax(1))
 
 
-def test_the_bar_names_the_network_and_its_epoch(tmp_path, capsys):
-    options = settings(tmp_path)
-    setup = training.TrainingSetup("Base 7", Small(), examples(), examples(9), epochs=2, settings=options, seed=1)
-    training.fit(setup, progress=True)
-    shown = "".join(capsys.readouterr())
-    assert "Base 7, epoch 1/2" in shown and "Base 7, epoch 2/2" in shown and "accuracy=" in shown
+def test_each_step_tells_which_share_is_done(tmp_path):
+    shares = []
+    setup = training.TrainingSetup("Base 7", Small(), examples(), examples(9), epochs=2, settings=settings(tmp_path), seed=1)
+    training.fit(setup, moved=shares.append)
+    assert shares == pytest.approx([step / 10 for step in range(1, 11)])  # 44 images in batches of 8, twice
 
 
-def test_nothing_is_printed_or_warned_of_without_a_bar(tmp_path, capsys, recwarn):
+def test_nothing_is_printed_or_warned_of(tmp_path, capsys, recwarn):
     fit(tmp_path, Small())
     fit(tmp_path, Small(), name="Other")
     assert not "".join(capsys.readouterr())

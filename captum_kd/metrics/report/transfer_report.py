@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence, Union
 
+from captum_kd._utils.data_frame import data_frame
 from captum_kd._utils.files import write_whole
 from captum_kd._utils.text import as_spreadsheet_text, encodable
 from captum_kd._utils.validation import check_choice, check_mapping, short_repr
@@ -22,7 +23,6 @@ from captum_kd.metrics.report.verdict import verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from pandas import DataFrame
 
     from captum_kd.attr import InputMaps
     from captum_kd.page import Section
@@ -195,8 +195,8 @@ class TransferReport:
             rows = [{**row, "class_name": class_name(row[number], names)} for row in rows]
         return list(dict.fromkeys(key for row in rows for key in row)), rows
 
-    def to_dataframe(self, table: str = "rows") -> "DataFrame":
-        """A table of :meth:`to_csv` as a pandas.DataFrame, with None for values that are not defined or were not asked for.
+    def to_dataframe(self, table: str = "rows") -> Any:
+        """A table of :meth:`to_csv` as a ``pandas.DataFrame``.
 
         Args:
             table (str): as for :meth:`to_csv`.
@@ -211,11 +211,7 @@ class TransferReport:
         """
         check_choice(table, "table", list(TABLES))
         columns, rows = self._table(table)
-        try:
-            import pandas
-        except ImportError:
-            raise ImportError("to_dataframe needs pandas, which is not installed: pip install pandas. to_csv() works without it.")
-        return pandas.DataFrame.from_records(copy.deepcopy(list(rows)), columns=list(columns))
+        return data_frame(rows, columns)
 
     def to_markdown(self) -> str:
         """The report as Markdown: tables of every pair of models, seed control and notes."""

@@ -107,7 +107,7 @@ def test_data_frames_without_pandas_or_table_are_an_error(report: Any, monkeypat
     with pytest.raises(ValueError, match="table"):
         report.to_dataframe("pairs")
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match="pip install pandas"):
+    with pytest.raises(ImportError, match="install pandas"):
         report.to_dataframe()
 
 
