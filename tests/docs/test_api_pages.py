@@ -14,6 +14,7 @@ MODULES = [
     "captum_kd.metrics.inference",
     "captum_kd.metrics.torchmetrics",
     "captum_kd.monitor",
+    "captum_kd.page",
     "captum_kd.perturb",
     "captum_kd.visualization",
 ]
