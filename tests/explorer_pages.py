@@ -49,6 +49,7 @@ def image_maps(n: int = 8, side: int = 32, grid: int = 4, **changes: Any) -> Inp
         },
         "masks": masks,
         "same_scale": [["net", "distilled"]],
+        "units": dict.fromkeys(["net", "distilled"], "gain of J per position"),
         "indices": torch.arange(n) + 100,
     }
     return InputMaps(**{**given, **changes})
@@ -62,6 +63,7 @@ def text_maps(**changes: Any) -> InputMaps:
     net, residual = (random(2, 1, longest, seed=seed) * mask[:, None] for seed in range(2))
     maps = {"encoder.1": {("kd", "base"): {"net": net, "residual": residual}}}
     given = {"maps": maps, "tokens": tokens, "token_mask": mask, "same_scale": [["net", "residual"]]}
+    given["units"] = dict.fromkeys(["net", "residual"], "gain of J per word")
     return InputMaps(**{**given, "labels": torch.tensor([0, 1]), "class_names": ["place", "human"], **changes})
 
 

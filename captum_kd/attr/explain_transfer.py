@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from captum_kd._models.layer_names import Layer, LayerLike, resolve_layer
 from captum_kd._models.logits import OutputTransform, predicted_classes
-from captum_kd._utils.arguments import as_labels, check_batch_size, check_model
+from captum_kd._utils.arguments import as_labels, check_batch_size, check_callable, check_model
 from captum_kd._utils.inputs import Inputs, InputsByModel, ModelInputs, as_inputs_by_model
 from captum_kd._utils.validation import check_bool, check_int, short_repr
 from captum_kd.attr.grad_cam import layer_gradcams
@@ -26,6 +26,9 @@ Layers = Union[str, Sequence[str], Mapping[str, Union[str, Mapping[str, LayerLik
 
 NET, DISTILLED, RESIDUAL, NULL = "net", "distilled", "residual", "net of two Bases"
 BY_TEACHER, STUDENT_CAM, BASE_CAM = "net by the Teacher", "Grad-CAM Student", "Grad-CAM Base"
+
+GAINS = {NET: "J", DISTILLED: "J", RESIDUAL: "J", NULL: "J", BY_TEACHER: "the Teacher's share"}
+"""What the positions of an integrated map add up to."""
 
 
 def explain_transfer(
@@ -98,11 +101,16 @@ def explain_transfer(
         raise ValueError(f"student and base have the same names {both}; give each model a name of its own.")
     if teacher is not None:
         check_model(teacher, "teacher")
+    if output_transform is not None:
+        check_callable(output_transform, "output_transform")
     n_steps, show_progress = check_int(n_steps, "n_steps", 1), check_bool(show_progress, "show_progress")
     check_batch_size(internal_batch_size, "internal_batch_size")
     shown, known = as_inputs_by_model(inputs), as_inputs_by_model(reference_inputs, "reference_inputs")
+    known_labels = as_labels(reference_labels, len(known.student[0]), "reference_labels")
+    if known_labels is None:
+        raise TypeError("reference_labels must hold the labels of reference_inputs, got None.")
     places = _resolved(layers, students, bases, teacher)
-    run = _Run(shown, known, reference_labels, n_steps, internal_batch_size)
+    run = _Run(shown, known, known_labels, n_steps, internal_batch_size)
     predictions = {
         name: _predicted(model, shown.of(name, role), output_transform, internal_batch_size)
         for role, models in (("student", students), ("base", bases), ("teacher", {} if teacher is None else {"teacher": teacher}))
@@ -113,7 +121,7 @@ def explain_transfer(
                          output_transform, internal_batch_size)
         for role, models in (("student", students), ("base", bases)) for name, model in models.items()
     }  # fmt: skip
-    names = list(bases)
+    names, unit = list(bases), "position" if tokens is None else "word"
     found: dict[str, dict[tuple[str, str], dict[str, Tensor]]] = {}
     steps: Iterable[tuple[tuple[int, str], str]] = list(product(enumerate(places), bases))
     for (number, label), base_name in progress(steps, desc="Maps") if show_progress else steps:
@@ -141,6 +149,7 @@ def explain_transfer(
         predictions=predictions,
         masks=masks,
         same_scale=[[NET, DISTILLED, RESIDUAL, NULL], [BY_TEACHER]],
+        units={title: f"gain of {what} per {unit}" for title, what in GAINS.items()},
         indices=indices,
     )
 

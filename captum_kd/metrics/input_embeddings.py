@@ -74,7 +74,7 @@ class InputEmbeddings:
 @log_usage()
 def input_embeddings(
     models: Mapping[str, Callable[..., Any]],
-    layer: Union[str, Mapping[str, LayerLike]],
+    layer: Union[str, Mapping[str, Union[LayerLike, Mapping[str, LayerLike]]]],
     data: Iterable[Any],
     *,
     method: str = "mds",
@@ -104,7 +104,9 @@ def input_embeddings(
     Args:
 
         models (dict): {name: model}, for example Student, Base and Teacher.
-        layer (str or dict): The layer's dotted name in all models, or {name of the model: layer}, a name or module.
+        layer (str or dict): The layer's dotted name in all models, or {name of the model: layer}, a name or module, as in
+                    ``report.settings["layers"]["layer4"]``; or {label: such a dict} with one label. Models that are not
+                    in ``models`` are ignored.
         data (Iterable): DataLoader or other iterable of batches, as for :func:`compare_transfer`; read once. 4 to 4,096
                     inputs; some hundreds are easiest to read. A batch may have inputs for single models, by their names.
         method (str, optional): "mds", or "tsne", which needs scikit-learn.
@@ -207,6 +209,13 @@ def _compared(models: Any, layer: Any) -> list[ComparedModel]:
         raise TypeError(f"models must be a dict of models by name, as in {{'Student': student}}, got {type(models).__name__}.")
     if not models:
         raise ValueError("models is an empty mapping; name at least one model.")
+    if isinstance(layer, Mapping) and layer and all(isinstance(each, Mapping) for each in layer.values()):
+        if len(layer) > 1:
+            label = next(iter(layer))
+            raise ValueError(
+                f"layer has {len(layer)} layers, {', '.join(map(repr, layer))}; pass one of them, as in layer[{label!r}]."
+            )
+        (layer,) = layer.values()
     found = []
     for name, model in models.items():
         if not isinstance(name, str):
@@ -220,9 +229,6 @@ def _compared(models: Any, layer: Any) -> list[ComparedModel]:
             )
         resolved = resolve_layer(model, own, model=f"model {name!r}", argument="layer")
         found.append(ComparedModel(name, STUDENT, model, (resolved,)))
-    unknown = [name for name in layer if name not in models] if isinstance(layer, Mapping) else []
-    if unknown:
-        raise ValueError(f"layer names {unknown[0]!r}, but the models are {', '.join(models)}.")
     return found
 
 

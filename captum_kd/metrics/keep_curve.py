@@ -24,6 +24,8 @@ from captum_kd._utils.arguments import (
     check_model,
     take_rows,
 )
+from captum_kd._utils.data_frame import data_frame
+from captum_kd._utils.html_table import html_table
 from captum_kd._utils.inputs import Inputs, ModelInputs, as_inputs, is_ids
 from captum_kd._utils.interrupts import changed_state, interruptible
 from captum_kd._utils.maps import mapped_place, maps_of
@@ -43,6 +45,8 @@ _REDUCED_AT_ONCE = 20_000_000
 class KeepCurve(NamedTuple):
     """Accuracy on inputs of which a share of the pixels or tokens is kept. All tensors are on the CPU.
 
+    ``print(curve)`` is one line; notebooks show a table.
+
     Attributes:
         shares (Tensor): (k,) shares that are kept, float64, increasing.
         accuracy (Tensor): (k,) float64.
@@ -60,6 +64,47 @@ class KeepCurve(NamedTuple):
     area_standard_error: Optional[Tensor]
     areas: Tensor
     correct: Tensor
+
+    @property
+    def accuracy_standard_error(self) -> Optional[Tensor]:
+        """(k,) float64, the standard error of each accuracy as a mean over inputs; None for a single input.
+
+        It is 0 where all inputs or none are classified correctly, which says nothing about other inputs.
+        """
+        n = self.correct.shape[1]
+        return (self.accuracy * (1 - self.accuracy) / (n - 1)).sqrt() if n > 1 else None
+
+    def to_dataframe(self) -> Any:
+        """The curve as a ``pandas.DataFrame`` with the columns share, accuracy and standard_error, one row for each share.
+
+        Raises:
+            ImportError: pandas is not installed.
+
+        Example::
+
+            >>> pandas.concat({name: curve.to_dataframe() for name, curve in curves.items()}, names=["map"])
+        """
+        columns = {"share": self.shares, "accuracy": self.accuracy, "standard_error": self.accuracy_standard_error}
+        values = {name: [None] * len(self.shares) if each is None else each.tolist() for name, each in columns.items()}
+        return data_frame([dict(zip(values, row)) for row in zip(*values.values())], list(values))
+
+    def __repr__(self) -> str:
+        ends = dict.fromkeys((0, len(self.shares) - 1))
+        accuracies = " and ".join(f"{self.accuracy[at]:.3f} at {self.shares[at]:.0%}" for at in ends)
+        shares, inputs = len(self.shares), len(self.areas)
+        counts = f"{shares} share{'s' * (shares > 1)}, {inputs} input{'s' * (inputs > 1)}"
+        return f"KeepCurve({self._area()}; accuracy {accuracies}; {counts})"
+
+    def _repr_html_(self) -> str:
+        rows = [["accuracy", *(f"{each:.3f}" for each in self.accuracy)]]
+        if (errors := self.accuracy_standard_error) is not None:
+            rows.append(["standard error", *(f"{each:.3f}" for each in errors)])
+        head = ["share kept", *(f"{each:.0%}" for each in self.shares)]
+        return html_table(head, rows, f"Keep curve of {len(self.areas)} inputs: {self._area()}")
+
+    def _area(self) -> str:
+        error = "" if self.area_standard_error is None else f" \u00b1 {self.area_standard_error:.3f}"
+        return f"area {self.area:.3f}{error}"
 
     @classmethod
     def of(cls, shares: Sequence[float], correct: Tensor) -> "KeepCurve":

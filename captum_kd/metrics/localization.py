@@ -90,8 +90,10 @@ def _energy_share(maps: Tensor, inside: Tensor) -> Tensor:
     energy = positive.sum(1)
     without = energy == 0
     if bool(without.any()):
-        warn_user(f"{int(without.sum())} of {len(maps)} maps have no positive energy; their energy share counts as 0, which lowers the mean; "
-            "leave them out to compare maps.")
+        warn_user(
+            f"{int(without.sum())} of {len(maps)} maps have no positive energy; their energy share counts as 0, which lowers the "
+            "mean. Leave them out to compare maps."
+        )
     return (positive * inside).sum(1) / torch.where(without, 1.0, energy)
 
 

@@ -9,9 +9,12 @@ import json
 import os
 import textwrap
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any, Optional, Union
 
+from captum_kd._utils.data_frame import data_frame
 from captum_kd._utils.files import write_whole
+from captum_kd._utils.html_table import Shaded, html_table
 from captum_kd._utils.text import as_markdown, as_spreadsheet_text, encodable, one_line
 from captum_kd._utils.validation import check_choice
 
@@ -32,7 +35,7 @@ _SIDES = ("model_a", "model_b")
 class LayerSimilarity:
     """Similarities of all layers of one model (rows) with all layers of another one (columns).
 
-    ``print(result)`` shows the best matches.
+    ``print(result)`` shows the best matches; notebooks show the matrices.
 
     Attributes:
         layers_a (tuple of str): labels of the layers of ``model_a``.
@@ -163,13 +166,28 @@ class LayerSimilarity:
         lines = io.StringIO()
         writer = csv.writer(lines, lineterminator="\r\n")
         writer.writerow(_COLUMNS)
-        for measure, matrix in self.matrices.items():
-            for layer_a, row in zip(self.layers_a, matrix):
-                writer.writerows(
-                    [measure, as_spreadsheet_text(layer_a), as_spreadsheet_text(layer_b), value]
-                    for layer_b, value in zip(self.layers_b, row)
-                )
+        writer.writerows([as_spreadsheet_text(cell) for cell in record.values()] for record in self._records())
         return _written(lines.getvalue(), path)
+
+    def to_dataframe(self) -> Any:
+        """All values as a ``pandas.DataFrame``, one row for each measure and pair of layers; NaN where the value is None.
+
+        Raises:
+            ImportError: pandas is not installed.
+
+        Example::
+
+            >>> found.to_dataframe().query("measure == 'cka'").pivot(index="layer_a", columns="layer_b", values="value")
+        """
+        return data_frame(self._records(), _COLUMNS)
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [
+            dict(zip(_COLUMNS, (measure, layer_a, layer_b, value)))
+            for measure, matrix in self.matrices.items()
+            for layer_a, row in zip(self.layers_a, matrix)
+            for layer_b, value in zip(self.layers_b, row)
+        ]
 
     def to_markdown(self) -> str:
         """For each measure a table of all values and one of the best matches, then the notes."""
@@ -210,6 +228,17 @@ class LayerSimilarity:
             f"LayerSimilarity({len(self.layers_a)} layers of model_a, {len(self.layers_b)} layers of model_b; "
             f"{', '.join(self.measures)}; {self.n} inputs)"
         )
+
+    def _repr_html_(self) -> str:
+        tables = [
+            html_table(
+                ["", *self.layers_b],
+                [[layer, *(Shaded(_number(value), value) for value in row)] for layer, row in zip(self.layers_a, matrix)],
+                f"{measure.upper()} of the layers of model_a (rows) and of model_b (columns), {self.n} inputs",
+            )
+            for measure, matrix in self.matrices.items()
+        ]
+        return "\n".join([*tables, *(f"<p>{escape(one_line(note))}</p>" for note in self.notes)])
 
     def _heading(self) -> str:
         models = self.settings["models"]

@@ -15,10 +15,16 @@ from matplotlib.ticker import MaxNLocator
 from captum_kd._utils.validation import check_str, short_repr
 from captum_kd.metrics.scores_table import ALL_BASES, BY_NAME, PREDICTIONS_LAYER
 from captum_kd.visualization._style import (
+    AMBER,
+    BLACK,
+    BLUE,
+    GREEN,
     LABEL_SIZE,
     LINE_HEIGHT,
     ORANGE,
     PAGE_WIDTH,
+    PURPLE,
+    SKY,
     TEXT_SIZE,
     TITLE_SIZE,
     cycled_style,
@@ -45,7 +51,8 @@ DRAWN = (
 )  # fmt: skip
 """The scores of a figure unless others are chosen; those that a history lacks are left out."""
 _NAMES = {
-    "fss": "FSS to Base", "fss_student_teacher": "FSS to Teacher", "rs_student": "RS", "rs_distilled": "RS, distilled",
+    "fss": "FSS to Base", "fss_student_teacher": "FSS to Teacher", "rs_student": "relevance (RS)",
+    "rs_distilled": "RS, distilled",
     "teacher_distilled": "Teacher's share", "teacher_only_distilled": "Teacher's share beyond labels",
     "teacher_distilled_over_placebos": "Teacher's share over placebos", "agreement_student_teacher": "agreement with Teacher",
     "accuracy_student": "accuracy", "agreement_over_base": "agreement over Base's",
@@ -55,6 +62,8 @@ _OF_BASE = {
     "accuracy_student": "accuracy_base",
 }  # fmt: skip
 """The same score of the trained Base, which is drawn as a level."""
+_COLORS = (BLUE, GREEN, PURPLE, SKY, AMBER, BLACK)
+"""Without the orange of Bases; black last, since its band resembles that of the null."""
 _GRAY: dict[str, Any] = {"color": "0.5", "linestyle": "-", "linewidth": 1.4}
 _LEVEL: dict[str, Any] = {"color": ORANGE, "linestyle": ":", "linewidth": 1.0}
 _PANEL = 1.15
@@ -135,12 +144,14 @@ def plot_process(
         for axis in panels:
             axis.set_ylim(low, high)
             axis.tick_params(labelleft=axis is panels[0], labelbottom=row == len(by_layer) - 1)
+            if row == len(by_layer) - 1:
+                axis.set_xlabel("epoch", fontsize=TEXT_SIZE)
         panels[0].set_ylabel(wrapped(_name(score), _PANEL, TEXT_SIZE), fontsize=TEXT_SIZE)
     for place, score in enumerate(of_predictions):
         axis = figure.add_subplot(grid[len(by_layer) + place // columns, place % columns])
         _draw(axis, (PREDICTIONS_LAYER, score), curves, of_null)
         axis.set_title(wrapped(_name(score), width / columns, TEXT_SIZE), fontsize=TEXT_SIZE)
-    figure.supxlabel("epoch", fontsize=LABEL_SIZE)
+        axis.set_xlabel("epoch", fontsize=TEXT_SIZE)
     legend_below(figure.add_subplot(grid[rows, :]), handles, in_legend)
     if heading is not None:
         figure.suptitle(heading, fontsize=TITLE_SIZE)
@@ -218,8 +229,7 @@ def _draw_group(axis: Axes, curves: Sequence[Curve], style: Mapping[str, Any], o
 
 
 def _style(place: int) -> dict[str, Any]:
-    # Orange, the second color of the cycle, is the Base's in every figure.
-    return {**cycled_style(place + (place > 0)).artist(), "markersize": 2.5, "linewidth": 1.2}
+    return {**cycled_style(place).artist(), "color": _COLORS[place % len(_COLORS)], "markersize": 2.5, "linewidth": 1.2}
 
 
 def _handles(groups: Mapping[str, Sequence[Curves]], null: Sequence[Curves], has_level: bool) -> list[Line2D]:

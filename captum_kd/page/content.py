@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Sequence, Union
 
+from captum_kd._utils.validation import check_choice
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -39,6 +41,14 @@ class PageTable:
     title: Optional[str] = None
     note: Optional[str] = None
     thumbnails: Sequence[bytes] = ()
+
+    def __post_init__(self) -> None:
+        name = "" if self.title is None else f" {self.title!r}"
+        for place, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(f"Table{name} has {len(self.columns)} columns, but row {place} has {len(row)} cells.")
+        if self.thumbnails and len(self.thumbnails) != len(self.rows):
+            raise ValueError(f"Table{name} has {len(self.rows)} rows, but {len(self.thumbnails)} thumbnails.")
 
 
 @dataclass(frozen=True)
@@ -87,3 +97,6 @@ class Section:
     title: str
     blocks: Sequence[Union[Paragraphs, PageTable, Picture, Download, Folded]]
     place: str = "tables"
+
+    def __post_init__(self) -> None:
+        check_choice(self.place, "place", list(PLACES))

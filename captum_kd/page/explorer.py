@@ -19,10 +19,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from captum_kd._utils.maps import as_maps
 from captum_kd._utils.text import one_line, printable
-from captum_kd.visualization._sentences import UNIT as WORD_UNIT
 from captum_kd.visualization._sentences import Sentences, read_sentences
 from captum_kd.visualization._token_html import sentence_rows, shades
-from captum_kd.visualization.transfer import UNIT, visualize_transfer
+from captum_kd.visualization.transfer import visualize_transfer
 
 if TYPE_CHECKING:
     from captum_kd.attr import InputMaps
@@ -83,19 +82,18 @@ def explorer(maps: "InputMaps", inputs: Optional[Mapping[str, Any]] = None) -> t
     """
     sentences = None if maps.tokens is None else _sentences(maps)
     found = _map_list(maps, sentences)
-    unit = UNIT if sentences is None else WORD_UNIT
+    units = maps.units or {}
     layers = list(dict.fromkeys(each.layer for each in found))
     titles = list(dict.fromkeys(each.title for each in found))
     groups = {title: next((group for group in maps.same_scale if title in group), [title]) for title in titles}
-    static = _static(maps, found[0], groups, unit)
+    static = _static(maps, found[0], groups, units)
     pictures = [] if maps.images is None else _pictures(maps.images)
     sides = [None, *REDUCED_SIDES] if sentences is None else [None]
     data: dict[str, Any] = {
         "layers": [printable(layer) for layer in layers],
         "titles": [printable(title) for title in titles],
         "scales": [titles.index(next(each for each in groups[title] if each in titles)) for title in titles],
-        # The net map is the difference of two maps whose positions add up to a gain. Other maps have no unit that is known here.
-        "units": [unit if "net" in groups[title] else "" for title in titles],
+        "units": [units.get(title, "") for title in titles],
         "outlier_percent": OUTLIER_PERCENT if sentences is None else 0.0,
         "colors": dict(zip(("light", "dark"), zip(*(shades(step / 5) for step in range(-5, 6))))),
         "labels": None if maps.labels is None else maps.labels.tolist(),
@@ -264,12 +262,12 @@ def _orders(maps: "InputMaps", layers: Sequence[str], inputs: Optional[Mapping[s
 # ----------------------------------------------------------------------------- without JavaScript
 
 
-def _static(maps: "InputMaps", first: _Map, groups: Mapping[str, Sequence[str]], unit: str) -> str:
+def _static(maps: "InputMaps", first: _Map, groups: Mapping[str, Sequence[str]], units: Mapping[str, str]) -> str:
     """The first inputs with the maps of the first pair at the first layer that has maps."""
     shown = {title: values[:STATIC] for title, values in maps.maps[first.layer][first.pair].items()}
     count = min(len(maps), STATIC)
     scale = list({id(groups[title]): [each for each in groups[title] if each in shown] for title in shown}.values())
-    units = {title: unit for title in shown if "net" in groups[title]}
+    units = {title: units[title] for title in shown if title in units}
     titles = [_input_title(maps, place, first.pair) for place in range(count)]
     student, base = map(one_line, first.pair)
     caption = (

@@ -105,7 +105,7 @@ def plot_classes(
     if layer is not None and layer not in layers:
         raise ValueError(f"layer must be one of {', '.join(layers)}, got {short_repr(layer)}.")
     chosen = layers[-1] if layer is None else layer
-    names = names_in(content["settings"], classes) if class_names is None else class_names
+    names = names_in(content.get("settings", {}), classes) if class_names is None else class_names
     found, compared = _classes(classes, score, chosen, names)
     labels = [wrapped(each.label, NAME_WIDTH, TEXT_SIZE) for each in found]
     width = PAGE_WIDTH - 0.5 - min(NAME_WIDTH, max(text_width(label, TEXT_SIZE) for label in labels))
@@ -200,7 +200,7 @@ def _draw(axis: Axes, found: Sequence[_Class]) -> None:
                 "no score", (0.01, place), xycoords=("axes fraction", "data"), fontsize=TEXT_SIZE, color="0.45", va="center"
             )
         else:
-            axis.plot(each.compared, place, zorder=3, **SQUARE)
+            axis.plot(each.compared, place, zorder=3, label="to compare with", **SQUARE)
             axis.plot(each.value, place, "o", color=GREEN, markersize=4.5, markeredgewidth=0.0, zorder=4)
     prepare_axis(axis)
     axis.grid(False, axis="y")

@@ -33,6 +33,8 @@ __all__ = ["plot_layer_similarity"]
 # Inches of a cell: at least the height of a name in small text.
 _LEAST_CELL, _CELL = 0.115, 0.3
 _BAR = 0.75
+_MARGIN = 0.3
+"""Inches of a margin's number."""
 _HATCH = "////"
 
 
@@ -47,7 +49,9 @@ def plot_layer_similarity(
 
     Colors go from 0 (white) to 1 (blue). Negative values are orange on the same scale, so that they cannot be taken for
     similarity. Pairs of layers without a value are hatched. A dot marks the best match of each layer of the first model, a
-    circle that of each layer of the second one, and a dot in a circle two layers that choose each other.
+    circle that of each layer of the second one, and a dot in a circle two layers that choose each other. The numbers beside
+    rows and above columns say by how much the best match exceeds the runner-up. If that is little, another seed may have
+    another best match.
 
     Args:
         result (LayerSimilarity): of :func:`captum_kd.metrics.layer_similarity`.
@@ -77,9 +81,9 @@ def plot_layer_similarity(
     cell = min(max(PAGE_WIDTH / 2 / max(rows, columns), _LEAST_CELL), _CELL)
     labels_a, labels_b = ([verbatim(layer) for layer in layers] for layers in (result.layers_a, result.layers_b))
     beside, below = (max(text_width(label, TEXT_SIZE) for label in labels) + 0.35 for labels in (labels_a, labels_b))
-    width = max(columns * cell + beside + _BAR, 3.4)
+    width = max(columns * cell + beside + _MARGIN + _BAR, 3.4)
     heading = None if title is None else wrapped(title, width, TITLE_SIZE)
-    panel, legend = max(rows * cell, 0.9) + below + 0.25, 5 * LINE_HEIGHT
+    panel, legend = max(rows * cell, 0.9) + below + _MARGIN + 0.25, 6 * LINE_HEIGHT
     height = len(measures) * panel + legend + heading_room(heading)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(len(measures) + 1, 1, height_ratios=[*[panel] * len(measures), legend], squeeze=False)[:, 0]
@@ -91,6 +95,7 @@ def plot_layer_similarity(
         axis.set_xlabel(f"layers of {verbatim(names[1])}", fontsize=LABEL_SIZE)
         axis.set_ylabel(f"layers of {verbatim(names[0])}", fontsize=LABEL_SIZE)
         axis.set_title(f"{name.upper()}, {result.n} inputs", fontsize=LABEL_SIZE)
+        _write_margins(axis, result, name)
         bar = figure.colorbar(image, ax=axis, fraction=0.04, pad=0.02, aspect=25)
         bar.ax.tick_params(labelsize=TEXT_SIZE, length=2)
     _legend(axes[-1], [result.matrices[name] for name in measures], names)
@@ -129,6 +134,18 @@ def _draw(axis: Axes, result: LayerSimilarity, measure: str, cell: float) -> Any
     return image
 
 
+def _write_margins(axis: Axes, result: LayerSimilarity, measure: str) -> None:
+    """By how much the best matches exceed their runners-up: to the right of the rows and above the columns."""
+    for model, beside, rotation in (
+        ("model_a", axis.secondary_yaxis("right").yaxis, 0), ("model_b", axis.secondary_xaxis("top").xaxis, 90),
+    ):  # fmt: skip
+        records = [each for each in result.best_match(measure) if each["model"] == model]
+        margins = [None if each["runner_up"] is None else each["value"] - each["runner_up_value"] for each in records]
+        texts = ["" if each is None else f"+{each:.3f}".replace("+0.", "+.") for each in margins]
+        beside.set_ticks(range(len(texts)), labels=texts, rotation=rotation)
+        beside.set_tick_params(labelsize=TEXT_SIZE, labelcolor="0.35", length=0, pad=2.0)
+
+
 def _mark(is_row: bool, size: float, color: str) -> dict[str, Any]:
     """A dot for layers of the first model, a circle for those of the second one."""
     fill = color if is_row else "none"
@@ -145,6 +162,8 @@ def _legend(axis: Axes, matrices: Sequence[Sequence[Sequence[Optional[float]]]],
         Line2D([], [], label=f"best match of a layer of {first}", **_mark(True, 10, BLACK)),
         Line2D([], [], label=f"best match of a layer of {second}", **_mark(False, 10, BLACK)),
     ]
+    if max(len(matrices[0]), len(matrices[0][0])) > 1:
+        handles.append(Line2D([], [], linestyle="none", label="+.123: lead over the runner-up"))
     values = [value for matrix in matrices for row in matrix for value in row]
     if any(value is not None and value < 0 for value in values):
         handles.append(Patch(facecolor=ORANGE, label="below 0"))

@@ -79,7 +79,7 @@ def plot_models(report: Any, layer: Union[None, str, Sequence[str]] = None, *, t
         if panel.places:
             points = panel.points - (panel.points.max(0) + panel.points.min(0)) / 2
             for place, point in zip(panel.places, points):
-                axis.plot(*point, **_artist(kinds, kinds[place]))
+                axis.plot(*point, label=names[place], **_artist(kinds, kinds[place]))
             _put_names(axis, [names[place] for place in panel.places], points, inch, reach)
     if drawn.ruler is not None:
         _put_ruler(drawn.ruler, inch, drawn.side)

@@ -161,7 +161,8 @@ def _draw(axis: Axes, title: str, found: Mapping[str, Sequence[_Dot]], order: Se
         dots = found.get(name, ())
         color, marker = {BASES: (ORANGE, "s"), TEACHER: (BLUE, "D")}.get(name, (GREEN, "o"))
         values = [dot.value for dot in dots]
-        axis.plot(values, [place] * len(values), marker, color=color, markersize=4.0, alpha=0.6, markeredgewidth=0.0)
+        style: dict[str, Any] = {"color": color, "markersize": 4.0, "alpha": 0.6, "markeredgewidth": 0.0}
+        axis.plot(values, [place] * len(values), marker, label=name, **style)
         if len(dots) == 1:
             axis.hlines(place, dots[0].low, dots[0].high, color=color, linewidth=1.2)
         elif values:

@@ -287,17 +287,17 @@ def _draw_scores(
         axis.axvspan(layer - BAND, layer + BAND, color="0.96", linewidth=0, zorder=0)
     # Side by side at their layer's tick, so that intervals do not cover each other.
     for number, (score, known) in enumerate(lines):
-        style = STYLES[score][1]
+        label, style = STYLES[score]
         middle = APART * (number - (len(lines) - 1) / 2)
         beside = np.linspace(-0.35 * APART, 0.35 * APART, len(known)) if len(known) > 1 else np.zeros(1)
         places = np.arange(len(layers)) + middle + beside[:, None]
         for at, (values, lows, highs) in zip(places, known):
             axis.vlines(at, lows, highs, color=style.color, linewidth=1.2 if len(known) == 1 else 0.8)
             if len(known) > 1:
-                axis.plot(at, values, color=style.color, **ONE_BASE)
+                axis.plot(at, values, color=style.color, label=f"{label}, one Base", **ONE_BASE)
         mean = np.mean([values for values, _, _ in known], axis=0)
-        axis.plot(places.mean(axis=0), mean, zorder=3, **style.artist())
+        axis.plot(places.mean(axis=0), mean, zorder=3, label=label, **style.artist())
         null = [nulls.get((score, layer), np.nan) for layer in layers]
-        axis.plot(places.mean(axis=0), null, zorder=4, **NULL_MARK)
+        axis.plot(places.mean(axis=0), null, zorder=4, label=f"{label}, null", **NULL_MARK)
     axis.axhline(0.0, color="0.5", linewidth=0.8, zorder=1)
     prepare_axis(axis)

@@ -102,7 +102,7 @@ def plot_seed_control(report: Any, *, scores: Optional[Sequence[str]] = None, ti
             if place >= len(layers):
                 axis.set_axis_off()
                 continue
-            _draw(axis, drawn[layers[place]])
+            _draw(axis, drawn[layers[place]], [f"{_label(score)}, {name}" for name in names])
             axis.set_xlim(*limits)
             axis.set_yticks(range(len(names)), [wrapped(name, width, TEXT_SIZE) if place == 0 else "" for name in names])
             axis.set_title(wrapped(layers[place], PAGE_WIDTH / columns - 0.5, LABEL_SIZE), fontsize=LABEL_SIZE, pad=3.0)
@@ -148,9 +148,10 @@ def _rows(control: Mapping[str, Any], score: str, layer: str) -> list[_Row]:
     return rows
 
 
-def _draw(axis: Axes, rows: Sequence[_Row]) -> None:
+def _draw(axis: Axes, rows: Sequence[_Row], labels: Sequence[str]) -> None:
     for place, (values, color, marker, word) in enumerate(rows):
-        axis.plot(values, [place] * len(values), marker, color=color, markersize=4.0, alpha=0.6, markeredgewidth=0.0)
+        style: dict[str, Any] = {"color": color, "markersize": 4.0, "alpha": 0.6, "markeredgewidth": 0.0}
+        axis.plot(values, [place] * len(values), marker, label=labels[place], **style)
         if values:
             axis.vlines(float(np.mean(values)), place - 0.32, place + 0.32, color="0.0", linewidth=1.4)
         if place == 0 and values:

@@ -73,8 +73,9 @@ def visualize_transfer(
             was made with ``n_steps``, "net" comes first, all have both signs and one scale, and their unit stands
             below the color bars. With several Bases there is a residual column for each.
         mean, std (float, sequence or Tensor, optional): one number, or one for each channel, by which ``images`` were
-            normalized, (x - mean) / std, as by torchvision's ``Normalize``; the figure shows x. They
-            also apply to floating-point images in ``kept``, but not to PIL images. Pass both. Default: None, the images are not normalized
+            normalized, (x - mean) / std, as by torchvision's ``Normalize``; the figure shows x. They also apply to
+            floating-point images in ``kept``, but not to PIL images. Pass both. Default: None, the images are not
+            normalized
         kept (mapping of str to Tensor, optional): column title -> the part of the images that a perturbation keeps.
             Boolean masks (N, H, W) or (N, 1, H, W) are drawn as the image with removed pixels (False) pale and
             hatched; floating-point images (N, C, H, W), as ``keep_relevant`` returns them, are drawn like
@@ -293,8 +294,8 @@ def _as_normalization(mean: Any, std: Any, channels: int) -> Optional[tuple[Tens
     """Mean and standard deviation, each (1, C or 1, 1, 1); None if neither is given."""
     if (mean is None) != (std is None):
         raise ValueError(
-            f"mean and std belong together; pass both, or neither for images between 0 and 1. {'mean' if mean is None else 'std'} "
-            "is missing."
+            "mean and std belong together; pass both, or neither for images between 0 and 1. "
+            f"{'mean' if mean is None else 'std'} is missing."
         )
     if mean is None:
         return None

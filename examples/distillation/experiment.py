@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Mapping, Optional, Sequence
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from torch.optim.swa_utils import update_bn
 
 from distillation.checkpoints import checkpoint_path
 from distillation.measuring import measure
+from distillation.monitoring import monitor_of
 from distillation.networks import IMAGE_NETWORKS, Networks
 from distillation.outcomes import Record
 from distillation.plan import Plan, Training
@@ -74,35 +75,42 @@ def _run(task: Task, plan: Plan, settings: Settings, progress: bool, resume: boo
             return None
         seconds = {"training": time.perf_counter() - start}
         start = time.perf_counter()
-        measured = [measure(networks, plan, fold, settings, shown) for fold, (networks, _) in zip(task.folds, trained)]
+        measured = [measure(each.networks, plan, fold, settings, shown) for fold, each in zip(task.folds, trained)]
         seconds["measuring"] = time.perf_counter() - start
         shown.stage("Writing tables, figures and the page")
-        record = record_of(task, plan, settings, [history for _, history in trained], measured, seconds)
+        histories, monitored = [each.histories for each in trained], [each.monitored for each in trained]
+        record = record_of(task, plan, settings, histories, monitored, measured, seconds)
         tables = tables_of(record, measured)
         write_results(settings.output, task, record, tables, measured, settings.rows)
     print_results(record, tables, measured)
     return record
 
 
+class TrainedFold(NamedTuple):
+    """The networks of a fold by name, the histories of their trainings, and what a monitor measured meanwhile."""
+
+    networks: dict[str, nn.Module]
+    histories: dict[str, list[Epoch]]
+    monitored: dict[str, list[dict[str, Any]]]
+
+
 def train(
     task: Task, plan: Plan, fold: Fold, number: int, settings: Settings, progress: Progress, resume: bool
-) -> tuple[dict[str, nn.Module], dict[str, list[Epoch]]]:
-    """Trains all networks of one fold: guides, Bases, Students. Each starts from a seed of its own.
-
-    Returns:
-        The networks and how their training went, by name.
-    """
-    networks: dict[str, nn.Module] = {}
-    histories: dict[str, list[Epoch]] = {}
+) -> TrainedFold:
+    """Trains all networks of one fold: guides, Bases, Students. Each starts from a seed of its own."""
+    found = TrainedFold({}, {}, {})
+    networks = found.networks
     classes = len(task.classes)
 
     for training in plan.trainings(settings.seeds):
         if training.is_trained:
             setup = _setup(task, plan, number, training, networks, settings, settings.weights)
+            monitor = monitor_of(training, networks, plan, fold, settings)
             progress.begin(setup.name)
-            done = fit(setup, moved=progress.moved, resume=resume)
+            done = fit(setup, moved=progress.moved, resume=resume, monitor=monitor)
             progress.finished(done.history[-1]["validation_accuracy"])
-            networks[training.name], histories[training.name] = done.network, done.history
+            networks[training.name], found.histories[training.name] = done.network, done.history
+            found.monitored[training.name] = done.monitored
         else:
             seed = derived(settings.seed, number, training.name)
             network = seeded(seed, training.network, classes, "none", plan.networks)
@@ -110,7 +118,7 @@ def train(
             # Without statistics of its batch normalization a deep network's outputs would be the same throughout, or immense.
             update_bn(fold.teacher_train[:CALIBRATION].batches(BATCH, settings.image_size), network.to(device), device)
             networks[training.name] = network.eval()
-    return networks, histories
+    return found
 
 
 def work(task: Task, plan: Plan, settings: Settings) -> dict[str, float]:
@@ -156,7 +164,11 @@ def check_labels(task: Task, settings: Settings) -> None:
         for part, option, labels, added in (
             (f"held-out {task.unit} to be scored", f"--test-{task.unit}", fold.test.labels[: settings.test_images], 0 * one_more),
             (f"{task.unit} of the reference population", "--references", fold.reference.labels, one_more),
-        ):
+            (
+                f"held-out {task.unit} of the monitor", f"--monitor-{task.unit}",
+                fold.test.labels[: settings.monitor_images or None], 0 * one_more,
+            ),
+        ):  # fmt: skip
             counts = labels.bincount(minlength=len(task.classes))
             if all(map(_have_geometry, (counts + added).tolist())):
                 continue

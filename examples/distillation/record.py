@@ -13,6 +13,7 @@ import torch
 
 from captum_kd.metrics import KeepCurve
 from distillation.measuring import Measurements
+from distillation.monitoring import kept
 from distillation.outcomes import CLASS_SCORES, PREDICTIONS, Record
 from distillation.plan import Plan
 from distillation.run_folder import plain
@@ -38,6 +39,7 @@ def record_of(
     plan: Plan,
     settings: Settings,
     histories: Sequence[Mapping[str, list[Epoch]]],
+    monitored: Sequence[Mapping[str, list[dict[str, Any]]]],
     measured: Sequence[Measurements],
     seconds: Mapping[str, float],
 ) -> Record:
@@ -70,6 +72,7 @@ def record_of(
                 "chance": float(fold.test.labels.bincount().max() / len(fold.test)),
                 "accuracy": dict(found.accuracy),
                 "history": {name: list(each) for name, each in history.items()},
+                "monitor": {name: kept(each) for name, each in of_monitor.items() if each},
                 "scores": [
                     {
                         "teacher": each.teacher,
@@ -90,7 +93,7 @@ def record_of(
                     for pair in found.pairs
                 ],
             }
-            for fold, history, found in zip(task.folds, histories, measured)
+            for fold, history, of_monitor, found in zip(task.folds, histories, monitored, measured)
         ],
         "map_layer": plan.layers[-1],
         "settings": plain(settings),

@@ -36,7 +36,7 @@ OWN = re.compile(
     r"checkpoints/(fold_\d+_)?((untrained_|other_|placebo_)?teacher|assistant|base|student|response|attention|feature|"
     r"hidden|control|from)(_[a-z0-9_]+)?\.(ckpt|json)|"
     rf"tables/({'|'.join(TABLES)})\.(csv|md)|"
-    r"figures/(accuracy|gradcam|"
+    r"figures/(accuracy|gradcam|process|"
     r"(predictions|seed_control|classes|models|layer_similarity|embeddings|maps|kept|keep_curve|layers_whole|layers_salient)_"
     r"[a-z0-9_]+)\.png"
 )
@@ -52,6 +52,8 @@ be given further seeds, techniques, controls and placebo Teachers."""
 
 LATER = {"hidden_weight": 10.0, "teacher_learning_rate": 0.0}
 """Settings that runs of earlier versions do not name, with the values that these runs have."""
+ANY_BEFORE = {"monitor_images"}
+"""Settings that runs of earlier versions do not name and that fit them with any value."""
 
 
 class RunFolderError(RuntimeError):
@@ -138,7 +140,7 @@ def _check_before(folder: Path, settings: Settings, resume: bool, overwrite: boo
         changed = [
             f"{name} was {before.settings.get(name)!r}, is {value!r}"
             for name, value in now.items()
-            if name not in FREE_TO_CHANGE and before.settings.get(name, LATER.get(name)) != value
+            if name not in FREE_TO_CHANGE and before.settings.get(name, value if name in ANY_BEFORE else LATER.get(name)) != value
         ]
         if changed:
             raise _other_run(folder, changed)

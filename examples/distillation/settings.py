@@ -139,6 +139,13 @@ class Settings:
         "pairs of a Student and a Base, of each technique, for maps, keep curves and the published formula, at most", _at_least(1)
     )
     references: int = _option("held-out images of UniCAM's reference population, at most", _at_least(4))
+    monitor_images: int = field(
+        default=256,
+        metadata={
+            "help": "held-out images on which Students, and Bases after the first, are measured after each epoch; 0: none",
+            "type": _at_least(0, 4096),
+        },
+    )
     rows: int = _option("rows of the figures of maps", _at_least(1))
     # How.
     teacher_epochs: int = _option("epochs of the Teacher", _at_least(1))

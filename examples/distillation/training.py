@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from captum_kd.monitor import LightningTransferMonitor, TransferMonitor
 from distillation import checkpoints
 from distillation.files import write_text
 from distillation.learning import Epoch, Learner, TrainingSetup
@@ -41,13 +42,21 @@ class Trained(NamedTuple):
     Attributes:
         network: in evaluation mode, on the device where it was trained, without gradients.
         history: a record of each epoch.
+        monitored: records of the monitor; none without one.
     """
 
     network: nn.Module
     history: list[Epoch]
+    monitored: list[dict[str, Any]] = []
 
 
-def fit(setup: TrainingSetup, *, moved: Optional[Callable[[float], None]] = None, resume: bool = False) -> Trained:
+def fit(
+    setup: TrainingSetup,
+    *,
+    moved: Optional[Callable[[float], None]] = None,
+    resume: bool = False,
+    monitor: Optional[TransferMonitor] = None,
+) -> Trained:
     """Trains a network, by cross-entropy alone or by a technique.
 
     After each epoch ``checkpoints/<name>.ckpt`` in the output folder holds everything that is needed to go on, and
@@ -62,6 +71,7 @@ def fit(setup: TrainingSetup, *, moved: Optional[Callable[[float], None]] = None
         moved: is called after each step with the share of the training that is done.
         resume: load what is finished, continue what is not, begin what is missing. Otherwise an old checkpoint of this
             name is removed.
+        monitor: measures the network before the training and after each epoch; its history is in the checkpoint too.
 
     Raises:
         DataError: there are no images to learn from or to validate on.
@@ -76,15 +86,22 @@ def fit(setup: TrainingSetup, *, moved: Optional[Callable[[float], None]] = None
     path = checkpoints.checkpoint_path(settings.output, name)
     identity = _identity(setup)
     learner = Learner(setup, identity)
+    watcher = None if monitor is None else LightningTransferMonitor(monitor, "network")
     begun = checkpoints.read(path, identity) if resume and path.exists() else None
     if begun is None and is_main_process():
         path.unlink(missing_ok=True)
     with own_randomness(setup.seed), _quiet(), _switches_as_before():
-        trainer = _trainer(path, settings, setup.epochs, moved)
+        callbacks: list[lightning.Callback] = [] if watcher is None else [watcher]
+        callbacks += [Kept(path), *([] if moved is None else [Moving(moved)])]
+        trainer = _trainer(settings, setup.epochs, callbacks)
         device = trainer.strategy.root_device
         if begun is not None and begun["finished"]:
             learner.load_state_dict(begun["state_dict"])
             learner.history = list(begun["history"])
+            # A network that was trained without a monitor has no such entry.
+            monitored = begun["callbacks"].get("LightningTransferMonitor")
+            if watcher is not None and monitored is not None:
+                watcher.load_state_dict(monitored)
         else:
             resumed_from = None if begun is None else str(path)
             del begun  # Lightning reads the file itself
@@ -99,7 +116,7 @@ def fit(setup: TrainingSetup, *, moved: Optional[Callable[[float], None]] = None
             "smaller --learning-rate or another --precision, in another --output or with --overwrite."
         )
     network.zero_grad(set_to_none=True)
-    return Trained(network.eval().to(device), learner.history)
+    return Trained(network.eval().to(device), learner.history, [] if monitor is None else monitor.history)
 
 
 def check_checkpoint(setup: TrainingSetup, guide: Optional[str]) -> Optional[str]:
@@ -153,9 +170,7 @@ def _identity(setup: TrainingSetup) -> dict[str, Any]:
     return identity
 
 
-def _trainer(
-    path: Path, settings: Settings, epochs: int, moved: Optional[Callable[[float], None]]
-) -> lightning.Trainer:
+def _trainer(settings: Settings, epochs: int, callbacks: list[lightning.Callback]) -> lightning.Trainer:
     machine: dict[str, Any] = {name: getattr(settings, name) for name in ("accelerator", "devices", "strategy", "precision")}
     try:
         return lightning.Trainer(
@@ -169,7 +184,7 @@ def _trainer(
             enable_model_summary=False,
             enable_progress_bar=False,
             plugins=[checkpoints.WholeFiles()],
-            callbacks=[Kept(path), *([] if moved is None else [Moving(moved)])],
+            callbacks=callbacks,
             default_root_dir=settings.output,
         )
     except Exception as error:  # Lightning refuses options with errors of many kinds

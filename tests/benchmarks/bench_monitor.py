@@ -1,6 +1,6 @@
 """A measurement of TransferMonitor against two evaluation passes of the Student over the probe.
 
-The bound is 1.1 of the two passes. Random weights; layers are the four stages and the pooled features. The first measurement, which
+The bound is 1.1. Random weights; layers are the four stages and the pooled features. The first measurement, which
 also measures Teacher and Base, is printed beside it. Run with
 ``PYTHONPATH=tests/benchmarks:. python tests/benchmarks/bench_monitor.py [inputs] [pixels] [device]``.
 """

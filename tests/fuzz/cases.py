@@ -111,6 +111,7 @@ CLASSES = {
     "tests": [],
     "nulls": [],
 }
+SAVED = captum_kd.metrics.compare_transfer(STUDENT, BASE, "conv2", [(IMAGES, LABELS)], show_progress=False).to_json()
 SEED_CONTROL = {
     "groups": [{"group": None, "students": ["a"], "bases": ["b", "c"], "shared_seeds": []}],
     "pairs": [
@@ -183,6 +184,19 @@ CASES: dict[str, Case] = {
     "captum_kd.UniCAM.has_convergence_delta": Case(
         UniCAM.has_convergence_delta, lambda: unicam().has_convergence_delta(), dict
     ),
+    "captum_kd.attr.InputMaps": Case(
+        captum_kd.attr.InputMaps.__init__, captum_kd.attr.InputMaps,
+        lambda: dict(maps={"conv2": {("a", "b"): {"net": MAPS}}}, images=IMAGES, same_scale=[["net"]]),
+    ),
+    "captum_kd.attr.explain_transfer": Case(
+        captum_kd.attr.explain_transfer, captum_kd.attr.explain_transfer,
+        lambda: dict(
+            student=STUDENT, base=BASE, layers="conv2", inputs=IMAGES[:3], reference_inputs=IMAGES, reference_labels=LABELS,
+            images=IMAGES[:3], n_steps=2,
+        ),
+        None,
+        {"inputs": ("forward_func", "images"), "images": ("masks",), "reference_inputs": ("reference_labels", "The features of")},
+    ),
     "captum_kd.flatten": Case(captum_kd.flatten, captum_kd.flatten, lambda: dict(activations=IMAGES)),
     "captum_kd.flatten_to_unit_length": Case(
         captum_kd.flatten_to_unit_length, captum_kd.flatten_to_unit_length, lambda: dict(activations=IMAGES)
@@ -228,6 +242,14 @@ CASES: dict[str, Case] = {
         captum_kd.metrics.TransferReport.__init__,
         lambda **given: repr(captum_kd.metrics.TransferReport(**given)),
         lambda: dict(rows=ROWS, seed_control=None, notes=["a note"], settings={"n": 8}),
+    ),
+    "captum_kd.metrics.TransferReport.from_json": Case(
+        captum_kd.metrics.TransferReport.from_json, captum_kd.metrics.TransferReport.from_json,
+        lambda: dict(source=SAVED),
+    ),
+    "captum_kd.metrics.TransferReport.to_dataframe": Case(
+        captum_kd.metrics.TransferReport.to_dataframe,
+        lambda **given: captum_kd.metrics.TransferReport(ROWS, None, [], {"n": 8}).to_dataframe(**given), dict,
     ),
     "captum_kd.metrics.TransferReport.to_json": Case(
         captum_kd.metrics.TransferReport.to_json,

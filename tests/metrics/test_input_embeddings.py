@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from captum_kd import flatten, global_average_pool
-from captum_kd.metrics import ModelOptions, TokenPositions, input_embeddings
+from captum_kd.metrics import ModelOptions, TokenPositions, compare_transfer, input_embeddings
 
 N = 40
 
@@ -94,6 +94,21 @@ def test_layers_by_model_and_modules():
     assert found.layers == {"Teacher": "conv3", "Student": "conv2", "Base": "conv1"}
     alone = embed({"Student": models["Student"]}, "conv2")
     assert same_shape(found.coordinates["Student"], alone.coordinates["Student"])
+
+
+def test_layers_of_a_report():
+    models = networks()
+    report = compare_transfer(models["Student"], models["Base"], {"a": "conv1", "late": "conv2"}, batches(), show_progress=False)
+    pair = {"student": models["Student"], "base": models["Base"]}
+    expected = embed(pair, "conv2")
+    for layer in (report.settings["layers"]["late"], {"late": report.settings["layers"]["late"]}):
+        found = embed(pair, layer)
+        assert found.layers == {"student": "conv2", "base": "conv2"}
+        torch.testing.assert_close(found.coordinates, expected.coordinates, rtol=0, atol=0)
+    # Not every model of a report must be drawn.
+    assert embed({"base": models["Base"]}, report.settings["layers"]["late"]).layers == {"base": "conv2"}
+    with pytest.raises(ValueError, match="layer has 2 layers, 'a', 'late'"):
+        embed(pair, report.settings["layers"])
 
 
 def test_single_models_may_have_inputs_of_their_own():
@@ -223,7 +238,8 @@ def test_models_and_random_state_stay_as_they_were():
         (ValueError, "conv9", {"layer": "conv9"}),
         (ValueError, "no layer for 'Student'", {"layer": {"Teacher": "conv1"}}),
         (ValueError, "no layer for", {"layer": 3}),
-        (ValueError, "layer names 'Other'", {"layer": {**dict.fromkeys(networks(), "conv1"), "Other": "conv1"}}),
+        (ValueError, r"layer has 2 layers, 'a', 'b'; pass one of them, as in layer\['a'\]", {"layer": {"a": {}, "b": {}}}),
+        (ValueError, "no layer for 'Teacher'", {"layer": {"a": {}}}),
         (TypeError, "data must be a DataLoader", {"data": images(N)}),
         (ValueError, "The data hold 3 inputs", {"data": batches(n=3)}),
         (ValueError, "The data hold 0 inputs", {"data": []}),

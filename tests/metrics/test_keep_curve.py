@@ -116,6 +116,7 @@ def test_area_of_a_single_share_is_the_accuracy_there():
 def test_one_input_has_no_standard_error():
     found = curve(net, maps(n=1), images(1), 0)
     assert found.area_standard_error is None and found.correct.shape == (3, 1)
+    assert found.accuracy_standard_error is None
 
 
 def test_result_is_of_known_types():

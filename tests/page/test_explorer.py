@@ -90,6 +90,11 @@ def test_scales_are_shared_in_groups_and_only_maps_of_gains_have_a_unit():
     assert data["units"] == ["gain of J per position", "gain of J per position", ""]
 
 
+def test_maps_that_are_not_said_to_have_a_unit_have_none():
+    assert data_of(image_maps(units=None))["units"] == ["", "", ""]
+    assert data_of(image_maps(units={"Grad-CAM": "a logit"}))["units"] == ["", "", "a logit"]
+
+
 # ----------------------------------------------------------------------------- size
 
 

@@ -57,12 +57,29 @@ def test_missing_values_are_hatched_and_unmarked():
     plot_layer_similarity(made([[None]]), "fss").draw_without_rendering()
 
 
+def leads(figure: Figure) -> tuple[list[str], list[str]]:
+    """The numbers beside the rows and above the columns."""
+    rows, columns = figure.axes[0].child_axes
+    return tuple([each.get_text() for each in labels] for labels in (rows.get_yticklabels(), columns.get_xticklabels()))
+
+
+def test_the_lead_over_the_runner_up_is_written_beside_every_match():
+    found = made([[0.9, 0.899, -0.2], [0.3, None, None]], ("fss",))
+    assert leads(plot_layer_similarity(found)) == (["+.001", ""], ["+.600", "", ""])
+    assert leads(plot_layer_similarity(made([[1.0, -0.25], [0.3, 0.5]], ("fss",)))) == (["+1.250", "+.200"], ["+.700", "+.750"])
+    legend = [text.get_text() for text in plot_layer_similarity(found).axes[1].get_legend().get_texts()]
+    assert "+.123: lead over the runner-up" in legend
+    assert len(plot_layer_similarity(made([[0.5]], ("fss",))).axes[1].get_legend().get_texts()) == 2  # there is no runner-up
+
+
 @pytest.mark.parametrize("count", [1, 3, 50])
 def test_every_name_is_drawn_without_overlap(count):
     figure = plot_layer_similarity(made([[0.5] * count] * count, ("cka",), "features.block"))
     axis = figure.axes[0]
     assert len(axis.get_xticklabels()) == len(axis.get_yticklabels()) == count
     assert overlapping(axis.get_yticklabels(), figure) == overlapping(axis.get_xticklabels(), figure) == 0
+    beside, above = axis.child_axes
+    assert overlapping(beside.get_yticklabels(), figure) == overlapping(above.get_xticklabels(), figure) == 0
 
 
 def test_errors():

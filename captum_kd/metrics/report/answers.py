@@ -84,10 +84,10 @@ def _cell(test: Test) -> str:
     value = test["statistic"]
     if "share" in test:  # against placebo Teachers, where the statistic is one of Student's t
         value = None if test["share"] is None or test["mean"] is None else test["share"] - test["mean"]
-    return "-" if value is None else f"{value:+.3f}{_mark(test)}"
+    return "-" if value is None else f"{value:+.3f}{mark(test)}"
 
 
-def _mark(test: Test) -> str:
+def mark(test: Test) -> str:
     """A star for yes; one character for each answer, so that numbers stay in line."""
     if test["decision"] is None:
         return UNDECIDED
@@ -99,7 +99,7 @@ def _mark(test: Test) -> str:
 
 def _legend(tests: Sequence[Test]) -> list[str]:
     """The meaning of the marks in use, and the caveats of the tests, each once."""
-    marks = {_mark(test) for test in tests}
+    marks = {mark(test) for test in tests}
     meanings = {
         YES: f"yes (p <= {LEVEL:g})",
         ONLY_SHARE: f"no: p <= {LEVEL:g}, but Students are not more similar to the Teacher than Bases are",

@@ -47,7 +47,7 @@ def notebook_html(report: Mapping[str, Any]) -> str:
                 value = _mean(rows, score, layer, students)
                 star, null = "*" * ((group, score, layer) in yes), nulls.get((score, layer))
                 shown = "-" if value is None else f"{value:.3f}{star}" + ("" if null is None else f" ({null:.3f})")
-                cells.append(f'<td style="text-align:right">{shown}</td>')
+                cells.append(f'<td style="text-align:right;white-space:nowrap">{shown}</td>')
             lines.append(f"<tr>{''.join(cells)}</tr>")
     legend = f"{LEGEND} {STAR if placebos is None else STAR_OF_PLACEBOS}" if nulls else "Means over pairs of models."
     return "\n".join([*lines, "</tbody></table>", f"<p>{_text(legend)} More: print(report), report.to_html(path).</p>", "</div>"])

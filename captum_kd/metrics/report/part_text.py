@@ -39,21 +39,21 @@ def class_title(classes: Mapping[str, Any], where: str = "") -> str:
 
 def last_layer(classes: Mapping[str, Any]) -> str:
     """The layer in the table of ``print(report)``."""
-    return _layers(classes["rows"])[-1]
+    return layers_with_features(classes["rows"])[-1]
 
 
 def plain_classes(classes: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """A table of the last layer, of at most 12 classes."""
     layer, names = last_layer(classes), names_in(settings, classes)
-    heads, table = _class_table(classes, layer, names)
+    heads, table = class_table(classes, layer, names)
     lines = [
-        f"{with_middle_cut(one_line(name), 12).ljust(12)}{size.rjust(8)}" + "".join(cell.rjust(10) for cell in cells)
+        with_middle_cut(one_line(name), 19 - len(size)).ljust(20 - len(size)) + size + "".join(cell.rjust(10) for cell in cells)
         for name, (size, *cells) in [(str(classes["of"]), heads), *table[:MOST_CLASSES]]
     ]
     if len(table) > MOST_CLASSES:
         lines.append(f"... and {len(table) - MOST_CLASSES} more in report.classes, as well as intervals and the other layers")
-    answers = class_answers(classes, layer, _plural(classes["of"]), names)
-    where = f"Seed control at {layer} and of predictions (exact test, Holm over the {_plural(classes['of'])}):"
+    answers = class_answers(classes, layer, plural(classes["of"]), names)
+    where = f"Seed control at {layer} and of predictions (exact test, Holm over the {plural(classes['of'])}):"
     return [*lines, *[f"- {where}"] * bool(answers), *answers]
 
 
@@ -68,12 +68,12 @@ def markdown_parts(report: Mapping[str, Any]) -> list[str]:
     if classes is not None:
         class_names = names_in(report["settings"], classes)
         lines += [f"**{class_title(classes)}**", ""]
-        for layer in _layers(classes["rows"]):
-            heads, table = _class_table(classes, layer, class_names)
+        for layer in layers_with_features(classes["rows"]):
+            heads, table = class_table(classes, layer, class_names)
             first = f"{classes['of']} ({as_markdown(str(layer))})"
             lines += _markdown_table([first, *heads], [[as_markdown(name), *cells] for name, cells in table])
-        for layer in _layers(classes["rows"]):
-            answers = class_answers(classes, layer, _plural(classes["of"]), class_names)
+        for layer in layers_with_features(classes["rows"]):
+            answers = class_answers(classes, layer, plural(classes["of"]), class_names)
             lines += [f"- {as_markdown(f'At {layer}: ' + each[2:])}" for each in answers] + [""] * bool(answers)
     if inputs is not None:
         lines += [f"**{INPUTS}**", "", *(f"- {as_markdown(each)}" for each in input_sentences(inputs)), ""]
@@ -91,12 +91,12 @@ def markdown_parts(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _layers(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def layers_with_features(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Layers with features; predictions and maps at the inputs have none."""
     return list(dict.fromkeys(row["layer"] for row in rows if row["score"] in OF_FEATURES))
 
 
-def _class_table(
+def class_table(
     classes: Mapping[str, Any], layer: str, names: Optional[Sequence[str]]
 ) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Headings, and for each class its name and cells: its size, mean scores over the pairs, and nulls, at a layer."""
@@ -128,7 +128,7 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
 
 
-def _plural(word: str) -> str:
+def plural(word: str) -> str:
     return "classes" if word == "class" else "groups"
 
 

@@ -33,6 +33,8 @@ def read_report(source: Union[str, "os.PathLike[str]"]) -> dict[str, Any]:
         raise TypeError(f"source must be a path or the text of a saved report, got {short_repr(source)}.")
     is_text = isinstance(source, str) and source.lstrip().startswith("{")
     name = "the text" if is_text else str(source)
+    if not is_text and Path(source).is_dir():
+        raise ValueError(f"source must be a file or the text of one, got the folder {short_repr(str(source))}. {HOW}")
     try:
         found = json.loads(str(source) if is_text else Path(source).read_bytes().decode("utf-8"))
     except ValueError as error:  # also of bytes that are no UTF-8

@@ -61,9 +61,10 @@ BUT_ONE_ROW = (
     'Rows "but one": Students given all Bases but one. Compare these, not the row above them, with their "null": the Base '
     "left out, given the others."
 )
+FSS = "FSS: similarity of two representations, which are the distances between all inputs."
+RS = "RS: how closely a representation follows the labels."
 HOW_TO_READ = (
-    "FSS: similarity of two representations, which are the distances between all inputs. RS: how closely a representation "
-    "follows the labels. Distilled: the part that the Student has and the Base lacks; residual: the reverse.",
+    "Distilled: the part that the Student has and the Base lacks; residual: the reverse.",
     'Compare scores with their "null" and read the tests; a score above 0 is no evidence of transfer by itself.',
     "docs/reading.md explains these tables, docs/report.md each score, docs/inference.md the tests. Notes on this report's "
     "numbers: report.notes.",
@@ -97,11 +98,10 @@ def plain(report: Mapping[str, Any]) -> str:
         lines += ["", *textwrap.wrap(one_line(title), WIDTH), *_folded(plain_classes(classes, report["settings"]))]
     if (inputs := report.get("inputs")) is not None:
         lines += ["", INPUTS, *_folded(input_answers(inputs))]
-    lines += ["", "How to read this", *_wrapped(HOW_TO_READ)]
-    if positions := of_positions(report["settings"].get("positions"), any(row["low"] is not None for row in rows)):
-        lines += _wrapped([positions])
-    if check is not None:
-        lines += _wrapped([foot(check, report["settings"]["n"])])
+    positions = of_positions(report["settings"].get("positions"), any(row["low"] is not None for row in rows))
+    last = "" if check is None else foot(check, report["settings"]["n"])
+    words = f"{FSS} {RS}" if report["settings"]["class_counts"] else FSS
+    lines += ["", "How to read this", *_wrapped([words, *HOW_TO_READ, *filter(None, (positions, last))])]
     return "\n".join(lines)
 
 

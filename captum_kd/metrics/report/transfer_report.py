@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence, Union
 
+from captum_kd._utils.data_frame import data_frame
 from captum_kd._utils.files import write_whole
 from captum_kd._utils.text import as_spreadsheet_text, encodable
 from captum_kd._utils.validation import check_choice, check_mapping, short_repr
@@ -22,7 +23,6 @@ from captum_kd.metrics.report.verdict import verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from pandas import DataFrame
 
     from captum_kd.attr import InputMaps
     from captum_kd.page import Section
@@ -39,7 +39,7 @@ TABLES = {
 class TransferReport:
     """Scores of Students and Bases over layers, one record each, with notes for the reader and the settings.
 
-    ``print(report)`` shows it as a table of at most 100 columns.
+    ``print(report)`` shows the verdict and tables of at most 100 columns.
 
     Attributes:
         rows (list of dict): a record for each Student, Base, layer and score, with the keys ``student``, ``base``,
@@ -53,7 +53,7 @@ class TransferReport:
             features of ``given`` are removed. Pairs of two Bases are the null. With at least three Bases there are tests of
             Students given several Bases; ``left_out`` holds the scores of ``model`` given all Bases but ``left_out``, and those
             of the Base left out itself are the null. None with fewer than two Bases.
-        notes (list of str): cautions first, then how to read the scores.
+        notes (list of str): cautions first (``settings["cautions"]`` is their number), then how to read the scores.
         settings (dict): everything that the numbers depend on, with class counts and versions.
         placebos (dict or None): ``tests``, the t test of this Teacher against at least 4 placebo Teachers for each group, score
             and layer, with ``share`` (the Teacher's value, mean over pairs of models), ``mean`` and ``standard_deviation`` of the
@@ -195,8 +195,8 @@ class TransferReport:
             rows = [{**row, "class_name": class_name(row[number], names)} for row in rows]
         return list(dict.fromkeys(key for row in rows for key in row)), rows
 
-    def to_dataframe(self, table: str = "rows") -> "DataFrame":
-        """A table of :meth:`to_csv` as a pandas.DataFrame, with None for values that are not defined or were not asked for.
+    def to_dataframe(self, table: str = "rows") -> Any:
+        """A table of :meth:`to_csv` as a ``pandas.DataFrame``.
 
         Args:
             table (str): as for :meth:`to_csv`.
@@ -211,11 +211,7 @@ class TransferReport:
         """
         check_choice(table, "table", list(TABLES))
         columns, rows = self._table(table)
-        try:
-            import pandas
-        except ImportError:
-            raise ImportError("to_dataframe needs pandas, which is not installed: pip install pandas. to_csv() works without it.")
-        return pandas.DataFrame.from_records(copy.deepcopy(list(rows)), columns=list(columns))
+        return data_frame(rows, columns)
 
     def to_markdown(self) -> str:
         """The report as Markdown: tables of every pair of models, seed control and notes."""
@@ -250,8 +246,8 @@ class TransferReport:
 
     @property
     def verdict(self) -> list[str]:
-        """At most five sentences, in plain words, for a reader in a hurry: accuracy, what the Students gained, whether it is the
-        Teacher's, at which layers, and what stays undecided."""
+        """At most five sentences: cautions, accuracy, what the Students gained and at which layers, whether it is the Teacher's,
+        and what stays undecided. They rest on the report's tests (docs/report.md, the verdict)."""
         return verdict(self.to_dict())
 
     def to_html(

@@ -90,9 +90,9 @@ class _Sentences:
             found.append(f"do not use this report, since dcor differs from it by up to {check['largest_difference']:.2g}")
         if settings.get("localize_target") == "label":
             found.append("inputs were reduced by maps of their own labels, so relevance is above 0 even for untrained networks")
-        near = dict.fromkeys([*at_chance(self.rows, settings), *self._inaccurate()])
-        if near:
-            names = _joined(list(near)[:4] + [f"{len(near) - 4} more"] * (len(near) > 4))
+        known = {*at_chance(self.rows, settings), *self._inaccurate()}
+        if near := [name for name in (*self.students, *self.bases, "the Teacher") if name in known]:
+            names = _joined(near[:4] + [f"{len(near) - 4} more"] * (len(near) > 4))
             them = "them" if len(near) > 1 else "it"
             found.append(f"{names} cannot be told from chance, so scores that involve {them} do not show that a task was taught")
         if settings.get("n", FEW_INPUTS) < FEW_INPUTS:
@@ -103,9 +103,7 @@ class _Sentences:
         """The accuracy of Students, Bases and Teacher; without labels, their agreement with the Teacher."""
         has_labels = bool(self.settings["class_counts"])
         names = {f"accuracy_{role}": role for role in ("student", "base", "teacher")}
-        start = f"accuracy on {self.settings['n']} inputs is"
         if not has_labels:
-            start = "without labels, nothing here shows whether these networks have learned their task"
             names = {f"agreement_{role}_teacher": role for role in ("student", "base")}
         values = []
         for score, role in names.items():
@@ -114,9 +112,13 @@ class _Sentences:
                 value = self._mean(score, PREDICTIONS_LAYER, students)
                 values += [] if value is None else [f"{value:.3f} for {who}"]
         if not has_labels:
+            start = "without labels, nothing here shows whether these networks have learned their task"
             return start + (f"; their predictions agree with the Teacher's at a rate of {_joined(values)}" if values else "")
+        if not values:
+            return ""
+        start = f"accuracy on {self.settings['n']} inputs is"
         chance = f" ({self._chance():.3f} by always naming the most frequent class)" * bool(self._inaccurate())
-        return "; ".join([f"{start} {_joined(values)}{chance}", *self._of_seeds(ACCURACY)]) if values else ""
+        return "; ".join([f"{start} {_joined(values)}{chance}", *self._of_seeds(ACCURACY)])
 
     def gain(self) -> str:
         """Relevance that Students have and Bases lack; without labels and a Teacher, their difference in geometry."""

@@ -10,6 +10,7 @@ from distillation.drawing import Picture, slug
 from distillation.figures.maps import maps, sentences
 from distillation.figures.scores import classes, curves, layers, likeness, predictions, seeds
 from distillation.measuring import Measurements
+from distillation.monitoring import process
 from distillation.outcomes import SALIENT, WHOLE, Record
 from distillation.plan import Plan
 from distillation.task import Task, first_of_each_class
@@ -25,6 +26,7 @@ def pictures_of(task: Task, record: Record, measured: Sequence[Measurements], ro
         "always names the most frequent class.",
         curves(record),
     )
+    yield from process(record)
     yield from predictions(record)
     first = measured[0]
     shown = first_of_each_class(first.shown.labels, rows)
@@ -51,7 +53,7 @@ def picture_names(plan: Plan) -> list[str]:
     of_groups = [f"{kind}_{slug(group.name)}" for group in plan.groups for kind in kinds]
     once = ("predictions", "seed_control", "models", "layer_similarity", "embeddings")
     of_teachers = [f"{kind}_{slug(teacher)}" for teacher in plan.teachers for kind in once]
-    return ["accuracy", "gradcam", *of_teachers, *of_groups]
+    return ["accuracy", "gradcam", "process", *of_teachers, *of_groups]
 
 
 def _accuracy_on_shown(found: Measurements, network: str) -> float:

@@ -46,8 +46,8 @@ def maps(task: Task, found: Measurements, shown: Tensor) -> Iterator[Picture]:
             f"maps_{slug(pair.group.name)}",
             f"{pair.student} and {pair.base}: net map (distilled minus residual), distilled and residual features, a net map of "
             "two Bases for comparison, Grad-CAM of the Student, and the paper's gradient. The images are the first of each "
-            "class, classes in turn, not cherry-picked. Red: positive, blue: negative. In each row the first four maps share one "
-            "color scale; Grad-CAM and the paper's gradient each have their own.",
+            "class, classes in turn, not cherry-picked. Red: positive, blue: negative. In each row the first four maps share "
+            "one color scale; Grad-CAM and the paper's gradient each have their own.",
             visualize_transfer(
                 images,
                 _in_colors(pair.maps, shown, images.shape[-1]),
@@ -88,8 +88,8 @@ def sentences(task: Task, found: Measurements, shown: Tensor) -> Iterator[Pictur
             f"maps_{slug(pair.group.name)}",
             f"{pair.student} and {pair.base}: net map (distilled minus residual), distilled and residual features, a net map of "
             "two Bases for comparison, the net map of the Teacher's share, and Grad-CAM of the Student. The sentences are the "
-            "first of each class, classes in turn, not cherry-picked. Red: positive, blue: negative. The maps by labels share one "
-            "scale over all sentences; the last two have scales of their own.",
+            "first of each class, classes in turn, not cherry-picked. Red: positive, blue: negative. The maps by labels share "
+            "one scale over all sentences; the last two have scales of their own.",
             visualize_tokens(
                 chosen.tokens,
                 {title: pair.maps[title][shown] for title in titles},

@@ -49,8 +49,8 @@ def localization(record: Record) -> Table:
         "localization",
         f"Maps on {record['evidence']}",
         f"Share of a map's positive values there, and how often its maximum is there, over {number} {record['unit']}. There "
-        f"is {area:.1%} of an input on average. The last column counts maps without positive values, which have no share: they are "
-        "left out of the energy, and of its difference between two maps. Means and SD over pairs of a Student and a Base; "
+        f"is {area:.1%} of an input on average. The last column counts maps without positive values, which have no share: they "
+        "are left out of the energy, and of its difference between two maps. Means and SD over pairs of a Student and a Base; "
         f"report.json has the standard errors over {record['unit']}.",
         ["group", "map", "pairs", "energy", "energy SD", "maximum", "maximum SD", "maps without positive values"],
         rows,

@@ -215,7 +215,7 @@ def test_the_report_says_what_its_inputs_are():
     drawn = f"30 of {sum(map(len, sentences()))} token positions (drawn by seed 0)"
     for text in (" ".join(str(found).split()), found.to_markdown()):
         assert drawn in text and "not independent" in text and "each sentence as one unit" in text
-    assert str(found).startswith("30 of")
+    assert "\n30 of" in str(found)
     assert "all 85 token positions of 14 sentences" in " ".join(str(report()).split())
     json.loads(found.to_json())
     found.plot()

@@ -67,6 +67,7 @@ DIFFERENT: dict[str, tuple[Callable[[int], dict[str, Any]], str]] = {
     "grid": (lambda rank: dict(grid=(4 + rank, 4)), "grid differs"),
     "reference": (lambda rank: dict(localize="unicam", reference=(x, y if rank else y.roll(1))), "reference differs"),
     "embeddings": (lambda rank: dict(class_embeddings=torch.eye(3 + rank)), "class_embeddings differs"),
+    "class names": (lambda rank: dict(class_names=["a", "b", f"c{rank}"]), "class_names differs"),
     "layer": (
         lambda rank: dict(layers={"a": {"student": "conv1", "base": "conv2" if rank else "conv1"}}), "layers of base differs"
     ),

@@ -68,7 +68,8 @@ def test_a_wrong_score_is_the_first_thing_that_a_report_says(monkeypatch, error)
     assert found["largest_difference"] == pytest.approx(2 if math.isnan(error) else error)
     caution = "Failed check: dcor"
     assert report.notes[0].startswith(caution) and "rs_residual at 3 (b, base)" in report.notes[0]
-    assert str(report).startswith(f"- {caution}") and str(report).count(caution) == 1
+    assert str(report).startswith("Verdict\n- Caution: do not use this report, since dcor differs from it by up to")
+    assert f"\n\nCautions\n- {caution}" in str(report) and str(report).count(caution) == 1
     assert f"- {caution}" in report.to_markdown()
 
 
