@@ -59,10 +59,10 @@ def drawing(figure: Figure, name: str, alt: str) -> str:
     for parent in list(root.iter()):
         for child in [each for each in parent if each.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style")]:
             parent.remove(child)  # styles would hold for the whole page
-    groups = {group.get("id"): group for group in root.iter(f"{{{SVG}}}g") if group.get("id") in lines}
+    groups = [(group, lines[group.get("id", "")]) for group in root.iter(f"{{{SVG}}}g") if group.get("id") in lines]
     if sum(np.size(line.get_xdata()) for line in lines.values()) <= MOST_POINTS:
-        for key, group in groups.items():
-            _put_words(group, lines[str(key)])
+        for group, line in groups:
+            _put_words(group, line)
     for element in root.iter():
         for key, value in element.attrib.items():
             if key == "id":

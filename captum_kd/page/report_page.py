@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
-from captum_kd.metrics.report.notes import near_chance, no_gain
 from captum_kd.metrics.report.transfer_report import TABLES
-from captum_kd.metrics.report.verification import failed_check
 from captum_kd.page.content import Download, Folded, PageTable, Paragraphs, Section
 from captum_kd.page.report_figures import report_figures
 from captum_kd.page.report_tables import answer_tables, caveats_of, main_tests, part_tables, score_tables
@@ -31,16 +29,13 @@ def report_page(
     from captum_kd.page.render import render
 
     content = report.to_dict()
-    cautions = [
-        *failed_check(content["settings"].get("verification")),
-        *near_chance(content["rows"], content["settings"]),
-        *no_gain(content["rows"]),
-    ]
+    first = content["settings"].get("cautions", 0)
     caveats = caveats_of(main_tests(content))
     answers = [*answer_tables(content), *([Paragraphs(caveats)] if caveats else [])]
     scores, parts = score_tables(content), part_tables(content)
-    notes = [note for note in content["notes"] if note not in cautions]
+    notes = content["notes"][first:]
     own = [
+        *(section for section in sections if section.place == "verdict"),
         *_section("Answers", answers, "verdict"),
         *_section("Figures of the report", report_figures(content, curves), "curves"),
         *_section("Scores", [Folded(table.title or "", [table]) for table in scores], "tables"),
@@ -52,9 +47,9 @@ def report_page(
         title=title or "Transfer report",
         subtitle=_subtitle(content["settings"]),
         verdict=report.verdict,
-        cautions=cautions,
+        cautions=content["notes"][:first],
         explorer_of=None if maps is None else (maps, content["inputs"]),
-        sections=[*own, *sections],
+        sections=[*own, *(section for section in sections if section.place != "verdict")],
         downloads=_downloads(report),
     )
 

@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from captum_kd.metrics.report.answers import LEVEL, ONLY_SHARE, SHORT, UNDECIDED, YES, class_answers, mark
-from captum_kd.metrics.report.class_names import names_in
+from captum_kd.metrics.report.class_names import names_in, numbered
 from captum_kd.metrics.report.notes import distilled_scores
 from captum_kd.metrics.report.nulls import BUT_ONE, NULL, mean_nulls
 from captum_kd.metrics.report.part_text import LEGEND, class_table, layers_with_features, plural
@@ -138,7 +138,9 @@ def score_tables(content: Mapping[str, Any]) -> list[PageTable]:
                 if any(each is not None for each in means):
                     lines.append([words, layer, *(_mean_and_range([each]) for each in means), *[None] * len(unique)])
         subtitle, beyond = SUBTITLES.get(title, ("", ""))
+        is_one = max(map(len, by_key.values())) == 1
         pairs = "Mean over pairs of models [smallest, largest]."
+        pairs = "Value [interval] p-value, as far as the report has them." if is_one else pairs
         note = " ".join(filter(None, [f"{subtitle}{beyond * has_labels}.".capitalize() if subtitle else "", pairs]))
         shown = title if has_labels else title.replace("Similarity and relevance", "Similarity")
         tables.append(PageTable(("Students", "layer", *columns.values(), *("unique" for _ in unique)), lines, shown, note))
@@ -171,8 +173,8 @@ def part_tables(content: Mapping[str, Any]) -> list[PageTable]:
     return [
         *_seed_control(content["seed_control"]),
         *_placebos(content["placebos"]),
-        *_classes(content["classes"], content["settings"]),
-        *_inputs(content["inputs"]),
+        *_classes(content["classes"], names_in(content["settings"], content["classes"])),
+        *_inputs(content["inputs"], names_in(content["settings"])),
         *_similarities(content["similarities"]),
     ]
 
@@ -210,15 +212,15 @@ def caveats_of(tests: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(caveat for test in tests for caveat in test["caveats"]))
 
 
-def _classes(classes: Optional[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[PageTable]:
+def _classes(classes: Optional[Mapping[str, Any]], names: Optional[Sequence[str]]) -> list[PageTable]:
     """A table for each layer: means over the pairs of models."""
     if classes is None:
         return []
     found = []
     for layer in layers_with_features(classes["rows"]):
-        heads, rows = class_table(classes, layer, names_in(settings, classes))
+        heads, rows = class_table(classes, layer, names)
         word = str(classes["of"])
-        answers = [each.removeprefix("- ") for each in class_answers(classes, layer, plural(word), names_in(settings, classes))]
+        answers = [each.removeprefix("- ") for each in class_answers(classes, layer, plural(word), names)]
         note = " ".join([f"Means over pairs of models. {LEGEND.format(word=word)}.", *answers])
         columns = (word, *(HEADINGS.get(head, head) for head in heads))
         title = f"{'Classes' if word == 'class' else 'Groups of inputs'} at {layer}"
@@ -226,7 +228,7 @@ def _classes(classes: Optional[Mapping[str, Any]], settings: Mapping[str, Any]) 
     return found
 
 
-def _inputs(inputs: Optional[Mapping[str, Any]]) -> list[PageTable]:
+def _inputs(inputs: Optional[Mapping[str, Any]], class_names: Optional[Sequence[str]]) -> list[PageTable]:
     if inputs is None:
         return []
     found = []
@@ -256,8 +258,10 @@ def _inputs(inputs: Optional[Mapping[str, Any]]) -> list[PageTable]:
         f"The {MOST_INPUTS} inputs with the largest part in {best.replace('_', ' ')}, for each layer and group. Parts add up to "
         "the score; inputs count from 0. Read this order only if another seed repeats it: see the reliability."
     )
-    rows = [tuple(row[name] for name in (*keys, *names)) for row in top]
-    return found + ([PageTable(columns, rows, "Inputs with the largest parts", note)] if rows else [])
+    lines = [
+        [numbered(row[name], class_names) if name == "label" else row[name] for name in (*keys, *names)] for row in top
+    ]
+    return found + ([PageTable(columns, lines, "Inputs with the largest parts", note)] if lines else [])
 
 
 def _similarities(similarities: Optional[Mapping[str, Any]]) -> list[PageTable]:
