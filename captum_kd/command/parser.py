@@ -52,7 +52,7 @@ examples:
 
   Architectures differ: layers by model's name or role
   captum-kd compare --student timm:deit_tiny_distilled_patch16_224 --base timm:deit_tiny_patch16_224 \\
-      --teacher timm:regnety_160 --layers last=blocks.10,teacher:s4 --data imagenet/val --output out
+      --teacher timm:regnety_160.deit_in1k --layers last=blocks.10,teacher:s4 --data imagenet/val --output out
 
   Texts: a table with the columns label and text
   captum-kd compare --student hf:student --base hf:base --teacher hf:teacher --data test.tsv --output out
