@@ -178,6 +178,9 @@ def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
     numbers = _typed(_named(_numbers))
     group.add_argument("--image-size", action="append", default=[], type=_typed(_named(_side)), metavar="[MODEL=]N",
                        help="pixels of a side")  # fmt: skip
+    group.add_argument("--resize", action="append", default=[], type=_typed(_named(_side)), metavar="[MODEL=]N",
+                       help="the shorter side before the middle is cut out; --image-size's number cuts no margin off; "
+                       "default: in the library's proportion, such as 256 for 224")  # fmt: skip
     for name in ("--mean", "--std"):
         group.add_argument(name, action="append", default=[], type=numbers, metavar="[MODEL=]R,G,B", help="of pixels from 0 to 1")
 
