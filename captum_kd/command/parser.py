@@ -46,7 +46,7 @@ examples:
   captum-kd compare --student torchvision:resnet18@kd.pt --base torchvision:resnet18@plain.pt \\
       --teacher torchvision:resnet34@teacher.pt --data photos --split test --output out
 
-  Several seeds allow tests (five and five decide):
+  Several seeds allow tests (five and five decide; at one layer, three and three):
   captum-kd compare --student kd1=torchvision:resnet18@kd1.pt --student kd2=torchvision:resnet18@kd2.pt \\
       --base b1=torchvision:resnet18@b1.pt --base b2=torchvision:resnet18@b2.pt --data photos --output out
 

@@ -56,6 +56,11 @@ def prepare(options: argparse.Namespace) -> Prepared:
     is_text = data_path.suffix.lower() == TABLE
     if is_text and not data_path.is_file():
         raise CommandError(f"--data: there is no file {data_path}.")
+    tables = sorted(data_path.glob(f"*{TABLE}")) if data_path.is_dir() else []
+    if tables and not any(each.is_dir() for each in data_path.iterdir()):
+        named = data_path / f"{options.split}{TABLE}"
+        named = named if named in tables else tables[0]
+        raise CommandError(f"--data: {data_path} is a folder of tables; for texts name one, such as {named}.")
     models = load_models(_named(options), is_text, options)
     class_lists = _class_lists(options.classes, models)
     if is_text:
