@@ -273,8 +273,8 @@ class TransferMonitor:
         return {"history": [dict(record) for record in self.history], "probe": probe}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from a state of :meth:`state_dict`. The next :meth:`step`, due or not, checks that probe, layers and Bases' names
-        are the same; the next measurement warns if Teacher or Base are others.
+        """Continues from a state of :meth:`state_dict`. The next :meth:`step`, due or not, checks that probe, layers and Bases'
+        names are the same. The next measurement warns if Teacher or Base are others.
 
         Raises:
             TypeError: not such a state.
@@ -316,8 +316,9 @@ class TransferMonitor:
             before = last.get(_key(record))
             if record["score"] in WITHOUT_STUDENT and before is not None and abs(record["value"] - before) > LEAST_CHANGE:
                 warn_user(
-                    f"The loaded history is of another Teacher or Base: {record['score']} at {record['layer']} was {before:.3f} and "
-                    f"is {record['value']:.3f}, but does not depend on the Student. Scores before and after are not comparable."
+                    f"The loaded history is of another Teacher or Base: {record['score']} at {record['layer']} was "
+                    f"{before:.3f} and is {record['value']:.3f}, but does not depend on the Student. Scores before and after are "
+                    "not comparable."
                 )
                 return
 
