@@ -50,7 +50,8 @@ def test_text_has_enough_contrast(opened_page: Open, full: str, color_scheme: st
     found = tab.evaluate("""() => {
         const channels = (color) => color.match(/[\\d.]+/g).map(Number);
         const light = (color) => {
-            const [r, g, b] = color.slice(0, 3).map((part) => part / 255).map((part) => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4);
+            const [r, g, b] = color.slice(0, 3).map((part) => part / 255)
+                .map((part) => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4);
             return .2126 * r + .7152 * g + .0722 * b;
         };
         const behind = (element) => {
