@@ -72,8 +72,8 @@ def explain_transfer(
         reference_inputs (Tensor, tuple[Tensor, ...] or mapping): The reference population: 64 inputs or more, none of ``inputs``.
         reference_labels (Tensor): Their labels.
         teacher (Callable, optional): The Teacher.
-        target (Tensor, optional): (N,) classes that UniCAM's maps explain, for models whose outputs are other classes than those of
-                    ``reference_labels``. The result then has no predictions; Grad-CAM still explains each model's own.
+        target (Tensor, optional): (N,) classes that UniCAM's maps explain, for models whose outputs are other classes than
+                    those of ``reference_labels``. The result then has no predictions; Grad-CAM still explains each model's own.
                     Default: None, the class that each model predicts
         images (Tensor, optional): (N, 1 or 3, H, W) between 0 and 1, to show. Needed for images; inputs are usually normalized.
         tokens (list of list of str, optional): The N texts, to show. Needed for text.

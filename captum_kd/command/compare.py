@@ -100,7 +100,26 @@ def maps_only(options: argparse.Namespace) -> None:
     print(f"Step 2 of 2: write {folder}", flush=True)
     save_maps(maps, folder / MAPS_FILE)
     draw_maps(maps, folder / "maps.png")
-    print(f"\nPicture: {folder / 'maps.png'}\nTensors: {folder / MAPS_FILE}")
+    write_whole(folder / PAGE_FILE, _page_of_maps(maps, prepared))
+    print(f"\nPage: {folder / PAGE_FILE}\nPicture: {folder / 'maps.png'}\nTensors: {folder / MAPS_FILE}")
+
+
+def _page_of_maps(maps: InputMaps, prepared: Prepared) -> str:
+    """A page with the explorer of maps; scores and their tests are those of ``compare``."""
+    from captum_kd.page import PageTable, Section
+    from captum_kd.page.render import render
+
+    rows = [(each.name, each.role, str(each.spec), str(each.preprocessing or "")) for each in prepared.models]
+    table = PageTable(("model", "role", "specification", "preprocessing"), rows)
+    return render(
+        title="Maps",
+        subtitle=f"{len(maps)} inputs, explained beside a reference population of others.",
+        verdict=["Single maps vary with the training seed, and this page has no test. captum-kd compare tests what they show."],
+        cautions=[],
+        explorer_of=(maps, None),
+        sections=[Section("Models", [table], "settings")],
+        downloads=[],
+    )
 
 
 def report_again(options: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ ABOUT = """\
 Explains and measures what trained Students learned from their Teacher, from checkpoints alone.
 
   compare  a report: scores, maps, page, tables and figures
-  maps     maps alone: a picture and a file of tensors
+  maps     maps alone: a page, a picture and a file of tensors
   layers   the layers of a model, and the one to name
   report   the page, tables and figures of a saved report, made again
 
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     words = {
         "compare": "scores, maps, page, tables and figures",
-        "maps": "maps alone, as a picture and a file of tensors",
+        "maps": "maps alone: a page, a picture and a file of tensors",
         "layers": "the layers of a model, and the one to name",
         "report": "page, tables and figures of a saved report",
     }

@@ -72,8 +72,8 @@ class TextData:
 def read_texts(
     file: Path, limit: Optional[int], seed: int, class_lists: Sequence[Sequence[str]], models: Sequence[LoadedModel]
 ) -> TextData:
-    """Reads the columns ``label``, ``text`` and perhaps ``text_pair`` (a second sentence), separated by tabs; the first line names
-    them.
+    """Reads the columns ``label``, ``text`` and perhaps ``text_pair`` (a second sentence), separated by tabs and named in the
+    first line.
 
     Labels that are numbers are the models' outputs, from 0 on.
 

@@ -34,8 +34,8 @@ def models(place: Path, teacher: bool = True) -> list[str]:
 
 
 def given(place: Path, output: Path, *more: str) -> list[str]:
-    return ["compare", *models(place), *PLAIN, "--layers", "conv2", "--data", str(place / "photos"), "--maps", "6", "--no-progress",
-            "--batch-size", "32", "--output", str(output), *more]  # fmt: skip
+    return ["compare", *models(place), *PLAIN, "--layers", "conv2", "--data", str(place / "photos"), "--maps", "6",
+            "--no-progress", "--batch-size", "32", "--output", str(output), *more]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_maps_alone(place: Path, tmp_path: Path) -> None:
     arguments = ["maps", *models(place), *PLAIN, "--layers", "conv2", "--data", str(place / "photos"), "--maps", "4",
                  "--no-progress", "--output", str(tmp_path / "maps")]  # fmt: skip
     assert main(arguments) == 0
-    assert {"maps.png", "maps.pt"} <= {each.name for each in (tmp_path / "maps").iterdir()}
+    assert {"index.html", "maps.png", "maps.pt"} <= {each.name for each in (tmp_path / "maps").iterdir()}
 
 
 def test_models_may_have_sizes_and_layers_of_their_own(place: Path, tmp_path: Path) -> None:
@@ -148,9 +148,8 @@ def test_what_a_user_can_mend_is_one_line_and_status_1(
      ["--confidence", "2"], ["--maps", "-1"], ["--limit", "0"], ["--batch", "4"]],
 )  # fmt: skip
 def test_wrong_usage_is_status_2(place: Path, tmp_path: Path, change: list[str], capsys: Any) -> None:
-    arguments = [each for each in given(place, tmp_path / "out") if True]
     with pytest.raises(SystemExit) as stopped:
-        main([*arguments, *change])
+        main([*given(place, tmp_path / "out"), *change])
     assert stopped.value.code == USAGE
 
 
