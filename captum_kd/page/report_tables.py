@@ -38,13 +38,13 @@ HEADINGS = {
 Row = Mapping[str, Any]
 
 
-def groups_of(content: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The Students behind each row of a table: a named group, one Student, or all of many Students."""
+def groups_of(content: Mapping[str, Any], most: int = MOST_STUDENTS) -> dict[str, list[str]]:
+    """The Students behind each row of a table: a named group, one Student, or all Students if there are more than ``most``."""
     students = list(dict.fromkeys(row["student"] for row in content["rows"]))
     named = (content["seed_control"] or {}).get("groups", ())
     if named and named[0]["group"] is not None:
         return {group["group"]: group["students"] for group in named}
-    return {name: [name] for name in students} if len(students) <= MOST_STUDENTS else {"all Students": students}
+    return {name: [name] for name in students} if len(students) <= most else {"all Students": students}
 
 
 # ----------------------------------------------------------------------------- answers
