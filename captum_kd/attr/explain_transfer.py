@@ -41,6 +41,7 @@ def explain_transfer(
     reference_inputs: Inputs,
     reference_labels: Tensor,
     teacher: Optional[Model] = None,
+    target: Optional[Tensor] = None,
     images: Optional[Tensor] = None,
     tokens: Optional[Sequence[Sequence[str]]] = None,
     class_names: Optional[Sequence[str]] = None,
@@ -71,6 +72,9 @@ def explain_transfer(
         reference_inputs (Tensor, tuple[Tensor, ...] or mapping): The reference population: 64 inputs or more, none of ``inputs``.
         reference_labels (Tensor): Their labels.
         teacher (Callable, optional): The Teacher.
+        target (Tensor, optional): (N,) classes that UniCAM's maps explain, for models whose outputs are other classes than
+                    those of ``reference_labels``. The result then has no predictions; Grad-CAM still explains each model's own.
+                    Default: None, the class that each model predicts
         images (Tensor, optional): (N, 1 or 3, H, W) between 0 and 1, to show. Needed for images; inputs are usually normalized.
         tokens (list of list of str, optional): The N texts, to show. Needed for text.
         class_names (list of str, optional): The name of each label.
@@ -111,6 +115,7 @@ def explain_transfer(
         raise TypeError("reference_labels must hold the labels of reference_inputs, got None.")
     places = _resolved(layers, students, bases, teacher)
     run = _Run(shown, known, known_labels, n_steps, internal_batch_size)
+    explained = as_labels(target, len(shown.student[0]), "target")
     predictions = {
         name: _predicted(model, shown.of(name, role), output_transform, internal_batch_size)
         for role, models in (("student", students), ("base", bases), ("teacher", {} if teacher is None else {"teacher": teacher}))
@@ -129,14 +134,15 @@ def explain_transfer(
         null = {}
         if len(names) > 1:
             other = names[(names.index(base_name) + 1) % len(names)]
-            of_bases = run.maps((other, bases[other]), (base_name, bases[base_name]), place, "base", predictions[other])
-            null = {NULL: of_bases[NET]}
+            classes = predictions[other] if explained is None else explained
+            of_bases = run.maps((other, bases[other]), (base_name, bases[base_name]), place, "base", classes)
+            null = {NULL: of_bases[NET]} if NET in of_bases else {}
         for name, model in students.items():
-            maps = run.maps((name, model), (base_name, bases[base_name]), place, "student", predictions[name])
-            if teacher is not None:
-                maps[BY_TEACHER] = run.maps(
-                    (name, model), (base_name, bases[base_name]), place, "student", predictions[name], teacher
-                )[NET]
+            pair = (name, model), (base_name, bases[base_name])
+            classes = predictions[name] if explained is None else explained
+            maps = run.maps(*pair, place, "student", classes)
+            if teacher is not None and NET in maps:
+                maps[BY_TEACHER] = run.maps(*pair, place, "student", classes, teacher)[NET]
             cam = {STUDENT_CAM: cams[name][number], BASE_CAM: cams[base_name][number]}
             found.setdefault(label, {})[name, base_name] = {**maps, **null, **cam}
     return InputMaps(
@@ -146,7 +152,7 @@ def explain_transfer(
         token_mask=shown.student.token_mask if tokens is not None else None,
         labels=as_labels(labels, len(shown.student[0]), "labels"),
         class_names=class_names,
-        predictions=predictions,
+        predictions=predictions if explained is None else None,
         masks=masks,
         same_scale=[[NET, DISTILLED, RESIDUAL, NULL], [BY_TEACHER]],
         units={title: f"gain of {what} per {unit}" for title, what in GAINS.items()},

@@ -18,6 +18,7 @@ from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.logits import OutputTransform
 from captum_kd._utils.arguments import check_model
 from captum_kd._utils.batches import Unpack, device_of
+from captum_kd._utils.data_frame import data_frame
 from captum_kd._utils.files import write_whole
 from captum_kd._utils.text import as_spreadsheet_text
 from captum_kd._utils.validation import check_bool, check_float, check_mapping, short_repr
@@ -235,11 +236,7 @@ class TransferMonitor:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            import pandas  # an optional package
-        except ImportError as error:
-            raise ImportError("to_dataframe needs pandas, which is not installed: pip install pandas.") from error
-        return pandas.DataFrame(self.history, columns=list(COLUMNS))
+        return data_frame(self.history, COLUMNS)
 
     def plot(
         self, null: Optional["Runs"] = None, *, scores: Optional[Sequence[str]] = None, title: Optional[str] = None

@@ -91,7 +91,8 @@ class Section:
     Attributes:
         title (str): the heading.
         blocks (list): what is in it.
-        place (str): one of "verdict", "maps", "curves", "tables" and "settings": where on the page it is, after the page's own.
+        place (str): one of "verdict", "maps", "curves", "tables" and "settings": where on the page it is, after the page's own
+            sections; with "verdict" directly below the verdict.
     """
 
     title: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
+from captum_kd._utils.validation import check_mapping, check_str, short_repr
 from captum_kd.metrics.report.transfer_report import TABLES
 from captum_kd.page.content import Download, Folded, PageTable, Paragraphs, Section
 from captum_kd.page.report_figures import report_figures
@@ -26,8 +27,16 @@ def report_page(
     title: Optional[str] = None,
 ) -> str:
     """The page's HTML. :meth:`captum_kd.metrics.TransferReport.to_html` describes the arguments."""
+    from captum_kd.attr import InputMaps
     from captum_kd.page.render import render
 
+    if maps is not None and not isinstance(maps, InputMaps):
+        raise TypeError(f"maps must be InputMaps, as explain_transfer returns them, got {short_repr(maps)}.")
+    if curves is not None:
+        check_mapping(curves, "curves", "a mapping of keep curves by name")
+    if not isinstance(sections, (list, tuple)) or not all(isinstance(section, Section) for section in sections):
+        raise TypeError(f"sections must be a list of Section, got {short_repr(sections)}.")
+    title = check_str(title, "title")
     content = report.to_dict()
     first = content["settings"].get("cautions", 0)
     caveats = caveats_of(main_tests(content))
@@ -35,6 +44,7 @@ def report_page(
     scores, parts = score_tables(content), part_tables(content)
     notes = content["notes"][first:]
     own = [
+        *(section for section in sections if section.place == "verdict"),
         *_section("Answers", answers, "verdict"),
         *_section("Figures of the report", report_figures(content, curves), "curves"),
         *_section("Scores", [Folded(table.title or "", [table]) for table in scores], "tables"),
@@ -48,7 +58,7 @@ def report_page(
         verdict=report.verdict,
         cautions=content["notes"][:first],
         explorer_of=None if maps is None else (maps, content["inputs"]),
-        sections=[*own, *sections],
+        sections=[*own, *(section for section in sections if section.place != "verdict")],
         downloads=_downloads(report),
     )
 

@@ -138,7 +138,9 @@ def score_tables(content: Mapping[str, Any]) -> list[PageTable]:
                 if any(each is not None for each in means):
                     lines.append([words, layer, *(_mean_and_range([each]) for each in means), *[None] * len(unique)])
         subtitle, beyond = SUBTITLES.get(title, ("", ""))
+        is_one = max(map(len, by_key.values())) == 1
         pairs = "Mean over pairs of models [smallest, largest]."
+        pairs = "Value [interval] p-value, as far as the report has them." if is_one else pairs
         note = " ".join(filter(None, [f"{subtitle}{beyond * has_labels}.".capitalize() if subtitle else "", pairs]))
         shown = title if has_labels else title.replace("Similarity and relevance", "Similarity")
         tables.append(PageTable(("Students", "layer", *columns.values(), *("unique" for _ in unique)), lines, shown, note))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,9 +33,12 @@ __all__ = ["plot_layer_similarity"]
 # Inches of a cell: at least the height of a name in small text.
 _LEAST_CELL, _CELL = 0.115, 0.3
 _BAR = 0.75
-_MARGIN = 0.3
-"""Inches of a margin's number."""
+_LEAD = 0.3
+"""Inches of a lead's number."""
 _HATCH = "////"
+LEAST_LEAD = 0.02
+"""Of a match with a mark. Below it, another seed of the same network had the same best match in 36 to 58 % of cases only
+(docs/layers.md)."""
 
 
 def plot_layer_similarity(
@@ -50,8 +53,8 @@ def plot_layer_similarity(
     Colors go from 0 (white) to 1 (blue). Negative values are orange on the same scale, so that they cannot be taken for
     similarity. Pairs of layers without a value are hatched. A dot marks the best match of each layer of the first model, a
     circle that of each layer of the second one, and a dot in a circle two layers that choose each other. The numbers beside
-    rows and above columns say by how much the best match exceeds the runner-up. If that is little, another seed may have
-    another best match.
+    rows and above columns say by how much the best match exceeds the runner-up. A match that leads by less than .02
+    has no mark: another seed often has another one.
 
     Args:
         result (LayerSimilarity): of :func:`captum_kd.metrics.layer_similarity`.
@@ -81,9 +84,9 @@ def plot_layer_similarity(
     cell = min(max(PAGE_WIDTH / 2 / max(rows, columns), _LEAST_CELL), _CELL)
     labels_a, labels_b = ([verbatim(layer) for layer in layers] for layers in (result.layers_a, result.layers_b))
     beside, below = (max(text_width(label, TEXT_SIZE) for label in labels) + 0.35 for labels in (labels_a, labels_b))
-    width = max(columns * cell + beside + _MARGIN + _BAR, 3.4)
+    width = max(columns * cell + beside + _LEAD + _BAR, 3.4)
     heading = None if title is None else wrapped(title, width, TITLE_SIZE)
-    panel, legend = max(rows * cell, 0.9) + below + _MARGIN + 0.25, 6 * LINE_HEIGHT
+    panel, legend = max(rows * cell, 0.9) + below + _LEAD + 0.25, 7 * LINE_HEIGHT
     height = len(measures) * panel + legend + heading_room(heading)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(len(measures) + 1, 1, height_ratios=[*[panel] * len(measures), legend], squeeze=False)[:, 0]
@@ -95,10 +98,10 @@ def plot_layer_similarity(
         axis.set_xlabel(f"layers of {verbatim(names[1])}", fontsize=LABEL_SIZE)
         axis.set_ylabel(f"layers of {verbatim(names[0])}", fontsize=LABEL_SIZE)
         axis.set_title(f"{name.upper()}, {result.n} inputs", fontsize=LABEL_SIZE)
-        _write_margins(axis, result, name)
+        _write_leads(axis, result, name)
         bar = figure.colorbar(image, ax=axis, fraction=0.04, pad=0.02, aspect=25)
         bar.ax.tick_params(labelsize=TEXT_SIZE, length=2)
-    _legend(axes[-1], [result.matrices[name] for name in measures], names)
+    _legend(axes[-1], result, measures, names)
     if heading is not None:
         figure.suptitle(heading, fontsize=TITLE_SIZE)
     return figure
@@ -124,7 +127,8 @@ def _draw(axis: Axes, result: LayerSimilarity, measure: str, cell: float) -> Any
         axis.add_patch(Rectangle(corner, 1, 1, facecolor="none", edgecolor="0.55", hatch=_HATCH, linewidth=0.0))
     size = 72 * cell
     for record in result.best_match(measure):
-        if record["match"] is None:
+        lead = _lead(record)
+        if record["match"] is None or (lead is not None and lead < LEAST_LEAD):
             continue
         is_row = record["model"] == "model_a"
         of_a, of_b = (record["layer"], record["match"]) if is_row else (record["match"], record["layer"])
@@ -134,14 +138,18 @@ def _draw(axis: Axes, result: LayerSimilarity, measure: str, cell: float) -> Any
     return image
 
 
-def _write_margins(axis: Axes, result: LayerSimilarity, measure: str) -> None:
-    """By how much the best matches exceed their runners-up: to the right of the rows and above the columns."""
+def _lead(record: Mapping[str, Any]) -> Optional[float]:
+    """By how much a best match exceeds the runner-up."""
+    return None if record["runner_up"] is None else float(record["value"] - record["runner_up_value"])
+
+
+def _write_leads(axis: Axes, result: LayerSimilarity, measure: str) -> None:
+    """The lead of each best match, to the right of the rows and above the columns."""
     for model, beside, rotation in (
         ("model_a", axis.secondary_yaxis("right").yaxis, 0), ("model_b", axis.secondary_xaxis("top").xaxis, 90),
     ):  # fmt: skip
-        records = [each for each in result.best_match(measure) if each["model"] == model]
-        margins = [None if each["runner_up"] is None else each["value"] - each["runner_up_value"] for each in records]
-        texts = ["" if each is None else f"+{each:.3f}".replace("+0.", "+.") for each in margins]
+        leads = [_lead(each) for each in result.best_match(measure) if each["model"] == model]
+        texts = ["" if each is None else f"+{each:.3f}".replace("+0.", "+.") for each in leads]
         beside.set_ticks(range(len(texts)), labels=texts, rotation=rotation)
         beside.set_tick_params(labelsize=TEXT_SIZE, labelcolor="0.35", length=0, pad=2.0)
 
@@ -155,18 +163,22 @@ def _mark(is_row: bool, size: float, color: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _legend(axis: Axes, matrices: Sequence[Sequence[Sequence[Optional[float]]]], names: Sequence[str]) -> None:
+def _legend(axis: Axes, result: LayerSimilarity, measures: Sequence[str], names: Sequence[str]) -> None:
     axis.set_axis_off()
     first, second = map(verbatim, names)
     handles: list[Any] = [
         Line2D([], [], label=f"best match of a layer of {first}", **_mark(True, 10, BLACK)),
         Line2D([], [], label=f"best match of a layer of {second}", **_mark(False, 10, BLACK)),
     ]
-    if max(len(matrices[0]), len(matrices[0][0])) > 1:
+    leads = [lead for measure in measures for each in result.best_match(measure) if (lead := _lead(each)) is not None]
+    if leads:
         handles.append(Line2D([], [], linestyle="none", label="+.123: lead over the runner-up"))
-    values = [value for matrix in matrices for row in matrix for value in row]
+    if any(lead < LEAST_LEAD for lead in leads):
+        least = f"{LEAST_LEAD:g}".lstrip("0")
+        handles.append(Line2D([], [], linestyle="none", label=f"no mark: lead below {least}; another seed may differ"))
+    values = [value for measure in measures for row in result.matrices[measure] for value in row]
     if any(value is not None and value < 0 for value in values):
         handles.append(Patch(facecolor=ORANGE, label="below 0"))
     if any(value is None for value in values):
         handles.append(Patch(facecolor="0.93", edgecolor="0.55", hatch=_HATCH, label="no value: constant features"))
-    axis.legend(handles=handles, loc="upper center", fontsize=TEXT_SIZE, frameon=False, borderaxespad=0.0)
+    axis.legend(handles=handles, loc="upper center", fontsize=TEXT_SIZE, frameon=False, borderaxespad=0.0, labelspacing=0.3)

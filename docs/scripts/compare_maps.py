@@ -2,7 +2,7 @@
 
 Reads the output folders of examples and writes ``docs/tables/maps.md`` and ``docs/tables/maps.csv``::
 
-    python examples/quickstart.py --seeds 10 --output outputs/quickstart10
+    python examples/quickstart.py --seeds 10 --student resnet-s --batch-size 32 --output outputs/quickstart10
     python docs/scripts/compare_maps.py --quickstart outputs/quickstart10 --cifar10 outputs/cifar10 --asirra outputs/asirra
 
 Student i is compared with Base i. The null of a map puts Base i in the Student's place and the next Base in the Base's.

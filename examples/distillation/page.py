@@ -2,59 +2,116 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from pathlib import Path
-from typing import Sequence
+from typing import Iterator, Optional, Sequence
 
-from jinja2 import Environment, FileSystemLoader
+from torch import Tensor
 
+from captum_kd.attr import InputMaps
+from captum_kd.page import Folded, PageTable, Paragraphs, Picture, Section
 from distillation.cautions import cautions
-from distillation.outcomes import SALIENT, WHOLE, Record
+from distillation.data.questions import Texts
+from distillation.drawing import Picture as NamedPicture
+from distillation.explaining import BASE, BY_TEACHER, DISTILLED, NET, NULL, RESIDUAL, STUDENT
+from distillation.measuring import Measurements
+from distillation.outcomes import WHOLE, Record
 from distillation.tables import Table
-from distillation.text import printable
+from distillation.task import Task, first_of_each_class
 
-__all__ = ["page"]
+__all__ = ["page", "sections"]
 
-TEMPLATE = "page.html.j2"
+SHOWN = 60
+"""Images or texts whose maps a reader can choose."""
+PHOTOGRAPHIC = ("gradcam", "maps_", "kept_")
+"""Beginnings of the names of pictures that show images."""
 
 
-def page(record: Record, tables: Sequence[Table], pictures: Sequence[tuple[str, str, Path]]) -> str:
-    """The page.
+def page(
+    task: Task, record: Record, tables: Sequence[Table], pictures: Sequence[NamedPicture], measured: Sequence[Measurements]
+) -> str:
+    """The page: the report of the first fold and Teacher, with the run's cautions, maps, pictures, tables and settings.
 
     Args:
+        task: what the networks learned.
         record: what came out.
-        tables: shown as they are.
-        pictures: name, caption and file of each figure; the files are put into the page.
+        tables: shown folded.
+        pictures: figures with their names and captions.
+        measured: one for each fold.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: "\n".join(map(printable, value.split("\n"))) if isinstance(value, str) else value,
+    report = measured[0].scores[0].reports[WHOLE]
+    assert report is not None  # whole inputs are always scored
+    return report.to_html(
+        maps=_maps(task, record, measured[0]),
+        sections=list(sections(record, tables, pictures, measured)),
+        title=f"{task.name}: what was distilled",
     )
+
+
+def sections(
+    record: Record, tables: Sequence[Table], pictures: Sequence[NamedPicture], measured: Sequence[Measurements]
+) -> Iterator[Section]:
+    """What the page has beside the report."""
+    found = [f"Caution. {caution}" for caution in cautions(record)]
+    yield Section("This run", [Paragraphs([*found, *record["notes"]])], "verdict")
+    for number, of_fold in enumerate(measured, start=1):
+        for scores in of_fold.scores:
+            report = scores.reports[WHOLE]
+            if report is not None and scores is not measured[0].scores[0]:
+                fold = f"fold {number}, " if len(measured) > 1 else ""
+                yield Section(f"Verdict: {fold}{scores.teacher}", [Paragraphs(report.verdict)], "verdict")
+    is_text = isinstance(measured[0].shown, Texts)
     shown = [
-        {"name": name, "caption": caption, "data": base64.b64encode(path.read_bytes()).decode("ascii")}
-        for name, caption, path in pictures
+        (name.startswith(PHOTOGRAPHIC), Picture(figure, caption, is_photographic=name.startswith(PHOTOGRAPHIC) and not is_text))
+        for name, caption, figure in pictures
     ]
-    notes = list(
-        dict.fromkeys(
-            note
-            for fold in record["folds"]
-            for scores in fold["scores"]
-            for view in (WHOLE, SALIENT)
-            for note in scores[view]["notes"]
-        )
+    for title, place, is_map in (("Pictures of maps", "maps", True), ("Figures of the run", "curves", False)):
+        blocks = [picture for of_map, picture in shown if of_map == is_map]
+        if blocks:
+            yield Section(title, blocks, place)
+    counts = PageTable(
+        ["fold", *(part.replace("_", " ") for part in record["folds"][0]["images"])],
+        [[number, *fold["images"].values()] for number, fold in enumerate(record["folds"], start=1)],
+        record["unit"].capitalize(),
     )
-    return environment.get_template(TEMPLATE).render(
-        record=record,
-        tables=[{"title": table.title, "note": table.note, "columns": table.columns, "rows": list(table.shown()),
-                 "is_detail": table.is_detail,
-                 "thumbnails": [base64.b64encode(image).decode("ascii") for image in table.thumbnails]}
-                for table in tables],
-        pictures=shown,
-        first_cautions=cautions(record),
-        notes=notes,
-        settings=json.dumps({key: record[key] for key in ("settings", "plan", "versions", "machine", "seconds")}, indent=2),
-    )  # fmt: skip
+    every = [counts, *(PageTable(each.columns, each.rows, each.title, each.note, each.thumbnails) for each in tables)]
+    yield Section("The run", [Folded(str(table.title), [table]) for table in every], "tables")
+    settings = {key: record[key] for key in ("settings", "plan", "versions", "machine", "seconds")}
+    yield Section("Settings of the run", [
+        Folded("Settings, networks and versions", [
+            PageTable(["part", "values"], [[key, json.dumps(part, ensure_ascii=False)] for key, part in settings.items()])
+        ])
+    ], "settings")  # fmt: skip
+
+
+def _maps(task: Task, record: Record, found: Measurements) -> InputMaps:
+    """Maps of the first inputs of each class, for all pairs that have maps."""
+    chosen = first_of_each_class(found.shown.labels, SHOWN)
+    inputs = found.shown[chosen]
+    tokens: Optional[list[list[str]]] = None
+    images: Optional[Tensor] = None
+    mask = None
+    if isinstance(inputs, Texts):
+        tokens, mask = inputs.tokens, found.shown.inputs()["attention_mask"][chosen]
+    else:
+        images = inputs.inputs(min(128, found.shown.store.shape[-1]))
+    by_labels = [NET, DISTILLED, RESIDUAL, NULL]
+    titles = [*by_labels, BY_TEACHER, STUDENT, BASE]
+    unit = "gain of J per word" if tokens is not None else "gain of J per position"
+    return InputMaps(
+        {
+            record["map_layer"]: {
+                (pair.student, pair.base): {title: pair.maps[title][chosen] for title in titles if title in pair.maps}
+                for pair in found.pairs
+            }
+        },
+        images,
+        tokens,
+        mask,
+        inputs.labels,
+        task.classes,
+        {name: labels[: len(found.shown)][chosen] for name, labels in found.predictions.items()},
+        None if tokens is not None else inputs.masks,
+        [by_labels],
+        {**dict.fromkeys(by_labels, unit), BY_TEACHER: unit.replace("J", "the Teacher's share")},
+        chosen,
+    )

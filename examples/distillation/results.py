@@ -57,8 +57,8 @@ def write_results(
         path = folder / "figures" / f"{name}.png"
         with whole_file(path) as file:
             figure.savefig(file, dpi=DPI, format="png")
-        pictures.append((name, caption, path))
-    write_text(folder / "index.html", page(record, tables, pictures))
+        pictures.append((name, caption, figure))
+    write_text(folder / "index.html", page(task, record, tables, pictures, measured))
 
 
 def _scores_csv(record: Record) -> str:

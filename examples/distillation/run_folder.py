@@ -36,7 +36,7 @@ OWN = re.compile(
     r"checkpoints/(fold_\d+_)?((untrained_|other_|placebo_)?teacher|assistant|base|student|response|attention|feature|"
     r"hidden|control|from)(_[a-z0-9_]+)?\.(ckpt|json)|"
     rf"tables/({'|'.join(TABLES)})\.(csv|md)|"
-    r"figures/(accuracy|gradcam|process|"
+    r"figures/(accuracy|gradcam|seed_control|process|"
     r"(predictions|seed_control|classes|models|layer_similarity|embeddings|maps|kept|keep_curve|layers_whole|layers_salient)_"
     r"[a-z0-9_]+)\.png"
 )

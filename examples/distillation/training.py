@@ -91,7 +91,9 @@ def fit(
     if begun is None and is_main_process():
         path.unlink(missing_ok=True)
     with own_randomness(setup.seed), _quiet(), _switches_as_before():
-        trainer = _trainer(path, settings, setup.epochs, moved, [] if watcher is None else [watcher])
+        callbacks: list[lightning.Callback] = [] if watcher is None else [watcher]
+        callbacks += [Kept(path), *([] if moved is None else [Moving(moved)])]
+        trainer = _trainer(settings, setup.epochs, callbacks)
         device = trainer.strategy.root_device
         if begun is not None and begun["finished"]:
             learner.load_state_dict(begun["state_dict"])
@@ -168,9 +170,7 @@ def _identity(setup: TrainingSetup) -> dict[str, Any]:
     return identity
 
 
-def _trainer(
-    path: Path, settings: Settings, epochs: int, moved: Optional[Callable[[float], None]], callbacks: list[Any]
-) -> lightning.Trainer:
+def _trainer(settings: Settings, epochs: int, callbacks: list[lightning.Callback]) -> lightning.Trainer:
     machine: dict[str, Any] = {name: getattr(settings, name) for name in ("accelerator", "devices", "strategy", "precision")}
     try:
         return lightning.Trainer(
@@ -184,7 +184,7 @@ def _trainer(
             enable_model_summary=False,
             enable_progress_bar=False,
             plugins=[checkpoints.WholeFiles()],
-            callbacks=[*callbacks, Kept(path), *([] if moved is None else [Moving(moved)])],
+            callbacks=callbacks,
             default_root_dir=settings.output,
         )
     except Exception as error:  # Lightning refuses options with errors of many kinds

@@ -87,6 +87,17 @@ def test_models_may_have_layers_and_inputs_of_their_own() -> None:
     )
 
 
+def test_maps_may_explain_given_classes() -> None:
+    found = explained(base=BASE, teacher=None, layers="conv3", target=LABELS)
+    unicam = UniCAM(STUDENT, "conv3", BASE)
+    pair = unicam.attribute_transfer(IMAGES, LABELS, reference=unicam.reference(KNOWN, KNOWN_LABELS), n_steps=16)
+    maps = found.maps["conv3"]["kd", "base"]
+    torch.testing.assert_close(maps["net"], pair.net.detach(), rtol=1e-4, atol=1e-7)
+    expected = LayerGradCam(STUDENT, STUDENT.conv3).attribute(IMAGES, STUDENT(IMAGES).argmax(1))
+    torch.testing.assert_close(maps["Grad-CAM Student"], expected.detach())
+    assert found.predictions is None
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

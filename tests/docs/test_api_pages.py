@@ -8,16 +8,19 @@ from pages import DOCS
 
 MODULES = [
     "captum_kd",
+    "captum_kd.attr",
     "captum_kd.distance",
     "captum_kd.embeddings",
     "captum_kd.metrics",
     "captum_kd.metrics.inference",
     "captum_kd.metrics.torchmetrics",
     "captum_kd.monitor",
+    "captum_kd.page",
     "captum_kd.perturb",
     "captum_kd.visualization",
 ]
 SHARED_INSIDE = {
+    "captum_kd.attr": {"ReferencePopulation", "TransferAttributions", "UniCAM"},  # documented as names of captum_kd
     "captum_kd.embeddings": {"check_class_embeddings"},
     "captum_kd.metrics.inference": {"single_pair_sentence"},
 }  # fmt: skip

@@ -70,6 +70,10 @@ def test_map_scripts_write_their_tables_and_figure(tmp_path: Path) -> None:
     assert {row["measure"] for row in found} == {"energy", "pointing", "auc", "keep", "deletion", "agreement", "block", "network"}
     null = [row["mean"] for row in found if (row["of"], row["measure"]) == ("null", "agreement")]
     assert null == [""] * 6, "two null pairs share both Bases, so they are not independent"
+    printed = run("repeated_matches.py", f"--quickstart={folder}", "--inputs=24")
+    counts = [line.split(" | ")[1::2] for line in printed.splitlines() if line[2:3].isdigit()]
+    # 2 groups of 2 networks, each with 25 convolutions, normalizations and ReLUs, as has the Teacher; by FSS and by CKA.
+    assert [sum(map(int, column)) for column in zip(*counts)] == [2 * 2 * (25 + 25)] * 2
     run("hue_control.py", str(folder), f"--networks={tmp_path / 'hue'}", "--images=6", f"--docs={tmp_path}")
     assert matplotlib.image.imread(tmp_path / "images" / "hue_control.png").shape[1] > 1000
     values = [float(row["auc"]) for row in rows(tmp_path / "tables" / "hue_control.csv")]

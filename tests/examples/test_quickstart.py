@@ -1,6 +1,8 @@
 """The quickstart: its scenes, its training and what it writes."""
 
+import importlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +145,16 @@ def test_masks_lie_on_the_brightest_part_of_the_scene():
     off = scenes.inputs().mean(1)[~scenes.masks]
     assert scenes.masks.flatten(1).any(1).all()
     assert on.mean() > off.mean() + 0.2
+
+
+def test_the_table_of_the_docs_has_a_column_for_each_run(written, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "docs" / "scripts"))
+    quickstart_table = importlib.import_module("quickstart_table")
+    quickstart_table.main([str(written), str(written)])
+    table, _, counts = capsys.readouterr().out.partition("\n\n")
+    lines = table.splitlines()
+    assert lines[0] == "| measurement | seed 0 | seed 0 |" and len(lines) == 2 + len(quickstart_table.rows())
+    assert all(line.count("|") == 4 for line in lines) and "decided in 0 of 6 stages of 2 runs" in counts
 
 
 def test_training_leaves_torch_as_it_was(written):

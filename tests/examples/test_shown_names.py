@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from distillation.page import page
+from distillation.page import sections
 from distillation.results import _print
 from distillation.tables import Table
+from report_pages import small_report
 
 NAME = "=<b>|\x1b[1m\u202e\ud800&"
 SHOWN = "=<b>|\\x1b[1m\\u202e\\ud800&"
@@ -31,11 +33,14 @@ def test_the_terminal_gets_no_control_characters(capsys: pytest.CaptureFixture[s
 
 
 def test_the_page_shows_names_as_text() -> None:
-    scores = {view: {"notes": [f"about {NAME}"]} for view in ("whole", "salient")}
-    fold: dict[str, Any] = {"images": {NAME: 3, "held_out": 3}, "scores": [scores], "chance": 0.5, "accuracy": {NAME: 0.4}}
+    fold: dict[str, Any] = {"images": {NAME: 3, "held_out": 3}, "chance": 0.5, "accuracy": {NAME: 0.4}}
     plan = {"guides": [], "groups": [{"name": NAME, "students": [NAME], "is_control": True}], "bases": [NAME]}
     parts: dict[str, Any] = dict(settings={}, plan=plan, versions={}, machine={}, seconds={})
-    text = page({"task": NAME, "unit": "images", "notes": [NAME], "folds": [fold], **parts}, [table()], [])
+    record = {"task": NAME, "unit": "images", "notes": [NAME], "folds": [fold], **parts}
+    report: Any = small_report()
+    scores = [SimpleNamespace(teacher=NAME, reports={"whole": report}) for _ in range(2)]
+    measured: Any = [SimpleNamespace(scores=scores, shown=None)]
+    text = report.to_html(sections=list(sections(record, [table()], [], measured)), title=NAME)
     text.encode("utf-8")
     shown = SHOWN.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    assert text.count(shown) >= 6 and "<b>" not in text and not set("\x1b\u202e") & set(text)
+    assert text.count(shown) >= 8 and "<b>" not in text and not set("\x1b\u202e") & set(text)

@@ -17,6 +17,7 @@ import captum_kd.distance
 import captum_kd.embeddings
 import captum_kd.metrics
 import captum_kd.metrics.inference
+import captum_kd.page
 import captum_kd.perturb
 import captum_kd.visualization
 from captum_kd import UniCAM
@@ -250,6 +251,11 @@ CASES: dict[str, Case] = {
     "captum_kd.metrics.TransferReport.to_dataframe": Case(
         captum_kd.metrics.TransferReport.to_dataframe,
         lambda **given: captum_kd.metrics.TransferReport(ROWS, None, [], {"n": 8}).to_dataframe(**given), dict,
+    ),
+    "captum_kd.metrics.TransferReport.to_html": Case(
+        captum_kd.metrics.TransferReport.to_html,
+        lambda **given: captum_kd.metrics.TransferReport.from_json(SAVED).to_html(**given),
+        lambda: dict(sections=[captum_kd.page.Section("a", [captum_kd.page.Paragraphs(["b"])])]),
     ),
     "captum_kd.metrics.TransferReport.to_json": Case(
         captum_kd.metrics.TransferReport.to_json,

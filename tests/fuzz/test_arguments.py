@@ -30,6 +30,7 @@ def test_every_public_function_and_method_is_fuzzed():
     covered = {name.split(",")[0] for name in CASES}
     results = ("TransferReport", "LayerSimilarity")
     without_arguments = {f"captum_kd.metrics.{name}.{method}" for name in results for method in ("to_dict", "to_markdown")}
+    without_arguments |= {f"captum_kd.metrics.{name}.to_dataframe" for name in ("LayerSimilarity", "KeepCurve")}
     without_arguments |= {"captum_kd.metrics.inference.Products.rows"}
     passed_by_the_package = {"captum_kd.ReferencePopulation", "captum_kd.ReferencePopulation.check"}
     of_matplotlib = {"captum_kd.visualization.TokenFigure", "captum_kd.visualization.TokenFigure.set"}

@@ -63,13 +63,24 @@ def leads(figure: Figure) -> tuple[list[str], list[str]]:
     return tuple([each.get_text() for each in labels] for labels in (rows.get_yticklabels(), columns.get_xticklabels()))
 
 
+def legend(found: LayerSimilarity) -> list[str]:
+    return [text.get_text() for text in plot_layer_similarity(found).axes[-2].get_legend().get_texts()]
+
+
 def test_the_lead_over_the_runner_up_is_written_beside_every_match():
     found = made([[0.9, 0.899, -0.2], [0.3, None, None]], ("fss",))
     assert leads(plot_layer_similarity(found)) == (["+.001", ""], ["+.600", "", ""])
     assert leads(plot_layer_similarity(made([[1.0, -0.25], [0.3, 0.5]], ("fss",)))) == (["+1.250", "+.200"], ["+.700", "+.750"])
-    legend = [text.get_text() for text in plot_layer_similarity(found).axes[1].get_legend().get_texts()]
-    assert "+.123: lead over the runner-up" in legend
-    assert len(plot_layer_similarity(made([[0.5]], ("fss",))).axes[1].get_legend().get_texts()) == 2  # there is no runner-up
+    assert "+.123: lead over the runner-up" in legend(found)
+    assert len(legend(made([[0.5]], ("fss",)))) == 2  # there is no runner-up
+
+
+def test_matches_that_hardly_lead_have_no_mark():
+    found = made([[0.9, 0.885, 0.1], [0.3, 0.2, 0.33]], ("fss",))  # leads of .015 and .03
+    figure = plot_layer_similarity(found)
+    assert marks(figure, True) == [(1, 2)] and marks(figure, False) == [(0, 0), (0, 1), (1, 2)]
+    assert "no mark: lead below .02; another seed may differ" in legend(found)
+    assert not any("no mark" in each for each in legend(made([[0.9, 0.2], [0.3, 0.8]], ("fss",))))
 
 
 @pytest.mark.parametrize("count", [1, 3, 50])

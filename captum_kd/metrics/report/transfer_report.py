@@ -259,7 +259,33 @@ class TransferReport:
         sections: Sequence["Section"] = (),
         title: Optional[str] = None,
     ) -> str:
-        """The report as one self-contained page of HTML, verdict first. Also writes it to ``path`` if given."""
+        """The report as one self-contained page of HTML. Also writes it to ``path`` if given, as :meth:`to_json` does.
+
+        The page loads nothing, so that it can be sent to others, and needs jinja2 to be made (``pip install "captum_kd[page]"``).
+        The verdict comes first, then maps, figures, tables, settings, downloads and a glossary. Without JavaScript everything can
+        be read, but not sorted. Downloads that would make the page larger than 5 MB are left out, and the page names them.
+
+        Args:
+            path (str or PathLike, optional): the file.
+            maps (InputMaps, optional): maps, from which a reader chooses input, layer, Student and Base.
+            curves (mapping of str to KeepCurve, optional): keep curves by the names of their maps.
+            sections (list of Section): further parts, after those of the report. See :mod:`captum_kd.page`.
+            title (str, optional): the heading.
+                    Default: "Transfer report"
+
+        Returns:
+            *str*: the page. Equal reports give equal pages.
+
+        Raises:
+            ImportError: jinja2 is not installed.
+            TypeError, ValueError: maps, curves or sections that cannot be shown.
+            OSError: the file cannot be written.
+
+        Example::
+
+            >>> from captum_kd.page import Paragraphs, Section
+            >>> report.to_html("report.html", sections=[Section("Training", [Paragraphs(["50 epochs of SGD."])], "settings")])
+        """
         from captum_kd.page.report_page import report_page
 
         text = report_page(self, maps=maps, curves=curves, sections=sections, title=title)

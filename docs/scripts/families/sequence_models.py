@@ -9,6 +9,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from captum_kd.command.last_layers import LAST_LAYERS
+
 __all__ = ["FAMILIES", "SequenceFamily", "build"]
 
 COUNT, LENGTH, WORDS = 5, 12, 60
@@ -64,10 +66,10 @@ SIZES = {
 }  # fmt: skip
 
 
-def _of(architecture: str, layer: str, name: str = "", task: str = "ForSequenceClassification", **more: Any) -> SequenceFamily:
+def _of(architecture: str, name: str = "", task: str = "ForSequenceClassification", **more: Any) -> SequenceFamily:
     """``<architecture><task>`` with the given ``settings`` in its configuration."""
     make = partial(_make, architecture, task, more.pop("settings", {}))
-    inputs = more.pop("inputs", sentences)
+    inputs, layer = more.pop("inputs", sentences), LAST_LAYERS["transformers"][architecture]
     return SequenceFamily("transformers", f"{architecture} ({name})" if name else architecture, make, layer, inputs, **more)
 
 
@@ -146,21 +148,21 @@ PATCHTST = {
 LAST = "For sentences, `feature_transform=last_token`."
 
 FAMILIES = [
-    _of("Albert", "albert.encoder", settings={"embedding_size": 16}, note="One block runs several times; its last run counts."),
-    _of("Bert", "bert.encoder.layer[-1]"),
-    _of("Bert", "bert.encoder.layer[-1]", "MiniLM", settings={"num_hidden_layers": 6, "hidden_size": 12}),
-    _of("DebertaV2", "deberta.encoder.layer[-1]", settings=DEBERTA),
-    _of("DistilBert", "distilbert.transformer.layer[-1]", settings=DISTILBERT),
-    _of("Electra", "electra.encoder.layer[-1]", settings={"embedding_size": 16}),
-    _of("GPT2", "transformer.h[-1]", settings=GPT2, note=LAST),
-    _of("Llama", "model.layers[-1]", settings=DECODER, note=LAST),
-    _of("ModernBert", "model.layers[-1]"),
-    _of("MPNet", "mpnet.encoder.layer[-1]", settings={"pad_token_id": 1}),
-    _of("Qwen2", "model.layers[-1]", settings=DECODER, note=LAST),
-    _of("Qwen3", "model.layers[-1]", settings={**DECODER, "head_dim": 12}, note=LAST),
-    _of("Roberta", "roberta.encoder.layer[-1]", settings={"pad_token_id": 1}),
+    _of("Albert", settings={"embedding_size": 16}, note="One block runs several times; its last run counts."),
+    _of("Bert"),
+    _of("Bert", "MiniLM", settings={"num_hidden_layers": 6, "hidden_size": 12}),
+    _of("DebertaV2", settings=DEBERTA),
+    _of("DistilBert", settings=DISTILBERT),
+    _of("Electra", settings={"embedding_size": 16}),
+    _of("GPT2", settings=GPT2, note=LAST),
+    _of("Llama", settings=DECODER, note=LAST),
+    _of("ModernBert"),
+    _of("MPNet", settings={"pad_token_id": 1}),
+    _of("Qwen2", settings=DECODER, note=LAST),
+    _of("Qwen3", settings={**DECODER, "head_dim": 12}, note=LAST),
+    _of("Roberta", settings={"pad_token_id": 1}),
     _of(
-        "T5", "transformer.encoder.block[-1]", "encoder", "ForTokenClassification", settings=T5,
+        "T5", "encoder", "ForTokenClassification", settings=T5,
         note="The block's position bias is left out.",
     ),
     _own("TransformerEncoder", Encoder, partial(_attention, True), "body.layers[-1]"),
@@ -175,16 +177,16 @@ FAMILIES = [
         note="Convolutions read padding, so that maps change with it; set padding to 0 before each one.",
     ),
     _of(
-        "AST", "audio_spectrogram_transformer.layers[-1]", task="ForAudioClassification", settings=AST,
+        "AST", task="ForAudioClassification", settings=AST,
         inputs=partial(_signals, "input_values", 64, 32), hints={"grid": (2, 5)},
         note="With `grid=(2, 5)`, frequencies and times of the patches; without it, tokens in a row, and `prefix_tokens=2`.",
     ),
     _of(
-        "Wav2Vec2", "wav2vec2.encoder.layers[-1]", settings=WAV2VEC2, inputs=partial(_signals, "input_values", 320),
+        "Wav2Vec2", settings=WAV2VEC2, inputs=partial(_signals, "input_values", 320),
         note="A mask of samples does not fit its frames: pass `token_mask=`, one value for each frame.",
     ),
     _of(
-        "PatchTST", "model.encoder.layers[-1]", task="ForClassification", settings=PATCHTST,
+        "PatchTST", task="ForClassification", settings=PATCHTST,
         inputs=partial(_signals, "past_values", 32, 3), note="Rows are series, columns patches of time.",
     ),
 ]

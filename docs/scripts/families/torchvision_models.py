@@ -14,14 +14,17 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer,
 
 from families import Family, Misfit, unfilled
 
+from captum_kd.command.last_layers import LAST_LAYERS
+
 __all__ = ["FAMILIES", "MISFITS"]
 
 
-def _of(model: str, layer: str, name: str = "", **more: Any) -> Family:
+def _of(model: str, name: str = "", **more: Any) -> Family:
     """A member of the module that the model's builder lives in; ``settings`` go to the builder."""
     make = partial(_make, model, more.pop("settings", {}))
     module = _module(model)
-    return Family("torchvision", f"{module} ({name})" if name else module, more.pop("make", make), layer, **more)
+    layer, make = LAST_LAYERS["torchvision"][module], more.pop("make", make)
+    return Family("torchvision", f"{module} ({name})" if name else module, make, layer, **more)
 
 
 def _module(model: str) -> str:
@@ -46,23 +49,23 @@ MAXVIT: dict[str, Any] = {
 VIT = {"image_size": 96, "patch_size": 16, "num_layers": 2, "num_heads": 3, "hidden_dim": 48, "mlp_dim": 96, "num_classes": 5}
 
 FAMILIES = [
-    _of("alexnet", "features", size=(128, 128)),
-    _of("convnext_tiny", "features", make=partial(ConvNeXt, CONVNEXT, num_classes=5)),
-    _of("densenet121", "features", make=partial(DenseNet, 4, (2, 2, 2, 2), 8, num_classes=5)),
-    _of("efficientnet_b0", "features", make=partial(unfilled, partial(_make, "efficientnet_b0", {}), 2), size=(192, 192)),
-    _of("googlenet", "inception5b", make=partial(unfilled, partial(_make, "googlenet", INCEPTION), 8)),
-    _of("inception_v3", "Mixed_7c", make=partial(unfilled, partial(_make, "inception_v3", INCEPTION), 8), size=(160, 160)),
-    _of("maxvit_t", "blocks[-1]", make=partial(MaxVit, **MAXVIT)),
-    _of("mnasnet0_5", "layers", size=(192, 192)),
-    _of("mobilenet_v2", "features", settings={"width_mult": 0.35}, size=(192, 192)),
-    _of("mobilenet_v3_small", "features", size=(192, 192)),
-    _of("regnet_y_400mf", "trunk_output"),
-    _of("resnet18", "layer4"),
-    _of("shufflenet_v2_x0_5", "conv5"),
-    _of("squeezenet1_1", "features"),
-    _of("swin_t", "features", name="Swin", make=partial(SwinTransformer, **SWIN)),
-    _of("swin_v2_t", "features", name="Swin v2", make=partial(SwinTransformer, **SWIN_V2)),
-    _of("vgg11_bn", "features", make=partial(unfilled, partial(_make, "vgg11_bn", {}), 8)),
-    _of("vit_b_16", "encoder.layers[-1]", make=partial(torchvision.models.VisionTransformer, **VIT)),
+    _of("alexnet", size=(128, 128)),
+    _of("convnext_tiny", make=partial(ConvNeXt, CONVNEXT, num_classes=5)),
+    _of("densenet121", make=partial(DenseNet, 4, (2, 2, 2, 2), 8, num_classes=5)),
+    _of("efficientnet_b0", make=partial(unfilled, partial(_make, "efficientnet_b0", {}), 2), size=(192, 192)),
+    _of("googlenet", make=partial(unfilled, partial(_make, "googlenet", INCEPTION), 8)),
+    _of("inception_v3", make=partial(unfilled, partial(_make, "inception_v3", INCEPTION), 8), size=(160, 160)),
+    _of("maxvit_t", make=partial(MaxVit, **MAXVIT)),
+    _of("mnasnet0_5", size=(192, 192)),
+    _of("mobilenet_v2", settings={"width_mult": 0.35}, size=(192, 192)),
+    _of("mobilenet_v3_small", size=(192, 192)),
+    _of("regnet_y_400mf"),
+    _of("resnet18"),
+    _of("shufflenet_v2_x0_5"),
+    _of("squeezenet1_1"),
+    _of("swin_t", name="Swin", make=partial(SwinTransformer, **SWIN)),
+    _of("swin_v2_t", name="Swin v2", make=partial(SwinTransformer, **SWIN_V2)),
+    _of("vgg11_bn", make=partial(unfilled, partial(_make, "vgg11_bn", {}), 8)),
+    _of("vit_b_16", make=partial(torchvision.models.VisionTransformer, **VIT)),
 ]
 MISFITS: list[Misfit] = []

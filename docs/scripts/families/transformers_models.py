@@ -10,12 +10,15 @@ from torch import nn
 
 from families import Family, Misfit
 
+from captum_kd.command.last_layers import LAST_LAYERS
+
 __all__ = ["FAMILIES", "MISFITS"]
 
 
-def _of(architecture: str, layer: str, name: str = "", **more: Any) -> Family:
+def _of(architecture: str, name: str = "", **more: Any) -> Family:
     """``<architecture>ForImageClassification`` with the given ``settings`` in its configuration."""
     make = partial(_make, architecture, more.pop("settings", {}))
+    layer = LAST_LAYERS["transformers"][architecture]
     return Family("transformers", f"{architecture} ({name})" if name else architecture, make, layer, **more)
 
 
@@ -35,55 +38,55 @@ HGNET = {
 }
 
 FAMILIES = [
-    _of("Beit", "beit.layers[-1]", settings=VIT),
-    _of("Bit", "bit.encoder.stages[-1]", settings={**FOUR, "hidden_sizes": [128, 128, 256, 256], "embedding_size": 32}),
-    _of("ConvNext", "convnext.encoder.stages[-1]", settings=FOUR),
-    _of("ConvNextV2", "convnextv2.encoder.stages[-1]", settings=FOUR),
-    _of("Cvt", "cvt.encoder.stages[-1].layers[-1]", settings=CVT),
-    _of("CLIP", "vision_model.encoder.layers[-1]", settings={"vision_config": VIT}),
-    _of("Data2VecVision", "data2vec_vision.encoder.layer[-1]", settings=VIT),
-    _of("DeiT", "deit.layers[-1]", settings=VIT),
-    _of("Dinov2", "dinov2.encoder.layer[-1]", settings=VIT),
-    _of("Dinov2WithRegisters", "dinov2_with_registers.encoder.layer[-1]", settings=VIT),
-    _of("DonutSwin", "donut.encoder.layers[-1].blocks[-1]", settings=SWIN),
+    _of("Beit", settings=VIT),
+    _of("Bit", settings={**FOUR, "hidden_sizes": [128, 128, 256, 256], "embedding_size": 32}),
+    _of("ConvNext", settings=FOUR),
+    _of("ConvNextV2", settings=FOUR),
+    _of("Cvt", settings=CVT),
+    _of("CLIP", settings={"vision_config": VIT}),
+    _of("Data2VecVision", settings=VIT),
+    _of("DeiT", settings=VIT),
+    _of("Dinov2", settings=VIT),
+    _of("Dinov2WithRegisters", settings=VIT),
+    _of("DonutSwin", settings=SWIN),
     _of(
-        "EfficientNet", "efficientnet.encoder",
+        "EfficientNet",
         settings={"width_coefficient": 0.5, "depth_coefficient": 0.2, "hidden_dim": 640}, size=(192, 192),
     ),
     _of(
-        "FocalNet", "focalnet.layernorm",
+        "FocalNet",
         settings={**FOUR, "embed_dim": 16, "image_size": 96}, note="Stages give several tensors.",
     ),
-    _of("HGNetV2", "encoder.stages[-1]", settings=HGNET),
+    _of("HGNetV2", settings=HGNET),
     _of(
-        "Hiera", "hiera.encoder.stages[-1]",
+        "Hiera",
         settings={"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}, size=(224, 224),
         note="Earlier stages keep tokens in the order of windows.",
     ),
-    _of("IJepa", "ijepa.layers[-1]", settings=VIT),
-    _of("Levit", "levit.encoder.stages[-1]", settings={"image_size": 192, "depths": [1, 1, 1]}, size=(192, 192), positive=False),
-    _of("MetaClip2", "vision_model.encoder.layers[-1]", settings={"vision_config": VIT}),
-    _of("MobileNetV1", "mobilenet_v1.layer[-1]", settings={"depth_multiplier": 0.25}),
-    _of("MobileNetV2", "mobilenet_v2.conv_1x1", settings={"depth_multiplier": 0.35}, size=(192, 192)),
-    _of("MobileViT", "mobilevit.conv_1x1_exp", settings={"image_size": 96}),
-    _of("MobileViTV2", "mobilevitv2.encoder.layer[-1]", settings={"image_size": 192}, size=(192, 192), positive=False),
-    _of("PoolFormer", "poolformer.encoder", settings=FOUR),
-    _of("PPLCNet", "encoder", settings={"scale": 0.25}, size=(192, 192)),
-    _of("Pvt", "pvt.encoder", settings={**FOUR, "image_size": 96, "num_attention_heads": [1, 1, 2, 2]}),
+    _of("IJepa", settings=VIT),
+    _of("Levit", settings={"image_size": 192, "depths": [1, 1, 1]}, size=(192, 192), positive=False),
+    _of("MetaClip2", settings={"vision_config": VIT}),
+    _of("MobileNetV1", settings={"depth_multiplier": 0.25}),
+    _of("MobileNetV2", settings={"depth_multiplier": 0.35}, size=(192, 192)),
+    _of("MobileViT", settings={"image_size": 96}),
+    _of("MobileViTV2", settings={"image_size": 192}, size=(192, 192), positive=False),
+    _of("PoolFormer", settings=FOUR),
+    _of("PPLCNet", settings={"scale": 0.25}, size=(192, 192)),
+    _of("Pvt", settings={**FOUR, "image_size": 96, "num_attention_heads": [1, 1, 2, 2]}),
     _of(
-        "PvtV2", "pvt_v2.encoder",
+        "PvtV2",
         settings={**FOUR, "mlp_ratios": [2, 2, 2, 2], "image_size": 96, "num_attention_heads": [1, 1, 2, 2]},
     ),
-    _of("RegNet", "regnet.encoder.stages[-1]", settings={"hidden_sizes": [64, 64, 64, 64], "depths": [1, 1, 1, 1]}),
-    _of("ResNet", "resnet.encoder.stages[-1]", settings={**FOUR, "embedding_size": 16}),
-    _of("Segformer", "segformer.stages[-1]", settings={**FOUR, "num_attention_heads": [1, 1, 2, 2]}),
-    _of("Siglip", "vision_model.encoder.layers[-1]", settings={"vision_config": VIT}),
-    _of("SwiftFormer", "swiftformer.encoder", settings={"depths": [1, 1, 1, 1], "embed_dims": [16, 24, 32, 40]}),
-    _of("Swin", "swin.layernorm", settings=SWIN, note="Stages give several tensors."),
-    _of("Swinv2", "swinv2.layernorm", settings=SWIN, note="Stages give several tensors."),
-    _of("TextNet", "textnet.encoder.stages[-1]", settings={"stem_out_channels": 16, "hidden_sizes": [16, 16, 24, 32, 40]}),
-    _of("ViT", "vit.layers[-1]", settings=VIT),
-    _of("ViTMSN", "vit.layers[-1]", settings=VIT),
+    _of("RegNet", settings={"hidden_sizes": [64, 64, 64, 64], "depths": [1, 1, 1, 1]}),
+    _of("ResNet", settings={**FOUR, "embedding_size": 16}),
+    _of("Segformer", settings={**FOUR, "num_attention_heads": [1, 1, 2, 2]}),
+    _of("Siglip", settings={"vision_config": VIT}),
+    _of("SwiftFormer", settings={"depths": [1, 1, 1, 1], "embed_dims": [16, 24, 32, 40]}),
+    _of("Swin", settings=SWIN, note="Stages give several tensors."),
+    _of("Swinv2", settings=SWIN, note="Stages give several tensors."),
+    _of("TextNet", settings={"stem_out_channels": 16, "hidden_sizes": [16, 16, 24, 32, 40]}),
+    _of("ViT", settings=VIT),
+    _of("ViTMSN", settings=VIT),
 ]
 MISFITS = [
     Misfit("transformers", "Dinat", "Needs the natten package, which is not among the test dependencies: not tried."),

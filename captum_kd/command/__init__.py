@@ -1,0 +1,1 @@
+"""The command ``captum-kd``: reports, pages and maps of checkpoints, without a script."""
