@@ -68,7 +68,8 @@ class TransferMonitor:
     measured without it, so that single ranks may measure. ``torch.compile`` is bypassed.
 
     A curve alone shows no transfer: a network that learns the task without a Teacher comes closer to the Teacher too. Also
-    measure the training of such a network, from another seed than the Base, and compare: ``monitor.plot(null=other)``.
+    measure the training of such a network, from another seed than the Base, and compare: ``monitor.plot(null=other)``. Even a
+    curve above that one can come from a faster training or from any Teacher; pass ``placebo_teachers`` to exclude the latter.
 
     Source: docs/scores.md (the scores), docs/monitor.md (this class).
 
