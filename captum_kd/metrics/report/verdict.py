@@ -35,7 +35,7 @@ TOPICS = {
 ACCURATE = "more accurate networks agree more with any Teacher"
 ANY_RECIPE = "any change of recipe can cause this without a Teacher"
 NEEDS_PLACEBOS = (
-    "this does not show a transfer from this Teacher: longer training or any other Teacher raises its share as well, "
+    "the Teacher's share alone shows no transfer from this Teacher: longer training or any other Teacher raises it as well, "
     "which only placebo Teachers can exclude"
 )
 FIRST_WEIGHTS = "Students that start from the Teacher's weights show this without distillation as well"
