@@ -259,7 +259,11 @@ def _inputs(inputs: Optional[Mapping[str, Any]], class_names: Optional[Sequence[
         "the score; inputs count from 0. Read this order only if another seed repeats it: see the reliability."
     )
     lines = [
-        [numbered(row[name], class_names) if name == "label" else row[name] for name in (*keys, *names)] for row in top
+        [
+            numbered(row[name], class_names) if name == "label" and row[name] is not None else row[name]
+            for name in (*keys, *names)
+        ]
+        for row in top
     ]
     return found + ([PageTable(columns, lines, "Inputs with the largest parts", note)] if lines else [])
 
