@@ -189,7 +189,7 @@ class TransferMonitor:
             epoch (float): the number of epochs that are finished, fractions included; 0 before the training.
 
         Returns:
-            list of dict: the new records of :attr:`history`; empty if no measurement is due.
+            list of dict: the new records of ``history``; empty if no measurement is due.
 
         Raises:
             ValueError: unknown layers, too few or too many inputs, labels without geometry, models of other classes, a probe

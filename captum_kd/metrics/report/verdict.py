@@ -18,23 +18,30 @@ LEVEL = 0.05
 MOST_NAMED = 2
 """With more groups of Students, only those with a yes are named; the others are counted."""
 ACCURACY, GAIN, SHARE, GEOMETRY = "accuracy_over_base", "rs_distilled", "teacher_distilled", "fss"
+AGREEMENT = "agreement_over_base"
 SUBJECTS = {
     ACCURACY: "an accuracy above that of Bases",
+    AGREEMENT: "more agreement with the Teacher's predictions than Bases have",
     GAIN: "a gain beyond other seeds of the Base (RS of the part that Bases lack, against that between two Bases)",
     SHARE: "a Teacher's share above that between two Bases",
     GEOMETRY: "a difference in geometry beyond that of two Bases (FSS with Bases, against that between two Bases)",
 }
 OVER_PLACEBOS = "a share of this Teacher above that of placebo Teachers (networks of its recipe that taught nobody)"
-TOPICS = {ACCURACY: "accuracy", GAIN: "the gain", SHARE: "the Teacher's share", GEOMETRY: "the difference in geometry"}
+AGREEMENT_OVER_PLACEBOS = "more agreement with this Teacher's predictions, against that with those of placebo Teachers,"
+TOPICS = {
+    ACCURACY: "accuracy", AGREEMENT: "agreement", GAIN: "the gain", SHARE: "the Teacher's share",
+    GEOMETRY: "the difference in geometry",
+}  # fmt: skip
+ACCURATE = "more accurate networks agree more with any Teacher"
 ANY_RECIPE = "any change of recipe can cause this without a Teacher"
 NEEDS_PLACEBOS = (
-    "this does not show a transfer from this Teacher: longer training or any other Teacher raises its share as well, "
+    "the Teacher's share alone shows no transfer from this Teacher: longer training or any other Teacher raises it as well, "
     "which only placebo Teachers can exclude"
 )
 FIRST_WEIGHTS = "Students that start from the Teacher's weights show this without distillation as well"
 MANY_GROUPS = "p-values are corrected over layers, not over groups, so a single yes among many groups may be chance"
 SHOWN, NOT_SHOWN, UNDECIDED = "shown", "not shown", "undecided"
-NO_GAIN = "no gain"
+NO_GAIN = "no gain in RS"
 Test = Mapping[str, Any]
 
 
@@ -126,7 +133,7 @@ class _Sentences:
             return ""
         start = f"accuracy on {self.settings['n']} inputs is"
         chance = f" ({self._chance():.3f} by always naming the most frequent class)" * bool(self._inaccurate())
-        return "; ".join([f"{start} {_joined(values)}{chance}", *self._of_seeds(ACCURACY)])
+        return "; ".join([f"{start} {_joined(values)}{chance}", *self._of_seeds(ACCURACY), *self._agreement()])
 
     def gain(self) -> str:
         """Relevance that Students have and Bases lack; without labels and a Teacher, their difference in geometry."""
@@ -145,13 +152,13 @@ class _Sentences:
             found.append(
                 f"at {layer}, RS is {own} for {students} and {of_bases} for {bases}, and RS of the part that only {students} "
                 f"{_have(self.students)} is {distilled}, of the part that only {bases} {_have(self.bases)} "
-                f"{residual}, but two seeds of the Base have such parts as well"
+                f"{residual}; any two networks have such parts, and so would two seeds of the Base"
             )
         if self.without_gain and not is_counted:
             layer = self._layers("rs_student")[-1]
             own = _joined(_number(self._mean("rs_student", layer, each.students)) for each in self.without_gain)
             found.append(
-                f"{NO_GAIN}: at no layer is RS above that of {bases} for {_joined(each.who for each in self.without_gain)} "
+                f"{NO_GAIN}: at no layer is it above that of {bases} for {_joined(each.who for each in self.without_gain)} "
                 f"(at {layer}: {own} against {_number(self._mean('rs_base', layer))})"
             )
         return "; ".join(found)
@@ -207,13 +214,23 @@ class _Sentences:
         """The questions to seed control that sentences are about."""
         has_share = bool(self._layers(SHARE))
         relevance = [GAIN] if self._layers(GAIN) else [GEOMETRY] * (self.has_control and not has_share)
-        return [ACCURACY, *relevance, *[SHARE] * (has_share and not self.placebo_tests)]
+        agreement = [AGREEMENT] * (not self._has_placebo_test(AGREEMENT))
+        return [ACCURACY, *agreement, *relevance, *[SHARE] * (has_share and not self.placebo_tests)]
+
+    def _agreement(self) -> list[str]:
+        """Whether Students agree with the Teacher more than Bases do: by placebo Teachers if there are any."""
+        if self._has_placebo_test(AGREEMENT):
+            return self._listed(AGREEMENT_OVER_PLACEBOS, [self._of_placebos(each, AGREEMENT) for each in self.groups])
+        return self._of_seeds(AGREEMENT)
+
+    def _has_placebo_test(self, score: str) -> bool:
+        return any(test["score"] == score for test in self.placebo_tests)
 
     def _of_seeds(self, score: str, groups: Optional[Sequence[_Group]] = None) -> list[str]:
         """The answers of seed control to one question, and what else can explain a yes."""
         answers = [self._seed_answer(score, group) for group in (self.groups if groups is None else groups)]
         found = [answer for answer in answers if answer is not None]
-        other = {GAIN: ANY_RECIPE, GEOMETRY: ANY_RECIPE, SHARE: NEEDS_PLACEBOS}.get(score, "")
+        other = {AGREEMENT: ACCURATE, GAIN: ANY_RECIPE, GEOMETRY: ANY_RECIPE, SHARE: NEEDS_PLACEBOS}.get(score, "")
         is_shown = any(each.answer == SHOWN for each in found)
         return self._listed(SUBJECTS[score], found) + [other] * bool(is_shown and other)
 
@@ -243,13 +260,14 @@ class _Sentences:
             numbers += f", but Students {reason} than Bases"
         return _Answer(answer, f"{group.who}{self._where(yes, family)} ({_at(best, yes, family)}{numbers})")
 
-    def _of_placebos(self, group: _Group) -> _Answer:
+    def _of_placebos(self, group: _Group, score: str = SHARE) -> _Answer:
         """The t test of this Teacher. A yes also needs that seed control of the same difference does not say no."""
-        family = [test for test in self.placebo_tests if test["score"] == SHARE and test["group"] == group.key]
+        family = [test for test in self.placebo_tests if test["score"] == score and test["group"] == group.key]
+        over_placebos = f"{score.removesuffix('_over_base')}_over_placebos"
         refused = {
             test["layer"]
             for test in self.tests
-            if (test["score"], test["group"], test["decision"]) == (f"{SHARE}_over_placebos", group.key, False)
+            if (test["score"], test["group"], test["decision"]) == (over_placebos, group.key, False)
         }
         known = [test for test in family if test["share"] is not None and test["mean"] is not None]
         if not known:

@@ -248,7 +248,7 @@ def test_no_answer_contradicts_its_test(report: TransferReport) -> None:
             if score == "teacher_distilled" and report.placebos is not None:
                 wanted = None  # the placebo Teachers answer instead
             if score == "rs_distilled" and wanted is not None and found is None and not (is_crowded and all_found):
-                assert wanted != "shown" and any("o gain: " in sentence for sentence in sentences)
+                assert wanted != "shown" and any("o gain in RS: " in sentence for sentence in sentences)
             elif is_crowded and wanted not in (None, "shown"):
                 assert found is None
                 unnamed[score, wanted] = unnamed.get((score, wanted), 0) + 1
@@ -285,7 +285,7 @@ def test_without_any_gain_that_comes_first() -> None:
     report = synthetic(0, 1, 4, 4, 2, 0, teacher=True, labels=True, predictions=True)
     for row in report.rows:
         row["value"] = 0.1 if row["score"] == "rs_student" else 0.9 if "accuracy" in row["score"] else row["value"]
-    assert report.verdict[0].startswith("No gain: at no layer is RS above that of Bases for Students (at beta: 0.100 against ")
+    assert report.verdict[0].startswith("No gain in RS: at no layer is it above that of Bases for Students (at beta: 0.100 ")
     assert report.verdict[1].startswith("Accuracy on 100 inputs is ")
 
 
