@@ -43,6 +43,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise CommandError(
             f"{file} cannot be read as weights ({_first_line(error)}); expected a file of torch.save or safetensors."
         ) from error
+    except (LookupError, AttributeError, TypeError) as error:  # of a text or a picture
+        raise CommandError(f"{file} cannot be read as weights; expected a file of torch.save or safetensors.") from error
     tensors = dict(_flat(content))
     if not tensors:
         raise CommandError(f"{file} holds no named tensors; expected torch.save(model.state_dict(), 'weights.pt').")

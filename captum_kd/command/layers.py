@@ -88,7 +88,7 @@ def resolve_layers(choices: Sequence[LayerChoice], models: Sequence[LoadedModel]
                 layer = automatic[model.name]
             names[model.name] = _dotted(model, layer)
         label = choice.label or (next(iter(names.values())) if len(set(names.values())) == 1 else choice.layer or "")
-        label = "last" if label == AUTO or not label else label
+        label = "last layer" if label == AUTO or not label else label
         if label in found:
             raise CommandError(f"--layers names {label!r} twice.")
         found[label] = names

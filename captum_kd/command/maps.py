@@ -20,6 +20,8 @@ MAPS_FILE = "maps.pt"
 FEWEST_REFERENCES, MOST_REFERENCES = 64, 256
 DRAWN = 8
 """Inputs of the picture."""
+FEWEST_POSITIONS = 16
+"""Of a map that shows places."""
 
 
 def chosen_places(prepared: Prepared, count: int) -> tuple[list[int], list[int]]:
@@ -52,7 +54,7 @@ def explained(prepared: Prepared, options: argparse.Namespace) -> Optional[Input
             return {name: value for name, value in inputs.items() if name in names or name == "student"}
         return inputs
 
-    return explain_transfer(
+    found = explain_transfer(
         prepared.of("student"),
         prepared.of("base"),
         {label: {name: layer for name, layer in own_layers.items() if name in names}
@@ -69,6 +71,21 @@ def explained(prepared: Prepared, options: argparse.Namespace) -> Optional[Input
         show_progress=not options.no_progress,
         **data.shown(shown),
     )  # fmt: skip
+    _say_coarse(found)
+    return found
+
+
+def _say_coarse(maps: InputMaps) -> None:
+    """Names layers whose maps have too few positions to show where something is."""
+    if maps.images is None:
+        return
+    for layer, pairs in maps.maps.items():
+        height, width = next(iter(next(iter(pairs.values())).values())).shape[-2:]
+        if height * width < FEWEST_POSITIONS:
+            print(
+                f"Maps of {layer} have only {height} x {width} positions, however smooth they look. An earlier layer shows "
+                "places better: captum-kd layers lists sizes (with --image-size), --layers chooses."
+            )
 
 
 def save_maps(maps: InputMaps, path: Path) -> None:

@@ -46,7 +46,7 @@ examples:
   captum-kd compare --student torchvision:resnet18@kd.pt --base torchvision:resnet18@plain.pt \\
       --teacher torchvision:resnet34@teacher.pt --data photos --split test --output out
 
-  Several seeds allow tests (five and five decide):
+  Several seeds allow tests (five and five decide; at one layer, three and three):
   captum-kd compare --student kd1=torchvision:resnet18@kd1.pt --student kd2=torchvision:resnet18@kd2.pt \\
       --base b1=torchvision:resnet18@b1.pt --base b2=torchvision:resnet18@b2.pt --data photos --output out
 
@@ -177,6 +177,9 @@ def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
     numbers = _typed(_named(_numbers))
     group.add_argument("--image-size", action="append", default=[], type=_typed(_named(_side)), metavar="[MODEL=]N",
                        help="pixels of a side")  # fmt: skip
+    group.add_argument("--resize", action="append", default=[], type=_typed(_named(_side)), metavar="[MODEL=]N",
+                       help="the shorter side before the middle is cut out; --image-size's number cuts no margin off; "
+                       "default: in the library's proportion, such as 256 for 224")  # fmt: skip
     for name in ("--mean", "--std"):
         group.add_argument(name, action="append", default=[], type=numbers, metavar="[MODEL=]R,G,B", help="of pixels from 0 to 1")
 

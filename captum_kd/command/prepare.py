@@ -56,6 +56,11 @@ def prepare(options: argparse.Namespace) -> Prepared:
     is_text = data_path.suffix.lower() == TABLE
     if is_text and not data_path.is_file():
         raise CommandError(f"--data: there is no file {data_path}.")
+    tables = sorted(data_path.glob(f"*{TABLE}")) if data_path.is_dir() else []
+    if tables and not any(each.is_dir() for each in data_path.iterdir()):
+        named = data_path / f"{options.split}{TABLE}"
+        named = named if named in tables else tables[0]
+        raise CommandError(f"--data: {data_path} is a folder of tables; for texts name one, such as {named}.")
     models = load_models(_named(options), is_text, options)
     class_lists = _class_lists(options.classes, models)
     if is_text:
@@ -76,6 +81,9 @@ def prepare(options: argparse.Namespace) -> Prepared:
     has_classes = True
     for model in models:
         has_classes &= _has_classes(model, probe, data.class_names, options.predictions)
+    if has_classes and not class_lists:
+        names = ", ".join(data.class_names[:NAMED_AT_MOST]) + ", ..." * (len(data.class_names) > NAMED_AT_MOST)
+        print(f"Outputs of the models are taken in this order: {names} (change it by --classes FILE)")
     layers = resolve_layers(options.layers, models, probe)
     for label, own in layers.items():
         print(f"Layer {label}: {', '.join(f'{name}: {layer}' for name, layer in own.items())}")
@@ -142,12 +150,12 @@ def load_models(named: Sequence[tuple[str, str, Spec]], is_text: bool, options: 
 
 
 def _preprocessing(model: LoadedModel, options: argparse.Namespace) -> Preprocessing:
-    size, mean, std = (
+    size, mean, std, resize = (
         own.get(model.name, own.get(model.role, own.get(None)))
-        for own in (dict(options.image_size), dict(options.mean), dict(options.std))
+        for own in (dict(options.image_size), dict(options.mean), dict(options.std), dict(options.resize))
     )
     if model.preprocessing is not None:
-        found = model.preprocessing.changed(size, mean, std)
+        found = model.preprocessing.changed(size, mean, std, resize)
     elif size is None or mean is None or std is None:
         raise CommandError(
             f"{model.role} {model.name}: {model.spec} does not say how its images are preprocessed. Give --image-size, --mean "
@@ -156,7 +164,12 @@ def _preprocessing(model: LoadedModel, options: argparse.Namespace) -> Preproces
         )
     else:
         # Without a crop rule, the middle square.
-        found = Preprocessing((size, size), size, mean, std)
+        found = Preprocessing((size, size), resize or size, mean, std)
+    if found.resize is not None and found.resize < max(found.size):
+        raise CommandError(
+            f"{model.role} {model.name}: --resize {found.resize} is less than the image size {max(found.size)}, which is cut out "
+            "of it."
+        )
     if len(found.mean) != len(found.std):
         counts = f"--mean has {len(found.mean)} numbers and --std {len(found.std)}"
         raise CommandError(f"{model.name}: {counts}; give one each per channel.")

@@ -37,13 +37,19 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def changed(
-        self, size: Optional[int], mean: Optional[Sequence[float]], std: Optional[Sequence[float]]
+        self,
+        size: Optional[int],
+        mean: Optional[Sequence[float]],
+        std: Optional[Sequence[float]],
+        resize: Optional[int] = None,
     ) -> "Preprocessing":
-        """With a user's values in place of the library's. The share of the image that is cut out stays."""
+        """With a user's values in place of the library's. Without ``resize``, the share of the image that is cut out stays."""
         found = self
         if size is not None:
-            resize = None if self.resize is None else round(self.resize * size / min(self.size))
-            found = replace(found, size=(size, size), resize=resize)
+            shorter = None if self.resize is None else round(self.resize * size / min(self.size))
+            found = replace(found, size=(size, size), resize=shorter)
+        if resize is not None:
+            found = replace(found, resize=resize)
         if mean is not None:
             found = replace(found, mean=tuple(mean))
         return found if std is None else replace(found, std=tuple(std))

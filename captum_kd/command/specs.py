@@ -179,8 +179,11 @@ def _transformers(spec: Spec, is_text: bool) -> Found:
         module, notes = kind.from_pretrained(source, output_loading_info=True, use_safetensors=True)
     except ValueError as error:
         what = "texts" if is_text else "images"
+        other = "images: --data FOLDER, layers without --text" if is_text else "texts: --data FILE.tsv, layers with --text"
         reason = str(error).splitlines()[0][:200]
-        raise CommandError(f"{spec.model} is no classifier of {what} in transformers ({reason}).") from error
+        raise CommandError(
+            f"{spec.model} is no classifier of {what} in transformers ({reason}). If it is one of {other}."
+        ) from error
     if notes["missing_keys"]:
         missing = sorted(notes["missing_keys"])
         raise CommandError(

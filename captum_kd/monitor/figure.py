@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from captum_kd._utils.validation import check_str, short_repr
+from captum_kd._utils.warnings import warn_user
 from captum_kd.metrics.scores_table import ALL_BASES, BY_NAME, PREDICTIONS_LAYER
 from captum_kd.visualization._style import (
     AMBER,
@@ -66,6 +67,9 @@ _COLORS = (BLUE, GREEN, PURPLE, SKY, AMBER, BLACK)
 """Without the orange of Bases; black last, since its band resembles that of the null."""
 _GRAY: dict[str, Any] = {"color": "0.5", "linestyle": "-", "linewidth": 1.4}
 _LEVEL: dict[str, Any] = {"color": ORANGE, "linestyle": ":", "linewidth": 1.0}
+_SAME = 1e-3
+"""Scores of one network on one probe differ by less, also between devices."""
+NO_NULL = "without null=, this cannot show transfer"
 _PANEL = 1.15
 """Inches: height of a panel."""
 
@@ -89,6 +93,10 @@ def plot_process(
 
     Networks that learn the same task come closer to any good Teacher, and scores of distilled features are above 0 for any two
     networks. So compare with the gray line: trainings without a Teacher, measured in the same way by monitors of their own.
+    A line above the gray one shows that this training differs. A faster training or another Teacher can be the cause; only
+    placebo Teachers tell whether it is this Teacher. A gap between bands of few seeds can be chance (docs/monitor.md).
+
+    A warning says if the groups were compared with different Bases, Teachers or inputs, since their curves then differ anyway.
 
     Args:
         students (TransferMonitor, history, list of them, or dict): one training, several seeds, or {name: one or several}.
@@ -112,9 +120,12 @@ def plot_process(
     groups = students if isinstance(students, Mapping) else {"Student": students}
     if not groups:
         raise ValueError("students is an empty mapping: there is nothing to plot; pass at least one training.")
-    curves = {str(name): [_curves(run) for run in _runs(group, "students")] for name, group in groups.items()}
-    of_null = [] if null is None else [_curves(run) for run in _runs(null, "null")]
+    runs = {str(name): _runs(group, "students") for name, group in groups.items()}
+    curves = {name: [_curves(run) for run in group] for name, group in runs.items()}
+    runs_of_null = [] if null is None else _runs(null, "null")
+    of_null = [_curves(run) for run in runs_of_null]
     title = check_str(title, "title")
+    _check_same_bases([*runs.values(), runs_of_null])
     every = [curve for group in (*curves.values(), of_null) for curve in group]
     present = list(dict.fromkeys(key for curve in every for key in curve))
     chosen = _chosen(scores, {score for _, score in present})
@@ -125,7 +136,8 @@ def plot_process(
     columns = max(len(layers), min(len(of_predictions), 4), 1)
     rows = len(by_layer) + ceil(len(of_predictions) / columns)
     width = max(PAGE_WIDTH * min(1.0, (columns + 1) / 4), 1.4 * columns)
-    handles = _handles(curves, of_null, any(score in _OF_BASE for score in chosen))
+    bases = {record["base"] for group in runs.values() for run in group for record in run} - {ALL_BASES}
+    handles = _handles(curves, of_null, len(bases) if any(score in _OF_BASE for score in chosen) else 0)
     labels = [str(handle.get_label()) for handle in handles]
     in_legend = legend_columns(labels, width)
     legend_height = 1.1 * LINE_HEIGHT * ceil(len(labels) / in_legend) + 0.05
@@ -232,14 +244,37 @@ def _style(place: int) -> dict[str, Any]:
     return {**cycled_style(place).artist(), "color": _COLORS[place % len(_COLORS)], "markersize": 2.5, "linewidth": 1.2}
 
 
-def _handles(groups: Mapping[str, Sequence[Curves]], null: Sequence[Curves], has_level: bool) -> list[Line2D]:
+def _check_same_bases(groups: Sequence[Sequence[Sequence[Mapping[str, Any]]]]) -> None:
+    """Warns if a score of a trained Base is not the same in all groups. Within a group it may vary, as over folds."""
+    found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for group in groups:
+        values: dict[tuple[str, str, str], list[float]] = {}
+        for record in (record for history in group for record in history):
+            if record["score"] in _OF_BASE.values() and record["base"] != ALL_BASES:
+                values.setdefault((record["base"], record["layer"], record["score"]), []).append(float(record["value"]))
+        for key, of_key in values.items():
+            found.setdefault(key, []).append((min(of_key), max(of_key)))
+    for (base, layer, score), ends in found.items():
+        for of_groups in zip(*ends):
+            if max(of_groups) - min(of_groups) > _SAME:
+                warn_user(
+                    f"The groups were compared with different Bases, Teachers or inputs: {score} of {base!r} at {layer} is "
+                    f"{min(of_groups):.3f} in one group and {max(of_groups):.3f} in another. Their curves differ for that reason "
+                    "alone. Pass the same models and data to all monitors."
+                )
+                return
+
+
+def _handles(groups: Mapping[str, Sequence[Curves]], null: Sequence[Curves], bases: int) -> list[Line2D]:
     found = []
     for place, (name, group) in enumerate(groups.items()):
         found.append(Line2D([], [], label=verbatim(f"{name}{_seeds(group)}"), **_style(place)))
     if null:
         found.append(Line2D([], [], label=f"no Teacher (null){_seeds(null)}", **_GRAY))
-    if has_level:
-        found.append(Line2D([], [], label="the trained Base", **_LEVEL))
+    if bases:
+        found.append(Line2D([], [], label="the trained Base" if bases == 1 else f"mean of {bases} trained Bases", **_LEVEL))
+    if not null:
+        found.append(Line2D([], [], label=NO_NULL, linestyle="none"))
     return found
 
 

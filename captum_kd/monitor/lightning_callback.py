@@ -36,6 +36,7 @@ class LightningTransferMonitor(Callback):
 
     Raises:
         TypeError: arguments of the wrong type.
+        AttributeError: at the start of the training, if the LightningModule has no such attribute.
         ImportError: neither lightning nor pytorch_lightning is installed.
 
     Examples::
@@ -73,13 +74,21 @@ class LightningTransferMonitor(Callback):
         self.monitor.load_state_dict(state_dict)
 
     def _step(self, trainer: Any, pl_module: Any, epoch: float) -> None:
-        if not self.monitor.is_due(epoch):
+        # Lightning validates after a whole number of batches: a quarter of 782 batches is 195. So one may be missing.
+        batch = 0 if epoch == self.monitor.last_epoch else 1 / trainer.num_training_batches
+        if not self.monitor._step(self._student_of(pl_module), epoch, self.monitor.is_due(epoch + 0.99 * batch)):
             return
-        if isinstance(self._student, str):
-            student = reduce(getattr, self._student.split(".") if self._student else [], pl_module)
-        else:
-            student = self._student(pl_module)
-        self.monitor.step(student, epoch)
         values = {f"transfer/{name}": value for name, value in self.monitor.scalars().items()}
         for logger in trainer.loggers:  # rank 0 writes; the others' loggers do nothing
             logger.log_metrics(values, step=trainer.global_step)
+
+    def _student_of(self, pl_module: Any) -> Any:
+        if not isinstance(self._student, str):
+            return self._student(pl_module)
+        try:
+            return reduce(getattr, self._student.split(".") if self._student else [], pl_module)
+        except AttributeError as error:
+            modules = ", ".join(name for name, _ in pl_module.named_children())
+            raise AttributeError(
+                f"student={self._student!r} is no attribute of {type(pl_module).__name__}, whose modules are: {modules}."
+            ) from error

@@ -26,10 +26,10 @@ from captum_kd._utils.warnings import warn_user
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.metrics.report.collect import check_data
 from captum_kd.metrics.report.input_groups import shuffles
-from captum_kd.metrics.report.models import Layers, Model, Models, as_compared_models
+from captum_kd.metrics.report.models import ComparedModel, Layers, Model, Models, as_compared_models
 from captum_kd.metrics.report.predictions import Predictions, as_predictions
 from captum_kd.metrics.report.settings import Comparisons, Compute, ModelOptions, Settings
-from captum_kd.metrics.scores_table import ALL_BASES
+from captum_kd.metrics.scores_table import ALL_BASES, BASE, PREDICTIONS_LAYER
 from captum_kd.monitor.probe import Probe
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ LOGGED = (
     "agreement_student_teacher", "agreement_over_base",
 )  # fmt: skip
 """Scores for a trainer's logger. The history has all scores."""
+WITHOUT_STUDENT = ("rs_base", "rs_teacher", "fss_base_teacher")
+LEAST_CHANGE = 1e-3
+"""A larger change of such a score is none of another device's rounding."""
 
 
 class TransferMonitor:
@@ -65,7 +68,8 @@ class TransferMonitor:
     measured without it, so that single ranks may measure. ``torch.compile`` is bypassed.
 
     A curve alone shows no transfer: a network that learns the task without a Teacher comes closer to the Teacher too. Also
-    measure the training of such a network, from another seed than the Base, and compare: ``monitor.plot(null=other)``.
+    measure the training of such a network, from another seed than the Base, and compare: ``monitor.plot(null=other)``. Even a
+    curve above that one can come from a faster training or from any Teacher; pass ``placebo_teachers`` to exclude the latter.
 
     Source: docs/scores.md (the scores), docs/monitor.md (this class).
 
@@ -165,6 +169,7 @@ class TransferMonitor:
         )
         self._probe: Optional[Probe] = None
         self._saved_probe: Optional[str] = None
+        self._is_compared = True
 
     @property
     def last_epoch(self) -> Optional[float]:
@@ -184,14 +189,18 @@ class TransferMonitor:
             epoch (float): the number of epochs that are finished, fractions included; 0 before the training.
 
         Returns:
-            list of dict: the new records of :attr:`history`; empty if no measurement is due.
+            list of dict: the new records of ``history``; empty if no measurement is due.
 
         Raises:
             ValueError: unknown layers, too few or too many inputs, labels without geometry, models of other classes, a probe
-                        that differs from that of a loaded state.
+                        or layers or Bases' names that differ from those of a loaded state.
         """
         epoch = check_float(epoch, "epoch", "a number that is not negative", 0, math.inf, closed=True)
-        if not self.is_due(epoch):
+        return self._step(student, epoch, self.is_due(epoch))
+
+    def _step(self, student: Model, epoch: float, is_due: bool) -> list[Record]:
+        is_resumed = self._saved_probe is not None and self._probe is None
+        if not (is_due or is_resumed):
             return []
         while isinstance(student, DistributedDataParallel):
             student = student.module
@@ -202,6 +211,10 @@ class TransferMonitor:
                 self._settings = replace(self._settings, compute=Compute(feature_device=device_of(student) or "cpu"))
             self._probe = Probe(self._data, self._settings)
         self._check_probe()
+        if is_resumed:
+            self._check_names(labels, models)
+        if not is_due:
+            return []
         found = self._probe.scores(labels, models)
         if found.undefined:
             warn_user(
@@ -209,6 +222,8 @@ class TransferMonitor:
                 f"removed): {', '.join(found.undefined)}."
             )
         new = [{"epoch": _as_int(epoch), **{key: row[key] for key in COLUMNS[1:]}} for row in found.rows]
+        if not self._is_compared:
+            self._compare_with_loaded(new)
         self.history += new
         return new
 
@@ -259,7 +274,8 @@ class TransferMonitor:
         return {"history": [dict(record) for record in self.history], "probe": probe}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from a state of :meth:`state_dict`. The next :meth:`step` checks that the probe is the same.
+        """Continues from a state of :meth:`state_dict`. The next :meth:`step`, due or not, checks that probe, layers and Bases'
+        names are the same. The next measurement warns if Teacher or Base are others.
 
         Raises:
             TypeError: not such a state.
@@ -269,6 +285,7 @@ class TransferMonitor:
             raise TypeError(f"state must be a result of state_dict(), with history and probe, got {short_repr(state)}.")
         self.history = [dict(record) for record in state["history"]]
         self._saved_probe = state["probe"]
+        self._is_compared = not self.history
 
     def _check_probe(self) -> None:
         assert self._probe is not None
@@ -277,6 +294,34 @@ class TransferMonitor:
                 "data hold other inputs than the probe of the loaded state, so that old and new scores could not be compared. "
                 "Pass the same inputs in the same order, without random augmentation, or begin a new monitor."
             )
+
+    def _check_names(self, layers: Sequence[str], models: Sequence[ComparedModel]) -> None:
+        """Raises a ValueError if the loaded history has other layers or Bases."""
+        loaded = [record for record in self.history if record["base"] != ALL_BASES]
+        names = {
+            "layers": ({record["layer"] for record in loaded} - {PREDICTIONS_LAYER}, set(layers)),
+            "Bases": ({record["base"] for record in loaded}, {each.name for each in models if each.role == BASE}),
+        }
+        for word, (before, now) in names.items():
+            if loaded and before != now:
+                raise ValueError(
+                    f"The loaded history has the {word} {sorted(before)}, this monitor {sorted(now)}. Pass the same ones, or "
+                    "begin a new monitor."
+                )
+
+    def _compare_with_loaded(self, new: Sequence[Record]) -> None:
+        """Warns if scores that do not depend on the Student differ from those of the loaded history."""
+        self._is_compared = True
+        last = {_key(record): record["value"] for record in self.history if record["epoch"] == self.last_epoch}
+        for record in new:
+            before = last.get(_key(record))
+            if record["score"] in WITHOUT_STUDENT and before is not None and abs(record["value"] - before) > LEAST_CHANGE:
+                warn_user(
+                    f"The loaded history is of another Teacher or Base: {record['score']} at {record['layer']} was "
+                    f"{before:.3f} and is {record['value']:.3f}, but does not depend on the Student. Scores before and after are "
+                    "not comparable."
+                )
+                return
 
     def __repr__(self) -> str:
         measured = len({record["epoch"] for record in self.history})
@@ -287,6 +332,10 @@ def check_monitor(monitor: object) -> None:
     """Raises a TypeError unless the value is a TransferMonitor."""
     if not isinstance(monitor, TransferMonitor):
         raise TypeError(f"monitor must be a captum_kd.monitor.TransferMonitor, got {short_repr(monitor)}.")
+
+
+def _key(record: Record) -> tuple[str, str, str]:
+    return record["base"], record["layer"], record["score"]
 
 
 def _as_int(epoch: float) -> Union[int, float]:

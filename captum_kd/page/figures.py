@@ -28,6 +28,7 @@ PHOTOGRAPH_WIDTH, QUALITY = 1_400, 80
 CSS_INCH = 96
 NUMBERS = ("d", "x", "y", "transform")
 """Attributes with coordinates, of which hundredths are enough."""
+REFERENCE = re.compile(r"#([\w-]+)(?=\)|$)")
 SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp", b"<svg": "svg+xml", b"<?xm": "svg+xml"}
 """First bytes of files, and what a browser calls them."""
@@ -63,16 +64,7 @@ def drawing(figure: Figure, name: str, alt: str) -> str:
     if sum(np.size(line.get_xdata()) for line in lines.values()) <= MOST_POINTS:
         for group, line in groups:
             _put_words(group, line)
-    for element in root.iter():
-        for key, value in element.attrib.items():
-            if key == "id":
-                element.set(key, f"{name}-{value}")
-            elif key == f"{{{LINK}}}href":
-                element.set(key, value.replace("#", f"#{name}-"))
-            elif "url(#" in value:
-                element.set(key, value.replace("url(#", f"url(#{name}-"))
-            elif key in NUMBERS:
-                element.set(key, re.sub(r"(\.\d\d)\d+", r"\1", value))
+    _shorten(root, name)
     width = figure.get_size_inches()[0] * CSS_INCH
     for key in ("width", "height"):
         root.attrib.pop(key, None)
@@ -149,6 +141,29 @@ def _words(axis: Axes, line: Line2D, x: float, y: float) -> str:
         parts.append(f"{axis.get_xlabel()} {axis.xaxis.get_major_formatter()(x)}")
     words = ", ".join(dict.fromkeys(one_line(part.replace(r"\$", "$")) for part in parts if part))
     return f"{words}: {numbers[-1][1]:.3f}" if numbers else words
+
+
+def _shorten(root: ElementTree.Element, name: str) -> None:
+    """Half of the size: styles become classes, ids that nothing refers to go, numbers keep two digits. All names get a prefix."""
+    used = {found for element in root.iter() for value in element.attrib.values() for found in REFERENCE.findall(value)}
+    ids = {old: f"{name}-{number}" for number, old in enumerate(sorted(used))}
+    classes: dict[str, str] = {}
+    for element in root.iter():
+        for key, value in list(element.attrib.items()):
+            if key == "id" and value not in ids:
+                del element.attrib[key]
+            elif key == "id":
+                element.set(key, ids[value])
+            elif key == "style":
+                del element.attrib[key]
+                element.set("class", classes.setdefault(value, f"{name}s{len(classes)}"))
+            elif key in NUMBERS:
+                element.set(key, re.sub(r"(\.\d\d)\d+", r"\1", value))
+            elif REFERENCE.search(value) and (key == "clip-path" or key == f"{{{LINK}}}href"):
+                element.set(key, REFERENCE.sub(lambda found: f"#{ids[found[1]]}", value))
+    style = ElementTree.Element(f"{{{SVG}}}style")
+    style.text = "".join(f".{short}{{{text}}}" for text, short in classes.items())
+    root.insert(0, style)
 
 
 def _as_html(root: ElementTree.Element) -> str:

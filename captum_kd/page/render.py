@@ -166,7 +166,7 @@ class _Drawer:
         if isinstance(picture.picture, Path):
             return {**found, "source": image_source(picture.picture.read_bytes(), str(picture.picture))}
         self.drawings += 1
-        return {**found, "drawing": Markup(drawing(picture.picture, f"drawing-{self.drawings}", printable(alt)))}
+        return {**found, "drawing": Markup(drawing(picture.picture, f"d{self.drawings}", printable(alt)))}
 
 
 def _cell(value: Union[str, int, float, None]) -> str:

@@ -19,6 +19,9 @@ from captum_kd.visualization import (
 
 __all__ = ["report_figures"]
 
+MOST_STUDENTS = 4
+"""Students with panels of their own."""
+
 
 def report_figures(content: Mapping[str, Any], curves: Optional[Mapping[str, Any]]) -> list[Picture]:
     """Scores over layers, seed control, predictions, classes, models and keep curves, as far as there are any."""
@@ -50,7 +53,7 @@ def _has_questions(control: Mapping[str, Any]) -> bool:
 
 def _layers(content: Mapping[str, Any]) -> Picture:
     """Scores over layers. Students of a group become one: their means, without intervals."""
-    groups = groups_of(content)
+    groups = groups_of(content, MOST_STUDENTS)
     of_student = {name: group for group, names in groups.items() for name in names}
     caption = "Scores over the layers; bars are intervals over inputs, if the report has them."
     if any(len(names) > 1 for names in groups.values()):

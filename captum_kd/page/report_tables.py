@@ -38,13 +38,13 @@ HEADINGS = {
 Row = Mapping[str, Any]
 
 
-def groups_of(content: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The Students behind each row of a table: a named group, one Student, or all of many Students."""
+def groups_of(content: Mapping[str, Any], most: int = MOST_STUDENTS) -> dict[str, list[str]]:
+    """The Students behind each row of a table: a named group, one Student, or all Students if there are more than ``most``."""
     students = list(dict.fromkeys(row["student"] for row in content["rows"]))
     named = (content["seed_control"] or {}).get("groups", ())
     if named and named[0]["group"] is not None:
         return {group["group"]: group["students"] for group in named}
-    return {name: [name] for name in students} if len(students) <= MOST_STUDENTS else {"all Students": students}
+    return {name: [name] for name in students} if len(students) <= most else {"all Students": students}
 
 
 # ----------------------------------------------------------------------------- answers
@@ -259,7 +259,11 @@ def _inputs(inputs: Optional[Mapping[str, Any]], class_names: Optional[Sequence[
         "the score; inputs count from 0. Read this order only if another seed repeats it: see the reliability."
     )
     lines = [
-        [numbered(row[name], class_names) if name == "label" else row[name] for name in (*keys, *names)] for row in top
+        [
+            numbered(row[name], class_names) if name == "label" and row[name] is not None else row[name]
+            for name in (*keys, *names)
+        ]
+        for row in top
     ]
     return found + ([PageTable(columns, lines, "Inputs with the largest parts", note)] if lines else [])
 

@@ -75,7 +75,7 @@ def trained(
     epochs = settings.epochs if guide else settings.teacher_epochs
     # The digits of the validation scenes decide nothing; for the hue Teacher their accuracy means nothing either.
     setup = TrainingSetup(name, network, examples, run.fold.test, epochs, settings, seed, technique)
-    return fit(setup, progress=False, resume=True).network
+    return fit(setup, resume=True).network
 
 
 class Result(NamedTuple):

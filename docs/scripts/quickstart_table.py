@@ -18,13 +18,16 @@ from typing import Callable, Optional, Sequence
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from distillation.outcomes import SALIENT, WHOLE, Record  # noqa: E402
 
-MAPS = ("net", "net by the Teacher", "net of two Bases", "distilled", "residual", "Grad-CAM Student", "paper's gradient")
+MAPS = (
+    ("net", "net by the Teacher", "net of two Bases"),
+    ("distilled", "residual"),
+    ("Grad-CAM Student", "paper's gradient"),
+)
 TESTS = {
     "rs_distilled": "RS distilled above another seed of the Base",
     "teacher_distilled": "Teacher's share above another seed of the Base",
     "teacher_only_distilled": "the same beyond the labels",
 }
-PARTS = ("distilled", "residual")
 LEVEL = 0.05
 
 
@@ -38,10 +41,10 @@ def accuracy(record: Record, name: str) -> float:
     return mean(value for each, value in record["folds"][0]["accuracy"].items() if each.split()[0] == name)
 
 
-def score(record: Record, name: str, view: str = WHOLE) -> float:
-    """The mean over pairs at the last layer."""
-    rows = record["folds"][0]["scores"][0][view]["rows"]
-    return mean(row["value"] for row in rows if (row["score"], row["layer"]) == (name, record["map_layer"]))
+def scores(record: Record, names: Sequence[str], view: str = WHOLE) -> str:
+    """Means over pairs at the last layer."""
+    rows = [row for row in record["folds"][0]["scores"][0][view]["rows"] if row["layer"] == record["map_layer"]]
+    return "; ".join(number(mean(row["value"] for row in rows if row["score"] == name)) for name in names)
 
 
 def decided(record: Record, name: str) -> str:
@@ -52,16 +55,16 @@ def decided(record: Record, name: str) -> str:
     )
 
 
-def on_digit(record: Record, kind: str) -> str:
-    """Share of the maps' positive energy, mean over pairs."""
-    return number(
-        mean(pair["localization"]["maps"][kind]["energy_share"][0] for pair in record["folds"][0]["maps"])
-    )
+def on_digit(record: Record, kinds: Sequence[str]) -> str:
+    """Share of the positive energy of these maps, means over pairs."""
+    places = [pair["localization"]["maps"] for pair in record["folds"][0]["maps"]]
+    return "; ".join(number(mean(place[kind]["energy_share"][0] for place in places)) for kind in kinds)
 
 
-def kept(record: Record, kind: str) -> str:
-    """The Student's accuracy, mean over shares and pairs."""
-    return number(mean(mean(pair["keep_curves"][kind]["accuracy"]) for pair in record["folds"][0]["maps"]))
+def kept(record: Record, kinds: Sequence[str]) -> str:
+    """The Student's accuracy by these maps, means over shares and pairs."""
+    curves = [pair["keep_curves"] for pair in record["folds"][0]["maps"]]
+    return "; ".join(number(mean(mean(curve[kind]["accuracy"]) for curve in curves)) for kind in kinds)
 
 
 def rows() -> dict[str, Callable[[Record], str]]:
@@ -70,24 +73,20 @@ def rows() -> dict[str, Callable[[Record], str]]:
         "accuracy: Teacher; Students; Bases": lambda record: "; ".join(
             number(accuracy(record, name)) for name in ("Teacher", "Student", "Base")
         ),
-        "FSS (similarity) of Student and Base": lambda record: number(score(record, "fss")),
-        "RS (relevance) of Student; Base": lambda record: "; ".join(
-            number(score(record, name)) for name in ("rs_student", "rs_base")
-        ),
-        "RS distilled; residual": lambda record: "; ".join(number(score(record, f"rs_{part}")) for part in PARTS),
-        "the Teacher's share: distilled; residual": lambda record: "; ".join(
-            number(score(record, f"teacher_{part}")) for part in PARTS
-        ),
-        "RS distilled; residual on Grad-CAM's half of each image": lambda record: "; ".join(
-            number(score(record, f"rs_{part}", SALIENT)) for part in PARTS
+        "FSS (similarity) of Student and Base": partial(scores, names=["fss"]),
+        "RS (relevance) of Student; Base": partial(scores, names=["rs_student", "rs_base"]),
+        "RS distilled; residual": partial(scores, names=["rs_distilled", "rs_residual"]),
+        "the Teacher's share: distilled; residual": partial(scores, names=["teacher_distilled", "teacher_residual"]),
+        "RS distilled; residual on Grad-CAM's half of each image": partial(
+            scores, names=["rs_distilled", "rs_residual"], view=SALIENT
         ),
     }
     for name, title in TESTS.items():
         found[f"{title}, by stage"] = partial(decided, name=name)
-    for kind in MAPS:
-        found[f"map energy on the digit: {kind}"] = partial(on_digit, kind=kind)
-    for kind in (*MAPS, "random"):
-        found[f"accuracy with 10 to 90 % kept: {kind}"] = partial(kept, kind=kind)
+    for kinds in MAPS:
+        found[f"map energy on the digit: {'; '.join(kinds)}"] = partial(on_digit, kinds=kinds)
+    for kinds in (*MAPS, ("random",)):
+        found[f"accuracy with 10 to 90 % kept: {'; '.join(kinds)}"] = partial(kept, kinds=kinds)
     return found
 
 

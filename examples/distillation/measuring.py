@@ -106,7 +106,7 @@ def _explain(
     progress: Progress,
 ) -> PairMaps:
     student, base = pair
-    progress.stage(f"Measuring maps and keep curves of {student}")
+    progress.stage(f"Measuring maps of {student}")
     trio = networks[student], networks[base], networks[group.teacher]
     layers = plan.layers[-1], plan.guide_layers[-1]
     maps = maps_of(*trio, *layers, inputs, (answers[student], answers[base]), reference)

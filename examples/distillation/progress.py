@@ -86,14 +86,14 @@ class Progress:
         done = sum(self._work[name] for name in names[: self._number - 1]) + self._share * self._work[self._name]
         left = ""
         if self._measured:
-            left = f", {_words((self._bar.total - done) * self._seconds / self._measured)} to train"
-        self._bar.set_description_str(f"Network {self._number} of {len(names)}{left}", refresh=False)
+            left = f", {_words((self._bar.total - done) * self._seconds / self._measured)} left"
+        self._bar.set_description_str(f"Training {self._number} of {len(names)}{left}", refresh=False)
         self._bar.update(done - self._bar.n)
 
 
 def _words(seconds: float) -> str:
     """A time as a reader needs it, rounded up."""
     if seconds < 60:
-        return "under 1 min"
+        return "<1 min"
     minutes = math.ceil(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

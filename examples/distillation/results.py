@@ -77,7 +77,7 @@ def print_results(record: Record, tables: Sequence[Table], measured: Sequence[Me
         print(_filled(f"CAUTION. {caution}"))
     for table in tables:
         if table.name == "accuracy":
-            print(f"\n{table.title}\n{table.note}")
+            print(f"\n{table.title}\n{_filled(table.note)}")
             _print(table)
     reports = [(number, scores) for number, found in enumerate(measured, start=1) for scores in found.scores]
     for number, scores in reports:

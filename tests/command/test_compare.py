@@ -87,11 +87,20 @@ def test_a_saved_report_is_drawn_again_with_its_maps(done: Path, tmp_path: Path)
     assert (tmp_path / "again/maps.pt").is_file()
 
 
-def test_maps_alone(place: Path, tmp_path: Path) -> None:
+def test_maps_alone(place: Path, tmp_path: Path, capsys: Any) -> None:
     arguments = ["maps", *models(place), *PLAIN, "--layers", "conv2", "--data", str(place / "photos"), "--maps", "4",
                  "--no-progress", "--output", str(tmp_path / "maps")]  # fmt: skip
     assert main(arguments) == 0
+    assert "in this order: cat, dog, eel" in capsys.readouterr().out
     assert {"index.html", "maps.png", "maps.pt"} <= {each.name for each in (tmp_path / "maps").iterdir()}
+
+
+def test_maps_of_few_positions_are_named(place: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments = ["maps", *models(place), *PLAIN, "--image-size", "6", "--layers", "conv1", "conv2", "--data",
+                 str(place / "photos"), "--maps", "4", "--no-progress", "--output", str(tmp_path / "maps")]  # fmt: skip
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "Maps of conv2 have only 3 x 3 positions" in said and "Maps of conv1" not in said
 
 
 def test_models_may_have_sizes_and_layers_of_their_own(place: Path, tmp_path: Path) -> None:
@@ -120,6 +129,7 @@ def test_other_classes_than_the_models(place: Path, tmp_path: Path, capsys: Any)
         (["--layers", "conv2,nobody:conv1"], "no model 'nobody'"),
         (["--layers", "auto"], "--layers conv2"),
         (["--maps", "40"], "Use --maps 26"),
+        (["--resize", "teacher=10"], "--resize 10 is less than the image size 12"),
         (["--device", "quantum"], "Use cpu"),
         (["--output", "{place}/photos"], "is not empty"),
         (["--student", "x={place}/models.py:small@{place}/none.pt"], "There is no file"),

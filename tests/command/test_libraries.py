@@ -122,6 +122,20 @@ def test_layers_lists_a_texts_model(tmp_path: Path, capsys: Any) -> None:
     assert "--layers auto takes bert.encoder.layer.1." in said and "<- auto" in said
 
 
+def test_texts_without_their_option_are_refused_with_it(tmp_path: Path, capsys: Any) -> None:
+    spec = f"hf:{write_bert(tmp_path / 'kd', 0)}"
+    assert main(["layers", spec]) == 1
+    assert "If it is one of texts: --data FILE.tsv, layers with --text." in capsys.readouterr().err
+    (tmp_path / "data").mkdir()
+    for name in ("test", "train"):
+        (tmp_path / f"data/{name}.tsv").write_text("label\ttext\n")
+    out = str(tmp_path / "out")
+    for split, named in (([], "test"), (["--split", "train"], "train")):
+        given = ["compare", "--student", spec, "--base", spec, "--data", str(tmp_path / "data"), *split]
+        assert main([*given, "--output", out]) == 1
+        assert f"for texts name one, such as {tmp_path / 'data' / named}.tsv." in capsys.readouterr().err
+
+
 def test_a_transformer_without_a_head_is_refused(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     folder = write_bert(tmp_path / "kd", 0)

@@ -80,4 +80,4 @@ def test_console_and_page_begin_with_cautions(tmp_path: Any, capsys: pytest.Capt
     printed = capsys.readouterr().out
     assert printed.index("Handwritten digits") < printed.index("CAUTION. At chance: Teacher") < printed.index("Accuracy\n")
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert page.index("<h1>") < page.index("At chance: Teacher") < page.index("<table")
+    assert page.index("<h1>") < page.index("Caution. At chance") < page.index("<table")

@@ -80,7 +80,7 @@ def test_a_terminal_gets_a_bar_that_fits(
     drawn = re.split(r"[\r\n]", stream.getvalue())
     assert max(map(len, drawn)) <= columns
     if columns > 20:
-        assert any(line.startswith("Network 2 of 3, 5 min to train  25%|") for line in drawn)
+        assert any(line.startswith("Training 2 of 3, 5 min left  25%|") for line in drawn)
         assert any(line.startswith("Measuring maps of Bases") for line in drawn)
     assert capsys.readouterr().out.splitlines() == ["1/3 Teacher: accuracy 0.900", "2/3 Base 1: accuracy 0.800"]
 
@@ -96,7 +96,7 @@ def test_networks_from_checkpoints_say_nothing_about_the_time(clock: list[float]
     assert (shown._measured, shown._seconds) == (0.25, 3)
 
 
-@pytest.mark.parametrize("seconds, words", [(3, "under 1 min"), (61, "2 min"), (3600, "1 h 0 min"), (5000, "1 h 24 min")])
+@pytest.mark.parametrize("seconds, words", [(3, "<1 min"), (61, "2 min"), (3600, "1 h 0 min"), (5000, "1 h 24 min")])
 def test_times_in_words(seconds: float, words: str) -> None:
     assert progress._words(seconds) == words
 

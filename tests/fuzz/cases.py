@@ -254,7 +254,7 @@ CASES: dict[str, Case] = {
     ),
     "captum_kd.metrics.TransferReport.to_html": Case(
         captum_kd.metrics.TransferReport.to_html,
-        lambda **given: captum_kd.metrics.TransferReport.from_json(SAVED).to_html(**given),
+        functools.partial(written, "to_html", of=captum_kd.metrics.TransferReport.from_json(SAVED)),
         lambda: dict(sections=[captum_kd.page.Section("a", [captum_kd.page.Paragraphs(["b"])])]),
     ),
     "captum_kd.metrics.TransferReport.to_json": Case(

@@ -13,8 +13,9 @@ SCORES = ("fss_student_teacher", "fss_base_teacher", "rs_student", "teacher_dist
 
 def history(shift: float = 0.0, layers: tuple[str, ...] = ("layer1", "layer2"), epochs: int = 4) -> list[dict[str, Any]]:
     keys = [(layer, score) for layer in layers for score in SCORES] + [("predictions", "agreement_student_teacher")]
+    shifts = {"fss_base_teacher": 0.0}  # of a trained Base, so the same in every history
     return [
-        {"epoch": epoch, "base": base, "layer": layer, "score": score, "value": epoch / 10 + shift + extra}
+        {"epoch": epoch, "base": base, "layer": layer, "score": score, "value": epoch / 10 + shifts.get(score, shift) + extra}
         for epoch in range(epochs)
         for base, extra in (("b 1", 0.0), ("b 2", 0.02), ("all Bases", 5.0))
         for layer, score in keys
@@ -40,7 +41,7 @@ def test_lines_are_means_over_bases_and_seeds_with_a_band() -> None:
     assert list(gray[0].get_ydata()) == pytest.approx([-0.19, -0.09, 0.01, 0.11])
     assert len([each for each in first.collections if isinstance(each, FillBetweenPolyCollection)]) == 2
     legend = [text.get_text() for axis in figure.axes if axis.get_legend() for text in axis.get_legend().get_texts()]
-    assert legend == ["logits, mean and range of 2", "hints", "no Teacher (null), mean and range of 2", "the trained Base"]
+    assert legend == ["logits, mean and range of 2", "hints", "no Teacher (null), mean and range of 2", "mean of 2 trained Bases"]
     assert figure.get_size_inches()[0] <= 7
 
 
@@ -54,6 +55,19 @@ def test_chosen_scores_many_layers_and_hostile_names() -> None:
 def test_seeds_with_other_epochs_share_the_common_ones() -> None:
     figure = plot_process([history(epochs=4), history(epochs=3)])
     assert list(lines(panels(figure)[0], "#0072B2")[0].get_xdata()) == [0, 1, 2]
+
+
+def test_a_figure_without_a_null_says_so() -> None:
+    figure = plot_process(history())
+    (legend,) = (axis.get_legend() for axis in figure.axes if axis.get_legend())
+    assert legend.get_texts()[-1].get_text() == "without null=, this cannot show transfer"
+
+
+def test_groups_of_other_bases_are_noticed() -> None:
+    other = [{**each, "value": each["value"] + 0.01 * (each["score"] == "fss_base_teacher")} for each in history()]
+    with pytest.warns(UserWarning, match="fss_base_teacher of 'b 1' at layer1 is 0.000 in one group and 0.010 in another"):
+        plot_process(history(), null=other)
+    plot_process({"a": [history(), other], "b": [other, history()]}, null=[other, history()])  # such as two folds
 
 
 def test_wrong_arguments() -> None:

@@ -112,6 +112,34 @@ def test_fractions_of_epochs(tmp_path: Path) -> None:
     assert epochs_of(watched.monitor) == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
 
 
+def test_validations_a_fraction_of_a_batch_early_are_measured(tmp_path: Path) -> None:
+    watched = callback(every=0.5)
+    train(tmp_path, 2, watched, val_check_interval=0.5)  # after one of three batches, and after two
+    assert epochs_of(watched.monitor) == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+    often = callback(every=0.01)
+    train(tmp_path, 1, often, val_check_interval=1)
+    assert epochs_of(often.monitor) == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    of_one_score = [r for r in often.monitor.history if (r["layer"], r["score"]) == ("conv1", "fss")]
+    assert len(of_one_score) == 4, "none twice"
+
+
+def test_an_unknown_student_and_another_probe_fail_before_the_training(tmp_path: Path) -> None:
+    with pytest.raises(AttributeError, match="student='studnet' is no attribute of Distilled, whose modules are: student"):
+        train(tmp_path, 1, callback(student="studnet"))
+    kept = ModelCheckpoint(tmp_path / "kept", save_last=True)
+    train(tmp_path, 1, callback(), kept, enable_checkpointing=True)
+    other = LightningTransferMonitor(TransferMonitor(ConvNet(seed=1), ConvNet(seed=2), ["conv1", "conv2"], loader(6)), "student")
+    trained: list[int] = []
+
+    class Batches(lightning.Callback):  # type: ignore[name-defined, misc]
+        def on_train_batch_end(self, *_: Any) -> None:
+            trained.append(1)
+
+    with pytest.raises(ValueError, match="other inputs than the probe"):
+        train(tmp_path, 2, other, Batches(), resume=tmp_path / "kept" / "last.ckpt")
+    assert not trained
+
+
 def test_the_module_itself_is_the_default_and_validation_alone_measures_nothing(tmp_path: Path) -> None:
     teacher, base = ConvNet(seed=1), ConvNet(seed=2)
     layers = {"conv1": {"student": "student.conv1", "base": "conv1", "teacher": "conv1"}}

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +166,32 @@ def test_state_is_saved_and_resumed(tmp_path: Path) -> None:
     other.load_state_dict(state)
     assert other.state_dict() == state, "also before the first step"
     with pytest.raises(ValueError, match="other inputs than the probe"):
+        other.step(students[1], 1)  # at once, although no measurement is due
+    with pytest.raises(ValueError, match="other inputs than the probe"):
         other.step(students[2], 2)
     with pytest.raises(TypeError, match="state_dict"):
         made().load_state_dict({"epoch": 3})
+
+
+def test_a_state_of_other_models_is_noticed() -> None:
+    first = TransferMonitor(net(1), net(2), LAYERS, probe())
+    first.step(net(3), 0)
+    for models, message in (
+        ((net(1), net(2), LAYERS[:1]), "has the layers .*, this monitor"),
+        ((net(1), {"b": net(2)}, LAYERS), r"has the Bases \['base'\], this monitor \['b'\]"),
+    ):
+        other = TransferMonitor(*models, probe())
+        other.load_state_dict(first.state_dict())
+        with pytest.raises(ValueError, match=message):
+            other.step(net(3), 0)
+    for teacher, base in ((net(4), net(2)), (net(1), net(4))):
+        other = TransferMonitor(teacher, base, LAYERS, probe())
+        other.load_state_dict(first.state_dict())
+        with pytest.warns(UserWarning, match="of another Teacher or Base: .* does not depend on the Student"):
+            other.step(net(3), 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            other.step(net(3), 2)
 
 
 def test_tables(tmp_path: Path) -> None:

@@ -229,11 +229,11 @@ def _caveats(question: str, is_yes: bool, has_placebos: bool) -> list[str]:
 
 
 def _too_few(students: int, bases: int, shared: int, layers: int, level: float, smallest: float, over: str) -> str:
-    """The limit of these seeds, and the number of seeds that would decide."""
+    """The limit of these seeds, and the number of seeds that could decide."""
     pairs = f" ({shared} pair{'s' * (shared > 1)} of one seed)" if shared else ""
     corrected = f" after correction over {layers} {over}" if layers > 1 else ""
     enough = enough_seeds(students, bases, shared, layers, level)
-    more = f"there are too many {over} for any number of seeds" if enough is None else f"{enough[0]} and {enough[1]} would decide"
+    more = f"there are too many {over} for any number of seeds" if enough is None else f"{enough[0]} and {enough[1]} could decide"
     models = f"{students} Student{'s' * (students > 1)} and {bases} Bases{pairs}"
     return f"With {models} no p-value can be below {short_p(smallest)}{corrected}; {more}."
 

@@ -86,7 +86,8 @@ def markdown_parts(report: Mapping[str, Any]) -> list[str]:
             title = ", ".join(as_markdown(str(part)) for part in (*key.values(), score) if part is not None)
             doubt = "" if each["is_repeated"] else " (not shown to be repeated by another seed)"
             lines += [f"Largest parts of inputs{doubt}: {title}", ""] * bool(top)
-            top = [{**row, "label": row["label"] and numbered(row["label"], names_in(report["settings"]))} for row in top]
+            known = names_in(report["settings"])
+            top = [{**row, "label": None if row["label"] is None else numbered(row["label"], known)} for row in top]
             lines += _markdown_table(names, [[_cell(row[name]) for name in names] for row in top]) if top else []
     return lines
 

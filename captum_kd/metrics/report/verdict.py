@@ -15,22 +15,33 @@ from captum_kd.metrics.scores_table import BY_NAME, PREDICTIONS_LAYER
 __all__ = ["verdict"]
 
 LEVEL = 0.05
-MOST_WITH_NUMBERS = 2
-"""With more groups of Students, only those with a yes have all their numbers."""
+MOST_NAMED = 2
+"""With more groups of Students, only those with a yes are named; the others are counted."""
 ACCURACY, GAIN, SHARE, GEOMETRY = "accuracy_over_base", "rs_distilled", "teacher_distilled", "fss"
+AGREEMENT = "agreement_over_base"
 SUBJECTS = {
     ACCURACY: "an accuracy above that of Bases",
+    AGREEMENT: "more agreement with the Teacher's predictions than Bases have",
     GAIN: "a gain beyond other seeds of the Base (RS of the part that Bases lack, against that between two Bases)",
     SHARE: "a Teacher's share above that between two Bases",
     GEOMETRY: "a difference in geometry beyond that of two Bases (FSS with Bases, against that between two Bases)",
 }
 OVER_PLACEBOS = "a share of this Teacher above that of placebo Teachers (networks of its recipe that taught nobody)"
-TOPICS = {ACCURACY: "accuracy", GAIN: "the gain", SHARE: "the Teacher's share", GEOMETRY: "the difference in geometry"}
-ANY_RECIPE = "any change of recipe can cause this"
-NEEDS_PLACEBOS = "longer training or any other Teacher can cause this, which only placebo Teachers can exclude"
+AGREEMENT_OVER_PLACEBOS = "more agreement with this Teacher's predictions, against that with those of placebo Teachers,"
+TOPICS = {
+    ACCURACY: "accuracy", AGREEMENT: "agreement", GAIN: "the gain", SHARE: "the Teacher's share",
+    GEOMETRY: "the difference in geometry",
+}  # fmt: skip
+ACCURATE = "more accurate networks agree more with any Teacher"
+ANY_RECIPE = "any change of recipe can cause this without a Teacher"
+NEEDS_PLACEBOS = (
+    "the Teacher's share alone shows no transfer from this Teacher: longer training or any other Teacher raises it as well, "
+    "which only placebo Teachers can exclude"
+)
 FIRST_WEIGHTS = "Students that start from the Teacher's weights show this without distillation as well"
+MANY_GROUPS = "p-values are corrected over layers, not over groups, so a single yes among many groups may be chance"
 SHOWN, NOT_SHOWN, UNDECIDED = "shown", "not shown", "undecided"
-NO_GAIN = "no gain"
+NO_GAIN = "no gain in RS"
 Test = Mapping[str, Any]
 
 
@@ -53,10 +64,11 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     """At most five sentences on a report, given as ``report.to_dict()``.
 
     Their order: cautions that make the rest unsafe; accuracy; the gain over other seeds of the Base; the Teacher's part in it;
-    and the number of seeds that would decide what stays undecided. If nobody gained, that comes before accuracy.
+    and the limits of the tests: many groups, and the number of seeds that could decide what stays undecided. If nobody gained,
+    that comes before accuracy.
     """
     of = _Sentences(report)
-    order = [of.cautions(), of.accuracy(), of.gain(), of.teacher(), of.missing_seeds()]
+    order = [of.cautions(), of.accuracy(), of.gain(), of.teacher(), of.limits()]
     if order[2].startswith(NO_GAIN):
         order[1], order[2] = order[2], order[1]
     return [f"{each[0].upper()}{each[1:]}." for each in order if each]
@@ -78,7 +90,7 @@ class _Sentences:
         recorded = () if control is None else control.get("groups", ())
         named = {each["group"]: each["students"] for each in recorded} or {None: self.students}
         self.groups = [_Group(_who("Student", of) if name is None else name, name, of) for name, of in named.items()]
-        self.is_crowded = len(self.groups) > MOST_WITH_NUMBERS
+        self.is_crowded = len(self.groups) > MOST_NAMED
         none = set(students_without_gain(self.rows))
         self.without_gain = [each for each in self.groups if none.issuperset(each.students)]
 
@@ -111,6 +123,9 @@ class _Sentences:
             for who, students in [(each.who, each.students) for each in self.groups] if role == "student" else of_role:
                 value = self._mean(score, PREDICTIONS_LAYER, students)
                 values += [] if value is None else [f"{value:.3f} for {who}"]
+            if role == "student" and self.is_crowded and values:
+                low, *_, high = sorted(value.split()[0] for value in values)
+                values = [f"{low} to {high} for {len(values)} groups of Students"]
         if not has_labels:
             start = "without labels, nothing here shows whether these networks have learned their task"
             return start + (f"; their predictions agree with the Teacher's at a rate of {_joined(values)}" if values else "")
@@ -118,7 +133,7 @@ class _Sentences:
             return ""
         start = f"accuracy on {self.settings['n']} inputs is"
         chance = f" ({self._chance():.3f} by always naming the most frequent class)" * bool(self._inaccurate())
-        return "; ".join([f"{start} {_joined(values)}{chance}", *self._of_seeds(ACCURACY)])
+        return "; ".join([f"{start} {_joined(values)}{chance}", *self._of_seeds(ACCURACY), *self._agreement()])
 
     def gain(self) -> str:
         """Relevance that Students have and Bases lack; without labels and a Teacher, their difference in geometry."""
@@ -126,9 +141,10 @@ class _Sentences:
         if score not in self._asked():
             return ""
         gaining, found = [each for each in self.groups if each not in self.without_gain], []
+        is_counted = self.is_crowded and bool(gaining)  # groups without a gain are then among those that are not shown
         bases = _who("Base", self.bases)
         if gaining and self.has_control:
-            found += self._of_seeds(score, gaining)
+            found += self._of_seeds(score, self.groups if is_counted else gaining)
         elif gaining:
             layer, students = self._layers(GAIN)[-1], _who("Student", self.students)
             numbers = (_number(self._mean(each, layer)) for each in ("rs_student", "rs_base", GAIN, "rs_residual"))
@@ -136,13 +152,13 @@ class _Sentences:
             found.append(
                 f"at {layer}, RS is {own} for {students} and {of_bases} for {bases}, and RS of the part that only {students} "
                 f"{_have(self.students)} is {distilled}, of the part that only {bases} {_have(self.bases)} "
-                f"{residual}, but two seeds of the Base have such parts as well"
+                f"{residual}; any two networks have such parts, and so would two seeds of the Base"
             )
-        if self.without_gain:
+        if self.without_gain and not is_counted:
             layer = self._layers("rs_student")[-1]
             own = _joined(_number(self._mean("rs_student", layer, each.students)) for each in self.without_gain)
             found.append(
-                f"{NO_GAIN}: at no layer is RS above that of {bases} for {_joined(each.who for each in self.without_gain)} "
+                f"{NO_GAIN}: at no layer is it above that of {bases} for {_joined(each.who for each in self.without_gain)} "
                 f"(at {layer}: {own} against {_number(self._mean('rs_base', layer))})"
             )
         return "; ".join(found)
@@ -155,9 +171,9 @@ class _Sentences:
         if self.placebo_tests:
             answers = [self._of_placebos(each) for each in self.groups]
             other = [FIRST_WEIGHTS] * any(each.answer == SHOWN for each in answers)
-            return "; ".join([*_listed(OVER_PLACEBOS, answers), *other])
-        if self.has_control:
-            return "; ".join(self._of_seeds(SHARE))
+            return "; ".join([*self._listed(OVER_PLACEBOS, answers), *other])
+        if self.has_control:  # the limit comes before a yes
+            return "; ".join(reversed(self._of_seeds(SHARE)))
         layer = self._layers(SHARE)[-1]
         own, reverse = (_number(self._mean(each, layer)) for each in (SHARE, "teacher_residual"))
         return (
@@ -166,8 +182,14 @@ class _Sentences:
             "Teachers can show whether it comes from this Teacher"
         )
 
-    def missing_seeds(self) -> str:
-        """The number of seeds that would decide what the tests over seeds could not."""
+    def limits(self) -> str:
+        """What the tests cannot exclude with several groups of Students, and what they cannot decide."""
+        is_yes = any(test["decision"] for test in [*self.tests, *self.placebo_tests])
+        many = [MANY_GROUPS] * (self.is_crowded and is_yes)
+        return "; ".join(filter(None, [*many, self._missing_seeds()]))
+
+    def _missing_seeds(self) -> str:
+        """The number of seeds that could decide what the tests over seeds cannot."""
         no_gain = [group.key for group in self.without_gain]
         missing = [
             test
@@ -185,22 +207,32 @@ class _Sentences:
         if len(self.bases) > 1:
             return 'there is no test over seeds, since the features of a model differ between pairs with localize="unicam"'
         enough = enough_seeds(len(self.students), 1, 0, len(self._layers(GEOMETRY)), LEVEL)
-        more = f": {enough[0]} Students and {enough[1]} Bases would decide" if enough else ""
+        more = f": {enough[0]} Students and {enough[1]} Bases could decide" if enough else ""
         return f"another seed of the Base may differ from this one as much, so more seeds are needed{more}"
 
     def _asked(self) -> list[str]:
         """The questions to seed control that sentences are about."""
         has_share = bool(self._layers(SHARE))
         relevance = [GAIN] if self._layers(GAIN) else [GEOMETRY] * (self.has_control and not has_share)
-        return [ACCURACY, *relevance, *[SHARE] * (has_share and not self.placebo_tests)]
+        agreement = [AGREEMENT] * (not self._has_placebo_test(AGREEMENT))
+        return [ACCURACY, *agreement, *relevance, *[SHARE] * (has_share and not self.placebo_tests)]
+
+    def _agreement(self) -> list[str]:
+        """Whether Students agree with the Teacher more than Bases do: by placebo Teachers if there are any."""
+        if self._has_placebo_test(AGREEMENT):
+            return self._listed(AGREEMENT_OVER_PLACEBOS, [self._of_placebos(each, AGREEMENT) for each in self.groups])
+        return self._of_seeds(AGREEMENT)
+
+    def _has_placebo_test(self, score: str) -> bool:
+        return any(test["score"] == score for test in self.placebo_tests)
 
     def _of_seeds(self, score: str, groups: Optional[Sequence[_Group]] = None) -> list[str]:
         """The answers of seed control to one question, and what else can explain a yes."""
         answers = [self._seed_answer(score, group) for group in (self.groups if groups is None else groups)]
         found = [answer for answer in answers if answer is not None]
-        other = {GAIN: ANY_RECIPE, GEOMETRY: ANY_RECIPE, SHARE: NEEDS_PLACEBOS}.get(score, "")
+        other = {AGREEMENT: ACCURATE, GAIN: ANY_RECIPE, GEOMETRY: ANY_RECIPE, SHARE: NEEDS_PLACEBOS}.get(score, "")
         is_shown = any(each.answer == SHOWN for each in found)
-        return _listed(SUBJECTS[score], found) + [other] * bool(is_shown and other)
+        return self._listed(SUBJECTS[score], found) + [other] * bool(is_shown and other)
 
     def _seed_answer(self, score: str, group: _Group) -> Optional[_Answer]:
         family = [test for test in self.tests if test["score"] == score and test["group"] == group.key]
@@ -214,46 +246,63 @@ class _Sentences:
             answer = SHOWN if yes else NOT_SHOWN
         else:
             answer = UNDECIDED
-        best = max(yes or known, key=lambda test: float(test["statistic"]))
+        best = min(yes or known, key=lambda test: (test["adjusted_p_value"], -test["statistic"]))
         own, null = self._mean(score, best["layer"], group.students), self.nulls.get((score, best["layer"]))
-        numbers = [f"difference {best['statistic']:+.3f}{_at(best)}"]
+        numbers = f"difference {best['statistic']:+.3f}"
         if own is not None and null is not None:
-            numbers = [f"{own:.3f} against {null:.3f}{_at(best)}"]
-        if self.is_crowded and answer != SHOWN:
-            numbers = []
-        numbers += [f"p = {short_p(best['adjusted_p_value'])}"] * (answer != UNDECIDED)
+            numbers = f"{own:.3f} against {null:.3f}"
+        elif score == ACCURACY and self.is_crowded:
+            numbers = _number(self._mean("accuracy_student", best["layer"], group.students))
+        if answer != UNDECIDED:
+            numbers += f", p = {short_p(best['adjusted_p_value'])}"
         if answer == NOT_SHOWN and best["adjusted_p_value"] <= LEVEL:
             reason = "follow the labels no more closely there" if score == GAIN else "are no more similar to the Teacher"
-            numbers.append(f"but Students {reason} than Bases")
-        return _Answer(answer, f"{group.who}{self._where(yes, family)}" + f" ({', '.join(numbers)})" * bool(numbers))
+            numbers += f", but Students {reason} than Bases"
+        return _Answer(answer, f"{group.who}{self._where(yes, family)} ({_at(best, yes, family)}{numbers})")
 
-    def _of_placebos(self, group: _Group) -> _Answer:
+    def _of_placebos(self, group: _Group, score: str = SHARE) -> _Answer:
         """The t test of this Teacher. A yes also needs that seed control of the same difference does not say no."""
-        family = [test for test in self.placebo_tests if test["score"] == SHARE and test["group"] == group.key]
+        family = [test for test in self.placebo_tests if test["score"] == score and test["group"] == group.key]
+        over_placebos = f"{score.removesuffix('_over_base')}_over_placebos"
         refused = {
             test["layer"]
             for test in self.tests
-            if (test["score"], test["group"], test["decision"]) == (f"{SHARE}_over_placebos", group.key, False)
+            if (test["score"], test["group"], test["decision"]) == (over_placebos, group.key, False)
         }
         known = [test for test in family if test["share"] is not None and test["mean"] is not None]
         if not known:
             return _Answer(UNDECIDED, f"{group.who} (some pairs of models have no score)")
         yes = [test for test in known if test["decision"] and test["layer"] not in refused]
         decided = [test for test in known if test["decision"] is not None]
-        best = max(yes or decided or known, key=lambda test: float(test["share"] - test["mean"]))
-        numbers = f"{best['share']:.3f} against {best['mean']:.3f}{_at(best)}"
+        difference = {test["layer"]: float(test["share"] - test["mean"]) for test in known}
         if not decided:
+            best = max(known, key=lambda test: difference[test["layer"]])
+            numbers = f"{_at(best, yes, family)}{best['share']:.3f} against {best['mean']:.3f}"
             return _Answer(UNDECIDED, f"{group.who} ({numbers}: {_inner(best['caveats'][0])})")
-        p_value = f"p = {short_p(best['adjusted_p_value'])}"
-        numbers = p_value if self.is_crowded and not yes else f"{numbers}, {p_value}"
+        best = min(yes or decided, key=lambda test: (test["adjusted_p_value"], -difference[test["layer"]]))
+        numbers = f"{_at(best, yes, family)}{best['share']:.3f} against {best['mean']:.3f}"
+        numbers += f", p = {short_p(best['adjusted_p_value'])}"
         if not yes and best["adjusted_p_value"] <= LEVEL:
             of_seeds, of_likeness = "two Bases differ as much", "Students are no more similar to the Teacher than Bases"
             numbers += f", but {of_seeds if best['decision'] else of_likeness}"
         return _Answer(SHOWN if yes else NOT_SHOWN, f"{group.who}{self._where(yes, family)} ({numbers})")
 
+    def _listed(self, subject: str, answers: Sequence[_Answer]) -> list[str]:
+        """One sentence on a question: for whom it is shown, not shown and undecided."""
+        parts = []
+        for answer in (SHOWN, NOT_SHOWN, UNDECIDED):
+            words = [each.words for each in answers if each.answer == answer]
+            if words and self.is_crowded and answer != SHOWN:
+                words = [f"{len(words)} of {len(answers)} groups"]
+            if words:
+                parts.append(f"{answer} for {_joined(words)}")
+        return [f"{subject} is {', '.join(parts)}"] if parts else []
+
     def _where(self, yes: Sequence[Test], family: Sequence[Test]) -> str:
         if not yes or yes[0]["layer"] == PREDICTIONS_LAYER:
             return ""
+        if self.is_crowded and len(yes) > 1:
+            return f" at {len(yes)} of {len(family)} layers"
         if len(yes) == len(family) > 1:
             return f" at {'both' if len(family) == 2 else f'all {len(family)}'} layers"
         return f" at {_joined(test['layer'] for test in yes)}" + (f" of {len(family)} layers" if len(family) > len(yes) else "")
@@ -293,13 +342,6 @@ class _Sentences:
         return mean(values) if values else None
 
 
-def _listed(subject: str, answers: Sequence[_Answer]) -> list[str]:
-    """One sentence on a question: for whom it is shown, not shown and undecided."""
-    by_answer = {answer: [each.words for each in answers if each.answer == answer] for answer in (SHOWN, NOT_SHOWN, UNDECIDED)}
-    parts = [f"{answer} for {_joined(words)}" for answer, words in by_answer.items() if words]
-    return [f"{subject} is {', '.join(parts)}"] if parts else []
-
-
 def _joined(items: Iterable[str]) -> str:
     """A list in words."""
     *most, last = items
@@ -318,8 +360,11 @@ def _number(value: Optional[float]) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
-def _at(test: Test) -> str:
-    return "" if test["layer"] == PREDICTIONS_LAYER else f" at {test['layer']}"
+def _at(test: Test, yes: Sequence[Test], family: Sequence[Test]) -> str:
+    """The layer of the numbers, unless the sentence has named it. It is chosen by the smallest p-value."""
+    if test["layer"] == PREDICTIONS_LAYER or len(yes) == 1:
+        return ""
+    return f"{'clearest ' if len(family) > 1 else ''}at {test['layer']}: "
 
 
 def _inner(sentence: str) -> str:

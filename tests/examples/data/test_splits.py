@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 SETTINGS = Settings(
     output=Path("x"), seed=0, seeds=1, folds=1, techniques=("response",), controls=(), teacher="resnet-m",
     student="resnet-s", weights="none", image_size=8, test_share=0.2, teacher_images=10_000, train_images=10_000,
-    test_images=100, map_images=20, references=5, rows=1, placebos=0, random_placebos=0, teacher_epochs=1, epochs=1,
+    test_images=100, map_images=20, map_pairs=1, references=5, rows=1, placebos=0, random_placebos=0, teacher_epochs=1, epochs=1,
     batch_size=8, optimizer="adamw", teacher_learning_rate=1e-2, hidden_weight=1.0,
     learning_rate=1e-2, augmentation="none", temperature=4.0, alpha=0.1, attention_weight=1.0, hint_weight=1.0,
     threads=1, accelerator="cpu", devices="1", strategy="auto", precision="32-true",

@@ -48,7 +48,7 @@ def test_three_and_three_seeds_decide_one_layer_but_not_two() -> None:
     assert two[0].smallest_adjusted_p_value == pytest.approx(0.1)
     assert two[0].sentence.startswith("a: undecided whether ") and two[0].sentence.endswith(f"). {two[0].caveats[0]}")
     assert two[0].caveats == [
-        "With 3 Students and 3 Bases no p-value can be below 0.100 after correction over 2 layers; 4 and 4 would decide."
+        "With 3 Students and 3 Bases no p-value can be below 0.100 after correction over 2 layers; 4 and 4 could decide."
     ]
 
 
@@ -148,7 +148,7 @@ def test_the_number_of_seeds_that_would_decide_is_the_least(students, bases, sha
     verdict = decision(students, bases, shared)
     if verdict.decision is not None:
         return
-    more = re.search(r"; (\d+) and (\d+) would decide", verdict.caveats[0])
+    more = re.search(r"; (\d+) and (\d+) could decide", verdict.caveats[0])
     assert more is not None
     enough = int(more[1]), int(more[2])
     paired = shared == students == bases
@@ -182,7 +182,7 @@ def test_a_layer_where_a_pair_has_no_score_cannot_be_decided_and_does_not_cost_t
 
 def test_shared_seeds_are_named_where_they_make_the_answer_impossible() -> None:
     verdict = seed_control({"a": separated(3, 3)}, 3, "rs_distilled", shared_seeds=[(0, 0), (1, 1), (2, 2)])[0]
-    said = "With 3 Students and 3 Bases (3 pairs of one seed) no p-value can be below 0.125; 5 and 5 would decide."
+    said = "With 3 Students and 3 Bases (3 pairs of one seed) no p-value can be below 0.125; 5 and 5 could decide."
     assert verdict.decision is None and said in verdict.sentence
 
 

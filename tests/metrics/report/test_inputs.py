@@ -104,6 +104,14 @@ def test_texts_and_tables(report: Any) -> None:
     assert any("Parts of inputs add up" in note for note in report.notes)
 
 
+def test_every_label_has_its_name() -> None:
+    names = ["cat", "dog", "eel", "fox"]
+    found = compare(STUDENTS, BASES, "conv2", batches(8), by_input=True, class_names=names)
+    table = found.to_markdown().split("Largest parts of inputs")[1].split("\n\n")[1]
+    labels = [line.split(" | ")[1] for line in table.splitlines()[2:]]
+    assert any(label == "0 cat" for label in labels) and all(label.split()[1] in names for label in labels)
+
+
 def test_without_labels_and_teacher() -> None:
     x, _ = data()
     found = compare(STUDENTS, BASES, "conv2", [x[:16], x[16:]], labels=False, by_input=True, teacher=TEACHER)

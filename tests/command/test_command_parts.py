@@ -82,7 +82,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path, capsys: Any) -> Non
     assert "run" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights", None])
+@pytest.mark.parametrize("content", [b"", b"no weights", b"hi", None])
 def test_damaged_files_are_named(tmp_path: Path, content: Any) -> None:
     file = tmp_path / "kd.pt"
     if content is None:
@@ -186,6 +186,11 @@ def test_pixels_are_those_of_torchvision() -> None:
 def test_own_values_keep_the_share_of_the_crop() -> None:
     kind = Preprocessing((224, 224), 256, (0.5,) * 3, (0.5,) * 3)
     assert kind.changed(112, None, (0.1,)) == Preprocessing((112, 112), 128, (0.5,) * 3, (0.1,))
+
+
+def test_a_crop_of_ones_own() -> None:
+    kind = Preprocessing((224, 224), 256, (0.5,) * 3, (0.5,) * 3)
+    assert kind.changed(64, None, None, 64) == Preprocessing((64, 64), 64, (0.5,) * 3, (0.5,) * 3)
 
 
 def test_missing_packages_are_named_with_what_to_install() -> None:
