@@ -89,8 +89,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             _command(options.command)(options)
         return DONE
     except KeyboardInterrupt:
-        return _say("stopped. Nothing in --output was changed unless files are being written; give the same command again.",
-                    INTERRUPTED)  # fmt: skip
+        return _say("stopped. --output may lack files; give the same command again, with --overwrite.", INTERRUPTED)
     except CommandError as error:
         return _say(f"error: {error}", FAILED)
     except (ValueError, TypeError, OSError) as error:  # of the package itself, which say how to mend them

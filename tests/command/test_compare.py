@@ -12,7 +12,7 @@ import pytest
 import torch
 from checkpoints_and_data import PLAIN, write_images, write_models
 
-from captum_kd.command.parser import FAILED, USAGE, main
+from captum_kd.command.parser import FAILED, INTERRUPTED, USAGE, main
 from captum_kd.metrics import compare_transfer
 
 
@@ -166,3 +166,12 @@ def test_wrong_usage_is_status_2(place: Path, tmp_path: Path, change: list[str],
 def test_it_runs_from_source_and_its_help_has_examples() -> None:
     done = subprocess.run([sys.executable, "-m", "captum_kd", "compare", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "examples:" in done.stdout and "exit codes" in done.stdout
+
+
+def test_ctrl_c_ends_in_one_line_and_status_130(place: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("captum_kd.command.compare.compare_transfer", stopped)
+    assert main(given(place, tmp_path / "out")) == INTERRUPTED
+    assert capsys.readouterr().err == "captum-kd: stopped. --output may lack files; give the same command again, with --overwrite.\n"
