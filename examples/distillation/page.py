@@ -21,7 +21,7 @@ from distillation.task import Task, first_of_each_class
 
 __all__ = ["page", "sections"]
 
-ELSEWHERE = "Scores over the layers of every pair of models, on whole and on salient inputs, are drawn in the run's folder figures/."
+ELSEWHERE = "Scores over the layers of every pair of models, on whole and on salient inputs, are in the run's folder figures/."
 SHOWN = 60
 """Images or texts whose maps a reader can choose."""
 OF_MAPS = ("gradcam", "maps_", "kept_")

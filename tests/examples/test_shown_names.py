@@ -33,7 +33,8 @@ def test_the_terminal_gets_no_control_characters(capsys: pytest.CaptureFixture[s
 
 
 def test_the_page_shows_names_as_text() -> None:
-    fold: dict[str, Any] = {"images": {NAME: 3, "held_out": 3}, "chance": 0.5, "accuracy": {NAME: 0.4}, "scores": [{"teacher": NAME}]}
+    fold: dict[str, Any] = {"images": {NAME: 3, "held_out": 3}, "chance": 0.5, "accuracy": {NAME: 0.4}}
+    fold["scores"] = [{"teacher": NAME}]
     group = {"name": NAME, "students": [NAME], "is_control": True, "teacher": NAME}
     plan = {"guides": [], "groups": [group], "bases": [NAME]}
     parts: dict[str, Any] = dict(settings={}, plan=plan, versions={}, machine={}, seconds={})

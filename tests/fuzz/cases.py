@@ -197,8 +197,8 @@ CASES: dict[str, Case] = {
         ),
         None,
         {
-            "inputs": ("forward_func", "images"), "images": ("masks",), "reference_inputs": ("reference_labels", "The features of"),
-            "reference_labels": ("target gives",),
+            "inputs": ("forward_func", "images"), "images": ("masks",),
+            "reference_inputs": ("reference_labels", "The features of"), "reference_labels": ("target gives",),
         },
     ),
     "captum_kd.flatten": Case(captum_kd.flatten, captum_kd.flatten, lambda: dict(activations=IMAGES)),
