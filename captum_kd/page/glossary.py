@@ -158,6 +158,11 @@ GLOSSARY = (
         ("residual maps",),
     ),
     Term(
+        "gain of J",
+        "J is how well the part of a model's representation that the other model lacks follows the labels (or the Teacher). The "
+        "positions of a map add up to the gain: J at this input minus J at the population's mean features.",
+    ),
+    Term(
         "net map",
         "The distilled minus the residual map of integrated maps, in the unit of the gain.",
         ("net maps", "net"),

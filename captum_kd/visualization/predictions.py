@@ -49,7 +49,7 @@ PANELS = (
 )
 COLUMNS = 3
 CAPTION = (
-    "Dot: one network. Black bar: mean over networks. Line: interval over inputs, if a group is one network. "
+    "Dot: one network. Thick bar: mean over networks. Line: interval over inputs, if a group is one network. "
     "Axes need not begin at 0."
 )
 

@@ -30,7 +30,7 @@ COLUMNS = 4
 
 CAPTION = (
     "Green dot: one Student, mean over the Bases that were removed from it. Orange square: one Base, mean over the other Bases: "
-    "the null. Black bar: mean. yes: Students above the null (exact test, corrected over the layers, p at most .05); undecided: "
+    "the null. Thick bar: mean. yes: Students above the null (exact test, corrected over the layers, p at most .05); undecided: "
     "too few seeds; no word: no evidence. Over placebos, the t test against them is stricter: see the table."
 )
 

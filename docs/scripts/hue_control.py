@@ -4,7 +4,7 @@ Takes the Teacher, Students and Bases of a run of the quickstart. It trains a se
 hues, and Students of that Teacher on the training scenes of the first Students. Writes ``docs/images/hue_control.png``,
 ``docs/tables/hue_control.md`` and ``docs/tables/hue_control.csv``::
 
-    python examples/quickstart.py --seeds 10 --output outputs/quickstart10
+    python examples/quickstart.py --seeds 10 --student resnet-s --batch-size 32 --output outputs/quickstart10
     python docs/scripts/hue_control.py outputs/quickstart10
 
 What is trained is kept in ``--networks``, and the next call goes on from there.
