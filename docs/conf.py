@@ -46,7 +46,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|captum|matplotlib|collections|typing|pathlib)\..*"),
     ("py:exc", r"(Value|Type|Memory|Runtime|Attribute)Error"),
-    ("py:class", r"(Tensor|Geometry|LayerReference|Mapping|Any|[a-z]+)"),
+    ("py:class", r"(Tensor|Geometry|LayerReference|Mapping|Any|Figure|[a-z]+)"),
 ]
 
 # What an example shows depends on the package, not only on its own text, and one that is gone leaves its page behind:

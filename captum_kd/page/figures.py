@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from base64 import b64encode
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -23,7 +23,7 @@ __all__ = ["drawing", "image_source", "photograph"]
 
 MOST_POINTS = 2_000
 """Points with words in a figure. Each needs about 200 bytes."""
-PHOTOGRAPH_WIDTH, QUALITY = 1_400, 80
+PHOTOGRAPH_WIDTH, QUALITY = 1_400, 70
 """The most pixels of a photograph's width, and WebP's quality."""
 CSS_INCH = 96
 NUMBERS = ("d", "x", "y", "transform")
@@ -35,7 +35,7 @@ KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp", b"<svg": "
 
 
 def drawing(figure: Figure, name: str, alt: str) -> str:
-    """A figure as an SVG element in which text is text and every point of a line with markers has words.
+    """A figure as an SVG element in which text is text, and the points of lines with a label have words.
 
     It has no date and no program's name, so that equal figures give equal texts.
 
@@ -44,7 +44,7 @@ def drawing(figure: Figure, name: str, alt: str) -> str:
         name (str): a prefix that no other drawing on the page has, for the ids inside.
         alt (str): the label for readers who do not see it.
     """
-    lines = {f"points-{i}": line for i, line in enumerate(_lines_with_markers(figure))}
+    lines = {f"points-{i}": line for i, line in enumerate(_named_points(figure))}
     before: list[tuple[Line2D, Any]] = [(line, line.get_gid()) for line in lines.values()]
     file = StringIO()
     try:
@@ -102,8 +102,10 @@ def image_source(content: bytes, where: str) -> str:
 # ----------------------------------------------------------------------------- points
 
 
-def _lines_with_markers(figure: Figure) -> list[Line2D]:
-    return [line for axis in figure.axes for line in axis.lines if line.get_marker() not in ("", " ", "None", "none", None)]
+def _named_points(figure: Figure) -> list[Line2D]:
+    """The lines with markers and a label. Without its label, a value says little."""
+    lines = [line for axis in figure.axes for line in axis.lines if not str(line.get_label()).startswith("_")]
+    return [line for line in lines if line.get_marker() not in ("", " ", "None", "none", None)]
 
 
 def _put_words(group: ElementTree.Element, line: Line2D) -> None:
@@ -129,8 +131,7 @@ def _put_words(group: ElementTree.Element, line: Line2D) -> None:
 
 def _words(axis: Axes, line: Line2D, x: float, y: float) -> str:
     """Panel, series, category and value of a point. Axes with ticks at fixed places hold categories."""
-    label = str(line.get_label())
-    parts: list[Optional[str]] = [axis.get_title() or axis.get_title("left"), None if label.startswith("_") else label]
+    parts = [axis.get_title() or axis.get_title("left"), str(line.get_label())]
     numbers = []
     for side, value in ((axis.xaxis, x), (axis.yaxis, y)):
         if not isinstance(side.get_major_locator(), FixedLocator):

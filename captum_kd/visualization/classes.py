@@ -201,7 +201,7 @@ def _draw(axis: Axes, found: Sequence[_Class]) -> None:
             )
         else:
             axis.plot(each.compared, place, zorder=3, label="to compare with", **SQUARE)
-            axis.plot(each.value, place, "o", color=GREEN, markersize=4.5, markeredgewidth=0.0, zorder=4)
+            axis.plot(each.value, place, "o", label="mean", color=GREEN, markersize=4.5, markeredgewidth=0.0, zorder=4)
     prepare_axis(axis)
     axis.grid(False, axis="y")
     axis.grid(axis="x", color="0.9", linewidth=0.6)

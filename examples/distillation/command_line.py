@@ -65,6 +65,7 @@ def run_example(
         # Names of files and classes may hold what cannot be encoded; standard error escapes it anyway.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        print(f"Everything is written into {printable(str(settings.output))}.", flush=True)
         with claimed(settings, arguments.resume, arguments.overwrite):
             task, plan = make(settings)
             return run(task, plan, settings, progress=not arguments.no_progress, resume=arguments.resume)

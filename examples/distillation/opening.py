@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Optional
 
 __all__ = ["announce"]
@@ -16,4 +17,5 @@ def announce(documentation: Optional[str]) -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         return
     text = (documentation or "").strip()
-    print(f"{text.partition('::')[0]}.\n\n{text.splitlines()[-1]}\n\nLoading PyTorch and Lightning ...", flush=True)
+    with suppress(OSError):  # an output that cannot be printed to is refused later, in a line
+        print(f"{text.partition('::')[0]}.\n\n{text.splitlines()[-1]}\n\nLoading PyTorch and Lightning ...", flush=True)

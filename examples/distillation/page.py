@@ -12,6 +12,7 @@ from captum_kd.page import Folded, PageTable, Paragraphs, Picture, Section
 from distillation.cautions import cautions
 from distillation.data.questions import Texts
 from distillation.drawing import Picture as NamedPicture
+from distillation.drawing import slug
 from distillation.explaining import BASE, BY_TEACHER, DISTILLED, NET, NULL, RESIDUAL, STUDENT
 from distillation.measuring import Measurements
 from distillation.outcomes import WHOLE, Record
@@ -20,10 +21,13 @@ from distillation.task import Task, first_of_each_class
 
 __all__ = ["page", "sections"]
 
+ELSEWHERE = "Scores over the layers of every pair of models, on whole and on salient inputs, are in the run's folder figures/."
 SHOWN = 60
 """Images or texts whose maps a reader can choose."""
-PHOTOGRAPHIC = ("gradcam", "maps_", "kept_")
-"""Beginnings of the names of pictures that show images."""
+OF_MAPS = ("gradcam", "maps_", "kept_")
+"""Beginnings of the names of pictures of maps."""
+LARGE = "layers_"
+"""Beginning of the names of figures that draw every pair of models, 0.3 MB each: too much for a page. Tables have their means."""
 
 
 def page(
@@ -59,15 +63,17 @@ def sections(
             if report is not None and scores is not measured[0].scores[0]:
                 fold = f"fold {number}, " if len(measured) > 1 else ""
                 yield Section(f"Verdict: {fold}{scores.teacher}", [Paragraphs(report.verdict)], "verdict")
-    is_text = isinstance(measured[0].shown, Texts)
-    shown = [
-        (name.startswith(PHOTOGRAPHIC), Picture(figure, caption, is_photographic=name.startswith(PHOTOGRAPHIC) and not is_text))
-        for name, caption, figure in pictures
-    ]
+    has_images = not isinstance(measured[0].shown, Texts)
+    repeated = _repeated(record)
+    shown = []
+    for name, caption, figure in pictures:
+        of_maps = name.startswith(OF_MAPS)
+        if name not in repeated and not name.startswith(LARGE):
+            shown.append((of_maps, Picture(figure, caption, is_photographic=of_maps and has_images)))
     for title, place, is_map in (("Pictures of maps", "maps", True), ("Figures of the run", "curves", False)):
         blocks = [picture for of_map, picture in shown if of_map == is_map]
         if blocks:
-            yield Section(title, blocks, place)
+            yield Section(title, [*blocks, *([] if is_map else [Paragraphs([ELSEWHERE])])], place)
     counts = PageTable(
         ["fold", *(part.replace("_", " ") for part in record["folds"][0]["images"])],
         [[number, *fold["images"].values()] for number, fold in enumerate(record["folds"], start=1)],
@@ -81,6 +87,14 @@ def sections(
             PageTable(["part", "values"], [[key, json.dumps(part, ensure_ascii=False)] for key, part in settings.items()])
         ])
     ], "settings")  # fmt: skip
+
+
+def _repeated(record: Record) -> set[str]:
+    """Names of the pictures of which the report has its own on the page: with one fold, those of the first Teacher."""
+    if len(record["folds"]) > 1:
+        return set()
+    teacher = record["folds"][0]["scores"][0]["teacher"]
+    return {f"{kind}_{slug(teacher)}" for kind in ("predictions", "seed_control", "models")}
 
 
 def _maps(task: Task, record: Record, found: Measurements) -> InputMaps:

@@ -174,5 +174,5 @@ def test_ctrl_c_ends_in_one_line_and_status_130(place: Path, tmp_path: Path, cap
 
     monkeypatch.setattr("captum_kd.command.compare.compare_transfer", stopped)
     assert main(given(place, tmp_path / "out")) == INTERRUPTED
-    said = capsys.readouterr().err
-    assert said == "captum-kd: stopped. --output may lack files; give the same command again, with --overwrite.\n"
+    stopped = "captum-kd: stopped. --output may lack files; give the same command again, with --overwrite.\n"
+    assert capsys.readouterr().err == stopped

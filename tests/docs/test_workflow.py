@@ -33,7 +33,7 @@ def commands_of(job: dict[str, Any]) -> list[str]:
 def test_a_push_is_checked_with_the_commands_of_the_page(jobs: dict[str, Any]) -> None:
     checks = [command for command in commands(DOCS / "contributing.md") if CHECK.match(command)]
     run = [command for job in jobs.values() for command in commands_of(job)]
-    assert len(checks) == 11
+    assert len(checks) == 12
     assert set(checks) == {command for command in run if CHECK.match(command)}
 
 

@@ -45,14 +45,14 @@ def test_a_history_goes_on_after_a_break_bit_for_bit(tmp_path: Path) -> None:
     whole = training.fit(made, monitor=monitor())
     made, monitor = setup(tmp_path / "broken")
     broken = monitor()
-    step = broken.step
+    step = broken._step
 
-    def stop(student: Any, epoch: float) -> Any:
+    def stop(student: Any, epoch: float, is_due: bool) -> Any:
         if epoch == 3:
             raise KeyboardInterrupt
-        return step(student, epoch)
+        return step(student, epoch, is_due)
 
-    broken.step = stop  # type: ignore[method-assign]
+    broken._step = stop  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         training.fit(made, monitor=broken)
     for _ in range(2):  # goes on, then is only loaded

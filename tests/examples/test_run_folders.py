@@ -418,11 +418,11 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_can_go_on(tmp_path, capsys,
 
 def test_a_disk_that_is_too_small_is_refused_before_any_training(tmp_path, capsys, untrained, monkeypatch):
     # In float32, each weight three times: itself and two of the optimizer's.
-    weights = sum(p.numel() for name in ("resnet-m", "resnet-s", "resnet-s") for p in build(name, 10).parameters())
+    weights = sum(p.numel() for name in ("resnet-m", "resnet-xs", "resnet-xs") for p in build(name, 10).parameters())
     for free, ends in ((12 * weights - 1, "refused"), (12 * weights, "begun")):
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
         if ends == "refused":
-            assert f"MiB in {tmp_path}, and 3 MiB are free there. Make room" in refusal(capsys, tmp_path)
+            assert f"MiB in {tmp_path}, and {free / 2**20:,.0f} MiB are free there. Make room" in refusal(capsys, tmp_path)
         else:
             with pytest.raises(AssertionError, match="trained"):
                 run(tmp_path)

@@ -34,7 +34,9 @@ def test_the_terminal_gets_no_control_characters(capsys: pytest.CaptureFixture[s
 
 def test_the_page_shows_names_as_text() -> None:
     fold: dict[str, Any] = {"images": {NAME: 3, "held_out": 3}, "chance": 0.5, "accuracy": {NAME: 0.4}}
-    plan = {"guides": [], "groups": [{"name": NAME, "students": [NAME], "is_control": True}], "bases": [NAME]}
+    fold["scores"] = [{"teacher": NAME}]
+    group = {"name": NAME, "students": [NAME], "is_control": True, "teacher": NAME}
+    plan = {"guides": [], "groups": [group], "bases": [NAME]}
     parts: dict[str, Any] = dict(settings={}, plan=plan, versions={}, machine={}, seconds={})
     record = {"task": NAME, "unit": "images", "notes": [NAME], "folds": [fold], **parts}
     report: Any = small_report()

@@ -196,7 +196,10 @@ CASES: dict[str, Case] = {
             images=IMAGES[:3], n_steps=2,
         ),
         None,
-        {"inputs": ("forward_func", "images"), "images": ("masks",), "reference_inputs": ("reference_labels", "The features of")},
+        {
+            "inputs": ("forward_func", "images"), "images": ("masks",),
+            "reference_inputs": ("reference_labels", "The features of"), "reference_labels": ("target gives",),
+        },
     ),
     "captum_kd.flatten": Case(captum_kd.flatten, captum_kd.flatten, lambda: dict(activations=IMAGES)),
     "captum_kd.flatten_to_unit_length": Case(

@@ -246,8 +246,8 @@ class TransferReport:
 
     @property
     def verdict(self) -> list[str]:
-        """At most five sentences: cautions, accuracy, what the Students gained and at which layers, whether it is the Teacher's,
-        and what stays undecided. They rest on the report's tests (docs/report.md, the verdict)."""
+        """The verdict in at most five sentences, on cautions, accuracy, agreement with the Teacher, what the Students gained
+        and at which layers, whether it is the Teacher's, and what stays undecided. They rest on the report's tests (docs/report.md)."""
         return verdict(self.to_dict())
 
     def to_html(
