@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
-from typing import Any, Callable, Iterable, Optional, Sequence, Union
+from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence, Union
 
 import torch
 from captum._utils.progress import progress
@@ -15,6 +15,7 @@ from captum_kd._models.logits import OutputTransform, predicted_classes
 from captum_kd._utils.arguments import as_labels, check_batch_size, check_callable, check_model
 from captum_kd._utils.inputs import Inputs, InputsByModel, ModelInputs, as_inputs_by_model
 from captum_kd._utils.validation import check_bool, check_int, short_repr
+from captum_kd.attr.feature_path import row_parts
 from captum_kd.attr.grad_cam import layer_gradcams
 from captum_kd.attr.input_maps import InputMaps
 from captum_kd.attr.unicam import UniCAM
@@ -114,7 +115,7 @@ def explain_transfer(
     if known_labels is None:
         raise TypeError("reference_labels must hold the labels of reference_inputs, got None.")
     places = _resolved(layers, students, bases, teacher)
-    run = _Run(shown, known, known_labels, n_steps, internal_batch_size)
+    run = _Run(list(places.values()), shown, known, known_labels, n_steps, internal_batch_size)
     explained = as_labels(target, len(shown.student[0]), "target")
     predictions = {
         name: _predicted(model, shown.of(name, role), output_transform, internal_batch_size)
@@ -127,26 +128,27 @@ def explain_transfer(
         for role, models in (("student", students), ("base", bases)) for name, model in models.items()
     }  # fmt: skip
     names, unit = list(bases), "position" if tokens is None else "word"
-    found: dict[str, dict[tuple[str, str], dict[str, Tensor]]] = {}
-    steps: Iterable[tuple[tuple[int, str], str]] = list(product(enumerate(places), bases))
-    for (number, label), base_name in progress(steps, desc="Maps") if show_progress else steps:
-        place = places[label]
-        null = {}
-        if len(names) > 1:
+    found: dict[str, dict[tuple[str, str], dict[str, Tensor]]] = {label: {} for label in places}
+    nulls: dict[str, list[dict[str, Tensor]]] = {}
+    steps: Iterable[tuple[str, str]] = list(product(students, bases))
+    for name, base_name in progress(steps, desc="Maps") if show_progress else steps:
+        if base_name not in nulls and len(names) > 1:
             other = names[(names.index(base_name) + 1) % len(names)]
             classes = predictions[other] if explained is None else explained
-            of_bases = run.maps((other, bases[other]), (base_name, bases[base_name]), place, "base", classes)
-            null = {NULL: of_bases[NET]} if NET in of_bases else {}
-        for name, model in students.items():
-            pair = (name, model), (base_name, bases[base_name])
-            classes = predictions[name] if explained is None else explained
-            maps = run.maps(*pair, place, "student", classes)
-            if teacher is not None and NET in maps:
-                maps[BY_TEACHER] = run.maps(*pair, place, "student", classes, teacher)[NET]
+            of_bases = run.maps((other, bases[other]), (base_name, bases[base_name]), "base", classes)
+            nulls[base_name] = [{NULL: maps[NET]} if NET in maps else {} for maps in of_bases]
+        pair = (name, students[name]), (base_name, bases[base_name])
+        classes = predictions[name] if explained is None else explained
+        of_layers = run.maps(*pair, "student", classes)
+        if teacher is not None and NET in of_layers[0]:
+            for maps, shares in zip(of_layers, run.maps(*pair, "student", classes, teacher)):
+                maps[BY_TEACHER] = shares[NET]
+        for number, (label, maps) in enumerate(zip(places, of_layers)):
+            null = nulls[base_name][number] if base_name in nulls else {}
             cam = {STUDENT_CAM: cams[name][number], BASE_CAM: cams[base_name][number]}
-            found.setdefault(label, {})[name, base_name] = {**maps, **null, **cam}
+            found[label][name, base_name] = {**maps, **null, **cam}
     return InputMaps(
-        {label: {pair: found[label][pair] for pair in product(students, bases)} for label in places},
+        found,
         images=images,
         tokens=tokens,
         token_mask=shown.student.token_mask if tokens is not None else None,
@@ -160,28 +162,31 @@ def explain_transfer(
     )
 
 
-class _Run:
-    """What all pairs have in common: inputs, reference population and settings."""
+class _Run(NamedTuple):
+    """What all pairs have in common: layers by the model's name, inputs, reference population and settings."""
 
-    def __init__(
-        self, shown: InputsByModel, known: InputsByModel, labels: Tensor, n_steps: int, batch_size: Optional[int]
-    ) -> None:
-        self.shown, self.known, self.labels, self.n_steps, self.batch_size = shown, known, labels, n_steps, batch_size
+    places: Sequence[Mapping[str, Layer]]
+    shown: InputsByModel
+    known: InputsByModel
+    labels: Tensor
+    n_steps: int
+    batch_size: Optional[int]
 
     def maps(
         self,
         student: tuple[str, Model],
         base: tuple[str, Model],
-        place: Mapping[str, Layer],
         role: str,
         target: Tensor,
         teacher: Optional[Model] = None,
-    ) -> dict[str, Tensor]:
-        """Net, distilled and residual maps of a pair on the CPU; ``role`` is that of the model in the Student's place."""
-        unicam = UniCAM(
-            student[1], place[student[0]].module, base[1], place[base[0]].module,
-            teacher_func=teacher, teacher_layer=None if teacher is None else place["teacher"].module,
-        )  # fmt: skip
+    ) -> list[dict[str, Tensor]]:
+        """Net, distilled and residual maps of a pair at each layer, on the CPU, from one pass of each model over each input.
+
+        ``role`` is that of the model in the Student's place.
+        """
+        own, of_base = ([place[name].module for place in self.places] for name in (student[0], base[0]))
+        of_teacher = None if teacher is None else [place["teacher"].module for place in self.places]
+        unicam = UniCAM(student[1], own, base[1], of_base, teacher_func=teacher, teacher_layer=of_teacher)
         shown, known = (
             {
                 "student": each.of(student[0], role),
@@ -196,7 +201,7 @@ class _Run:
         )
         maps = {NET: found.net} if found.has_net else {}
         maps |= {DISTILLED: found.distilled, RESIDUAL: found.residual}
-        return {title: values.detach().cpu() for title, values in maps.items()}
+        return [{title: each.detach().cpu() for title, each in zip(maps, of_layer)} for of_layer in zip(*maps.values())]
 
 
 def _given(inputs: Mapping[str, ModelInputs]) -> Any:
@@ -245,10 +250,6 @@ def _resolved(
     return found
 
 
-def _parts(n: int, size: Optional[int]) -> list[slice]:
-    return [slice(start, start + (size or n)) for start in range(0, n, size or n)]
-
-
 def _predicted(
     model: Model, inputs: ModelInputs, output_transform: Optional[OutputTransform], batch_size: Optional[int]
 ) -> Tensor:
@@ -256,7 +257,7 @@ def _predicted(
     return torch.cat(
         [
             predicted_classes(model, inputs.rows(part, n), output_transform=output_transform).cpu()
-            for part in _parts(n, batch_size)
+            for part in row_parts(n, batch_size or n)
         ]
     )
 
@@ -273,6 +274,6 @@ def _grad_cams(
     n = len(inputs[0])
     parts = [
         layer_gradcams(model, layers, inputs.rows(part, n), labels[part], output_transform=output_transform)
-        for part in _parts(n, batch_size)
+        for part in row_parts(n, batch_size or n)
     ]
     return [torch.cat([of_layer.cpu() for of_layer in each]) for each in zip(*parts)]

@@ -193,7 +193,7 @@ def integrate(
     like, (n, _, m) = added.rows, added.rows.shape
     points, weights = (torch.tensor(each, dtype=like.dtype, device=like.device) for each in steps[:2])
     around, pulls, totals, found = path.around, [], [], []
-    for rows in _parts(n, max(1, _PART // (len(points) * m))):
+    for rows in row_parts(n, max(1, _PART // (len(points) * m))):
         distances = path.distances(rows, points)
         own = distances * unit if unit != 1 else distances
         raw = around.raw_squares[rows] + 2 * own.square().sum(2)
@@ -217,5 +217,6 @@ def integrate(
     return FeatureGradients(gradients, (path.end - path.way + path.mean) * unit, gains), at_features
 
 
-def _parts(n: int, size: int) -> list[slice]:
+def row_parts(n: int, size: int) -> list[slice]:
+    """Slices of at most ``size`` rows that make up n rows."""
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
