@@ -39,6 +39,18 @@ def checked_rows(rows: Any, scores: Sequence[str]) -> dict[tuple[str, str, str, 
     return table
 
 
+def report_content(report: Any, part: str) -> Mapping[str, Any]:
+    """A report as its ``to_dict()``, which must have a part of this name.
+
+    Raises:
+        TypeError: not a report.
+    """
+    content: Any = report.to_dict() if hasattr(report, "to_dict") else report
+    if not isinstance(content, Mapping) or part not in content:
+        raise TypeError(f"report must be a TransferReport or its to_dict(), got {type(report).__name__}.")
+    return content
+
+
 def _records(rows: Any) -> Sequence[Mapping[str, Any]]:
     content: Any = rows.to_dict() if hasattr(rows, "to_dict") else rows
     if isinstance(content, Mapping):

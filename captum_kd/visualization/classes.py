@@ -13,6 +13,7 @@ from captum_kd._utils.validation import check_str, short_repr
 from captum_kd.metrics.report.class_names import names_in
 from captum_kd.metrics.report.nulls import DIFFERENCES
 from captum_kd.metrics.scores_table import BY_NAME, PREDICTIONS_LAYER, RELEVANCE
+from captum_kd.visualization._rows import report_content
 from captum_kd.visualization._style import (
     GREEN,
     LABEL_SIZE,
@@ -91,9 +92,7 @@ def plot_classes(
         >>> report = compare_transfer(students, bases, ["layer4"], loader, teacher=teacher, by_class=True, confidence=0.95)
         >>> plot_classes(report, "teacher_distilled", class_names=dataset.classes).savefig("classes.pdf")
     """
-    content: Any = report.to_dict() if hasattr(report, "to_dict") else report
-    if not isinstance(content, Mapping) or "classes" not in content:
-        raise TypeError(f"report must be a TransferReport or its to_dict(), got {type(report).__name__}.")
+    content = report_content(report, "classes")
     classes = content["classes"]
     if classes is None:
         raise ValueError("The report has no classes; pass by_class=True or groups_of_inputs= to compare_transfer.")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from captum_kd._utils.validation import check_str
 from captum_kd.metrics.scores_table import PREDICTIONS_LAYER
+from captum_kd.visualization._rows import report_content
 from captum_kd.visualization._style import (
     BLUE,
     GREEN,
@@ -86,9 +87,7 @@ def plot_predictions(report: Any, *, title: Optional[str] = None) -> Figure:
         >>> report = compare_transfer(students, bases, ["layer4"], loader, teacher=teacher, predictions=True)
         >>> plot_predictions(report).savefig("predictions.pdf")
     """
-    content: Any = report.to_dict() if hasattr(report, "to_dict") else report
-    if not isinstance(content, Mapping) or "rows" not in content:
-        raise TypeError(f"report must be a TransferReport or its to_dict(), got {type(report).__name__}.")
+    content = report_content(report, "rows")
     title = check_str(title, "title")
     rows = [row for row in content["rows"] if row["layer"] == PREDICTIONS_LAYER]
     if not rows:

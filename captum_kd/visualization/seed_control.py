@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from captum_kd._utils.validation import check_str, short_repr
 from captum_kd.metrics.scores_table import BY_NAME
+from captum_kd.visualization._rows import report_content
 from captum_kd.visualization._style import (
     GREEN, LABEL_SIZE, ORANGE, PAGE_WIDTH, TEXT_SIZE, TITLE_SIZE, heading_room, prepare_axis, text_width, verbatim, wrapped,
 )  # fmt: skip
@@ -68,9 +69,7 @@ def plot_seed_control(report: Any, *, scores: Optional[Sequence[str]] = None, ti
         >>> report = compare_transfer(students, bases, ["layer3", "layer4"], loader, teacher=teacher)
         >>> plot_seed_control(report).savefig("seed_control.pdf")
     """
-    content: Any = report.to_dict() if hasattr(report, "to_dict") else report
-    if not isinstance(content, Mapping) or "seed_control" not in content:
-        raise TypeError(f"report must be a TransferReport or its to_dict(), got {type(report).__name__}.")
+    content = report_content(report, "seed_control")
     control = content["seed_control"]
     if control is None:
         raise ValueError("The report has no seed control; pass two or more Students and Bases, as dicts by name.")
