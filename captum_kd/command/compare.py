@@ -13,6 +13,7 @@ from captum_kd.command.maps import MAPS_FILE, chosen_places, draw_maps, explaine
 from captum_kd.command.prepare import Prepared, output_folder, prepare
 from captum_kd.metrics import compare_transfer
 from captum_kd.metrics.report import TransferReport
+from captum_kd.page.report_figures import kinds_of_figures
 
 __all__ = ["compare", "maps_only", "report_again"]
 
@@ -27,13 +28,14 @@ def compare(options: argparse.Namespace) -> None:
     prepared = prepare(options)
     if options.maps:
         chosen_places(prepared, options.maps)
-    print(f"Step 1 of {3 if options.maps else 2}: compare {len(prepared.data)} inputs", flush=True)
+    steps = 3 if options.maps else 2
+    print(f"Step 1 of {steps}: compare {len(prepared.data)} inputs", flush=True)
     report = _report(prepared, options)
     maps = None
     if options.maps:
-        print(f"Step 2 of 3: make maps of {options.maps} inputs", flush=True)
+        print(f"Step 2 of {steps}: make maps of {options.maps} inputs", flush=True)
         maps = explained(prepared, options)
-    print(f"Step {3 if options.maps else 2} of {3 if options.maps else 2}: write {folder}", flush=True)
+    print(f"Step {steps} of {steps}: write {folder}", flush=True)
     write_files(report, maps, folder)
 
 
@@ -70,12 +72,8 @@ def write_files(report: TransferReport, maps: Optional[InputMaps], folder: Path)
         if table == "rows" or getattr(report, table) is not None:
             report.to_csv(folder / name, table=table)
     write_whole(folder / "report.md", report.to_markdown())
-    for what, name in FIGURES.items():
-        try:
-            figure = report.plot(what)
-        except ValueError:  # a report without these scores
-            continue
-        figure.savefig(folder / name, dpi=150, bbox_inches="tight")
+    for what in set(FIGURES).intersection(kinds_of_figures(report.to_dict())):
+        report.plot(what).savefig(folder / FIGURES[what], dpi=150, bbox_inches="tight")
     if maps is not None:
         save_maps(maps, folder / MAPS_FILE)
         draw_maps(maps, folder / "maps.png")

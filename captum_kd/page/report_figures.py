@@ -17,7 +17,7 @@ from captum_kd.visualization import (
     plot_seed_control,
 )
 
-__all__ = ["report_figures"]
+__all__ = ["kinds_of_figures", "report_figures"]
 
 MOST_STUDENTS = 4
 """Students with panels of their own."""
@@ -25,20 +25,20 @@ MOST_STUDENTS = 4
 
 def report_figures(content: Mapping[str, Any], curves: Optional[Mapping[str, Any]]) -> list[Picture]:
     """Scores over layers, seed control, predictions, classes, models and keep curves, as far as there are any."""
+    kinds = kinds_of_figures(content)
     found = []
-    if any(row["layer"] != PREDICTIONS_LAYER and row["value"] is not None for row in content["rows"]):
+    if "layers" in kinds:
         found.append(_layers(content))
-    if content["seed_control"] is not None and _has_questions(content["seed_control"]):
+    if "seeds" in kinds:
         caption = "Seed control: the score of each Student given the Bases, beside the null, each Base given the other Bases."
         found.append(Picture(plot_seed_control(content), caption))
-    if any(row["layer"] == PREDICTIONS_LAYER for row in content["rows"]):
+    if "predictions" in kinds:
         found.append(Picture(plot_predictions(content), "Predictions: one dot for each network; see the axis of each panel."))
-    if content["classes"] is not None and any(row["score"] == "rs_distilled" for row in content["classes"]["rows"]):
+    if "classes" in kinds:
         word = content["classes"]["of"]
         caption = f"RS of distilled features of each {word}, one against the rest, at the last layer."
         found.append(Picture(plot_classes(content), caption))
-    similarities = content["similarities"]
-    if similarities is not None and len(similarities["models"]) > 2:
+    if "models" in kinds and len(content["similarities"]["models"]) > 2:
         caption = "All models as points: near models have similar representations (FSS)."
         found.append(Picture(plot_models(content), caption))
     if curves:
@@ -47,8 +47,18 @@ def report_figures(content: Mapping[str, Any], curves: Optional[Mapping[str, Any
     return found
 
 
-def _has_questions(control: Mapping[str, Any]) -> bool:
-    return any(row["score"] in ("rs_distilled", "teacher_distilled") for row in control["pairs"])
+def kinds_of_figures(content: Mapping[str, Any]) -> list[str]:
+    """The figures of ``report.plot`` for which a report has scores."""
+    rows, control, classes, similarities = (content[part] for part in ("rows", "seed_control", "classes", "similarities"))
+    has = {
+        "layers": any(row["layer"] != PREDICTIONS_LAYER and row["value"] is not None for row in rows),
+        "seeds": control is not None
+        and any(row["score"] in ("rs_distilled", "teacher_distilled") for row in control["pairs"]),
+        "predictions": any(row["layer"] == PREDICTIONS_LAYER for row in rows),
+        "classes": classes is not None and any(row["score"] == "rs_distilled" for row in classes["rows"]),
+        "models": similarities is not None,
+    }
+    return [kind for kind, is_there in has.items() if is_there]
 
 
 def _layers(content: Mapping[str, Any]) -> Picture:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
 from captum_kd._utils.validation import check_mapping, check_str, short_repr
 from captum_kd.metrics.report.transfer_report import TABLES
+from captum_kd.metrics.report.verdict import verdict
 from captum_kd.page.content import Download, Folded, PageTable, Paragraphs, Section
 from captum_kd.page.report_figures import report_figures
 from captum_kd.page.report_tables import answer_tables, caveats_of, main_tests, part_tables, score_tables
@@ -55,7 +56,7 @@ def report_page(
     return render(
         title=title or "Transfer report",
         subtitle=_subtitle(content["settings"]),
-        verdict=report.verdict,
+        verdict=verdict(content),
         cautions=content["notes"][:first],
         explorer_of=None if maps is None else (maps, content["inputs"]),
         sections=[*own, *(section for section in sections if section.place != "verdict")],
