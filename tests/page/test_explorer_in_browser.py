@@ -12,7 +12,7 @@ import pytest
 import torch
 from matplotlib import colormaps
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from torch import Tensor
 
 from captum_kd.attr import InputMaps
@@ -21,29 +21,18 @@ from explorer_pages import HOSTILE, image_maps, page, random, report_inputs, tex
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = "/usr/bin/chromium"
-
 Open = Callable[..., Page]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert Path(CHROMIUM).exists(), f"These tests need Chromium at {CHROMIUM}: apt-get install chromium"
-    with sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield found
-        found.close()
-
-
 @pytest.fixture()
-def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
+def opened(chromium: Browser, tmp_path: Path) -> Iterator[Open]:
     """Opens a page; in the end there must be no message on its console, no dialog and no request."""
     problems: list[str] = []
     contexts = []
 
     def opened(maps: InputMaps, inputs: Optional[dict[str, Any]] = None, *, width: int = 1280, **options: Any) -> Page:
         tmp_path.joinpath("page.html").write_text(page(maps, inputs), encoding="utf-8")
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **options))
+        contexts.append(chromium.new_context(viewport={"width": width, "height": 900}, **options))
         tab = contexts[-1].new_page()
         tab.on("console", lambda message: problems.append(message.text))
         tab.on("pageerror", lambda error: problems.append(str(error)))
