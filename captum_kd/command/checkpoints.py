@@ -10,7 +10,7 @@ from typing import Any, Iterator, Mapping, Optional
 import torch
 from torch import Tensor, nn
 
-from captum_kd.command.errors import CommandError, needed
+from captum_kd.command.errors import CommandError, first_line, needed
 
 __all__ = ["classes_in_file", "load_weights", "read_tensors"]
 
@@ -41,7 +41,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise CommandError(
-            f"{file} cannot be read as weights ({_first_line(error)}); expected a file of torch.save or safetensors."
+            f"{file} cannot be read as weights ({first_line(error)[:200]}); expected a file of torch.save or safetensors."
         ) from error
     except (LookupError, AttributeError, TypeError) as error:  # of a text or a picture
         raise CommandError(f"{file} cannot be read as weights; expected a file of torch.save or safetensors.") from error
@@ -144,7 +144,3 @@ def classes_in_file(model: nn.Module, tensors: Mapping[str, Tensor], file: Path,
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMED_AT_MOST]) + ", ..." * (len(names) > NAMED_AT_MOST)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

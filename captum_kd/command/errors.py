@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["CommandError", "needed"]
+__all__ = ["CommandError", "first_line", "needed"]
 
 
 class CommandError(Exception):
     """Files, models or data do not fit. The message says what is wrong, where, and how to mend it."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its kind if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def needed(package: str, extra: str, purpose: str) -> Any:

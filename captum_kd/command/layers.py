@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from captum_kd._models.layer_names import resolve_layer
 from captum_kd._models.logits import class_scores
 from captum_kd._utils.inputs import as_inputs_by_model
-from captum_kd.command.errors import CommandError
+from captum_kd.command.errors import CommandError, first_line
 from captum_kd.command.last_layers import LAST_LAYERS
 from captum_kd.command.specs import LoadedModel
 
@@ -132,7 +132,7 @@ def call(model: LoadedModel, inputs: Any) -> Any:
             return model.module(**given)
         return model.module(*(given if isinstance(given, tuple) else (given,)))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         shapes = [tuple(value.shape) for value in own if isinstance(value, Tensor)]
         raise CommandError(
             f"{model.role} {model.name} cannot run on inputs of shape {shapes}: {reason[:200]}. Check --image-size and --mean."

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from captum_kd.attr import InputMaps, explain_transfer
-from captum_kd.command.errors import CommandError
+from captum_kd.command.errors import CommandError, first_line
 from captum_kd.command.prepare import Prepared
 
 __all__ = ["MAPS_FILE", "chosen_places", "draw_maps", "explained", "load_maps", "save_maps"]
@@ -102,7 +102,7 @@ def load_maps(path: Path) -> InputMaps:
     try:
         return InputMaps(**torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # damaged files raise nearly every kind of error
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
+        reason = first_line(error)[:150]
         raise CommandError(f"{path} holds no saved maps ({reason}). Make them again, or delete it.") from error
 
 

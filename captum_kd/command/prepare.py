@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Optional, Sequence, Union
 import torch
 
 from captum_kd._models.logits import class_scores
-from captum_kd.command.errors import CommandError
+from captum_kd.command.errors import CommandError, first_line
 from captum_kd.command.images import ImageData, read_images
 from captum_kd.command.layers import call, resolve_layers
 from captum_kd.command.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -96,7 +96,7 @@ def device_of(name: Optional[str]) -> torch.device:
         found = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
-        raise CommandError(f"--device {name}: torch cannot use it here ({str(error).splitlines()[0][:150]}). Use cpu.") from error
+        raise CommandError(f"--device {name}: torch cannot use it here ({first_line(error)[:150]}). Use cpu.") from error
     return found
 
 

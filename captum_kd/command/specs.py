@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from captum_kd.command.checkpoints import classes_in_file, load_weights, read_tensors
-from captum_kd.command.errors import CommandError, needed
+from captum_kd.command.errors import CommandError, first_line, needed
 from captum_kd.command.preprocessing import Preprocessing, of_timm, of_torchvision, of_transformers
 
 __all__ = ["RANDOM", "LoadedModel", "Spec", "load_model", "parse_spec"]
@@ -105,7 +105,7 @@ def load_model(spec: Spec, name: str, role: str, is_text: bool) -> LoadedModel:
     except CommandError as error:
         raise CommandError(f"{role} {name}: {error}") from error
     except (ImportError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise CommandError(
             f"{role} {name}: {spec} cannot be loaded ({reason[:300]}). Check the name and the connection, or give a file."
         ) from error
@@ -180,7 +180,7 @@ def _transformers(spec: Spec, is_text: bool) -> Found:
     except ValueError as error:
         what = "texts" if is_text else "images"
         other = "images: --data FOLDER, layers without --text" if is_text else "texts: --data FILE.tsv, layers with --text"
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise CommandError(
             f"{spec.model} is no classifier of {what} in transformers ({reason}). If it is one of {other}."
         ) from error
