@@ -1,6 +1,9 @@
 """LightningTransferMonitor in real trainings of tiny networks."""
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 
 from captum_kd.monitor import LightningTransferMonitor  # noqa: E402
+
+HERE = Path(__file__).parent
 
 pytestmark = [
     pytest.mark.slow,
@@ -157,7 +162,13 @@ def test_the_module_itself_is_the_default_and_validation_alone_measures_nothing(
 
 def test_several_devices_measure_the_same(tmp_path: Path) -> None:
     train(tmp_path, 2, callback(), logger=CSVLogger(tmp_path, "one"))
-    train(tmp_path, 2, callback(), logger=CSVLogger(tmp_path, "two"), strategy="ddp_fork", devices=2)
+    # Processes of their own: a fork of this one would inherit locks of threads that it does not have.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "OMP_NUM_THREADS": "1"}
+    for variable in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(variable, None)
+    command = [sys.executable, str(HERE / "two_devices.py"), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     one, two = ((tmp_path / name / "version_0" / "metrics.csv").read_text().splitlines() for name in ("one", "two"))
     assert one[:2] == two[:2], "the same Student at the start"
     assert len(two) == 4, "the start and two epochs, once"
