@@ -214,7 +214,7 @@ def test_figures_are_not_blank(written):
     for group in ("response", "attention", "feature", "control_untrained_teacher", "control_shuffled_soft_labels"):
         for kind in ("maps", "kept", "layers_whole", "layers_salient", "keep_curve"):
             assert f"{kind}_{group}" in pictures
-    assert {"accuracy", "gradcam", "seed_control"} <= set(pictures)
+    assert {"accuracy", "gradcam", "seed_control_teacher"} <= set(pictures)
     assert {f"{kind}_teacher" for kind in ("predictions", "models", "layer_similarity", "embeddings")} <= set(pictures)
     for name, picture in pictures.items():
         assert min(picture.shape[:2]) > 200 and picture[..., :3].std() > 0.05, name

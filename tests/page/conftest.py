@@ -1,12 +1,13 @@
 """Pages in Chromium."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -16,10 +17,10 @@ def chromium() -> Iterator[Any]:
         from playwright.sync_api import sync_playwright
     except ImportError:
         pytest.fail("These tests need playwright: pip install -e '.[test]'")
-    if not CHROMIUM.exists():
-        pytest.fail(f"These tests need Chromium at {CHROMIUM}: apt-get install chromium")
+    if CHROMIUM is None:
+        pytest.fail("These tests need Chromium or Chrome: apt-get install chromium")
     with sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield found
         found.close()
 
