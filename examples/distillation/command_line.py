@@ -12,7 +12,7 @@ from distillation.checkpoints import FOLDER, CheckpointError
 from distillation.experiment import run
 from distillation.networks import WeightsError
 from distillation.plan import Plan, PlanError
-from distillation.profiles import ONE_PROFILE, PROFILES, profile
+from distillation.profiles import profile, profiles_of
 from distillation.outcomes import Record
 from distillation.run_folder import RunFolderError, claimed, is_begun
 from distillation.settings import Settings, add_options, settings_from
@@ -44,10 +44,9 @@ def parser_of(
     parser = argparse.ArgumentParser(
         description=(documentation or "").strip(), epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    if example not in ONE_PROFILE:
-        parser.add_argument(
-            "--profile", choices=tuple(PROFILES), default="quick", help="settings to start from; default: %(default)s"
-        )
+    profiles = profiles_of(example)
+    if len(profiles) > 1:
+        parser.add_argument("--profile", choices=profiles, default="quick", help="settings to start from; default: %(default)s")
     add_options(parser, profile(example, "quick"), without=without, unit=unit)
     return parser
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
@@ -104,7 +105,7 @@ def train(
 
     for training in plan.trainings(settings.seeds):
         if training.is_trained:
-            setup = _setup(task, plan, number, training, networks, settings, settings.weights)
+            setup = _setup(task, plan, number, training, networks, settings)
             monitor = monitor_of(training, networks, plan, fold, settings)
             progress.begin(setup.name)
             done = fit(setup, moved=progress.moved, resume=resume, monitor=monitor)
@@ -145,7 +146,7 @@ def check_checkpoints(task: Task, plan: Plan, settings: Settings) -> None:
         for training in plan.trainings(settings.seeds):
             if training.is_trained:
                 # Weights do not matter here, so none are fetched.
-                setup = _setup(task, plan, number, training, networks, settings, "none")
+                setup = _setup(task, plan, number, training, networks, settings, from_random=True)
                 digests[training.name] = check_checkpoint(setup, digests.get(training.guide or ""))
             if training.is_guide:
                 networks[training.name] = seeded(0, training.network, len(task.classes), "none", plan.networks)
@@ -246,13 +247,14 @@ def _setup(
     training: Training,
     networks: Mapping[str, nn.Module],
     settings: Settings,
-    weights: str,
+    from_random: bool = False,
 ) -> TrainingSetup:
     """The setup of a training, with a new network; its guide is in ``networks``."""
     # Depends on the network, its fold and the run, but not on the other networks of the run.
     seed = derived(settings.seed, number, training.name)
     fold = task.folds[number]
-    weights = "none" if training.from_random else weights
+    settings = replace(settings, weights=settings.start_of(training.is_guide))
+    weights = "none" if from_random or training.from_random else settings.weights
     network = seeded(seed, training.network, len(task.classes), weights, plan.networks)
     technique = None
     if training.technique is not None and training.guide is not None:

@@ -171,7 +171,7 @@ class Learner(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if self._settings.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=self._rate, momentum=0.9)
+            return torch.optim.SGD(parameters, lr=self._rate, momentum=self._settings.momentum)
         optimizer = torch.optim.AdamW(parameters, lr=self._rate, weight_decay=1e-2)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self._rate, total_steps=steps)

@@ -86,7 +86,10 @@ def photographs_task(pool: Pool, settings: Settings) -> Task:
     first = folds[0]
     augmented = {
         "none": "as they are",
+        "mirror": "mirrored at random",
         "shift": "mirrored and shifted at random",
+        "crop": "mirrored and cropped at random",
+        "asirra": "mirrored, turned, cropped and recolored at random",
         "paper": "mirrored, turned, cropped and recolored at random",
     }[settings.augmentation]
     return Task(

@@ -24,6 +24,7 @@ TITLES = {
     "random-teacher": "Control: untrained Teacher",
     "shuffled-labels": "Control: shuffled soft labels",
     "other-teacher": "Control: another Teacher",
+    "published-attention": "Control: published attention loss",
 }
 
 
@@ -62,7 +63,7 @@ class Group:
 
     Attributes:
         name: of the group; a Student is called by it and a number.
-        technique: how they learn: one of the settings' techniques, or "shuffled-labels".
+        technique: how they learn: one of the settings' techniques, "shuffled-labels" or "published-attention".
         guide: who teaches them.
         teacher: the network whose share of what they have is asked for.
         is_control: whether nothing should come from that Teacher.
@@ -200,9 +201,9 @@ def technique_plan(settings: Settings, networks: Networks = IMAGE_NETWORKS) -> P
             technique, guide = "response", GUIDES[control]
             guides.append(Guide(guide, settings.teacher, trained=control != "random-teacher"))
         groups.append(Group(TITLES[control], technique, guide, TEACHER, is_control=True))
-    if settings.random_placebos and settings.weights == "none":
+    if settings.random_placebos and settings.start_of(is_guide=True) == "none":
         raise PlanError(
-            "--random-placebos are for pretrained Teachers. Here all networks start from random weights: take --placebos."
+            "--random-placebos are for pretrained Teachers. Here Teachers start from random weights: take --placebos."
         )
     # Always with a number: a finished run with one placebo can be given more.
     for name, count in ((PLACEBO, settings.placebos), (RANDOM_PLACEBO, settings.random_placebos)):

@@ -112,11 +112,16 @@ def _shortened(report: dict[str, Any], plan: Plan) -> dict[str, Any]:
     return report
 
 
+STARTS = {"none": "random weights", "imagenet": "torchvision's ImageNet weights, its last layer random"}
+
+
 def _starts(plan: Plan, settings: Settings) -> Iterator[str]:
     """What the networks start from."""
     if settings.weights != "pretrained":
-        start = "random weights" if settings.weights == "none" else "torchvision's ImageNet weights, its last layer random"
+        start, of_guides = (STARTS[settings.start_of(is_guide)] for is_guide in (False, True))
         yield f"Each network starts from {start}, with a seed of its own."
+        if of_guides != start:
+            yield f"Teachers start from {of_guides}."
         return
     yield (
         "Teachers start from the weights of a pretrained encoder; their last layer, the order of the batches and dropout have "

@@ -50,7 +50,9 @@ FREE_TO_CHANGE = {
 be given further seeds, techniques, controls and placebo Teachers."""
 
 
-LATER = {"hidden_weight": 10.0, "teacher_learning_rate": 0.0}
+LATER = {
+    "hidden_weight": 10.0, "teacher_learning_rate": 0.0, "teacher_weights": "same", "momentum": 0.9, "response_loss": "kl",
+}  # fmt: skip
 """Settings that runs of earlier versions do not name, with the values that these runs have."""
 ANY_BEFORE = {"monitor_images"}
 """Settings that runs of earlier versions do not name and that fit them with any value."""

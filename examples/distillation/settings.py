@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 from distillation.networks import NETWORKS
 
 __all__ = [
-    "AUGMENTATIONS", "CONTROLS", "OPTIMIZERS", "TECHNIQUES", "TEXT_TECHNIQUES", "WEIGHTS", "Settings", "add_options", "folder",
-    "one_of", "settings_from", "some_of",
+    "AUGMENTATIONS", "CONTROLS", "OPTIMIZERS", "RESPONSE_LOSSES", "TECHNIQUES", "TEXT_TECHNIQUES", "WEIGHTS", "Settings",
+    "add_options", "folder", "one_of", "settings_from", "some_of",
 ]  # fmt: skip
 
 TECHNIQUES = ("response", "attention", "feature")
@@ -20,13 +20,15 @@ TECHNIQUES = ("response", "attention", "feature")
 TEXT_TECHNIQUES = ("response", "hidden")
 """Those of texts; the second after Jiao et al. 2020 (TinyBERT)."""
 
-CONTROLS = ("random-teacher", "shuffled-labels", "other-teacher")
+CONTROLS = ("random-teacher", "shuffled-labels", "other-teacher", "published-attention")
 """Students to whom nothing of the Teacher's should be transferred: of a Teacher that was never trained, of the Teacher's
-outputs for other images, and of a second Teacher. The last one learns what any Teacher teaches."""
+outputs for other images, of a second Teacher, and of the attention loss as the authors' code applies it. Students of a
+second Teacher learn what any Teacher teaches."""
 
 WEIGHTS = ("none", "imagenet")
 OPTIMIZERS = ("adamw", "sgd")
-AUGMENTATIONS = ("none", "shift", "paper")
+AUGMENTATIONS = ("none", "mirror", "shift", "crop", "asirra", "paper")
+RESPONSE_LOSSES = ("kl", "mse")
 
 
 def _at_least(least: int, most: Optional[int] = None) -> Callable[[str], int]:
@@ -93,8 +95,8 @@ def _accelerator(text: str) -> str:
     return one_of("cpu", "gpu", "auto")(text)
 
 
-def _option(help_text: str, kind: Callable[[str], Any]) -> Any:
-    return field(metadata={"help": help_text, "type": kind})
+def _option(help_text: str, kind: Callable[[str], Any], default: Any = MISSING) -> Any:
+    return field(default=default, metadata={"help": help_text, "type": kind})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,9 @@ class Settings:
     teacher: str = _option(f"the Teacher's network: {', '.join(NETWORKS)}", one_of(*NETWORKS))
     student: str = _option("the Students' and Bases' network, of the same names", one_of(*NETWORKS))
     weights: str = _option('where training starts: "none" (random weights) or "imagenet"', one_of(*WEIGHTS))
+    teacher_weights: str = _option(
+        'where the training of Teachers starts; "same": where that of the others does', one_of("same", *WEIGHTS), "same"
+    )
     # On which images.
     image_size: int = _option("side of the images in pixels", _at_least(8, 4096))
     test_share: float = _option("share of the images that is held out where the data have no test part", _part)
@@ -139,12 +144,10 @@ class Settings:
         "pairs of a Student and a Base, of each technique, for maps, keep curves and the published formula, at most", _at_least(1)
     )
     references: int = _option("held-out images of UniCAM's reference population, at most", _at_least(4))
-    monitor_images: int = field(
-        default=256,
-        metadata={
-            "help": "held-out images on which Students, and Bases after the first, are measured after each epoch; 0: none",
-            "type": _at_least(0, 4096),
-        },
+    monitor_images: int = _option(
+        "held-out images on which Students, and Bases after the first, are measured after each epoch; 0: none",
+        _at_least(0, 4096),
+        256,
     )
     rows: int = _option("rows of the figures of maps", _at_least(1))
     # How.
@@ -152,17 +155,24 @@ class Settings:
     epochs: int = _option("epochs of Students and Bases", _at_least(1))
     batch_size: int = _option("images in a training batch, on each device", _at_least(2))
     optimizer: str = _option(
-        '"adamw" (with a one-cycle schedule) or "sgd" (momentum 0.9, constant rate)', one_of(*OPTIMIZERS)
+        '"adamw" (with a one-cycle schedule) or "sgd" (constant rate)', one_of(*OPTIMIZERS)
     )
+    momentum: float = _option("momentum of sgd", _share, 0.9)
     learning_rate: float = _option("learning rate, the highest of a schedule", _positive)
     teacher_learning_rate: float = _option("learning rate of Teachers; 0: that of the others", _not_negative)
     augmentation: str = _option(
-        'training images are: "none", left alone; "shift", mirrored and moved; "paper", mirrored, turned, cropped, '
-        "their colors changed",
+        'training images are: "none", left alone; "mirror", mirrored; "shift", mirrored and moved; "crop", mirrored and cropped; '
+        '"paper", mirrored, turned, cropped, their colors changed; "asirra", the same with the numbers of the authors\' code',
         one_of(*AUGMENTATIONS),
     )
     temperature: float = _option("temperature of the softened outputs in response-based distillation", _positive)
     alpha: float = _option("weight of the labels in it; the Teacher has the rest", _share)
+    response_loss: str = _option(
+        'how it compares softened outputs: "kl", KL divergence (Hinton et al. 2015), or "mse", mean squared difference of the '
+        "probabilities (the authors' code)",
+        one_of(*RESPONSE_LOSSES),
+        "kl",
+    )
     attention_weight: float = _option("weight of the attention maps in attention transfer, beside the labels", _not_negative)
     hint_weight: float = _option("weight of the hints in feature-based distillation, beside the labels", _not_negative)
     hidden_weight: float = _option("weight of hidden states, of each layer, beside the softened outputs", _not_negative)
@@ -175,6 +185,10 @@ class Settings:
     devices: str = _option('Lightning\'s: how many devices, or which ("2", "0,1", "auto")', str)
     strategy: str = _option('Lightning\'s: how several devices work together ("auto", "ddp")', str)
     precision: str = _option('Lightning\'s: "32-true", "16-mixed", "bf16-mixed"', str)
+
+    def start_of(self, is_guide: bool) -> str:
+        """Where the training of a network starts, one of WEIGHTS (or "pretrained"): ``is_guide`` for Teachers."""
+        return self.teacher_weights if is_guide and self.teacher_weights != "same" else self.weights
 
 
 def add_options(

@@ -1,7 +1,8 @@
 """How Students learn from a guide: the losses, which are torchdistill's, and the layers that they look at.
 
 - "response", Hinton et al. 2015: alpha * cross-entropy + (1 - alpha) * temperature^2 * KL divergence between the softened
-  outputs.
+  outputs. With ``response_loss="mse"`` the mean squared difference of the softened probabilities stands in the place of the
+  divergence, as in the authors' code (KD_Lib's VanillaKD).
 - "attention", Zagoruyko & Komodakis 2017: cross-entropy + attention_weight * the mean squared difference between the
   attention maps (squared activations, averaged over channels, of unit length), summed over all stages. That is the
   formula of the authors' code (torchdistill's mode "code"), whose weight is 1,000; equation 2 of their paper sums norms
@@ -16,6 +17,8 @@
   states first and on outputs afterwards; here one loss holds both, as in Sun et al. 2019 (Patient KD).
 - "random-teacher", a control: "response" with a guide that was never trained. The caller brings that guide.
 - "shuffled-labels", a control: "response" with the guide's outputs exchanged among the images of a batch; hard labels stay.
+- "published-attention", a control: the attention loss that the authors' code applies (KD_Lib's Attention on plain ResNets).
+  It takes logits for attention maps and scales each number to length one, so the guide has no influence (``authors_losses``).
 
 Where feature maps of Student and guide have different sizes, the larger one is reduced to the smaller one's.
 """
@@ -32,6 +35,9 @@ from torchdistill.core.forward_hook import ForwardHookManager
 from torchdistill.losses.high_level import WeightedSumLoss
 from torchdistill.losses.mid_level import ATLoss, KDLoss, SimpleLossWrapper
 
+from distillation.authors_losses import (
+    KD_LIB_TEMPERATURE, KD_LIB_WEIGHT, PublishedAttention, SoftenedDifference, SoftenedLabels,
+)  # fmt: skip
 from distillation.randomness import own_randomness
 from distillation.settings import CONTROLS, TECHNIQUES, TEXT_TECHNIQUES, Settings
 from distillation.task import Inputs, answer, on_device
@@ -215,12 +221,26 @@ def make(
     if kind == "hidden":
         (path, guide_path), *_ = pairs
         return _hidden(guide, pairs, shapes[path][-1], guide_shapes[guide_path][-1], settings, seed)
+    if kind == "published-attention":
+        return _published_attention(guide)
     return _response(kind, guide, settings)
 
 
 def _response(kind: str, guide: nn.Module, settings: Settings) -> Technique:
-    options = _softened(settings)
+    options: dict[str, Any] = _softened(settings)
+    if settings.response_loss == "mse":
+        loss = _of_both(SoftenedDifference(settings.temperature))
+        terms = {"labels": (_labels(), settings.alpha), "response": (loss, 1 - settings.alpha)}
+        return Technique(kind, guide, _sum(terms), options={**options, "response_loss": "mse"})
     return Technique(kind, guide, _sum({"response": (_responses(options), 1.0)}), options=options)
+
+
+def _published_attention(guide: nn.Module) -> Technique:
+    terms = {
+        "labels": (_labels(SoftenedLabels(KD_LIB_TEMPERATURE)), 1 - KD_LIB_WEIGHT),
+        "attention": (_of_both(PublishedAttention()), KD_LIB_WEIGHT),
+    }
+    return Technique("published-attention", guide, _sum(terms))
 
 
 def _attention(guide: nn.Module, pairs: list[tuple[str, str]], settings: Settings) -> Technique:
@@ -244,7 +264,7 @@ def _feature(
             connector = nn.Sequential(
                 nn.Conv2d(channels, guide_channels, 1, bias=False), nn.BatchNorm2d(guide_channels)
             )
-    terms = {"labels": (_labels(), 1.0), "hints": (_difference(pair), settings.hint_weight)}
+    terms = {"labels": (_labels(), 1.0), "hints": (_of_both(nn.MSELoss(), pair), settings.hint_weight)}
     return Technique("feature", guide, _sum(terms), [pair], connector, {"hint_weight": settings.hint_weight})
 
 
@@ -255,7 +275,7 @@ def _hidden(
         connector = nn.Linear(width, guide_width)
     options = _softened(settings)
     terms: dict[str, tuple[nn.Module, float]] = {"response": (_responses(options), 1.0)}
-    terms |= {f"hidden {i}": (_difference(pair), settings.hidden_weight) for i, pair in enumerate(pairs)}
+    terms |= {f"hidden {i}": (_of_both(nn.MSELoss(), pair), settings.hidden_weight) for i, pair in enumerate(pairs)}
     return Technique("hidden", guide, _sum(terms), pairs, connector, {**options, "hidden_weight": settings.hidden_weight})
 
 
@@ -268,19 +288,19 @@ def _responses(options: dict[str, float]) -> KDLoss:
     return KDLoss(LOGITS, "output", LOGITS, "output", **options)
 
 
-def _difference(pair: tuple[str, str]) -> SimpleLossWrapper:
-    """The mean squared difference between the features of a pair of layers."""
+def _of_both(loss: nn.Module, pair: tuple[str, str] = (LOGITS, LOGITS)) -> SimpleLossWrapper:
+    """A loss of what a pair of layers gives, the Student's first."""
     path, guide_path = pair
     return SimpleLossWrapper(
-        nn.MSELoss(),
+        loss,
         input={"is_from_teacher": False, "module_path": path, "io": "output"},
         target={"is_from_teacher": True, "module_path": guide_path, "io": "output"},
     )
 
 
-def _labels() -> SimpleLossWrapper:
+def _labels(loss: Optional[nn.Module] = None) -> SimpleLossWrapper:
     return SimpleLossWrapper(
-        nn.CrossEntropyLoss(),
+        loss or nn.CrossEntropyLoss(),
         input={"is_from_teacher": False, "module_path": LOGITS, "io": "output"},
         target={"uses_label": True},
     )

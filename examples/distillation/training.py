@@ -155,6 +155,8 @@ def check_checkpoint(setup: TrainingSetup, guide: Optional[str]) -> Optional[str
 def _identity(setup: TrainingSetup) -> dict[str, Any]:
     """Distinguishes this training from others, in numbers and words that a message can show."""
     identity = {key: value for key, value in asdict(setup.settings).items() if key in DECISIVE}
+    if setup.settings.optimizer == "sgd":
+        identity["momentum"] = setup.settings.momentum
     identity |= {
         "learning_rate": setup.rate,
         "name": setup.name,

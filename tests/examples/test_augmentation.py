@@ -43,7 +43,7 @@ def test_shift_moves_larger_images_further():
     assert places.min() == 31 - 6 and places.max() == 32 + 6
 
 
-@pytest.mark.parametrize("kind", ["shift", "paper"])
+@pytest.mark.parametrize("kind", ["mirror", "shift", "crop", "asirra", "paper"])
 def test_draws_from_torchs_generator_alone(kind):
     images = pictures()
     results = []
@@ -54,17 +54,27 @@ def test_draws_from_torchs_generator_alone(kind):
     assert not torch.equal(results[0], results[2])
 
 
-def test_paper_changes_each_image_in_its_own_way_and_keeps_the_range():
+@pytest.mark.parametrize("kind", ["crop", "asirra", "paper"])
+def test_each_image_is_changed_in_its_own_way_and_keeps_the_range(kind):
     images = pictures(count=1).expand(8, -1, -1, -1)
     with own_randomness(3):
-        changed = augment(images, "paper")
+        changed = augment(images, kind)
     assert changed.shape == images.shape and changed.dtype == images.dtype
     assert changed.min() >= 0 and changed.max() <= 1
     assert all(not torch.equal(changed[i], changed[j]) for i in range(8) for j in range(i))
 
 
+def test_mirror_gives_each_image_or_its_mirror_image():
+    images = pictures(count=40)
+    with own_randomness(3):
+        changed = augment(images, "mirror")
+    mirrored = [torch.equal(after, before.flip(-1)) for before, after in zip(images, changed)]
+    same = [torch.equal(after, before) for before, after in zip(images, changed)]
+    assert all(a != b for a, b in zip(mirrored, same)) and 5 < sum(mirrored) < 35
+
+
 def test_an_unknown_augmentation_is_an_error():
-    with pytest.raises(ValueError, match='"none", "shift" or "paper"'):
+    with pytest.raises(ValueError, match="none, mirror, shift, crop, asirra, paper"):
         augment(pictures(), "blur")
 
 

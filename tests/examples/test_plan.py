@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from distillation.networks import NETWORKS, WeightsError, build, stages
 from distillation.plan import PlanError, capacity_plan, technique_plan
-from distillation.profiles import PROFILES, profile
+from distillation.profiles import PROFILES, profile, profiles_of
 from torch import nn
 
 QUICK = PROFILES["quick"]
@@ -125,6 +125,34 @@ def test_the_papers_profile_is_the_papers():
     assert (paper.teacher, paper.student, paper.image_size, paper.folds) == ("resnet50", "resnet18", 224, 5)
     assert (paper.optimizer, paper.learning_rate, paper.batch_size) == ("sgd", 1e-3, 32)
     assert (paper.teacher_epochs, paper.epochs, paper.augmentation) == (20, 25, "paper")
+
+
+def test_the_authors_profile_is_their_codes():
+    asirra, cifar10, plants = (profile(name, "authors") for name in ("asirra", "cifar10", "plant_disease"))
+    for each in (asirra, cifar10, plants):
+        assert (each.temperature, each.alpha, each.response_loss, each.optimizer) == (20.0, 0.7, "mse", "sgd")
+        assert (each.techniques, each.controls) == (("response",), ("published-attention",))
+        assert (each.image_size, each.weights, each.teacher_epochs) == (224, "imagenet", 20)
+    assert (asirra.teacher, asirra.student, asirra.epochs, asirra.batch_size, asirra.folds) == ("resnet50", "resnet50", 25, 32, 5)
+    assert (cifar10.teacher, cifar10.student, cifar10.teacher_weights, cifar10.batch_size) == ("resnet50", "resnet18", "none", 16)
+    assert (plants.student, plants.epochs, plants.batch_size) == ("resnet50", 20, 16)
+    assert [(each.learning_rate, each.momentum) for each in (asirra, cifar10, plants)] == [(1e-3, 0.9), (1e-3, 0.9), (1e-2, 0.0)]
+    assert profiles_of("capacity_gap") == ("quick", "paper") and profiles_of("quickstart") == ("quick",)
+
+
+def test_the_published_attention_is_a_control_of_the_teacher():
+    plan = technique_plan(replace(QUICK, controls=("published-attention",)))
+    control = plan.groups[3]
+    assert control.is_control and control.technique == "published-attention"
+    assert (control.guide, control.teacher) == ("Teacher", "Teacher")
+
+
+def test_teachers_may_start_elsewhere():
+    settings = replace(QUICK, weights="imagenet", teacher_weights="none")
+    assert [settings.start_of(is_guide) for is_guide in (False, True)] == ["imagenet", "none"]
+    assert [replace(settings, teacher_weights="same").start_of(is_guide) for is_guide in (False, True)] == ["imagenet"] * 2
+    with pytest.raises(PlanError, match="Teachers start from random weights"):
+        technique_plan(replace(settings, random_placebos=1))
 
 
 def test_examples_write_to_folders_of_their_own():

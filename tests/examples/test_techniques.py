@@ -1,10 +1,12 @@
 """Losses of the techniques against their formulas, and what becomes of guides and hooks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from distillation import techniques
+from distillation.authors_losses import PublishedAttention
 from distillation.randomness import own_randomness
 from small_training import CLASSES, SIZE, STAGES, Small, settings
 from torch import Tensor, nn
@@ -55,6 +57,40 @@ def test_response_is_hintons_formula(kind):
     student, guide = Small(4).eval(), Small(8, seed=1).eval()
     expected = hinton(student(images()), guide(images()))
     assert loss_of(make(kind, guide, student), student).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_response_of_the_authors_code_compares_probabilities_by_their_mean_squared_difference():
+    student, guide = Small(4).eval(), Small(8, seed=1).eval()
+    own = replace(SETTINGS, response_loss="mse", temperature=20.0, alpha=0.7)
+    p, q = (network(images()).div(20.0).softmax(1).double() for network in (student, guide))
+    expected = 0.7 * cross_entropy(student(images())) + 0.3 * 20.0**2 * (p - q).square().mean()
+    assert loss_of(make("response", guide, student, settings=own), student).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_published_attention_takes_nothing_from_the_guide():
+    student = Small(4).eval()
+    losses, gradients = [], []
+    for seed in (1, 2):
+        student.zero_grad()
+        losses.append(loss_of(make("published-attention", Small(8, seed=seed).eval(), student), student))
+        losses[-1].backward()
+        gradients.append(torch.cat([each.grad.flatten() for each in student.parameters()]))
+    expected = 0.9 * 8.0 * cross_entropy(student(images()) / 8.0)
+    assert losses[0].item() == losses[1].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert torch.equal(*gradients) and gradients[0].any()
+
+
+def test_published_attention_is_the_loss_of_the_code_taken_row_by_row():
+    generator = torch.Generator().manual_seed(3)
+    student, guide = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
+    literal = 0.0
+    for row, other in zip(guide, student):
+        maps = [each.pow(2).view(each.size(0), -1) for each in (row, other)]
+        first, second = (each / each.norm(dim=1, keepdim=True).clamp_min(1e-12) for each in maps)
+        literal += (second - first).pow(2).mean()
+    assert PublishedAttention()(student, guide) == literal == 0
+    # On maps, what the loss was written for, it is not 0.
+    assert nn.functional.normalize(student.square()).sub(nn.functional.normalize(guide.square())).square().mean() > 0.01
 
 
 def test_attention_is_the_mean_squared_difference_of_unit_maps_over_all_stages():
@@ -133,7 +169,7 @@ def test_stages_are_paired_from_the_last_one():
     assert without_first == alone < whole
 
 
-@pytest.mark.parametrize("kind", ["response", "attention", "feature", "shuffled-labels"])
+@pytest.mark.parametrize("kind", ["response", "attention", "feature", "shuffled-labels", "published-attention"])
 def test_gradients_reach_student_and_connector_but_not_the_guide(kind):
     student, guide = Small(4), Small(8, seed=1)
     technique = make(kind, guide, student)
@@ -143,7 +179,7 @@ def test_gradients_reach_student_and_connector_but_not_the_guide(kind):
     assert all(parameter.grad is None for parameter in guide.parameters())
 
 
-@pytest.mark.parametrize("kind", ["response", "attention", "feature", "shuffled-labels"])
+@pytest.mark.parametrize("kind", ["response", "attention", "feature", "shuffled-labels", "published-attention"])
 def test_the_guide_is_in_evaluation_mode_while_it_teaches_and_as_before_afterwards(kind):
     student, guide = Small(4), Small(8, seed=1)
     guide.stage1.eval()

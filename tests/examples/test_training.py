@@ -117,17 +117,18 @@ def test_no_images_are_an_error_that_names_the_network(tmp_path):
         fit(tmp_path, Small(), count=0)
 
 
-def test_sgd_takes_the_papers_steps(tmp_path):
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_sgd_takes_the_papers_steps(tmp_path, momentum):
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, CLASSES))
     twin = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, CLASSES))
     twin.load_state_dict(network.state_dict())
-    fit(tmp_path, network, epochs=4, count=8, optimizer="sgd", learning_rate=0.01, augmentation="none")
+    fit(tmp_path, network, epochs=4, count=8, optimizer="sgd", learning_rate=0.01, momentum=momentum, augmentation="none")
     batch, velocity = examples(8), [torch.zeros_like(parameter) for parameter in twin.parameters()]
     for _ in range(4):
         loss = nn.functional.cross_entropy(twin(batch.inputs()), batch.labels)
         gradients = torch.autograd.grad(loss, list(twin.parameters()))
         for i, parameter in enumerate(twin.parameters()):
-            velocity[i] = 0.9 * velocity[i] + gradients[i]
+            velocity[i] = momentum * velocity[i] + gradients[i]
             parameter.data -= 0.01 * velocity[i]
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(network.parameters(), twin.parameters()))
 
