@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-__all__ = ["IMAGE_NETWORKS", "NETWORKS", "Network", "Networks", "WeightsError", "build", "stages"]
+__all__ = ["IMAGE_NETWORKS", "NETWORKS", "Network", "Networks", "WeightsError", "build", "least_side", "stages"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -122,6 +122,12 @@ NETWORKS = (*SMALL, *TORCHVISION)
 def stages(name: str) -> tuple[str, ...]:
     """Dotted names of the layers that are compared, from the first to the last."""
     return ("stage1", "stage2", "stage3") if name in SMALL else ("layer1", "layer2", "layer3", "layer4")
+
+
+def least_side(name: str) -> int:
+    """Side in pixels of the smallest images of which the last stage makes a map of more than one position."""
+    # Strides of 4 and 32 pixels.
+    return 5 if name in SMALL else 33
 
 
 def build(name: str, classes: int, weights: str = "none") -> Network:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional, Sequence
 
-from distillation.networks import IMAGE_NETWORKS, Networks
+from distillation.networks import IMAGE_NETWORKS, Networks, least_side
 from distillation.settings import Settings
 
 __all__ = [
@@ -211,7 +211,19 @@ def technique_plan(settings: Settings, networks: Networks = IMAGE_NETWORKS) -> P
             Guide(f"{name} {number + 1}", settings.teacher, is_placebo=True, from_random=name == RANDOM_PLACEBO)
             for number in range(count)
         ]
-    return Plan(guides, groups, settings.student, networks)
+    plan = Plan(guides, groups, settings.student, networks)
+    if networks is IMAGE_NETWORKS:
+        _check_image_size(plan, settings)
+    return plan
+
+
+def _check_image_size(plan: Plan, settings: Settings) -> None:
+    for name in (*(guide.network for guide in plan.guides), plan.student):
+        if settings.image_size < least_side(name):
+            raise PlanError(
+                f"At {settings.image_size} pixels the last stage of {name} has a single position, where all maps agree. "
+                f"Images must have {least_side(name)} pixels or more (--image-size), or choose another network."
+            )
 
 
 def capacity_plan(settings: Settings, teachers: Sequence[str], assistant: str) -> Plan:
@@ -228,4 +240,6 @@ def capacity_plan(settings: Settings, teachers: Sequence[str], assistant: str) -
     groups = [Group(f"From {guide.network}", technique, guide.name, guide.name) for guide in guides[:-1]]
     # What reached the Student of the largest Teacher's by the detour.
     groups.append(Group(f"From {teachers[-1]} by {assistant}", technique, guides[-1].name, guides[-2].name))
-    return Plan(guides, groups, settings.student)
+    plan = Plan(guides, groups, settings.student)
+    _check_image_size(plan, settings)
+    return plan

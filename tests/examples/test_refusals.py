@@ -7,7 +7,8 @@ from pathlib import Path
 import own_images
 import pytest
 import quickstart
-from distillation import command_line, experiment, photographs, run_folder
+import torch
+from distillation import command_line, experiment, networks, photographs, run_folder
 
 OPTIONS = "--teacher-images 40 --train-images 40 --test-images 12 --map-images 4 --references 24 --no-progress".split()
 
@@ -51,6 +52,26 @@ def test_a_name_that_is_too_long_is_refused(tmp_path, capsys, name):
 def test_numbers_that_no_machine_can_hold_are_refused(tmp_path, capsys, option, message):
     assert message in refusal(capsys, tmp_path / "new", *option.split())
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("student, size", [("resnet18", 32), ("resnet50", 8)])
+def test_images_whose_last_map_is_a_single_position_are_refused_before_the_training(tmp_path, capsys, student, size):
+    options = ["--data", str(tmp_path), "--teacher", "resnet50", "--student", student, "--image-size", str(size)]
+    said = refusal(capsys, tmp_path / "new", *options, main=own_images.main)
+    assert "the last stage of resnet50 has a single position" in said and "33 pixels or more (--image-size)" in said
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_the_least_side_is_the_smallest_with_a_map(name):
+    sizes = []
+    for side in (networks.least_side(name) - 1, networks.least_side(name)):
+        shapes = []
+        network = networks.build(name, 2).eval()
+        hook = network.get_submodule(networks.stages(name)[-1]).register_forward_hook(lambda *call: shapes.append(call[2].shape))
+        network(torch.rand(1, 3, side, side))
+        hook.remove()
+        sizes.append(shapes[0][-1])
+    assert sizes == [1, 2]
 
 
 def test_images_that_no_machine_can_hold_are_refused(tmp_path, capsys):
