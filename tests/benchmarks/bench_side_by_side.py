@@ -249,8 +249,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "# Side by side", "",
         "Written by `PYTHONPATH=tests/benchmarks:. python tests/benchmarks/bench_side_by_side.py --output "
         "docs/tables/side_by_side.md` in one run, one thread. The ratio is the processor time of the other package divided "
-        f"by that of captum_kd: the median of {arguments.rounds} rounds, the smallest and the largest. Below 1 captum_kd is slower. "
-        f"{versions}.",
+        f"by that of captum_kd: the median of {arguments.rounds} rounds, the smallest and the largest. Below 1 captum_kd is "
+        f"slower. {versions}.",
         "",
         "| work | against | ratio of times | memory, values |", "| --- | --- | --- | --- |",
         *(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows), "",
