@@ -44,7 +44,7 @@ ACCURATE = "more accurate networks agree more with any Teacher"
 ANY_RECIPE = "any change of the training can cause this, also without a Teacher"
 NEEDS_PLACEBOS = (
     "the Teacher's share alone does not show transfer from this Teacher, since longer training or another Teacher raises it as "
-    "well, which only placebo Teachers can exclude"
+    "well. Only placebo Teachers can exclude these causes"
 )
 FIRST_WEIGHTS = "Students that start from the Teacher's weights show this without distillation as well"
 MANY_GROUPS = "p-values are corrected over layers, not over groups, so a single yes among many groups may be chance"
@@ -311,7 +311,7 @@ class _Sentences:
                 words = [f"{len(words)} of {len(answers)} groups"]
             if words:
                 parts.append(f"{answer} for {_joined(words)}")
-        return [f"{subject} is {', '.join(parts)}"] if parts else []
+        return [f"{subject} is {_joined(parts)}"] if parts else []
 
     def _where(self, yes: Sequence[Test], family: Sequence[Test]) -> str:
         if not yes or yes[0]["layer"] == PREDICTIONS_LAYER:

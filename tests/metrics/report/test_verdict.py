@@ -278,7 +278,7 @@ def test_what_is_missing_is_named(report: TransferReport) -> None:
         assert "ithout labels" in report.verdict[0]
     assert "teacher" in report.settings["models"] or "no Teacher" in text
     if SUBJECTS["teacher_distilled"] + " is shown" in text:
-        assert "only placebo Teachers can exclude" in text
+        assert "Only placebo Teachers can exclude" in text
 
 
 def test_without_any_gain_that_comes_first() -> None:
@@ -346,7 +346,7 @@ def test_of_many_groups_only_those_with_a_yes_are_named() -> None:
     accuracy, gain, teacher, limits = report.verdict
     assert accuracy.startswith("Accuracy on 100 inputs is 0.900 to 0.900 for 3 groups of Students, 0.900 for Bases and 0.900 for")
     assert "is not shown for 3 of 3 groups" in accuracy and "is not shown for 3 of 3 groups" in teacher
-    assert re.search(r"is shown for green at beta of 2 layers \(0.\d+ against 0.\d+, p = 0.030\), not shown for 2 of 3", gain)
+    assert re.search(r"is shown for green at beta of 2 layers \(0.\d+ against 0.\d+, p = 0.030\) and not shown for 2 of 3", gain)
     assert limits == "P-values are corrected over layers, not over groups, so a single yes among many groups may be chance."
 
 
