@@ -111,7 +111,8 @@ def write_tables(rows: Sequence[Record], tests: Sequence[Record], folder: Path) 
 
 def write_transferred(report: Record, folder: Path) -> None:
     """The tables of what else was transferred in a run."""
-    lines = ["# What else was transferred", "", f"# {report['task']}", "", *(table(report).to_markdown() for table in TRANSFERRED)]
+    title, tables = f"# {report['task']}", (table(report).to_markdown() for table in TRANSFERRED)
+    lines = ["# What else was transferred", "", title, "", *tables]
     (folder / "transferred.md").write_text("\n".join(lines), encoding="utf-8")
 
 
