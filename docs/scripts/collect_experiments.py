@@ -1,7 +1,8 @@
 """The experiments' one figure and one table: what separates from its seed null, where, and what does not.
 
 Reads the ``report.json`` of several runs, one a data set, each with several seeds, and writes
-``docs/images/experiments.png``, ``docs/tables/experiments.csv`` and ``docs/tables/experiments.md``::
+``docs/images/experiments.png``, ``docs/tables/experiments.csv`` and ``docs/tables/experiments.md``; and of the first run
+``docs/tables/transferred.md``::
 
     python docs/scripts/collect_experiments.py outputs/cifar10 outputs/asirra outputs/plant_disease
 """
@@ -108,12 +109,10 @@ def write_tables(rows: Sequence[Record], tests: Sequence[Record], folder: Path) 
     (folder / "experiments.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def write_transferred(reports: Sequence[Record], folder: Path) -> None:
-    """The tables of what else was transferred, one run after the other; runs of earlier versions have none."""
-    lines = ["# What else was transferred", ""]
-    for report in reports:
-        if "layers" in report["folds"][0]["scores"][0]:
-            lines += [f"# {report['task']}", "", *(table(report).to_markdown() for table in TRANSFERRED)]
+def write_transferred(report: Record, folder: Path) -> None:
+    """The tables of what else was transferred in a run."""
+    title, tables = f"# {report['task']}", (table(report).to_markdown() for table in TRANSFERRED)
+    lines = ["# What else was transferred", "", title, "", *tables]
     (folder / "transferred.md").write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -179,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in ("tables", "images"):
         (arguments.docs / folder).mkdir(parents=True, exist_ok=True)
     write_tables(rows, tests, arguments.docs / "tables")
-    write_transferred(reports, arguments.docs / "tables")
+    write_transferred(reports[0], arguments.docs / "tables")
     draw(rows).savefig(arguments.docs / "images" / "experiments.png", dpi=200)
 
 

@@ -140,7 +140,8 @@ def test_the_page_shows_the_published_rates(simulation: ModuleType) -> None:
     table = (DOCS / "tables" / "yes_rates.md").read_text()
     page = (DOCS / "inference.md").read_text()
     shown = [line for line in table.splitlines() if line.startswith("|")]
-    assert len(shown) == len(asked) / len(simulation.TESTS) + 4 and all(line in page for line in shown)
+    assert len(shown) == len(asked) / len(simulation.TESTS) + 4
+    assert all(line in page for line in shown[-17:])  # the second setting, with its head
 
 
 def test_agreement_is_counted_in_reports(simulation: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

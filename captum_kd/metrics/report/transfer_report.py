@@ -246,7 +246,7 @@ class TransferReport:
 
     @property
     def verdict(self) -> list[str]:
-        """The verdict in at most five sentences.
+        """The verdict in at most five points of a few sentences each.
 
         They are about cautions, accuracy, agreement with the Teacher, what the Students gained and at which layers, whether it is
         the Teacher's, and what stays undecided. They rest on the report's tests (docs/report.md).

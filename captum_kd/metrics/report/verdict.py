@@ -1,4 +1,4 @@
-"""The verdict of a report: at most five sentences in plain words, from the report's own tests and means."""
+"""The verdict of a report: at most five points in plain words, from the report's own tests and means."""
 
 from __future__ import annotations
 
@@ -20,23 +20,31 @@ MOST_NAMED = 2
 ACCURACY, GAIN, SHARE, GEOMETRY = "accuracy_over_base", "rs_distilled", "teacher_distilled", "fss"
 AGREEMENT = "agreement_over_base"
 SUBJECTS = {
-    ACCURACY: "an accuracy above that of Bases",
-    AGREEMENT: "more agreement with the Teacher's predictions than Bases have",
-    GAIN: "a gain beyond other seeds of the Base (RS of the part that Bases lack, against that between two Bases)",
-    SHARE: "a Teacher's share above that between two Bases",
-    GEOMETRY: "a difference in geometry beyond that of two Bases (FSS with Bases, against that between two Bases)",
+    ACCURACY: "higher accuracy than that of Bases",
+    AGREEMENT: "more agreement with the Teacher's predictions than that of Bases",
+    GAIN: "a gain in relevance over other seeds of the Base",
+    SHARE: "a larger Teacher's share than between two Bases",
+    GEOMETRY: "less similarity to Bases than between two Bases",
 }
-OVER_PLACEBOS = "a share of this Teacher above that of placebo Teachers (networks of its recipe that taught nobody)"
-AGREEMENT_OVER_PLACEBOS = "more agreement with this Teacher's predictions, against that with those of placebo Teachers,"
+COMPARED = {
+    GAIN: "the two numbers are RS of the part that Students have and Bases lack, and RS of the part that one Base has and "
+    "another lacks",
+    SHARE: "the two numbers say how closely the part that Students have and Bases lack follows the Teacher, and how closely "
+    "the part that one Base has and another lacks follows it",
+    GEOMETRY: "the two numbers are FSS of a Student and a Base, and of two Bases",
+}
+"""What "0.335 against 0.135" compares."""
+OVER_PLACEBOS = "a larger share of this Teacher than of placebo Teachers (networks of its recipe that taught nobody)"
+AGREEMENT_OVER_PLACEBOS = "a larger gain in agreement with this Teacher than with placebo Teachers"
 TOPICS = {
     ACCURACY: "accuracy", AGREEMENT: "agreement", GAIN: "the gain", SHARE: "the Teacher's share",
-    GEOMETRY: "the difference in geometry",
+    GEOMETRY: "the similarity",
 }  # fmt: skip
 ACCURATE = "more accurate networks agree more with any Teacher"
-ANY_RECIPE = "any change of recipe can cause this without a Teacher"
+ANY_RECIPE = "any change of the training can cause this, also without a Teacher"
 NEEDS_PLACEBOS = (
-    "the Teacher's share alone shows no transfer from this Teacher: longer training or any other Teacher raises it as well, "
-    "which only placebo Teachers can exclude"
+    "the Teacher's share alone does not show transfer from this Teacher, since longer training or another Teacher raises it as "
+    "well. Only placebo Teachers can exclude these causes"
 )
 FIRST_WEIGHTS = "Students that start from the Teacher's weights show this without distillation as well"
 MANY_GROUPS = "p-values are corrected over layers, not over groups, so a single yes among many groups may be chance"
@@ -61,7 +69,7 @@ class _Answer(NamedTuple):
 
 
 def verdict(report: Mapping[str, Any]) -> list[str]:
-    """At most five sentences on a report, given as ``report.to_dict()``.
+    """At most five points on a report, given as ``report.to_dict()``. A point is one sentence or a few.
 
     Their order: cautions that make the rest unsafe; accuracy; the gain over other seeds of the Base; the Teacher's part in it;
     and the limits of the tests: many groups, and the number of seeds that could decide what stays undecided. If nobody gained,
@@ -69,13 +77,13 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     """
     of = _Sentences(report)
     order = [of.cautions(), of.accuracy(), of.gain(), of.teacher(), of.limits()]
-    if order[2].startswith(NO_GAIN):
+    if order[2] and order[2][0].startswith(NO_GAIN):
         order[1], order[2] = order[2], order[1]
-    return [f"{each[0].upper()}{each[1:]}." for each in order if each]
+    return [" ".join(f"{each[0].upper()}{each[1:]}." for each in point) for point in order if point]
 
 
 class _Sentences:
-    """The parts of a report that sentences need, and a method for each sentence. An empty text stands for none."""
+    """The parts of a report that sentences need, and a method for the sentences of each point."""
 
     def __init__(self, report: Mapping[str, Any]) -> None:
         self.rows: Sequence[Mapping[str, Any]] = report["rows"]
@@ -94,7 +102,7 @@ class _Sentences:
         none = set(students_without_gain(self.rows))
         self.without_gain = [each for each in self.groups if none.issuperset(each.students)]
 
-    def cautions(self) -> str:
+    def cautions(self) -> list[str]:
         """What makes all other sentences unsafe."""
         settings, found = self.settings, []
         check = settings.get("verification")
@@ -105,13 +113,14 @@ class _Sentences:
         known = {*at_chance(self.rows, settings), *self._inaccurate()}
         if near := [name for name in (*self.students, *self.bases, "the Teacher") if name in known]:
             names = _joined(near[:4] + [f"{len(near) - 4} more"] * (len(near) > 4))
-            them = "them" if len(near) > 1 else "it"
-            found.append(f"{names} cannot be told from chance, so scores that involve {them} do not show that a task was taught")
+            these, them = ("these networks", "them") if len(near) > 1 else ("this network", "it")
+            found.append(f"{these} cannot be told from chance: {names}")
+            found.append(f"scores that involve {them} do not show that a task was taught")
         if settings.get("n", FEW_INPUTS) < FEW_INPUTS:
-            found.append(f"scores of {settings['n']} inputs are mostly noise ({FEW_INPUTS} are the least, a few hundred better)")
-        return f"caution: {'; '.join(found)}" if found else ""
+            found.append(f"scores of {settings['n']} inputs are mostly noise (use at least {FEW_INPUTS}, better a few hundred)")
+        return [f"caution: {found[0]}", *found[1:]] if found else []
 
-    def accuracy(self) -> str:
+    def accuracy(self) -> list[str]:
         """The accuracy of Students, Bases and Teacher; without labels, their agreement with the Teacher."""
         has_labels = bool(self.settings["class_counts"])
         names = {f"accuracy_{role}": role for role in ("student", "base", "teacher")}
@@ -127,19 +136,19 @@ class _Sentences:
                 low, *_, high = sorted(value.split()[0] for value in values)
                 values = [f"{low} to {high} for {len(values)} groups of Students"]
         if not has_labels:
-            start = "without labels, nothing here shows whether these networks have learned their task"
-            return start + (f"; their predictions agree with the Teacher's at a rate of {_joined(values)}" if values else "")
+            start = "without labels, this report cannot show whether these networks have learned their task"
+            return [start, f"the rate of agreement with the Teacher's predictions is {_joined(values)}"] if values else [start]
         if not values:
-            return ""
+            return []
         start = f"accuracy on {self.settings['n']} inputs is"
         chance = f" ({self._chance():.3f} by always naming the most frequent class)" * bool(self._inaccurate())
-        return "; ".join([f"{start} {_joined(values)}{chance}", *self._of_seeds(ACCURACY), *self._agreement()])
+        return [f"{start} {_joined(values)}{chance}", *self._of_seeds(ACCURACY), *self._agreement()]
 
-    def gain(self) -> str:
-        """Relevance that Students have and Bases lack; without labels and a Teacher, their difference in geometry."""
+    def gain(self) -> list[str]:
+        """Relevance that Students have and Bases lack; without labels and a Teacher, their similarity."""
         score = GAIN if self._layers(GAIN) else GEOMETRY
         if score not in self._asked():
-            return ""
+            return []
         gaining, found = [each for each in self.groups if each not in self.without_gain], []
         is_counted = self.is_crowded and bool(gaining)  # groups without a gain are then among those that are not shown
         bases = _who("Base", self.bases)
@@ -149,46 +158,50 @@ class _Sentences:
             layer, students = self._layers(GAIN)[-1], _who("Student", self.students)
             numbers = (_number(self._mean(each, layer)) for each in ("rs_student", "rs_base", GAIN, "rs_residual"))
             own, of_bases, distilled, residual = numbers
-            found.append(
-                f"at {layer}, RS is {own} for {students} and {of_bases} for {bases}, and RS of the part that only {students} "
-                f"{_have(self.students)} is {distilled}, of the part that only {bases} {_have(self.bases)} "
-                f"{residual}; any two networks have such parts, and so would two seeds of the Base"
-            )
+            found += [
+                f"at {layer}, RS is {own} for {students} and {of_bases} for {bases}",
+                f"RS of the part that only {students} {_have(self.students)} is {distilled}, "
+                f"and RS of the part that only {bases} {_have(self.bases)} is {residual}",
+                "two seeds of the Base would have such parts as well",
+            ]
         if self.without_gain and not is_counted:
             layer = self._layers("rs_student")[-1]
             own = _joined(_number(self._mean("rs_student", layer, each.students)) for each in self.without_gain)
             found.append(
-                f"{NO_GAIN}: at no layer is it above that of {bases} for {_joined(each.who for each in self.without_gain)} "
+                f"{NO_GAIN}: RS of {_joined(each.who for each in self.without_gain)} is not above that of {bases} at any layer "
                 f"(at {layer}: {own} against {_number(self._mean('rs_base', layer))})"
             )
-        return "; ".join(found)
+        return found
 
-    def teacher(self) -> str:
+    def teacher(self) -> list[str]:
         """The Teacher's part: by placebo Teachers if there are any, else over the seeds of the Base."""
         if not self._layers(SHARE):
             has_teacher = "teacher" in self.settings.get("models", {}).values()
-            return "" if has_teacher else "there is no Teacher in this report, so it cannot show whether anything was transferred"
+            none = "there is no Teacher in this report, so it cannot show whether anything was transferred"
+            return [] if has_teacher else [none]
         if self.placebo_tests:
             answers = [self._of_placebos(each) for each in self.groups]
             other = [FIRST_WEIGHTS] * any(each.answer == SHOWN for each in answers)
-            return "; ".join([*self._listed(OVER_PLACEBOS, answers), *other])
-        if self.has_control:  # the limit comes before a yes
-            return "; ".join(reversed(self._of_seeds(SHARE)))
+            return [*self._listed(OVER_PLACEBOS, answers), *other]
+        if self.has_control:
+            found = self._of_seeds(SHARE)
+            return sorted(found, key=lambda each: each != NEEDS_PLACEBOS)  # the limit comes before a yes
         layer = self._layers(SHARE)[-1]
         own, reverse = (_number(self._mean(each, layer)) for each in (SHARE, "teacher_residual"))
-        return (
-            f"at {layer}, the Teacher's share of the part that only {_who('Student', self.students)} "
-            f"{_have(self.students)} is {own}, of the other part {reverse}; only other seeds of the Base and placebo "
-            "Teachers can show whether it comes from this Teacher"
-        )
+        students, bases = _who("Student", self.students), _who("Base", self.bases)
+        return [
+            f"at {layer}, the Teacher's share of the part that only {students} {_have(self.students)} is {own}",
+            f"the Teacher's share of the part that only {bases} {_have(self.bases)} is {reverse}",
+            "only other seeds of the Base and placebo Teachers can show whether the difference comes from this Teacher",
+        ]
 
-    def limits(self) -> str:
+    def limits(self) -> list[str]:
         """What the tests cannot exclude with several groups of Students, and what they cannot decide."""
         is_yes = any(test["decision"] for test in [*self.tests, *self.placebo_tests])
         many = [MANY_GROUPS] * (self.is_crowded and is_yes)
-        return "; ".join(filter(None, [*many, self._missing_seeds()]))
+        return [*many, *self._missing_seeds()]
 
-    def _missing_seeds(self) -> str:
+    def _missing_seeds(self) -> list[str]:
         """The number of seeds that could decide what the tests over seeds cannot."""
         no_gain = [group.key for group in self.without_gain]
         missing = [
@@ -201,14 +214,14 @@ class _Sentences:
         if missing:
             worst = max(missing, key=lambda test: float(test["smallest_adjusted_p_value"]))["caveats"][0]
             topics = _joined(dict.fromkeys(TOPICS[test["score"]] for test in missing))
-            return f"more seeds are needed to decide on {topics}: {_inner(worst)}"
+            return [f"more seeds are needed to decide on {topics}: {_inner(worst)}"]
         if self.has_control:
-            return ""
+            return []
         if len(self.bases) > 1:
-            return 'there is no test over seeds, since the features of a model differ between pairs with localize="unicam"'
+            return ['there is no test over seeds, since the features of a model differ between pairs with localize="unicam"']
         enough = enough_seeds(len(self.students), 1, 0, len(self._layers(GEOMETRY)), LEVEL)
         more = f": {enough[0]} Students and {enough[1]} Bases could decide" if enough else ""
-        return f"another seed of the Base may differ from this one as much, so more seeds are needed{more}"
+        return ["another seed of the Base may differ from this Base as much", f"a decision needs more seeds{more}"]
 
     def _asked(self) -> list[str]:
         """The questions to seed control that sentences are about."""
@@ -232,7 +245,9 @@ class _Sentences:
         found = [answer for answer in answers if answer is not None]
         other = {AGREEMENT: ACCURATE, GAIN: ANY_RECIPE, GEOMETRY: ANY_RECIPE, SHARE: NEEDS_PLACEBOS}.get(score, "")
         is_shown = any(each.answer == SHOWN for each in found)
-        return self._listed(SUBJECTS[score], found) + [other] * bool(is_shown and other)
+        listed = self._listed(SUBJECTS[score], found)
+        compared = [COMPARED[score] for each in listed if score in COMPARED and " against " in each]
+        return listed + compared + [other] * bool(is_shown and other)
 
     def _seed_answer(self, score: str, group: _Group) -> Optional[_Answer]:
         family = [test for test in self.tests if test["score"] == score and test["group"] == group.key]
@@ -296,7 +311,7 @@ class _Sentences:
                 words = [f"{len(words)} of {len(answers)} groups"]
             if words:
                 parts.append(f"{answer} for {_joined(words)}")
-        return [f"{subject} is {', '.join(parts)}"] if parts else []
+        return [f"{subject} is {_joined(parts)}"] if parts else []
 
     def _where(self, yes: Sequence[Test], family: Sequence[Test]) -> str:
         if not yes or yes[0]["layer"] == PREDICTIONS_LAYER:

@@ -377,7 +377,7 @@ def test_networks_near_chance_come_first(options) -> None:
     with pytest.warns(UserWarning, match="Near chance"):
         found = compare(related(1), related(2), ["conv2", "conv3"], shuffled(), teacher=TEACHER, **options)
     assert found.notes[0].startswith("Near chance: RS of student; base; the Teacher cannot be told from 0 at any layer")
-    assert str(found).startswith("Verdict\n- Caution: student, base and the Teacher cannot be told from chance")
+    assert str(found).startswith("Verdict\n- Caution: these networks cannot be told from chance: student, base and the Teacher.")
     assert "\n\nCautions\n- Near chance: RS of student; base; the Teacher" in str(found)
     assert str(found).count("Near chance") == found.to_markdown().count("Near chance") == 1
 
