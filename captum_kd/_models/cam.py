@@ -16,7 +16,12 @@ _FEW_BITS_OF_FLOAT16 = 2.0**-16
 WEIGHTS = ("mean", "elementwise", "pooled")
 """How gradients become weights: means over positions (Grad-CAM, Selvaraju et al. 2017), the gradient at each position
 (HiResCAM, Draelos & Carin 2020), or its means over windows of two positions a side, interpolated back to the grid, as in
-AdvGradCAM.py of https://github.com/gadhane/UniCAM."""
+"Plant Disease/AdvGradCAM.py" of https://github.com/gadhane/UniCAM at commit 7adbca8 (March 2025)."""
+
+POOLED_NEEDS_A_GRID = (
+    'weights="pooled" averages gradients over windows of a grid, of images or of at most 3 axes, and not over the tokens of a '
+    'text; take "mean" or "elementwise".'
+)
 
 
 def precise(value: Tensor) -> Tensor:
@@ -37,12 +42,9 @@ def weighted_activations(
     Baselines in the shape of the weights are subtracted from the activations first. With a mask (N, T) for activations
     (N, C, T), means are over unmasked positions, and the others get 0. ``weights`` is one of WEIGHTS.
     """
-    if weights == "pooled" and token_mask is not None:
-        raise ValueError(
-            'weights="pooled" averages gradients of neighboring positions, and sentences have positions that do not count; take '
-            '"mean" or "elementwise".'
-        )
     if weights == "pooled":
+        if token_mask is not None:
+            raise ValueError(POOLED_NEEDS_A_GRID)
         gradient = _locally_averaged(gradient)
     elif weights == "mean" and token_mask is not None:
         gradient = masked_mean(gradient, token_mask)[..., None]
@@ -62,6 +64,8 @@ def _locally_averaged(gradient: Tensor) -> Tensor:
     grid = gradient.shape[2:]
     if len(grid) == 0:
         return gradient
+    if len(grid) > 3:
+        raise ValueError(POOLED_NEEDS_A_GRID)
     pool = (nn.functional.avg_pool1d, nn.functional.avg_pool2d, nn.functional.avg_pool3d)[len(grid) - 1]
     windows = [min(2, side) for side in grid]
     mode = ("linear", "bilinear", "trilinear")[len(grid) - 1]

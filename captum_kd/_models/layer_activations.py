@@ -110,7 +110,7 @@ class LayerActivations:
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
         grad_kwargs: Optional[dict[str, Any]] = None,
-    ) -> list[tuple[Tensor, ...]]:
+    ) -> tuple[list[tuple[Tensor, ...]], bool]:
         """Grad-CAM's weighted activations for an objective given by its gradient.
 
         Args:
@@ -127,9 +127,10 @@ class LayerActivations:
                 ``retain_graph``.
 
         Returns:
-            list of tuple of Tensor: for each layer pair the maps of all the layer's tensors,
-            (n, 1, ...) or, without summation, (n, C, ...), detached.
+            tuple: for each layer pair the maps of all the layer's tensors, (n, 1, ...) or, without summation, (n, C, ...),
+            detached; and whether maps add up to a gain of the objective if the gradients are integrated from baselines.
         """
+        all_add_up = True
         pieces: list[list[tuple[Tensor, ...]]] = [[] for _ in self.pairs]
         largest: list[list[Tensor]] = [[] for _ in self.pairs]  # magnitudes of maps in float16
         # Pairs with the same objective of the same features share a backward pass.
@@ -142,7 +143,8 @@ class LayerActivations:
                 for number, of_layer in zip(numbers, gradients):
                     output = forward.outputs[self.pairs[number].map_layer.module]
                     has_masks = any(mask is not None for mask in output.masks)
-                    adds_up = maps_add_up(self.pairs[number], self.feature_transform, weights, has_masks)
+                    adds_up = self._adds_up(number, weights, has_masks)
+                    all_add_up = all_add_up and adds_up
                     own = baselines[number][rows] if baselines is not None and adds_up else None
                     chosen = "mean" if self._are_averages(number) else weights
                     maps = output.maps(of_layer, attr_dim_summation, own, weights=chosen)
@@ -153,7 +155,16 @@ class LayerActivations:
                     pieces[number].append(tuple(single.to(dtype) for single, dtype in typed))
         for pair, magnitudes in zip(self.pairs, largest):
             warn_of_lost_digits(magnitudes, str(pair.map_layer))
-        return [tuple(concatenated(tensors) for tensors in zip(*of_pair)) for of_pair in pieces]
+        return [tuple(concatenated(tensors) for tensors in zip(*of_pair)) for of_pair in pieces], all_add_up
+
+    def _adds_up(self, number: int, weights: str, has_masks: bool) -> bool:
+        """Whether integrated maps of a pair add up to a gain of the objective.
+
+        Features must be the averages of the map layer's channels, or all its activations with the gradient at each position as
+        weight. Features of masked tokens have a baseline, and no place in a map.
+        """
+        is_whole = self.feature_transform is flatten and weights == "elementwise" and not has_masks
+        return self._are_averages(number) or (is_whole and not self.pairs[number].is_deeper)
 
     def _are_averages(self, number: int) -> bool:
         """Whether the features of a pair are the averages of its map layer's channels."""
@@ -217,19 +228,6 @@ class LayerActivations:
         transform under autocast."""
         half = any(dtype not in (torch.float32, torch.float64) for dtype in output.dtypes)
         return half or pair.is_deeper or self.feature_transform not in (flatten, global_average_pool)
-
-
-def maps_add_up(pair: LayerPair, feature_transform: FeatureTransform, weights: str, has_masks: bool) -> bool:
-    """Whether integrated maps of a pair add up to a gain of the objective.
-
-    Features must be the averages of the map layer's channels, or all its activations with the gradient at each position as
-    weight. Features of masked tokens have a baseline, and no place in a map.
-    """
-    if pair.is_deeper:
-        return False
-    return feature_transform is global_average_pool or (
-        feature_transform is flatten and weights == "elementwise" and not has_masks
-    )
 
 
 def concatenated(parts: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captum_kd._models.extraction import FeatureExtractor
 from captum_kd._models.feature_transforms import FeatureTransform
-from captum_kd._models.layer_activations import LayerActivations, Layouts, maps_add_up
+from captum_kd._models.layer_activations import LayerActivations, Layouts
 from captum_kd._models.token_layout import LayoutHints
 from captum_kd._utils.arguments import check_callable, check_device_ids, check_model
 from captum_kd._utils.interrupts import changed_state, interruptible
@@ -44,10 +44,12 @@ class ModelMaps(NamedTuple):
     Attributes:
         maps (list of tuple): for each entry of ``layer`` the maps of the layer's tensors.
         deltas (list of Tensor, optional): for each entry (N,), the sum of the maps minus the gain of the objective.
+        add_up (bool): True if the positions of integrated maps add up to this gain.
     """
 
     maps: list[tuple[Tensor, ...]]
     deltas: Optional[list[Tensor]]
+    add_up: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,11 +130,6 @@ class Removal:
     def map_modules(self) -> list[nn.Module]:
         return [pair.map_layer.module for pair in self.models[self.explained].pairs]
 
-    def maps_add_up(self, weights: str, has_masks: bool) -> bool:
-        """Whether integrated maps of all models add up to gains of the objective."""
-        pairs = [pair for name in (STUDENT, *self.bases) for pair in self.models[name].pairs]
-        return all(maps_add_up(pair, self.feature_transform, weights, has_masks) for pair in pairs)
-
     def swapped(self, base: Optional[int]) -> Removal:
         """Explains a Base with the Student removed or, if a Base is explained, the Student with all Bases removed.
 
@@ -195,10 +192,10 @@ class Removal:
         for i, name in enumerate(explained):
             of_model = [each[i] for each in found]
             baselines = [each.baselines for each in of_model] if integrals is not None else None
-            maps = observed[name].maps([each.gradients for each in of_model], baselines=baselines, **map_settings)
+            maps, add_up = observed[name].maps([each.gradients for each in of_model], baselines=baselines, **map_settings)
             has_deltas = integrals is not None and integrals[0].steps.has_start
             deltas = [_delta(*each) for each in zip(maps, of_model)] if has_deltas else None
-            results.append(ModelMaps(maps, deltas))
+            results.append(ModelMaps(maps, deltas, add_up))
         return results
 
     def measure(self, batch: CheckedCall) -> ReferencePopulation:

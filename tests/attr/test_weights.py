@@ -5,8 +5,9 @@ from typing import Any, Optional
 import pytest
 import torch
 from conv_pairs import M, N, inputs, pair, relative_difference
-from models import TinyTransformer, activations, labels
+from models import TinyTransformer, activations, forbidden, labels
 from reference import literal
+from text.encoders import Encoder, sentences
 from torch import Tensor, nn
 
 from captum_kd import UniCAM, flatten, global_average_pool
@@ -156,10 +157,40 @@ def test_pooled_weights_of_any_grid(grid):
     torch.testing.assert_close(weighted_activations(even, a, False, weights="pooled"), even * a, **ROOM)
 
 
-def test_sentences_have_no_windows():
-    gradient, mask = torch.randn(2, 3, 5), torch.ones(2, 5, dtype=torch.bool)
+@pytest.mark.parametrize("masked", [False, True])
+def test_pooled_weights_of_text_are_refused_before_the_models_run(masked):
+    unicam = UniCAM(forbidden, Encoder(1), forbidden, Encoder(2), weights="pooled")
+    ids = sentences(N)
+    with pytest.raises(ValueError, match='"mean" or "elementwise"'):
+        unicam.attribute(ids if masked else ids["input_ids"], Y)
+
+
+@pytest.mark.parametrize(("axes", "mask"), [((5,), torch.ones(2, 5, dtype=torch.bool)), ((2, 2, 2, 2), None)])
+def test_pooled_weights_need_a_grid_of_images(axes, mask):
+    gradient = torch.randn(2, 3, *axes)
     with pytest.raises(ValueError, match='"mean" or "elementwise"'):
         weighted_activations(gradient, gradient, True, token_mask=mask, weights="pooled")
+
+
+class OfEmbeddings(Encoder):
+    """Takes words instead of ids, with a mask by a further argument."""
+
+    def forward(self, embedded, attention_mask=None):
+        return self.head(self.encoder(embedded, src_key_padding_mask=attention_mask == 0)[:, 0])
+
+
+def test_a_map_has_a_unit_only_if_its_layer_is_not_masked():
+    student, base = OfEmbeddings(1).double(), OfEmbeddings(2).double()
+    words = sentences(N)
+    unicam = UniCAM(student, "encoder.layers.1", base, feature_transform=flatten, weights="elementwise", tokens=True)
+    embedded, settings = student.words(words["input_ids"]).detach(), {"n_steps": 16, "return_convergence_delta": True}
+    for mask, has_unit in ((words["attention_mask"], False), (torch.ones_like(words["attention_mask"]), False)):
+        maps, deltas = unicam.attribute_transfer(embedded, Y, mask, **settings)
+        assert maps.has_unit == has_unit and (float(deltas[0].abs().max()) < 1e-4) == has_unit
+    student, base = Encoder(1).double(), Encoder(2).double()
+    of_ids = UniCAM(student, "encoder.layers.1", base, feature_transform=flatten, weights="elementwise")
+    maps, deltas = of_ids.attribute_transfer(words["input_ids"], Y, **settings)
+    assert maps.has_unit and float(deltas[0].abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("weights", ["hirescam", "", None, 1])
