@@ -1,16 +1,22 @@
-"""Grad-CAM's weighting of activations, and the numerical precision that it needs."""
+"""Weighting of activations by gradients, as in Grad-CAM and its relatives, and the numerical precision that it needs."""
 
 from __future__ import annotations
 
 from typing import Optional, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_kd._utils.warnings import warn_user
 
 # Below this, float16 keeps fewer than the 8 bits that bfloat16 always has; its smallest step is 2^-24.
 _FEW_BITS_OF_FLOAT16 = 2.0**-16
+
+
+WEIGHTS = ("mean", "elementwise", "pooled")
+"""How gradients become weights: means over positions (Grad-CAM, Selvaraju et al. 2017), the gradient at each position
+(HiResCAM, Draelos & Carin 2020), or its means over windows of two positions a side, interpolated back to the grid, as in
+AdvGradCAM.py of https://github.com/gadhane/UniCAM."""
 
 
 def precise(value: Tensor) -> Tensor:
@@ -24,16 +30,23 @@ def weighted_activations(
     attr_dim_summation: bool,
     baselines: Optional[Tensor] = None,
     token_mask: Optional[Tensor] = None,
-    by_position: bool = False,
+    weights: str = "mean",
 ) -> Tensor:
-    """Grad-CAM: activations (N, C, ...) weighted by their gradient's means over positions, summed over channels.
+    """Activations (N, C, ...) weighted by their gradient, by default by its means over positions, summed over channels.
 
-    Baselines (N, C) are subtracted from the activations first. With a mask (N, T) for activations (N, C, T), means are over
-    unmasked positions, and the others get 0. With ``by_position`` gradients are not averaged.
+    Baselines in the shape of the weights are subtracted from the activations first. With a mask (N, T) for activations
+    (N, C, T), means are over unmasked positions, and the others get 0. ``weights`` is one of WEIGHTS.
     """
-    if not by_position and token_mask is not None:
+    if weights == "pooled" and token_mask is not None:
+        raise ValueError(
+            'weights="pooled" averages gradients of neighboring positions, and sentences have positions that do not count; take '
+            '"mean" or "elementwise".'
+        )
+    if weights == "pooled":
+        gradient = _locally_averaged(gradient)
+    elif weights == "mean" and token_mask is not None:
         gradient = masked_mean(gradient, token_mask)[..., None]
-    elif not by_position and gradient.dim() > 2:
+    elif weights == "mean" and gradient.dim() > 2:
         gradient = gradient.mean(tuple(range(2, gradient.dim())), keepdim=True)
     if baselines is None:
         weighted = gradient * activations
@@ -42,6 +55,17 @@ def weighted_activations(
     if token_mask is not None:
         weighted = weighted.masked_fill(~token_mask[:, None], 0)
     return weighted.sum(1, keepdim=True) if attr_dim_summation else weighted
+
+
+def _locally_averaged(gradient: Tensor) -> Tensor:
+    """Means over windows of two positions a side, linearly interpolated back to the grid. A last odd row has no window."""
+    grid = gradient.shape[2:]
+    if len(grid) == 0:
+        return gradient
+    pool = (nn.functional.avg_pool1d, nn.functional.avg_pool2d, nn.functional.avg_pool3d)[len(grid) - 1]
+    windows = [min(2, side) for side in grid]
+    mode = ("linear", "bilinear", "trilinear")[len(grid) - 1]
+    return nn.functional.interpolate(pool(gradient, windows, windows), grid, mode=mode, align_corners=False)
 
 
 def masked_mean(values: Tensor, token_mask: Tensor) -> Tensor:

@@ -52,18 +52,16 @@ class LayerOutput(NamedTuple):
         attr_dim_summation: bool,
         baselines: Optional[Tensor] = None,
         *,
-        by_position: bool = False,
+        weights: str = "mean",
     ) -> list[Tensor]:
-        """Maps of all tensors; ``baselines`` (N, d) are the channels of all tensors, one after the other.
-
-        With ``by_position`` activations are weighted by the gradient at their position, not by its mean.
-        """
+        """Maps of all tensors; ``baselines`` (N, d) are the channels of all tensors, one after the other, or with elementwise
+        weights all their activations."""
         found, start = [], 0
         for gradient, tensor, layout, mask in zip(gradients, self.tensors, self.layouts, self.masks):
             gradient, activations = layout.to_channels_first(gradient), layout.to_channels_first(tensor.detach())
-            stop = start + activations.shape[1]
+            stop = start + (activations[0].numel() if weights == "elementwise" else activations.shape[1])
             own = None if baselines is None else baselines[:, start:stop]
-            found.append(weighted_activations(gradient, activations, attr_dim_summation, own, mask, by_position))
+            found.append(weighted_activations(gradient, activations, attr_dim_summation, own, mask, weights))
             start = stop
         return found
 
@@ -108,6 +106,7 @@ class LayerActivations:
         grad_features: Sequence[Tensor],
         *,
         baselines: Optional[Sequence[Tensor]] = None,
+        weights: str = "mean",
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
         grad_kwargs: Optional[dict[str, Any]] = None,
@@ -118,8 +117,10 @@ class LayerActivations:
             grad_features (sequence of Tensor): for each layer pair the gradient of the objective
                 with respect to :attr:`features`, (n, d). Pairs with the same feature layer that are
                 given the same tensor share one backward pass.
-            baselines (sequence of Tensor, optional): for each layer pair features (n, d). If the features are the
-                averages of the map layer's channels, they are subtracted from the activations.
+            baselines (sequence of Tensor, optional): for each layer pair features (n, d). If the maps add up with them, they
+                are subtracted from the activations.
+            weights (str): one of cam.WEIGHTS. The gradient of averages of the map layer is the same at all positions, so
+                all of these weights are equal there.
             relu_attributions (bool): keep positive attributions only.
             attr_dim_summation (bool): sum over channels.
             grad_kwargs (dict, optional): passed to :func:`torch.autograd.grad`, save for
@@ -140,8 +141,11 @@ class LayerActivations:
                 gradients = self._gradients(numbers, forward, grad_features[numbers[0]][rows], grad_kwargs)
                 for number, of_layer in zip(numbers, gradients):
                     output = forward.outputs[self.pairs[number].map_layer.module]
-                    own = None if baselines is None or not self._are_averages(number) else baselines[number][rows]
-                    maps = output.maps(of_layer, attr_dim_summation, own)
+                    has_masks = any(mask is not None for mask in output.masks)
+                    adds_up = maps_add_up(self.pairs[number], self.feature_transform, weights, has_masks)
+                    own = baselines[number][rows] if baselines is not None and adds_up else None
+                    chosen = "mean" if self._are_averages(number) else weights
+                    maps = output.maps(of_layer, attr_dim_summation, own, weights=chosen)
                     if relu_attributions:
                         maps = [single.relu() for single in maps]
                     typed = list(zip(maps, output.dtypes))
@@ -213,6 +217,19 @@ class LayerActivations:
         transform under autocast."""
         half = any(dtype not in (torch.float32, torch.float64) for dtype in output.dtypes)
         return half or pair.is_deeper or self.feature_transform not in (flatten, global_average_pool)
+
+
+def maps_add_up(pair: LayerPair, feature_transform: FeatureTransform, weights: str, has_masks: bool) -> bool:
+    """Whether integrated maps of a pair add up to a gain of the objective.
+
+    Features must be the averages of the map layer's channels, or all its activations with the gradient at each position as
+    weight. Features of masked tokens have a baseline, and no place in a map.
+    """
+    if pair.is_deeper:
+        return False
+    return feature_transform is global_average_pool or (
+        feature_transform is flatten and weights == "elementwise" and not has_masks
+    )
 
 
 def concatenated(parts: Sequence[Tensor]) -> Tensor:

@@ -98,7 +98,7 @@ def layer_gradcams(
         for of_layer, layer in zip(maps, layers):
             activation, gradient = map(precise, next(remaining))
             output = of_device[layer.module]._replace(tensors=(activation,))
-            of_layer += output.maps([gradient], True, by_position=high_resolution)
+            of_layer += output.maps([gradient], True, weights="elementwise" if high_resolution else "mean")
     return [torch.cat([part.to(parts[0].device) for part in parts]) for parts in maps]
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from captum_kd._models.extraction import FeatureExtractor
-from captum_kd._models.feature_transforms import FeatureTransform, global_average_pool
-from captum_kd._models.layer_activations import LayerActivations, Layouts
+from captum_kd._models.feature_transforms import FeatureTransform
+from captum_kd._models.layer_activations import LayerActivations, Layouts, maps_add_up
 from captum_kd._models.token_layout import LayoutHints
 from captum_kd._utils.arguments import check_callable, check_device_ids, check_model
 from captum_kd._utils.interrupts import changed_state, interruptible
@@ -128,11 +128,10 @@ class Removal:
     def map_modules(self) -> list[nn.Module]:
         return [pair.map_layer.module for pair in self.models[self.explained].pairs]
 
-    @property
-    def features_are_averages(self) -> bool:
-        """Whether all features are averages of the map layers' channels, so that integrated maps add up to gains."""
+    def maps_add_up(self, weights: str, has_masks: bool) -> bool:
+        """Whether integrated maps of all models add up to gains of the objective."""
         pairs = [pair for name in (STUDENT, *self.bases) for pair in self.models[name].pairs]
-        return self.feature_transform is global_average_pool and not any(pair.is_deeper for pair in pairs)
+        return all(maps_add_up(pair, self.feature_transform, weights, has_masks) for pair in pairs)
 
     def swapped(self, base: Optional[int]) -> Removal:
         """Explains a Base with the Student removed or, if a Base is explained, the Student with all Bases removed.

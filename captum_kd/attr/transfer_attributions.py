@@ -30,7 +30,8 @@ class TransferAttributions(_Pair):
             Bases it is a list of such maps, one for each Base.
         has_several_bases (bool): True if ``residual`` is such a list.
         has_unit (bool): True if the positions of each map add up to a gain of the objective: maps made with ``n_steps``
-            whose features are the averages of the map layer's channels.
+            whose features are the averages of the map layer's channels, or all its activations (``flatten``) with
+            ``weights="elementwise"``.
     """
 
     has_several_bases = False
@@ -48,14 +49,14 @@ class TransferAttributions(_Pair):
         *,
         relu_attributions: bool,
         attr_dim_summation: bool,
-        of_averages: bool,
+        adds_up: bool,
         has_common_tokens: bool = True,
         **_: Any,
     ) -> TransferAttributions:
         """The same maps, made with ``n_steps`` and with these settings."""
         maps = type(self)(*self)
         maps.has_several_bases, maps._why_no_net = has_several_bases, None
-        maps.has_unit = of_averages and not relu_attributions
+        maps.has_unit = adds_up and not relu_attributions
         if relu_attributions:
             maps._why_no_net = (
                 "relu_attributions=True removed the negative part of both maps, so their difference has no unit; leave it out."

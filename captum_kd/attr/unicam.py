@@ -10,12 +10,14 @@ from captum.attr._utils.attribution import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
+from captum_kd._models.cam import WEIGHTS
 from captum_kd._models.feature_transforms import FeatureTransform, global_average_pool
 from captum_kd._models.token_layout import as_layout_hints
 from captum_kd._models.training_mode import warn_of_modes
 from captum_kd._utils.arguments import Target
 from captum_kd._utils.inputs import Inputs, TokenMask
 from captum_kd._utils.interrupts import keeping_grad_mode
+from captum_kd._utils.validation import check_choice
 from captum_kd.attr.checked_call import CheckedCall, checked_integrals, checked_map_settings
 from captum_kd.attr.feature_path import Baseline
 from captum_kd.attr.layer_pairs import BaseLayers, Layers
@@ -101,6 +103,7 @@ class UniCAM(LayerAttribution):
         teacher_layer: Optional[Layers] = None,
         stop_early: bool = True,
         tokens: Optional[bool] = None,
+        weights: str = "mean",
     ) -> None:
         r"""
         Args:
@@ -153,13 +156,20 @@ class UniCAM(LayerAttribution):
                         Default: True
             tokens (bool, optional): True if outputs of three axes are (N, T, C), False if (N, C, L), as ``channels_last``.
                         Default: None, inferred from the modules and, for text, from the number of ids
+            weights (str, optional): How gradients weigh activations: "mean", their means over positions (Grad-CAM);
+                        "elementwise", each at its own position (HiResCAM); "pooled", their means over 2 x 2 positions,
+                        interpolated back to the grid (the authors' local weights; not for sentences). With the default transform
+                        all three are equal, because its gradient is the same everywhere; they differ with
+                        :func:`captum_kd.flatten` or a deeper ``feature_layer``.
+                        Default: "mean"
 
         Raises:
             ValueError: a layer name that does not exist (with close matches) or has no counterpart, a module that is not part
                         of its model, lists of different lengths, the same layers twice in a list, malformed class embeddings,
-                        a ``teacher_layer`` without ``teacher_func``.
+                        a ``teacher_layer`` without ``teacher_func``, other ``weights``.
             TypeError: models that cannot be called, layers that are neither name nor module.
         """
+        check_choice(weights, "weights", WEIGHTS)
         hints = as_layout_hints(grid, prefix_tokens, channels_last, tokens)
         self._removal = Removal.of(
             forward_func, layer, base_func, base_layer, feature_layer, base_feature_layer, feature_transform,
@@ -168,6 +178,7 @@ class UniCAM(LayerAttribution):
         self.base_func = self._given_bases = base_func
         self.teacher_func = teacher_func
         self.feature_transform, self.class_embeddings = feature_transform, self._removal.class_embeddings
+        self.weights = weights
         self._several = not isinstance(layer, (str, nn.Module))
         self._warns_of_modes = True  # False in reports, which warn once for all calls
         modules = self._removal.map_modules
@@ -268,8 +279,9 @@ class UniCAM(LayerAttribution):
                         population, "zero", or features (d,); a list with one of these per layer if ``layer`` is a list.
                         Default: None
             return_convergence_delta (bool, optional): Also return, for each input, the sum of the map over positions minus the
-                        gain of J from baseline to input. It is near 0 if the features are averages of the map layer; elsewhere
-                        weights are mean gradients, the activations are weighted as they are, and the sum is no gain.
+                        gain of J from baseline to input. It is near 0 if the features are averages of the map layer, or all its
+                        activations (``flatten``) with ``weights="elementwise"``; elsewhere weights are mean gradients, the
+                        activations are weighted as they are, and the sum is no gain.
                         Default: False
 
         Returns:
@@ -368,8 +380,8 @@ class UniCAM(LayerAttribution):
         )
         if n_steps is not None:
             is_common = not batch.inputs.is_text or batch.inputs.has_tokens_of(batch.of_models.of("base"))
-            averages = self._removal.features_are_averages
-            maps = maps._with_unit(has_several, of_averages=averages, has_common_tokens=is_common, **map_settings)
+            adds_up = self._removal.maps_add_up(self.weights, batch.inputs.is_text)
+            maps = maps._with_unit(has_several, adds_up=adds_up, has_common_tokens=is_common, **map_settings)
         return (maps, tuple(deltas)) if return_convergence_delta else maps
 
     def reference(
@@ -437,7 +449,7 @@ class UniCAM(LayerAttribution):
         integrals = checked_integrals(*path, map_settings, (explained, len(self._removal.map_modules)))
         self._warn_of_modes()
         results: list[tuple[Any, Any]] = []
-        for maps, deltas in self._removal.maps(batch, reference, map_settings, integrals, both=both):
+        for maps, deltas in self._removal.maps(batch, reference, {"weights": self.weights, **map_settings}, integrals, both=both):
             formatted = [_format_output(len(of_layer) > 1, of_layer) for of_layer in maps]
             results.append((formatted, deltas) if self._several else (formatted[0], deltas and deltas[0]))
         return results

@@ -42,9 +42,10 @@ figure = visualize_transfer(
 
 # %%
 # Six pictures prove nothing. The next numbers are means over all test scenes: the share of each map's positive energy that
-# lies on the digit, with its standard error. Chance is the digit's share of the image.
+# lies on the digit, with its standard error. A map without positive values counts as 0, which lowers its mean. Chance is the
+# digit's share of the image.
 
-warnings.filterwarnings("ignore", "[0-9]+ of 400 maps have no positive energy")  # they count as 0
+warnings.filterwarnings("ignore", "[0-9]+ of 400 maps have no positive energy")
 print(f"chance: {test.masks.float().mean():.3f}")
 for name, each in maps.items():
     share = localization_score(each.detach(), test.masks).energy_share

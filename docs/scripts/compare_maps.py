@@ -5,6 +5,8 @@ Reads the output folders of examples and writes ``docs/tables/maps.md`` and ``do
     python examples/quickstart.py --seeds 10 --student resnet-s --batch-size 32 --output outputs/quickstart10
     python docs/scripts/compare_maps.py --quickstart outputs/quickstart10 --cifar10 outputs/cifar10 --asirra outputs/asirra
 
+    python docs/scripts/compare_maps.py --cifar10 outputs/resnet18 --groups Response,Attention --layer layer3 --name maps_resnet18
+
 Student i is compared with Base i. The null of a map puts Base i in the Student's place and the next Base in the Base's.
 Every map of a pair explains the classes that its first network predicts, and keep and deletion curves are those of
 Student i, so that rows can be compared.
@@ -176,25 +178,32 @@ def agreements(maps: Sequence[Maps], row: Row) -> list[float]:
     return ((found.matrix * found.is_disjoint).sum(1) / found.is_disjoint.sum(1)).tolist()
 
 
-def measured(run: TrainedRun, pairs: int, images: int) -> tuple[dict[str, Any], dict[Row, dict[str, list[float]]]]:
+def measured(
+    run: TrainedRun, pairs: int, images: int, name: str = "", layer: str = ""
+) -> tuple[dict[str, Any], dict[Row, dict[str, list[float]]]]:
     """Everything that is measured on a run.
 
     Args:
         run: the trained networks.
         pairs: of Student and Base, at most.
         images: those that are explained, at most.
+        name: of the group of Students; by default the first one.
+        layer: of the maps; by default the last one that the run compares.
 
     Returns:
         What the reader must know of the run; and for each row and measure the values of the pairs.
     """
-    group = run.plan.groups[0]
+    groups = {each.name: each for each in run.plan.groups}
+    if name and name not in groups:
+        raise SystemExit(f"{run.folder} has no Students {name!r}; choose among {', '.join(groups)}.")
+    group = groups[name] if name else run.plan.groups[0]
     count = min(pairs, run.settings.seeds)
     if count < 2:
         raise SystemExit(f"Maps are compared over two pairs of networks or more; {run.folder} has one. Take a run of more seeds.")
     students = [run.network(name) for name in group.students(run.settings.seeds)[:count]]
     bases = [run.network(name) for name in run.plan.bases(run.settings.seeds)[:count]]
     teacher = run.network(group.teacher)
-    examples, size, layer = run.fold.test[:images], run.settings.image_size, run.plan.layers[-1]
+    examples, size, layer = run.fold.test[:images], run.settings.image_size, layer or run.plan.layers[-1]
     reference = run.fold.reference
     scenes = Scenes(examples.inputs(size), (reference.inputs(size), reference.labels), layer)
 
@@ -224,8 +233,8 @@ def measured(run: TrainedRun, pairs: int, images: int) -> tuple[dict[str, Any], 
         for name, networks in (("Teacher", [teacher]), ("Students", students), ("Bases", bases))
     }
     about = {
-        "data": run.task.name, "pairs": count, "images": len(examples), "references": len(reference),
-        "layer": layer, "accuracy": accuracy, "held_out": len(run.fold.test),
+        "data": run.task.name + (f", {name}" if name else ""), "pairs": count, "images": len(examples),
+        "references": len(reference), "layer": layer, "accuracy": accuracy, "held_out": len(run.fold.test),
         "chance": None if examples.masks is None else float(examples.masks.float().mean()),
     }  # fmt: skip
     return about, values
@@ -288,19 +297,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{example}", type=Path, help="output folder of a run of this example with two seeds or more")
     parser.add_argument("--pairs", type=int, default=10, help="pairs of networks, at most; default: %(default)s")
     parser.add_argument("--images", type=int, default=100, help="images that are explained, at most; default: %(default)s")
+    parser.add_argument("--groups", default="", help="names of groups of Students, commas between; default: each run's first")
+    parser.add_argument("--layer", default="", help="layer of the maps; default: the last one that is compared")
+    parser.add_argument("--name", default="maps", help="name of the two files; default: %(default)s")
     parser.add_argument("--output", type=Path, default=DOCS / "tables", help="where to write; default: %(default)s")
     arguments = parser.parse_args(argv)
     runs = [(example, getattr(arguments, example)) for example in EXAMPLES if getattr(arguments, example) is not None]
     if not runs:
         parser.error("name at least one run, for example --quickstart outputs/quickstart")
-    tables = [measured(read_run(example, folder), arguments.pairs, arguments.images) for example, folder in runs]
+    counts = arguments.pairs, arguments.images
+    groups = arguments.groups.split(",")
+    tables = [measured(read_run(example, folder), *counts, name, arguments.layer) for example, folder in runs for name in groups]
     arguments.output.mkdir(parents=True, exist_ok=True)
-    with open(arguments.output / "maps.csv", "w", encoding="utf-8", newline="") as file:
+    with open(arguments.output / f"{arguments.name}.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(record for table in tables for record in records(*table))
     text = [*HEADING, *(line for table in tables for line in markdown(*table))]
-    (arguments.output / "maps.md").write_text("\n".join(text), encoding="utf-8")
+    (arguments.output / f"{arguments.name}.md").write_text("\n".join(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

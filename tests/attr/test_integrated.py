@@ -485,6 +485,8 @@ def test_only_maps_of_averages_at_their_own_layer_have_a_unit():
         (UniCAM(STUDENT, "conv2", BASE), None, False),
         (UniCAM(STUDENT, "conv1", BASE, feature_layer="conv2"), 4, False),
         (UniCAM(STUDENT, "conv2", BASE, feature_transform=flatten), 4, False),
+        (UniCAM(STUDENT, "conv2", BASE, feature_transform=flatten, weights="elementwise"), 4, True),
+        (UniCAM(STUDENT, "conv1", BASE, feature_layer="conv2", weights="elementwise"), 4, False),
     ]
     for unicam, n_steps, has_unit in kinds:
         assert unicam.attribute_transfer(X, labels(N), n_steps=n_steps).has_unit is has_unit

@@ -60,6 +60,8 @@ def test_a_script_takes_the_options_that_pages_give_it(
     # A script without options may have no parser to stop at.
     if options:
         pytest.importorskip("lightning")
+        if script.endswith("quantus_metrics.py"):
+            pytest.importorskip("quantus")
         check_options(script, list(options), monkeypatch)
 
 

@@ -57,12 +57,19 @@ def test_intervals_script_writes_a_row_for_every_scenario_and_score(tmp_path: Pa
     assert (tmp_path / "intervals.md").read_text().startswith("Coverage of nominal .95 intervals")
 
 
-def test_map_scripts_write_their_tables_and_figure(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of a quickstart run with few images and networks."""
     pytest.importorskip("lightning")
     few = "teacher-images=60 train-images=60 test-images=24 map-images=4 references=24 epochs=1 teacher-epochs=1 seeds=2"
-    folder = tmp_path / "run"
+    folder = tmp_path_factory.mktemp("trained") / "run"
     quickstart = importlib.import_module("quickstart")
     quickstart.main([*(f"--{option}" for option in few.split()), "--no-progress", f"--output={folder}"])
+    return folder
+
+
+def test_map_scripts_write_their_tables_and_figure(trained: Path, tmp_path: Path) -> None:
+    folder = trained
     run("compare_maps.py", f"--quickstart={folder}", "--images=6", f"--output={tmp_path}")
     found = rows(tmp_path / "maps.csv")
     assert {row["pairs"] for row in found} == {"2"} and {row["images"] for row in found} == {"6"}
@@ -77,6 +84,22 @@ def test_map_scripts_write_their_tables_and_figure(tmp_path: Path) -> None:
     assert matplotlib.image.imread(tmp_path / "images" / "hue_control.png").shape[1] > 1000
     values = [float(row["auc"]) for row in rows(tmp_path / "tables" / "hue_control.csv")]
     assert len(values) == 15 * 2 and all(0 <= value <= 1 for value in values)
+
+
+def test_metrics_of_quantus_are_written_for_every_map(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("quantus")
+    run("quantus_metrics.py", str(trained), "--images=6", f"--output={tmp_path}")
+    text = (tmp_path / "quantus.md").read_text()
+    published = (DOCS / "tables" / "quantus.md").read_text()
+    names = re.compile(r"^\| ([^|]*) \|", re.MULTILINE)
+    assert "2 pairs of Student and Base; 6 images" in text and names.findall(text) == names.findall(published)
+    assert "(`Completeness`): 0 of 12." in text and "smallest r 1.000, 12 images" in text
+
+
+def test_metrics_of_quantus_on_the_page_are_those_of_the_script() -> None:
+    shown = [line for line in (DOCS / "quantus.md").read_text().splitlines() if line.startswith("|") and "(." in line]
+    assert len(shown) == 8
+    assert not set(shown) - set((DOCS / "tables" / "quantus.md").read_text().splitlines())
 
 
 def test_numbers_of_the_gallery_s_networks_are_printed() -> None:

@@ -32,7 +32,7 @@ def token_maps(seed: int = 0) -> torch.Tensor:
 
 def transfer() -> TransferAttributions:
     return TransferAttributions(token_maps(1), token_maps(2))._with_unit(
-        False, relu_attributions=False, attr_dim_summation=True, of_averages=True
+        False, relu_attributions=False, attr_dim_summation=True, adds_up=True
     )
 
 

@@ -291,11 +291,11 @@ def test_row_labels_may_be_numbers_and_names_may_hold_dollar_signs():
     visualize_transfer(images, {"a $x^ b$": maps}, row_labels=[3, 5]).draw_without_rendering()
 
 
-def integrated(residual: Any = None, of_averages: bool = True) -> TransferAttributions:
+def integrated(residual: Any = None, adds_up: bool = True) -> TransferAttributions:
     values = torch.randn(N, 1, 4, 4, generator=torch.Generator().manual_seed(4))
     found = TransferAttributions(values, values.flip(3) if residual is None else residual)
     return found._with_unit(
-        isinstance(residual, list), relu_attributions=False, attr_dim_summation=True, of_averages=of_averages
+        isinstance(residual, list), relu_attributions=False, attr_dim_summation=True, adds_up=adds_up
     )
 
 
@@ -319,7 +319,7 @@ def test_integrated_maps_show_net_first_with_both_signs_one_scale_and_a_unit():
 
 def test_maps_of_another_layer_than_the_compared_one_have_no_unit():
     """They share a scale, but do not add up to a gain."""
-    axes = panels(visualize_transfer(pictures(), integrated(of_averages=False), method="heat_map", outlier_perc=0.0), 4)
+    axes = panels(visualize_transfer(pictures(), integrated(adds_up=False), method="heat_map", outlier_perc=0.0), 4)
     assert [axis.get_title() for axis in axes[0]] == ["input", "net", "distilled", "residual"]
     assert len({tuple(bar_labels(axis)) for axis in axes[N, 1:]}) == 1
     assert [axis.get_xlabel() for axis in axes[N, 1:]] == [""] * 3
@@ -335,7 +335,7 @@ def test_several_bases_have_a_residual_column_each():
 def test_rectified_maps_have_no_net_column():
     values = maps()["distilled"]
     rectified = TransferAttributions(values, values)._with_unit(
-        False, relu_attributions=True, attr_dim_summation=True, of_averages=True
+        False, relu_attributions=True, attr_dim_summation=True, adds_up=True
     )
     axes = panels(visualize_transfer(pictures(), rectified), 3)
     assert [axis.get_title() for axis in axes[0]] == ["input", "distilled", "residual"]
