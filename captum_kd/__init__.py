@@ -12,7 +12,7 @@ from captum_kd._models.feature_transforms import (
 )
 from captum_kd.attr import ReferencePopulation, TransferAttributions, UniCAM
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
 __all__ = [
     "ReferencePopulation",

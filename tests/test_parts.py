@@ -66,6 +66,9 @@ class Holding(nn.Module):
             self.held.layer = layer
         elif how == "weak reference":
             self.held = weakref.ref(layer)
+        elif how == "weak proxy":
+            gone = nn.Conv2d(3, 3, 1)
+            self.held = [weakref.proxy(gone), weakref.proxy(layer)]
         else:
             self.conv.register_forward_hook(lambda module, args, output: layer(output))
 
@@ -73,12 +76,11 @@ class Holding(nn.Module):
         x = self.conv(x)
         if self.how == "hook":
             return x
-        return {"list": lambda: self.held[0], "object": lambda: self.held.layer, "weak reference": lambda: self.held()}[
-            self.how
-        ]()(x)
+        return {"list": lambda: self.held[0], "object": lambda: self.held.layer, "weak reference": lambda: self.held(),
+                "weak proxy": lambda: self.held[1]}[self.how]()(x)  # fmt: skip
 
 
-@pytest.mark.parametrize("how", ["list", "object", "weak reference", "hook"])
+@pytest.mark.parametrize("how", ["list", "object", "weak reference", "weak proxy", "hook"])
 def test_a_layer_that_is_not_registered_is_taken(how):
     torch.manual_seed(0)
     layer = nn.Conv2d(3, 4, 1)

@@ -10,6 +10,7 @@ import os
 import sys
 import sysconfig
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Callable, Iterable, Iterator, Optional
@@ -96,7 +97,10 @@ def can_reach(forward_func: Callable[..., Any], module: nn.Module) -> bool:
         if id(value) in seen:
             continue
         seen[id(value)] = value
-        if isinstance(value, FunctionType):
+        if type(value) in weakref.ProxyTypes:  # first, since isinstance() fails for a proxy whose object is gone
+            with suppress(ReferenceError):
+                pending.append(value.__repr__.__self__)
+        elif isinstance(value, FunctionType):
             pending += _referred(value)
         elif isinstance(value, ModuleType):
             pending += vars(value).values() if _is_of_user(value) else ()

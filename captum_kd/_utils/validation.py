@@ -112,6 +112,12 @@ def check_str(value: object, argument: str, *, or_none: bool = True) -> Optional
     raise TypeError(f"{argument} must be a text (str){' or None' * or_none}, got {short_repr(value)}.")
 
 
+def check_texts(value: object, argument: str) -> None:
+    """Raises a TypeError for anything but lists of strings. A single string is none: it would be read letter by letter."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"{argument} must be a list of texts (str), got {short_repr(value)}.")
+
+
 def check_mapping(value: Any, argument: str, expected: str) -> None:
     """Raises a TypeError for anything but mappings."""
     if not isinstance(value, Mapping):

@@ -13,7 +13,6 @@ from torch import Tensor
 from captum_kd._models.feature_transforms import FeatureTransform
 from captum_kd._models.layer_names import LayerLike
 from captum_kd._models.logits import class_scores
-from captum_kd._models.token_layout import as_layout_hints
 from captum_kd._models.training_mode import warn_of_modes
 from captum_kd._utils.arguments import as_forward_args, as_labels
 from captum_kd._utils.batches import device_of, to_device
@@ -63,8 +62,9 @@ class LayerFeatures:
         attribute_to_layer_input: bool = False,
         tokens: Optional[bool] = None,
     ) -> None:
-        hints = as_layout_hints(grid, prefix_tokens, channels_last, tokens)
-        self._settings = FeatureSettings(feature_transform, hints, None, attribute_to_layer_input, None)
+        self._settings = FeatureSettings.checked(
+            feature_transform, None, grid, prefix_tokens, channels_last, attribute_to_layer_input, None, tokens
+        )
         self._extractor = layer_extractor(model, layer, self._settings, model="model", argument="layer")
         self._model = model
 
@@ -294,10 +294,11 @@ class PredictionAgreement(Metric):
     def update(self, student: Tensor, teacher: Tensor, base: Optional[Tensor] = None, target: Any = None) -> None:
         """Adds the logits (N, classes) of the same inputs, and labels (N,)."""
         logits = {STUDENT: student, TEACHER: teacher, **({} if base is None else {BASE: base})}
-        n = len(student) if isinstance(student, Tensor) and student.dim() else 0
+        for name, values in logits.items():
+            class_scores(values, None, None, name)
+        n = len(student)
         labels = as_labels(target, n)
         for name, values in logits.items():
-            class_scores(values, None, labels, name)
             if len(values) != n:
                 raise ValueError(f"{name} has logits of {len(values)} inputs, but student of {n}.")
         found = PredictionValues([(STUDENT, None if base is None else BASE)], TEACHER, (), self.temperature)

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from captum_kd._utils.validation import check_str, short_repr
 from captum_kd._utils.warnings import warn_user
 from captum_kd.metrics.scores_table import ALL_BASES, BY_NAME, PREDICTIONS_LAYER
+from captum_kd.monitor.transfer_monitor import check_records
 from captum_kd.visualization._style import (
     AMBER,
     BLACK,
@@ -178,6 +179,7 @@ def _runs(given: Any, argument: str) -> list[Sequence[Mapping[str, Any]]]:
     for each in histories:
         if not isinstance(each, (list, tuple)) or not all(isinstance(record, Mapping) for record in each):
             raise TypeError(f"{argument} must be a TransferMonitor, its history, or a list of these, got {short_repr(each)}.")
+        check_records(each, f"A history of {argument}")
         if not each:
             raise ValueError(f"{argument} holds a training without measurements; call monitor.step(student, epoch) first.")
     if not histories:
@@ -189,9 +191,6 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> Curves:
     """The curve of each layer and score, mean over the Bases."""
     found: dict[tuple[str, str], dict[float, list[float]]] = {}
     for record in history:
-        absent = [key for key in ("epoch", "base", "layer", "score", "value") if key not in record]
-        if absent:
-            raise ValueError(f"A history must hold records with epoch, base, layer, score and value, but one lacks {absent[0]}.")
         if record["base"] != ALL_BASES:
             of_score = found.setdefault((record["layer"], record["score"]), {})
             of_score.setdefault(float(record["epoch"]), []).append(float(record["value"]))
@@ -201,11 +200,11 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> Curves:
 def _chosen(scores: Optional[Sequence[str]], present: set[str]) -> list[str]:
     if scores is None:
         return [score for score in DRAWN if score in present]
-    if isinstance(scores, str) or not all(isinstance(score, str) for score in scores) or not scores:
+    if not isinstance(scores, (list, tuple)) or not all(isinstance(score, str) for score in scores) or not scores:
         raise TypeError(f"scores must be a list of names of scores, such as ['rs_student'], got {short_repr(scores)}.")
     for score in scores:
         if score not in BY_NAME or score not in present:
-            raise ValueError(f"No training has the score {score!r}; there are {', '.join(sorted(present))}.")
+            raise ValueError(f"scores: no training has the score {score!r}; there are {', '.join(sorted(present))}.")
     return list(scores)
 
 

@@ -21,7 +21,7 @@ from captum_kd._utils.batches import Unpack, device_of
 from captum_kd._utils.data_frame import data_frame
 from captum_kd._utils.files import write_whole
 from captum_kd._utils.text import as_spreadsheet_text
-from captum_kd._utils.validation import check_bool, check_float, check_mapping, short_repr
+from captum_kd._utils.validation import check_bool, check_float, check_mapping, check_str, short_repr
 from captum_kd._utils.warnings import warn_user
 from captum_kd.embeddings import check_class_embeddings
 from captum_kd.metrics.report.collect import check_data
@@ -178,6 +178,7 @@ class TransferMonitor:
 
     def is_due(self, epoch: float) -> bool:
         """Whether :meth:`step` would measure at this moment: ``every`` epochs have passed since the last measurement."""
+        epoch = _checked_epoch(epoch)
         # Fractions of epochs are sums of floats, so a tiny shortfall counts as none.
         return self.last_epoch is None or epoch - self.last_epoch >= self.every * (1 - 1e-9)
 
@@ -195,7 +196,7 @@ class TransferMonitor:
             ValueError: unknown layers, too few or too many inputs, labels without geometry, models of other classes, a probe
                         or layers or Bases' names that differ from those of a loaded state.
         """
-        epoch = check_float(epoch, "epoch", "a number that is not negative", 0, math.inf, closed=True)
+        epoch = _checked_epoch(epoch)
         return self._step(student, epoch, self.is_due(epoch))
 
     def _step(self, student: Model, epoch: float, is_due: bool) -> list[Record]:
@@ -283,6 +284,7 @@ class TransferMonitor:
         check_mapping(state, "state", "a result of state_dict()")
         if not {"history", "probe"} <= set(state):
             raise TypeError(f"state must be a result of state_dict(), with history and probe, got {short_repr(state)}.")
+        check_records(state["history"], "The history of state")
         self.history = [dict(record) for record in state["history"]]
         self._saved_probe = state["probe"]
         self._is_compared = not self.history
@@ -326,6 +328,34 @@ class TransferMonitor:
     def __repr__(self) -> str:
         measured = len({record["epoch"] for record in self.history})
         return f"TransferMonitor({measured} measurement(s), last epoch {self.last_epoch}; {len(self.history)} records)"
+
+
+def _checked_epoch(epoch: object) -> float:
+    return check_float(epoch, "epoch", "a number that is not negative", 0, math.inf, closed=True)
+
+
+def check_records(history: Any, argument: str) -> None:
+    """Raises unless the value is a history of a monitor; numbers may be texts, as in a CSV file.
+
+    Raises:
+        TypeError: not a list of records.
+        ValueError: a record without one of its keys, or without numbers.
+    """
+    if not isinstance(history, (list, tuple)) or not all(isinstance(record, Mapping) for record in history):
+        raise TypeError(f"{argument} must be a list of records, as TransferMonitor.history, got {short_repr(history)}.")
+    for record in history:
+        absent = [key for key in COLUMNS if key not in record]
+        if absent:
+            raise ValueError(f"{argument} must hold records with {', '.join(COLUMNS)}, but one lacks {absent[0]}.")
+        for key in ("base", "layer", "score"):
+            check_str(record[key], f"{argument}: {key}", or_none=False)
+        for key in ("epoch", "value"):
+            try:
+                number = float(record[key])
+            except (TypeError, ValueError, RuntimeError):
+                number = math.nan
+            if not math.isfinite(number):
+                raise ValueError(f"{argument}: {key} must be a finite number, got {short_repr(record[key])}.")
 
 
 def check_monitor(monitor: object) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Sequence, Union
 
-from captum_kd._utils.validation import check_choice
+from captum_kd._utils.validation import check_bool, check_choice, check_str, check_texts, short_repr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +23,9 @@ class Paragraphs:
     """Plain text, one paragraph each; shown as it is, never as markup."""
 
     texts: Sequence[str]
+
+    def __post_init__(self) -> None:
+        check_texts(self.texts, "texts")
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,20 @@ class PageTable:
     thumbnails: Sequence[bytes] = ()
 
     def __post_init__(self) -> None:
+        check_str(self.title, "title")
+        check_str(self.note, "note")
+        check_texts(self.columns, "columns")
         name = "" if self.title is None else f" {self.title!r}"
+        if not isinstance(self.rows, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in self.rows):
+            raise TypeError(f"rows must be a list of rows, each a list of cells, got {short_repr(self.rows)}.")
+        if not isinstance(self.thumbnails, (list, tuple)) or not all(isinstance(file, bytes) for file in self.thumbnails):
+            raise TypeError(f"thumbnails must be a list of files' contents (bytes), got {short_repr(self.thumbnails)}.")
         for place, row in enumerate(self.rows):
             if len(row) != len(self.columns):
                 raise ValueError(f"Table{name} has {len(self.columns)} columns, but row {place} has {len(row)} cells.")
+            for cell in row:
+                if not isinstance(cell, (str, Real, type(None))):
+                    raise TypeError(f"rows must hold texts, numbers or None, got {short_repr(cell)} in row {place}.")
         if self.thumbnails and len(self.thumbnails) != len(self.rows):
             raise ValueError(f"Table{name} has {len(self.rows)} rows, but {len(self.thumbnails)} thumbnails.")
 
@@ -67,6 +81,15 @@ class Picture:
     alt: Optional[str] = None
     is_photographic: bool = False
 
+    def __post_init__(self) -> None:
+        from matplotlib.figure import Figure
+
+        if not isinstance(self.picture, (Figure, Path)):
+            raise TypeError(f"picture must be a matplotlib Figure or a file's pathlib.Path, got {short_repr(self.picture)}.")
+        check_str(self.caption, "caption", or_none=False)
+        check_str(self.alt, "alt")
+        check_bool(self.is_photographic, "is_photographic")
+
 
 @dataclass(frozen=True)
 class Download:
@@ -75,6 +98,10 @@ class Download:
     name: str
     text: str
 
+    def __post_init__(self) -> None:
+        check_str(self.name, "name", or_none=False)
+        check_str(self.text, "text", or_none=False)
+
 
 @dataclass(frozen=True)
 class Folded:
@@ -82,6 +109,10 @@ class Folded:
 
     title: str
     blocks: Sequence[Union[Paragraphs, PageTable, Picture, Download]]
+
+    def __post_init__(self) -> None:
+        check_str(self.title, "title", or_none=False)
+        _check_blocks(self.blocks, (Paragraphs, PageTable, Picture, Download))
 
 
 @dataclass(frozen=True)
@@ -100,4 +131,12 @@ class Section:
     place: str = "tables"
 
     def __post_init__(self) -> None:
+        check_str(self.title, "title", or_none=False)
+        _check_blocks(self.blocks, (Paragraphs, PageTable, Picture, Download, Folded))
         check_choice(self.place, "place", list(PLACES))
+
+
+def _check_blocks(blocks: object, kinds: tuple[type, ...]) -> None:
+    if not isinstance(blocks, (list, tuple)) or not all(isinstance(block, kinds) for block in blocks):
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"blocks must be a list of {names}, got {short_repr(blocks)}.")

@@ -138,12 +138,10 @@ class _Drawer:
             return self._picture(block)
         if isinstance(block, Download):
             return {"kind": "download", **_download(block)}
-        if isinstance(block, Folded):
-            blocks = [self.block(each) for each in block.blocks]
-            if len(blocks) == 1 and blocks[0].get("title") == block.title:
-                blocks[0]["is_named"] = True  # by the summary above it
-            return {"kind": "folded", "title": block.title, "blocks": blocks}
-        raise TypeError(f"Blocks must be Paragraphs, PageTable, Picture, Download or Folded, got {type(block).__name__}.")
+        blocks = [self.block(each) for each in block.blocks]
+        if len(blocks) == 1 and blocks[0].get("title") == block.title:
+            blocks[0]["is_named"] = True  # by the summary above it
+        return {"kind": "folded", "title": block.title, "blocks": blocks}
 
     def _table(self, table: PageTable) -> dict[str, Any]:
         name = re.sub(r"\W+", "_", (table.title or "table").lower()).strip("_")

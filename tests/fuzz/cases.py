@@ -6,6 +6,7 @@ import functools
 import inspect
 import types
 import typing
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
@@ -17,11 +18,15 @@ import captum_kd.distance
 import captum_kd.embeddings
 import captum_kd.metrics
 import captum_kd.metrics.inference
+import captum_kd.monitor
 import captum_kd.page
 import captum_kd.perturb
 import captum_kd.visualization
 from captum_kd import UniCAM
 from captum_kd.metrics import inference
+from captum_kd.monitor import TransferMonitor
+
+from matplotlib.figure import Figure
 
 from fuzz.values import (
     ACTIVATIONS, BASE, DISTANCES, FEATURES, IMAGES, LABELS, MAPS, MASKS, N, OTHERS, ROWS, SCORES, STUDENT, TABLE, TEACHER,
@@ -30,6 +35,15 @@ from fuzz.values import (
 
 __all__ = ["CASES", "Case", "public_names"]
 
+
+try:
+    import captum_kd.metrics.torchmetrics as torchmetrics
+except ImportError:  # an optional package
+    torchmetrics = None  # type: ignore[assignment]
+
+OF_FRAMEWORKS = ("LightningTransferMonitor", "TransformersTransferMonitor")
+"""Not imported here, since their frameworks take seconds; tests/monitor has them."""
+
 PUBLIC_MODULES: tuple[types.ModuleType, ...] = (
     captum_kd,
     captum_kd.attr,
@@ -37,6 +51,9 @@ PUBLIC_MODULES: tuple[types.ModuleType, ...] = (
     captum_kd.embeddings,
     captum_kd.metrics,
     captum_kd.metrics.inference,
+    *([] if torchmetrics is None else [torchmetrics]),
+    captum_kd.monitor,
+    captum_kd.page,
     captum_kd.perturb,
     captum_kd.visualization,
 )
@@ -52,6 +69,7 @@ class Case(NamedTuple):
         check (callable, optional): raises where a result cannot be right.
         known_as (dict): other words that messages may use for an argument.
         draws (bool): whether it draws from torch's global stream, as its documentation says.
+        needs (str, optional): an optional package.
     """
 
     signature: Callable[..., Any]
@@ -60,6 +78,7 @@ class Case(NamedTuple):
     check: Optional[Callable[[Any, dict[str, Any]], None]] = None
     known_as: dict[str, tuple[str, ...]] = {}
     draws: bool = False
+    needs: Optional[str] = None
 
     @property
     def arguments(self) -> list[str]:
@@ -112,7 +131,9 @@ CLASSES = {
     "tests": [],
     "nulls": [],
 }
-SAVED = captum_kd.metrics.compare_transfer(STUDENT, BASE, "conv2", [(IMAGES, LABELS)], show_progress=False).to_json()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    SAVED = captum_kd.metrics.compare_transfer(STUDENT, BASE, "conv2", [(IMAGES, LABELS)], show_progress=False).to_json()
 SEED_CONTROL = {
     "groups": [{"group": None, "students": ["a"], "bases": ["b", "c"], "shared_seeds": []}],
     "pairs": [
@@ -134,6 +155,42 @@ def _report_with(argument: str, option: type, **more: Any) -> Callable[..., Any]
         )
 
     return run
+
+
+PAGE = captum_kd.metrics.TransferReport.from_json(SAVED)
+
+
+def _shown(part: Callable[..., Any]) -> Callable[..., Any]:
+    """A part of a page, made of what is given, on a page."""
+
+    def run(**given: Any) -> Any:
+        made = part(**given)
+        return PAGE.to_html(sections=[made if isinstance(made, captum_kd.page.Section) else captum_kd.page.Section("a", [made])])
+
+    return run
+
+
+def _monitor(**given: Any) -> TransferMonitor:
+    valid: dict[str, Any] = dict(teacher=TEACHER, base=BASE, layers=["conv2"], data=[(IMAGES, LABELS)])
+    return TransferMonitor(**{**valid, **given})
+
+
+def _measured() -> TransferMonitor:
+    found = _monitor()
+    found.load_state_dict(MONITOR_STATE)
+    return found
+
+
+def _step_of(monitor: TransferMonitor) -> list[dict[str, Any]]:
+    records = monitor.step(STUDENT, 2)
+    assert records and all(-1 <= record["value"] <= 2 for record in records)
+    return records
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    _step_of(FIRST := _monitor())
+MONITOR_STATE = FIRST.state_dict()
 
 
 def _p_value(result: Any, given: dict[str, Any]) -> None:
@@ -159,6 +216,8 @@ def _curve(result: Any, given: dict[str, Any]) -> None:
 
 ATTRIBUTE = dict(inputs=IMAGES, target=LABELS)
 # What a model makes of its further arguments shows in what its layers give.
+# A metric counts the inputs of all updates.
+FEW = dict.fromkeys(("student", "base", "features", "given", "target"), ("metric has seen",))
 MODEL_ARGS = {"additional_forward_args": ("layer 'conv", "non-finite logits")}
 
 CASES: dict[str, Case] = {
@@ -188,6 +247,15 @@ CASES: dict[str, Case] = {
     "captum_kd.attr.InputMaps": Case(
         captum_kd.attr.InputMaps.__init__, captum_kd.attr.InputMaps,
         lambda: dict(maps={"conv2": {("a", "b"): {"net": MAPS}}}, images=IMAGES, same_scale=[["net"]]),
+    ),
+    "captum_kd.attr.InputMaps, on a page": Case(
+        captum_kd.attr.InputMaps.__init__, lambda **given: PAGE.to_html(maps=captum_kd.attr.InputMaps(**given)),
+        lambda: dict(
+            maps={"conv2": {("a", "b"): {"net": MAPS, "distilled": MAPS}}}, images=IMAGES, labels=LABELS,
+            class_names=["x", "y", "z"],
+            predictions={"a": LABELS}, masks=MASKS, same_scale=[["net", "distilled"]], units={"net": "gain"},
+            indices=torch.arange(N),
+        ),
     ),
     "captum_kd.attr.explain_transfer": Case(
         captum_kd.attr.explain_transfer, captum_kd.attr.explain_transfer,
@@ -451,6 +519,41 @@ CASES: dict[str, Case] = {
         inference.Products.unique_share, lambda **given: products().unique_share(**given),
         lambda: dict(of="student", given="base"),
     ),
+    "captum_kd.monitor.TransferMonitor": Case(
+        TransferMonitor.__init__, lambda **given: _step_of(_monitor(**given)), dict, None,
+        {"data": ("loader", "batch"), **MODEL_ARGS},
+    ),
+    "captum_kd.monitor.TransferMonitor.step": Case(
+        TransferMonitor.step, lambda **given: _monitor().step(**given), lambda: dict(student=STUDENT, epoch=0),
+    ),
+    "captum_kd.monitor.TransferMonitor.is_due": Case(
+        TransferMonitor.is_due, lambda **given: _measured().is_due(**given), lambda: dict(epoch=3),
+    ),
+    "captum_kd.monitor.TransferMonitor.to_csv": Case(
+        TransferMonitor.to_csv, lambda **given: written("to_csv", of=_measured(), **given), dict
+    ),
+    "captum_kd.monitor.TransferMonitor.plot": Case(
+        TransferMonitor.plot, lambda **given: _measured().plot(**given), dict, _drawn
+    ),
+    "captum_kd.monitor.TransferMonitor.load_state_dict": Case(
+        TransferMonitor.load_state_dict, lambda state: _loaded(state), lambda: dict(state={**MONITOR_STATE, "history": []}),
+    ),
+    "captum_kd.monitor.plot_process": Case(
+        captum_kd.monitor.plot_process, captum_kd.monitor.plot_process,
+        lambda: dict(students={"a": _measured()}, null=[MONITOR_STATE["history"]], scores=["rs_student"]), _drawn,
+    ),
+    "captum_kd.page.Download": Case(captum_kd.page.Download.__init__, _shown(captum_kd.page.Download),
+                                    lambda: dict(name="a.csv", text="a,b")),
+    "captum_kd.page.Folded": Case(captum_kd.page.Folded.__init__, _shown(captum_kd.page.Folded),
+                                  lambda: dict(title="a", blocks=[captum_kd.page.Paragraphs(["b"])])),
+    "captum_kd.page.PageTable": Case(captum_kd.page.PageTable.__init__, _shown(captum_kd.page.PageTable),
+                                     lambda: dict(columns=["a", "b"], rows=[["c", 0.5], [None, 2]])),
+    "captum_kd.page.Paragraphs": Case(captum_kd.page.Paragraphs.__init__, _shown(captum_kd.page.Paragraphs),
+                                      lambda: dict(texts=["a"])),
+    "captum_kd.page.Picture": Case(captum_kd.page.Picture.__init__, _shown(captum_kd.page.Picture),
+                                   lambda: dict(picture=Figure((1, 1)), caption="a")),
+    "captum_kd.page.Section": Case(captum_kd.page.Section.__init__, _shown(captum_kd.page.Section),
+                                   lambda: dict(title="a", blocks=[captum_kd.page.Paragraphs(["b"])])),
     "captum_kd.perturb.keep_relevant": Case(
         captum_kd.perturb.keep_relevant, captum_kd.perturb.keep_relevant, lambda: dict(inputs=IMAGES, attributions=MAPS),
         _like("inputs"), {"inputs": ("images",)}, draws=True,
@@ -503,6 +606,14 @@ CASES: dict[str, Case] = {
         captum_kd.visualization.visualize_transfer, captum_kd.visualization.visualize_transfer,
         lambda: dict(images=IMAGES[:2], maps={"map": MAPS[:2]}), _drawn, {"kept": ("column",)},
     ),
+    "captum_kd.visualization.visualize_transfer, normalized": Case(
+        captum_kd.visualization.visualize_transfer, captum_kd.visualization.visualize_transfer,
+        lambda: dict(
+            images=(IMAGES[:2] - 0.4) / 0.3, maps={"map": MAPS[:2]}, mean=[0.4] * 3, std=[0.3] * 3, masks=MASKS[:2],
+            kept={"kept": MASKS[:2]}, row_labels=["a", "b"], units={"map": "gain"}, sign="all", scale=[["map"]],
+        ),
+        _drawn, {"kept": ("column",)},
+    ),
     "captum_kd.visualization.visualize_tokens": Case(
         captum_kd.visualization.visualize_tokens, captum_kd.visualization.visualize_tokens,
         lambda: dict(tokens=WORDS, maps={"map": TOKEN_MAPS}, token_mask=TOKEN_MASK), _drawn,
@@ -516,6 +627,67 @@ CASES: dict[str, Case] = {
         lambda **given: captum_kd.visualization.visualize_tokens(WORDS, {"map": TOKEN_MAPS}).to_html(**given), dict,
     ),
 }  # fmt: skip
+
+FRAME, HTML = (f"captum_kd.metrics.TransferReport.{name}" for name in ("to_dataframe", "to_html"))
+for made in CASES:
+    if made.startswith("captum_kd.page.") or made in ("captum_kd.attr.InputMaps, on a page", HTML):
+        CASES[made] = CASES[made]._replace(needs="jinja2")
+CASES[FRAME] = CASES[FRAME]._replace(needs="pandas")
+if torchmetrics is not None:
+    CASES |= {
+        "captum_kd.metrics.torchmetrics.LayerFeatures": Case(
+            torchmetrics.LayerFeatures.__init__, lambda **given: torchmetrics.LayerFeatures(**given)(IMAGES),
+            lambda: dict(model=STUDENT, layer="conv2"), lambda result, given: _like("features")(result, {"features": result}),
+        ),
+        "captum_kd.metrics.torchmetrics.FeatureSimilarityScore": Case(
+            torchmetrics.FeatureSimilarityScore.__init__,
+            lambda **given: _updated("FeatureSimilarityScore", given, (FEATURES, OTHERS)), dict, _score,
+        ),
+        "captum_kd.metrics.torchmetrics.FeatureSimilarityScore.update": Case(
+            torchmetrics.FeatureSimilarityScore.update, lambda **given: _updated("FeatureSimilarityScore", {}, (), given),
+            lambda: dict(student=FEATURES, base=OTHERS), _score,
+            FEW,
+        ),
+        "captum_kd.metrics.torchmetrics.RelevanceScore": Case(
+            torchmetrics.RelevanceScore.__init__,
+            lambda **given: _updated("RelevanceScore", given, (FEATURES, LABELS)), dict, _score,
+        ),
+        "captum_kd.metrics.torchmetrics.RelevanceScore.update": Case(
+            torchmetrics.RelevanceScore.update, lambda **given: _updated("RelevanceScore", {}, (), given),
+            lambda: dict(features=FEATURES, target=LABELS, given=OTHERS), _score,
+            FEW,
+        ),
+        "captum_kd.metrics.torchmetrics.TransferScores": Case(
+            torchmetrics.TransferScores.__init__,
+            lambda **given: _updated("TransferScores", given, (FEATURES, OTHERS, LABELS)), dict,
+        ),
+        "captum_kd.metrics.torchmetrics.TransferScores.update": Case(
+            torchmetrics.TransferScores.update, lambda **given: _updated("TransferScores", {}, (), given),
+            lambda: dict(student=FEATURES, base=OTHERS, target=LABELS), None,
+            FEW,
+        ),
+        "captum_kd.metrics.torchmetrics.PredictionAgreement": Case(
+            torchmetrics.PredictionAgreement.__init__,
+            lambda **given: _updated("PredictionAgreement", given, (FEATURES, FEATURES.flip(0))), dict,
+        ),
+        "captum_kd.metrics.torchmetrics.PredictionAgreement.update": Case(
+            torchmetrics.PredictionAgreement.update, lambda **given: _updated("PredictionAgreement", {}, (), given),
+            lambda: dict(student=FEATURES, teacher=FEATURES.flip(0), base=FEATURES.flip(1), target=LABELS),
+        ),
+    }  # fmt: skip
+
+
+def _updated(name: str, settings: dict[str, Any], values: tuple[Any, ...], named: Optional[dict[str, Any]] = None) -> Any:
+    """The score of a metric of torchmetrics after one update."""
+    metric = getattr(torchmetrics, name)(**settings)
+    metric.update(*values, **(named or {}))
+    return metric.compute()
+
+
+def _loaded(state: Any) -> list[dict[str, Any]]:
+    monitor = _monitor()
+    monitor.load_state_dict(state)
+    return _step_of(monitor)
 
 
 def _is_record(value: object) -> bool:
@@ -532,7 +704,7 @@ def public_names() -> dict[str, Any]:
     found: dict[str, Any] = {}
     seen: dict[int, str] = {}
     for module in PUBLIC_MODULES:
-        for name in module.__all__:
+        for name in set(module.__all__) - set(OF_FRAMEWORKS):
             value = getattr(module, name)
             is_type_hint = typing.get_origin(value) is not None
             if id(value) in seen or not callable(value) or is_type_hint:

@@ -7,6 +7,7 @@ import linecache
 import os
 import re
 import warnings
+from importlib.util import find_spec
 from typing import Any, Iterable
 
 import hypothesis.strategies as st
@@ -26,18 +27,30 @@ EXAMPLES = int(os.environ.get("CAPTUM_KD_FUZZ_EXAMPLES", "15"))
 """For each function. Some thousands were run when it was written; these few are for every change."""
 
 
+def params(names: Iterable[str]) -> list[Any]:
+    """The cases, without those whose optional package is not installed."""
+    return [
+        pytest.param(name, marks=pytest.mark.skipif(needs is not None and find_spec(needs) is None, reason=f"needs {needs}"))
+        for name in names
+        for needs in [CASES[name].needs]
+    ]
+
+
 def test_every_public_function_and_method_is_fuzzed():
     covered = {name.split(",")[0] for name in CASES}
     results = ("TransferReport", "LayerSimilarity")
     without_arguments = {f"captum_kd.metrics.{name}.{method}" for name in results for method in ("to_dict", "to_markdown")}
     without_arguments |= {f"captum_kd.metrics.{name}.to_dataframe" for name in ("LayerSimilarity", "KeepCurve")}
     without_arguments |= {"captum_kd.metrics.inference.Products.rows"}
+    without_arguments |= {f"captum_kd.monitor.TransferMonitor.{name}" for name in ("scalars", "state_dict", "to_dataframe")}
+    metrics = ("FeatureSimilarityScore", "RelevanceScore", "TransferScores", "PredictionAgreement")
+    without_arguments |= {f"captum_kd.metrics.torchmetrics.{name}.compute" for name in metrics}
     passed_by_the_package = {"captum_kd.ReferencePopulation", "captum_kd.ReferencePopulation.check"}
     of_matplotlib = {"captum_kd.visualization.TokenFigure", "captum_kd.visualization.TokenFigure.set"}
     assert set(public_names()) - without_arguments - passed_by_the_package - of_matplotlib == covered
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", params(CASES))
 def test_the_valid_calls_are_valid(name):
     case = CASES[name]
     arguments = case.valid()
@@ -46,7 +59,7 @@ def test_the_valid_calls_are_valid(name):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].arguments])
+@pytest.mark.parametrize("name", params(name for name in CASES if CASES[name].arguments))
 def test_every_argument_is_looked_at(name):
     """Chance may pass one over; and what is no argument for anything must be refused whoever is given it."""
     case = CASES[name]
@@ -54,10 +67,11 @@ def test_every_argument_is_looked_at(name):
 
 
 def test_no_argument_is_out_of_the_cases_sight():
-    """Of all public functions only two pass on what they do not name, to an explanation."""
+    """Of all public functions only two pass on what they do not name, to an explanation; metrics pass theirs to torchmetrics."""
     collecting = {
         name
         for name, case in CASES.items()
+        if not name.startswith("captum_kd.metrics.torchmetrics.")
         for each in inspect.signature(case.signature).parameters.values()
         if each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
     }
@@ -69,7 +83,7 @@ def test_no_argument_is_out_of_the_cases_sight():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].arguments])
+@pytest.mark.parametrize("name", params(name for name in CASES if CASES[name].arguments))
 def test_any_arguments(name):
     case = CASES[name]
 
@@ -82,7 +96,7 @@ def test_any_arguments(name):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", params(CASES))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_users_default_device_and_dtype_change_nothing(name, dtype):
     """What is made inside is made where and as it is needed; "meta" stands for any device that is not the inputs'."""

@@ -77,9 +77,11 @@ def test_wrong_arguments() -> None:
         plot_process({})
     with pytest.raises(TypeError, match="students must be a TransferMonitor"):
         plot_process("history.csv")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="No training has the score 'accuracy_student'"):
+    with pytest.raises(ValueError, match="no training has the score 'accuracy_student'"):
         plot_process(history(), scores=["accuracy_student"])
     with pytest.raises(TypeError, match="scores must be a list"):
         plot_process(history(), scores="rs_student")
     with pytest.raises(ValueError, match="lacks base"):
         plot_process([{key: 0 for key in COLUMNS if key != "base"}])
+    with pytest.raises(ValueError, match="value must be a finite number, got 'high'"):
+        plot_process([{**history()[0], "value": "high"}])

@@ -182,7 +182,9 @@ def test_keep_curves_are_drawn():
     (lambda: Section("a", [], "middle"), ValueError, "place must be"),
     (lambda: PageTable(["a", "b"], [[1]]), ValueError, "2 columns, but row 0 has 1"),
     (lambda: PageTable(["a"], [[1]], thumbnails=[b"", b""]), ValueError, "1 rows, but 2 thumbnails"),
-    (lambda: small_report().to_html(sections=[Section("a", ["text"])]), TypeError, "Blocks must be"),
+    (lambda: Section("a", ["text"]), TypeError, "blocks must be a list of Paragraphs"),
+    (lambda: Paragraphs("text"), TypeError, "texts must be a list of texts"),
+    (lambda: PageTable(["a"], [[[1]]]), TypeError, r"rows must hold texts, numbers or None, got \[1\] in row 0"),
     (lambda: small_report().to_html(sections=[Section("a", [PageTable(["a"], [[1]], thumbnails=[b"GIF"])])]), ValueError, "PNG"),
 ])  # fmt: skip
 def test_errors(make, error, message):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence, Union
 from captum_kd._utils.data_frame import data_frame
 from captum_kd._utils.files import write_whole
 from captum_kd._utils.text import as_spreadsheet_text, encodable
-from captum_kd._utils.validation import check_choice, check_mapping, short_repr
+from captum_kd._utils.validation import check_choice, check_mapping, check_texts, short_repr
 from captum_kd.metrics.report.class_names import class_name, names_in
 from captum_kd.metrics.report.notebook_html import notebook_html
 from captum_kd.metrics.report.saved import COLUMNS, PARTS, read_report
@@ -103,8 +103,7 @@ class TransferReport:
         for name, part in parts.items():
             if part is not None:
                 check_mapping(part, name, "a mapping or None")
-        if not isinstance(notes, (list, tuple)) or not all(isinstance(note, str) for note in notes):
-            raise TypeError(f"notes must be a list of sentences (str), got {short_repr(notes)}.")
+        check_texts(notes, "notes")
         check_mapping(settings, "settings", "a mapping")
         self.rows = [dict(row) for row in rows]
         self.seed_control, self.placebos, self.classes, self.inputs, self.similarities = (
