@@ -78,7 +78,7 @@ def test_map_scripts_write_their_tables_and_figure(trained: Path, tmp_path: Path
     assert null == [""] * 6, "two null pairs share both Bases, so they are not independent"
     printed = run("map_variants.py", f"--quickstart={folder}", "--images=6")
     variants = [line.split(" | ")[3:] for line in printed.splitlines() if " | distilled | " in line or " | net | " in line]
-    assert len(variants) == 17 and all(re.match(r"\.\d{3} \(\.\d{3}\)", each[1]) for each in variants)
+    assert len(variants) == 18 and all(re.match(r"\.\d{3} \(\.\d{3}\)", each[1]) for each in variants)
     printed = run("repeated_matches.py", f"--quickstart={folder}", "--inputs=24")
     counts = [line.split(" | ")[1::2] for line in printed.splitlines() if line[2:3].isdigit()]
     # 2 groups of 2 networks, each with 25 convolutions, normalizations and ReLUs, as has the Teacher; by FSS and by CKA.
