@@ -266,7 +266,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "Written by `tests/benchmarks/bench_side_by_side.py` in one run, with one thread. The ratio is the processor time of the "
         "other package divided "
         f"by that of captum_kd: the median of {arguments.rounds} rounds, the smallest and the largest. Below 1 captum_kd is "
-        f"slower. Memory is the peak above what a process held after the same call on two images. {versions}.",
+        "slower. Memory is the peak above what a process held after a pass over the 64 references and the same call on two "
+        f"images. {versions}.",
         "",
         "| work | against | ratio of times | memory, values |", "| --- | --- | --- | --- |",
         *(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows), "",
