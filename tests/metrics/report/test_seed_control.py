@@ -99,7 +99,7 @@ def test_one_base_gets_a_sentence_instead():
     report = compare(STUDENTS, BASES["base 1"], "conv2", batches(11))
     assert report.seed_control is None
     assert "do not show that the difference comes from distillation" in report.notes[-1]
-    assert "another seed of the base may differ from this one as much" in " ".join(str(report).split()).lower()
+    assert "another seed of the base may differ from this base as much" in " ".join(str(report).split()).lower()
 
 
 @pytest.mark.parametrize(
