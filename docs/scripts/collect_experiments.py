@@ -110,7 +110,9 @@ def write_tables(rows: Sequence[Record], tests: Sequence[Record], folder: Path) 
 
 
 def write_transferred(report: Record, folder: Path) -> None:
-    """The tables of what else was transferred in a run."""
+    """The tables of what else was transferred in a run; runs of earlier versions have none."""
+    if "layers" not in report["folds"][0]["scores"][0]:
+        return
     title, tables = f"# {report['task']}", (table(report).to_markdown() for table in TRANSFERRED)
     lines = ["# What else was transferred", "", title, "", *tables]
     (folder / "transferred.md").write_text("\n".join(lines), encoding="utf-8")
