@@ -14,7 +14,6 @@ Student i, so that rows can be compared.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import csv
 import warnings
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple, Sequence
 import torch
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
-from trained_runs import DOCS, EXAMPLES, TrainedRun, read_run
+from trained_runs import DOCS, TrainedRun, named_runs, parser_of_runs, read_run
 
 from captum_kd import UniCAM
 from captum_kd.metrics import keep_curve, localization_score, map_reliability, random_attributions
@@ -292,19 +291,13 @@ def records(about: dict[str, Any], values: dict[Row, dict[str, list[float]]]) ->
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    for example in EXAMPLES:
-        parser.add_argument(f"--{example}", type=Path, help="output folder of a run of this example with two seeds or more")
-    parser.add_argument("--pairs", type=int, default=10, help="pairs of networks, at most; default: %(default)s")
-    parser.add_argument("--images", type=int, default=100, help="images that are explained, at most; default: %(default)s")
+    parser = parser_of_runs(__doc__)
     parser.add_argument("--groups", default="", help="names of groups of Students, commas between; default: each run's first")
     parser.add_argument("--layer", default="", help="layer of the maps; default: the last one that is compared")
     parser.add_argument("--name", default="maps", help="name of the two files; default: %(default)s")
     parser.add_argument("--output", type=Path, default=DOCS / "tables", help="where to write; default: %(default)s")
     arguments = parser.parse_args(argv)
-    runs = [(example, getattr(arguments, example)) for example in EXAMPLES if getattr(arguments, example) is not None]
-    if not runs:
-        parser.error("name at least one run, for example --quickstart outputs/quickstart")
+    runs = named_runs(parser, arguments)
     counts = arguments.pairs, arguments.images
     groups = arguments.groups.split(",")
     tables = [measured(read_run(example, folder), *counts, name, arguments.layer) for example, folder in runs for name in groups]

@@ -10,15 +10,13 @@ first network predicts.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Sequence
 
 import torch
 from captum.attr import LayerAttribution
 from compare_maps import DIFFERENCE, DISTILLED, NULL, STEPS, Maps, Row, Scenes, agreements, curves, on_object, spread
 from torch import Tensor, nn
-from trained_runs import EXAMPLES, TrainedRun, read_run
+from trained_runs import TrainedRun, named_runs, parser_of_runs, read_run
 
 from captum_kd import UniCAM, flatten
 from captum_kd.metrics import random_attributions
@@ -115,15 +113,9 @@ def measured(run: TrainedRun, pairs: int, images: int) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    for example in EXAMPLES:
-        parser.add_argument(f"--{example}", type=Path, help="output folder of a run of this example with two seeds or more")
-    parser.add_argument("--pairs", type=int, default=10, help="pairs of networks, at most; default: %(default)s")
-    parser.add_argument("--images", type=int, default=100, help="images that are explained, at most; default: %(default)s")
+    parser = parser_of_runs(__doc__)
     arguments = parser.parse_args(argv)
-    runs = [(example, getattr(arguments, example)) for example in EXAMPLES if getattr(arguments, example) is not None]
-    if not runs:
-        parser.error("name at least one run, for example --quickstart outputs/quickstart")
+    runs = named_runs(parser, arguments)
     for example, folder in runs:
         print("\n".join(measured(read_run(example, folder), arguments.pairs, arguments.images)), flush=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from dataclasses import dataclass, fields, replace
@@ -67,6 +68,24 @@ class TrainedRun:
         network = build(architecture, len(self.task.classes))
         network.load_state_dict(state)
         return network.eval()
+
+
+def parser_of_runs(documentation: str | None) -> argparse.ArgumentParser:
+    """A parser with an option for the run of each example, and for the numbers of pairs and images."""
+    parser = argparse.ArgumentParser(description=(documentation or "").split("\n")[0])
+    for example in EXAMPLES:
+        parser.add_argument(f"--{example}", type=Path, help="output folder of a run of this example with two seeds or more")
+    parser.add_argument("--pairs", type=int, default=10, help="pairs of networks, at most; default: %(default)s")
+    parser.add_argument("--images", type=int, default=100, help="images that are explained, at most; default: %(default)s")
+    return parser
+
+
+def named_runs(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[tuple[str, Path]]:
+    """Example and folder of each run that the command line names; none is an error."""
+    runs = [(example, getattr(arguments, example)) for example in EXAMPLES if getattr(arguments, example) is not None]
+    if not runs:
+        parser.error("name at least one run, for example --quickstart outputs/quickstart")
+    return runs
 
 
 def read_run(example: str, folder: Path) -> TrainedRun:
