@@ -34,16 +34,11 @@ def save_models(folder: Path) -> None:
     sizes = {"vocab_size": len(words), "max_position_embeddings": 128, "num_labels": CLASSES}
     distilbert = transformers.DistilBertConfig(**sizes, dim=32, n_layers=6, n_heads=4, hidden_dim=64)
     bert = transformers.BertConfig(**sizes, hidden_size=48, num_hidden_layers=12, num_attention_heads=4, intermediate_size=96)
-    large = transformers.BertConfig(**sizes, hidden_size=64, num_hidden_layers=24, num_attention_heads=4, intermediate_size=96)
     sizes |= {"vocab_size": len(pieces), "n_positions": 128, "pad_token_id": pieces.eos_token_id}
     gpt2, distilgpt2 = (transformers.GPT2Config(**sizes, n_embd=32, n_layer=layers, n_head=4) for layers in (12, 6))
-    public = "yoshitomo-matsubara/bert"
     configs = {
         **dict.fromkeys(["student", "student_2", "base", "base_2"], distilbert),
         "teacher": bert,
-        f"{public}-base-uncased-mrpc_from_bert-large-uncased-mrpc": bert,
-        f"{public}-base-uncased-mrpc": bert,
-        f"{public}-large-uncased-mrpc": large,
         **dict.fromkeys(["gpt2_student", "gpt2_base"], distilgpt2),
         "gpt2_teacher": gpt2,
     }
@@ -70,8 +65,4 @@ def everything() -> dict[str, Any]:
         "labels": labels,
         "reference_texts": reference_texts,
         "reference_labels": torch.tensor(reference_labels),
-        "pairs": [
-            {"sentence1": one, "sentence2": other, "label": place % 2}
-            for place, (one, other) in enumerate(zip(texts, reversed(reference_texts)))
-        ],
     }

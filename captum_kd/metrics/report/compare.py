@@ -99,7 +99,7 @@ def compare_transfer(
     Placebo Teachers are networks of the Teacher's recipe, from other seeds, that taught no Student. With them, the report has the
     Teacher's share minus the mean of their shares, its seed control, and with at least 4 of them a t test of this Teacher.
 
-    Source: Adhane et al., WACV 2025; Szekely & Rizzo 2014; the Teacher's share: docs/report.md; inference:
+    Source: Adhane et al., WACV 2025; Szekely & Rizzo 2014; the Teacher's share: docs/scores.md; inference:
     docs/inference.md.
 
     Args:

@@ -66,7 +66,7 @@ RS = "RS: how closely a representation follows the labels."
 HOW_TO_READ = (
     "Distilled: the part that the Student has and the Base lacks; residual: the reverse.",
     'Compare scores with their "null" and read the tests; a score above 0 is no evidence of transfer by itself.',
-    "docs/reading.md explains these tables, docs/report.md each score, docs/inference.md the tests. Notes on this report's "
+    "docs/reading.md explains these tables, docs/scores.md each score, docs/inference.md the tests. Notes on this report's "
     "numbers: report.notes.",
 )
 PLACEBO_TESTS = "Placebo Teachers: are shares and gains larger than another Teacher of this recipe would have?"
