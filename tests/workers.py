@@ -1,9 +1,10 @@
-"""ProcessGroup that work on one thing together, for tests of what is spread over several."""
+"""Processes that work on one thing together, for tests of what is spread over several."""
 
 from __future__ import annotations
 
 import datetime
 import multiprocessing
+import os
 import traceback
 from typing import Any, Callable
 
@@ -21,7 +22,7 @@ def context() -> Any:
 
 
 class Workers:
-    """ProcessGroup that are started once and run one function after the other.
+    """Processes that are started once and run one function after the other.
 
     Args:
         folder (str): an empty one, in which they find each other.
@@ -44,8 +45,9 @@ class Workers:
         Args:
             function (callable): of a module's top level.
         """
+        # The process that starts workers keeps its first environment; .ci/mutation names each change in a variable.
         for pipe in self._pipes[:size]:
-            pipe.send((size, function, args))
+            pipe.send((size, function, args, dict(os.environ)))
         found = []
         for pipe in self._pipes[:size]:
             assert pipe.poll(TIMEOUT), "a process did not answer"
@@ -74,7 +76,8 @@ def _work(pipe: Any, rank: int, most: int, folder: str) -> None:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=most, timeout=datetime.timedelta(seconds=TIMEOUT))
     groups = {size: dist.new_group(list(range(size))) for size in range(1, most)} | {most: dist.group.WORLD}
     while (task := pipe.recv()) is not None:
-        size, function, args = task
+        size, function, args, environment = task
+        os.environ.update(environment)
         try:
             pipe.send(function(groups[size], *args))
         except Exception as error:

@@ -6,10 +6,12 @@ from typing import Optional
 import pytest
 import torch
 from feature_gradients import added_gradients, batch_gradients
+from reference import literal
 from torch import Tensor
 
 from captum_kd._utils.tensors import largest_of
-from captum_kd.attr.gradients import ScaledFeatures
+from captum_kd.attr.feature_path import Integral, Steps
+from captum_kd.attr.gradients import ScaledFeatures, Target, reference_gradients
 from captum_kd.attr.layer_reference import LayerReference
 from captum_kd.distance.labels import label_geometry
 
@@ -65,3 +67,19 @@ def test_labels_that_are_nearly_the_removed_geometry_are_followed(referenced):
         warnings.simplefilter("error")
         found = gradients(gaussian(1), of_classes() + gaussian(2) / 1000, None, referenced)
     assert found.abs().amax(1).min() > 0
+
+
+def test_a_path_that_begins_far_away_with_rounding_alone_gains_the_whole_objective():
+    """Far from the population, distances have the rounding of their own size, not of the population's."""
+    base = gaussian(1).double()
+    far = torch.full((1, 6), 2000.0, dtype=torch.float64)
+    base[:1] = far / 2 + 1e-9 * gaussian(2)[:1]  # in the Base the input is where it begins in the Student, up to rounding
+    student = 2 * base
+    student[:1] = gaussian(3)[:1]
+    layer = LayerReference.of([student[1:], base[1:]], CLASSES[1:], None)
+    rows = layer.added_labels(CLASSES[:1], None)
+    sets = [ScaledFeatures(each[:1], largest_of(each[:1])) for each in (student, base)]
+    integral = Integral(Steps.gauss_legendre(8, has_start=True), [far[0]])
+    found = reference_gradients(layer, [0, 1], sets, [0], Target(labels=rows), integral)[0]
+    objective = literal.several_bases_objective(student, [base], torch.eye(3, dtype=torch.float64)[CLASSES])
+    torch.testing.assert_close(found.gains, objective[None], rtol=1e-9, atol=0)
