@@ -97,7 +97,7 @@ def test_names_of_classes_are_not_those_of_other_groups() -> None:
 def test_data_frames_have_the_columns_and_values_of_the_csv(report: Any, table: str) -> None:
     pandas = pytest.importorskip("pandas")
     frame = report.to_dataframe(table)
-    read = pandas.read_csv(io.StringIO(report.to_csv(table=table)))
+    read = pandas.read_csv(io.StringIO(report.to_csv(table=table)), float_precision="round_trip")
     assert list(frame.columns) == list(read.columns) and len(frame) == len(read)
     numeric = frame.select_dtypes("number")
     assert len(numeric.columns) and numeric.astype(float).equals(read[list(numeric.columns)].astype(float))
