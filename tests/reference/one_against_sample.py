@@ -1,4 +1,7 @@
-"""The t test of one value against a sample, whose spread both have; older versions of scipy do not test single values."""
+"""The t test of one value against a sample, by scipy's two-sample test from means and standard deviations.
+
+With scipy 1.10, the test of the values themselves gives NaN for a single value.
+"""
 
 from statistics import mean, stdev
 from typing import NamedTuple, Sequence
@@ -13,7 +16,6 @@ class TTest(NamedTuple):
 
 
 def t_test(value: float, sample: Sequence[float]) -> TTest:
-    """One-sided: is the value larger?"""
-    k = len(sample)
-    statistic = (value - mean(sample)) / (stdev(sample) * (1 + 1 / k) ** 0.5)
-    return TTest(statistic, float(stats.t.sf(statistic, k - 1)), k - 1)
+    """One-sided, with equal variances, which are that of the sample: is the value larger?"""
+    found = stats.ttest_ind_from_stats(value, 0.0, 1, mean(sample), stdev(sample), len(sample), alternative="greater")
+    return TTest(float(found.statistic), float(found.pvalue), 1 + len(sample) - 2)
