@@ -520,7 +520,7 @@ def test_contexts_of_the_model_end_properly():
 
 
 def saved_tensors_hooks() -> Any:
-    """Hooks that are active; None also for torch 2.6, which does not tell."""
+    """Hooks that are active; always None with torch 2.6, which has no function that returns them."""
     active = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return None if active is None else active(True)
 

@@ -45,7 +45,7 @@ class Workers:
         Args:
             function (callable): of a module's top level.
         """
-        # The process that starts workers keeps its first environment; .ci/mutation names each change in a variable.
+        # The process that starts workers keeps its first environment, but .ci/mutation sets a variable for each change.
         for pipe in self._pipes[:size]:
             pipe.send((size, function, args, dict(os.environ)))
         found = []

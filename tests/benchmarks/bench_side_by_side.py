@@ -89,7 +89,7 @@ def maps(rounds: int) -> Iterator[Row]:
 
 
 def _peak(call: str) -> float:
-    """MiB of a call on 16 images after one on two of them, in a process of its own: the smallest of three."""
+    """MiB of a call on 16 images after one on two of them, in a process of its own: the smaller of two runs."""
     first = f"{SCENE}everything = images, labels\nimages, labels = images[:2], labels[:2]\n{call}\nimages, labels = everything"
     return min(peak_over_inputs("", call, before=first) for _ in range(2))
 
@@ -138,7 +138,7 @@ def layer_matrices(rounds: int) -> Iterator[Row]:
     for package, call in CKA_PACKAGES.items():
         try:
             ratio = times(lambda: _ours(first, second, loader), lambda: call(first, second, loader), rounds)
-        except Exception as error:  # what a package says is the result
+        except Exception as error:  # a package's error is its row of the table
             yield Row(work, package, "", f"no matrix: {type(error).__name__}: {error}"[:110])
             continue
         difference = float((call(first, second, loader) - expected).abs().max())
@@ -194,7 +194,7 @@ CKA_PACKAGES = {"torch_cka": _torch_cka, "ckatorch": _ckatorch, "pytorch-cka": _
 def _said(call: Callable[[], Tensor]) -> str:
     try:
         matrix = call().float()
-    except Exception as error:  # what a package says is the result
+    except Exception as error:  # a package's error is its row of the table
         return f"no matrix: {type(error).__name__}: {error}"[:110]
     last = matrix[-1]
     if last.isnan().all() and not matrix[:-1].isnan().any():

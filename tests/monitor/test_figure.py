@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import FillBetweenPolyCollection
 
 from captum_kd.monitor import plot_process
 from captum_kd.monitor.transfer_monitor import COLUMNS
@@ -39,7 +39,7 @@ def test_lines_are_means_over_bases_and_seeds_with_a_band() -> None:
     assert list(blue[0].get_xdata()) == [0, 1, 2, 3]
     assert list(blue[0].get_ydata()) == pytest.approx([0.11, 0.21, 0.31, 0.41])
     assert list(gray[0].get_ydata()) == pytest.approx([-0.19, -0.09, 0.01, 0.11])
-    assert len([each for each in first.collections if isinstance(each, PolyCollection)]) == 2
+    assert len([each for each in first.collections if isinstance(each, FillBetweenPolyCollection)]) == 2
     legend = [text.get_text() for axis in figure.axes if axis.get_legend() for text in axis.get_legend().get_texts()]
     assert legend == ["logits, mean and range of 2", "hints", "no Teacher (null), mean and range of 2", "mean of 2 trained Bases"]
     assert figure.get_size_inches()[0] <= 7
