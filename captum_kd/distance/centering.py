@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_kd._utils.tensors import largest_of
 from captum_kd._utils.validation import check_choice
 from captum_kd._utils.warnings import warn_user
-from captum_kd.distance.pairwise import distances_to_center, power_of_two
+from captum_kd.distance.pairwise import distances_to_center
 
 __all__ = [
     "CENTERINGS",
@@ -98,16 +98,13 @@ def raw_scale(norm: Tensor, rounding: Tensor, n: int, dtype: torch.dtype) -> Ten
     return torch.where(norm <= 2**0.5 * n * rounding, norm / noise_level(dtype), norm)
 
 
-def geometry(
-    x: Tensor, estimator: Estimator = "unbiased", largest: Optional[float] = None, rounding: float = 0.0
-) -> Geometry:
+def geometry(x: Tensor, estimator: Estimator = "unbiased", largest: Optional[float] = None) -> Geometry:
     """The centered distances of features.
 
     Args:
         x (Tensor): (n, d), float32 or float64, n >= 4.
         estimator (str): "unbiased" centers for the unbiased estimator, "biased" for the biased one.
         largest (float, optional): the largest absolute value in ``x``, if known.
-        rounding (float): as for :func:`raw_scale`.
 
     Raises:
         ValueError: another estimator.
@@ -115,11 +112,7 @@ def geometry(
     size = largest_of(x) if largest is None else largest
     distances = distances_to_center(x, size)
     # No one else uses these distances: center them in place unless a gradient needs them.
-    centered = _center(distances, estimator, in_place=not distances.requires_grad)
-    if rounding:
-        norm = centered.raw_norm
-        centered = centered._replace(raw_norm=raw_scale(norm, norm.new_tensor(rounding / power_of_two(size)), len(x), x.dtype))
-    return centered
+    return _center(distances, estimator, in_place=not distances.requires_grad)
 
 
 def center(distances: Tensor, estimator: Estimator = "unbiased") -> Geometry:

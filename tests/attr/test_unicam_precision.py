@@ -73,6 +73,17 @@ def test_half_models_give_float32s_maps_in_the_layers_type(dtype, features, has_
 
 
 @pytest.mark.parametrize("dtype", HALF)
+def test_the_net_map_of_half_models_is_subtracted_in_float32(dtype):
+    student, base = (model.to(dtype) for model in pair())
+    references = images(M, seed=5).to(dtype)
+    unicam = UniCAM(student, "conv2", base)
+    population = unicam.reference(references, labels(M))
+    maps = unicam.attribute_transfer(images(N).to(dtype), labels(N), reference=population, n_steps=4)
+    expected = (maps.distilled.float() - maps.residual.float()).to(dtype)
+    torch.testing.assert_close(maps.net, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", HALF)
 def test_the_geometry_of_a_half_model_is_float32s(dtype):
     """Held against the exact features that the half model gives: only the map itself is rounded."""
     student, base = (model.to(dtype) for model in pair())

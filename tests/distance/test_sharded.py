@@ -208,6 +208,14 @@ def test_the_shift_takes_all_inputs_to_be_orthogonal(monkeypatch: Any, numbers: 
     torch.testing.assert_close(found, expected, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0)
 
 
+def test_distances_have_the_type_asked_for() -> None:
+    (values,) = features(70, 1)
+    own = ShardedFeatures(TensorFeatures(values), Shards([70], 0), ProcessGroup())
+    for dtype in (torch.float32, torch.float64):
+        source = ShardedDistances(own, dtype)
+        assert source.block(slice(0, 9), slice(0, 9)).dtype == source.dtype == dtype
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sharded_features_read_like_those_of_one_tensor(dtype: torch.dtype) -> None:
     (values,) = features(70, 1, dtype)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from reference import literal
 from reference.geometries import correlation
 
-from captum_kd.distance.centering import CENTERINGS, center, geometry
-from captum_kd.distance.labels import label_distances, label_geometry, label_norms
+from captum_kd.distance.centering import CENTERINGS, center, geometry, u_shift
+from captum_kd.distance.labels import LabelDistances, check_label_geometry, label_distances, label_geometry, label_norms
 
 # ------------------------------------------------------------------------------ distances
 
@@ -30,6 +30,17 @@ def test_a_table_is_looked_up():
 def test_an_identity_table_is_one_hot():
     y = torch.arange(12) % 5
     torch.testing.assert_close(label_distances(y, y, torch.eye(5)), label_distances(y, y))
+
+
+@pytest.mark.parametrize("embeddings", [None, table(4)])
+def test_distances_by_tile_are_those_of_the_matrix(embeddings):
+    y = labels(0, 2, 2, 3, 0, 2, 1, 3, 3)
+    whole = label_distances(y, y, embeddings)
+    source = LabelDistances(y, embeddings, y.device)
+    torch.testing.assert_close(source.block(slice(2, 7), slice(5, 9)), whole[2:7, 5:9])
+    shift, exact = source.shift()
+    torch.testing.assert_close(shift, u_shift(whole))
+    assert exact
 
 
 @pytest.mark.parametrize("label", [3, 5])
@@ -88,11 +99,15 @@ def test_labels_without_geometry_are_an_error(case, estimator):
     """The biased estimator keeps one against the rest, and the equidistant."""
     if estimator == "biased" and "equal" not in case:
         assert label_geometry(WITHOUT[case], None, F64, estimator).matrix.norm() > 0
+        check_label_geometry(WITHOUT[case], None, estimator)
         return
     with pytest.raises(ValueError, match="no geometry: all labels are equal, all are distinct, or one") as error:
         label_geometry(WITHOUT[case], None, F64, estimator)
     for way_out in ("reference=", "two inputs", "target=None"):
         assert way_out in str(error.value)
+    with pytest.raises(ValueError) as by_class:
+        check_label_geometry(WITHOUT[case], None, estimator)
+    assert str(by_class.value) == str(error.value)
 
 
 @pytest.mark.parametrize("estimator", CENTERINGS)
@@ -121,6 +136,16 @@ def test_classes_that_a_table_hardly_tells_apart_count_as_one(gap):
     with pytest.raises(ValueError, match="no geometry"):
         label_geometry(labels(0, 1, 2, 1, 0), points, F64)
     label_geometry(labels(0, 1, 2, 1, 0), points + torch.tensor([[0.0], [1e-4], [0.0]]), F64)
+
+
+@pytest.mark.parametrize("check", [label_geometry, check_label_geometry])
+def test_equal_embeddings_are_named_only_where_they_may_be_the_cause(check):
+    settings = (F64,) if check is label_geometry else ()
+    with pytest.raises(ValueError, match=r"\(labels: 0, 1, 2, 1, 0\)\. Or class_embeddings has equal rows .* Pass a labeled"):
+        check(labels(0, 1, 2, 1, 0), torch.ones(3, 4), *settings)
+    for y, embeddings in ((labels(1, 1, 1, 1), torch.ones(3, 4)), (labels(0, 1, 2, 3), None)):
+        with pytest.raises(ValueError, match=r"\)\. Pass a labeled"):
+            check(y, embeddings, *settings)
 
 
 def test_distinct_labels_have_a_geometry_under_a_table():
