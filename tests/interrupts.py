@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import opcode
 import os
 import random
 import signal
@@ -176,7 +177,7 @@ class _Interrupt:
         return self.operation
 
     def operation(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "opcode":
+        if event == "opcode" and _may_raise_at(frame):
             if self.seen == self.left:
                 self.left = None
                 handler = signal.getsignal(signal.SIGINT)
@@ -186,6 +187,11 @@ class _Interrupt:
             self.last[frame.f_code, frame.f_lasti] = self.seen
             self.seen += 1
         return self.operation
+
+
+def _may_raise_at(frame: FrameType) -> bool:
+    """An exception ahead of POP_EXCEPT breaks Python 3.10's state of exceptions. It handles no real signal there."""
+    return sys.version_info >= (3, 11) or frame.f_code.co_code[frame.f_lasti] != opcode.opmap["POP_EXCEPT"]
 
 
 def operations(call: Callable[[], Any]) -> list[int]:
