@@ -11,7 +11,7 @@ from reference.geometries import inner_product, remove
 from samples import F64, FEATURES, clusters, direct, each, partial, randn, score, triple
 from torch import Tensor
 
-from captum_kd.distance import distance_correlation, euclidean_distances
+from captum_kd.distance import distance_correlation, euclidean_distances, partial_distance_correlation
 from captum_kd.distance.centering import CENTERINGS, Centering, Estimator, center, geometry
 from captum_kd.distance.pairwise import unchecked_distances
 from captum_kd.metrics.torchmetrics import RelevanceScore
@@ -27,7 +27,7 @@ def test_scores_are_those_of_dcor(dcor, kind):
     assert score(x, y) == pytest.approx(dcor.u_distance_correlation_sqr(a, b), abs=1e-9)
     assert score(x, y, estimator="biased") == pytest.approx(dcor.distance_correlation_sqr(a, b), abs=1e-9)
     expected = dcor.partial_distance_correlation(a, b, c)
-    assert partial(x, y, z, remove_from="both") == pytest.approx(expected, abs=1e-9)
+    assert float(partial_distance_correlation(x, y, z)) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", FEATURES)
