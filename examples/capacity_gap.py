@@ -8,7 +8,7 @@ learned from the largest; accuracy, similarity and relevance of each, with their
 
 Needs CIFAR-10: a folder of train/<class>/ and test/<class>/ images (--data), or a network, from which torchvision
 fetches it (170 MB).
-Takes about 15 minutes on two cores; docs/experiments.md says what the paper's profile takes.
+Takes about 20 minutes on two cores; docs/experiments.md says what the paper's profile takes.
 """
 
 from __future__ import annotations
