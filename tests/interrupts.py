@@ -44,11 +44,16 @@ def everything(models: Sequence[nn.Module]) -> dict[str, Any]:
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     kept["stance"] = None if dynamo is None else dynamo._stance.stance
     kept["precision"] = torch.get_float32_matmul_precision()
-    kept["warnings"] = list(warnings.filters), warnings.showwarning
+    kept["warnings"] = [each for each in warnings.filters if not _is_of_the_compiler(each)], warnings.showwarning
     kept["handlers"] = [(int(each), signal.getsignal(each)) for each in signal.Signals]
     shared = (hooks._eager, without_fast_path, precision._without_coarse_products, hooks._fork((), "cuda"))
     kept["counters"] = [(each._holders, len(each._stack._exit_callbacks), each._lock.locked()) for each in shared]
     return kept
+
+
+def _is_of_the_compiler(warning_filter: Any) -> bool:
+    """torch 2.6 adds this filter when it compiles, and an interrupted call may make it compile again."""
+    return getattr(warning_filter[3], "pattern", None) == "torch.distributed"
 
 
 # ------------------------------------------------------------------------------- models and calls
