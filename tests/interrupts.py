@@ -195,8 +195,14 @@ class _Interrupt:
 
 
 def _may_raise_at(frame: FrameType) -> bool:
-    """An exception ahead of POP_EXCEPT breaks Python 3.10's state of exceptions. It handles no real signal there."""
-    return sys.version_info >= (3, 11) or frame.f_code.co_code[frame.f_lasti] != opcode.opmap["POP_EXCEPT"]
+    """Whether an exception ahead of the next operation reaches the caller and does no harm.
+
+    An exception ahead of POP_EXCEPT breaks Python 3.10's state of exceptions; it handles no real signal there. Operations
+    without a line end a generator, often while it is destroyed, when Python ignores exceptions.
+    """
+    if sys.version_info < (3, 11):
+        return frame.f_code.co_code[frame.f_lasti] != opcode.opmap["POP_EXCEPT"]
+    return frame.f_lineno is not None
 
 
 def operations(call: Callable[[], Any]) -> list[int]:
@@ -216,6 +222,7 @@ def at_operation(call: Callable[[], Any], number: int) -> bool:
 
 def _traced(call: Callable[[], Any], interrupt: _Interrupt) -> _Interrupt:
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 reports operations only if a frame asks for it before settrace()
     sys.settrace(interrupt)
     try:
         call()
