@@ -113,6 +113,20 @@ class Given(nn.Module):
         return self.output.clone()
 
 
+def test_models_of_two_types_are_compared_in_the_wider_one():
+    """The Base's features differ by less than float32 can tell apart."""
+    draw = torch.Generator().manual_seed(0)
+    own, other = (torch.randn(N, 3, 2, 2, generator=draw) for _ in range(2))
+    base = nn.Sequential(Given(1000 + 1e-6 * other.double()))
+
+    def explained(student: Tensor, removed: nn.Module) -> Tensor:
+        return UniCAM(nn.Sequential(Given(student)), "0", removed).attribute(torch.zeros(N, 1), labels(N))
+
+    expected = explained(own.double(), base)
+    assert relative_difference(explained(own, base), expected) < 1e-5
+    assert relative_difference(explained(own, nn.Sequential(Given(1000 + 1e-6 * other))), expected) > 1e-2
+
+
 def explain_long_layers(dtype: torch.dtype) -> Tensor:
     """An objective's gradient is shared out among a layer's positions: of 200,000 each has little."""
     draw = torch.Generator().manual_seed(0)
