@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import opcode
 import os
 import random
@@ -197,12 +198,12 @@ class _Interrupt:
 def _may_raise_at(frame: FrameType) -> bool:
     """Whether an exception ahead of the next operation reaches the caller and does no harm.
 
-    An exception ahead of POP_EXCEPT breaks Python 3.10's state of exceptions; it handles no real signal there. Operations
-    without a line end a generator, often while it is destroyed, when Python ignores exceptions.
+    An exception ahead of POP_EXCEPT breaks Python 3.10's state of exceptions; it handles no real signal there. A generator's
+    operations without a line end it, often while it is destroyed, when Python ignores exceptions.
     """
     if sys.version_info < (3, 11):
         return frame.f_code.co_code[frame.f_lasti] != opcode.opmap["POP_EXCEPT"]
-    return frame.f_lineno is not None
+    return frame.f_lineno is not None or not frame.f_code.co_flags & inspect.CO_GENERATOR
 
 
 def operations(call: Callable[[], Any]) -> list[int]:
